@@ -1,0 +1,3 @@
+//! The `tfguard` binary.
+
+fn main() {}
