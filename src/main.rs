@@ -1,3 +1,42 @@
 //! The `tfguard` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use tfguard::cli::Cli;
+use tfguard::exit;
+use tfguard::run::{self, Plan};
+use tfguard::say::{self, Volume};
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tfguard needs Linux: pidfds, inotify and /proc. Build it for a Linux target, x86-64 or aarch64.");
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { exit::TFGUARD_FAILED });
+        }
+    };
+    let volume = match (cli.quiet, cli.verbose) {
+        (true, _) => Volume::Quiet,
+        (false, true) => Volume::Verbose,
+        (false, false) => Volume::Normal,
+    };
+    say::set_up(cli.log_format, volume);
+    let plan = Plan::new(&cli);
+    let ended = match &cli.supervise {
+        Some(session) => run::supervise(&plan, session),
+        None => run::run(&plan),
+    };
+    ended.map_or_else(
+        |failure| {
+            tracing::error!("{failure}");
+            ExitCode::from(failure.exit_code())
+        },
+        ExitCode::from,
+    )
+}

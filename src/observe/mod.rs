@@ -1,1 +1,26 @@
 //! What Terraform says about itself: locks and phases from its log, interrupts from its output.
+//!
+//! All of it is pure: bytes, records and times go in, facts come out. [`Observer`] is the whole chain for one child:
+//!
+//! ```text
+//! log bytes ─▶ hclog::Splitter ─▶ locks::read ─▶ evidence::Expectations ─▶ Ledger ─▶ Verdict
+//!                     └─────────▶ phase::Marker ─▶ PhaseTracker
+//! stdout, stderr ─▶ InterruptScanner
+//! ```
+
+mod evidence;
+mod fields;
+mod hclog;
+mod interrupt;
+mod ledger;
+mod locks;
+mod observer;
+mod phase;
+
+pub use evidence::{Expectations, Grade, Refusal, Refused};
+pub use hclog::{Level, Record, Splitter};
+pub use interrupt::{InterruptScanner, Interrupts};
+pub use ledger::{Ending, Entry, Ledger, Leftover, Stage, Verdict};
+pub use locks::{LockEvent, LockPlace, read};
+pub use observer::{Fact, Observer};
+pub use phase::{Marker, Phase, PhaseTracker};

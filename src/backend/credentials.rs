@@ -1,0 +1,240 @@
+//! Credentials in the order in which Terraform's AWS library looks for them.
+//!
+//! The order is that of aws-sdk-go-base (`getCredentialsProvider`) and of the AWS SDK for Go beneath it
+//! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
+//! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
+//! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
+//! [`super::Surroundings`], not of this process, with one exception: a profile's `credential_process` is run with the
+//! environment of this process. And one source is not found: keys in the environment for a profile that is named in the
+//! block and says `credential_source = Environment`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::os_shim_internal::Env;
+
+use super::attributes::{OneOrMany, WebIdentity};
+use super::role::{Assume, RoleProvider, Token};
+use super::s3::set;
+use super::{BackendError, S3Backend};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// For all steps together: SSO, then a role, then another. Shorter than an attempt of a release, whose error would not
+/// say that it was the credentials.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(6);
+
+const KEY_ID: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"];
+const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
+
+/// The SDK's configuration for the backend's region, with the credentials Terraform would use. Nothing is fetched yet.
+pub(super) async fn sdk_config(backend: &S3Backend, http: SharedHttpClient) -> Result<SdkConfig, BackendError> {
+    let mut config = load(backend, http).await;
+    let base = base(backend, &config)?;
+    if let Some(base) = base {
+        config = config.into_builder().credentials_provider(provider::SharedCredentialsProvider::new(base)).build();
+    }
+    for role in backend.attributes.roles() {
+        let assumed = RoleProvider::new(sts(backend, &config), Assume::Role(role))?;
+        config = config
+            .into_builder()
+            .credentials_provider(provider::SharedCredentialsProvider::new(assumed))
+            // Cached are the credentials of the step before.
+            .identity_cache(identity_cache())
+            .build();
+    }
+    Ok(config)
+}
+
+/// What the SDK finds by itself in Terraform's environment and in the shared files.
+async fn load(backend: &S3Backend, http: SharedHttpClient) -> SdkConfig {
+    let attributes = &backend.attributes;
+    let variable = |name: &str| backend.surroundings.var(name);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .env(Env::from(environment(backend)))
+        .http_client(http)
+        .region(Region::new(backend.region().to_owned()))
+        .retry_config(RetryConfig::standard())
+        .identity_cache(identity_cache())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+    if let Some(files) = shared_files(backend) {
+        loader = loader.profile_files(files);
+    }
+    if let Some(profile) = set(&attributes.profile) {
+        loader = loader.profile_name(profile);
+    }
+    // Of the variables any text means yes, also "false".
+    if attributes.use_fips_endpoint.unwrap_or(variable("AWS_USE_FIPS_ENDPOINT").is_some()) {
+        loader = loader.use_fips(true);
+    }
+    if attributes.use_dualstack_endpoint.unwrap_or(variable("AWS_USE_DUALSTACK_ENDPOINT").is_some()) {
+        loader = loader.use_dual_stack(true);
+    }
+    loader.load().await
+}
+
+fn identity_cache() -> aws_sdk_sts::config::SharedIdentityCache {
+    IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build()
+}
+
+/// Terraform's environment, with the backend's attributes in those variables that say the same to the SDK.
+fn environment(backend: &S3Backend) -> HashMap<String, String> {
+    let attributes = &backend.attributes;
+    let mut env: HashMap<String, String> = backend
+        .surroundings
+        .env
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
+        .collect();
+    // An empty variable is an unset one, for Go.
+    env.retain(|name, value| !(name.starts_with("AWS_") && value.is_empty()));
+    let either = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
+    // Half a key is none, and a profile that the block names wins over keys in the environment.
+    let keys = either(KEY_ID).zip(either(SECRET)).filter(|_| set(&attributes.profile).is_none());
+    for name in KEY_ID.into_iter().chain(SECRET).chain(["SECRET_ACCESS_KEY"]) {
+        env.remove(name);
+    }
+    match keys {
+        Some((id, secret)) => {
+            env.insert(KEY_ID[0].to_owned(), id.to_owned());
+            env.insert(SECRET[0].to_owned(), secret.to_owned());
+        }
+        None => {
+            env.remove("AWS_SESSION_TOKEN");
+        }
+    }
+    // Those in the environment are asked before the profile, in `base`.
+    env.remove("AWS_WEB_IDENTITY_TOKEN_FILE");
+
+    let metadata = set(&attributes.ec2_metadata_service_endpoint)
+        .or_else(|| backend.surroundings.var("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
+        .or_else(|| backend.surroundings.var("AWS_METADATA_URL"));
+    let settings = [
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", set(&attributes.ec2_metadata_service_endpoint_mode)),
+        (
+            "AWS_EC2_METADATA_DISABLED",
+            attributes.skip_metadata_api_check.map(|skip| if skip { "true" } else { "false" }),
+        ),
+        ("AWS_ENDPOINT_URL_STS", backend.endpoints.sts.as_deref()),
+        ("AWS_ENDPOINT_URL_SSO", backend.endpoints.sso.as_deref()),
+    ];
+    for (name, value) in settings {
+        if let Some(value) = value {
+            env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    env
+}
+
+/// The shared files that the backend names, where it names any; the other kind stays where it is by default.
+fn shared_files(backend: &S3Backend) -> Option<EnvConfigFiles> {
+    let attributes = &backend.attributes;
+    let of = |list: &Option<Vec<String>>, variable: &str| -> Vec<String> {
+        match list {
+            Some(list) => list.clone(),
+            None => backend.surroundings.var(variable).map(str::to_owned).into_iter().collect(),
+        }
+    };
+    let config = of(&attributes.shared_config_files, "AWS_SHARED_CONFIG_FILE");
+    let mut credentials = of(&attributes.shared_credentials_files, "AWS_SHARED_CREDENTIALS_FILE");
+    // The variable wins over the old attribute.
+    if credentials.is_empty() {
+        credentials.extend(set(&attributes.shared_credentials_file).map(str::to_owned));
+    }
+    if config.is_empty() && credentials.is_empty() {
+        return None;
+    }
+    let mut files = EnvConfigFiles::builder();
+    for (kind, list) in [(EnvConfigFileKind::Config, &config), (EnvConfigFileKind::Credentials, &credentials)] {
+        for path in list {
+            files = files.with_file(kind, backend.path(path));
+        }
+    }
+    let files = files.include_default_config_file(config.is_empty());
+    Some(files.include_default_credentials_file(credentials.is_empty()).build())
+}
+
+/// The first source, where it is not the SDK's own chain.
+fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<Base>, BackendError> {
+    let attributes = &backend.attributes;
+    let (id, secret, token) = (set(&attributes.access_key), set(&attributes.secret_key), set(&attributes.token));
+    if id.is_some() || secret.is_some() || token.is_some() {
+        let missing = |setting| BackendError::Unusable { setting, reason: "only a part of a key is set".to_owned() };
+        let id = id.ok_or(missing("access_key"))?;
+        let secret = secret.ok_or(missing("secret_key"))?;
+        let token = token.map(str::to_owned);
+        return Ok(Some(Base::Keys(Credentials::new(id, secret, token, None, "backend block"))));
+    }
+    let variable = |name: &str| backend.surroundings.var(name);
+    let in_block = attributes.assume_role_with_web_identity.as_ref().and_then(|block| match block {
+        OneOrMany::One(one) => Some(one.clone()),
+        OneOrMany::Many(many) => many.first().cloned(),
+    });
+    let keys = KEY_ID.iter().any(|name| variable(name).is_some()) && SECRET.iter().any(|name| variable(name).is_some());
+    let identity = match in_block {
+        Some(block) => block,
+        None if set(&attributes.profile).is_some() || keys => return Ok(None),
+        None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
+        None => WebIdentity::default(),
+    };
+    // What the block leaves out comes from the environment: OpenTofu does so, Terraform refuses such a block.
+    let or = |own: &Option<String>, name: &str| set(own).or_else(|| variable(name)).map(str::to_owned);
+    let token = match set(&identity.web_identity_token) {
+        Some(token) => Token::Text(token.to_owned()),
+        None => match (set(&identity.web_identity_token_file), variable("AWS_WEB_IDENTITY_TOKEN")) {
+            (None, Some(token)) => Token::Text(token.to_owned()),
+            (file, _) => {
+                let file = file.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN_FILE"));
+                Token::File(backend.path(file.ok_or(BackendError::Unusable {
+                    setting: "assume_role_with_web_identity",
+                    reason: "it has neither a token nor a token file".to_owned(),
+                })?))
+            }
+        },
+    };
+    let identity = WebIdentity {
+        role_arn: or(&identity.role_arn, "AWS_ROLE_ARN"),
+        session_name: or(&identity.session_name, "AWS_ROLE_SESSION_NAME"),
+        ..identity
+    };
+    let provider = RoleProvider::new(sts(backend, config), Assume::WebIdentity(identity, token))?;
+    Ok(Some(Base::WebIdentity(Box::new(provider))))
+}
+
+/// A client of STS with the credentials of `config`.
+fn sts(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::Client {
+    let mut builder = aws_sdk_sts::config::Builder::from(config);
+    if let Some(region) = set(&backend.attributes.sts_region) {
+        builder = builder.region(Region::new(region.to_owned()));
+    }
+    if let Some(endpoint) = &backend.endpoints.sts {
+        builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
+    }
+    aws_sdk_sts::Client::from_conf(builder.build())
+}
+
+#[derive(Debug)]
+enum Base {
+    Keys(Credentials),
+    WebIdentity(Box<RoleProvider>),
+}
+
+impl ProvideCredentials for Base {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        match self {
+            Self::Keys(credentials) => future::ProvideCredentials::ready(Ok(credentials.clone())),
+            Self::WebIdentity(provider) => provider.provide_credentials(),
+        }
+    }
+}

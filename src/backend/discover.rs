@@ -1,0 +1,213 @@
+//! Which backend a working directory was initialised with.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::args::{chdir, data_dir};
+use super::{BackendError, S3Backend};
+
+/// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
+const VERSION: u64 = 3;
+/// The file has a few kilobytes.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// Where and with what environment a Terraform runs. The environment can hold secrets: Debug does not show it.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Its working directory, after `-chdir`.
+    pub dir: PathBuf,
+    /// Its environment.
+    pub env: HashMap<OsString, OsString>,
+}
+
+impl Surroundings {
+    /// The surroundings of a Terraform that is started in `cwd` with `args` (without the program).
+    pub fn of_command(cwd: &Path, args: &[OsString], env: HashMap<OsString, OsString>) -> Self {
+        Self { dir: chdir(args).map_or_else(|| cwd.to_owned(), |dir| cwd.join(dir)), env }
+    }
+
+    /// A variable that is set, not empty and valid UTF-8.
+    pub(super) fn var(&self, name: &str) -> Option<&str> {
+        self.env.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+    }
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// The backend of a working directory.
+#[derive(Debug)]
+pub enum Backend {
+    /// None is recorded: the directory is not initialised, or has local state without a backend block.
+    None,
+    /// Local state. Its lock dies with the process.
+    Local,
+    /// The S3 backend.
+    S3(Box<S3Backend>),
+    /// Any other.
+    Other {
+        /// Its type, for instance `gcs`.
+        kind: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Record {
+    version: Value,
+    backend: Option<RecordedBackend>,
+    state_store: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct RecordedBackend {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    config: Option<Value>,
+}
+
+/// Reads the backend of a working directory: `terraform.tfstate` in Terraform's data directory, which `init` writes
+/// from the backend block and all `-backend-config` values, merged with the environment.
+///
+/// `apply <plan file>` takes the backend from the plan instead; for that, this answer need not be the right one, which
+/// [`S3Backend::stores_state`] tells.
+///
+/// # Errors
+/// When there is a file and it cannot be understood. The text shows no content of the file, which can hold keys.
+pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError> {
+    let path = data_dir(surroundings).join("terraform.tfstate");
+    let torn = |reason: String| BackendError::Torn { path: path.clone(), reason };
+    let mut bytes = Vec::new();
+    match std::fs::File::open(&path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(Backend::None);
+        }
+        Err(source) => return Err(BackendError::Unreadable { path, source }),
+    }
+    let record: Record = serde_json::from_slice(&bytes).map_err(|error| torn(without_content(&error)))?;
+    if record.version != VERSION {
+        let version = record.version.as_u64().map_or_else(|| "unknown".to_owned(), |version| version.to_string());
+        return Err(BackendError::UnknownVersion { path, version });
+    }
+    let Some(backend) = record.backend else {
+        return Ok(match record.state_store {
+            Some(_) => Backend::Other { kind: "state_store".to_owned() },
+            None => Backend::None,
+        });
+    };
+    match backend.kind.as_deref() {
+        None | Some("") => Ok(Backend::None),
+        Some("local") => Ok(Backend::Local),
+        Some("s3") => {
+            let config = backend.config.unwrap_or(Value::Null);
+            let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
+            Ok(Backend::S3(Box::new(S3Backend::new(attributes, surroundings.clone())?)))
+        }
+        Some(kind) => Ok(Backend::Other { kind: kind.to_owned() }),
+    }
+}
+
+/// What is wrong with a JSON text: the text of a `serde_json` error can quote a value, and a value can be a key.
+fn without_content(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let what = match error.classify() {
+        Category::Eof => "it ends too early",
+        Category::Syntax => "it is no JSON",
+        Category::Data => "a field is missing or has an unexpected type",
+        Category::Io => "it cannot be read",
+    };
+    match error.line() {
+        0 => what.to_owned(),
+        line => format!("{what}, line {line}, column {}", error.column()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &str) -> Result<Backend, BackendError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+        std::fs::write(dir.path().join(".terraform/terraform.tfstate"), content).unwrap();
+        read_backend(&Surroundings { dir: dir.path().to_owned(), env: HashMap::new() })
+    }
+
+    const S3: &str = r#"{"bucket":"b","key":"k","region":"eu-west-1","secret_key":"hush"}"#;
+
+    #[test]
+    fn every_format_of_every_version_is_read() {
+        for record in [
+            format!(r#"{{"version":3,"backend":{{"type":"s3","config":{S3},"hash":1}}}}"#),
+            format!(r#"{{"version":3,"terraform_version":"1.13.5","backend":{{"type":"s3","config":{S3},"hash":1}}}}"#),
+            // Until 1.8 the record was a whole, empty, state.
+            format!(
+                r#"{{"version":3,"serial":2,"lineage":"x","backend":{{"type":"s3","config":{S3},"hash":1}},"modules":[{{"path":["root"],"outputs":{{}},"resources":{{}},"depends_on":[]}}]}}"#
+            ),
+        ] {
+            let Backend::S3(backend) = read(&record).unwrap() else { panic!("{record}") };
+            assert!(backend.stores_state("b", "k"));
+            assert!(!format!("{backend:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn other_backends_are_told_apart() {
+        assert!(matches!(read(r#"{"version":3}"#).unwrap(), Backend::None));
+        assert!(matches!(read(r#"{"version":3,"backend":null}"#).unwrap(), Backend::None));
+        let local = r#"{"version":3,"backend":{"type":"local","config":{"path":null},"hash":1}}"#;
+        assert!(matches!(read(local).unwrap(), Backend::Local));
+        let gcs = r#"{"version":3,"backend":{"type":"gcs","config":{"bucket":"b"},"hash":1}}"#;
+        assert!(matches!(read(gcs).unwrap(), Backend::Other { kind } if kind == "gcs"));
+        let store = r#"{"version":3,"state_store":{"type":"x"}}"#;
+        assert!(matches!(read(store).unwrap(), Backend::Other { kind } if kind == "state_store"));
+    }
+
+    #[test]
+    fn a_torn_or_unknown_record_is_an_error_that_shows_nothing_of_it() {
+        let whole = format!(r#"{{"version":3,"backend":{{"type":"s3","config":{S3},"hash":1}}}}"#);
+        for end in 0..whole.len() {
+            let error = read(&whole[..end]).unwrap_err();
+            assert!(matches!(error, BackendError::Torn { .. }), "{end}: {error}");
+            assert!(!error.to_string().contains("hush"));
+        }
+        let wrong_type = whole.replace(r#""bucket":"b""#, r#""use_lockfile":"hush""#);
+        let error = read(&wrong_type).unwrap_err();
+        assert!(matches!(error, BackendError::Torn { .. }) && !error.to_string().contains("hush"), "{error}");
+        let error = read(&whole.replace(r#""version":3"#, r#""version":4"#)).unwrap_err();
+        assert!(matches!(error, BackendError::UnknownVersion { version, .. } if version == "4"));
+    }
+
+    #[test]
+    fn a_directory_without_a_record_has_no_backend() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |dir: PathBuf, env: &[(&str, &str)]| {
+            let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            read_backend(&Surroundings { dir, env }).unwrap()
+        };
+        assert!(matches!(at(dir.path().to_owned(), &[]), Backend::None));
+        assert!(matches!(at(dir.path().join("missing"), &[]), Backend::None));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(matches!(at(dir.path().to_owned(), &[("TF_DATA_DIR", "file")]), Backend::None));
+    }
+
+    #[test]
+    fn chdir_is_relative_to_where_the_command_starts() {
+        let of = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            Surroundings::of_command(Path::new("/srv"), &args, HashMap::new()).dir
+        };
+        assert_eq!(of(&["apply"]), Path::new("/srv"));
+        assert_eq!(of(&["-chdir=a/b", "apply"]), Path::new("/srv/a/b"));
+        assert_eq!(of(&["-chdir=/else", "apply"]), Path::new("/else"));
+    }
+}

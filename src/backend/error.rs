@@ -1,0 +1,56 @@
+//! What can be wrong with a backend's settings.
+
+use std::path::PathBuf;
+
+/// Why the backend of a directory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read the backend's settings in {path}: {source}. Run `terraform init` in that directory, as the user who runs tfguard"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no JSON: cut off or overwritten.
+    #[error("{path} is not what `terraform init` writes ({reason}). Run `terraform init` again")]
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without any of its content.
+        reason: String,
+    },
+    /// The file has a format that this tfguard does not know.
+    #[error("{path} has format version {version}; this tfguard knows version 3. Use a newer tfguard")]
+    UnknownVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// The settings contradict themselves or lack something.
+    #[error("the S3 backend's setting `{setting}` cannot be used: {reason}")]
+    Unusable {
+        /// The attribute or environment variable.
+        setting: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The claim names a state that this backend does not store.
+    #[error("the lock is for {lock_id}, which this backend does not store; tfguard does not know where its lock lives")]
+    ForeignState {
+        /// `<bucket>/<state key>`.
+        lock_id: String,
+    },
+    /// The claim names a half of a lock for which the backend has no setting.
+    #[error(
+        "Terraform took a lock of a kind for which the backend's settings have no {setting}; was the directory initialised anew meanwhile?"
+    )]
+    NoSuchHalf {
+        /// The attribute that is missing.
+        setting: &'static str,
+    },
+}

@@ -1,0 +1,288 @@
+//! The S3 backend's settings.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::lock::{LockClaim, LockKinds, LockPlace, SseCustomerKey, lockfile_key};
+
+use super::attributes::{Attributes, Endpoints, OneOrMany};
+use super::{BackendError, Surroundings, paths};
+
+const DEFAULT_WORKSPACE_KEY_PREFIX: &str = "env:";
+
+/// The S3 backend's settings, merged with the environment as Terraform merges them (`Configure` in its S3 backend).
+///
+/// Holds secrets; Debug shows none of them.
+#[derive(Clone)]
+pub struct S3Backend {
+    pub(super) attributes: Attributes,
+    pub(super) surroundings: Surroundings,
+    bucket: String,
+    key: String,
+    region: String,
+    /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
+    pub(super) endpoints: Endpoints,
+    pub(super) customer_key: Option<SseCustomerKey>,
+}
+
+impl S3Backend {
+    pub(super) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
+        let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
+        let bucket = set(&attributes.bucket).ok_or(unusable("bucket", "it is missing"))?.to_owned();
+        let key = set(&attributes.key).ok_or(unusable("key", "it is missing"))?.to_owned();
+        let region = set(&attributes.region)
+            .or_else(|| surroundings.var("AWS_REGION"))
+            .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
+            .ok_or(unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
+            .to_owned();
+        let customer_key = match set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"))
+        {
+            Some(text) => Some(
+                SseCustomerKey::new(text)
+                    .ok_or(unusable("sse_customer_key", "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64"))?,
+            ),
+            None => None,
+        };
+        let endpoints = endpoints(&attributes, &surroundings);
+        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The region of bucket and table.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The lock table, if one is configured.
+    pub fn table(&self) -> Option<&str> {
+        set(&self.attributes.dynamodb_table).or_else(|| set(&self.attributes.lock_table))
+    }
+
+    /// The key of a workspace's state.
+    pub fn state_key(&self, workspace: &str) -> String {
+        if workspace == "default" {
+            return self.key.clone();
+        }
+        let prefix = self.attributes.workspace_key_prefix.as_deref().unwrap_or(DEFAULT_WORKSPACE_KEY_PREFIX);
+        paths::join(&[prefix, workspace, &self.key])
+    }
+
+    /// Whether a state belongs to this backend, in whichever workspace.
+    pub fn stores_state(&self, bucket: &str, state_key: &str) -> bool {
+        // A workspace's name has no slash, so it is one of the segments.
+        bucket == self.bucket
+            && (state_key == self.key
+                || state_key
+                    .split('/')
+                    .any(|name| !matches!(name, "" | "." | "..") && self.state_key(name) == state_key))
+    }
+
+    /// Where the claimed lock lives, the file half first, as Terraform unlocks.
+    ///
+    /// # Errors
+    /// When the state is none of this backend's, or the backend has no table for the lock's table half.
+    pub fn places(&self, claim: &LockClaim) -> Result<Vec<LockPlace>, BackendError> {
+        if !self.stores_state(&claim.bucket, &claim.state_key) {
+            return Err(BackendError::ForeignState { lock_id: claim.lock_id() });
+        }
+        let (file, table) = match claim.kinds {
+            LockKinds::Lockfile => (true, false),
+            LockKinds::DynamoDb => (false, true),
+            LockKinds::Both => (true, true),
+            LockKinds::Unstated => (self.attributes.use_lockfile == Some(true), self.table().is_some()),
+        };
+        let mut places = Vec::new();
+        if file {
+            places.push(LockPlace::Lockfile {
+                bucket: self.bucket.clone(),
+                key: lockfile_key(&claim.state_key),
+                region: self.region.clone(),
+                endpoint: self.endpoint(self.endpoints.s3.as_deref()),
+            });
+        }
+        if table {
+            places.push(LockPlace::DynamoDb {
+                table: self.table().ok_or(BackendError::NoSuchHalf { setting: "dynamodb_table" })?.to_owned(),
+                lock_id: claim.lock_id(),
+                region: self.region.clone(),
+                endpoint: self.endpoint(self.endpoints.dynamodb.as_deref()),
+            });
+        }
+        if places.is_empty() {
+            return Err(BackendError::NoSuchHalf { setting: "dynamodb_table" });
+        }
+        Ok(places)
+    }
+
+    /// The endpoint as far as attributes and environment tell it; a shared configuration file can still name another.
+    fn endpoint(&self, own: Option<&str>) -> Option<String> {
+        let ignored = self.surroundings.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") == Some("true");
+        let general = self.surroundings.var("AWS_ENDPOINT_URL").filter(|_| !ignored);
+        own.or(general).map(str::to_owned)
+    }
+
+    /// A path of a setting: variables and `~` are expanded, and it is relative to Terraform's working directory.
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.surroundings.dir.join(paths::expand(path, &self.surroundings))
+    }
+}
+
+impl fmt::Debug for S3Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Backend")
+            .field("bucket", &self.bucket)
+            .field("key", &self.key)
+            .field("region", &self.region)
+            .field("table", &self.table())
+            .field("use_lockfile", &self.attributes.use_lockfile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An attribute that is set and not empty.
+pub(super) fn set(attribute: &Option<String>) -> Option<&str> {
+    attribute.as_deref().filter(|value| !value.is_empty())
+}
+
+/// Which endpoint Terraform sets for each service: the nested attribute, the legacy one, then two variables. (Those
+/// that the SDK finds by itself, as `AWS_ENDPOINT_URL`, come after.)
+fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints {
+    let nested = attributes.endpoints.as_ref().and_then(|nested: &OneOrMany<Endpoints>| nested.as_slice().first());
+    let pick = |nested: Option<&Option<String>>, legacy: &Option<String>, variables: &[&str]| {
+        nested
+            .and_then(set)
+            .or_else(|| set(legacy))
+            .or_else(|| variables.iter().find_map(|name| surroundings.var(name)))
+            .map(|url| if url.contains("://") { url.to_owned() } else { format!("https://{url}") })
+    };
+    Endpoints {
+        dynamodb: pick(
+            nested.map(|nested| &nested.dynamodb),
+            &attributes.dynamodb_endpoint,
+            &["AWS_ENDPOINT_URL_DYNAMODB", "AWS_DYNAMODB_ENDPOINT"],
+        ),
+        s3: pick(nested.map(|nested| &nested.s3), &attributes.endpoint, &["AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT"]),
+        sso: pick(nested.map(|nested| &nested.sso), &None, &["AWS_ENDPOINT_URL_SSO"]),
+        sts: pick(
+            nested.map(|nested| &nested.sts),
+            &attributes.sts_endpoint,
+            &["AWS_ENDPOINT_URL_STS", "AWS_STS_ENDPOINT"],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn backend(config: &str, env: &[(&str, &str)]) -> Result<S3Backend, BackendError> {
+        let env: HashMap<_, _> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        S3Backend::new(serde_json::from_str(config).unwrap(), Surroundings { dir: "/infra".into(), env })
+    }
+
+    fn claim(state_key: &str, kinds: LockKinds) -> LockClaim {
+        LockClaim {
+            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
+            operation: "OperationTypeApply".to_owned(),
+            who: "root@vm".to_owned(),
+            version: "1.11.4".to_owned(),
+            bucket: "b".to_owned(),
+            state_key: state_key.to_owned(),
+            kinds,
+        }
+    }
+
+    #[test]
+    fn a_state_belongs_to_the_backend_in_any_workspace_and_nowhere_else() {
+        for (prefix, of_blue) in [
+            ("null", "env:/blue/a/k"),
+            (r#""""#, "blue/a/k"),
+            (r#""ws//x/""#, "ws/x/blue/a/k"),
+            (r#""./ws/../v""#, "v/blue/a/k"),
+        ] {
+            let config = format!(r#"{{"bucket":"b","key":"a/k","region":"r","workspace_key_prefix":{prefix}}}"#);
+            let backend = backend(&config, &[]).unwrap();
+            assert_eq!(backend.state_key("blue"), of_blue);
+            assert!(backend.stores_state("b", "a/k"));
+            assert!(backend.stores_state("b", of_blue));
+            for (bucket, key) in [("c", "a/k"), ("b", "k"), ("b", "env:/x/y/a/k"), ("b", "other/a/k/k"), ("b", "")] {
+                assert!(!backend.stores_state(bucket, key), "{prefix} {bucket} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_half_has_its_place_the_file_first() {
+        let both = r#"{"bucket":"b","key":"k","region":"r","dynamodb_table":"t","use_lockfile":true,"endpoints":{"s3":"http://s3","dynamodb":null}}"#;
+        let backend_of_both = backend(both, &[("AWS_ENDPOINT_URL", "http://all")]).unwrap();
+        let file = LockPlace::Lockfile {
+            bucket: "b".to_owned(),
+            key: "k.tflock".to_owned(),
+            region: "r".to_owned(),
+            endpoint: Some("http://s3".to_owned()),
+        };
+        let table = LockPlace::DynamoDb {
+            table: "t".to_owned(),
+            lock_id: "b/k".to_owned(),
+            region: "r".to_owned(),
+            endpoint: Some("http://all".to_owned()),
+        };
+        for (kinds, expected) in [
+            (LockKinds::Both, vec![file.clone(), table.clone()]),
+            (LockKinds::Unstated, vec![file.clone(), table.clone()]),
+            (LockKinds::Lockfile, vec![file.clone()]),
+            (LockKinds::DynamoDb, vec![table.clone()]),
+        ] {
+            assert_eq!(backend_of_both.places(&claim("k", kinds)).unwrap(), expected);
+        }
+        let neither = backend(r#"{"bucket":"b","key":"k","region":"r"}"#, &[]).unwrap();
+        for kinds in [LockKinds::Both, LockKinds::DynamoDb, LockKinds::Unstated] {
+            assert!(matches!(neither.places(&claim("k", kinds)), Err(BackendError::NoSuchHalf { .. })));
+        }
+        // What Terraform says it locked counts, not a setting that may have changed since.
+        assert_eq!(neither.places(&claim("k", LockKinds::Lockfile)).unwrap().len(), 1);
+        let foreign = neither.places(&claim("other", LockKinds::Lockfile));
+        assert!(matches!(foreign, Err(BackendError::ForeignState { .. })));
+    }
+
+    #[test]
+    fn endpoints_are_picked_in_terraforms_order() {
+        let sources = [
+            (r#""endpoints":{"dynamodb":"http://nested"}"#, None),
+            (r#""dynamodb_endpoint":"http://legacy""#, None),
+            ("", Some(("AWS_ENDPOINT_URL_DYNAMODB", "http://variable"))),
+            ("", Some(("AWS_DYNAMODB_ENDPOINT", "old-variable"))),
+        ];
+        let expected = ["http://nested", "http://legacy", "http://variable", "https://old-variable"];
+        for present in 1..16_u8 {
+            let chosen: Vec<usize> = (0..4).filter(|bit| present & (1 << bit) != 0).collect();
+            let config: String = chosen
+                .iter()
+                .map(|at| sources[*at].0)
+                .filter(|text| !text.is_empty())
+                .map(|text| format!(",{text}"))
+                .collect();
+            let env: Vec<_> = chosen.iter().filter_map(|at| sources[*at].1).collect();
+            let backend = backend(&format!(r#"{{"bucket":"b","key":"k","region":"r"{config}}}"#), &env).unwrap();
+            assert_eq!(backend.endpoints.dynamodb.as_deref(), Some(expected[chosen[0]]), "{present}");
+        }
+    }
+
+    #[test]
+    fn the_region_comes_from_the_attribute_then_from_the_environment() {
+        let variables = [("AWS_REGION", "two"), ("AWS_DEFAULT_REGION", "three")];
+        let region = |attribute: &str, env: &[(&str, &str)]| {
+            backend(&format!(r#"{{"bucket":"b","key":"k","region":{attribute}}}"#), env).map(|backend| backend.region)
+        };
+        assert_eq!(region(r#""one""#, &variables).unwrap(), "one");
+        assert_eq!(region("null", &variables).unwrap(), "two");
+        assert_eq!(region(r#""""#, &variables[1..]).unwrap(), "three");
+        assert!(matches!(region("null", &[]), Err(BackendError::Unusable { setting: "region", .. })));
+    }
+}

@@ -1,0 +1,153 @@
+//! The command line as it is typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use jiff::SignedDuration;
+
+use crate::exit;
+use crate::lock::LockClaim;
+
+/// Runs Terraform so that a cancelled CI job never leaves its state lock behind.
+#[derive(Debug, Parser)]
+#[command(name = "tfguard", version, after_help = exit::TABLE)]
+#[command(override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...")]
+pub struct Cli {
+    /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it only plans
+    #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
+    pub grace: Setting,
+
+    /// Stop gracefully after this time, before the CI's own time-out does it less gracefully
+    #[arg(long, env = "TFGUARD_DEADLINE", value_name = "DURATION|auto")]
+    pub deadline: Option<Setting>,
+
+    /// What to do with a lock of its own that a dead Terraform left
+    #[arg(long, env = "TFGUARD_ON_DEATH", value_name = "POLICY", default_value = "release")]
+    pub on_death: OnDeath,
+
+    /// Run Terraform on this terminal (default when stdin and stdout are one and no CI is around)
+    #[arg(long, env = "TFGUARD_ATTACH", conflicts_with = "detach")]
+    pub attach: bool,
+
+    /// Run Terraform away from this process, out of reach of the CI's signals (default otherwise)
+    #[arg(long, env = "TFGUARD_DETACH")]
+    pub detach: bool,
+
+    /// Do not stop when the process that started tfguard ends
+    #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
+    pub outlive_parent: bool,
+
+    /// Write what happened to this file, as JSON
+    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// How tfguard's own messages look
+    #[arg(long, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Say more
+    #[arg(short, long, env = "TFGUARD_VERBOSE", action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    pub verbose: bool,
+
+    /// Say only what needs somebody to act
+    #[arg(short, long, env = "TFGUARD_QUIET", action = ArgAction::SetTrue)]
+    pub quiet: bool,
+
+    /// How the front starts the supervisor: the session that it made.
+    #[arg(long, hide = true, value_name = "SESSION")]
+    pub supervise: Option<PathBuf>,
+
+    /// The command to run and guard
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// A duration, or what fits the place tfguard runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Chosen by tfguard.
+    Auto,
+    /// Chosen by the user.
+    Fixed(Duration),
+}
+
+impl std::str::FromStr for Setting {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        // jiff takes more (ISO 8601, signs, fractions); what is promised is `90s`, `5m`, `1h30m`.
+        text.parse::<SignedDuration>()
+            .ok()
+            .and_then(|duration| Duration::try_from(duration).ok())
+            .filter(|duration| *duration <= LONGEST)
+            .map(Self::Fixed)
+            .ok_or(DurationError)
+    }
+}
+
+/// A longer time than any CI gives, short enough that no sum of such times overflows.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A text that is no duration.
+#[derive(Debug, thiserror::Error)]
+#[error("write a duration such as `90s`, `5m` or `1h30m` (a year at most), or `auto`")]
+pub struct DurationError;
+
+/// What to do with the lock of a child that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnDeath {
+    /// Release it.
+    Release,
+    /// Leave it for a person to look at.
+    Keep,
+    /// Leave it if an apply held it, release it if a plan did.
+    KeepApply,
+}
+
+impl OnDeath {
+    /// Whether such a lock stays.
+    #[must_use]
+    pub fn keeps(self, claim: &LockClaim) -> bool {
+        match self {
+            Self::Release => false,
+            Self::Keep => true,
+            Self::KeepApply => claim.operation == "OperationTypeApply",
+        }
+    }
+}
+
+/// How tfguard's own messages look on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines that begin with `tfguard: `.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h30m", 5400), ("0s", 0), ("2h", 7200)] {
+            assert_eq!(text.parse::<Setting>().unwrap(), Setting::Fixed(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!("auto".parse::<Setting>().unwrap(), Setting::Auto);
+        for text in ["", "5", "-5m", "5 parsecs", "1h30", "99999h", "AUTO", "m"] {
+            assert!(text.parse::<Setting>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The exit codes, in one table.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+/// The child is gone but a lock of its own could not be released, or may not be because something of it may be alive.
+pub const LOCK_LEFT: u8 = 120;
+/// The lock was released, but the state needs a look.
+pub const STATE_NEEDS_A_LOOK: u8 = 121;
+/// Stopped by `--deadline`.
+pub const DEADLINE: u8 = 124;
+/// tfguard itself failed: it could not start the child, or it lost the child's exit status.
+pub const TFGUARD_FAILED: u8 = 125;
+/// The command was found but cannot be executed.
+pub const CANNOT_EXECUTE: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+/// The table as `--help` prints it.
+pub const TABLE: &str = "\
+Exit codes:
+  the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
+  128 + n        it died of signal n; its locks are accounted for
+  120            it is gone, but a lock of its own is left (the message says which, why, and what to run)
+  124            it was stopped by --deadline
+  125            tfguard itself failed (bad option, no session directory, exit status lost)
+  126 / 127      the command cannot be executed / was not found";
+
+/// The code for a child that ended with `status`: its own, or 128 + n after signal n, as shells give it.
+#[must_use]
+pub fn of_child(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(u8::MAX)
+}

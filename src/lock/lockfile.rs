@@ -1,0 +1,281 @@
+//! The half of a lock that is an object beside the state.
+//!
+//! The object is read, its content compared with the claim, and then deleted with `If-Match` on the ETag of that very
+//! object. AWS keeps this condition since September 2025; other stores may ignore it and delete whatever is there. So
+//! before the first delete at an endpoint that is not AWS's own, the store is examined (see [`LockfileStore::examine`]),
+//! never with the lock itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::delete_object::DeleteObjectError;
+use aws_sdk_s3::operation::get_object::GetObjectError;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use md5::{Digest as _, Md5};
+use tokio::sync::OnceCell;
+
+use super::sdk_error::understand;
+use super::{Deletion, FoundLock, LockClaim, LockPlace, LockStore, StoreError};
+
+/// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
+const SUFFIX: &str = ".tflock";
+/// A lock has some 300 bytes; what is much longer is none.
+const LARGEST: usize = 64 * 1024;
+/// No object has this ETag: it is no MD5 and no multipart sum.
+const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
+
+/// The key of the lockfile beside a state.
+pub(crate) fn lockfile_key(state_key: &str) -> String {
+    format!("{state_key}{SUFFIX}")
+}
+
+/// What to do where a store does not keep the condition of a conditional delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnconditionalDelete {
+    /// Leave the lock and say so.
+    #[default]
+    Refuse,
+    /// Read the object once more and, if it is still the claimed lock, delete it without a condition. Between the
+    /// two requests somebody else's lock may take its place, and would be lost: for stores where nobody else can.
+    AfterSecondLook,
+}
+
+/// The key of server-side encryption with a customer's key (SSE-C).
+#[derive(Clone, PartialEq, Eq)]
+pub struct SseCustomerKey {
+    base64: String,
+    md5: String,
+}
+
+impl SseCustomerKey {
+    /// The key as the backend block has it: 32 bytes in base64. `None` if it is not.
+    pub fn new(base64: &str) -> Option<Self> {
+        let key = BASE64_STANDARD.decode(base64).ok().filter(|key| key.len() == 32)?;
+        Some(Self { base64: base64.to_owned(), md5: BASE64_STANDARD.encode(Md5::digest(key)) })
+    }
+}
+
+impl fmt::Debug for SseCustomerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SseCustomerKey(…)")
+    }
+}
+
+/// Whether a store keeps the condition of a conditional delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Conditions {
+    Kept,
+    /// Ignored, or impossible to tell: what showed it.
+    NotKept(String),
+}
+
+/// A lockfile.
+#[derive(Debug, Clone)]
+pub struct LockfileStore {
+    client: Client,
+    bucket: String,
+    key: String,
+    place: LockPlace,
+    customer_key: Option<SseCustomerKey>,
+    unconditional: UnconditionalDelete,
+    conditions: Arc<OnceCell<Conditions>>,
+}
+
+/// An object that was read.
+struct Body {
+    found: FoundLock,
+    etag: Option<String>,
+}
+
+impl LockfileStore {
+    /// Opens the object of `place` with a client that is set up for the place's region and endpoint and does not
+    /// retry. `trusted`: the endpoint is AWS's own, whose conditional deletes need no examination.
+    pub(crate) fn new(
+        client: Client,
+        (bucket, key): (String, String),
+        place: LockPlace,
+        customer_key: Option<SseCustomerKey>,
+        unconditional: UnconditionalDelete,
+        trusted: bool,
+    ) -> Self {
+        let conditions = Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept)));
+        Self { client, bucket, key, place, customer_key, unconditional, conditions }
+    }
+
+    async fn get(&self) -> Result<Option<Body>, StoreError> {
+        let mut request = self.client.get_object().bucket(&self.bucket).key(&self.key);
+        if let Some(key) = &self.customer_key {
+            request =
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+        }
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) if matches!(error.as_service_error(), Some(GetObjectError::NoSuchKey(_))) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(unreadable(understand("s3:GetObject", error))),
+        };
+        let etag = answer.e_tag().map(str::to_owned);
+        let mut bytes = Vec::new();
+        let mut body = answer.body;
+        while let Some(chunk) = body.next().await {
+            let chunk =
+                chunk.map_err(|error| StoreError::TimedOut { detail: format!("the object broke off: {error}") })?;
+            if bytes.len() + chunk.len() > LARGEST {
+                break;
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(Body { found: FoundLock::read(&bytes), etag }))
+    }
+
+    async fn delete(&self, key: &str, if_match: Option<&str>) -> Result<(), SdkError<DeleteObjectError, HttpResponse>> {
+        let request =
+            self.client.delete_object().bucket(&self.bucket).key(key).set_if_match(if_match.map(str::to_owned));
+        request.send().await.map(|_| ())
+    }
+
+    /// Finds out, with requests that can hurt nothing, whether the store keeps the condition of a conditional delete.
+    ///
+    /// A delete with an ETag that nothing has is sent for a name that nobody uses. 412 says that the condition was
+    /// looked at. Success says that it was ignored: S3 answers an ordinary delete of nothing with success. 404 is what
+    /// AWS says there, and also what a store says that knows no conditions but complains about missing objects; these
+    /// are told apart by the same delete without a condition, which succeeds only in the first.
+    ///
+    /// It needs `s3:DeleteObject` on that name; where this is denied nothing is known, and nothing is deleted.
+    async fn examine(&self) -> Result<Conditions, StoreError> {
+        let unused = format!("{}.tfguard-{:032x}", self.key, nonce());
+        let ignored = |detail: &str| Ok(Conditions::NotKept(format!("this store {detail}")));
+        match outcome(self.delete(&unused, Some(IMPOSSIBLE_ETAG)).await)? {
+            Outcome::Done => ignored("ignores the condition of a conditional delete"),
+            Outcome::ConditionFailed => Ok(Conditions::Kept),
+            Outcome::Unsupported(detail) => ignored(&format!("refuses conditional deletes ({detail})")),
+            Outcome::NoSuchKey => match outcome(self.delete(&unused, None).await)? {
+                Outcome::Done => Ok(Conditions::Kept),
+                _ => ignored("does not show whether it keeps the condition of a conditional delete"),
+            },
+        }
+    }
+
+    async fn conditions(&self) -> Result<&Conditions, StoreError> {
+        self.conditions
+            .get_or_try_init(|| async {
+                match self.examine().await {
+                    Err(StoreError::Denied { detail, .. }) => Ok(Conditions::NotKept(format!(
+                        "whether this store keeps the condition of a conditional delete could not be examined ({detail})"
+                    ))),
+                    other => other,
+                }
+            })
+            .await
+    }
+}
+
+impl LockStore for LockfileStore {
+    fn place(&self) -> &LockPlace {
+        &self.place
+    }
+
+    async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
+        if self.bucket != claim.bucket || self.key != lockfile_key(&claim.state_key) {
+            let detail = format!("it is {}{SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
+            return Err(StoreError::Misdirected { detail });
+        }
+        let Some(body) = self.get().await? else {
+            return Ok(Deletion::Absent);
+        };
+        if !body.found.is_of(claim) {
+            return Ok(Deletion::NotOurs(body.found));
+        }
+        let if_match = match self.conditions().await? {
+            Conditions::Kept => {
+                let Some(etag) = &body.etag else {
+                    return Err(StoreError::NoConditions { detail: "the store gave no ETag to match".to_owned() });
+                };
+                Some(etag.as_str())
+            }
+            Conditions::NotKept(detail) if self.unconditional == UnconditionalDelete::Refuse => {
+                return Err(StoreError::NoConditions { detail: detail.clone() });
+            }
+            Conditions::NotKept(_) => match self.get().await? {
+                None => return Ok(Deletion::Absent),
+                Some(now) if !now.found.is_of(claim) => return Ok(Deletion::NotOurs(now.found)),
+                Some(_) => None,
+            },
+        };
+        match outcome(self.delete(&self.key, if_match).await)? {
+            Outcome::Done => Ok(Deletion::Deleted),
+            Outcome::Unsupported(detail) => Err(StoreError::NoConditions { detail }),
+            Outcome::NoSuchKey => Ok(Deletion::Absent),
+            // Changed since it was read: by whom, tells another look.
+            Outcome::ConditionFailed => match self.get().await? {
+                None => Ok(Deletion::Absent),
+                Some(now) if !now.found.is_of(claim) => Ok(Deletion::NotOurs(now.found)),
+                Some(_) => Err(StoreError::Conflict { detail: "the lockfile was written anew meanwhile".to_owned() }),
+            },
+        }
+    }
+
+    async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
+        Ok(self.get().await?.map(|body| body.found))
+    }
+}
+
+/// S3 does not say of an object that it is missing to those who may not list the bucket.
+fn unreadable(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Denied { action, detail } => StoreError::Denied {
+            action,
+            detail: format!("{detail} (S3 says this of a missing object too, where s3:ListBucket is not granted)"),
+        },
+        other => other,
+    }
+}
+
+/// What came of a delete that was answered.
+enum Outcome {
+    Done,
+    ConditionFailed,
+    NoSuchKey,
+    /// The store knows the condition and does not want it.
+    Unsupported(String),
+}
+
+fn outcome(answer: Result<(), SdkError<DeleteObjectError, HttpResponse>>) -> Result<Outcome, StoreError> {
+    let Err(error) = answer else {
+        return Ok(Outcome::Done);
+    };
+    let status = error.raw_response().map(|raw| raw.status().as_u16());
+    match (error.code().unwrap_or_default(), status) {
+        ("PreconditionFailed", _) | (_, Some(412)) => Ok(Outcome::ConditionFailed),
+        ("NoSuchBucket", _) => Err(understand("s3:DeleteObject", error)),
+        ("NotImplemented", _) | (_, Some(501)) => Ok(Outcome::Unsupported("HTTP 501".to_owned())),
+        ("NoSuchKey", _) | ("", Some(404)) => Ok(Outcome::NoSuchKey),
+        _ => Err(understand("s3:DeleteObject", error)),
+    }
+}
+
+/// A number that no other process has: enough for a name that nobody uses.
+fn nonce() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() << 32) | u128::from(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_customer_key_is_32_bytes_in_base64_and_never_shown() {
+        let text = BASE64_STANDARD.encode([7; 32]);
+        let key = SseCustomerKey::new(&text).unwrap();
+        assert_eq!(key.md5, "y4HAEFCYWuvAXWFTtA1Qpg==");
+        assert!(!format!("{key:?}").contains(&text[..8]));
+        for wrong in ["", "abc", &BASE64_STANDARD.encode([7; 31]), &text[1..]] {
+            assert_eq!(SseCustomerKey::new(wrong), None);
+        }
+    }
+}

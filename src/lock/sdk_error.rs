@@ -1,0 +1,176 @@
+//! What an error of the AWS SDK means for a lock.
+
+use std::error::Error;
+use std::io;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::StoreError;
+
+/// Sorts an error of the SDK. `action` is the IAM action that the request needs.
+pub(super) fn understand<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> StoreError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    if let Some(credentials) = cause::<CredentialsError>(&error) {
+        return no_credentials(credentials);
+    }
+    match &error {
+        SdkError::ServiceError(answer) => {
+            let code = answer.err().code().unwrap_or_default();
+            let status = answer.raw().status().as_u16();
+            let message = answer.err().message().unwrap_or("no message");
+            let code_shown = if code.is_empty() { "no error code" } else { code };
+            sort(action, code, status, format!("{code_shown} (HTTP {status}): {message}"))
+        }
+        SdkError::ResponseError(answer) => {
+            let status = answer.raw().status().as_u16();
+            let detail = format!("HTTP {status}: {}", told(&error));
+            if status >= 500 { StoreError::ServiceFailed { detail } } else { StoreError::Nonsense { detail } }
+        }
+        SdkError::ConstructionFailure(_) => StoreError::Unreachable { detail: told(&error) },
+        _ => {
+            let detail = told(&error);
+            // Only what failed before the request was sent surely left nothing behind.
+            let refused = cause::<io::Error>(&error).is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused);
+            if refused || NOT_SENT.iter().any(|text| detail.contains(text)) {
+                StoreError::Unreachable { detail }
+            } else {
+                StoreError::TimedOut { detail }
+            }
+        }
+    }
+}
+
+/// What a failure to get credentials means.
+pub(crate) fn no_credentials(error: &CredentialsError) -> StoreError {
+    let detail = told(error);
+    if EXPIRED.iter().any(|code| detail.contains(code)) {
+        StoreError::CredentialsExpired { detail }
+    } else {
+        StoreError::CredentialsMissing { detail }
+    }
+}
+
+/// What the HTTP client says of a connection that was not made, and the SDK of credentials that took too long: types
+/// that cannot be named here. Where the texts change, the error becomes an ambiguous one, which is only less precise.
+const NOT_SENT: [&str; 2] = ["client error (Connect)", "identity resolver timed out"];
+
+const EXPIRED: [&str; 4] = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"];
+const REJECTED: [&str; 11] = [
+    "AuthFailure",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "InvalidToken",
+    "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+const THROTTLED: [&str; 9] = [
+    "LimitExceededException",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+];
+const CONFLICT: [&str; 4] = [
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "ReplicatedWriteConflictException",
+    "TransactionConflictException",
+];
+
+/// Sorts a service's answer by its error code, then by its HTTP status.
+fn sort(action: &'static str, code: &str, status: u16, detail: String) -> StoreError {
+    match (code, status) {
+        (code, _) if EXPIRED.contains(&code) => StoreError::CredentialsExpired { detail },
+        (code, _) if REJECTED.contains(&code) => StoreError::CredentialsRejected { detail },
+        (code, _) if THROTTLED.contains(&code) => StoreError::Throttled { detail },
+        (code, _) if CONFLICT.contains(&code) => StoreError::Conflict { detail },
+        ("ResourceNotFoundException", _) => StoreError::NoSuchTable { detail },
+        ("NoSuchBucket", _) => StoreError::NoSuchBucket { detail },
+        (_, 401 | 403) => StoreError::Denied { action, detail },
+        ("AccessDenied" | "AccessDeniedException", _) => StoreError::Denied { action, detail },
+        (_, 409) => StoreError::Conflict { detail },
+        (_, 429) => StoreError::Throttled { detail },
+        (_, 408 | 500..) => StoreError::ServiceFailed { detail },
+        ("", _) => StoreError::Nonsense { detail },
+        _ => StoreError::Refused { detail },
+    }
+}
+
+/// What an error and its causes say. Not by Debug: that shows answers with all that is in them, keys and tokens included.
+pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
+    let mut told = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !told.ends_with(&text) {
+            told = format!("{told}: {text}");
+        }
+        next = error.source();
+    }
+    told
+}
+
+/// The first error of a type among the causes of an error.
+fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(code: &str, status: u16) -> StoreError {
+        sort("s3:DeleteObject", code, status, String::new())
+    }
+
+    #[test]
+    fn answers_are_sorted_by_code_before_status() {
+        let detail = String::new;
+        for (code, status, expected) in [
+            ("ExpiredTokenException", 400, StoreError::CredentialsExpired { detail: detail() }),
+            ("ExpiredToken", 403, StoreError::CredentialsExpired { detail: detail() }),
+            ("InvalidAccessKeyId", 403, StoreError::CredentialsRejected { detail: detail() }),
+            ("AccessDeniedException", 400, StoreError::Denied { action: "s3:DeleteObject", detail: detail() }),
+            ("", 403, StoreError::Denied { action: "s3:DeleteObject", detail: detail() }),
+            ("ThrottlingException", 400, StoreError::Throttled { detail: detail() }),
+            ("SlowDown", 503, StoreError::Throttled { detail: detail() }),
+            ("InternalServerError", 500, StoreError::ServiceFailed { detail: detail() }),
+            ("ConditionalRequestConflict", 409, StoreError::Conflict { detail: detail() }),
+            ("ResourceNotFoundException", 400, StoreError::NoSuchTable { detail: detail() }),
+            ("NoSuchBucket", 404, StoreError::NoSuchBucket { detail: detail() }),
+            ("ValidationException", 400, StoreError::Refused { detail: detail() }),
+        ] {
+            assert_eq!(kind(code, status), expected, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn whatever_may_have_been_carried_out_is_ambiguous() {
+        for status in [408, 500, 502, 503, 504] {
+            assert!(kind("", status).is_ambiguous(), "{status}");
+        }
+        for status in [400, 401, 403, 409, 429] {
+            assert!(status == 400 || !kind("", status).is_ambiguous(), "{status}");
+        }
+    }
+}

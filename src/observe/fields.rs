@@ -1,0 +1,247 @@
+//! The fields of a record in hclog's plain format.
+
+/// Fields gathered from a record's first line and its continuation lines.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pub(super) done: Vec<(String, String)>,
+    pub(super) torn: bool,
+    /// The last field is a value of several lines, still open.
+    multiline: bool,
+}
+
+impl Fields {
+    /// Parses ` key=value` pairs; stops at the first thing that is none.
+    pub(super) fn inline(&mut self, mut text: &str) {
+        loop {
+            text = text.trim_start_matches(' ');
+            if text.is_empty() || self.torn {
+                return;
+            }
+            match pair(text) {
+                Some((key, value, rest)) => {
+                    self.done.push((key.to_owned(), value));
+                    text = rest;
+                }
+                None => self.torn = true,
+            }
+        }
+    }
+
+    /// Takes a continuation line: `  key=`, `  | a line of its value`, or two spaces and then further pairs.
+    ///
+    /// hclog writes a value's last line alike whether it ends with a newline or not, so that newline is lost. It leaves
+    /// the quotes here as they are, so `\"` is what the value says; its other escapes, of control characters, cannot be
+    /// told from a backslash of the value, which is far likelier in JSON. So the lines are taken as they stand.
+    pub(super) fn continuation(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("  ") else {
+            // Raw text of a message with newlines, or of somebody else.
+            self.multiline = false;
+            return;
+        };
+        if let Some(value) = rest.strip_prefix("| ") {
+            if let (true, Some((_, last))) = (self.multiline, self.done.last_mut()) {
+                if !last.is_empty() {
+                    last.push('\n');
+                }
+                last.push_str(value);
+            }
+        } else if rest.is_empty() || rest.starts_with(' ') {
+            self.multiline = false;
+            self.inline(rest);
+        } else if let Some(key) = rest.strip_suffix('=').filter(|key| is_key(key)) {
+            self.done.push((key.to_owned(), String::new()));
+            self.multiline = true;
+        }
+    }
+}
+
+/// Cuts `message: key=value …` before the first thing that looks like a field.
+pub(super) fn split_message(text: &str) -> (&str, &str) {
+    for (at, _) in text.match_indices(": ") {
+        let tail = &text[at + 2..];
+        if tail.split_once('=').is_some_and(|(key, _)| is_key(key)) {
+            return (&text[..at], tail);
+        }
+    }
+    // `message:` and nothing else: all its fields are on continuation lines.
+    (text.strip_suffix(':').unwrap_or(text), "")
+}
+
+fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte))
+}
+
+/// The first pair of `text`, its value decoded, and what follows.
+fn pair(text: &str) -> Option<(&str, String, &str)> {
+    let (key, rest) = text.split_once('=').filter(|(key, _)| is_key(key))?;
+    if let Some(quoted) = rest.strip_prefix('"') {
+        let end = closing_quote(quoted)?;
+        let after = &quoted[end + 1..];
+        return (after.is_empty() || after.starts_with(' ')).then(|| (key, unescape(&quoted[..end]), after));
+    }
+    let end = list_end(rest).unwrap_or_else(|| rest.find(' ').unwrap_or(rest.len()));
+    let value = &rest[..end];
+    // Outside of quotes hclog writes no quote, so one here is a piece of another record.
+    (value.starts_with('[') || !value.contains('"')).then(|| (key, value.to_owned(), &rest[end..]))
+}
+
+/// Where the quoted text ends: at a quote that is not escaped.
+fn closing_quote(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', &bytes[at..])?;
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'"', _) => return Some(at),
+            // hclog escapes quotes, but no backslashes: `\\"` is a backslash and an escaped quote.
+            (_, Some(b'"')) => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Where a list such as `["a b", 3]` ends, by Go's `strconv.Quote` inside, if `text` begins with one.
+fn list_end(text: &str) -> Option<usize> {
+    let bytes = text.strip_prefix('[')?.as_bytes();
+    let (mut quoted, mut at) = (false, 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b']' if !quoted => return Some(at + 2),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Undoes hclog's `writeEscapedForOutput`. What is none of its escapes stays, since it writes backslashes as they are.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let mut escape = rest.chars();
+        let (decoded, digits) = match escape.next() {
+            Some('"') => (Some('"'), 0),
+            Some('a') => (Some('\x07'), 0),
+            Some('b') => (Some('\x08'), 0),
+            Some('f') => (Some('\x0c'), 0),
+            Some('n') => (Some('\n'), 0),
+            Some('r') => (Some('\r'), 0),
+            Some('t') => (Some('\t'), 0),
+            Some('v') => (Some('\x0b'), 0),
+            Some('x') => (hex(escape.as_str(), 2), 2),
+            Some('u') => (hex(escape.as_str(), 4), 4),
+            Some('U') => (hex(escape.as_str(), 8), 8),
+            _ => (None, 0),
+        };
+        match decoded {
+            Some(char) => {
+                out.push(char);
+                rest = &rest[1 + digits..];
+            }
+            None => out.push('\\'),
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn hex(text: &str, digits: usize) -> Option<char> {
+    let text = text.get(..digits)?;
+    // `from_str_radix` would take a sign.
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    char::from_u32(u32::from_str_radix(text, 16).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inline(text: &str) -> (Vec<(String, String)>, bool) {
+        let mut fields = Fields::default();
+        fields.inline(text);
+        (fields.done, fields.torn)
+    }
+
+    /// hclog's `writeEscapedForOutput` with `escapeQuotes`, for what `strconv.IsPrint` and Rust agree on.
+    fn quote(value: &str) -> String {
+        let mut out = String::from("\"");
+        for char in value.chars() {
+            match char {
+                '"' => out.push_str("\\\""),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                '\x07' => out.push_str("\\a"),
+                '\u{7f}' => out.push_str("\\u007f"),
+                char if char < ' ' => out.push_str(&format!("\\x{:02x}", u32::from(char))),
+                '\u{feff}' => out.push_str("\\ufeff"),
+                '\u{e0001}' => out.push_str("\\U000e0001"),
+                char => out.push(char),
+            }
+        }
+        out + "\""
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_values_survive(values in prop::collection::vec(r#"([ -\[\]-~"é€\t\r\x07\x01\x7f\u{feff}\u{e0001}=]|: ){0,12}"#, 1..5)) {
+            let text: String = values
+                .iter()
+                .enumerate()
+                .map(|(n, value)| format!(" key.{n}={}", quote(value)))
+                .collect();
+            let expected: Vec<_> =
+                values.iter().enumerate().map(|(n, value)| (format!("key.{n}"), value.clone())).collect();
+            prop_assert_eq!(inline(&text), (expected, false));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in r#"[ -~\\"=:xuU0-9\[\]é\n]{0,60}"#) {
+            let mut fields = Fields::default();
+            fields.inline(split_message(&text).1);
+            text.lines().for_each(|line| fields.continuation(line));
+            unescape(&text);
+        }
+    }
+
+    #[test]
+    fn lists_and_backslashes_are_kept_as_written() {
+        let (fields, torn) = inline(r#" a=["x y", "q\"]"] b=[3, 4] c=DOMAIN\user@host d="a\\"b" e=[open f="C:\qux x""#);
+        assert!(!torn);
+        let values: Vec<_> = fields.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, [r#"["x y", "q\"]"]"#, "[3, 4]", r"DOMAIN\user@host", "a\\\"b", "[open", r"C:\qux x",]);
+    }
+
+    #[test]
+    fn a_pair_that_is_none_ends_the_fields() {
+        for text in ["a=1 b", "a=1 =2", "a=1 b=\"open", "a=1 b=\"x\"y=2", "a=1 b=x\"y", "a=1 b c=2"] {
+            assert_eq!(inline(text), (vec![("a".to_owned(), "1".to_owned())], true), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_ends_where_its_fields_begin() {
+        for (text, message, tail) in [
+            ("Locked: a.b=1 c=2", "Locked", "a.b=1 c=2"),
+            ("failed: not a field: k=v", "failed: not a field", "k=v"),
+            ("no fields: at all", "no fields: at all", ""),
+            ("HTTP Request Sent:", "HTTP Request Sent", ""),
+        ] {
+            assert_eq!(split_message(text), (message, tail));
+        }
+    }
+
+    #[test]
+    fn escapes_that_are_none_stay() {
+        assert_eq!(unescape(r"a\q\x4\u12\x+1\"), r"a\q\x4\u12\x+1\");
+        assert_eq!(unescape(r#"\"\n\x41\u00e9\U0001f600\ud800"#), "\"\nAé😀\\ud800");
+    }
+}

@@ -1,0 +1,261 @@
+//! The locks of this session, and which of them are left when the child has ended.
+
+use serde::{Deserialize, Serialize};
+
+use super::evidence::Grade;
+use super::locks::{LockEvent, LockPlace};
+use crate::lock::{LockClaim, LockKinds};
+
+/// How far a lock has come in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The request that takes it was about to be sent. All that Terraform 1.6 to 1.9 tell.
+    Attempted,
+    /// It is taken.
+    Held,
+    /// The request that releases it was about to be sent.
+    Unlocking,
+    /// It is released.
+    Unlocked,
+}
+
+impl Stage {
+    /// Whether Terraform has done under this lock what it took it for.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Unlocking | Self::Unlocked)
+    }
+}
+
+/// One lock of this session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What Terraform said about it.
+    pub claim: LockClaim,
+    /// How far it has come.
+    pub stage: Stage,
+    /// How sure it is that the lock is the child's own.
+    pub grade: Grade,
+}
+
+/// How the child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// The child *was Terraform itself* and ended with status 0. The status of a script says nothing about the
+    /// Terraforms it ran, so for anything but Terraform this is false.
+    pub exited_zero: bool,
+    /// A Terraform may have ended with a request still on its way: the child died of a signal, or gave up after a
+    /// second interrupt ([`super::Interrupts::twice`]), or is no Terraform itself, so that nobody saw how its
+    /// Terraforms ended.
+    pub by_signal_or_kill: bool,
+}
+
+/// A lock that is left to account for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// The lock and how far it had come.
+    pub entry: Entry,
+    /// The request that takes it may still be on its way, so one look that finds nothing proves nothing.
+    pub may_still_appear: bool,
+    /// A request that releases it may still be on its way.
+    pub unlock_in_flight: bool,
+}
+
+/// What the log says of the session's locks when the child has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The child took no lock that its log tells of.
+    NoLocks,
+    /// It took locks and released all.
+    Released,
+    /// These are to be looked after, in the order they were taken.
+    Left(Vec<Leftover>),
+}
+
+/// The set of locks that this session's child took.
+///
+/// An unlock of a lock that was never taken here leaves no trace: `force-unlock` names somebody else's.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    entries: Vec<Entry>,
+}
+
+impl Ledger {
+    /// The locks, in the order they were taken.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Enters an event that was judged to be the child's own. Returns the lock if that changed anything about it.
+    pub fn enter(&mut self, event: &LockEvent) -> Option<&Entry> {
+        match event {
+            LockEvent::Attempting(claim) => self.take(claim, Stage::Attempted),
+            LockEvent::Locked(claim) => self.take(claim, Stage::Held),
+            LockEvent::Unlocking(place) => self.release(place, Stage::Unlocking),
+            LockEvent::Unlocked(place) => self.release(place, Stage::Unlocked),
+        }
+    }
+
+    fn find(&mut self, place: &LockPlace) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| LockPlace::of(&entry.claim) == *place)
+    }
+
+    fn take(&mut self, claim: &LockClaim, stage: Stage) -> Option<&Entry> {
+        let place = LockPlace::of(claim);
+        if self.find(&place).is_none() {
+            self.entries.push(Entry { claim: claim.clone(), stage, grade: Grade::Record });
+            return self.entries.last();
+        }
+        let entry = self.find(&place)?;
+        // A repeated attempt does not undo what is known to be held.
+        let next = match (entry.stage, stage) {
+            (Stage::Held, _) => Stage::Held,
+            _ => stage,
+        };
+        entry.step(next)
+    }
+
+    fn release(&mut self, place: &LockPlace, stage: Stage) -> Option<&Entry> {
+        self.find(place)?.step(stage)
+    }
+
+    /// Judges the session's locks, once the child is dead and its log was read to the end.
+    pub fn verdict(&self, ending: Ending) -> Verdict {
+        if self.entries.is_empty() {
+            return Verdict::NoLocks;
+        }
+        let left: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|entry| !entry.is_released(ending))
+            .map(|entry| Leftover {
+                entry: entry.clone(),
+                may_still_appear: entry.stage == Stage::Attempted && ending.by_signal_or_kill,
+                unlock_in_flight: entry.stage == Stage::Unlocking && ending.by_signal_or_kill,
+            })
+            .collect();
+        if left.is_empty() { Verdict::Released } else { Verdict::Left(left) }
+    }
+}
+
+impl Entry {
+    fn step(&mut self, stage: Stage) -> Option<&Self> {
+        let changed = self.stage != stage;
+        self.stage = stage;
+        changed.then_some(self)
+    }
+
+    fn is_released(&self, ending: Ending) -> bool {
+        match self.stage {
+            Stage::Unlocked => true,
+            // Terraform 1.6 to 1.9 say nothing after the request; but a failed one makes them end with status 1
+            // (since 0.14, hashicorp/terraform#25729).
+            Stage::Unlocking => {
+                self.claim.kinds == LockKinds::Unstated && ending.exited_zero && !ending.by_signal_or_kill
+            }
+            Stage::Attempted | Stage::Held => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(id: u8, kinds: LockKinds) -> LockClaim {
+        LockClaim {
+            id: format!("00000000-0000-0000-0000-0000000000{id:02x}").parse().unwrap(),
+            operation: "OperationTypeApply".into(),
+            who: "ci@runner".into(),
+            version: "1.11.4".into(),
+            bucket: "bucket".into(),
+            state_key: "key".into(),
+            kinds,
+        }
+    }
+
+    fn events(claim: &LockClaim) -> [LockEvent; 4] {
+        let place = LockPlace::of(claim);
+        [
+            LockEvent::Attempting(claim.clone()),
+            LockEvent::Locked(claim.clone()),
+            LockEvent::Unlocking(place.clone()),
+            LockEvent::Unlocked(place),
+        ]
+    }
+
+    const ENDINGS: [Ending; 3] = [
+        Ending { exited_zero: true, by_signal_or_kill: false },
+        Ending { exited_zero: false, by_signal_or_kill: false },
+        Ending { exited_zero: false, by_signal_or_kill: true },
+    ];
+
+    /// Every order of events up to six, of a lock that says when it is done and of one that does not.
+    #[test]
+    fn a_lock_counts_as_released_only_by_the_last_word_about_it() {
+        for kinds in [LockKinds::DynamoDb, LockKinds::Unstated] {
+            let events = events(&claim(1, kinds));
+            for length in 0..=6u32 {
+                for order in 0..4usize.pow(length) {
+                    let order: Vec<_> = (0..length).map(|n| order / 4usize.pow(n) % 4).collect();
+                    let mut ledger = Ledger::default();
+                    for &event in &order {
+                        let before = ledger.entries().first().map(|entry| entry.stage);
+                        let changed = ledger.enter(&events[event]).is_some();
+                        assert_eq!(changed, before != ledger.entries().first().map(|entry| entry.stage));
+                    }
+                    let taken = order.iter().position(|event| *event < 2);
+                    assert_eq!(ledger.entries().len(), usize::from(taken.is_some()));
+                    for ending in ENDINGS {
+                        check(&ledger.verdict(ending), taken.map(|at| &order[at..]), kinds, ending);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(verdict: &Verdict, order: Option<&[usize]>, kinds: LockKinds, ending: Ending) {
+        let Some(order) = order else {
+            return assert_eq!(*verdict, Verdict::NoLocks);
+        };
+        let last = *order.last().unwrap();
+        let silent = kinds == LockKinds::Unstated && last == 2 && ending.exited_zero;
+        if last == 3 || silent {
+            return assert_eq!(*verdict, Verdict::Released);
+        }
+        let Verdict::Left(left) = verdict else { panic!("{order:?} {ending:?}: {verdict:?}") };
+        let [left] = left.as_slice() else { panic!() };
+        assert_eq!(left.entry.stage.is_over(), last == 2);
+        assert_eq!(left.may_still_appear, ending.by_signal_or_kill && left.entry.stage == Stage::Attempted);
+        assert_eq!(left.unlock_in_flight, ending.by_signal_or_kill && last == 2);
+    }
+
+    #[test]
+    fn locks_are_told_apart_by_id_bucket_and_key() {
+        let one = claim(1, LockKinds::Both);
+        let others = [
+            claim(2, LockKinds::Both),
+            LockClaim { bucket: "other".into(), ..one.clone() },
+            LockClaim { state_key: "other".into(), ..one.clone() },
+        ];
+        for other in others {
+            let mut ledger = Ledger::default();
+            ledger.enter(&LockEvent::Locked(one.clone()));
+            assert_eq!(ledger.enter(&LockEvent::Unlocked(LockPlace::of(&other))), None);
+            ledger.enter(&LockEvent::Locked(other.clone()));
+            ledger.enter(&LockEvent::Unlocked(LockPlace::of(&one)));
+            let Verdict::Left(left) = ledger.verdict(ENDINGS[0]) else { panic!() };
+            assert_eq!(left.len(), 1);
+            assert_eq!(left[0].entry.claim, other);
+        }
+    }
+
+    #[test]
+    fn a_repeated_attempt_is_the_same_lock_and_news_only_once() {
+        let events = events(&claim(1, LockKinds::DynamoDb));
+        let mut ledger = Ledger::default();
+        let news: Vec<_> = [0, 0, 0, 1, 0].map(|event| ledger.enter(&events[event]).is_some()).into();
+        assert_eq!(news, [true, false, false, true, false]);
+        assert_eq!(ledger.entries()[0].stage, Stage::Held);
+    }
+}

@@ -1,0 +1,243 @@
+//! Records in which Terraform's S3 backend tells of a state lock.
+
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{Refusal, Refused};
+use super::hclog::{Level, Record};
+use crate::lock::{LockClaim, LockId, LockKinds};
+
+/// The only logger whose records are believed (`internal/backend/remote-state/s3/logging.go`).
+const LOGGER: &str = "backend-s3";
+
+/// What identifies a lock of this session: other states have other locks, and two buckets may hold the same key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LockPlace {
+    /// The lock's ID.
+    pub id: LockId,
+    /// The bucket of the state.
+    pub bucket: String,
+    /// The key of the state in its bucket.
+    pub state_key: String,
+}
+
+impl LockPlace {
+    /// Where a claimed lock is.
+    pub fn of(claim: &LockClaim) -> Self {
+        Self { id: claim.id.clone(), bucket: claim.bucket.clone(), state_key: claim.state_key.clone() }
+    }
+}
+
+/// A step in the life of a lock, as Terraform logged it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockEvent {
+    /// About to send the request that takes the lock. Repeated with the same ID under `-lock-timeout`.
+    Attempting(LockClaim),
+    /// The lock is taken (Terraform 1.10 and later).
+    Locked(LockClaim),
+    /// About to send the request that releases the lock, which may be anybody's: `force-unlock` logs this too.
+    Unlocking(LockPlace),
+    /// The lock is released (Terraform 1.10 and later).
+    Unlocked(LockPlace),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Text {
+    Attempting,
+    Locked,
+    Unlocking,
+    Unlocked,
+}
+
+/// The messages of `internal/backend/remote-state/s3/client.go`, Terraform 1.6.0 to 1.15.9.
+fn known(message: &str) -> Option<(Text, LockKinds)> {
+    // Terraform 1.6 to 1.9, which say nothing afterwards.
+    match message {
+        "Locking remote state" => return Some((Text::Attempting, LockKinds::Unstated)),
+        "Unlocking remote state" => return Some((Text::Unlocking, LockKinds::Unstated)),
+        _ => {}
+    }
+    let (verb, rest) = message.split_once(" remote state (")?;
+    let (kinds, end) = rest.split_once(')')?;
+    let text = match (verb, end) {
+        ("Attempting to lock", "...") => Text::Attempting,
+        ("Locked", "") => Text::Locked,
+        ("Attempting to unlock", "...") => Text::Unlocking,
+        ("Unlocked", "") => Text::Unlocked,
+        _ => return None,
+    };
+    let kinds = match kinds {
+        "DynamoDB only" => LockKinds::DynamoDb,
+        "S3 Native only" => LockKinds::Lockfile,
+        "S3 Native and DynamoDB" => LockKinds::Both,
+        _ => return None,
+    };
+    Some((text, kinds))
+}
+
+/// Reads what a record tells about a lock. `None`: it is about something else.
+///
+/// Only the record itself is judged here; [`super::Expectations`] judges whether this child can have written it.
+///
+/// # Errors
+/// When the record poses as one of a lock but is not exactly what Terraform writes.
+pub fn read(record: &Record) -> Option<Result<LockEvent, Refused>> {
+    if record.logger != LOGGER {
+        return None;
+    }
+    let operation = record.field("tf_backend.operation");
+    let text = known(&record.message);
+    // The HTTP records of the same call carry the same fields, at DEBUG.
+    if text.is_none() && (record.level != Level::Info || !matches!(operation, Some("Lock" | "Unlock"))) {
+        return None;
+    }
+    Some(judge(record, operation, text).map_err(|reason| Refused::new(record, reason)))
+}
+
+fn judge(record: &Record, operation: Option<&str>, text: Option<(Text, LockKinds)>) -> Result<LockEvent, Refusal> {
+    if record.torn {
+        return Err(Refusal::Torn);
+    }
+    if record.level != Level::Info {
+        return Err(Refusal::WrongLevel);
+    }
+    let (text, kinds) = text.ok_or(Refusal::UnknownMessage)?;
+    let locks = matches!(text, Text::Attempting | Text::Locked);
+    if operation != Some(if locks { "Lock" } else { "Unlock" }) {
+        return Err(Refusal::WrongOperation);
+    }
+    let field = |key: &'static str| record.field(key).ok_or(Refusal::MissingField(key));
+    let place = LockPlace {
+        id: field("tf_backend.lock.id")?.parse().map_err(Refusal::Id)?,
+        bucket: field("tf_backend.s3.bucket")?.to_owned(),
+        state_key: field("tf_backend.s3.path")?.to_owned(),
+    };
+    if !(unambiguous(&place.bucket) && unambiguous(&place.state_key)) {
+        return Err(Refusal::AmbiguousPath);
+    }
+    match text {
+        Text::Unlocking => return Ok(LockEvent::Unlocking(place)),
+        Text::Unlocked => return Ok(LockEvent::Unlocked(place)),
+        Text::Attempting | Text::Locked => {}
+    }
+    let claim = LockClaim {
+        id: place.id,
+        operation: field("tf_backend.lock.operation")?.to_owned(),
+        who: field("tf_backend.lock.who")?.to_owned(),
+        version: field("tf_backend.lock.version")?.to_owned(),
+        bucket: place.bucket,
+        state_key: place.state_key,
+        kinds,
+    };
+    // A record that was torn and joined with another rarely names the same path twice.
+    if field("tf_backend.lock.path")? != claim.lock_id() {
+        return Err(Refusal::PathMismatch);
+    }
+    Ok(if text == Text::Attempting { LockEvent::Attempting(claim) } else { LockEvent::Locked(claim) })
+}
+
+/// Whether the log can carry this name unchanged. hclog escapes odd characters but no backslashes, so a name with a
+/// backslash or a control character has two readings, and one that is not UTF-8 has none.
+fn unambiguous(name: &str) -> bool {
+    !name.is_empty()
+        && !name.chars().any(|char| char == '\\' || char.is_control() || char == char::REPLACEMENT_CHARACTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Splitter;
+
+    const ATTEMPTING: &str = r#"2026-11-20T04:11:21.822Z [INFO]  backend-s3: Attempting to lock remote state (DynamoDB only)...: tf_backend.lock.id=4bb7d84c-f09d-7909-0219-02f6e8d9eeb4 tf_backend.lock.info="" tf_backend.lock.operation=OperationTypeApply tf_backend.lock.path=tfstate/app/main.tfstate tf_backend.lock.version=1.11.4 tf_backend.lock.who=ci@runner tf_backend.operation=Lock tf_backend.req_id=4e500000-0000-0000-0000-000000000000 tf_backend.s3.bucket=tfstate tf_backend.s3.path=app/main.tfstate"#;
+
+    fn look(line: &str) -> Option<Result<LockEvent, Refusal>> {
+        let records = Splitter::default().feed(format!("{line}\n").as_bytes());
+        let [record] = records.as_slice() else { panic!("{line}") };
+        read(record).map(|read| read.map_err(|refused| refused.reason))
+    }
+
+    fn unlock(message: &str) -> String {
+        ATTEMPTING
+            .replace("Attempting to lock remote state (DynamoDB only)...", message)
+            .replace("operation=Lock", "operation=Unlock")
+    }
+
+    #[test]
+    fn every_text_of_every_version_is_known() {
+        let kinds = [
+            ("DynamoDB only", LockKinds::DynamoDb),
+            ("S3 Native only", LockKinds::Lockfile),
+            ("S3 Native and DynamoDB", LockKinds::Both),
+        ];
+        for (text, kinds) in kinds {
+            let Some(Ok(LockEvent::Attempting(claim))) = look(&ATTEMPTING.replace("DynamoDB only", text)) else {
+                panic!()
+            };
+            assert_eq!(claim.kinds, kinds);
+            assert_eq!(claim.id.as_str(), "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4");
+            assert_eq!((claim.operation.as_str(), claim.version.as_str()), ("OperationTypeApply", "1.11.4"));
+            assert_eq!((claim.who.as_str(), claim.lock_id().as_str()), ("ci@runner", "tfstate/app/main.tfstate"));
+            let place = LockPlace::of(&claim);
+            let locked =
+                ATTEMPTING.replace("Attempting to lock", "Locked").replace("DynamoDB only)...", &format!("{text})"));
+            assert_eq!(look(&locked), Some(Ok(LockEvent::Locked(claim))));
+            let unlocking = unlock(&format!("Attempting to unlock remote state ({text})..."));
+            assert_eq!(look(&unlocking), Some(Ok(LockEvent::Unlocking(place.clone()))));
+            let unlocked = unlock(&format!("Unlocked remote state ({text})"));
+            assert_eq!(look(&unlocked), Some(Ok(LockEvent::Unlocked(place))));
+        }
+        let old = ATTEMPTING.replace("Attempting to lock remote state (DynamoDB only)...", "Locking remote state");
+        assert!(matches!(look(&old), Some(Ok(LockEvent::Attempting(claim))) if claim.kinds == LockKinds::Unstated));
+        assert!(matches!(look(&unlock("Unlocking remote state")), Some(Ok(LockEvent::Unlocking(_)))));
+    }
+
+    #[test]
+    fn what_terraform_would_not_write_is_refused() {
+        let refusals = [
+            ("[INFO] ", "[WARN] ", Refusal::WrongLevel),
+            ("DynamoDB only", "Carrier pigeon", Refusal::UnknownMessage),
+            ("...:", ":", Refusal::UnknownMessage),
+            ("Attempting", "x: Attempting", Refusal::UnknownMessage),
+            ("=Lock", "=Unlock", Refusal::WrongOperation),
+            ("=Lock", "=Get", Refusal::WrongOperation),
+            ("tf_backend.operation=Lock", "x=y", Refusal::WrongOperation),
+            ("req_id=", "operation=", Refusal::WrongOperation),
+            ("=ci@runner", "=ci@runner tf_backend.lock.who=ci@runner", Refusal::MissingField("tf_backend.lock.who")),
+            ("lock.version", "lock.vision", Refusal::MissingField("tf_backend.lock.version")),
+            ("lock.path", "lock.pith", Refusal::MissingField("tf_backend.lock.path")),
+            ("=tfstate/app", "=tfstate/other", Refusal::PathMismatch),
+            ("s3.bucket=tfstate", "s3.bucket=tfstate2", Refusal::PathMismatch),
+            ("s3.path=app/main.tfstate", "s3.path=app/main.tfst", Refusal::PathMismatch),
+            ("s3.path=app/main.tfstate", r"s3.path=app\main.tfstate", Refusal::AmbiguousPath),
+            ("s3.path=app/main.tfstate", r#"s3.path="app\tmain.tfstate""#, Refusal::AmbiguousPath),
+            ("s3.path=app/main.tfstate", r#"s3.path="""#, Refusal::AmbiguousPath),
+            ("s3.path=app", "s3.path=app b", Refusal::Torn),
+            ("lock.info=\"\"", "lock.info=\"", Refusal::Torn),
+        ];
+        for (from, to, refusal) in refusals {
+            assert!(ATTEMPTING.contains(from), "{from}");
+            assert_eq!(look(&ATTEMPTING.replacen(from, to, 1)), Some(Err(refusal)), "{from} -> {to}");
+        }
+        for id in ["", "4bb7d84c", "4BB7D84C-F09D-7909-0219-02F6E8D9EEB4", "4bb7d84c-f09d-7909-0219-02f6e8d9eeb42026"] {
+            let line = ATTEMPTING.replace("4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", id);
+            assert!(matches!(look(&line), Some(Err(Refusal::Id(_)))), "{id}");
+        }
+    }
+
+    #[test]
+    fn other_records_are_nobodys_business() {
+        for (from, to) in [
+            ("backend-s3", "terraform"),
+            // The requests of a lock carry its fields, at DEBUG.
+            (
+                "[INFO]  backend-s3: Attempting to lock remote state (DynamoDB only)...",
+                "[WARN]  backend-s3: failed to close S3 object body",
+            ),
+        ] {
+            assert_eq!(look(&ATTEMPTING.replace(from, to)), None);
+        }
+        let upload = ATTEMPTING
+            .replace("Attempting to lock remote state (DynamoDB only)...", "Uploading remote state")
+            .replace("=Lock", "=Put");
+        assert_eq!(look(&upload), None);
+    }
+}

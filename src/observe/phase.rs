@@ -1,0 +1,205 @@
+//! Whether Terraform only plans or is changing things.
+
+use serde::{Deserialize, Serialize};
+
+use super::hclog::{Level, Record};
+use super::ledger::{Ledger, Stage};
+
+/// What Terraform is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing is known that makes a kill harmless.
+    #[default]
+    Unknown,
+    /// Every Terraform of the session only reads and compares: killing it loses nothing.
+    Planning,
+    /// Resources or the state are being changed.
+    Applying,
+}
+
+/// A record that says what Terraform begins to do.
+///
+/// The texts are those of `internal/backend/local/backend_{plan,apply,refresh}.go`, alike in Terraform 1.6.0 to 1.15.9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Marker {
+    /// `starting Plan operation`.
+    StartingPlan,
+    /// `plan calling Plan`.
+    PlanCallingPlan,
+    /// `starting Apply operation`; the apply plans first, unless it was given a plan.
+    StartingApply,
+    /// `apply calling Plan`.
+    ApplyCallingPlan,
+    /// `apply calling Apply`.
+    ApplyCallingApply,
+    /// `refresh calling Refresh`; at its end the state is written.
+    RefreshCallingRefresh,
+}
+
+impl Marker {
+    /// What a record marks. `None`: nothing.
+    pub fn read(record: &Record) -> Option<Self> {
+        if record.logger != "backend/local" || record.level != Level::Info || record.torn {
+            return None;
+        }
+        Some(match record.message.as_str() {
+            "starting Plan operation" => Self::StartingPlan,
+            "plan calling Plan" => Self::PlanCallingPlan,
+            "starting Apply operation" => Self::StartingApply,
+            "apply calling Plan" => Self::ApplyCallingPlan,
+            "apply calling Apply" => Self::ApplyCallingApply,
+            "refresh calling Refresh" => Self::RefreshCallingRefresh,
+            _ => return None,
+        })
+    }
+}
+
+/// Follows the phase of a session.
+///
+/// Several Terraforms may share the log, and a record does not say whose it is. So the answer errs towards
+/// [`Phase::Applying`]: an apply is over only when as many locks of applies as there were applies are being released
+/// and no other such lock is open. With `-lock=false` it is never over.
+#[derive(Debug, Clone, Default)]
+pub struct PhaseTracker {
+    last: Option<Marker>,
+    applies: usize,
+    refreshes: usize,
+}
+
+impl PhaseTracker {
+    /// Enters a marker.
+    pub fn enter(&mut self, marker: Marker) {
+        match marker {
+            Marker::ApplyCallingApply => self.applies += 1,
+            Marker::RefreshCallingRefresh => self.refreshes += 1,
+            _ => {}
+        }
+        self.last = Some(marker);
+    }
+
+    /// What the session is doing, given its locks.
+    pub fn phase(&self, ledger: &Ledger) -> Phase {
+        if is_changing(self.applies, "OperationTypeApply", ledger)
+            || is_changing(self.refreshes, "OperationTypeRefresh", ledger)
+        {
+            return Phase::Applying;
+        }
+        // `state mv`, `import`, a migration and their like hold locks and mark no phase. An attempt that was refused
+        // looks like one that holds on Terraform 1.6 to 1.9.
+        let other_open = ledger.entries().iter().any(|entry| {
+            !entry.stage.is_over()
+                && !matches!(entry.claim.operation.as_str(), "OperationTypePlan" | "OperationTypeApply")
+        });
+        match self.last {
+            Some(Marker::StartingPlan | Marker::PlanCallingPlan | Marker::StartingApply | Marker::ApplyCallingPlan)
+                if !other_open =>
+            {
+                Phase::Planning
+            }
+            _ => Phase::Unknown,
+        }
+    }
+}
+
+fn is_changing(calls: usize, operation: &str, ledger: &Ledger) -> bool {
+    let mut locks = ledger.entries().iter().filter(|entry| entry.claim.operation == operation).map(|entry| entry.stage);
+    let over = locks.clone().filter(|stage| stage.is_over()).count();
+    calls > 0 && (over < calls || locks.any(|stage: Stage| !stage.is_over()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::{LockClaim, LockKinds};
+    use crate::observe::{LockEvent, LockPlace};
+    use Phase::{Applying, Planning, Unknown};
+
+    /// A step of a session: a marker, or an event of the lock `n` that was taken for `operation`.
+    enum Step {
+        Mark(Marker),
+        Take(u8, &'static str),
+        Free(u8, &'static str),
+    }
+    use Step::{Free, Mark, Take};
+
+    fn claim(n: u8, operation: &str) -> LockClaim {
+        LockClaim {
+            id: format!("00000000-0000-0000-0000-0000000000{n:02x}").parse().unwrap(),
+            operation: operation.into(),
+            who: "ci@runner".into(),
+            version: "1.9.8".into(),
+            bucket: "bucket".into(),
+            state_key: format!("key{n}"),
+            kinds: LockKinds::Unstated,
+        }
+    }
+
+    fn check(steps: &[(Step, Phase)]) {
+        let (mut tracker, mut ledger) = (PhaseTracker::default(), Ledger::default());
+        assert_eq!(tracker.phase(&ledger), Unknown);
+        for (at, (step, phase)) in steps.iter().enumerate() {
+            match step {
+                Mark(marker) => tracker.enter(*marker),
+                Take(n, operation) => {
+                    ledger.enter(&LockEvent::Attempting(claim(*n, operation)));
+                }
+                Free(n, operation) => {
+                    ledger.enter(&LockEvent::Unlocking(LockPlace::of(&claim(*n, operation))));
+                }
+            }
+            assert_eq!(tracker.phase(&ledger), *phase, "step {at}");
+        }
+    }
+
+    const PLAN: &str = "OperationTypePlan";
+    const APPLY: &str = "OperationTypeApply";
+    const REFRESH: &str = "OperationTypeRefresh";
+
+    #[test]
+    fn one_command_after_the_other() {
+        use Marker::*;
+        check(&[
+            (Mark(StartingPlan), Planning),
+            // The hidden lock of a new workspace, under which the state is created.
+            (Take(1, "init"), Unknown),
+            (Free(1, "init"), Planning),
+            (Take(2, PLAN), Planning),
+            (Mark(PlanCallingPlan), Planning),
+            (Free(2, PLAN), Planning),
+            (Mark(StartingApply), Planning),
+            (Take(3, APPLY), Planning),
+            (Mark(ApplyCallingPlan), Planning),
+            (Mark(ApplyCallingApply), Applying),
+            (Free(3, APPLY), Unknown),
+            (Take(4, REFRESH), Unknown),
+            (Mark(RefreshCallingRefresh), Applying),
+            (Free(4, REFRESH), Unknown),
+            (Mark(StartingPlan), Planning),
+            (Take(5, "state-mv"), Unknown),
+        ]);
+    }
+
+    #[test]
+    fn several_at_once_are_applying_until_the_last_apply_is_over() {
+        use Marker::*;
+        check(&[
+            (Take(1, APPLY), Unknown),
+            (Mark(ApplyCallingPlan), Planning),
+            (Take(2, APPLY), Planning),
+            (Mark(ApplyCallingApply), Applying),
+            (Mark(StartingPlan), Applying),
+            (Free(2, APPLY), Applying),
+            (Mark(ApplyCallingPlan), Applying),
+            (Free(1, APPLY), Planning),
+        ]);
+        // Nobody unlocks what was never locked; the other's unlock is not taken for it.
+        check(&[
+            (Mark(ApplyCallingApply), Applying),
+            (Take(1, APPLY), Applying),
+            (Mark(ApplyCallingApply), Applying),
+            (Free(1, APPLY), Applying),
+            (Mark(StartingPlan), Applying),
+        ]);
+    }
+}

@@ -1,0 +1,263 @@
+//! The account of a run: every fact that people, the report and a later process need. Holds no secrets.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ci;
+use crate::exit;
+use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
+use crate::observe::{Phase, Stage};
+use crate::run::StopRequest;
+
+/// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// tfguard's version.
+    pub tfguard: String,
+    /// The session's name.
+    pub session: String,
+    /// When tfguard began.
+    pub started: Timestamp,
+    /// When everything was accounted for.
+    pub ended: Option<Timestamp>,
+    /// The CI run.
+    pub ci: Option<ci::Run>,
+    /// The file name of the command that was run. Its arguments may hold secrets.
+    pub program: String,
+    /// How the child ended.
+    pub ending: Option<Ending>,
+    /// Who asked for a stop, in order.
+    pub requests: Vec<Requested>,
+    /// The one interrupt.
+    pub interrupt: Option<Interrupt>,
+    /// When SIGKILL was sent.
+    pub killed: Option<Timestamp>,
+    /// What Terraform was doing last.
+    pub phase: Phase,
+    /// Processes of the session that were alive at the end although locks are left.
+    pub survivors: Vec<String>,
+    /// Every lock the child was seen to ask for.
+    pub locks: Vec<LockAccount>,
+    /// What went wrong for tfguard without stopping it.
+    pub troubles: Vec<String>,
+}
+
+/// A request to stop and its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Requested {
+    /// When it came.
+    pub at: Timestamp,
+    /// What it was.
+    #[serde(flatten)]
+    pub request: StopRequest,
+}
+
+/// The interrupt that Terraform received.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Interrupt {
+    /// When it was sent, or seen to have been.
+    pub at: Timestamp,
+    /// Who sent it.
+    pub by: InterruptedBy,
+}
+
+/// Who interrupted Terraform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterruptedBy {
+    /// tfguard did.
+    Tfguard,
+    /// Somebody else did, so tfguard did not.
+    SomebodyElse,
+}
+
+/// How the child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Ending {
+    /// By itself.
+    Exited {
+        /// Its exit code.
+        code: u8,
+        /// When.
+        at: Timestamp,
+    },
+    /// Of a signal.
+    Died {
+        /// The signal's number.
+        signal: i32,
+        /// When.
+        at: Timestamp,
+    },
+    /// It ended, but nobody was left to whom the system tells how: its supervisor was killed.
+    Unknown {
+        /// When.
+        at: Timestamp,
+    },
+    /// It was sent SIGKILL and has not gone.
+    StillAlive,
+}
+
+impl Ending {
+    /// Not by itself, so that what it held may be left and requests may be on their way. 11 is Terraform's code after a
+    /// panic of its own (T §4.3).
+    #[must_use]
+    pub fn is_unclean(self) -> bool {
+        !matches!(self, Self::Exited { code, .. } if code != 11)
+    }
+
+    /// When it was.
+    #[must_use]
+    pub fn at(self) -> Option<Timestamp> {
+        match self {
+            Self::Exited { at, .. } | Self::Died { at, .. } | Self::Unknown { at } => Some(at),
+            Self::StillAlive => None,
+        }
+    }
+
+    /// The exit code that says it, 125 where nobody knows.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Exited { code, .. } => code,
+            Self::Died { signal, .. } => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+            Self::Unknown { .. } => exit::TFGUARD_FAILED,
+            Self::StillAlive => 128 + 9,
+        }
+    }
+}
+
+/// One lock of the child.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LockAccount {
+    /// The lock.
+    #[serde(flatten)]
+    pub claim: LockClaim,
+    /// How far Terraform was seen to come with it.
+    pub stage: Stage,
+    /// Where its halves live.
+    pub places: Vec<LockPlace>,
+    /// What became of it. None while the child lives.
+    pub outcome: Option<LockOutcome>,
+    /// What became of each half, where tfguard went to look.
+    pub halves: Vec<Half>,
+}
+
+/// One half of a lock that tfguard looked after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Half {
+    /// Where it is.
+    pub place: LockPlace,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: HalfOutcome,
+}
+
+/// What became of one half of a lock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum HalfOutcome {
+    /// tfguard deleted it.
+    Deleted,
+    /// It was not there.
+    AlreadyGone,
+    /// Another lock is there, and stays.
+    NotOurs {
+        /// Whose.
+        holder: FoundLock,
+    },
+    /// It may still be there.
+    Left {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+impl From<Released> for HalfOutcome {
+    fn from(released: Released) -> Self {
+        match released {
+            Released::Deleted => Self::Deleted,
+            Released::AlreadyGone => Self::AlreadyGone,
+            Released::NotOurs(holder) => Self::NotOurs { holder },
+            Released::Failed(error) => Self::Left { why: error.to_string() },
+        }
+    }
+}
+
+/// What became of a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", content = "why", rename_all = "kebab-case")]
+pub enum LockOutcome {
+    /// Terraform released it.
+    Unlocked,
+    /// Terraform left it, tfguard deleted it.
+    Released,
+    /// It is not there: Terraform did not get it, or released it as it died.
+    Gone,
+    /// Terraform did not say that it got it and ended on its own; tfguard could not look, for this reason.
+    NotTaken(String),
+    /// Left on purpose (`--on-death`).
+    Kept,
+    /// It may still be there, against tfguard's intention.
+    Left(String),
+}
+
+impl LockOutcome {
+    /// The outcome of a lock with these halves.
+    #[must_use]
+    pub fn of(halves: &[Half]) -> Self {
+        if let Some(why) = halves.iter().find_map(|half| match &half.outcome {
+            HalfOutcome::Left { why } => Some(why.clone()),
+            _ => None,
+        }) {
+            Self::Left(why)
+        } else if halves.iter().any(|half| half.outcome == HalfOutcome::Deleted) {
+            Self::Released
+        } else {
+            Self::Gone
+        }
+    }
+}
+
+impl Account {
+    /// tfguard's exit code for this run.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
+        if self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
+            exit::LOCK_LEFT
+        } else if code != 0 && self.requests.first().is_some_and(|first| first.request == StopRequest::Deadline) {
+            exit::DEADLINE
+        } else {
+            code
+        }
+    }
+}
+
+/// The file of `--report`. Its format is documented in `docs/report.md`.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    /// Version of this format.
+    pub schema: u32,
+    /// tfguard's exit code.
+    pub exit_code: u8,
+    /// Whether somebody has to do something about a lock.
+    pub lock_left: bool,
+    /// What happened.
+    #[serde(flatten)]
+    pub account: &'a Account,
+}
+
+impl Account {
+    /// The account as the report has it.
+    #[must_use]
+    pub fn report(&self) -> Report<'_> {
+        Report { schema: 1, exit_code: self.exit_code(), lock_left: self.lock_left(), account: self }
+    }
+
+    /// Whether a lock is left against tfguard's intention.
+    #[must_use]
+    pub fn lock_left(&self) -> bool {
+        self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_))))
+    }
+}

@@ -1,0 +1,132 @@
+//! The account in a few lines for a tired person: how it ended, what became of the lock, what to do next.
+
+use std::fmt::Write as _;
+
+use crate::lock::FoundLock;
+use crate::observe::Phase;
+use crate::run::describe;
+
+use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome};
+
+impl Account {
+    /// Says it. An ordinary run is passed over in silence.
+    pub fn say(&self) {
+        let noteworthy = self.is_noteworthy();
+        for (line, warning) in self.lines() {
+            match (warning, noteworthy) {
+                (true, _) => tracing::warn!("{line}"),
+                (false, true) => tracing::info!("{line}"),
+                (false, false) => tracing::debug!("{line}"),
+            }
+        }
+    }
+
+    /// Somebody asked for a stop, the child died, or a lock was left.
+    fn is_noteworthy(&self) -> bool {
+        !self.requests.is_empty()
+            || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
+            || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
+    }
+
+    /// The lines, each with whether it calls for action.
+    fn lines(&self) -> Vec<(String, bool)> {
+        let mut lines = vec![(self.ending_line(), false)];
+        lines.extend(self.locks.iter().map(|lock| lock.line()));
+        if let Some(next) = self.next_line() {
+            lines.push((next, self.lock_left()));
+        }
+        lines
+    }
+
+    fn ending_line(&self) -> String {
+        let program = &self.program;
+        let mut line = match self.ending {
+            Some(Ending::Exited { code, .. }) => format!("{program} ended with exit code {code}"),
+            Some(Ending::Died { signal: 9, .. }) if self.killed.is_some() => {
+                format!("{program} did not end in time and was killed")
+            }
+            Some(Ending::Died { signal, .. }) => format!("{program} died of {}", signal_name(signal)),
+            Some(Ending::Unknown { .. }) => {
+                format!("{program} ended; its exit code is lost, because tfguard's supervisor was killed")
+            }
+            Some(Ending::StillAlive) | None => format!("{program} was killed and has not gone"),
+        };
+        if let (Some(interrupt), Some(ended)) = (&self.interrupt, self.ending.and_then(Ending::at)) {
+            let took = ended.duration_since(interrupt.at).try_into().unwrap_or_default();
+            let _ = write!(line, ", {} after its interrupt", describe(took));
+        }
+        line
+    }
+
+    fn next_line(&self) -> Option<String> {
+        let died_applying = self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean);
+        if let Some(lock) = self.locks.iter().find(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
+            let sure = if self.survivors.is_empty() {
+                "no Terraform of this run is alive"
+            } else {
+                "those processes have ended"
+            };
+            Some(format!(
+                "next: once you are sure that {sure}, run in its directory: terraform force-unlock {}",
+                lock.claim.id
+            ))
+        } else if let Some(lock) = self.locks.iter().find(|lock| lock.outcome == Some(LockOutcome::Kept)) {
+            Some(format!(
+                "next: when you have looked at the state, run in its directory: terraform force-unlock {}",
+                lock.claim.id
+            ))
+        } else if died_applying {
+            Some(
+                "next: run `terraform plan`; what was being changed when it died may be missing from the state"
+                    .to_owned(),
+            )
+        } else {
+            None
+        }
+    }
+}
+
+impl LockAccount {
+    fn line(&self) -> (String, bool) {
+        let claim = &self.claim;
+        let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
+        let mut action = false;
+        line += &match &self.outcome {
+            Some(LockOutcome::Unlocked) => "released by Terraform".to_owned(),
+            Some(LockOutcome::Released) => "left by Terraform, deleted by tfguard".to_owned(),
+            Some(LockOutcome::Gone) => "not there any more".to_owned(),
+            Some(LockOutcome::NotTaken(why)) => {
+                format!("not taken, as far as Terraform said; tfguard could not look: {why}")
+            }
+            Some(LockOutcome::Kept) => "left in place, as --on-death says".to_owned(),
+            Some(LockOutcome::Left(why)) => {
+                action = true;
+                format!("NOT released: {why}")
+            }
+            None => "not looked after".to_owned(),
+        };
+        for half in &self.halves {
+            match &half.outcome {
+                HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => {
+                    let _ = write!(
+                        line,
+                        "; another one is there now, not touched: {} by {} since {} ({})",
+                        holder.id, holder.who, holder.created, holder.operation
+                    );
+                }
+                HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
+                    let _ = write!(line, "; something that is no lock is at {}, not touched", half.place);
+                }
+                HalfOutcome::Left { .. } => {
+                    let _ = write!(line, " [{}]", half.place);
+                }
+                HalfOutcome::Deleted | HalfOutcome::AlreadyGone => {}
+            }
+        }
+        (line, action)
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string())
+}

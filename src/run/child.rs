@@ -1,0 +1,258 @@
+//! The child: how it is started, and how its end is learned.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use jiff::Timestamp;
+use tokio::process::Command;
+
+use crate::ci;
+use crate::exit;
+use crate::report::Ending;
+use crate::session::{ChildRecord, ProcessId, SessionDir, create_file};
+
+/// Terraform's log variables. If the user set any of them, all stay as they are.
+const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"];
+/// A second sink of Terraform (0.15 and later) and OpenTofu for their log, at level TRACE, whatever the variables
+/// above say (T §1.5). The file has to exist.
+const SECOND_LOG: &str = "TF_TEMP_LOG_PATH";
+
+/// How the child's environment differs from tfguard's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentChange {
+    /// To be set.
+    pub set: Vec<(&'static str, OsString)>,
+    /// To be taken away.
+    pub remove: &'static [&'static str],
+    /// Whether Terraform will log to the session's file.
+    pub logs: bool,
+}
+
+/// Decides how the child's environment differs from `env`, so that Terraform logs to `log` too.
+#[must_use]
+pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path) -> EnvironmentChange {
+    let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
+    // Terraform up to 1.0 would start itself a second time, and signals would go astray (T §4.4).
+    let mut set = vec![("TF_FORK", OsString::from("0"))];
+    let mut logs = true;
+    if !LOG_VARIABLES.iter().any(is_set) {
+        // The lock's records are at level INFO, which costs Terraform nothing.
+        set.push(("TF_LOG_CORE", "info".into()));
+        set.push(("TF_LOG_PATH", log.into()));
+    } else if !is_set(&SECOND_LOG) {
+        set.push((SECOND_LOG, log.into()));
+    } else {
+        logs = false;
+    }
+    EnvironmentChange { set, remove: ci::HUNTING_VARIABLES, logs }
+}
+
+/// The command could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such command.
+    #[error("{0}: command not found")]
+    NotFound(String),
+    /// The command is there and the system will not run it.
+    #[error("{0}: cannot execute: {1}")]
+    CannotExecute(String, io::Error),
+    /// The session directory does not take what must be in it.
+    #[error(transparent)]
+    Session(#[from] crate::session::DirectoryError),
+}
+
+impl StartError {
+    /// The exit code that says it, as shells do.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => exit::NOT_FOUND,
+            Self::CannotExecute(..) => exit::CANNOT_EXECUTE,
+            Self::Session(_) => exit::TFGUARD_FAILED,
+        }
+    }
+}
+
+/// Where the child's output goes.
+#[derive(Debug)]
+pub enum Output {
+    /// To the spool files. None for stderr: to the same file as stdout.
+    Spool {
+        /// Spool of stdout.
+        stdout: File,
+        /// Spool of stderr.
+        stderr: Option<File>,
+    },
+    /// To tfguard's own stdout and stderr.
+    Terminal {
+        /// Whether it gets the terminal's foreground.
+        foreground: bool,
+    },
+}
+
+/// The child.
+#[derive(Debug)]
+pub enum Child {
+    /// Started by this process.
+    Own(tokio::process::Child),
+    /// Started by a supervisor that is dead. The system does not tell us how it ends.
+    Adopted(ProcessId),
+}
+
+impl Child {
+    /// Starts the command in a process group of its own. It writes its identity into the session before it becomes the
+    /// command, so that it can be found however early its supervisor is killed.
+    pub fn start(
+        command: &[OsString],
+        change: &EnvironmentChange,
+        output: Output,
+        session: &SessionDir,
+    ) -> Result<Self, StartError> {
+        let (program, arguments) = command.split_first().expect("the command line requires a command");
+        let attached = matches!(output, Output::Terminal { .. });
+        let foreground = matches!(output, Output::Terminal { foreground: true });
+        let mut child = Command::new(program);
+        child.args(arguments).envs(change.set.iter().map(|(name, value)| (name, value))).process_group(0);
+        for name in change.remove {
+            child.env_remove(name);
+        }
+        if let Output::Spool { stdout, stderr } = output {
+            let stderr = match stderr {
+                Some(stderr) => stderr,
+                None => stdout.try_clone().map_err(|error| StartError::CannotExecute(display(program), error))?,
+            };
+            child.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        }
+        let record = create_file(&session.child())?;
+        let record_fd = record.as_raw_fd();
+        // SAFETY: between fork and exec only async-signal-safe functions are called, on memory of the stack.
+        unsafe {
+            child.pre_exec(move || {
+                record_own_stat(record_fd);
+                if attached {
+                    ignore_hangup();
+                }
+                if foreground {
+                    take_foreground();
+                }
+                Ok(())
+            });
+        }
+        child.spawn().map(Self::Own).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StartError::NotFound(display(program)),
+            _ => StartError::CannotExecute(display(program), error),
+        })
+    }
+
+    /// Waits for the child's end.
+    pub async fn ended(&mut self) -> Ending {
+        match self {
+            Self::Own(child) => match child.wait().await {
+                Ok(status) => ending(status),
+                Err(error) => {
+                    tracing::error!("cannot learn how the command ended: {error}");
+                    Ending::Unknown { at: Timestamp::now() }
+                }
+            },
+            Self::Adopted(id) => {
+                id.gone().await;
+                Ending::Unknown { at: Timestamp::now() }
+            }
+        }
+    }
+}
+
+fn display(program: &OsStr) -> String {
+    program.to_string_lossy().into_owned()
+}
+
+fn ending(status: ExitStatus) -> Ending {
+    use std::os::unix::process::ExitStatusExt as _;
+    let at = Timestamp::now();
+    match status.signal() {
+        Some(signal) => Ending::Died { signal, at },
+        None => Ending::Exited { code: exit::of_child(status), at },
+    }
+}
+
+/// Reads what the child wrote of itself; none if it never came to that.
+#[must_use]
+pub fn read_record(session: &SessionDir) -> Option<ChildRecord> {
+    ChildRecord::from_stat(&std::fs::read(session.child()).ok()?)
+}
+
+/// Copies `/proc/self/stat` to a descriptor, with system calls only. If it fails, the record is missing, which is what
+/// a supervisor killed here would have left too.
+fn record_own_stat(to: i32) {
+    let mut line = [0_u8; 1024];
+    // SAFETY: the path is NUL-terminated, `line` is valid for its length, and `length` bytes of it were filled.
+    unsafe {
+        let from = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let length = libc::read(from, line.as_mut_ptr().cast(), line.len());
+        if let Ok(length @ 1..) = usize::try_from(length) {
+            libc::write(to, line.as_ptr().cast(), length);
+        }
+        libc::close(from);
+    }
+}
+
+/// Makes the child's group the one that the terminal's keys speak to. Done by the child, so that it has the terminal
+/// before it is the command. SIGTTOU is ignored here, as in tfguard, and must not be in the command.
+fn take_foreground() {
+    // SAFETY: system calls on a standard descriptor, and a disposition that is no handler.
+    unsafe {
+        libc::tcsetpgrp(0, libc::getpid());
+        libc::signal(libc::SIGTTOU, libc::SIG_DFL);
+    }
+}
+
+/// A terminal that hangs up sends SIGHUP to the foreground group, which kills a Terraform at once and providers with
+/// it (T §4.1). tfguard gets the hang-up too, and makes it one graceful interrupt.
+fn ignore_hangup() {
+    // SAFETY: sets a disposition that is no handler.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(env: &[(&str, &str)]) -> EnvironmentChange {
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        environment_change(&env, Path::new("/s/terraform.log"))
+    }
+
+    fn names(change: &EnvironmentChange) -> Vec<&'static str> {
+        change.set.iter().map(|(name, _)| *name).collect()
+    }
+
+    #[test]
+    fn without_log_variables_terraform_logs_at_info_to_the_session() {
+        for env in [&[][..], &[("TF_LOG", "")], &[("TF_TEMP_LOG_PATH", "/mine")]] {
+            let change = change(env);
+            assert_eq!(names(&change), ["TF_FORK", "TF_LOG_CORE", "TF_LOG_PATH"], "{env:?}");
+            assert!(change.logs);
+        }
+    }
+
+    #[test]
+    fn a_log_variable_of_the_users_stays_and_the_second_sink_serves() {
+        for name in LOG_VARIABLES {
+            let change = change(&[(name, "x")]);
+            assert_eq!(names(&change), ["TF_FORK", "TF_TEMP_LOG_PATH"], "{name}");
+            assert!(change.logs);
+        }
+    }
+
+    #[test]
+    fn with_both_sinks_taken_there_is_no_log_for_us() {
+        let change = change(&[("TF_LOG", "debug"), ("TF_TEMP_LOG_PATH", "/mine")]);
+        assert_eq!(names(&change), ["TF_FORK"]);
+        assert!(!change.logs);
+    }
+}

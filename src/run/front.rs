@@ -1,0 +1,297 @@
+//! The front of a detached run: the process that the CI started. It starts the supervisor, copies the child's output
+//! from the spool to the CI's log, passes requests to stop on, and reports.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream as StdStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::control::{self, Incoming, Outgoing, ToFront, ToSupervisor};
+use super::machine::StopRequest;
+use super::plan::Plan;
+use super::requests;
+use super::spool::Relay;
+use super::supervisor::Supervisor;
+use super::{Failure, conclude, job, new_account};
+use crate::ci;
+use crate::report::Account;
+use crate::session::{Journal, ProcessId, SessionDir, create_file};
+
+/// Runs a command detached; gives tfguard's exit code.
+pub fn run(plan: &Plan) -> Result<u8, Failure> {
+    // Asked first: it may end while the session is made.
+    let parent = requests::parent();
+    let session = SessionDir::create(|name| std::env::var_os(name))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let ended = runtime.block_on(front(plan, &session, parent));
+    // What still waits in a thread (a stalled reader) is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Fills the session directory and starts the supervisor in it.
+fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
+    create_file(&session.stdout())?;
+    if !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
+        create_file(&session.stderr())?;
+    }
+    let mut journal = Journal::new(new_account(plan, session));
+    journal.front = ProcessId::own();
+    journal.write(session)?;
+    let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
+    spawn_supervisor(session, theirs.into()).map_err(Failure::Start)?;
+    Ok(ours)
+}
+
+/// Whether two descriptors are one pipe, file or terminal. The child's stdout and stderr then share one spool, so that
+/// the order in which it writes to them is kept.
+fn same_file(one: impl AsFd, other: impl AsFd) -> bool {
+    let file = |fd: &dyn AsFd| -> io::Result<(u64, u64, u64)> {
+        let file = File::from(fd.as_fd().try_clone_to_owned()?).metadata()?;
+        Ok((file.dev(), file.ino(), file.rdev()))
+    };
+    matches!((file(&one), file(&other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Starts this program again as the supervisor: in a session of its own, not our child but the init process's, without
+/// the variables by which CI systems hunt processes. Its stdout is the control socket.
+fn spawn_supervisor(session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
+    let mut supervisor = Command::new("/proc/self/exe");
+    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(std::env::args_os().skip(1));
+    for name in ci::HUNTING_VARIABLES {
+        supervisor.env_remove(name);
+    }
+    let errors = create_file(&session.supervisor_stderr()).map_err(io::Error::other)?;
+    supervisor.stdout(Stdio::from(socket)).stderr(Stdio::from(errors));
+    // SAFETY: setsid, fork and _exit are async-signal-safe, and this process has no other thread yet.
+    unsafe {
+        supervisor.pre_exec(|| {
+            if libc::setsid() == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            // The first child ends here, so that the second, which goes on to exec, is reparented.
+            match libc::fork() {
+                -1 => Err(io::Error::last_os_error()),
+                0 => Ok(()),
+                _ => libc::_exit(0),
+            }
+        });
+    }
+    supervisor.spawn()?.wait()?;
+    Ok(())
+}
+
+async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> Result<u8, Failure> {
+    let (to_us, mut requests) = unbounded_channel();
+    // First, so that from here on no signal kills this process.
+    requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
+    let socket = start(plan, session).inspect_err(|_| session.remove())?;
+    if let Some(parent) = parent.filter(|_| plan.watch_parent) {
+        requests::from_parent(to_us.clone(), parent);
+    }
+    reap_as_init().map_err(Failure::Start)?;
+    let stdout = Relay::start(Some(&session.stdout()), io::stdout()).map_err(Failure::Start)?;
+    let spool = session.stderr();
+    let stderr = Relay::start(spool.exists().then_some(spool.as_path()), io::stderr()).map_err(Failure::Start)?;
+    crate::say::through(stderr.sayer());
+
+    let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
+    let account = match converse(&mut incoming, &mut outgoing, &mut requests, &stderr).await {
+        Answer::Ended(account) => Ok(*account),
+        Answer::NotStarted { error, code } => Err(Failure::NotStarted { error, code }),
+        Answer::SupervisorDied { passed_on } => {
+            for request in passed_on {
+                let _ = to_us.send(request);
+            }
+            take_over(plan, session, &mut requests).await
+        }
+    };
+    let account = match account {
+        Ok(account) => account,
+        Err(failure) => {
+            session.remove();
+            // The words go the way of all words: through the relay.
+            tracing::error!("{failure}");
+            finish_output(stdout, stderr, &mut requests).await;
+            return Ok(failure.exit_code());
+        }
+    };
+    stdout.complete();
+    join(stdout, &mut requests).await;
+    account.say();
+    stderr.complete();
+    join(stderr, &mut requests).await;
+    super::clean_up(session, &account);
+    Ok(account.exit_code())
+}
+
+enum Answer {
+    Ended(Box<Account>),
+    NotStarted {
+        error: String,
+        code: u8,
+    },
+    SupervisorDied {
+        /// What it may never have read.
+        passed_on: Vec<StopRequest>,
+    },
+}
+
+async fn converse(
+    incoming: &mut Incoming,
+    outgoing: &mut Outgoing,
+    requests: &mut UnboundedReceiver<StopRequest>,
+    stderr: &Relay,
+) -> Answer {
+    let sayer = stderr.sayer();
+    let mut passed_on = Vec::new();
+    loop {
+        tokio::select! {
+            message = incoming.next() => match message {
+                Some(ToFront::Started) => {}
+                Some(ToFront::Say(line)) => sayer.say(line),
+                Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
+                Some(ToFront::Ended(account)) => {
+                    // As PID 1 of a container this process must not end before the supervisor has.
+                    while incoming.next::<ToFront>().await.is_some() {}
+                    return Answer::Ended(account);
+                }
+                None => return Answer::SupervisorDied { passed_on },
+            },
+            Some(request) = requests.recv() => {
+                outgoing.send(&ToSupervisor::Stop(request.clone())).await;
+                passed_on.push(request);
+            }
+        }
+    }
+}
+
+/// The supervisor was killed. Terraform may be alive: this process supervises it from here on.
+async fn take_over(
+    plan: &Plan,
+    session: &SessionDir,
+    requests: &mut UnboundedReceiver<StopRequest>,
+) -> Result<Account, Failure> {
+    let words = std::fs::read_to_string(session.supervisor_stderr()).unwrap_or_default();
+    tracing::warn!(
+        "tfguard's supervisor was killed; this process takes its place{}{words}",
+        if words.is_empty() { "" } else { ": " }
+    );
+    let journal = Journal::read(session)?;
+    let job = job(plan, session.clone(), journal.account.started);
+    let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
+    let account = supervisor.run(requests).await;
+    conclude(plan, &account);
+    Ok(account)
+}
+
+async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+    stdout.complete();
+    stderr.complete();
+    join(stdout, requests).await;
+    join(stderr, requests).await;
+}
+
+/// Waits until a stream is copied, however slowly it is read; whoever asks for a stop now does not wait for the reader.
+async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+    let copied = tokio::task::spawn_blocking(move || relay.join());
+    tokio::select! {
+        _ = copied => {}
+        Some(_) = requests.recv() => {}
+    }
+}
+
+/// As PID 1 of a container, buries every orphan.
+fn reap_as_init() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Ok(());
+    }
+    let mut children = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
+    tokio::spawn(async move {
+        while children.recv().await.is_some() {
+            while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                if status == WaitStatus::StillAlive {
+                    break;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The supervisor's process: everything after its start from [`run`].
+pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
+    let session = SessionDir::open(session)?;
+    let socket = take_stdout().map_err(Failure::Start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    runtime.block_on(async {
+        let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
+        let (to_front, mut messages) = unbounded_channel::<ToFront>();
+        let says = to_front.clone();
+        crate::say::through_channel(move |line| drop(says.send(ToFront::Say(line))));
+        let sender = tokio::spawn(async move {
+            // The front may be gone; what is said then stays in the journal.
+            while let Some(message) = messages.recv().await {
+                let last = matches!(message, ToFront::Ended(_) | ToFront::NotStarted { .. });
+                outgoing.send(&message).await;
+                if last {
+                    return;
+                }
+            }
+        });
+        let (to_us, mut requests) = unbounded_channel();
+        requests::from_signals(to_us.clone(), plan.heed_hangup, true).map_err(Failure::Start)?;
+        let mut journal = Journal::read(&session)?;
+        journal.supervisor = ProcessId::own();
+        let job = job(plan, session.clone(), journal.account.started);
+        let message = match started(&job, journal) {
+            Ok(supervisor) => {
+                let _ = to_front.send(ToFront::Started);
+                tokio::spawn(async move {
+                    while let Some(ToSupervisor::Stop(request)) = incoming.next().await {
+                        let _ = to_us.send(request);
+                    }
+                    let _ = to_us.send(StopRequest::FrontDied);
+                });
+                let account = supervisor.run(&mut requests).await;
+                conclude(plan, &account);
+                ToFront::Ended(Box::new(account))
+            }
+            Err(failure) => ToFront::NotStarted { error: failure.to_string(), code: failure.exit_code() },
+        };
+        let _ = to_front.send(message);
+        let _ = sender.await;
+        Ok(0)
+    })
+}
+
+fn started(job: &super::Job, journal: Journal) -> Result<Supervisor<'_>, Failure> {
+    let spool = |path: &std::path::Path| File::options().append(true).open(path);
+    let stdout = spool(&job.session.stdout()).map_err(Failure::Start)?;
+    let stderr = spool(&job.session.stderr()).ok();
+    let supervisor = Supervisor::start(job, journal, super::child::Output::Spool { stdout, stderr })?;
+    // Terraform has its own copy; ours would keep the CI's pipe open after the front is gone.
+    let _ = null_over(0);
+    Ok(supervisor)
+}
+
+/// Takes the control socket from stdout, where the front put it, and leaves /dev/null there.
+fn take_stdout() -> io::Result<StdStream> {
+    let socket = io::stdout().as_fd().try_clone_to_owned()?;
+    null_over(1)?;
+    Ok(socket.into())
+}
+
+fn null_over(descriptor: i32) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // SAFETY: replaces one of the standard descriptors, which nobody here owns, by a copy of `null`.
+    let done = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), descriptor) };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

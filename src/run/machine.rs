@@ -1,0 +1,357 @@
+//! The supervisor's decisions, as a state machine without I/O.
+//!
+//! It takes events and a time, and gives actions. It holds no clock, no process and no file, so every order of events
+//! can be tried in a test. Call order: [`Machine::handle`] for each event, [`Machine::handle_time`] once the time of
+//! [`Machine::next_time`] has come, and after either [`Machine::poll_action`] until it gives nothing.
+//!
+//! What it guarantees, whatever the events:
+//! * at most one [`Action::Interrupt`], none before a stop was requested, none once the child was seen interrupted (P3);
+//! * [`Action::Release`] only after the child has ended and a later inspection found nobody alive (P2);
+//! * exactly one [`Action::Finish`], and nothing after it (P4).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::Phase;
+
+/// A moment, as the time passed since the session began. Monotonic: a suspended machine does not eat the grace.
+pub type Moment = Duration;
+
+/// Somebody wants the run to stop. Requests are counted, signals are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StopRequest {
+    /// tfguard received a signal.
+    Signal {
+        /// The signal's name, such as `SIGTERM`.
+        name: String,
+        /// The sending process where the kernel tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_pid: Option<i32>,
+        /// Whether the supervisor itself was hit, not only the front. Nobody knows its pid, so somebody is signalling
+        /// every process there is (GitLab's docker executor does), Terraform among them.
+        #[serde(default)]
+        everybody: bool,
+    },
+    /// The front is gone: its control socket closed.
+    FrontDied,
+    /// The process that started tfguard is gone (`run: tfguard …` without `exec` on GitHub Actions).
+    ParentDied,
+    /// The time given by `--deadline` is over.
+    Deadline,
+}
+
+impl std::fmt::Display for StopRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Signal { name, from_pid: Some(pid), .. } => write!(f, "{name} from process {pid}"),
+            Self::Signal { name, .. } => f.write_str(name),
+            Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
+            Self::ParentDied => f.write_str("the process that started tfguard ended"),
+            Self::Deadline => f.write_str("--deadline reached"),
+        }
+    }
+}
+
+/// What happened in the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody wants the run to stop.
+    StopRequested(StopRequest),
+    /// Terraform said that it was interrupted, whoever did it.
+    InterruptReported,
+    /// Terraform's log says that it is doing something else now.
+    PhaseChanged(Phase),
+    /// A Terraform began after the interrupt was sent (a script went on to its next command).
+    TerraformStarted,
+    /// The child is gone.
+    ChildEnded {
+        /// By a signal, its own panic or tfguard's kill: what it held may be left, and others of its tree may live on.
+        unclean: bool,
+    },
+    /// Answer to [`Action::ReadLog`]: the log was read to its end.
+    LogRead {
+        /// Whether a lock is left to account for.
+        locks_left: bool,
+    },
+    /// Answer to [`Action::Inspect`].
+    Inspected {
+        /// Whether a process of the session is, or may be, alive.
+        alive: bool,
+    },
+    /// Answer to [`Action::Release`].
+    ReleaseEnded,
+}
+
+/// What the supervisor has to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Write down that the interrupt is about to be sent, then send SIGINT to each Terraform, once.
+    Interrupt,
+    /// Somebody else interrupted Terraform: write that down, so that nobody does it a second time.
+    NoteInterrupt,
+    /// Send SIGINT to each Terraform that started after the interrupt, once.
+    InterruptNewcomers,
+    /// Send SIGKILL to everything of the session that is alive.
+    Kill,
+    /// Read the log to its end and answer with [`Event::LogRead`].
+    ReadLog,
+    /// Look whether a process of the session is alive and answer with [`Event::Inspected`].
+    Inspect,
+    /// Release what is left and answer with [`Event::ReleaseEnded`].
+    Release,
+    /// The end. Nothing follows.
+    Finish(Finish),
+}
+
+/// How the session ended for its processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Everything that had to be gone is gone.
+    Gone,
+    /// A process of the session may still be alive: locks that are left stay.
+    Alive,
+}
+
+/// The times by which the machine goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// From the interrupt to the kill while Terraform may be changing something.
+    pub grace: Duration,
+    /// From the interrupt to the kill while Terraform only plans: killing it then loses nothing but the lock.
+    pub planning_grace: Duration,
+    /// Ask for the stop at this moment.
+    pub deadline: Option<Moment>,
+}
+
+/// How long the machine waits for Terraform's own "Interrupt received." before it interrupts. Terraform prints it
+/// within milliseconds of the signal; a busy machine needs some more.
+pub const LOOK: Duration = Duration::from_millis(300);
+/// The same when everybody is being signalled: GitLab's docker executor goes from process to process, and Terraform's
+/// turn came before ours (C §3.4).
+pub const LOOK_EVERYBODY: Duration = Duration::from_secs(2);
+/// How often the machine looks whether a killed tree is gone.
+const INSPECT_EVERY: Duration = Duration::from_millis(100);
+/// How long processes may take to go after a SIGKILL, or on their own after an orderly end, before tfguard gives up
+/// and leaves the lock. A provider gets 2 s from Terraform itself (T §4.5); a process stuck in the kernel never goes.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// A stop was requested; waiting to see whether Terraform was interrupted already.
+    Looking {
+        until: Moment,
+    },
+    /// Terraform was interrupted; it has its grace.
+    Stopping {
+        since: Moment,
+    },
+    /// SIGKILL was sent; the child's end is awaited.
+    Killing {
+        until: Moment,
+    },
+    /// The child ended; its log is being read.
+    Reading {
+        unclean: bool,
+    },
+    /// The child ended; what is left of its tree has to go.
+    Clearing {
+        until: Moment,
+        again: Option<Moment>,
+        kill: bool,
+        then_release: bool,
+    },
+    Releasing,
+    Finished,
+}
+
+/// The machine. See the module's documentation.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    terms: Terms,
+    state: State,
+    phase: Phase,
+    /// Terraform said that it was interrupted.
+    interrupted: bool,
+    first_request: Option<StopRequest>,
+    actions: VecDeque<Action>,
+}
+
+impl Machine {
+    /// A machine for a child that was just started (or taken over).
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            state: State::Running,
+            phase: Phase::Unknown,
+            interrupted: false,
+            first_request: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The machine of a supervisor that takes over from a dead one, which had already sent the interrupt.
+    #[must_use]
+    pub fn already_interrupted(mut self) -> Self {
+        self.interrupted = true;
+        self
+    }
+
+    /// The next action, if there is one.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Machine::handle_time`] wants to be called.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Moment> {
+        match self.state {
+            State::Running => self.terms.deadline,
+            State::Looking { until } | State::Killing { until } => Some(until),
+            State::Stopping { since } => Some(since + self.grace()),
+            State::Clearing { until, again, .. } => Some(again.map_or(until, |again| again.min(until))),
+            State::Reading { .. } | State::Releasing | State::Finished => None,
+        }
+    }
+
+    /// The request that began the stop, if any did.
+    #[must_use]
+    pub fn first_request(&self) -> Option<&StopRequest> {
+        self.first_request.as_ref()
+    }
+
+    /// The grace that holds in the phase Terraform is in.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        match self.phase {
+            Phase::Planning => self.terms.planning_grace.min(self.terms.grace),
+            Phase::Unknown | Phase::Applying => self.terms.grace,
+        }
+    }
+
+    /// Takes an event that happened `now`.
+    pub fn handle(&mut self, event: Event, now: Moment) {
+        match event {
+            Event::StopRequested(request) => self.stop(request, now),
+            Event::InterruptReported => {
+                self.interrupted = true;
+                if let State::Looking { .. } = self.state {
+                    self.already_stopping(now);
+                }
+            }
+            Event::PhaseChanged(phase) => self.phase = phase,
+            Event::TerraformStarted => {
+                if let State::Stopping { .. } = self.state {
+                    self.actions.push_back(Action::InterruptNewcomers);
+                }
+            }
+            Event::ChildEnded { unclean } => self.child_ended(unclean),
+            Event::LogRead { locks_left } => {
+                if let State::Reading { unclean } = self.state {
+                    self.log_read(locks_left, unclean, now);
+                }
+            }
+            Event::Inspected { alive } => self.inspected(alive, now),
+            Event::ReleaseEnded => {
+                if self.state == State::Releasing {
+                    self.finish(Finish::Gone);
+                }
+            }
+        }
+    }
+
+    /// Tells the machine that the time is `now`.
+    pub fn handle_time(&mut self, now: Moment) {
+        if self.next_time().is_none_or(|time| now < time) {
+            return;
+        }
+        match self.state {
+            State::Running => self.stop(StopRequest::Deadline, now),
+            State::Looking { .. } => {
+                self.actions.push_back(Action::Interrupt);
+                self.state = State::Stopping { since: now };
+            }
+            State::Stopping { .. } => {
+                self.actions.push_back(Action::Kill);
+                self.state = State::Killing { until: now + PATIENCE };
+            }
+            State::Killing { .. } => self.finish(Finish::Alive),
+            State::Clearing { until, .. } if now >= until => self.finish(Finish::Alive),
+            State::Clearing { until, kill, then_release, .. } => {
+                self.clear(until, kill, then_release);
+            }
+            State::Reading { .. } | State::Releasing | State::Finished => {}
+        }
+    }
+
+    fn stop(&mut self, request: StopRequest, now: Moment) {
+        let everybody = matches!(request, StopRequest::Signal { everybody: true, .. });
+        self.first_request.get_or_insert(request);
+        match self.state {
+            State::Running if self.interrupted => self.already_stopping(now),
+            State::Running => {
+                self.state = State::Looking { until: now + if everybody { LOOK_EVERYBODY } else { LOOK } };
+            }
+            State::Clearing { until, kill: false, then_release, .. } => self.clear(until, true, then_release),
+            _ => {}
+        }
+    }
+
+    fn already_stopping(&mut self, now: Moment) {
+        self.actions.push_back(Action::NoteInterrupt);
+        self.state = State::Stopping { since: now };
+    }
+
+    fn child_ended(&mut self, unclean: bool) {
+        let unclean = match self.state {
+            State::Running | State::Looking { .. } | State::Stopping { .. } => unclean,
+            State::Killing { .. } => true,
+            State::Reading { .. } | State::Clearing { .. } | State::Releasing | State::Finished => return,
+        };
+        self.state = State::Reading { unclean };
+        self.actions.push_back(Action::ReadLog);
+    }
+
+    fn log_read(&mut self, locks_left: bool, unclean: bool, now: Moment) {
+        // What outlives a run that was told to stop, or a Terraform that died over its lock, is a leftover. What
+        // outlives an orderly end is the user's business (a daemon that a provisioner started): it is left alone.
+        let kill = self.first_request.is_some() || (unclean && locks_left);
+        if kill || locks_left {
+            self.clear(now + PATIENCE, kill, locks_left);
+        } else {
+            self.finish(Finish::Gone);
+        }
+    }
+
+    fn clear(&mut self, until: Moment, kill: bool, then_release: bool) {
+        if kill {
+            self.actions.push_back(Action::Kill);
+        }
+        self.actions.push_back(Action::Inspect);
+        self.state = State::Clearing { until, again: None, kill, then_release };
+    }
+
+    fn inspected(&mut self, alive: bool, now: Moment) {
+        let State::Clearing { until, kill, then_release, .. } = self.state else { return };
+        if alive {
+            self.state = State::Clearing { until, again: Some(now + INSPECT_EVERY), kill, then_release };
+        } else if then_release {
+            self.actions.push_back(Action::Release);
+            self.state = State::Releasing;
+        } else {
+            self.finish(Finish::Gone);
+        }
+    }
+
+    fn finish(&mut self, how: Finish) {
+        self.actions.push_back(Action::Finish(how));
+        self.state = State::Finished;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! Every order of events up to a useful depth, with the promises checked on each.
+
+use std::collections::HashSet;
+
+use super::*;
+
+const GRACE: Duration = Duration::from_secs(300);
+const PLANNING: Duration = Duration::from_secs(10);
+
+fn machine(deadline: Option<u64>) -> Machine {
+    Machine::new(Terms { grace: GRACE, planning_grace: PLANNING, deadline: deadline.map(Duration::from_secs) })
+}
+
+fn signal(everybody: bool) -> StopRequest {
+    StopRequest::Signal { name: "SIGTERM".to_owned(), from_pid: None, everybody }
+}
+
+/// What the world has seen and done: enough to judge each action by the promises.
+#[derive(Debug, Clone, Default)]
+struct Witness {
+    stop_requested: bool,
+    reported: bool,
+    interrupts: u32,
+    /// When Terraform is known to have been interrupted, by whomever, with a stop requested.
+    stopping_since: Option<Moment>,
+    phase: Phase,
+    ended: bool,
+    unclean: bool,
+    locks_left: bool,
+    /// The last answer to an inspection after the child's end.
+    gone: bool,
+    asked: Vec<Action>,
+    finished: bool,
+}
+
+impl Witness {
+    /// Judges the actions that an event led to.
+    fn judge(&mut self, machine: &mut Machine, now: Moment, story: &[String]) {
+        while let Some(action) = machine.poll_action() {
+            let told = || format!("{action:?} after {story:#?}");
+            assert!(!self.finished, "P4: nothing follows the end: {}", told());
+            match action {
+                Action::Interrupt => {
+                    self.interrupts += 1;
+                    assert_eq!(self.interrupts, 1, "P3: one interrupt: {}", told());
+                    assert!(self.stop_requested, "P3: nobody asked: {}", told());
+                    assert!(!self.reported, "P3: Terraform was interrupted already: {}", told());
+                    assert!(!self.ended, "there is nobody to interrupt: {}", told());
+                    self.stopping_since = Some(now);
+                }
+                Action::NoteInterrupt => {
+                    assert!(self.reported && self.stop_requested && !self.ended, "{}", told());
+                    self.stopping_since = Some(now);
+                }
+                Action::InterruptNewcomers => {
+                    assert!(self.stopping_since.is_some() && !self.ended, "P3: {}", told());
+                }
+                Action::Kill if self.ended => {
+                    assert!(self.stop_requested || (self.unclean && self.locks_left), "{}", told());
+                }
+                Action::Kill => {
+                    let grace = if self.phase == Phase::Planning { PLANNING } else { GRACE };
+                    let since = self.stopping_since.expect("killed without an interrupt");
+                    assert!(now >= since + grace, "killed within its grace: {}", told());
+                    self.unclean = true;
+                }
+                Action::ReadLog => assert!(self.ended, "{}", told()),
+                Action::Inspect => {
+                    assert!(self.ended, "{}", told());
+                    self.gone = false;
+                }
+                Action::Release => {
+                    assert!(self.ended && self.gone && self.locks_left, "P2: {}", told());
+                }
+                Action::Finish(_) => self.finished = true,
+            }
+            if matches!(action, Action::ReadLog | Action::Inspect | Action::Release) {
+                self.asked.push(action);
+            }
+        }
+    }
+
+    /// What may happen next.
+    fn possible(&self) -> Vec<Event> {
+        let mut events = vec![Event::StopRequested(signal(false)), Event::StopRequested(signal(true))];
+        if self.finished {
+            return events;
+        }
+        events.push(Event::StopRequested(StopRequest::FrontDied));
+        if !self.ended {
+            events.extend([
+                Event::InterruptReported,
+                Event::TerraformStarted,
+                Event::PhaseChanged(Phase::Planning),
+                Event::PhaseChanged(Phase::Applying),
+                Event::ChildEnded { unclean: false },
+                Event::ChildEnded { unclean: true },
+            ]);
+        }
+        match self.asked.first() {
+            Some(Action::ReadLog) => {
+                events.extend([Event::LogRead { locks_left: false }, Event::LogRead { locks_left: true }]);
+            }
+            Some(Action::Inspect) => {
+                events.extend([Event::Inspected { alive: false }, Event::Inspected { alive: true }])
+            }
+            Some(Action::Release) => events.push(Event::ReleaseEnded),
+            _ => {}
+        }
+        events
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::StopRequested(_) => self.stop_requested = true,
+            Event::InterruptReported => self.reported = true,
+            Event::PhaseChanged(phase) => self.phase = *phase,
+            Event::TerraformStarted => {}
+            Event::ChildEnded { unclean } => {
+                self.ended = true;
+                self.unclean |= unclean;
+            }
+            Event::LogRead { locks_left } => {
+                self.locks_left = *locks_left;
+                self.asked.remove(0);
+            }
+            Event::Inspected { alive } => {
+                self.gone = !alive;
+                self.asked.remove(0);
+            }
+            Event::ReleaseEnded => {
+                self.asked.remove(0);
+            }
+        }
+    }
+}
+
+/// From here, if everything goes well, the end is reached.
+fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: Moment, story: &[String]) {
+    if !witness.ended {
+        witness.note(&Event::ChildEnded { unclean: false });
+        machine.handle(Event::ChildEnded { unclean: false }, now);
+        witness.judge(&mut machine, now, story);
+    }
+    for _ in 0..10 {
+        let answer = match witness.asked.first() {
+            Some(Action::ReadLog) => Event::LogRead { locks_left: true },
+            Some(Action::Inspect) => Event::Inspected { alive: false },
+            Some(Action::Release) => Event::ReleaseEnded,
+            _ if witness.finished => return,
+            _ => {
+                now = machine.next_time().unwrap_or_else(|| panic!("P4: stuck after {story:#?}"));
+                machine.handle_time(now);
+                witness.judge(&mut machine, now, story);
+                continue;
+            }
+        };
+        witness.note(&answer);
+        machine.handle(answer, now);
+        witness.judge(&mut machine, now, story);
+    }
+    panic!("P4: no end after {story:#?}");
+}
+
+struct Explorer {
+    seen: HashSet<String>,
+    steps: u64,
+}
+
+impl Explorer {
+    fn explore(&mut self, machine: &Machine, witness: &Witness, now: Moment, depth: u32, story: &mut Vec<String>) {
+        if !self.seen.insert(format!("{depth}{now:?}{machine:?}{witness:?}")) {
+            return;
+        }
+        self.steps += 1;
+        ends_when_all_goes_well(machine.clone(), witness.clone(), now, story);
+        if depth == 0 {
+            return;
+        }
+        for event in witness.possible() {
+            let (mut machine, mut witness) = (machine.clone(), witness.clone());
+            story.push(format!("{now:?} {event:?}"));
+            witness.note(&event);
+            machine.handle(event, now);
+            witness.judge(&mut machine, now, story);
+            self.explore(&machine, &witness, now, depth - 1, story);
+            story.pop();
+        }
+        if let Some(time) = machine.next_time() {
+            let (mut machine, mut witness) = (machine.clone(), witness.clone());
+            let just_before = time.saturating_sub(Duration::from_nanos(1));
+            if just_before >= now {
+                machine.handle_time(just_before);
+                assert_eq!(machine.poll_action(), None, "acted before its time after {story:#?}");
+            }
+            let now = time.max(now);
+            story.push(format!("{now:?} time"));
+            // The deadline is a request, and the machine makes it itself.
+            witness.stop_requested |= machine.state == State::Running;
+            machine.handle_time(now);
+            witness.judge(&mut machine, now, story);
+            self.explore(&machine, &witness, now, depth - 1, story);
+            story.pop();
+        }
+    }
+}
+
+#[test]
+fn the_promises_hold_in_every_order_of_events() {
+    for deadline in [None, Some(60)] {
+        let mut explorer = Explorer { seen: HashSet::new(), steps: 0 };
+        explorer.explore(&machine(deadline), &Witness::default(), Duration::ZERO, 11, &mut Vec::new());
+        assert!(explorer.steps > 10_000, "only {} states were reached", explorer.steps);
+    }
+}
+
+#[test]
+fn whoever_never_ends_is_given_up_in_bounded_time() {
+    let mut machine = machine(None);
+    machine.handle(Event::StopRequested(signal(false)), Duration::ZERO);
+    let mut actions = Vec::new();
+    while let Some(time) = machine.next_time() {
+        machine.handle_time(time);
+        actions.extend(std::iter::from_fn(|| machine.poll_action()));
+        assert!(time < Duration::from_secs(400));
+    }
+    assert_eq!(actions, [Action::Interrupt, Action::Kill, Action::Finish(Finish::Alive)]);
+}
+
+#[test]
+fn a_tree_that_never_goes_keeps_its_lock() {
+    let mut machine = machine(None);
+    machine.handle(Event::ChildEnded { unclean: true }, Duration::ZERO);
+    machine.handle(Event::LogRead { locks_left: true }, Duration::ZERO);
+    let mut now = Duration::ZERO;
+    let last = loop {
+        match machine.poll_action() {
+            Some(Action::Inspect) => machine.handle(Event::Inspected { alive: true }, now),
+            Some(Action::Finish(finish)) => break finish,
+            Some(_) => {}
+            None => {
+                now = machine.next_time().unwrap();
+                machine.handle_time(now);
+            }
+        }
+    };
+    assert_eq!(last, Finish::Alive);
+    assert_eq!(now, PATIENCE);
+}
+
+#[test]
+fn an_apply_that_begins_after_the_interrupt_gets_the_whole_grace() {
+    let mut machine = machine(None);
+    machine.handle(Event::PhaseChanged(Phase::Planning), Duration::ZERO);
+    machine.handle(Event::StopRequested(signal(false)), Duration::ZERO);
+    machine.handle_time(LOOK);
+    assert_eq!(machine.next_time(), Some(LOOK + PLANNING));
+    machine.handle(Event::PhaseChanged(Phase::Applying), Duration::from_secs(5));
+    assert_eq!(machine.next_time(), Some(LOOK + GRACE));
+}
+
+#[test]
+fn a_grace_shorter_than_that_of_planning_holds_for_planning_too() {
+    let mut machine = Machine::new(Terms { grace: Duration::from_secs(3), planning_grace: PLANNING, deadline: None });
+    machine.handle(Event::PhaseChanged(Phase::Planning), Duration::ZERO);
+    assert_eq!(machine.grace(), Duration::from_secs(3));
+}

@@ -1,0 +1,130 @@
+//! The guarded run: front, supervisor, child.
+
+mod attached;
+mod child;
+mod control;
+mod front;
+mod machine;
+mod plan;
+mod release;
+mod requests;
+mod spool;
+mod supervisor;
+mod targets;
+mod watch;
+
+use std::io;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+pub use machine::StopRequest;
+pub use plan::{Mode, Plan};
+pub use spool::Sayer;
+pub use supervisor::{Job, describe};
+
+use crate::exit;
+use crate::observe::Phase;
+use crate::report::{Account, LockOutcome};
+use crate::session::{DirectoryError, JournalError, SessionDir, replace_file};
+
+/// Why a run did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There is no place for its session.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its journal cannot be kept.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The system has no process, socket or thread for it.
+    #[error("tfguard cannot start: {0}")]
+    Start(io::Error),
+    /// The command could not be started.
+    #[error(transparent)]
+    Command(#[from] child::StartError),
+    /// The same, as the supervisor told it.
+    #[error("{error}")]
+    NotStarted {
+        /// Why.
+        error: String,
+        /// The exit code that says it.
+        code: u8,
+    },
+    /// The supervisor was killed before it started the command.
+    #[error("tfguard's supervisor was killed before it started the command; nothing was run, run it again")]
+    SupervisorDied,
+}
+
+impl Failure {
+    /// tfguard's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Command(error) => error.exit_code(),
+            Self::NotStarted { code, .. } => *code,
+            _ => exit::TFGUARD_FAILED,
+        }
+    }
+}
+
+/// Runs the plan; gives tfguard's exit code.
+pub fn run(plan: &Plan) -> Result<u8, Failure> {
+    match plan.mode {
+        Mode::Detached => front::run(plan),
+        Mode::Attached => attached::run(plan),
+    }
+}
+
+pub use front::supervise;
+
+fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
+    // A supervisor that takes over counts from the same beginning.
+    let passed = Timestamp::now().duration_since(started).try_into().unwrap_or_default();
+    Job {
+        command: plan.command.clone(),
+        env: plan.env.clone(),
+        session,
+        terms: plan.terms,
+        on_death: plan.on_death,
+        began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
+    }
+}
+
+fn new_account(plan: &Plan, session: &SessionDir) -> Account {
+    let program = plan.command.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
+    Account {
+        tfguard: env!("CARGO_PKG_VERSION").to_owned(),
+        session: session.name().to_string_lossy().into_owned(),
+        started: Timestamp::now(),
+        ended: None,
+        ci: plan.ci.clone(),
+        program: program.unwrap_or_default().to_string_lossy().into_owned(),
+        ending: None,
+        requests: Vec::new(),
+        interrupt: None,
+        killed: None,
+        phase: Phase::Unknown,
+        survivors: Vec::new(),
+        locks: Vec::new(),
+        troubles: Vec::new(),
+    }
+}
+
+/// Writes the report. By whoever supervised to the end: the front may be gone by then.
+fn conclude(plan: &Plan, account: &Account) {
+    if let Some(path) = &plan.report
+        && let Err(error) = replace_file(path, &account.report())
+    {
+        tracing::warn!("cannot write the report {}: {error}", path.display());
+    }
+}
+
+/// Removes the session, or what of it may hold secrets where a lock is left and somebody will want the journal.
+fn clean_up(session: &SessionDir, account: &Account) {
+    if account.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
+        session.remove_secrets();
+    } else {
+        session.remove();
+    }
+}

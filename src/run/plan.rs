@@ -1,0 +1,127 @@
+//! From what was typed to what it means: every option validated, every `auto` decided, before anything is started.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::machine::Terms;
+use crate::ci;
+use crate::cli::{Cli, OnDeath, Setting};
+
+/// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab (C §1), and longer than most
+/// providers need to end what they are doing.
+const GRACE: Duration = Duration::from_secs(5 * 60);
+/// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
+const PLANNING_GRACE: Duration = Duration::from_secs(10);
+/// What is kept of a CI's time limit, beyond the grace, for the kill and the release.
+const RESERVE: Duration = Duration::from_secs(60);
+
+/// Where the child runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Below a supervisor of its own, out of reach of the CI's signals.
+    Detached,
+    /// On this terminal.
+    Attached,
+}
+
+/// A run, decided.
+#[derive(Debug)]
+pub struct Plan {
+    /// The command.
+    pub command: Vec<OsString>,
+    /// The environment of tfguard.
+    pub env: HashMap<OsString, OsString>,
+    /// The CI run.
+    pub ci: Option<ci::Run>,
+    /// Where the child runs.
+    pub mode: Mode,
+    /// The machine's times.
+    pub terms: Terms,
+    /// What becomes of a lock that is left.
+    pub on_death: OnDeath,
+    /// Whether the end of the process that started tfguard is a request to stop.
+    pub watch_parent: bool,
+    /// Whether SIGHUP is a request to stop.
+    pub heed_hangup: bool,
+    /// Where the report goes.
+    pub report: Option<PathBuf>,
+}
+
+impl Plan {
+    /// Decides a run.
+    #[must_use]
+    pub fn new(cli: &Cli) -> Self {
+        let env: HashMap<OsString, OsString> = std::env::vars_os().collect();
+        let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
+        let ci = ci::Run::detect(text);
+        let grace = match cli.grace {
+            Setting::Auto => GRACE,
+            Setting::Fixed(grace) => grace,
+        };
+        let deadline = match cli.deadline {
+            None => None,
+            Some(Setting::Fixed(deadline)) => Some(deadline),
+            Some(Setting::Auto) => {
+                let deadline =
+                    ci::time_left(text, jiff::Timestamp::now()).map(|left| left.saturating_sub(grace + RESERVE));
+                match deadline {
+                    Some(deadline) => tracing::debug!("the CI's time limit is known: stopping after {deadline:?}"),
+                    None => tracing::debug!("this CI does not tell its time limit: no deadline"),
+                }
+                deadline
+            }
+        };
+        // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step (C §4.1).
+        let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        Self {
+            mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
+            terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
+            on_death: cli.on_death,
+            watch_parent: !cli.outlive_parent && !nohup,
+            heed_hangup: !nohup,
+            // The supervisor may outlive the step, not its working directory's meaning.
+            report: cli.report.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            command: cli.command.clone(),
+            env,
+            ci,
+        }
+    }
+}
+
+fn mode(attach: bool, detach: bool, ci: bool, terminal: bool) -> Mode {
+    if attach || (!detach && !ci && terminal) { Mode::Attached } else { Mode::Detached }
+}
+
+/// Whether this process inherited a signal as ignored.
+fn is_ignored(signal: i32) -> bool {
+    let mut current = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: only asks for the disposition, which it writes into `current` if it returns 0.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) == 0
+            && current.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detached_is_the_rule_and_a_person_at_a_terminal_the_exception() {
+        for bits in 0..16_u8 {
+            let [attach, detach, ci, terminal] = [0, 1, 2, 3].map(|bit| bits & (1 << bit) != 0);
+            let expected = if attach {
+                Mode::Attached
+            } else if detach || ci || !terminal {
+                Mode::Detached
+            } else {
+                Mode::Attached
+            };
+            assert_eq!(mode(attach, detach, ci, terminal), expected);
+        }
+    }
+}

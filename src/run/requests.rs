@@ -1,0 +1,43 @@
+//! Where requests to stop come from: signals, and the end of the process that started tfguard.
+
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook_tokio::SignalsInfo;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_stream::StreamExt as _;
+
+use super::machine::StopRequest;
+use crate::session::ProcessId;
+
+/// Turns the signals that CI systems and terminals send into requests, from now on. `everybody`: see [`StopRequest`].
+pub fn from_signals(to: UnboundedSender<StopRequest>, heed_hangup: bool, everybody: bool) -> std::io::Result<()> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT];
+    if heed_hangup {
+        signals.push(SIGHUP);
+    }
+    let mut signals = SignalsInfo::<WithOrigin>::new(signals)?;
+    tokio::spawn(async move {
+        while let Some(origin) = signals.next().await {
+            let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal").to_owned();
+            let from_pid = origin.process.map(|process| process.pid).filter(|pid| *pid > 0);
+            if to.send(StopRequest::Signal { name, from_pid, everybody }).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The process that started this one; none where it cannot be seen (PID 1, another PID namespace).
+#[must_use]
+pub fn parent() -> Option<ProcessId> {
+    ProcessId::of(nix::unistd::getppid().as_raw()).filter(|parent| parent.pid > 1)
+}
+
+/// Requests a stop when `parent` ends.
+pub fn from_parent(to: UnboundedSender<StopRequest>, parent: ProcessId) {
+    tokio::spawn(async move {
+        parent.gone().await;
+        let _ = to.send(StopRequest::ParentDied);
+    });
+}

@@ -1,0 +1,171 @@
+//! The front's side of the output: copies a spool file to the CI's stdout or stderr as it grows.
+//!
+//! Each stream has a thread of its own, so that a CI log that does not read stalls neither the other stream nor the
+//! front's signals. It never stalls the child, which writes to a file.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+
+/// One stream on its way to the CI.
+#[derive(Debug)]
+pub struct Relay {
+    thread: JoinHandle<()>,
+    orders: Arc<Orders>,
+}
+
+/// What the front wants of the thread.
+#[derive(Debug)]
+struct Orders {
+    wake: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// tfguard's own lines, to be written between what the child writes.
+    lines: VecDeque<String>,
+    /// The spool is complete: copy to its end and stop.
+    complete: bool,
+}
+
+impl Orders {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Lets any thread add lines to a stream.
+#[derive(Debug, Clone)]
+pub struct Sayer(Arc<Orders>);
+
+impl Sayer {
+    /// Adds a line.
+    pub fn say(&self, line: String) {
+        self.0.lock().lines.push_back(line);
+        self.0.wake();
+    }
+}
+
+impl Relay {
+    /// Starts copying `spool`, if there is one, to `to`.
+    pub fn start(spool: Option<&Path>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let orders = Arc::new(Orders { wake, state: Mutex::default() });
+        let spool = spool.map(Spool::open).transpose()?;
+        let thread = std::thread::Builder::new().name("relay".to_owned()).spawn({
+            let orders = orders.clone();
+            move || relay(spool, to.as_fd(), &orders)
+        })?;
+        Ok(Self { thread, orders })
+    }
+
+    /// For tfguard's own lines.
+    #[must_use]
+    pub fn sayer(&self) -> Sayer {
+        Sayer(self.orders.clone())
+    }
+
+    /// The spool is complete; the thread ends once everything is copied.
+    pub fn complete(&self) {
+        self.orders.lock().complete = true;
+        self.orders.wake();
+    }
+
+    /// Waits until everything is copied, or the reader is gone.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}
+
+#[derive(Debug)]
+struct Spool {
+    file: File,
+    /// None where the system has no inotify left; the file is then looked at five times a second.
+    growth: Option<OwnedFd>,
+}
+
+impl Spool {
+    fn open(path: &Path) -> io::Result<Self> {
+        let watch = || -> Result<OwnedFd, rustix::io::Errno> {
+            let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+            inotify::add_watch(&fd, path, WatchFlags::MODIFY)?;
+            Ok(fd)
+        };
+        let growth = watch().ok();
+        Ok(Self { file: File::open(path)?, growth })
+    }
+}
+
+/// A reader that is gone is nobody's trouble: nothing is written any more, and the child goes on.
+fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        // Asked before the file is read: what is complete then is read to its end.
+        let complete = orders.lock().complete;
+        let copied = spool.as_mut().map_or(Ok(()), |spool| copy(&mut spool.file, to, &mut buffer));
+        let written = copied.and_then(|()| {
+            while let Some(line) = { orders.lock().lines.pop_front() } {
+                write_all(to, line.as_bytes())?;
+            }
+            Ok(())
+        });
+        if written.is_err() || complete {
+            return;
+        }
+        wait(spool.as_ref(), orders);
+    }
+}
+
+fn copy(from: &mut File, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => write_all(to, &buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Like `Write::write_all`, but also to a descriptor that somebody else made non-blocking (Node does that to pipes).
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(length) => bytes = &bytes[length..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                let _ = rustix::event::poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait(spool: Option<&Spool>, orders: &Orders) {
+    let mut sources = vec![PollFd::new(&orders.wake, PollFlags::IN)];
+    let growth = spool.and_then(|spool| spool.growth.as_ref());
+    sources.extend(growth.map(|growth| PollFd::new(growth, PollFlags::IN)));
+    let polled = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let timeout = (spool.is_some() && growth.is_none()).then_some(&polled);
+    let _ = rustix::event::poll(&mut sources, timeout);
+    let _ = rustix::io::read(&orders.wake, &mut [0_u8; 8]);
+    if let Some(growth) = growth {
+        let mut events = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(growth, &mut events);
+        while reader.next().is_ok() {}
+    }
+}

@@ -1,0 +1,503 @@
+//! The supervisor's loop: turns the world into the machine's events and its actions into the world.
+//!
+//! The same code runs in the detached supervisor, in the front of an attached run, and in a front whose supervisor was
+//! killed and which takes its place.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+
+use super::child::{self, Child, StartError};
+use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
+use super::release::Releaser;
+use super::targets::{Targets, targets};
+use super::watch::Watch;
+use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Verdict};
+use crate::report::{Account, Ending, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested};
+use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, is_terraform};
+
+/// Everything that supervising needs to know of the run.
+#[derive(Debug)]
+pub struct Job {
+    /// The command.
+    pub command: Vec<OsString>,
+    /// The environment that the command has.
+    pub env: HashMap<OsString, OsString>,
+    /// Its session.
+    pub session: SessionDir,
+    /// The machine's times.
+    pub terms: Terms,
+    /// What becomes of a lock that is left.
+    pub on_death: crate::cli::OnDeath,
+    /// When the session began; the machine's moments count from here.
+    pub began: Instant,
+}
+
+/// Supervises a child from its start to the end of its locks.
+#[derive(Debug)]
+pub struct Supervisor<'a> {
+    job: &'a Job,
+    journal: Journal,
+    machine: Machine,
+    child: Child,
+    watch: Watch,
+    log: Follow,
+    observer: Observer,
+    /// The child's output, followed only once a stop is requested: until then nobody needs to know.
+    output: Vec<(Follow, InterruptScanner)>,
+    interrupted_twice: bool,
+    /// The child is Terraform itself: it was seen to have the log open.
+    child_is_terraform: bool,
+    releaser: Releaser,
+}
+
+/// A file that is read as it grows.
+#[derive(Debug)]
+struct Follow {
+    file: File,
+}
+
+impl Follow {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: File::open(path)? })
+    }
+
+    /// What was added since the last time, in pieces of bounded size.
+    fn read(&mut self, mut take: impl FnMut(&[u8])) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match self.file.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => take(&buffer[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return tracing::warn!("cannot read on in a file of the session: {error}"),
+            }
+        }
+    }
+}
+
+impl<'a> Supervisor<'a> {
+    /// Starts the command. `journal` is written first, and again with the child in it.
+    pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
+        let change = child::environment_change(&job.env, &job.session.log());
+        if !change.logs {
+            trouble(
+                &mut journal.account,
+                "TF_TEMP_LOG_PATH and another of Terraform's log variables are set, so tfguard cannot learn the lock; \
+                 unset one of them"
+                    .to_owned(),
+            );
+        }
+        // The log's reader is there before the log's writer, so that nothing is in the child's way afterwards.
+        drop(crate::session::create_file(&job.session.log())?);
+        let child = Child::start(&job.command, &change, output, &job.session)?;
+        journal.child = child::read_record(&job.session);
+        let mut supervisor = Self::new(job, journal, child);
+        supervisor.write_journal();
+        Ok(supervisor)
+    }
+
+    /// Takes over the child of a supervisor that is dead. None if that had not started one.
+    #[must_use]
+    pub fn take_over(job: &'a Job, mut journal: Journal) -> Option<Self> {
+        let record = child::read_record(&job.session)?;
+        journal.child = Some(record);
+        journal.supervisor = ProcessId::own();
+        let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
+        let mut supervisor = Self::new(job, journal, Child::Adopted(record.id));
+        if supervisor.journal.account.interrupt.is_some() {
+            supervisor.machine = supervisor.machine.already_interrupted();
+        }
+        supervisor.read_log();
+        if let Some(request) = stopped_for {
+            supervisor.follow_output();
+            supervisor.handle(Event::StopRequested(request));
+        }
+        supervisor.write_journal();
+        Some(supervisor)
+    }
+
+    fn new(job: &'a Job, journal: Journal, child: Child) -> Self {
+        let mut watch = Watch::new();
+        watch.add(&job.session.log());
+        let log = Follow::open(&job.session.log()).unwrap_or_else(|error| {
+            tracing::error!("cannot read Terraform's log, so its lock will not be known: {error}");
+            Follow { file: File::open("/dev/null").expect("there is always /dev/null") }
+        });
+        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let observer = Observer::new(Expectations { started: journal.account.started, nodename });
+        Self {
+            job,
+            journal,
+            machine: Machine::new(job.terms),
+            child,
+            watch,
+            log,
+            observer,
+            output: Vec::new(),
+            interrupted_twice: false,
+            child_is_terraform: false,
+            releaser: Releaser::default(),
+        }
+    }
+
+    /// The child's process ID, if it came to be written down.
+    #[must_use]
+    pub fn child_pid(&self) -> Option<Pid> {
+        self.journal.child.map(|child| Pid::from_raw(child.id.pid))
+    }
+
+    /// Supervises until everything is accounted for.
+    pub async fn run(mut self, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+        let mut ended = false;
+        loop {
+            while let Some(action) = self.machine.poll_action() {
+                if let Some(finish) = self.act(action).await {
+                    return self.finish(finish);
+                }
+            }
+            let timer = self.machine.next_time().map(|moment| self.job.began + moment);
+            tokio::select! {
+                biased;
+                ending = self.child.ended(), if !ended => {
+                    ended = true;
+                    self.child_ended(ending);
+                }
+                Some(request) = requests.recv() => self.stop_requested(request),
+                change = self.watch.changed(), if !ended => {
+                    self.child_is_terraform = self.child_is_terraform || self.child_holds_log();
+                    self.read_log();
+                    self.read_output();
+                    if change.opened {
+                        self.handle(Event::TerraformStarted);
+                    }
+                }
+                () = sleep_until(timer) => self.time_passed(),
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.job.began.elapsed()
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.machine.handle(event, now);
+    }
+
+    fn time_passed(&mut self) {
+        let before = self.machine.first_request().is_some();
+        let now = self.now();
+        self.machine.handle_time(now);
+        if !before && self.machine.first_request().is_some() {
+            self.note_request(StopRequest::Deadline);
+        }
+    }
+
+    fn stop_requested(&mut self, request: StopRequest) {
+        self.note_request(request.clone());
+        self.handle(Event::StopRequested(request));
+    }
+
+    fn note_request(&mut self, request: StopRequest) {
+        if self.journal.account.requests.is_empty() {
+            tracing::info!("stop requested: {request}");
+            self.follow_output();
+        } else {
+            tracing::debug!("stop requested again: {request}");
+        }
+        self.journal.account.requests.push(Requested { at: Timestamp::now(), request });
+        self.write_journal();
+    }
+
+    /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
+    fn follow_output(&mut self) {
+        for path in [self.job.session.stdout(), self.job.session.stderr()] {
+            if let Ok(follow) = Follow::open(&path) {
+                self.watch.add(&path);
+                self.output.push((follow, InterruptScanner::default()));
+            }
+        }
+        self.read_output();
+    }
+
+    fn read_output(&mut self) {
+        let mut received = false;
+        for (follow, scanner) in &mut self.output {
+            follow.read(|chunk| {
+                let found = scanner.feed(chunk);
+                received |= found.received;
+                self.interrupted_twice |= found.twice;
+            });
+        }
+        if received {
+            self.handle(Event::InterruptReported);
+        }
+    }
+
+    fn read_log(&mut self) {
+        let mut facts = Vec::new();
+        self.log.read(|chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        if facts.is_empty() {
+            return;
+        }
+        for fact in facts {
+            match fact {
+                Fact::Lock(entry) => self.lock_changed(&entry),
+                Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
+                Fact::Phase(phase) => self.phase_changed(phase),
+                Fact::CoreStopped => self.handle(Event::InterruptReported),
+            }
+        }
+        self.write_journal();
+    }
+
+    fn phase_changed(&mut self, phase: Phase) {
+        self.journal.account.phase = phase;
+        self.handle(Event::PhaseChanged(phase));
+    }
+
+    fn lock_changed(&mut self, entry: &observe::Entry) {
+        // The backend is read now: at the end the directory may be gone.
+        let places = self.releaser.locate(&entry.claim, &self.job.command, &self.job.env, || {
+            Tree::look(self.journal.child.as_ref(), &self.log.file)
+        });
+        let locks = &mut self.journal.account.locks;
+        if let Some(lock) = locks.iter_mut().find(|lock| lock.claim == entry.claim) {
+            lock.stage = entry.stage;
+            lock.places = places;
+            return;
+        }
+        locks.push(LockAccount {
+            claim: entry.claim.clone(),
+            stage: entry.stage,
+            places,
+            outcome: None,
+            halves: Vec::new(),
+        });
+    }
+
+    fn child_holds_log(&self) -> bool {
+        self.journal.child.is_some_and(|child| is_terraform(child.id, &self.log.file))
+    }
+
+    fn child_ended(&mut self, ending: Ending) {
+        // What a dead supervisor wrote down before it is better known.
+        self.journal.account.ending.get_or_insert(ending);
+        self.write_journal();
+        // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
+        self.handle(Event::ChildEnded { unclean: ending.is_unclean() });
+    }
+
+    async fn act(&mut self, action: Action) -> Option<Finish> {
+        match action {
+            Action::Interrupt => self.interrupt(),
+            Action::InterruptNewcomers => self.interrupt_processes(),
+            Action::NoteInterrupt => self.note_interrupt(),
+            Action::Kill => self.kill(),
+            Action::ReadLog => self.log_ended(),
+            Action::Inspect => {
+                let alive = !self.look().is_gone();
+                self.handle(Event::Inspected { alive });
+            }
+            Action::Release => self.release().await,
+            Action::Finish(finish) => return Some(finish),
+        }
+        None
+    }
+
+    fn look(&self) -> Tree {
+        Tree::look(self.journal.child.as_ref(), &self.log.file)
+    }
+
+    fn interrupt(&mut self) {
+        self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
+        self.interrupt_processes();
+        let grace = describe(self.machine.grace());
+        tracing::info!("{} interrupted; it has {grace} to end gracefully", self.journal.account.program);
+    }
+
+    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
+    fn interrupt_processes(&mut self) {
+        let child = self.journal.child.map(|child| child.id);
+        match targets(&self.look(), child, &self.journal.interrupted) {
+            Targets::Processes(processes) if processes.is_empty() => {}
+            Targets::Processes(processes) => {
+                self.journal.interrupted.processes.extend(&processes);
+                self.write_journal();
+                for process in processes {
+                    let sent = process.signal(Signal::SIGINT);
+                    tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
+                }
+            }
+            Targets::Group => {
+                let Some(child) = child else { return };
+                self.journal.interrupted.all_started_until = Some(ticks_since_boot());
+                self.write_journal();
+                if let Err(error) = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGINT) {
+                    tracing::debug!("SIGINT to group {}: {error}", child.pid);
+                }
+            }
+        }
+    }
+
+    fn note_interrupt(&mut self) {
+        if self.journal.account.interrupt.is_none() {
+            self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
+            let grace = describe(self.machine.grace());
+            tracing::info!(
+                "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",
+                self.journal.account.program
+            );
+        }
+        self.journal.interrupted.all_started_until = Some(ticks_since_boot());
+        self.write_journal();
+    }
+
+    fn kill(&mut self) {
+        let child = self.journal.child.map(|child| child.id);
+        let tree = self.look();
+        if self.journal.account.ending.is_none() && self.journal.account.killed.is_none() {
+            tracing::warn!(
+                "{} has not ended within its grace of {}: killing it",
+                self.journal.account.program,
+                describe(self.machine.grace())
+            );
+            self.journal.account.killed = Some(Timestamp::now());
+            self.write_journal();
+        }
+        // While the child is not reaped its number, and so its group's, cannot be another's.
+        if self.journal.account.ending.is_none()
+            && let Some(child) = child
+        {
+            let _ = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
+        }
+        for survivor in tree.survivors {
+            let _ = survivor.id.signal(Signal::SIGKILL);
+        }
+    }
+
+    fn log_ended(&mut self) {
+        self.read_log();
+        self.follow_output_to_its_end();
+        let locks_left = !self.left().is_empty();
+        self.handle(Event::LogRead { locks_left });
+    }
+
+    /// A forced exit after two interrupts leaves requests on their way (T §4.6), and only the output tells of it. It is
+    /// read only where it matters: it may be large.
+    fn follow_output_to_its_end(&mut self) {
+        let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));
+        if self.output.is_empty() && !exited_zero && !self.left().is_empty() {
+            self.follow_output();
+        } else {
+            self.read_output();
+        }
+    }
+
+    fn left(&self) -> Vec<observe::Leftover> {
+        let ending = self.journal.account.ending;
+        let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
+        let verdict = self.observer.verdict(observe::Ending {
+            exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
+            by_signal_or_kill: !own_end || self.interrupted_twice,
+        });
+        match verdict {
+            Verdict::Left(left) => left,
+            Verdict::NoLocks | Verdict::Released => Vec::new(),
+        }
+    }
+
+    async fn release(&mut self) {
+        for leftover in self.left() {
+            let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+            let (outcome, halves) = if self.job.on_death.keeps(&leftover.entry.claim) {
+                (LockOutcome::Kept, Vec::new())
+            } else {
+                self.releaser.release(&leftover, unclean).await
+            };
+            if let Some(lock) = self.lock(&leftover.entry.claim) {
+                lock.outcome = Some(outcome);
+                lock.halves = halves;
+            }
+            self.write_journal();
+        }
+        self.handle(Event::ReleaseEnded);
+    }
+
+    fn lock(&mut self, claim: &crate::lock::LockClaim) -> Option<&mut LockAccount> {
+        self.journal.account.locks.iter_mut().find(|lock| lock.claim == *claim)
+    }
+
+    fn finish(mut self, finish: Finish) -> Account {
+        if finish == Finish::Alive {
+            let tree = self.look();
+            let alive: Vec<_> =
+                tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
+            self.journal.account.survivors.clone_from(&alive);
+            let who = if alive.is_empty() { "one that cannot be seen from here".to_owned() } else { alive.join(", ") };
+            for leftover in self.left() {
+                if let Some(lock) = self.lock(&leftover.entry.claim) {
+                    lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
+                }
+            }
+        }
+        let account = &mut self.journal.account;
+        account.ending.get_or_insert(Ending::StillAlive);
+        for lock in &mut account.locks {
+            lock.outcome.get_or_insert(LockOutcome::Unlocked);
+        }
+        account.ended = Some(Timestamp::now());
+        self.write_journal();
+        self.journal.account
+    }
+
+    /// What cannot be written down is said, once, and supervised all the same (P6).
+    fn write_journal(&mut self) {
+        if let Err(error) = self.journal.write(&self.job.session) {
+            let JournalError::Io { .. } = &error else { return };
+            trouble(&mut self.journal.account, error.to_string());
+        }
+    }
+}
+
+/// Notes something that went wrong for tfguard, and says it if it is new.
+fn trouble(account: &mut Account, what: String) {
+    if !account.troubles.contains(&what) {
+        tracing::warn!("{what}");
+        account.troubles.push(what);
+    }
+}
+
+/// Now, in the clock ticks in which the kernel counts start times.
+fn ticks_since_boot() -> u64 {
+    let since_boot =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or(Duration::MAX);
+    let ticks = since_boot.as_millis() * u128::from(procfs::ticks_per_second()) / 1000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A duration as people write it.
+#[must_use]
+pub fn describe(duration: Duration) -> String {
+    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    jiff::SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+}

@@ -1,0 +1,141 @@
+//! tfguard's own words: where they go and how they look. Child output never passes through here.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cli::LogFormat;
+use crate::run::Sayer;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volume {
+    /// What needs somebody to act.
+    Quiet,
+    /// And what happened to a run that did not just succeed.
+    Normal,
+    /// And why.
+    Verbose,
+}
+
+type Take = dyn Fn(String) + Send + Sync;
+
+/// Makes tfguard's words come out. Called once in a process; a second call changes nothing.
+pub fn set_up(format: LogFormat, volume: Volume) {
+    let level = match volume {
+        Volume::Quiet => LevelFilter::WARN,
+        Volume::Normal => LevelFilter::INFO,
+        Volume::Verbose => LevelFilter::DEBUG,
+    };
+    // The AWS crates speak through tracing too; their words are not for the users of tfguard.
+    let ours = Targets::new().with_target("tfguard", level);
+    let registry = tracing_subscriber::registry().with(ours);
+    let _ = match format {
+        LogFormat::Text => {
+            registry.with(tracing_subscriber::fmt::layer().event_format(Prefixed).with_writer(Lines)).try_init()
+        }
+        LogFormat::Json => registry
+            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false).with_writer(Lines))
+            .try_init(),
+    };
+}
+
+/// Where lines go once the front has a relay, or the supervisor a front.
+static THROUGH: OnceLock<Box<Take>> = OnceLock::new();
+
+/// From now on lines go through the relay of stderr, so that they do not mix with the child's in the midst of a line,
+/// and a log that is not read does not stall the front.
+pub fn through(sayer: Sayer) {
+    through_channel(move |line| sayer.say(line));
+}
+
+/// From now on lines go to `take`.
+pub fn through_channel(take: impl Fn(String) + Send + Sync + 'static) {
+    let _ = THROUGH.set(Box::new(take));
+}
+
+/// Writes straight to stderr. That it is gone or full is nothing that could be told to anybody.
+fn to_stderr(line: &str) {
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+struct Lines;
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(Vec::new())
+    }
+}
+
+/// One event on its way out.
+struct Line(Vec<u8>);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let line = String::from_utf8_lossy(&self.0);
+        match THROUGH.get() {
+            Some(take) => take(line.into_owned()),
+            None => to_stderr(&line),
+        }
+    }
+}
+
+/// `tfguard: ` before each line, and the level where it is no mere information.
+struct Prefixed;
+
+impl<S, N> FormatEvent<S, N> for Prefixed
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error: ",
+            Level::WARN => "warning: ",
+            _ => "",
+        };
+        for (number, line) in message.0.lines().enumerate() {
+            writeln!(writer, "tfguard: {}{}", if number == 0 { level } else { "" }, printable(line))?;
+        }
+        Ok(())
+    }
+}
+
+/// Texts of other people's making (a lock's holder, a service's answer) must not steer terminals or CI logs.
+fn printable(line: &str) -> String {
+    line.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The session directory: the one place for everything durable of a run.
+//!
+//! Terraform's log and output can hold secrets, so the directory is private (0700), owned by us and checked on the way
+//! down (P7). It is made by the front and removed once everything is accounted for.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
+/// can read (C §7), then the user's own run-time directory.
+const PLACES: &[&str] = &[
+    "RUNNER_TEMP",
+    "CI_PROJECT_DIR",
+    "WORKSPACE_TMP",
+    "AGENT_TEMPDIRECTORY",
+    "BUILDKITE_BUILD_CHECKOUT_PATH",
+    "XDG_RUNTIME_DIR",
+];
+
+/// What is wrong with the place for sessions, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A part of the way is a symbolic link.
+    #[error("{path} is a symbolic link; point TFGUARD_DIR to the directory itself, or remove the link", path = .0.display())]
+    Symlink(PathBuf),
+    /// A part of the way is no directory.
+    #[error("{path} is not a directory; remove it or set TFGUARD_DIR to another place", path = .0.display())]
+    NotADirectory(PathBuf),
+    /// Somebody else's.
+    #[error("{path} belongs to user {owner}, not to user {own}; set TFGUARD_DIR to a directory of your own", path = .path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who tfguard runs as.
+        own: u32,
+    },
+    /// Others could change what tfguard writes.
+    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it or set TFGUARD_DIR to another place", path = .path.display())]
+    WritableByOthers {
+        /// Which.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The system refused.
+    #[error("cannot {doing} {path}: {error}; free some space or set TFGUARD_DIR to a writable directory", path = .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+/// The directory of one session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionDir {
+    path: PathBuf,
+}
+
+impl SessionDir {
+    /// Makes a new session directory in the place that `env` tells.
+    pub fn create(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, DirectoryError> {
+        let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(dir) = set(&"TFGUARD_DIR") {
+            check_chosen(&dir)?;
+            return Self::create_below(&dir.join("tfguard"));
+        }
+        for place in PLACES.iter().filter_map(set) {
+            // A CI variable may name a place that does not exist here (in a container): the next one serves as well.
+            // What is wrong with a place of ours inside it is an error: somebody meddles with it.
+            match Self::create_below(&place.join("tfguard")) {
+                Err(DirectoryError::Io { doing, path, error }) => {
+                    tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
+                }
+                made => return made,
+            }
+        }
+        // The temporary directory is shared by all users, so each has a directory of its own there.
+        let user = nix::unistd::geteuid();
+        Self::create_below(&std::env::temp_dir().join(format!("tfguard-{user}")))
+    }
+
+    fn create_below(root: &Path) -> Result<Self, DirectoryError> {
+        let root = std::path::absolute(root).map_err(io_error("find", root))?;
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
+        let pid = std::process::id();
+        let mut tries = 0..100;
+        loop {
+            match make_private(&root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(io_error("create", &root)(error));
+                }
+                _ => check_private(&root)?,
+            }
+            let path = root.join(format!("{stamp}-{pid}-{}", tries.start));
+            match make_private(&path) {
+                Ok(()) => return Ok(Self { path }),
+                // A session of the same name is there, or the last other session just took the root away with it.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
+                        && tries.next().is_some() => {}
+                Err(error) => return Err(io_error("create", &path)(error)),
+            }
+        }
+    }
+
+    /// An existing session directory, checked.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        check_private(path)?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal.json")
+    }
+
+    /// The file to which Terraform logs.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("terraform.log")
+    }
+
+    /// The spool of the child's stdout.
+    #[must_use]
+    pub fn stdout(&self) -> PathBuf {
+        self.path.join("stdout")
+    }
+
+    /// The spool of the child's stderr, where that is not the same as stdout.
+    #[must_use]
+    pub fn stderr(&self) -> PathBuf {
+        self.path.join("stderr")
+    }
+
+    /// What the child wrote of itself before it became the command: its line of `/proc/self/stat`.
+    #[must_use]
+    pub fn child(&self) -> PathBuf {
+        self.path.join("child")
+    }
+
+    /// What the supervisor wrote to its stderr; nothing but a panic's words.
+    #[must_use]
+    pub fn supervisor_stderr(&self) -> PathBuf {
+        self.path.join("supervisor.stderr")
+    }
+
+    /// Removes what may hold secrets and leaves the journal.
+    pub fn remove_secrets(&self) {
+        for path in [self.log(), self.stdout(), self.stderr(), self.supervisor_stderr()] {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!("cannot remove {}: {error}; it may hold secrets, remove it", path.display());
+            }
+        }
+    }
+
+    /// Removes the session. Called once everything is accounted for.
+    pub fn remove(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!("cannot remove {}: {error}; it may hold Terraform's log, remove it", self.path.display());
+        }
+        // The directory above goes with the last session; `remove_dir` leaves it where there are others.
+        if let Some(root) = self.path.parent() {
+            let _ = std::fs::remove_dir(root);
+        }
+    }
+}
+
+/// Makes a new private file (0600) that only we can have made.
+pub fn create_file(path: &Path) -> Result<File, DirectoryError> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// A directory that the user chose: need not be private, but nobody else may put things there in our name.
+fn check_chosen(path: &Path) -> Result<(), DirectoryError> {
+    if let Err(error) = std::fs::symlink_metadata(path)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
+    }
+    let (_, mode) = check_own(path)?;
+    let sticky = mode & 0o1000 != 0;
+    if mode & 0o022 != 0 && !sticky {
+        return Err(DirectoryError::WritableByOthers { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+fn check_private(path: &Path) -> Result<(), DirectoryError> {
+    let (owner, mode) = check_own(path)?;
+    let own = nix::unistd::geteuid().as_raw();
+    if owner != own {
+        return Err(DirectoryError::Foreign { path: path.to_owned(), owner, own });
+    }
+    if mode & 0o022 != 0 {
+        return Err(DirectoryError::WritableByOthers { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// A real directory of ours or root's; its owner and permission bits.
+fn check_own(path: &Path) -> Result<(u32, u32), DirectoryError> {
+    let found = std::fs::symlink_metadata(path).map_err(io_error("read", path))?;
+    if found.is_symlink() {
+        return Err(DirectoryError::Symlink(path.to_owned()));
+    }
+    if !found.is_dir() {
+        return Err(DirectoryError::NotADirectory(path.to_owned()));
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if found.uid() != own && found.uid() != 0 {
+        return Err(DirectoryError::Foreign { path: path.to_owned(), owner: found.uid(), own });
+    }
+    Ok((found.uid(), found.mode() & 0o7777))
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |error| DirectoryError::Io { doing, path, error }
+}

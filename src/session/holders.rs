@@ -1,0 +1,204 @@
+//! Who of a session is alive: the child's process group, and whoever holds the session's log open for writing.
+//!
+//! Every Terraform has the log open for its whole life, wherever it moved (another group, another session, another
+//! PID namespace). A daemon that a provisioner left behind has not: Go opens files close-on-exec.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use procfs::process::{FDPermissions, Process};
+
+use super::journal::ChildRecord;
+use super::process::{ProcessId, is_dead};
+
+/// A living process of the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Which.
+    pub id: ProcessId,
+    /// Its program's name, as the kernel has it (15 bytes at most).
+    pub name: String,
+    /// It has the session's log open for writing: a Terraform.
+    pub holds_log: bool,
+}
+
+/// What of a session is alive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// The processes that could be seen.
+    pub survivors: Vec<Survivor>,
+    /// There is somebody whom this process cannot see or not look into (another user's, another PID namespace's).
+    pub hidden: bool,
+}
+
+impl Tree {
+    /// Looks at what is alive of the session of `child`, which logs to `log`. `log` must be open for reading only, as
+    /// tfguard's own processes have it: who holds it for writing is a Terraform.
+    #[must_use]
+    pub fn look(child: Option<&ChildRecord>, log: &File) -> Self {
+        let open = is_open_for_writing(log);
+        let log_file = log.metadata().map(|file| (file.dev(), file.ino())).ok();
+        let mut tree = Self::default();
+        let Ok(processes) = procfs::process::all_processes() else {
+            return Self { hidden: true, ..tree };
+        };
+        for process in processes.flatten() {
+            let Ok(stat) = process.stat() else { continue };
+            if is_dead(stat.state) {
+                continue;
+            }
+            let in_session = child.is_some_and(|child| child.session == stat.session);
+            // The number of a group is given away again once it is empty, hence the session.
+            let in_group = in_session && child.is_some_and(|child| child.id.pid == stat.pgrp);
+            let holds_log = open != Some(false)
+                && holds_for_writing(&process, log_file).unwrap_or_else(|| {
+                    // Not ours to look into, as with `sudo terraform`.
+                    tree.hidden |= in_session && !in_group && open.is_none();
+                    false
+                });
+            if in_group || holds_log {
+                tree.survivors.push(Survivor {
+                    id: ProcessId { pid: stat.pid, start_ticks: stat.starttime },
+                    name: stat.comm,
+                    holds_log,
+                });
+            }
+        }
+        // The kernel's count of writers sees further than /proc: other users' processes, other PID namespaces.
+        tree.hidden |= open == Some(true) && tree.terraforms().next().is_none();
+        tree
+    }
+
+    /// Nobody is, or may be, alive.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.survivors.is_empty() && !self.hidden
+    }
+
+    /// The Terraforms among the living.
+    pub fn terraforms(&self) -> impl Iterator<Item = &Survivor> {
+        self.survivors.iter().filter(|survivor| survivor.holds_log)
+    }
+}
+
+/// Whether a process has the log open for writing, so that it is a Terraform.
+#[must_use]
+pub fn is_terraform(process: ProcessId, log: &File) -> bool {
+    let log_file = log.metadata().map(|file| (file.dev(), file.ino())).ok();
+    Process::new(process.pid).is_ok_and(|found| holds_for_writing(&found, log_file) == Some(true)) && process.is_alive()
+}
+
+/// Which signal tells of a lease to be given back (`asm-generic/fcntl.h`, the same on every Linux tfguard is built for).
+const F_SETSIG: libc::c_int = 10;
+
+/// Whether a process has the file open for writing; none if it may not be looked into.
+fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool> {
+    let descriptors = match process.fd() {
+        Ok(descriptors) => descriptors,
+        Err(procfs::ProcError::PermissionDenied(_)) => return None,
+        // It ended meanwhile.
+        Err(_) => return Some(false),
+    };
+    Some(descriptors.flatten().any(|descriptor| {
+        descriptor.mode().contains(FDPermissions::WRITE)
+            && std::fs::metadata(format!("/proc/{}/fd/{}", process.pid, descriptor.fd))
+                .is_ok_and(|target| Some((target.dev(), target.ino())) == file)
+    }))
+}
+
+/// Whether anybody on this kernel has the file open for writing; none where the file system cannot tell.
+///
+/// A read lease is granted only when nobody has (fcntl(2), `F_SETLEASE`). It is given back at once.
+fn is_open_for_writing(file: &File) -> Option<bool> {
+    let fd = file.as_raw_fd();
+    // SAFETY: these fcntl commands take an integer and touch no memory of ours; the descriptor is open, as `file` is.
+    let taken = unsafe {
+        // Should somebody open the file before the lease is given back, the kernel sends this signal, which is ignored
+        // by default, instead of SIGIO, which kills.
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG);
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    if taken == 0 {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+        return Some(false);
+    }
+    (nix::errno::Errno::last() == nix::errno::Errno::EAGAIN).then_some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    struct Killed(std::process::Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn log() -> (tempfile::NamedTempFile, File) {
+        let written = tempfile::NamedTempFile::new().unwrap();
+        let read = File::open(written.path()).unwrap();
+        (written, read)
+    }
+
+    /// A process that lives until its stdin closes, in a group of its own or not.
+    fn cat(stdout: Stdio, own_group: bool) -> Killed {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(stdout);
+        if own_group {
+            command.process_group(0);
+        }
+        Killed(command.spawn().unwrap())
+    }
+
+    fn record(child: &Killed) -> ChildRecord {
+        let pid = child.0.id().cast_signed();
+        ChildRecord::from_stat(&std::fs::read(format!("/proc/{pid}/stat")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_writer_of_the_log_is_alive_wherever_it_is() {
+        let (written, log) = log();
+        let (path, writer) = (written.path().to_owned(), written.into_file());
+        assert_eq!(is_open_for_writing(&log), Some(true));
+        let terraform = cat(writer.into(), true);
+        let tree = Tree::look(None, &log);
+        assert!(!tree.is_gone());
+        assert_eq!(tree.terraforms().map(|found| found.id.pid).collect::<Vec<_>>(), [terraform.0.id().cast_signed()]);
+        drop(terraform);
+        assert_eq!(is_open_for_writing(&log), Some(false));
+        assert_eq!(Tree::look(None, &log), Tree::default());
+        drop(path);
+    }
+
+    #[test]
+    fn the_group_counts_and_a_daemon_that_left_it_does_not() {
+        let (written, log) = log();
+        drop(written.into_file());
+        let child = cat(Stdio::null(), true);
+        let stranger = cat(Stdio::null(), true);
+        let tree = Tree::look(Some(&record(&child)), &log);
+        assert_eq!(tree.survivors.iter().map(|found| found.id.pid).collect::<Vec<_>>(), [child.0.id().cast_signed()]);
+        assert!(!tree.survivors[0].holds_log);
+        let gone = record(&child);
+        drop(child);
+        assert!(Tree::look(Some(&gone), &log).is_gone());
+        drop(stranger);
+    }
+
+    #[test]
+    fn readers_of_the_log_do_not_count() {
+        let (written, log) = log();
+        drop(written.into_file());
+        let reader = log.try_clone().unwrap();
+        assert!(Tree::look(None, &log).is_gone());
+        drop(reader);
+    }
+}

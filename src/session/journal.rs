@@ -1,0 +1,165 @@
+//! The journal: what a process that comes later needs to finish the session. Written before the step that depends on
+//! it, replaced atomically. It outlives every process; it is not synced to disk, because after a loss of power there
+//! is no Terraform that it could be wrong about, and a slow disk must not delay the interrupt (P6).
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::directory::SessionDir;
+use super::process::{ProcessId, World};
+use crate::report::Account;
+
+/// The version of the journal's format that this tfguard writes and reads.
+const SCHEMA: u32 = 1;
+
+/// The journal of a session. Holds no secrets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// Version of this format.
+    schema: u32,
+    /// Where its process IDs mean something.
+    pub world: World,
+    /// The process the CI started.
+    pub front: Option<ProcessId>,
+    /// The process that decides.
+    pub supervisor: Option<ProcessId>,
+    /// The child.
+    pub child: Option<ChildRecord>,
+    /// Who was interrupted. Set before the signal is sent, so that nobody sends a second one.
+    pub interrupted: Interrupted,
+    /// What happened so far.
+    pub account: Account,
+}
+
+/// The processes that have received their one interrupt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interrupted {
+    /// These did.
+    pub processes: Vec<ProcessId>,
+    /// Everything did that was started up to this clock tick after boot.
+    pub all_started_until: Option<u64>,
+}
+
+impl Interrupted {
+    /// Whether a process has received it, or may have.
+    #[must_use]
+    pub fn includes(&self, process: ProcessId) -> bool {
+        self.processes.contains(&process) || self.all_started_until.is_some_and(|until| process.start_ticks <= until)
+    }
+}
+
+/// The child as it described itself before it became the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildRecord {
+    /// The process; it leads the group of the same number.
+    pub id: ProcessId,
+    /// Its session (the system's word: the group of groups).
+    pub session: i32,
+}
+
+impl ChildRecord {
+    /// Reads a line of `/proc/<pid>/stat`.
+    #[must_use]
+    pub fn from_stat(text: &[u8]) -> Option<Self> {
+        use procfs::FromRead as _;
+        let stat = procfs::process::Stat::from_read(text).ok()?;
+        Some(Self { id: ProcessId { pid: stat.pid, start_ticks: stat.starttime }, session: stat.session })
+    }
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The system refused.
+    #[error("cannot {doing} the journal {path}: {error}; free some space or set TFGUARD_DIR to a writable directory")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The journal.
+        path: String,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// It is no journal.
+    #[error(
+        "the journal {path} cannot be understood ({error}); look at it and remove its directory once no Terraform of it runs"
+    )]
+    Malformed {
+        /// The journal.
+        path: String,
+        /// What is wrong.
+        error: serde_json::Error,
+    },
+    /// Another tfguard wrote it.
+    #[error(
+        "the journal {path} has format {found}, this tfguard knows format {SCHEMA}; use the version of tfguard that wrote it"
+    )]
+    UnknownVersion {
+        /// The journal.
+        path: String,
+        /// Its version.
+        found: u64,
+    },
+}
+
+impl Journal {
+    /// A new journal.
+    #[must_use]
+    pub fn new(account: Account) -> Self {
+        Self {
+            schema: SCHEMA,
+            world: World::here(),
+            front: None,
+            supervisor: None,
+            child: None,
+            interrupted: Interrupted::default(),
+            account,
+        }
+    }
+
+    /// Reads the journal of a session.
+    pub fn read(session: &SessionDir) -> Result<Self, JournalError> {
+        let path = session.journal();
+        let name = || path.display().to_string();
+        let text = std::fs::read(&path).map_err(|error| JournalError::Io { doing: "read", path: name(), error })?;
+        let malformed = |error| JournalError::Malformed { path: name(), error };
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(malformed)?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(found) if found != u64::from(SCHEMA) => Err(JournalError::UnknownVersion { path: name(), found }),
+            _ => serde_json::from_value(value).map_err(malformed),
+        }
+    }
+
+    /// Writes the journal of a session, in one step.
+    pub fn write(&self, session: &SessionDir) -> Result<(), JournalError> {
+        let path = session.journal();
+        replace_file(&path, self).map_err(|error| JournalError::Io {
+            doing: "write",
+            path: path.display().to_string(),
+            error,
+        })
+    }
+}
+
+/// Puts `content` in place of a file: readers see the old or the new one, never a part.
+pub fn replace_file(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let text = serde_json::to_vec_pretty(content)?;
+    let written = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .and_then(|mut file| file.write_all(&text))
+        .and_then(|()| std::fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}

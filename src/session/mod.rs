@@ -1,0 +1,11 @@
+//! A session: its directory, its journal, its processes.
+
+mod directory;
+mod holders;
+mod journal;
+mod process;
+
+pub use directory::{DirectoryError, SessionDir, create_file};
+pub use holders::{Survivor, Tree, is_terraform};
+pub use journal::{ChildRecord, Interrupted, Journal, JournalError, replace_file};
+pub use process::{ProcessId, World, awaitable};

@@ -1,0 +1,147 @@
+//! Which process is meant: a pid alone is not enough, it is given to the next process once its owner is gone.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use procfs::process::Process;
+use rustix::process::PidfdFlags;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// One process of this boot and PID namespace, for ever: its pid and its start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// The process ID in this PID namespace.
+    pub pid: i32,
+    /// Start time in clock ticks after boot (field 22 of `/proc/<pid>/stat`).
+    pub start_ticks: u64,
+}
+
+/// The machine and PID namespace in which a [`ProcessId`] means something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// The kernel's boot ID.
+    pub boot_id: String,
+    /// Inode of the PID namespace.
+    pub pid_namespace: u64,
+}
+
+impl World {
+    /// Where this process runs. A part that the system hides is empty and equals nothing elsewhere.
+    #[must_use]
+    pub fn here() -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self {
+            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+            pid_namespace: std::fs::metadata("/proc/self/ns/pid").map(|file| file.ino()).unwrap_or_default(),
+        }
+    }
+}
+
+impl ProcessId {
+    /// The process that has this pid now; none if there is none or it is a zombie's.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = Process::new(pid).ok()?.stat().ok()?;
+        (!is_dead(stat.state)).then_some(Self { pid, start_ticks: stat.starttime })
+    }
+
+    /// This process.
+    #[must_use]
+    pub fn own() -> Option<Self> {
+        Self::of(std::process::id().cast_signed())
+    }
+
+    /// Whether it still runs. A zombie does not.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal to this very process; false if it is gone or may not be signalled.
+    #[must_use]
+    pub fn signal(self, signal: Signal) -> bool {
+        match self.pidfd() {
+            Ok(Some(pidfd)) => {
+                let Some(signal) = rustix::process::Signal::from_named_raw(signal as i32) else { return false };
+                rustix::process::pidfd_send_signal(pidfd, signal).is_ok()
+            }
+            Ok(None) => false,
+            // A kernel before 5.3: the pid could only be reused between the check and the signal.
+            Err(_) => self.is_alive() && nix::sys::signal::kill(Pid::from_raw(self.pid), signal).is_ok(),
+        }
+    }
+
+    /// Waits until the process is gone.
+    pub async fn gone(self) {
+        match self.pidfd().map(|pidfd| pidfd.map(awaitable)) {
+            Ok(None) => {}
+            Ok(Some(Ok(pidfd))) => {
+                // A pidfd becomes readable when its process is dead, reaped or not.
+                let _ = pidfd.readable().await;
+            }
+            // No pidfds on this kernel (before 5.3), or no more of them: looking now and then is what is left.
+            Err(_) | Ok(Some(Err(_))) => {
+                while self.is_alive() {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+
+    /// A pidfd of this very process, none if it is gone.
+    fn pidfd(self) -> Result<Option<OwnedFd>, rustix::io::Errno> {
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
+        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // Opened first, compared afterwards: from here on the pid cannot change hands unseen.
+            Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            // NONBLOCK came with Linux 5.10.
+            Err(rustix::io::Errno::INVAL) => {
+                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+                Ok(self.is_alive().then_some(pidfd))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A descriptor that can be awaited for reading.
+pub fn awaitable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is the same open descriptor until it is dropped, which is after it is deregistered.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Whether a state of `/proc/<pid>/stat` is that of a process that runs no more.
+#[must_use]
+pub fn is_dead(state: char) -> bool {
+    matches!(state, 'Z' | 'X' | 'x')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start_time_too() {
+        let own = ProcessId::own().unwrap();
+        assert!(own.is_alive());
+        assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+        assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.signal(Signal::SIGKILL));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_awaited_also_while_it_is_a_zombie() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let id = ProcessId::of(child.id().cast_signed()).unwrap();
+        drop(child.stdin.take());
+        id.gone().await;
+        assert!(!id.is_alive());
+        assert!(!id.signal(Signal::SIGTERM));
+        child.wait().unwrap();
+        id.gone().await;
+    }
+}

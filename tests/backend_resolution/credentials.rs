@@ -1,0 +1,161 @@
+//! Keys, profiles and roles.
+
+use crate::bed::{Case, ENV_KEYS, STS_ANSWERS, check_all};
+
+const CREDENTIALS: &str = "[default]\naws_access_key_id=AKIADEFAULT\naws_secret_access_key=s\n\
+    [blue]\naws_access_key_id=AKIABLUE\naws_secret_access_key=s\naws_session_token=tok\n";
+
+#[test]
+fn keys_are_taken_from_where_terraform_takes_them() {
+    const FILES: &[(&str, &str)] = &[("creds", CREDENTIALS)];
+    check_all(&[
+        Case { name: "keys in the environment", env: ENV_KEYS, key: "AKIAENV", ..Case::default() },
+        Case {
+            name: "keys in the block win",
+            block: "access_key = \"AKIABLOCK\"\nsecret_key = \"s\"\ntoken = \"tok\"",
+            env: ENV_KEYS,
+            key: "AKIABLOCK",
+            ..Case::default()
+        },
+        Case {
+            name: "a token in the environment",
+            env: &[("AWS_ACCESS_KEY_ID", "ASIAENV"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_SESSION_TOKEN", "tok")],
+            key: "ASIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "the old names of the variables",
+            env: &[("AWS_ACCESS_KEY", "AKIAOLD"), ("AWS_SECRET_KEY", "s")],
+            key: "AKIAOLD",
+            ..Case::default()
+        },
+        Case {
+            name: "half a key in the environment is none",
+            env: &[("AWS_ACCESS_KEY_ID", "AKIAHALF"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: FILES,
+            key: "AKIADEFAULT",
+            ..Case::default()
+        },
+        Case {
+            name: "a profile in the block wins over keys in the environment",
+            block: "profile = \"blue\"\nshared_credentials_files = [\"~/creds\"]",
+            env: ENV_KEYS,
+            files: FILES,
+            key: "AKIABLUE",
+            ..Case::default()
+        },
+        Case {
+            name: "keys in the environment win over a profile there",
+            env: &[ENV_KEYS[0], ENV_KEYS[1], ("AWS_PROFILE", "blue"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: FILES,
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "a profile and its file in the environment",
+            env: &[("AWS_PROFILE", "blue"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: FILES,
+            key: "AKIABLUE",
+            ..Case::default()
+        },
+        Case {
+            name: "the old attribute of one file, relative to the working directory",
+            block: "shared_credentials_file = \"../creds\"",
+            files: FILES,
+            key: "AKIADEFAULT",
+            ..Case::default()
+        },
+        Case {
+            name: "the variable wins over the old attribute",
+            block: "shared_credentials_file = \"../missing\"",
+            env: &[("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: FILES,
+            key: "AKIADEFAULT",
+            ..Case::default()
+        },
+        Case {
+            name: "a process gives the keys",
+            env: &[("AWS_CONFIG_FILE", "{dir}/config")],
+            files: &[(
+                "config",
+                "[default]\ncredential_process = printf '{\"Version\":1,\"AccessKeyId\":\"AKIAPROCESS\",\"SecretAccessKey\":\"s\"}'\n",
+            )],
+            key: "AKIAPROCESS",
+            ..Case::default()
+        },
+    ]);
+}
+
+#[test]
+fn roles_are_assumed_as_terraform_assumes_them() {
+    check_all(&[
+        Case {
+            name: "a role with everything",
+            block: "assume_role = {\nrole_arn = \"arn:aws:iam::123456789012:role/state\"\nduration = \"1h30m\"\n\
+                    external_id = \"ext\"\nsession_name = \"ci\"\nsource_identity = \"me\"\n\
+                    policy = \"{\\\"Version\\\":\\\"2012-10-17\\\",\\\"Statement\\\":[]}\"\n\
+                    policy_arns = [\"arn:aws:iam::aws:policy/ReadOnlyAccess\"]\ntags = { team = \"a\" }\n\
+                    transitive_tag_keys = [\"team\"]\n}",
+            env: ENV_KEYS,
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+        Case {
+            name: "a role on top of a key in the block, in a region of its own",
+            block: "access_key = \"AKIABLOCK\"\nsecret_key = \"s\"\nsts_region = \"eu-north-1\"\n\
+                    assume_role = { role_arn = \"arn:aws:iam::123456789012:role/state\" }",
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+        Case {
+            name: "a role of a profile",
+            block: "profile = \"deploy\"",
+            env: &[("AWS_CONFIG_FILE", "{dir}/config"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: &[
+                ("creds", CREDENTIALS),
+                (
+                    "config",
+                    "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = blue\n\
+                     role_session_name = ci\n",
+                ),
+            ],
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+        Case {
+            name: "a web identity in the block wins over keys in the environment",
+            block: "assume_role_with_web_identity = {\nrole_arn = \"arn:aws:iam::123456789012:role/web\"\n\
+                    session_name = \"ci\"\nweb_identity_token_file = \"$TOKENS/token\"\n}",
+            env: &[ENV_KEYS[0], ENV_KEYS[1], ("TOKENS", "{dir}")],
+            files: &[("token", "header.payload.signature")],
+            answers: STS_ANSWERS,
+            key: "ASIAWEB",
+            ..Case::default()
+        },
+        Case {
+            name: "a web identity, then a role",
+            block: "assume_role_with_web_identity = {\nrole_arn = \"arn:aws:iam::123456789012:role/web\"\n\
+                    web_identity_token = \"header.payload.signature\"\n}\n\
+                    assume_role = { role_arn = \"arn:aws:iam::123456789012:role/state\" }",
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+        Case {
+            name: "a web identity in the environment wins over the default profile",
+            env: &[
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", "{dir}/token"),
+                ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/web"),
+                ("AWS_ROLE_SESSION_NAME", "ci"),
+                ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds"),
+            ],
+            files: &[("token", "header.payload.signature"), ("creds", CREDENTIALS)],
+            answers: STS_ANSWERS,
+            key: "ASIAWEB",
+            ..Case::default()
+        },
+    ]);
+}

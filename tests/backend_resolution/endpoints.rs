@@ -1,0 +1,266 @@
+//! Regions, endpoints, proxies, authorities, and where the state is.
+
+use std::sync::Arc;
+use std::thread;
+
+use tfguard::lock::StoreError;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use crate::bed::{Case, ENV_KEYS, Prepared, check_all, record};
+use crate::support::{Answer, Match, Seen};
+
+#[test]
+fn regions_and_endpoints_are_those_of_terraform() {
+    const KEYS: [(&str, &str); 2] = [ENV_KEYS[0], ENV_KEYS[1]];
+    check_all(&[
+        Case {
+            name: "the region in the environment",
+            env: &[KEYS[0], KEYS[1], ("AWS_REGION", "eu-west-1"), ("AWS_DEFAULT_REGION", "eu-west-2")],
+            without: &["region"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "the default region in the environment",
+            env: &[KEYS[0], KEYS[1], ("AWS_DEFAULT_REGION", "eu-west-2")],
+            without: &["region"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "endpoints in the old attributes win over variables",
+            block: "endpoint = \"{url}\"\ndynamodb_endpoint = \"{url}\"",
+            env: &[
+                KEYS[0],
+                KEYS[1],
+                ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
+                ("AWS_DYNAMODB_ENDPOINT", "http://127.0.0.1:1"),
+            ],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "endpoints in variables",
+            env: &[
+                KEYS[0],
+                KEYS[1],
+                ("AWS_ENDPOINT_URL_S3", "{url}"),
+                ("AWS_ENDPOINT_URL_DYNAMODB", "{url}"),
+                ("AWS_S3_ENDPOINT", "http://127.0.0.1:1"),
+                ("AWS_DYNAMODB_ENDPOINT", "http://127.0.0.1:1"),
+                ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+            ],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "endpoints in old variables",
+            env: &[
+                KEYS[0],
+                KEYS[1],
+                ("AWS_S3_ENDPOINT", "{url}"),
+                ("AWS_DYNAMODB_ENDPOINT", "{url}"),
+                ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+            ],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "one endpoint for all in a variable",
+            env: &[KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL", "{url}")],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "one endpoint for all in a shared file",
+            env: &[KEYS[0], KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")],
+            files: &[("config", "[default]\nendpoint_url = {url}\n")],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+    ]);
+}
+
+#[test]
+fn the_state_is_found_as_terraform_finds_it() {
+    const KEYS: [(&str, &str); 2] = [ENV_KEYS[0], ENV_KEYS[1]];
+    check_all(&[
+        Case { name: "-chdir", env: ENV_KEYS, args: &["-chdir=infra"], key: "AKIAENV", ..Case::default() },
+        Case {
+            name: "a workspace below a prefix, with data elsewhere",
+            block: "workspace_key_prefix = \"ws/x\"",
+            env: &[KEYS[0], KEYS[1], ("TF_WORKSPACE", "blue"), ("TF_DATA_DIR", "../data")],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "a workspace below the usual prefix",
+            env: &[KEYS[0], KEYS[1], ("TF_WORKSPACE", "blue")],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+    ]);
+}
+
+/// Which servers are asked, seen by a proxy that lets nobody through: (method, host).
+fn hosts(seen: &[Seen]) -> Vec<(String, String)> {
+    let mut hosts: Vec<_> =
+        seen.iter().map(|seen| (seen.method.to_string(), seen.header("host").unwrap_or_default().to_owned())).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+#[test]
+fn proxies_and_kinds_of_endpoints_are_those_of_terraform() {
+    use serde_json::json;
+    for (settings, env) in [
+        (json!({"https_proxy": "{url}"}), None),
+        // Without one of their own, encrypted requests take this one.
+        (json!({"http_proxy": "{url}"}), None),
+        (json!({}), Some(("HTTPS_PROXY", "{url}"))),
+        (json!({}), Some(("https_proxy", "{address}"))),
+        (json!({"https_proxy": "{url}", "use_path_style": true}), None),
+        (json!({"https_proxy": "{url}", "use_fips_endpoint": true, "use_dualstack_endpoint": true}), None),
+        (json!({"https_proxy": "{url}"}), Some(("AWS_USE_FIPS_ENDPOINT", "true"))),
+        (json!({"https_proxy": "{url}"}), Some(("AWS_USE_DUALSTACK_ENDPOINT", "true"))),
+    ] {
+        let env: Vec<_> = ENV_KEYS.iter().copied().chain(env).collect();
+        let prepared = Prepared::new(&Case { env: &env, ..Case::default() });
+        prepared.proxy.rule(Match::any(), [Answer::new(403, "no").into()]);
+        let mut config = json!({
+            "bucket": "states", "key": "a/k", "region": "us-gov-west-1", "dynamodb_table": "locks",
+            "skip_credentials_validation": true, "skip_requesting_account_id": true, "max_retries": 1,
+        });
+        let filled = prepared.fill(&settings.to_string());
+        let filled: serde_json::Value = serde_json::from_str(&filled).unwrap();
+        config.as_object_mut().unwrap().extend(filled.as_object().unwrap().clone());
+        // Nobody gets through, so `init` records nothing: what it would is written here.
+        let infra = prepared.cwd();
+        std::fs::remove_file(infra.join("main.tf")).unwrap();
+        let block = json!({"terraform": {"backend": {"s3": config}}});
+        std::fs::write(infra.join("main.tf.json"), block.to_string()).unwrap();
+        let said = prepared.terraform("init");
+        let seen = prepared.proxy.seen();
+        record(&infra, &config);
+        let answers = prepared.tfguard();
+        let by_tfguard = hosts(&prepared.proxy.seen()[seen.len()..]);
+        let by_terraform = hosts(&seen);
+        assert!(!by_terraform.is_empty(), "{settings}: {said:?}");
+        for asked in &by_terraform {
+            assert!(by_tfguard.contains(asked), "{settings}: {asked:?} not in {by_tfguard:?}; {answers:?}");
+        }
+        assert!(by_tfguard.iter().any(|(_, host)| host.contains("dynamodb")), "{by_tfguard:?}");
+        assert!(answers.iter().all(Result::is_err));
+    }
+}
+
+#[test]
+fn a_plain_endpoint_by_name_gets_the_bucket_in_its_host_through_the_proxy() {
+    let case = Case {
+        block: "endpoints = { s3 = \"http://s3.example.test\", dynamodb = \"http://dynamodb.example.test\" }",
+        env: &[ENV_KEYS[0], ENV_KEYS[1], ("HTTP_PROXY", "{url}")],
+        without: &["endpoints", "use_path_style"],
+        ..Case::default()
+    };
+    let prepared = Prepared::new(&case);
+    prepared.proxy.rule(Match::any(), [Answer::s3(403, "AccessDenied", "no").into()]);
+    prepared.terraform("init");
+    let seen = prepared.proxy.seen();
+    let by_terraform = hosts(&seen);
+    prepared.tfguard();
+    let by_tfguard = hosts(&prepared.proxy.seen()[seen.len()..]);
+    let host = &by_terraform[0].1;
+    assert!(host.ends_with(".s3.example.test"), "{by_terraform:?}");
+    assert!(by_tfguard.iter().any(|(_, asked)| asked == host), "{by_tfguard:?}");
+    assert!(by_tfguard.iter().any(|(_, asked)| asked == "dynamodb.example.test"), "{by_tfguard:?}");
+}
+
+/// Ends TLS in front of the API, with a certificate of its own authority.
+struct Tls {
+    url: String,
+    authority: String,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Tls {
+    fn start(upstream: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![made.cert.der().clone()], key.into())
+                .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let upstream = upstream.trim_start_matches("http://").to_owned();
+        let (end, ended) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    () = Self::serve(listener, acceptor, upstream) => {}
+                    _ = ended => {}
+                }
+            });
+        });
+        Self { url, authority: made.cert.pem(), end: Some(end), thread: Some(thread) }
+    }
+
+    async fn serve(listener: TcpListener, acceptor: TlsAcceptor, upstream: String) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, upstream) = (acceptor.clone(), upstream.clone());
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(stream).await?;
+                let mut server = TcpStream::connect(upstream).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
+    for (line, variable) in [("custom_ca_bundle = \"../ca.pem\"", None), ("", Some(("AWS_CA_BUNDLE", "{dir}/ca.pem")))]
+    {
+        let env: Vec<_> = ENV_KEYS.iter().copied().chain(variable).collect();
+        let case = Case { name: line, block: line, env: &env, key: "AKIAENV", ..Case::default() };
+        let prepared = Prepared::new(&case);
+        let tls = Tls::start(prepared.proxy.url());
+        std::fs::write(prepared.dir.path().join("ca.pem"), &tls.authority).unwrap();
+        let configuration = prepared.cwd().join("main.tf");
+        let text = std::fs::read_to_string(&configuration).unwrap();
+        std::fs::write(&configuration, text.replace(prepared.proxy.url(), &tls.url)).unwrap();
+        prepared.check(&case);
+
+        std::fs::write(prepared.dir.path().join("ca.pem"), Tls::start(prepared.proxy.url()).authority.as_str())
+            .unwrap();
+        for answer in prepared.tfguard() {
+            let error = answer.unwrap_err();
+            assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+        }
+    }
+}

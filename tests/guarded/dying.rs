@@ -1,0 +1,118 @@
+//! Terraforms, fronts and supervisors that die.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+#[test]
+fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
+    for (version, terraform) in terraforms() {
+        let project = project(Kind::Sleep).table().init(&terraform);
+        let run = asleep(&project, &["--report", "report.json"]);
+        kill(&journal(&project)["child"]["id"]["pid"]);
+        let exit = run.wait(SOON).expect_code(137);
+        assert!(exit.err().contains("died of SIGKILL"), "{version}: {exit}");
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version}: {exit}");
+        assert_eq!(report(&project)["locks"][0]["halves"][0]["outcome"], "deleted", "{version}");
+        assert_clean(&project);
+    }
+}
+
+#[test]
+fn a_terraform_that_cannot_stop_is_killed_after_its_grace_on_every_version() {
+    for (version, terraform) in terraforms() {
+        let project = project(Kind::HangInApply).table().init(&terraform);
+        let run = hanging(&project, &["--grace", "2s"], &APPLY);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{version}: {exit}");
+        assert!(exit.err().contains("did not end in time and was killed"), "{version}: {exit}");
+        assert!(exit.err().contains("run `terraform plan`"), "{version}: {exit}");
+        assert_clean(&project);
+    }
+}
+
+/// A lock that is released must be usable: the next run takes it and applies.
+#[test]
+fn the_next_run_works() {
+    let project = table(Kind::HangInApply);
+    let run = hanging(&project, &["--grace", "1s"], &APPLY);
+    run.signal(SIGINT);
+    run.wait(SOON).expect_code(137);
+    std::fs::write(project.work().join("main.tf"), "resource \"terraform_data\" \"work\" {}\n").unwrap();
+    project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
+    assert_clean(&project);
+}
+
+#[test]
+fn on_death_keeps_what_it_is_told_to() {
+    for (policy, kind, command, kept) in [
+        ("keep", Kind::HangInApply, &APPLY[..], true),
+        ("keep-apply", Kind::HangInApply, &APPLY[..], true),
+        ("keep-apply", Kind::HangInPlan, &PLAN[..], false),
+        ("keep", Kind::HangInPlan, &PLAN[..], true),
+    ] {
+        let project = table(kind);
+        let run = hanging(&project, &["--grace", "1s", "--on-death", policy], command);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(project.lock().is_some(), kept, "{policy} {command:?}: {exit}");
+        assert_eq!(exit.err().contains("left in place, as --on-death says"), kept, "{exit}");
+        assert_eq!(exit.err().contains("terraform force-unlock"), kept, "{exit}");
+        project.aws().delete_item(project.table_name(), &project.lock_id());
+        assert_clean(&project);
+    }
+}
+
+/// The front takes the supervisor's place, with its output, its stop requests and its release.
+#[test]
+fn a_killed_supervisor_is_replaced() {
+    let project = table(Kind::Sleep);
+    let run = asleep(&project, &[]);
+    kill(&journal(&project)["supervisor"]["pid"]);
+    run.wait_for_stderr("takes its place", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(125);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
+    assert!(exit.err().contains("exit code is lost"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn a_supervisor_killed_after_the_interrupt_is_replaced_by_one_that_sends_no_second() {
+    let project = table(Kind::HangInApply);
+    let run = hanging(&project, &["--grace", "4s"], &APPLY);
+    run.signal(SIGTERM);
+    run.wait_for_stdout("Interrupt received.", SOON);
+    kill(&journal(&project)["supervisor"]["pid"]);
+    let exit = run.wait(SOON).expect_code(125);
+    assert!(!exit.err().contains("Two interrupts"), "{exit}");
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+/// As if a machine's out-of-memory killer went through the job: whoever is left finishes the work.
+#[test]
+fn front_or_supervisor_killed_at_any_moment_leave_no_lock() {
+    let project = table(Kind::Sleep);
+    for (number, victim) in ["front", "supervisor"].into_iter().cycle().take(12).enumerate() {
+        let run = project.tfguard(TFGUARD, ["--grace", "5s"], APPLY).new_group().start();
+        // Moments spread over start, init, plan and apply.
+        std::thread::sleep(Duration::from_millis(u64::try_from(number).unwrap() * 150));
+        let pid = (!sessions(&project).is_empty()).then(|| journal(&project)[victim]["pid"].clone());
+        if let Some(pid) = pid.filter(|pid| !pid.is_null()) {
+            kill(&pid);
+        }
+        if victim == "supervisor" {
+            run.signal(SIGTERM);
+        } else {
+            run.signal(SIGKILL);
+        }
+        let exit = run.wait(SOON);
+        assert!(!exit.err().contains("Two interrupts"), "{exit}");
+        assert_clean(&project);
+        for session in sessions(&project) {
+            std::fs::remove_dir_all(session).unwrap();
+        }
+    }
+}

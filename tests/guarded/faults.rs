@@ -1,0 +1,128 @@
+//! Requests that are lost, late, refused or answered with nonsense.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+fn behind(proxy: &FaultProxy, kind: Kind) -> Project<'static> {
+    project(kind).table().endpoint(proxy.url()).init(&terraform())
+}
+
+/// Terraform takes its lock, the answer is lost, its retry collides with itself, and it exits 1 with the lock left
+/// (T §2.6).
+#[test]
+fn a_lock_that_terraform_ran_into_itself_is_released() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Quick);
+    proxy.rule(Match::dynamodb("PutItem").nth(1), [Action::Forward, Action::Close]);
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    assert!(exit.err().contains("Error acquiring the state lock"), "{exit}");
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+/// The request that takes the lock outlives Terraform (T §4.6).
+#[test]
+fn a_lock_that_appears_after_terraforms_death_is_released() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Quick);
+    let gate = Gate::new();
+    proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
+    gate.wait_for(1, SOON);
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    // tfguard has looked once and found nothing.
+    proxy.wait_for(
+        |seen| {
+            seen.operation() == Some("DeleteItem") && seen.header("user-agent").is_some_and(|a| a.contains(OUR_AGENT))
+        },
+        SOON,
+    );
+    gate.release();
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn every_delete_names_the_lock_in_a_condition() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Sleep);
+    let run = asleep(&project, &[]);
+    let id = project.lock().unwrap()["ID"].as_str().unwrap().to_owned();
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    run.wait(SOON).expect_code(137);
+    let ours: Vec<_> = proxy
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.header("user-agent").is_some_and(|a| a.contains(OUR_AGENT)))
+        .collect();
+    assert!(!ours.is_empty());
+    for request in ours {
+        assert_eq!(request.operation(), Some("DeleteItem"), "{request:#?}");
+        let body: Value = serde_json::from_str(&request.text()).unwrap();
+        assert!(body["ConditionExpression"].as_str().unwrap().contains("Info"), "{body:#}");
+        assert!(body["ExpressionAttributeValues"].to_string().contains(&id), "{body:#}");
+    }
+    assert_clean(&project);
+}
+
+#[test]
+fn a_lost_answer_to_the_delete_is_settled() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Sleep);
+    let run = asleep(&project, &[]);
+    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Forward, Action::Close]);
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(!exit.err().contains("NOT released"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn throttling_and_failures_are_ridden_out() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Sleep);
+    let run = asleep(&project, &[]);
+    let throttled = Answer::dynamodb("ProvisionedThroughputExceededException", "slow down");
+    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Answer(throttled)]);
+    proxy.rule(Match::dynamodb("DeleteItem").nth(2), [Action::Answer(Answer::new(500, "oops"))]);
+    proxy.rule(Match::dynamodb("DeleteItem").nth(3), [Action::Close]);
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Sleep);
+    let run = asleep(&project, &["--report", "report.json"]);
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
+    let lock = project.lock().unwrap();
+    let id = lock["ID"].as_str().unwrap();
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    // Terraform's own unlock is denied too; the supervisor reports although nobody listens.
+    project.guard().assert_no_process_left(SOON);
+    assert_eq!(project.lock(), Some(lock.clone()));
+    assert_eq!(report(&project)["exit_code"], 120);
+    project.aws().delete_item(project.table_name(), &project.lock_id());
+    for session in sessions(&project) {
+        std::fs::remove_dir_all(session).unwrap();
+    }
+
+    let run = asleep(&project, &["--report", "report.json"]);
+    let lock = project.lock().unwrap();
+    let id = {
+        let _ = id;
+        lock["ID"].as_str().unwrap()
+    };
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("NOT released: dynamodb:DeleteItem was denied"), "{exit}");
+    assert!(exit.err().contains(&format!("terraform force-unlock {id}")), "{exit}");
+    assert_eq!(project.lock(), Some(lock.clone()));
+    let files: Vec<_> = std::fs::read_dir(session(&project)).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(files.contains(&"journal.json".into()) && !files.contains(&"terraform.log".into()), "{files:?}");
+}

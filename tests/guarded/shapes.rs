@@ -1,0 +1,95 @@
+//! Shapes of a run: other directories, workspaces, scripts, both halves of a lock.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+/// Kills Terraform in its sleep and expects its lock to be deleted.
+#[track_caller]
+fn assert_released(project: &Project, run: Running) {
+    assert!(project.lock().is_some());
+    kill(&journal(project)["child"]["id"]["pid"]);
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(project);
+}
+
+#[test]
+fn the_backend_is_found_behind_chdir() {
+    let project = table(Kind::Sleep);
+    let chdir = format!("-chdir={}", project.work().display());
+    let run = project.tfguard(TFGUARD, [""; 0], [&[chdir.as_str()], &APPLY[..]].concat()).current_dir("/").start();
+    run.wait_for_stdout("asleep", SOON);
+    assert_released(&project, run);
+}
+
+#[test]
+fn the_backend_is_found_in_another_data_directory() {
+    let project = table(Kind::Sleep);
+    std::fs::rename(project.work().join(".terraform"), project.work().join("data")).unwrap();
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).env("TF_DATA_DIR", "data").start();
+    run.wait_for_stdout("asleep", SOON);
+    assert_released(&project, run);
+}
+
+#[test]
+fn the_lock_of_a_workspace_is_released() {
+    let project = project(Kind::Sleep).table().workspace("staging").init(&terraform());
+    let run = asleep(&project, &[]);
+    assert_released(&project, run);
+}
+
+/// A script that changes directories: the backend is that of the directory in which the Terraform ran.
+#[test]
+fn the_lock_of_a_terraform_below_a_script_is_released() {
+    let project = table(Kind::Sleep);
+    let script = format!("cd {} && terraform {}", project.work().display(), APPLY.join(" "));
+    let mut kill_it = project.command(TFGUARD).args(["--grace", "2s", "--", "sh", "-c", &format!("{script}; exit 7")]);
+    kill_it = kill_it.current_dir("/");
+    let run = kill_it.start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    // Terraform was interrupted once and so was the shell, which then went no further.
+    let exit = run.wait(SOON);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn a_killed_terraform_below_a_script_is_accounted_for() {
+    let project = table(Kind::HangInApply);
+    let script = format!("cd {} && terraform {}; exit 7", project.work().display(), APPLY.join(" "));
+    let run = project.command(TFGUARD).args(["--grace", "2s", "--", "sh", "-c", &script]).current_dir("/").start();
+    project.wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+/// A state with a lockfile and a table: both halves, each by its own condition.
+#[test]
+fn both_halves_of_a_dual_lock_are_released() {
+    let project = project(Kind::Sleep).table().lockfile().init(&terraform());
+    let run = asleep(&project, &["--report", "report.json"]);
+    assert!(project.lock_in_bucket().is_some());
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    run.wait(SOON).expect_code(137);
+    let report = report(&project);
+    let halves = report["locks"][0]["halves"].as_array().unwrap();
+    assert_eq!(halves.len(), 2, "{report:#}");
+    assert!(halves.iter().all(|half| half["outcome"] == "deleted"), "{report:#}");
+    assert_eq!(project.lock_in_bucket(), None);
+    assert_clean(&project);
+}
+
+#[test]
+fn a_run_without_a_backend_is_simply_supervised() {
+    let project = table(Kind::Quick);
+    project.tfguard(TFGUARD, [""; 0], ["fmt"]).run().expect_code(0);
+    project.tfguard(TFGUARD, [""; 0], ["version"]).run().expect_code(0);
+    std::fs::remove_file(project.work().join("backend.tf")).unwrap();
+    std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
+    project.terraform(["init", "-input=false"]).run().expect_code(0);
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
+    assert_eq!(exit.err(), "");
+}

@@ -1,0 +1,130 @@
+//! Cancelled runs: one interrupt, a grace, and a lock that is gone.
+
+use super::*;
+use nix::sys::signal::Signal::{self, *};
+
+/// The lock was released by Terraform itself, after one interrupt.
+#[track_caller]
+fn assert_graceful(exit: Exit, what: &str) -> Exit {
+    let exit = exit.expect_code(1);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{what}: {exit}");
+    assert!(!exit.err().contains("Two interrupts"), "{what}: {exit}");
+    assert!(exit.err().contains("released by Terraform"), "{what}: {exit}");
+    exit
+}
+
+#[test]
+fn each_signal_is_one_interrupt_on_every_version() {
+    let signals = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
+    for (number, (version, terraform)) in terraforms().enumerate() {
+        let project = project(Kind::Sleep).table().init(&terraform);
+        for signal in [signals[number % 4], signals[(number + 1) % 4]] {
+            let run = asleep(&project, &[]);
+            run.signal(signal);
+            assert_graceful(run.wait(SOON), &format!("{version} {signal}"));
+            assert_clean(&project);
+        }
+    }
+}
+
+#[test]
+fn many_signals_are_one_interrupt() {
+    let project = table(Kind::Sleep);
+    let volleys: [&[Signal]; 3] = [&[SIGINT, SIGTERM], &[SIGTERM; 10], &[SIGHUP, SIGINT, SIGQUIT, SIGTERM]];
+    for volley in volleys {
+        let run = asleep(&project, &[]);
+        for signal in volley {
+            run.signal_group(*signal);
+        }
+        assert_graceful(run.wait(SOON), &format!("{volley:?}"));
+        assert_clean(&project);
+    }
+}
+
+/// GNU `timeout` signals its child and then the whole group, and Terraform alone counts two (P §0.4).
+#[test]
+fn a_timeout_command_around_tfguard_is_one_interrupt() {
+    let project = table(Kind::Sleep);
+    let run = project.command("timeout").args(["8", TFGUARD, "--"]).arg(terraform()).args(APPLY).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let exit = run.wait(SOON).expect_code(124);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(!exit.err().contains("Two interrupts"), "{exit}");
+    assert_clean(&project);
+}
+
+/// As GitLab's docker executor does it: every process, the highest pid first.
+#[test]
+fn a_terraform_that_somebody_else_interrupted_is_not_interrupted_again() {
+    for everybody in [false, true] {
+        let project = table(Kind::HangInPlan);
+        let run = hanging(&project, &["--grace", "3s", "--report", "report.json"], &APPLY);
+        let terraform = journal(&project)["child"]["id"]["pid"].clone();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(terraform.as_i64().unwrap()).unwrap());
+        nix::sys::signal::kill(pid, SIGTERM).unwrap();
+        if everybody {
+            let supervisor = journal(&project)["supervisor"]["pid"].as_i64().unwrap();
+            let supervisor = nix::unistd::Pid::from_raw(i32::try_from(supervisor).unwrap());
+            nix::sys::signal::kill(supervisor, SIGTERM).unwrap();
+        } else {
+            run.wait_for_stdout("Interrupt received.", SOON);
+        }
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+        assert!(!exit.err().contains("Two interrupts"), "{exit}");
+        assert!(exit.err().contains("was interrupted already"), "{exit}");
+        assert_eq!(report(&project)["interrupt"]["by"], "somebody-else");
+        assert_clean(&project);
+    }
+}
+
+/// Without `exec`, bash forwards nothing and dies of the SIGTERM (C §2.2).
+#[test]
+fn the_end_of_the_shell_around_tfguard_is_one_interrupt() {
+    let project = table(Kind::Sleep);
+    let script = format!("{TFGUARD} -- \"$0\" {}\ntrue", APPLY.join(" "));
+    let run = project.command("bash").args(["-e", "-c", &script]).arg(terraform()).start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    run.wait(SOON).expect_signal(SIGTERM);
+    assert_clean(&project);
+}
+
+#[test]
+fn a_killed_front_is_one_interrupt_on_every_version() {
+    for (version, terraform) in terraforms() {
+        let project = project(Kind::Sleep).table().init(&terraform);
+        let run = asleep(&project, &["--report", "report.json"]);
+        run.signal(SIGKILL);
+        run.wait(SOON).expect_signal(SIGKILL);
+        assert_clean(&project);
+        let report = report(&project);
+        assert_eq!(report["requests"][0]["kind"], "front-died", "{version}: {report:#}");
+        assert_eq!(report["ending"]["code"], 1, "{version}: {report:#}");
+        assert_eq!(report["locks"][0]["outcome"]["is"], "unlocked", "{version}: {report:#}");
+    }
+}
+
+#[test]
+fn the_deadline_stops_by_itself() {
+    let project = table(Kind::Sleep);
+    let exit = project.tfguard(TFGUARD, ["--deadline", "8s"], APPLY).start().wait(SOON).expect_code(124);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("--deadline reached"), "{exit}");
+    assert_clean(&project);
+}
+
+/// A killed plan loses nothing, so it does not get the grace of an apply.
+#[test]
+fn a_plan_that_hangs_has_a_short_grace() {
+    for command in [&PLAN[..], &APPLY] {
+        let project = table(Kind::HangInPlan);
+        let run = hanging(&project, &["--grace", "1h"], command);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(137);
+        assert!(exit.err().contains("it has 10s to end gracefully"), "{exit}");
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+        assert_clean(&project);
+    }
+}

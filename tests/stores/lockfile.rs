@@ -1,0 +1,125 @@
+//! The half beside the state.
+
+use std::time::Duration;
+
+use tfguard::lock::{Deletion, LockStore, Released, StoreError, UnconditionalDelete};
+
+use crate::bed::{Bed, CUSTOMER_KEY, found};
+use crate::support::{Action, Answer, Gate, Match};
+
+#[test]
+fn the_own_lockfile_is_deleted_on_its_etag_and_only_after_an_examination() {
+    let bed = Bed::new();
+    let etag = bed.aws.plant_lockfile(&bed.own());
+    let store = bed.file_store(UnconditionalDelete::Refuse);
+    assert_eq!(bed.release(&store), Released::Deleted);
+    assert!(bed.aws.keys(&bed.bucket, "").is_empty());
+
+    let seen = bed.proxy.seen();
+    assert!(seen.iter().all(|request| request.method != "PUT" && request.method != "POST"), "{seen:?}");
+    let deletes: Vec<_> = seen.iter().filter(|request| request.method == "DELETE").collect();
+    let [probes @ .., last] = &deletes[..] else { panic!("{seen:?}") };
+    assert!(last.path.contains("/a/k.tflock?") || last.path.ends_with("/a/k.tflock"), "{}", last.path);
+    assert_eq!(last.header("if-match"), Some(etag.as_str()));
+    assert!(!probes.is_empty());
+    assert!(probes.iter().all(|probe| probe.path.contains("/a/k.tflock.tfguard-")), "{probes:?}");
+
+    // The examination is remembered.
+    bed.aws.plant_lockfile(&bed.own());
+    let before = bed.proxy.seen().len();
+    assert_eq!(bed.delete_if(&store), Ok(Deletion::Deleted));
+    assert_eq!(bed.proxy.seen().len(), before + 2);
+    assert_eq!(bed.delete_if(&store), Ok(Deletion::Absent));
+}
+
+#[test]
+fn a_lockfile_is_read_with_the_customers_key() {
+    let bed = Bed::new();
+    bed.aws.plant_lockfile(&bed.own());
+    let _ = bed.aws.block_on(bed.file_store(UnconditionalDelete::Refuse).read());
+    let request = &bed.proxy.seen()[0];
+    assert_eq!(request.header("x-amz-server-side-encryption-customer-algorithm"), Some("AES256"));
+    assert_eq!(request.header("x-amz-server-side-encryption-customer-key"), Some(CUSTOMER_KEY));
+    assert_eq!(request.header("x-amz-server-side-encryption-customer-key-md5"), Some("tP/LI3N87DFaSk0aoqYgzg=="));
+}
+
+#[test]
+fn a_lockfile_in_a_versioned_bucket_is_deleted() {
+    let bed = Bed { bucket: "store-versioned".to_owned(), ..Bed::new() };
+    bed.aws.create_bucket(&bed.bucket, true);
+    bed.aws.plant_lockfile(&bed.own());
+    let store = bed.file_store(UnconditionalDelete::Refuse);
+    assert_eq!(bed.release(&store), Released::Deleted);
+    assert!(!bed.has_lockfile());
+    assert_eq!(bed.release(&store), Released::AlreadyGone);
+}
+
+/// The state changes hands between the read and the delete: the successor's lock stays.
+#[test]
+fn a_lockfile_that_changes_hands_meanwhile_stays() {
+    let bed = Bed::new();
+    bed.aws.plant_lockfile(&bed.own());
+    let store = bed.file_store(UnconditionalDelete::Refuse);
+    let gate = Gate::new();
+    bed.proxy.rule(Match::http("DELETE", "/a/k.tflock.tfguard-"), [Action::Forward]);
+    bed.proxy.rule(Match::http("DELETE", "/a/k.tflock"), [gate.hold()]);
+    let released = bed.release_meanwhile(&store, || {
+        gate.wait_for(1, Duration::from_secs(20));
+        bed.aws.plant_lockfile(&bed.foreign());
+        gate.release();
+    });
+    assert_eq!(released, Released::NotOurs(found(&bed.foreign())));
+    assert!(bed.has_lockfile());
+}
+
+/// A store that ignores `If-Match` on a delete is found out, and the lock is not what it is found out with.
+#[test]
+fn a_store_that_ignores_conditions_is_found_out_with_something_else() {
+    let bed = Bed::new();
+    bed.proxy.rule(Match::http("DELETE", ""), [Action::Strip("if-match")]);
+    bed.aws.plant_lockfile(&bed.own());
+    let released = bed.release(&bed.file_store(UnconditionalDelete::Refuse));
+    assert!(matches!(released, Released::Failed(StoreError::NoConditions { .. })), "{released:?}");
+    assert!(bed.has_lockfile());
+    let deletes = bed.proxy.seen_matching(&Match::http("DELETE", ""));
+    assert!(!deletes.is_empty());
+    assert!(deletes.iter().all(|delete| delete.path.contains(".tfguard-")), "{deletes:?}");
+
+    assert_eq!(bed.release(&bed.file_store(UnconditionalDelete::AfterSecondLook)), Released::Deleted);
+    assert!(!bed.has_lockfile());
+}
+
+#[test]
+fn where_conditions_cannot_be_examined_or_are_refused_the_lock_stays() {
+    for (first, then) in [
+        (Answer::s3(403, "AccessDenied", "no"), Answer::s3(403, "AccessDenied", "no")),
+        (Answer::s3(501, "NotImplemented", "no"), Answer::s3(501, "NotImplemented", "no")),
+        // Complains about missing objects, so its 404 says nothing about conditions.
+        (Answer::s3(404, "NoSuchKey", "no"), Answer::s3(404, "NoSuchKey", "no")),
+    ] {
+        let bed = Bed::new();
+        bed.aws.plant_lockfile(&bed.own());
+        bed.proxy.rule(Match::http("DELETE", ".tfguard-").nth(1), [first.clone().into()]);
+        bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [then.into()]);
+        let released = bed.release(&bed.file_store(UnconditionalDelete::Refuse));
+        assert!(matches!(released, Released::Failed(StoreError::NoConditions { .. })), "{first:?}: {released:?}");
+        assert!(bed.has_lockfile());
+    }
+}
+
+#[test]
+fn a_conflict_and_a_busy_store_are_tried_again() {
+    for answer in [
+        Answer::s3(409, "ConditionalRequestConflict", "again"),
+        Answer::s3(503, "SlowDown", "again"),
+        Answer::s3(500, "InternalError", "again"),
+    ] {
+        let bed = Bed::new();
+        bed.aws.plant_lockfile(&bed.own());
+        let store = bed.file_store(UnconditionalDelete::Refuse);
+        bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [Action::Forward]);
+        bed.proxy.rule(Match::http("DELETE", "/a/k.tflock").nth(1), [answer.clone().into()]);
+        assert_eq!(bed.release(&store), Released::Deleted, "{answer:?}");
+        assert!(!bed.has_lockfile());
+    }
+}

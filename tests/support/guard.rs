@@ -1,0 +1,141 @@
+//! Nothing a test started outlives it.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The environment variable by which a guard knows its processes.
+pub const MARK: &str = "TFGUARD_TEST_MARK";
+
+/// Marks everything a test starts through an environment variable that is inherited, also by detached processes, and
+/// kills what is left of it when it is dropped. A process that clears its environment escapes.
+pub struct Guard {
+    mark: String,
+}
+
+/// A process that carries the mark. The pidfd keeps the pid from being mistaken for a later process.
+struct Marked {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Guard {
+    pub fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        Self { mark: format!("{}-{}-{now}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)) }
+    }
+
+    /// The variable to give to what the test starts.
+    pub fn env(&self) -> (&'static str, &str) {
+        (MARK, &self.mark)
+    }
+
+    /// The command lines of the marked processes that live now.
+    pub fn processes(&self) -> Vec<String> {
+        self.marked().iter().map(|process| describe(process.pid)).collect()
+    }
+
+    /// Waits until every marked process has ended, whoever its parent is. Panics after `timeout` with the command
+    /// lines of those that live.
+    #[track_caller]
+    pub fn assert_no_process_left(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let processes = self.marked();
+            let Some(first) = processes.first() else {
+                return;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let lines: Vec<_> = processes.iter().map(|process| describe(process.pid)).collect();
+                panic!("still alive after {timeout:?}:\n  {}", lines.join("\n  "));
+            }
+            wait_for_end(&first.fd, left);
+        }
+    }
+
+    fn marked(&self) -> Vec<Marked> {
+        let entry = format!("{MARK}={}\0", self.mark);
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        pids.filter_map(|dir| Pid::from_raw(dir.file_name().to_str()?.parse().ok()?))
+            .filter(|pid| carries(*pid, entry.as_bytes()))
+            .filter_map(|pid| Some(Marked { pid, fd: pidfd_open(pid, PidfdFlags::empty()).ok()? }))
+            // Once more: between the look and the pidfd the pid may have passed to a stranger.
+            .filter(|process| carries(process.pid, entry.as_bytes()))
+            .collect()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Again until none is found: a process may have started another meanwhile.
+        for _ in 0..100 {
+            let processes = self.marked();
+            if processes.is_empty() {
+                return;
+            }
+            for process in &processes {
+                let _ = pidfd_send_signal(&process.fd, Signal::KILL);
+            }
+            for process in &processes {
+                wait_for_end(&process.fd, Duration::from_secs(5));
+            }
+        }
+        eprintln!("test bed: could not end {:?}", self.processes());
+    }
+}
+
+/// Waits until a process has ended (it may remain as a zombie); whether it did within `timeout`.
+pub fn wait_for_end(pidfd: &OwnedFd, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], left.as_ref()) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            Err(error) => panic!("a pidfd cannot be polled: {error}"),
+        }
+    }
+}
+
+/// Whether the environment a process was started with has this `name=value\0`. A zombie has none.
+fn carries(pid: Pid, entry: &[u8]) -> bool {
+    for _ in 0..10_000 {
+        match environ(pid) {
+            // In the middle of an exec. That must not hide the process.
+            None => thread::yield_now(),
+            Some(environ) => return environ.windows(entry.len()).any(|window| window == entry),
+        }
+    }
+    false
+}
+
+/// A process's environment, empty for a zombie, a kernel thread or somebody else's process; `None` if it changed
+/// while it was read.
+fn environ(pid: Pid) -> Option<Vec<u8>> {
+    let dir = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let environ = fs::read(dir.join("environ")).unwrap_or_default();
+    // Without memory of its own, or not to be looked into.
+    if fs::read_link(dir.join("exe")).is_err() {
+        return Some(environ);
+    }
+    // Fields 50 and 51, env_start and env_end; the first one after the name is field 3 (proc_pid_stat(5)).
+    let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    let mut fields = fields.skip(50 - 3).filter_map(|field| field.parse::<usize>().ok());
+    let (start, end) = (fields.next()?, fields.next()?);
+    (start != 0 && environ.len() == end.checked_sub(start)?).then_some(environ)
+}
+
+fn describe(pid: Pid) -> String {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    format!("{} {}", pid.as_raw_nonzero(), String::from_utf8_lossy(&line).replace('\0', " "))
+}

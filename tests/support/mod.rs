@@ -1,0 +1,36 @@
+//! The test bed: real Terraforms, an AWS API on loopback, a proxy that injects faults, and processes that end with
+//! their test.
+//!
+//! Nothing here depends on the test harness, so that an example can use it through `#[path]`.
+//!
+//! ```ignore
+//! let aws = Aws::shared();
+//! let project = Project::new(aws, Kind::Sleep).table().init(&Tools::get().any_terraform());
+//! let run = project.terraform(["apply", "-auto-approve"]).start();
+//! run.wait_for_stdout("asleep", Duration::from_secs(30));
+//! run.signal(Signal::SIGKILL);
+//! run.wait(Duration::from_secs(10));
+//! assert!(project.lock().is_some());
+//! ```
+
+// Every integration test compiles this module and uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod aws;
+mod black_hole;
+mod guard;
+mod lock_info;
+mod project;
+mod proxy;
+mod run;
+mod tools;
+mod watched;
+
+pub use aws::{Aws, Item, Object};
+pub use black_hole::BlackHole;
+pub use guard::Guard;
+pub use lock_info::LockInfo;
+pub use project::{Kind, Project};
+pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
+pub use run::{Exit, Run, Running, Stdin};
+pub use tools::Tools;

@@ -1,0 +1,303 @@
+//! A directory with a Terraform configuration whose state is in S3, on loopback.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::aws::Aws;
+use super::black_hole::BlackHole;
+use super::guard::Guard;
+use super::run::{Exit, Run};
+
+/// What an apply of the configuration does. No kind needs a provider from outside.
+pub enum Kind {
+    /// Makes one resource and the output `answer` (`42`) at once.
+    Quick,
+    /// Says `asleep` while it applies and sleeps for ten minutes. An interrupt ends the sleep.
+    Sleep,
+    /// Prints this many numbered lines while it applies.
+    Chatty(u32),
+    /// Hangs while it plans, whatever it is asked ([`Project::wait_for_hang`]).
+    HangInPlan,
+    /// Makes one resource, then hangs while it applies ([`Project::wait_for_hang`]).
+    HangInApply,
+    /// This configuration, less the backend.
+    Hcl(String),
+}
+
+/// A configuration and its state's bucket, table and lock, used by nobody else. What runs in it ends with it.
+pub struct Project<'a> {
+    // First, so that its processes end before their directory.
+    guard: Guard,
+    dir: TempDir,
+    aws: &'a Aws,
+    hole: BlackHole,
+    terraform: PathBuf,
+    bucket: String,
+    table: Option<String>,
+    lockfile: bool,
+    versioned: bool,
+    key: String,
+    workspace: Option<String>,
+    endpoint: String,
+    backend: String,
+}
+
+impl<'a> Project<'a> {
+    /// A state without any lock; see [`Self::table`] and [`Self::lockfile`]. Nothing is made before [`Self::init`].
+    pub fn new(aws: &'a Aws, kind: Kind) -> Self {
+        let dir = tempfile::Builder::new().prefix("tfguard-test-").tempdir().expect("a directory can be made");
+        let hole = BlackHole::start();
+        for name in ["work", "home", "tmp", "tfguard"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory can be made");
+        }
+        fs::write(dir.path().join("work/main.tf"), configuration(kind, &hole)).expect("a file can be written");
+        Self {
+            guard: Guard::new(),
+            dir,
+            aws,
+            hole,
+            terraform: PathBuf::new(),
+            bucket: aws.unique("states"),
+            table: None,
+            lockfile: false,
+            versioned: false,
+            key: "network/prod.tfstate".to_owned(),
+            workspace: None,
+            endpoint: aws.url().to_owned(),
+            backend: String::new(),
+        }
+    }
+
+    /// Locks in a DynamoDB table of its own.
+    pub fn table(mut self) -> Self {
+        self.table = Some(self.aws.unique("locks"));
+        self
+    }
+
+    /// Locks by a lockfile (Terraform 1.10 and later).
+    pub fn lockfile(mut self) -> Self {
+        self.lockfile = true;
+        self
+    }
+
+    /// The bucket keeps versions.
+    pub fn versioned(mut self) -> Self {
+        self.versioned = true;
+        self
+    }
+
+    /// The state's key, `network/prod.tfstate` unless said otherwise.
+    pub fn key(mut self, key: &str) -> Self {
+        self.key = key.to_owned();
+        self
+    }
+
+    /// Made and selected by [`Self::init`].
+    pub fn workspace(mut self, name: &str) -> Self {
+        self.workspace = Some(name.to_owned());
+        self
+    }
+
+    /// Where Terraform finds S3 and DynamoDB: a [`super::FaultProxy`] instead of moto itself.
+    pub fn endpoint(mut self, url: &str) -> Self {
+        self.endpoint = url.to_owned();
+        self
+    }
+
+    /// More lines for the backend block.
+    pub fn backend(mut self, hcl: &str) -> Self {
+        self.backend = hcl.to_owned();
+        self
+    }
+
+    /// Makes bucket and table, and runs this Terraform's `init`. Panics if that fails.
+    pub fn init(mut self, terraform: &Path) -> Self {
+        self.terraform = terraform.to_owned();
+        self.aws.create_bucket(&self.bucket, self.versioned);
+        if let Some(table) = &self.table {
+            self.aws.create_table(table);
+        }
+        fs::write(self.work().join("backend.tf"), self.backend_block()).expect("a file can be written");
+        self.terraform(["init", "-input=false", "-no-color"]).run().expect_code(0);
+        if let Some(name) = &self.workspace {
+            self.terraform(["workspace", "new", "-no-color", name]).run().expect_code(0);
+        }
+        self
+    }
+
+    fn backend_block(&self) -> String {
+        let Self { bucket, key, endpoint, backend, .. } = self;
+        let table = self.table.as_ref().map(|table| format!("dynamodb_table = {table:?}")).unwrap_or_default();
+        // Not even named where it is off: Terraform before 1.10 does not know it.
+        let lockfile = if self.lockfile { "use_lockfile = true" } else { "" };
+        format!(
+            r#"terraform {{
+  backend "s3" {{
+    bucket = {bucket:?}
+    key = {key:?}
+    region = "{region}"
+    {table}
+    {lockfile}
+    use_path_style = true
+    skip_credentials_validation = true
+    skip_metadata_api_check = true
+    skip_region_validation = true
+    skip_requesting_account_id = true
+    endpoints = {{
+      s3 = {endpoint:?}
+      dynamodb = {endpoint:?}
+      sts = {endpoint:?}
+    }}
+    {backend}
+  }}
+}}
+"#,
+            region = Aws::REGION
+        )
+    }
+
+    /// Terraform in the project's directory.
+    pub fn terraform<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Run {
+        self.command(&self.terraform).args(args)
+    }
+
+    /// `terraform apply`, without a question, to its end; panics unless it works.
+    pub fn apply(&self) -> Exit {
+        self.terraform(["apply", "-input=false", "-auto-approve", "-no-color"]).run().expect_code(0)
+    }
+
+    /// tfguard (its path is `env!("CARGO_BIN_EXE_tfguard")`) with these options and the project's Terraform with
+    /// these arguments behind `--`.
+    pub fn tfguard<O: AsRef<OsStr>, A: AsRef<OsStr>>(
+        &self,
+        tfguard: &str,
+        options: impl IntoIterator<Item = O>,
+        terraform: impl IntoIterator<Item = A>,
+    ) -> Run {
+        self.command(tfguard).args(options).arg("--").arg(&self.terraform).args(terraform)
+    }
+
+    /// Any program in the project's directory and environment: its Terraform first on `PATH`, AWS credentials,
+    /// [`Self::sessions`], and nothing of the machine's.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Run {
+        let inside = |name: &str| self.dir.path().join(name);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let own = self.terraform.parent().into_iter().map(Path::to_path_buf);
+        let path = std::env::join_paths(own.chain(std::env::split_paths(&path))).expect("PATH was one before");
+        Run::new(program, &self.guard)
+            .current_dir(self.work())
+            .envs(Aws::ENV)
+            .envs([("HOME", inside("home")), ("TMPDIR", inside("tmp")), ("TFGUARD_DIR", self.sessions())])
+            .envs([("AWS_EC2_METADATA_DISABLED", "true"), ("CHECKPOINT_DISABLE", "1")])
+            .env("PATH", path)
+    }
+
+    /// The directory Terraform runs in.
+    pub fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    /// The directory for tfguard's sessions.
+    pub fn sessions(&self) -> PathBuf {
+        self.dir.path().join("tfguard")
+    }
+
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub fn aws(&self) -> &'a Aws {
+        self.aws
+    }
+
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The lock table's name. Panics if the project has none.
+    pub fn table_name(&self) -> &str {
+        self.table.as_deref().expect("the project has a lock table")
+    }
+
+    /// The key of the selected workspace's state.
+    pub fn state_key(&self) -> String {
+        match &self.workspace {
+            Some(name) => format!("env:/{name}/{}", self.key),
+            None => self.key.clone(),
+        }
+    }
+
+    /// `bucket/key` of the selected workspace's state: the `LockID` in DynamoDB, the `Path` of its lock.
+    pub fn lock_id(&self) -> String {
+        format!("{}/{}", self.bucket, self.state_key())
+    }
+
+    /// The lock in the table, if there is one.
+    pub fn lock(&self) -> Option<serde_json::Value> {
+        self.aws.lock(self.table_name(), &self.lock_id())
+    }
+
+    /// The lock in the bucket, if there is one.
+    pub fn lock_in_bucket(&self) -> Option<serde_json::Value> {
+        self.aws.lockfile(&self.lock_id())
+    }
+
+    /// The state, if there is one.
+    pub fn state(&self) -> Option<serde_json::Value> {
+        let object = self.aws.object(&self.bucket, &self.state_key())?;
+        Some(serde_json::from_slice(&object.body).expect("a state is JSON"))
+    }
+
+    /// Waits until Terraform hangs in [`Kind::HangInPlan`] or [`Kind::HangInApply`].
+    pub fn wait_for_hang(&self, timeout: Duration) {
+        self.hole.wait_for_connection(timeout);
+    }
+}
+
+fn configuration(kind: Kind, hole: &BlackHole) -> String {
+    let local_exec = |command: &str| {
+        format!(
+            r#"resource "terraform_data" "work" {{
+  provisioner "local-exec" {{
+    command = {command:?}
+  }}
+}}
+"#
+        )
+    };
+    let hang = |depends_on: &str| {
+        format!(
+            r#"data "terraform_remote_state" "silent" {{
+  backend = "http"
+  config = {{
+    address = "{}"
+  }}
+  {depends_on}
+}}
+"#,
+            hole.url()
+        )
+    };
+    match kind {
+        Kind::Quick => r#"resource "terraform_data" "work" {
+  input = 42
+}
+output "answer" {
+  value = terraform_data.work.output
+}
+"#
+        .to_owned(),
+        // In two parts, because Terraform shows the command before it starts it. The sleep takes the shell's place: an interrupt kills it and leaves no orphan that holds the output.
+        Kind::Sleep => local_exec("echo as''leep; exec sleep 600"),
+        Kind::Chatty(lines) => local_exec(&format!("seq -f 'line %.0f' {lines}")),
+        Kind::HangInPlan => hang(""),
+        Kind::HangInApply => {
+            format!("resource \"terraform_data\" \"work\" {{}}\n{}", hang("depends_on = [terraform_data.work]"))
+        }
+        Kind::Hcl(text) => text,
+    }
+}

@@ -1,0 +1,33 @@
+//! Tools are made once.
+
+use std::fs;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use crate::support::Tools;
+
+#[test]
+fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    // What a killed attempt leaves.
+    fs::create_dir_all(dir.path().join("tool-1.partial/half")).expect("a directory can be made");
+    let (made, start) = (AtomicU32::new(0), Barrier::new(4));
+    let make = || {
+        // As four processes: each locks a file it opened itself.
+        let tools = Tools::at(dir.path().to_owned());
+        start.wait();
+        let path = tools.make("tool", "1".to_owned(), |aside, last| {
+            made.fetch_add(1, Ordering::Relaxed);
+            assert!(!aside.join("half").exists());
+            assert!(!last.exists());
+            fs::write(aside.join("whole"), "").map_err(|error| error.to_string())
+        });
+        assert!(path.expect("it can be made").join("whole").exists());
+    };
+    thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(make))));
+    assert_eq!(made.into_inner(), 1);
+    let failed = Tools::at(dir.path().to_owned()).make("other", "1".to_owned(), |_, _| Err("no network".to_owned()));
+    assert_eq!(failed, Err("no network".to_owned()));
+    assert!(!dir.path().join("other-1").exists());
+}
