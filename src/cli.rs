@@ -27,6 +27,10 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_ON_DEATH", value_name = "POLICY", default_value = "release")]
     pub on_death: OnDeath,
 
+    /// What to do with a lockfile of its own in a store that does not keep the condition of a conditional delete
+    #[arg(long, env = "TFGUARD_WITHOUT_CONDITIONS", value_name = "POLICY", default_value = "refuse")]
+    pub without_conditions: WithoutConditions,
+
     /// Run Terraform on this terminal (default when stdin and stdout are one and no CI is around)
     #[arg(long, env = "TFGUARD_ATTACH", conflicts_with = "detach")]
     pub attach: bool,
@@ -107,6 +111,15 @@ pub enum OnDeath {
     Keep,
     /// Leave it if an apply held it, release it if a plan did.
     KeepApply,
+}
+
+/// What to do with a lockfile in a store that does not keep conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WithoutConditions {
+    /// Leave it, and say so.
+    Refuse,
+    /// Read it once more and delete it; a lock that takes its place in between is lost.
+    SecondLook,
 }
 
 impl OnDeath {

@@ -67,6 +67,8 @@ impl AwsClients {
                 let mut builder = aws_sdk_s3::config::Builder::from(&self.config)
                     .region(Region::new(region.clone()))
                     .retry_config(RetryConfig::disabled())
+                    // Stores that are not AWS's often do not know checksums in trailers.
+                    .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
                     .force_path_style(attributes.use_path_style.or(attributes.force_path_style).unwrap_or(false));
                 if let Some(endpoint) = endpoint {
                     builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);

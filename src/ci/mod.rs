@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn each_ci_is_known_by_its_own_variables() {
-        let cases: &[(&[(&str, &str)], Option<(Provider, Option<&str>)>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Option<(Provider, Option<&'static str>)>);
+        let cases: &[Case] = &[
             (&[], None),
             (&[("CI", "false")], None),
             (&[("CI", "true")], Some((Provider::Other, None))),

@@ -13,6 +13,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::DeleteObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::primitives::ByteStream;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
@@ -70,6 +71,16 @@ enum Conditions {
     Kept,
     /// Ignored, or impossible to tell: what showed it.
     NotKept(String),
+}
+
+impl Conditions {
+    fn ignored() -> Self {
+        Self::NotKept("this store ignores the condition of a conditional delete".to_owned())
+    }
+
+    fn refused(detail: &str) -> Self {
+        Self::NotKept(format!("this store refuses conditional deletes ({detail})"))
+    }
 }
 
 /// A lockfile.
@@ -142,21 +153,36 @@ impl LockfileStore {
     ///
     /// A delete with an ETag that nothing has is sent for a name that nobody uses. 412 says that the condition was
     /// looked at. Success says that it was ignored: S3 answers an ordinary delete of nothing with success. 404 is what
-    /// AWS says there, and also what a store says that knows no conditions but complains about missing objects; these
-    /// are told apart by the same delete without a condition, which succeeds only in the first.
+    /// AWS says there, and also what a store says that knows no conditions but complains about missing objects, as
+    /// Google's does; then the same is tried on a small object made for it. No delete here is without a condition.
     ///
-    /// It needs `s3:DeleteObject` on that name; where this is denied nothing is known, and nothing is deleted.
+    /// It needs `s3:DeleteObject`, and after a 404 `s3:PutObject`, on that name; where this is denied nothing is known,
+    /// and nothing is deleted.
     async fn examine(&self) -> Result<Conditions, StoreError> {
         let unused = format!("{}.tfguard-{:032x}", self.key, nonce());
-        let ignored = |detail: &str| Ok(Conditions::NotKept(format!("this store {detail}")));
         match outcome(self.delete(&unused, Some(IMPOSSIBLE_ETAG)).await)? {
-            Outcome::Done => ignored("ignores the condition of a conditional delete"),
+            Outcome::Done => Ok(Conditions::ignored()),
             Outcome::ConditionFailed => Ok(Conditions::Kept),
-            Outcome::Unsupported(detail) => ignored(&format!("refuses conditional deletes ({detail})")),
-            Outcome::NoSuchKey => match outcome(self.delete(&unused, None).await)? {
-                Outcome::Done => Ok(Conditions::Kept),
-                _ => ignored("does not show whether it keeps the condition of a conditional delete"),
-            },
+            Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
+            Outcome::NoSuchKey => self.examine_with(&unused).await,
+        }
+    }
+
+    /// The second half of [`Self::examine`], with an object of our own.
+    async fn examine_with(&self, unused: &str) -> Result<Conditions, StoreError> {
+        let body = ByteStream::from_static(b"tfguard made this object to see whether conditional deletes work here\n");
+        let made = self.client.put_object().bucket(&self.bucket).key(unused).if_none_match("*").body(body).send().await;
+        let made = made.map_err(|error| understand("s3:PutObject", error))?;
+        match outcome(self.delete(unused, Some(IMPOSSIBLE_ETAG)).await)? {
+            Outcome::Done => Ok(Conditions::ignored()),
+            Outcome::ConditionFailed => {
+                if let Err(error) = self.delete(unused, made.e_tag()).await {
+                    tracing::debug!("s3://{}/{unused} stays: {error}; it means nothing, remove it", self.bucket);
+                }
+                Ok(Conditions::Kept)
+            }
+            Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
+            Outcome::NoSuchKey => Ok(Conditions::refused("HTTP 404 for an object that is there")),
         }
     }
 

@@ -87,6 +87,7 @@ fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
         session,
         terms: plan.terms,
         on_death: plan.on_death,
+        unconditional: plan.unconditional,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::machine::Terms;
 use crate::ci;
-use crate::cli::{Cli, OnDeath, Setting};
+use crate::cli::{Cli, OnDeath, Setting, WithoutConditions};
+use crate::lock::UnconditionalDelete;
 
 /// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab (C §1), and longer than most
 /// providers need to end what they are doing.
@@ -42,6 +43,8 @@ pub struct Plan {
     pub terms: Terms,
     /// What becomes of a lock that is left.
     pub on_death: OnDeath,
+    /// What becomes of a lockfile where the store keeps no conditions.
+    pub unconditional: UnconditionalDelete,
     /// Whether the end of the process that started tfguard is a request to stop.
     pub watch_parent: bool,
     /// Whether SIGHUP is a request to stop.
@@ -81,6 +84,10 @@ impl Plan {
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
             on_death: cli.on_death,
+            unconditional: match cli.without_conditions {
+                WithoutConditions::Refuse => UnconditionalDelete::Refuse,
+                WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
+            },
             watch_parent: !cli.outlive_parent && !nohup,
             heed_hangup: !nohup,
             // The supervisor may outlive the step, not its working directory's meaning.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backend::{self, AwsClients, Backend, S3Backend, Surroundings};
@@ -38,7 +37,8 @@ impl Releaser {
         if let Some((_, known)) = self.backends.iter().find(|(known, _)| known == claim) {
             return known.as_ref().ok().and_then(|backend| backend.places(claim).ok()).unwrap_or_default();
         }
-        let own = std::env::current_dir().ok().map(|dir| surroundings(dir, command, env.clone()));
+        let own =
+            std::env::current_dir().ok().map(|dir| Surroundings::of_command(&dir, arguments(command), env.clone()));
         let found = own.ok_or_else(|| "the working directory is gone".to_owned()).and_then(|own| find(claim, &own));
         let found = found.or_else(|why| {
             let elsewhere = look();
@@ -61,7 +61,12 @@ impl Releaser {
     }
 
     /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way.
-    pub async fn release(&self, leftover: &Leftover, unclean: bool) -> (LockOutcome, Vec<Half>) {
+    pub async fn release(
+        &self,
+        leftover: &Leftover,
+        unclean: bool,
+        unconditional: UnconditionalDelete,
+    ) -> (LockOutcome, Vec<Half>) {
         let claim = &leftover.entry.claim;
         let backend = match self.backends.iter().find(|(known, _)| known == claim) {
             Some((_, Ok(backend))) => backend,
@@ -83,7 +88,7 @@ impl Releaser {
         let mut halves = Vec::new();
         for place in places {
             tracing::debug!("lock {}: looking at {place}", claim.id);
-            let store = clients.open(&place, UnconditionalDelete::Refuse);
+            let store = clients.open(&place, unconditional);
             let outcome = HalfOutcome::from(lock::release(&store, claim, &terms).await);
             halves.push(Half { place, outcome });
         }
@@ -112,12 +117,9 @@ fn find(claim: &LockClaim, surroundings: &Surroundings) -> Result<Box<S3Backend>
     }
 }
 
-fn surroundings(dir: PathBuf, command: &[OsString], env: HashMap<OsString, OsString>) -> Surroundings {
-    let dir = match backend::chdir(command.get(1..).unwrap_or_default()) {
-        Some(below) => dir.join(below),
-        None => dir,
-    };
-    Surroundings { dir, env }
+/// A command less the program.
+fn arguments(command: &[OsString]) -> &[OsString] {
+    command.get(1..).unwrap_or_default()
 }
 
 /// Where and how a living Terraform runs, as the kernel has it.
@@ -141,5 +143,5 @@ fn surroundings_of(process: ProcessId) -> Option<Surroundings> {
         })
         .collect();
     // It was another process's meanwhile if that one is gone now.
-    process.is_alive().then(|| surroundings(dir, &command, env))
+    process.is_alive().then(|| Surroundings::of_command(&dir, arguments(&command), env))
 }

@@ -21,6 +21,7 @@ use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::release::Releaser;
 use super::targets::{Targets, targets};
 use super::watch::Watch;
+use crate::lock::UnconditionalDelete;
 use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Verdict};
 use crate::report::{Account, Ending, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, is_terraform};
@@ -38,6 +39,8 @@ pub struct Job {
     pub terms: Terms,
     /// What becomes of a lock that is left.
     pub on_death: crate::cli::OnDeath,
+    /// What becomes of a lockfile where the store keeps no conditions.
+    pub unconditional: UnconditionalDelete,
     /// When the session began; the machine's moments count from here.
     pub began: Instant,
 }
@@ -424,7 +427,7 @@ impl<'a> Supervisor<'a> {
             let (outcome, halves) = if self.job.on_death.keeps(&leftover.entry.claim) {
                 (LockOutcome::Kept, Vec::new())
             } else {
-                self.releaser.release(&leftover, unclean).await
+                self.releaser.release(&leftover, unclean, self.job.unconditional).await
             };
             if let Some(lock) = self.lock(&leftover.entry.claim) {
                 lock.outcome = Some(outcome);

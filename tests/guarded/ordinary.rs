@@ -53,7 +53,8 @@ fn a_reader_that_goes_away_does_not_hurt_terraform() {
 /// The user's own log variables keep their effect, and the lock is learned all the same.
 #[test]
 fn the_users_log_settings_keep_their_effect_on_every_version() {
-    let settings: [(&[(&str, &str)], bool, bool); 6] = [
+    type Setting = (&'static [(&'static str, &'static str)], bool, bool);
+    let settings: [Setting; 6] = [
         (&[("TF_LOG", "error")], false, false),
         (&[("TF_LOG", "off"), ("TF_LOG_PATH", "mine.log")], false, false),
         (&[("TF_LOG", "info")], true, false),

@@ -16,13 +16,17 @@ fn the_own_lockfile_is_deleted_on_its_etag_and_only_after_an_examination() {
     assert!(bed.aws.keys(&bed.bucket, "").is_empty());
 
     let seen = bed.proxy.seen();
-    assert!(seen.iter().all(|request| request.method != "PUT" && request.method != "POST"), "{seen:?}");
+    let writes: Vec<_> = seen.iter().filter(|request| request.method == "PUT" || request.method == "POST").collect();
+    assert!(writes.iter().all(|write| write.path.contains("/a/k.tflock.tfguard-")), "{writes:?}");
     let deletes: Vec<_> = seen.iter().filter(|request| request.method == "DELETE").collect();
     let [probes @ .., last] = &deletes[..] else { panic!("{seen:?}") };
     assert!(last.path.contains("/a/k.tflock?") || last.path.ends_with("/a/k.tflock"), "{}", last.path);
     assert_eq!(last.header("if-match"), Some(etag.as_str()));
     assert!(!probes.is_empty());
-    assert!(probes.iter().all(|probe| probe.path.contains("/a/k.tflock.tfguard-")), "{probes:?}");
+    for probe in probes {
+        assert!(probe.path.contains("/a/k.tflock.tfguard-"), "{probe:?}");
+        assert!(probe.header("if-match").is_some(), "no delete is without a condition: {probe:?}");
+    }
 
     // The examination is remembered.
     bed.aws.plant_lockfile(&bed.own());
@@ -94,8 +98,10 @@ fn where_conditions_cannot_be_examined_or_are_refused_the_lock_stays() {
     for (first, then) in [
         (Answer::s3(403, "AccessDenied", "no"), Answer::s3(403, "AccessDenied", "no")),
         (Answer::s3(501, "NotImplemented", "no"), Answer::s3(501, "NotImplemented", "no")),
-        // Complains about missing objects, so its 404 says nothing about conditions.
+        // Complains about missing objects, and about the one made for the examination.
         (Answer::s3(404, "NoSuchKey", "no"), Answer::s3(404, "NoSuchKey", "no")),
+        // The same, and ignores the condition, as Google's store does.
+        (Answer::s3(404, "NoSuchKey", "no"), Answer::new(204, "")),
     ] {
         let bed = Bed::new();
         bed.aws.plant_lockfile(&bed.own());
