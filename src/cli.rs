@@ -43,6 +43,14 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
     pub outlive_parent: bool,
 
+    /// Refuse to run a command that says `-lock=false`, also in TF_CLI_ARGS
+    #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE")]
+    pub forbid_lock_false: bool,
+
+    /// Give Terraform this -lock-timeout, unless it has one
+    #[arg(long, env = "TFGUARD_LOCK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub lock_timeout: Option<Duration>,
+
     /// Write what happened to this file, as JSON
     #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -84,14 +92,17 @@ impl std::str::FromStr for Setting {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        // jiff takes more (ISO 8601, signs, fractions); what is promised is `90s`, `5m`, `1h30m`.
-        text.parse::<SignedDuration>()
-            .ok()
-            .and_then(|duration| Duration::try_from(duration).ok())
-            .filter(|duration| *duration <= LONGEST)
-            .map(Self::Fixed)
-            .ok_or(DurationError)
+        duration(text).map(Self::Fixed)
     }
+}
+
+/// Reads a duration. jiff takes more (ISO 8601, fractions); what is promised is `90s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, DurationError> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or(DurationError)
 }
 
 /// A longer time than any CI gives, short enough that no sum of such times overflows.
@@ -99,7 +110,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A text that is no duration.
 #[derive(Debug, thiserror::Error)]
-#[error("write a duration such as `90s`, `5m` or `1h30m` (a year at most), or `auto`")]
+#[error("write a duration such as `90s`, `5m` or `1h30m` (a year at most), or `auto` where that is offered")]
 pub struct DurationError;
 
 /// What to do with the lock of a child that died.

@@ -1,12 +1,13 @@
 //! tfguard runs Terraform in CI so that a cancelled job never leaves its state lock behind.
 //!
 //! The binary's parts, one folder a concern. [`run`] is the guarded run (front, supervisor, child), [`observe`] reads
-//! what Terraform says about itself, [`backend`] and [`lock`] find a lock and delete it by condition, [`session`] holds
+//! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete it by condition, [`session`] holds
 //! everything that has to outlive a process, [`report`] tells people and programs what happened.
 
 pub mod backend;
 pub mod ci;
 pub mod cli;
+pub mod command;
 pub mod exit;
 pub mod lock;
 pub mod observe;

@@ -27,11 +27,10 @@ fn main() -> ExitCode {
         (false, false) => Volume::Normal,
     };
     say::set_up(cli.log_format, volume);
-    let plan = Plan::new(&cli);
-    let ended = match &cli.supervise {
+    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match &cli.supervise {
         Some(session) => run::supervise(&plan, session),
         None => run::run(&plan),
-    };
+    });
     ended.map_or_else(
         |failure| {
             tracing::error!("{failure}");

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub use machine::StopRequest;
-pub use plan::{Mode, Plan};
+pub use plan::{Mode, Plan, Remark};
 pub use spool::Sayer;
 pub use supervisor::{Job, describe};
 
@@ -40,6 +40,9 @@ pub enum Failure {
     /// The system has no process, socket or thread for it.
     #[error("tfguard cannot start: {0}")]
     Start(io::Error),
+    /// The user does not want it so.
+    #[error(transparent)]
+    Forbidden(#[from] plan::Forbidden),
     /// The command could not be started.
     #[error(transparent)]
     Command(#[from] child::StartError),
@@ -70,6 +73,12 @@ impl Failure {
 
 /// Runs the plan; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
+    for remark in &plan.remarks {
+        match remark {
+            Remark::Notice(text) => tracing::info!("{text}"),
+            Remark::Warning(text) => tracing::warn!("{text}"),
+        }
+    }
     match plan.mode {
         Mode::Detached => front::run(plan),
         Mode::Attached => attached::run(plan),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::machine::Terms;
 use crate::ci;
 use crate::cli::{Cli, OnDeath, Setting, WithoutConditions};
+use crate::command;
 use crate::lock::UnconditionalDelete;
 
 /// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab (C §1), and longer than most
@@ -51,12 +52,30 @@ pub struct Plan {
     pub heed_hangup: bool,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// What the user should know before the command runs.
+    pub remarks: Vec<Remark>,
+}
+
+/// Something the user should know.
+#[derive(Debug)]
+pub enum Remark {
+    /// tfguard does something else than was typed.
+    Notice(String),
+    /// The command does something that it better did not.
+    Warning(String),
+}
+
+/// A run that is not to be.
+#[derive(Debug, thiserror::Error)]
+pub enum Forbidden {
+    /// `-lock=false` under `--forbid-lock-false`.
+    #[error("-lock=false ({0}) is forbidden by --forbid-lock-false: remove it, so that Terraform takes its lock")]
+    LockFalse(String),
 }
 
 impl Plan {
     /// Decides a run.
-    #[must_use]
-    pub fn new(cli: &Cli) -> Self {
+    pub fn new(cli: &Cli) -> Result<Self, Forbidden> {
         let env: HashMap<OsString, OsString> = std::env::vars_os().collect();
         let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
         let ci = ci::Run::detect(text);
@@ -80,7 +99,9 @@ impl Plan {
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step (C §4.1).
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        Self {
+        let mut remarks = Vec::new();
+        let command = command(cli, &env, &mut remarks)?;
+        Ok(Self {
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
             on_death: cli.on_death,
@@ -92,11 +113,43 @@ impl Plan {
             heed_hangup: !nohup,
             // The supervisor may outlive the step, not its working directory's meaning.
             report: cli.report.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
-            command: cli.command.clone(),
+            command,
             env,
             ci,
-        }
+            remarks,
+        })
     }
+}
+
+/// The command that is really run.
+fn command(
+    cli: &Cli,
+    env: &HashMap<OsString, OsString>,
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<OsString>, Forbidden> {
+    let mut command = cli.command.clone();
+    if let Some(from) = command::lock_disabled(&command, env) {
+        if cli.forbid_lock_false {
+            return Err(Forbidden::LockFalse(from));
+        }
+        remarks.push(Remark::Warning(format!(
+            "-lock=false ({from}): Terraform takes no lock, so nothing keeps others from changing the state meanwhile; \
+             this run is only supervised"
+        )));
+    }
+    if let Some(timeout) = cli.lock_timeout {
+        command::with_lock_timeout(&mut command, env, timeout);
+    }
+    if let Some(program) = command::behind_wrapper(&command[0], env) {
+        remarks.push(Remark::Notice(format!(
+            "{} is the Node wrapper of a setup action, which passes no signals on; running {} (the wrapper's step \
+             outputs are not set)",
+            command[0].display(),
+            program.display()
+        )));
+        command[0] = program.into();
+    }
+    Ok(command)
 }
 
 fn mode(attach: bool, detach: bool, ci: bool, terminal: bool) -> Mode {
