@@ -4,6 +4,9 @@
 //! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete it by condition, [`session`] holds
 //! everything that has to outlive a process, [`report`] tells people and programs what happened.
 
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!("tfguard needs Linux on x86-64 or aarch64: it is built on pidfds, inotify and /proc");
+
 pub mod backend;
 pub mod ci;
 pub mod cli;

@@ -9,9 +9,6 @@ use tfguard::exit;
 use tfguard::run::{self, Plan};
 use tfguard::say::{self, Volume};
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("tfguard needs Linux: pidfds, inotify and /proc. Build it for a Linux target, x86-64 or aarch64.");
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

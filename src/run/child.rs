@@ -149,6 +149,16 @@ impl Child {
         })
     }
 
+    /// The child as the system sees it now, for when its own record could not be written.
+    #[must_use]
+    pub fn record(&self) -> Option<ChildRecord> {
+        let pid = match self {
+            Self::Own(child) => child.id()?.cast_signed(),
+            Self::Adopted(id) => id.pid,
+        };
+        ChildRecord::from_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
     /// Waits for the child's end.
     pub async fn ended(&mut self) -> Ending {
         match self {

@@ -116,7 +116,10 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
     let account = match account {
         Ok(account) => account,
         Err(failure) => {
-            session.remove();
+            // Where a command was started, somebody will want to know about it.
+            if super::child::read_record(session).is_none() {
+                session.remove();
+            }
             // The words go the way of all words: through the relay.
             tracing::error!("{failure}");
             finish_output(stdout, stderr, &mut requests).await;

@@ -103,7 +103,7 @@ impl<'a> Supervisor<'a> {
         // The log's reader is there before the log's writer, so that nothing is in the child's way afterwards.
         drop(crate::session::create_file(&job.session.log())?);
         let child = Child::start(&job.command, &change, output, &job.session)?;
-        journal.child = child::read_record(&job.session);
+        journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
         supervisor.write_journal();
         Ok(supervisor)
@@ -344,7 +344,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Targets::Group => {
-                let Some(child) = child else { return };
+                let Some(child) = child.filter(|child| child.is_alive()) else { return };
                 self.journal.interrupted.all_started_until = Some(ticks_since_boot());
                 self.write_journal();
                 if let Err(error) = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGINT) {
@@ -379,10 +379,8 @@ impl<'a> Supervisor<'a> {
             self.journal.account.killed = Some(Timestamp::now());
             self.write_journal();
         }
-        // While the child is not reaped its number, and so its group's, cannot be another's.
-        if self.journal.account.ending.is_none()
-            && let Some(child) = child
-        {
+        // All at once first, so that nobody starts somebody meanwhile.
+        if let Some(child) = child.filter(|child| child.is_alive()) {
             let _ = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
         }
         for survivor in tree.survivors {

@@ -93,3 +93,47 @@ fn a_run_without_a_backend_is_simply_supervised() {
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
     assert_eq!(exit.err(), "");
 }
+
+/// The Node script that setup-terraform puts on PATH dies of the first signal and Terraform with it (C §2.8).
+#[test]
+fn what_stands_behind_a_node_wrapper_is_run() {
+    let project = table(Kind::Sleep);
+    let bin = project.work().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(terraform(), bin.join("terraform-bin")).unwrap();
+    std::fs::write(bin.join("terraform"), "#!/usr/bin/env node\nprocess.exit(99)\n").unwrap();
+    std::fs::set_permissions(bin.join("terraform"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let run = project.command(TFGUARD).args(["--", "terraform"]).args(APPLY).env("PATH", path).start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("is the Node wrapper of a setup action"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn lock_false_is_told_of_or_refused() {
+    let project = table(Kind::Quick);
+    let lockless = [&APPLY[..], &["-lock=false"]].concat();
+    let exit = project.tfguard(TFGUARD, [""; 0], &lockless).run().expect_code(0);
+    assert!(exit.err().contains("-lock=false (on the command line): Terraform takes no lock"), "{exit}");
+    let refused = project.tfguard(TFGUARD, ["--forbid-lock-false"], &lockless).run().expect_code(125);
+    assert_eq!(refused.out(), "");
+    let refused = project.tfguard(TFGUARD, ["--forbid-lock-false"], APPLY).env("TF_CLI_ARGS", "-lock=0").run();
+    assert!(refused.expect_code(125).err().contains("in TF_CLI_ARGS"));
+    project.tfguard(TFGUARD, ["--forbid-lock-false"], APPLY).run().expect_code(0);
+}
+
+#[test]
+fn a_lock_timeout_makes_terraform_wait() {
+    let project = table(Kind::Quick);
+    let foreign = LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &foreign);
+    let run = project.tfguard(TFGUARD, ["--lock-timeout", "1m"], APPLY).start();
+    run.wait_for_stdout("Acquiring state lock", SOON);
+    project.aws().delete_item(project.table_name(), &project.lock_id());
+    run.wait(SOON).expect_code(0);
+    assert_clean(&project);
+}
