@@ -51,6 +51,10 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_LOCK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub lock_timeout: Option<Duration>,
 
+    /// Stop gracefully this long before the backend's AWS credentials end, where that can be known
+    #[arg(long, env = "TFGUARD_BEFORE_EXPIRY", value_name = "DURATION", value_parser = duration)]
+    pub before_expiry: Option<Duration>,
+
     /// Write what happened to this file, as JSON
     #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -261,3 +261,75 @@ impl Account {
         self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        let at = Timestamp::UNIX_EPOCH;
+        let requests = [
+            StopRequest::Signal { name: "SIGTERM".to_owned(), from_pid: Some(7), everybody: true },
+            StopRequest::FrontDied,
+            StopRequest::ParentDied,
+            StopRequest::Deadline,
+            StopRequest::CredentialsEnd { end: at },
+        ];
+        Account {
+            tfguard: "0.1.0".to_owned(),
+            session: "s".to_owned(),
+            started: at,
+            ended: Some(at),
+            ci: None,
+            program: "terraform".to_owned(),
+            ending: Some(Ending::Exited { code: 1, at }),
+            requests: requests.map(|request| Requested { at, request }).to_vec(),
+            interrupt: Some(Interrupt { at, by: InterruptedBy::Tfguard }),
+            killed: Some(at),
+            phase: Phase::Applying,
+            survivors: vec!["terraform (7)".to_owned()],
+            locks: Vec::new(),
+            troubles: vec!["none".to_owned()],
+        }
+    }
+
+    /// A request whose field had the name of another once made the journal unreadable, and the end message with it.
+    #[test]
+    fn an_account_survives_the_journal_and_the_control_socket() {
+        let account = account();
+        let text = serde_json::to_string(&account).unwrap();
+        assert_eq!(serde_json::from_str::<Account>(&text).unwrap(), account);
+    }
+
+    #[test]
+    fn the_exit_code_tells_what_matters_most() {
+        let with = |ending, first: StopRequest, outcome: Option<LockOutcome>| {
+            let mut account = account();
+            account.ending = Some(ending);
+            account.requests[0].request = first;
+            account.locks.extend(outcome.map(|outcome| {
+                let claim = serde_json::json!({
+                    "id": "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "operation": "OperationTypeApply", "who": "a@b",
+                    "version": "1.11.4", "bucket": "b", "state_key": "k", "kinds": "both",
+                });
+                let claim = serde_json::from_value(claim).unwrap();
+                LockAccount { claim, stage: Stage::Held, places: vec![], outcome: Some(outcome), halves: vec![] }
+            }));
+            account.exit_code()
+        };
+        let at = Timestamp::UNIX_EPOCH;
+        let exited = |code| Ending::Exited { code, at };
+        let killed = Ending::Died { signal: 9, at };
+        let left = || Some(LockOutcome::Left("denied".to_owned()));
+        assert_eq!(with(exited(0), StopRequest::FrontDied, None), 0);
+        assert_eq!(with(exited(2), StopRequest::FrontDied, Some(LockOutcome::Unlocked)), 2);
+        assert_eq!(with(killed, StopRequest::FrontDied, Some(LockOutcome::Released)), 137);
+        assert_eq!(with(killed, StopRequest::FrontDied, Some(LockOutcome::Kept)), 137);
+        assert_eq!(with(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotTaken("denied".to_owned()))), 1);
+        assert_eq!(with(exited(1), StopRequest::Deadline, None), exit::DEADLINE);
+        assert_eq!(with(exited(0), StopRequest::Deadline, None), 0);
+        assert_eq!(with(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);
+        assert_eq!(with(exited(0), StopRequest::FrontDied, left()), exit::LOCK_LEFT);
+        assert_eq!(with(Ending::Unknown { at }, StopRequest::FrontDied, None), exit::TFGUARD_FAILED);
+    }
+}

@@ -13,6 +13,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::child::Output;
+use super::expiry;
 use super::plan::Plan;
 use super::requests;
 use super::supervisor::Supervisor;
@@ -35,7 +36,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     let (to_us, mut requests) = unbounded_channel();
     requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
     if let Some(parent) = parent.filter(|_| plan.watch_parent) {
-        requests::from_parent(to_us, parent);
+        requests::from_parent(to_us.clone(), parent);
     }
     let account = new_account(plan, session);
     let job = job(plan, session.clone(), account.started);
@@ -46,6 +47,9 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
 
     let terminal = Terminal::if_in_foreground().map_err(Failure::Start)?;
     let supervisor = Supervisor::start(&job, journal, Output::Terminal { foreground: terminal.is_some() });
+    if supervisor.is_ok() {
+        expiry::watch(&job, plan.before_expiry, to_us);
+    }
     let account = match (supervisor, &terminal) {
         (Ok(supervisor), Some(terminal)) => {
             let child = supervisor.child_pid();

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::control::{self, Incoming, Outgoing, ToFront, ToSupervisor};
+use super::expiry;
 use super::machine::StopRequest;
 use super::plan::Plan;
 use super::requests;
@@ -257,6 +258,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         let message = match started(&job, journal) {
             Ok(supervisor) => {
                 let _ = to_front.send(ToFront::Started);
+                expiry::watch(&job, plan.before_expiry, to_us.clone());
                 tokio::spawn(async move {
                     while let Some(ToSupervisor::Stop(request)) = incoming.next().await {
                         let _ = to_us.send(request);

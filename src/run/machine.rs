@@ -41,6 +41,11 @@ pub enum StopRequest {
     ParentDied,
     /// The time given by `--deadline` is over.
     Deadline,
+    /// The backend's credentials are about to end (`--before-expiry`).
+    CredentialsEnd {
+        /// When they do.
+        end: jiff::Timestamp,
+    },
 }
 
 impl std::fmt::Display for StopRequest {
@@ -51,6 +56,7 @@ impl std::fmt::Display for StopRequest {
             Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
             Self::ParentDied => f.write_str("the process that started tfguard ended"),
             Self::Deadline => f.write_str("--deadline reached"),
+            Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
         }
     }
 }

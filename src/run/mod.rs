@@ -3,6 +3,7 @@
 mod attached;
 mod child;
 mod control;
+mod expiry;
 mod front;
 mod machine;
 mod plan;

@@ -42,6 +42,8 @@ pub struct Plan {
     pub mode: Mode,
     /// The machine's times.
     pub terms: Terms,
+    /// How long before the end of the credentials the run is to stop.
+    pub before_expiry: Option<Duration>,
     /// What becomes of a lock that is left.
     pub on_death: OnDeath,
     /// What becomes of a lockfile where the store keeps no conditions.
@@ -104,6 +106,7 @@ impl Plan {
         Ok(Self {
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
+            before_expiry: cli.before_expiry,
             on_death: cli.on_death,
             unconditional: match cli.without_conditions {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,

@@ -128,3 +128,33 @@ fn a_plan_that_hangs_has_a_short_grace() {
         assert_clean(&project);
     }
 }
+
+/// Once the credentials have ended, Terraform can save no state and nobody can unlock (T §7).
+#[test]
+fn the_end_of_the_credentials_stops_in_time_if_asked() {
+    let profile = "profile = \"ending\"\n    shared_config_files = [\"aws.conf\"]";
+    let project = project(Kind::Sleep).table().backend(profile);
+    let script = "#!/bin/sh\nprintf '{\"Version\":1,\"AccessKeyId\":\"AKIATESTBEDTESTBED00\",\"SecretAccessKey\":\"x\",\
+                  \"SessionToken\":\"t\",\"Expiration\":\"%s\"}' \"$(cat expiration)\"\n";
+    let at = |seconds| (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds)).to_string();
+    let write = |name: &str, text: &str| std::fs::write(project.work().join(name), text).unwrap();
+    write("credentials.sh", script);
+    let process = project.work().join("credentials.sh");
+    write(
+        "aws.conf",
+        &format!("[profile ending]\nregion = us-east-1\ncredential_process = /bin/sh {}\n", process.display()),
+    );
+    write("expiration", &at(7200));
+    let without_keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    let project = project.init(&terraform());
+    std::fs::write(project.work().join("expiration"), at(3612)).unwrap();
+    let mut run = project.tfguard(TFGUARD, ["--before-expiry", "1h", "--deadline", "2h"], APPLY);
+    for name in without_keys {
+        run = run.env_remove(name);
+    }
+    let exit = run.start().wait(SOON).expect_code(1);
+    assert!(exit.err().contains("before the deadline: make them last longer"), "{exit}");
+    assert!(exit.err().contains("stop requested: the AWS credentials end at"), "{exit}");
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
