@@ -1,10 +1,11 @@
 //! The command line as it is typed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::builder::{FalseyValueParser, Resettable};
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::exit;
@@ -78,6 +79,29 @@ pub struct Cli {
     /// The command to run and guard
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+impl Cli {
+    /// Reads the command line and the environment. An empty variable is no choice, since pipelines pass unset inputs on
+    /// as empty texts, and a flag's variable is one that may say no (`0`, `false`, `no`, `off`).
+    ///
+    /// # Errors
+    /// What is wrong with them, or the help or version that was asked for.
+    pub fn parse_all() -> Result<Self, clap::Error> {
+        let matches = Self::command().mut_args(heed_environment).try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+fn heed_environment(arg: Arg) -> Arg {
+    let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
+    let says_no = |value: &OsStr| {
+        let value = value.to_string_lossy().to_lowercase();
+        value.is_empty() || (is_flag && ["0", "f", "false", "n", "no", "off"].contains(&value.as_str()))
+    };
+    let unset = arg.get_env().and_then(std::env::var_os).is_some_and(|value| says_no(&value));
+    let arg = if is_flag { arg.value_parser(FalseyValueParser::new()) } else { arg };
+    if unset { arg.env(Resettable::Reset) } else { arg }
 }
 
 /// A duration, or what fits the place tfguard runs in.
@@ -164,7 +188,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 use tfguard::cli::Cli;
 use tfguard::exit;
@@ -10,7 +9,7 @@ use tfguard::run::{self, Plan};
 use tfguard::say::{self, Volume};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::parse_all() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

@@ -6,10 +6,11 @@
 
 use std::io;
 
-use nix::sys::signal::{SigHandler, Signal, killpg, raise, signal};
+use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
-use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::child::Output;
@@ -45,25 +46,24 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     journal.supervisor = journal.front;
     journal.write(session)?;
 
-    let terminal = Terminal::if_in_foreground().map_err(Failure::Start)?;
-    let supervisor = Supervisor::start(&job, journal, Output::Terminal { foreground: terminal.is_some() });
+    let terminal = Terminal::of_this_session().map_err(Failure::Start)?;
+    let foreground = terminal.is_some_and(|terminal| terminal.foreground);
+    let supervisor = Supervisor::start(&job, journal, Output::Terminal { foreground });
+    let child = supervisor.as_ref().ok().and_then(Supervisor::child_pid);
+    let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow_stops(child)));
     if supervisor.is_ok() {
         expiry::watch(&job, plan.before_expiry, to_us);
     }
-    let account = match (supervisor, &terminal) {
-        (Ok(supervisor), Some(terminal)) => {
-            let child = supervisor.child_pid();
-            let jobs = child.map(|child| tokio::spawn(follow_stops(child, terminal.own_group)));
-            let account = supervisor.run(&mut requests).await;
-            if let Some(jobs) = jobs {
-                jobs.abort();
-            }
-            Ok(account)
-        }
-        (Ok(supervisor), None) => Ok(supervisor.run(&mut requests).await),
-        (Err(error), _) => Err(error),
+    let account = match supervisor {
+        Ok(supervisor) => Ok(supervisor.run(&mut requests).await),
+        Err(error) => Err(error),
     };
-    drop(terminal);
+    if let Some(jobs) = jobs {
+        jobs.abort();
+    }
+    if let Some(terminal) = terminal {
+        terminal.take_back_from(child);
+    }
     let account = account?;
     conclude(plan, &account);
     account.say();
@@ -71,46 +71,74 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     Ok(account.exit_code())
 }
 
-/// The terminal whose foreground was ours, and is again when this is dropped.
+/// The terminal of tfguard's session.
+#[derive(Clone, Copy)]
 struct Terminal {
     own_group: Pid,
+    /// Whether its foreground was tfguard's, and so is the child's to have from the start.
+    foreground: bool,
 }
 
 impl Terminal {
-    /// None if there is no terminal, or tfguard runs in its background: then it is somebody else's to give away.
-    fn if_in_foreground() -> io::Result<Option<Self>> {
+    /// None if there is none, or it is another session's.
+    fn of_this_session() -> io::Result<Option<Self>> {
         let own_group = getpgrp();
-        if tcgetpgrp(io::stdin()).ok() != Some(own_group) {
-            return Ok(None);
-        }
+        let Ok(foreground) = tcgetpgrp(io::stdin()) else { return Ok(None) };
         // Once another group has the foreground, the terminal would stop us for taking it back, or for a message.
         // SAFETY: sets a disposition that is no handler.
         unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
-        Ok(Some(Self { own_group }))
+        Ok(Some(Self { own_group, foreground: foreground == own_group }))
     }
-}
 
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = tcsetpgrp(io::stdin(), self.own_group);
+    /// Hands the foreground to the child if it is ours to give: not in the background (`bg`).
+    fn give_to(self, child: Pid) -> bool {
+        tcgetpgrp(io::stdin()) == Ok(self.own_group) && tcsetpgrp(io::stdin(), child).is_ok()
     }
-}
 
-/// Stops with the child and continues it with us.
-async fn follow_stops(child: Pid, own_group: Pid) {
-    let Ok(mut changes) = tokio::signal::unix::signal(SignalKind::child()) else { return };
-    while changes.recv().await.is_some() {
-        // WEXITED is not asked for: the child's end is the supervisor's to collect.
-        let stopped = waitid(Id::Pid(child), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
-        if !matches!(stopped, Ok(WaitStatus::Stopped(..))) {
-            continue;
+    /// Takes the foreground back if the child has it, or nobody (one that was never executed). In the background it is
+    /// the shell's, and stays with it.
+    fn take_back_from(self, child: Option<Pid>) {
+        let nobodys = |group| killpg(group, None) == Err(Errno::ESRCH);
+        if tcgetpgrp(io::stdin()).is_ok_and(|group| Some(group) == child || nobodys(group)) {
+            let _ = tcsetpgrp(io::stdin(), self.own_group);
         }
-        let _ = tcsetpgrp(io::stdin(), own_group);
-        let _ = raise(Signal::SIGSTOP);
-        // Here after SIGCONT. In the background (`bg`) the terminal is not ours to give.
-        if tcgetpgrp(io::stdin()) == Ok(own_group) {
-            let _ = tcsetpgrp(io::stdin(), child);
+    }
+
+    /// Stops with the child and continues it with us.
+    async fn follow_stops(self, child: Pid) {
+        let (Ok(mut changed), Ok(mut continued)) =
+            (unix::signal(SignalKind::child()), unix::signal(SignalKind::from_raw(libc::SIGCONT)))
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = changed.recv() => {
+                    // WEXITED is not asked for: the child's end is the supervisor's to collect.
+                    let stopped = waitid(Id::Pid(child), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+                    let Ok(WaitStatus::Stopped(_, by)) = stopped else { continue };
+                    // It wants the terminal, and the shell brought us to the foreground without a word (`fg` of a job
+                    // that runs).
+                    let wants_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
+                    if wants_terminal && self.give_to(child) {
+                        let _ = killpg(child, Signal::SIGCONT);
+                        continue;
+                    }
+                    self.take_back_from(Some(child));
+                    // The whole group, as the terminal would do it: a script may stand between us and the shell.
+                    // Where nobody would continue it (no shell) the system does not stop it, and the child goes on.
+                    let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
+                    // Here after SIGCONT.
+                    self.give_to(child);
+                    let _ = killpg(child, Signal::SIGCONT);
+                }
+                // Continued by somebody, maybe without having been stopped.
+                _ = continued.recv() => {
+                    if self.give_to(child) {
+                        let _ = killpg(child, Signal::SIGCONT);
+                    }
+                }
+            }
         }
-        let _ = killpg(child, Signal::SIGCONT);
     }
 }

@@ -9,18 +9,23 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use jiff::Timestamp;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use tokio::process::Command;
 
 use crate::ci;
 use crate::exit;
 use crate::report::Ending;
-use crate::session::{ChildRecord, ProcessId, SessionDir, create_file};
+use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, create_file};
 
 /// Terraform's log variables. If the user set any of them, all stay as they are.
 const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"];
 /// A second sink of Terraform (0.15 and later) and OpenTofu for their log, at level TRACE, whatever the variables
 /// above say (T §1.5). The file has to exist.
 const SECOND_LOG: &str = "TF_TEMP_LOG_PATH";
+
+/// More than a line of `/proc/<pid>/stat` has.
+const RECORD_SIZE: usize = 1024;
 
 /// How the child's environment differs from tfguard's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +134,7 @@ impl Child {
             child.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
         }
         let record = create_file(&session.child())?;
+        reserve(&record).map_err(|error| DirectoryError::Io { doing: "write", path: session.child(), error })?;
         let record_fd = record.as_raw_fd();
         // SAFETY: between fork and exec only async-signal-safe functions are called, on memory of the stack.
         unsafe {
@@ -177,6 +183,15 @@ impl Child {
     }
 }
 
+/// Sees to it that the record fits the disk: without it the child could be neither interrupted nor taken over.
+fn reserve(record: &File) -> io::Result<()> {
+    match rustix::fs::fallocate(record, FallocateFlags::KEEP_SIZE, 0, RECORD_SIZE as u64) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
+        // Not every file system can do it.
+        _ => Ok(()),
+    }
+}
+
 fn display(program: &OsStr) -> String {
     program.to_string_lossy().into_owned()
 }
@@ -199,7 +214,7 @@ pub fn read_record(session: &SessionDir) -> Option<ChildRecord> {
 /// Copies `/proc/self/stat` to a descriptor, with system calls only. If it fails, the record is missing, which is what
 /// a supervisor killed here would have left too.
 fn record_own_stat(to: i32) {
-    let mut line = [0_u8; 1024];
+    let mut line = [0_u8; RECORD_SIZE];
     // SAFETY: the path is NUL-terminated, `line` is valid for its length, and `length` bytes of it were filled.
     unsafe {
         let from = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);

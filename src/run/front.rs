@@ -48,6 +48,8 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
     spawn_supervisor(session, theirs.into()).map_err(Failure::Start)?;
+    // Terraform's alone: who feeds it must see when it reads no more.
+    let _ = null_over(0);
     Ok(ours)
 }
 
@@ -117,8 +119,8 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
     let account = match account {
         Ok(account) => account,
         Err(failure) => {
-            // Where a command was started, somebody will want to know about it.
-            if super::child::read_record(session).is_none() {
+            // With a journal that cannot be read, a command may have been started: somebody will want to look.
+            if !matches!(failure, Failure::Journal(_)) {
                 session.remove();
             }
             // The words go the way of all words: through the relay.

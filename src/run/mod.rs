@@ -124,9 +124,14 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
 
 /// Writes the report. By whoever supervised to the end: the front may be gone by then.
 fn conclude(plan: &Plan, account: &Account) {
-    if let Some(path) = &plan.report
-        && let Err(error) = replace_file(path, &account.report())
-    {
+    let Some(path) = &plan.report else { return };
+    // Through a link the file is meant, and what is no file (/dev/stdout) must not be replaced by one.
+    let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let written = match path.metadata() {
+        Ok(found) if !found.is_file() => Err(io::Error::other("it is there and not a regular file")),
+        _ => replace_file(&path, &account.report()),
+    };
+    if let Err(error) = written {
         tracing::warn!("cannot write the report {}: {error}", path.display());
     }
 }

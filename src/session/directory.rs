@@ -70,6 +70,8 @@ impl SessionDir {
     pub fn create(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, DirectoryError> {
         let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(dir) = set(&"TFGUARD_DIR") {
+            // With a slash at its end, a link would be followed unseen.
+            let dir: PathBuf = dir.components().collect();
             check_chosen(&dir)?;
             return Self::create_below(&dir.join("tfguard"));
         }

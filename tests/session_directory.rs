@@ -1,0 +1,323 @@
+//! The session directory is private, checked, and gone after a clean end (P7); a bad place for it is refused before
+//! anything is run, and a disk that fills up later is not the child's trouble (P6).
+
+mod stage;
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use stage::*;
+use support::*;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// tfguard refuses to run anything, and says of what and what to do.
+#[track_caller]
+fn assert_refused(stage: &Stage, run: Run, path: &Path, why: &str) {
+    let exit = run.run().expect_code(125);
+    assert!(!stage.work().join("ran").exists(), "{exit}");
+    let err = exit.err();
+    assert!(err.starts_with("tfguard: error: ") && err.contains(path.to_str().unwrap()) && err.contains(why), "{exit}");
+    assert!(exit.stdout.is_empty());
+}
+
+fn touch(stage: &Stage) -> Run {
+    stage.tfguard(&[], ["touch", "ran"])
+}
+
+#[test]
+fn a_place_that_others_could_steer_is_refused() {
+    let stage = Stage::new();
+    let at = |name: &str| stage.dir().join(name);
+    let place = |path: &Path| touch(&stage).env("TFGUARD_DIR", path);
+
+    fs::create_dir(at("target")).unwrap();
+    symlink("target", at("link")).unwrap();
+    assert_refused(&stage, place(&at("link")), &at("link"), "symbolic link");
+    assert_refused(&stage, place(&at("link/")), &at("link"), "symbolic link");
+    fs::write(at("file"), "").unwrap();
+    assert_refused(&stage, place(&at("file")), &at("file"), "not a directory");
+    for mode in [0o775, 0o757, 0o777] {
+        set_mode(&at("target"), mode);
+        assert_refused(&stage, place(&at("target")), &at("target"), "written by others");
+    }
+    assert_eq!(fs::read_dir(at("target")).unwrap().count(), 0);
+
+    // Sticky: everybody may add, and nobody may replace what is ours.
+    set_mode(&at("target"), 0o1777);
+    place(&at("target")).run().expect_code(0);
+    assert!(stage.work().join("ran").exists());
+}
+
+#[test]
+fn what_somebody_put_where_sessions_go_is_refused() {
+    let stage = Stage::new();
+    let inside = stage.sessions().join("tfguard");
+    let target = stage.dir().join("target");
+    fs::create_dir(&target).unwrap();
+    // Wherever it is looked for: a place of the CI's is not passed over for this.
+    let runs = || [touch(&stage), touch(&stage).env_remove("TFGUARD_DIR").env("RUNNER_TEMP", stage.sessions())];
+
+    symlink(&target, &inside).unwrap();
+    for run in runs() {
+        assert_refused(&stage, run, &inside, "symbolic link");
+    }
+    fs::remove_file(&inside).unwrap();
+    fs::write(&inside, "").unwrap();
+    for run in runs() {
+        assert_refused(&stage, run, &inside, "not a directory");
+    }
+    fs::remove_file(&inside).unwrap();
+    fs::create_dir(&inside).unwrap();
+    set_mode(&inside, 0o770);
+    for run in runs() {
+        assert_refused(&stage, run, &inside, "written by others");
+    }
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&inside).unwrap().count(), 0);
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED what_belongs_to_somebody_else_is_refused: only root can give a directory away");
+        return;
+    }
+    let stage = Stage::new();
+    let inside = stage.sessions().join("tfguard");
+    fs::create_dir(&inside).unwrap();
+    for foreign in [inside, stage.sessions()] {
+        chown(&foreign, Some(12345), None).unwrap();
+        assert_refused(&stage, touch(&stage), &foreign, "belongs to user 12345");
+    }
+}
+
+#[test]
+fn everything_in_it_is_private_and_gone_at_the_end() {
+    let stage = Stage::new();
+    let secret = "hunter2-hunter2";
+    let command = stage.actor().into_iter().chain([format!("-var=password={secret}").into()]);
+    let script = "umask 0; exec \"$@\"";
+    let run = stage.script_of(script, &["--report", "report"], command.collect::<Vec<_>>());
+    let run = run.env("TF_VAR_password", secret).start();
+    let child = stage.enter();
+    child.perform("open(os.environ['TF_LOG_PATH'], 'a').write('a record')");
+    let [session] = stage.session_dirs().try_into().unwrap();
+    for dir in [session.parent().unwrap(), &session] {
+        assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o700, "{}", dir.display());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&session).unwrap().map(Result::unwrap) {
+        let found = entry.metadata().unwrap();
+        assert!(found.is_file() && found.mode() & 0o7777 == 0o600, "{entry:?} {:o}", found.mode());
+        let text = fs::read_to_string(entry.path()).unwrap();
+        assert!(!text.contains(secret), "{entry:?}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["child", "journal.json", "stderr", "stdout", "supervisor.stderr", "terraform.log"]);
+    child.exit(1);
+    run.wait(SOON).expect_code(1);
+    stage.assert_clean();
+    assert!(!stage.report("report").to_string().contains(secret));
+}
+
+#[test]
+fn nothing_is_left_where_nothing_could_be_run() {
+    let stage = Stage::new();
+    stage.tfguard(&[], ["no-such-command"]).run().expect_code(127);
+    stage.tfguard(&[], ["."]).run().expect_code(126);
+    stage.assert_clean();
+}
+
+#[test]
+fn runs_side_by_side_have_a_session_each() {
+    let stage = Stage::new();
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let run = stage.guarded(&[]).start();
+        let child = stage.enter();
+        let log = child.ask("os.environ['TF_LOG_PATH']").as_str().unwrap().to_owned();
+        child.perform("os.write(1, str(os.getpid()).encode())");
+        runs.push((run, child, log));
+    }
+    assert_eq!(stage.session_dirs().len(), 2);
+    assert_ne!(runs[0].2, runs[1].2);
+    for (run, child, log) in runs {
+        assert!(Path::new(&log).exists());
+        child.exit(0);
+        assert_eq!(run.wait(SOON).expect_code(0).out(), child.pid.to_string());
+        assert!(!Path::new(&log).exists());
+    }
+    stage.assert_clean();
+}
+
+/// Each takes the directory above away if it is the last, and needs it if it is the first.
+#[test]
+fn many_runs_come_and_go_in_one_place() {
+    let stage = Stage::new();
+    let run = || stage.tfguard(&[], ["echo", "x"]).run().expect_code(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..15).for_each(|_| assert_eq!((run().out(), run().err()), ("x\n".into(), String::new()))));
+        }
+    });
+    stage.assert_clean();
+}
+
+const PLACES: [&str; 6] = [
+    "RUNNER_TEMP",
+    "CI_PROJECT_DIR",
+    "WORKSPACE_TMP",
+    "AGENT_TEMPDIRECTORY",
+    "BUILDKITE_BUILD_CHECKOUT_PATH",
+    "XDG_RUNTIME_DIR",
+];
+
+/// Where the session of such a run is.
+#[track_caller]
+fn session_of(run: Run) -> String {
+    run.run().expect_code(0).out()
+}
+
+const SAY_LOG: [&str; 3] = ["sh", "-c", "printf %s \"$TF_LOG_PATH\""];
+
+#[test]
+fn the_ci_tells_the_place() {
+    let stage = Stage::new();
+    let place = |name: &str| stage.dir().join(name);
+    PLACES.iter().for_each(|name| fs::create_dir(place(name)).unwrap());
+    let user = nix::unistd::geteuid();
+    // The first `count` are named and not there; then comes the first that is.
+    for count in 0..=PLACES.len() {
+        let mut run = stage.tfguard(&[], SAY_LOG).env("TFGUARD_DIR", "").env("TMPDIR", stage.sessions());
+        for (number, name) in PLACES.iter().enumerate() {
+            run = run.env(name, if number < count { place("missing") } else { place(name) });
+        }
+        let expected = match PLACES.get(count) {
+            Some(name) => place(name).join("tfguard"),
+            None => stage.sessions().join(format!("tfguard-{user}")),
+        };
+        let log = session_of(run);
+        assert!(Path::new(&log).starts_with(&expected), "{log} is not in {}", expected.display());
+        assert!(!expected.exists());
+    }
+}
+
+#[test]
+fn a_chosen_place_wins_is_made_and_may_be_relative() {
+    let stage = Stage::new();
+    let run = stage.tfguard(&[], SAY_LOG).env("TFGUARD_DIR", "made/for it").env("RUNNER_TEMP", stage.sessions());
+    let log = session_of(run);
+    let made = stage.work().canonicalize().unwrap().join("made/for it");
+    assert!(Path::new(&log).starts_with(made.join("tfguard")), "{log}");
+    assert_eq!(fs::metadata(&made).unwrap().mode() & 0o7777, 0o700);
+}
+
+/// What `unshare` is to run so that the place for sessions is a small, or read-only, file system of its own.
+fn mounted(stage: &Stage, options: &str, before: &str, run: Run) -> Run {
+    run.args(["-rm", "sh", "-c"]).arg(format!(
+        "mount -t tmpfs -o {options},mode=755 tmpfs '{}' && {before} && exec \"$@\"",
+        stage.sessions().display()
+    ))
+}
+
+fn may_mount(test: &str) -> bool {
+    let may = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success());
+    if !may {
+        eprintln!("SKIPPED {test}: no user and mount namespaces here (unshare -rm)");
+    }
+    may
+}
+
+#[test]
+fn a_read_only_place_is_refused_or_passed_over() {
+    if !may_mount("a_read_only_place_is_refused_or_passed_over") {
+        return;
+    }
+    let stage = Stage::new();
+    let readonly = || mounted(&stage, "ro", "true", stage.run("unshare")).args(["sh", TFGUARD, "--"]);
+    assert_refused(&stage, readonly().args(["touch", "ran"]), &stage.sessions(), "Read-only file system");
+    let run = readonly().args(SAY_LOG).env_remove("TFGUARD_DIR").env("RUNNER_TEMP", stage.sessions());
+    let log = session_of(run.env("CI_PROJECT_DIR", stage.work()));
+    assert!(Path::new(&log).starts_with(stage.work().join("tfguard")), "{log}");
+}
+
+/// tfguard on a place of so many pages, of which the first are taken.
+fn on_pages(stage: &Stage, pages: u32) -> Run {
+    let before = match pages {
+        0 => "echo > \"$TFGUARD_DIR/filler\"",
+        _ => "true",
+    };
+    mounted(stage, &format!("size={}k", 4 * pages.max(1)), before, stage.run("unshare")).args(["sh", TFGUARD])
+}
+
+/// However little room there is: either nothing is run, or it is run and supervised as always.
+#[test]
+fn a_disk_that_is_full_or_fills_up_is_not_the_childs_trouble() {
+    if !may_mount("a_disk_that_is_full_or_fills_up_is_not_the_childs_trouble") {
+        return;
+    }
+    let stage = Stage::new();
+    let mut codes = Vec::new();
+    for pages in 0..8 {
+        let run = on_pages(&stage, pages).args(["--", "sh", "-c", "touch ran; echo out; exit 7"]);
+        let exit = run.run();
+        codes.push(exit.code.unwrap());
+        let ran = fs::remove_file(stage.work().join("ran")).is_ok();
+        match exit.code {
+            Some(7) => assert!(ran, "{pages} pages: {exit}"),
+            Some(125) => assert!(!ran && exit.err().contains("No space left on device"), "{pages} pages: {exit}"),
+            _ => panic!("{pages} pages: {exit}"),
+        }
+        if !ran {
+            continue;
+        }
+        let run = on_pages(&stage, pages).args(["-v", "--grace", "1s", "--"]).args(stage.actor()).start();
+        let child = stage.enter();
+        run.signal(SIGTERM);
+        child.wait_for_signal(SIGINT);
+        run.signal(SIGTERM);
+        run.wait(SOON).expect_code(128 + 9);
+        assert_eq!(child.signals(), ["SIGINT"], "{pages} pages");
+        stage.guard.assert_no_process_left(SOON);
+    }
+    assert_eq!((codes[0], codes[7]), (125, 7), "{codes:?}");
+}
+
+#[test]
+fn a_disk_that_fills_up_during_the_run_is_said_once() {
+    if !may_mount("a_disk_that_fills_up_during_the_run_is_said_once") {
+        return;
+    }
+    let stage = Stage::new();
+    let run = on_pages(&stage, 30).args(["--report", "report", "--"]).args(stage.actor()).start();
+    let child = stage.enter();
+    child.perform(
+        "import errno\n\
+         written, full = 0, False\n\
+         while not full:\n\
+         \ttry: written += os.write(1, b'x' * 1000)\n\
+         \texcept OSError as error: full = error.errno == errno.ENOSPC",
+    );
+    let written = child.ask("written").as_u64().unwrap();
+    run.signal(SIGTERM);
+    child.wait_for_signal(SIGINT);
+    run.signal(SIGTERM);
+    child.exit(7);
+    let exit = run.wait(SOON).expect_code(7);
+    assert_eq!(exit.stdout.len() as u64, written);
+    assert_eq!(exit.err().matches("cannot write the journal").count(), 1, "{exit}");
+    assert_eq!(child.signals(), ["SIGINT"]);
+    let report = stage.report("report");
+    assert_eq!(report["ending"]["code"], 7);
+    assert_eq!(report["troubles"].as_array().unwrap().len(), 1, "{report}");
+    stage.guard.assert_no_process_left(SOON);
+}
