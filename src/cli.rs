@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable};
-use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::exit;
@@ -14,7 +14,8 @@ use crate::lock::LockClaim;
 /// Runs Terraform so that a cancelled CI job never leaves its state lock behind.
 #[derive(Debug, Parser)]
 #[command(name = "tfguard", version, after_help = exit::TABLE)]
-#[command(override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...")]
+#[command(override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]")]
+#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it only plans
     #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
@@ -79,6 +80,21 @@ pub struct Cli {
     /// The command to run and guard
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+
+    /// What to do instead of running a command.
+    #[command(subcommand)]
+    pub instead: Option<Instead>,
+}
+
+/// What tfguard does besides running a command.
+#[derive(Debug, Subcommand)]
+pub enum Instead {
+    /// Cleanup step: finish what a dead or dying run of this CI job left; silent when there is nothing to do
+    Release {
+        /// How long to wait for a Terraform that is still alive; half a minute of it is kept for the kill and the release
+        #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
+        wait: Duration,
+    },
 }
 
 impl Cli {

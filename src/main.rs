@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use tfguard::cli::Cli;
+use tfguard::cli::{Cli, Instead};
 use tfguard::exit;
 use tfguard::run::{self, Plan};
 use tfguard::say::{self, Volume};
@@ -23,9 +23,10 @@ fn main() -> ExitCode {
         (false, false) => Volume::Normal,
     };
     say::set_up(cli.log_format, volume);
-    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match &cli.supervise {
-        Some(session) => run::supervise(&plan, session),
-        None => run::run(&plan),
+    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (&cli.instead, &cli.supervise) {
+        (Some(Instead::Release { wait }), _) => run::finish(&plan, *wait),
+        (None, Some(session)) => run::supervise(&plan, session),
+        (None, None) => run::run(&plan),
     });
     ended.map_or_else(
         |failure| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -50,7 +50,7 @@ pub fn set_up(format: LogFormat, volume: Volume) {
 }
 
 /// Where lines go once the front has a relay, or the supervisor a front.
-static THROUGH: OnceLock<Box<Take>> = OnceLock::new();
+static THROUGH: RwLock<Option<Box<Take>>> = RwLock::new(None);
 
 /// From now on lines go through the relay of stderr, so that they do not mix with the child's in the midst of a line,
 /// and a log that is not read does not stall the front.
@@ -60,7 +60,16 @@ pub fn through(sayer: Sayer) {
 
 /// From now on lines go to `take`.
 pub fn through_channel(take: impl Fn(String) + Send + Sync + 'static) {
-    let _ = THROUGH.set(Box::new(take));
+    set_through(Some(Box::new(take)));
+}
+
+/// From now on lines go straight to stderr again.
+pub fn directly() {
+    set_through(None);
+}
+
+fn set_through(take: Option<Box<Take>>) {
+    *THROUGH.write().unwrap_or_else(PoisonError::into_inner) = take;
 }
 
 /// Writes straight to stderr. That it is gone or full is nothing that could be told to anybody.
@@ -95,7 +104,7 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let line = String::from_utf8_lossy(&self.0);
-        match THROUGH.get() {
+        match &*THROUGH.read().unwrap_or_else(PoisonError::into_inner) {
             Some(take) => take(line.into_owned()),
             None => to_stderr(&line),
         }

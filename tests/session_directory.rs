@@ -122,7 +122,19 @@ fn everything_in_it_is_private_and_gone_at_the_end() {
         names.push(entry.file_name().into_string().unwrap());
     }
     names.sort();
-    assert_eq!(names, ["child", "journal.json", "stderr", "stdout", "supervisor.stderr", "terraform.log"]);
+    assert_eq!(
+        names,
+        [
+            "child",
+            "journal.json",
+            "progress",
+            "stderr",
+            "stdout",
+            "supervisor.lock",
+            "supervisor.stderr",
+            "terraform.log"
+        ]
+    );
     child.exit(1);
     run.wait(SOON).expect_code(1);
     stage.assert_clean();

@@ -272,6 +272,7 @@ mod tests {
             StopRequest::Signal { name: "SIGTERM".to_owned(), from_pid: Some(7), everybody: true },
             StopRequest::FrontDied,
             StopRequest::ParentDied,
+            StopRequest::Release,
             StopRequest::Deadline,
             StopRequest::CredentialsEnd { end: at },
         ];

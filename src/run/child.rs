@@ -107,6 +107,8 @@ pub enum Child {
     Own(tokio::process::Child),
     /// Started by a supervisor that is dead. The system does not tell us how it ends.
     Adopted(ProcessId),
+    /// Known to be gone, with everything of its session.
+    Gone,
 }
 
 impl Child {
@@ -161,6 +163,7 @@ impl Child {
         let pid = match self {
             Self::Own(child) => child.id()?.cast_signed(),
             Self::Adopted(id) => id.pid,
+            Self::Gone => return None,
         };
         ChildRecord::from_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
@@ -179,6 +182,7 @@ impl Child {
                 id.gone().await;
                 Ending::Unknown { at: Timestamp::now() }
             }
+            Self::Gone => Ending::Unknown { at: Timestamp::now() },
         }
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -18,12 +19,15 @@ use super::expiry;
 use super::machine::StopRequest;
 use super::plan::Plan;
 use super::requests;
-use super::spool::Relay;
+use super::spool::{Relay, Spool};
 use super::supervisor::Supervisor;
 use super::{Failure, conclude, job, new_account};
 use crate::ci;
 use crate::report::Account;
 use crate::session::{Journal, ProcessId, SessionDir, create_file};
+
+/// Longer than a child takes from fork to exec.
+pub const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
@@ -100,10 +104,7 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
         requests::from_parent(to_us.clone(), parent);
     }
     reap_as_init().map_err(Failure::Start)?;
-    let stdout = Relay::start(Some(&session.stdout()), io::stdout()).map_err(Failure::Start)?;
-    let spool = session.stderr();
-    let stderr = Relay::start(spool.exists().then_some(spool.as_path()), io::stderr()).map_err(Failure::Start)?;
-    crate::say::through(stderr.sayer());
+    let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &stderr).await {
@@ -129,13 +130,17 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
             return Ok(failure.exit_code());
         }
     };
-    stdout.complete();
-    join(stdout, &mut requests).await;
-    account.say();
-    stderr.complete();
-    join(stderr, &mut requests).await;
+    tell(&account, stdout, stderr, &mut requests).await;
     super::clean_up(session, &account);
     Ok(account.exit_code())
+}
+
+/// Copies the session's output from here on.
+pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
+    let stdout = Relay::start(Spool::stdout(session)?, io::stdout())?;
+    let stderr = Relay::start(Spool::stderr(session)?, io::stderr())?;
+    crate::say::through(stderr.sayer());
+    Ok((stdout, stderr))
 }
 
 enum Answer {
@@ -190,7 +195,21 @@ async fn take_over(
         "tfguard's supervisor was killed; this process takes its place{}{words}",
         if words.is_empty() { "" } else { ": " }
     );
+    let _claim = loop {
+        if let Some(claim) = session.claim()? {
+            break claim;
+        }
+        // `tfguard release` was quicker; it may be killed too. Or a child that is just becoming its command has a copy
+        // of the dead supervisor's claim for a moment.
+        match Journal::read(session)?.supervisor.filter(|other| other.is_alive()) {
+            Some(other) => other.gone().await,
+            None => tokio::time::sleep(A_MOMENT).await,
+        }
+    };
     let journal = Journal::read(session)?;
+    if journal.account.ended.is_some() {
+        return Ok(journal.account);
+    }
     let job = job(plan, session.clone(), journal.account.started);
     let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
     let account = supervisor.run(requests).await;
@@ -198,11 +217,23 @@ async fn take_over(
     Ok(account)
 }
 
-async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+/// Passes on the rest of the output, then says what happened.
+pub async fn tell(account: &Account, stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+    stdout.complete();
+    join(stdout, requests).await;
+    account.say();
+    stderr.complete();
+    join(stderr, requests).await;
+    crate::say::directly();
+}
+
+/// Passes on the rest of the output.
+pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
     stdout.complete();
     stderr.complete();
     join(stdout, requests).await;
     join(stderr, requests).await;
+    crate::say::directly();
 }
 
 /// Waits until a stream is copied, however slowly it is read; whoever asks for a stop now does not wait for the reader.
@@ -235,6 +266,7 @@ fn reap_as_init() -> io::Result<()> {
 /// The supervisor's process: everything after its start from [`run`].
 pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
     let session = SessionDir::open(session)?;
+    let _claim = session.claim()?;
     let socket = take_stdout().map_err(Failure::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
@@ -280,6 +312,8 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
 }
 
 fn started(job: &super::Job, journal: Journal) -> Result<Supervisor<'_>, Failure> {
+    // So that `tfguard release` knows whom to ask.
+    journal.write(&job.session)?;
     let spool = |path: &std::path::Path| File::options().append(true).open(path);
     let stdout = spool(&job.session.stdout()).map_err(Failure::Start)?;
     let stderr = spool(&job.session.stderr()).ok();

@@ -39,6 +39,8 @@ pub enum StopRequest {
     FrontDied,
     /// The process that started tfguard is gone (`run: tfguard …` without `exec` on GitHub Actions).
     ParentDied,
+    /// The cleanup step of the job, `tfguard release`, asks.
+    Release,
     /// The time given by `--deadline` is over.
     Deadline,
     /// The backend's credentials are about to end (`--before-expiry`).
@@ -55,6 +57,7 @@ impl std::fmt::Display for StopRequest {
             Self::Signal { name, .. } => f.write_str(name),
             Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
             Self::ParentDied => f.write_str("the process that started tfguard ended"),
+            Self::Release => f.write_str("tfguard release"),
             Self::Deadline => f.write_str("--deadline reached"),
             Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
         }

@@ -4,6 +4,7 @@ mod attached;
 mod child;
 mod control;
 mod expiry;
+mod finish;
 mod front;
 mod machine;
 mod plan;
@@ -26,7 +27,7 @@ pub use supervisor::{Job, describe};
 
 use crate::exit;
 use crate::observe::Phase;
-use crate::report::{Account, LockOutcome};
+use crate::report::Account;
 use crate::session::{DirectoryError, JournalError, SessionDir, replace_file};
 
 /// Why a run did not come about.
@@ -86,6 +87,7 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
     }
 }
 
+pub use finish::finish;
 pub use front::supervise;
 
 fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
@@ -138,7 +140,9 @@ fn conclude(plan: &Plan, account: &Account) {
 
 /// Removes the session, or what of it may hold secrets where a lock is left and somebody will want the journal.
 fn clean_up(session: &SessionDir, account: &Account) {
-    if account.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
+    if !account.survivors.is_empty() {
+        // Whether they are gone can be told by the log, which they hold.
+    } else if account.lock_left() {
         session.remove_secrets();
     } else {
         session.remove();

@@ -143,7 +143,9 @@ fn command(
     if let Some(timeout) = cli.lock_timeout {
         command::with_lock_timeout(&mut command, env, timeout);
     }
-    if let Some(program) = command::behind_wrapper(&command[0], env) {
+    if let Some(first) = command.first()
+        && let Some(program) = command::behind_wrapper(first, env)
+    {
         remarks.push(Remark::Notice(format!(
             "{} is the Node wrapper of a setup action, which passes no signals on; running {} (the wrapper's step \
              outputs are not set)",

@@ -1,6 +1,6 @@
 //! Where requests to stop come from: signals, and the end of the process that started tfguard.
 
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::mpsc::UnboundedSender;
@@ -9,9 +9,12 @@ use tokio_stream::StreamExt as _;
 use super::machine::StopRequest;
 use crate::session::ProcessId;
 
+/// By this signal `tfguard release` asks whoever supervises to stop.
+pub const RELEASE: nix::sys::signal::Signal = nix::sys::signal::SIGUSR1;
+
 /// Turns the signals that CI systems and terminals send into requests, from now on. `everybody`: see [`StopRequest`].
 pub fn from_signals(to: UnboundedSender<StopRequest>, heed_hangup: bool, everybody: bool) -> std::io::Result<()> {
-    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT];
+    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT, SIGUSR1];
     if heed_hangup {
         signals.push(SIGHUP);
     }
@@ -20,7 +23,11 @@ pub fn from_signals(to: UnboundedSender<StopRequest>, heed_hangup: bool, everybo
         while let Some(origin) = signals.next().await {
             let name = signal_hook::low_level::signal_name(origin.signal).unwrap_or("a signal").to_owned();
             let from_pid = origin.process.map(|process| process.pid).filter(|pid| *pid > 0);
-            if to.send(StopRequest::Signal { name, from_pid, everybody }).is_err() {
+            let request = match origin.signal {
+                SIGUSR1 => StopRequest::Release,
+                _ => StopRequest::Signal { name, from_pid, everybody },
+            };
+            if to.send(request).is_err() {
                 return;
             }
         }

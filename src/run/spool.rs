@@ -5,15 +5,18 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+
+use crate::session::SessionDir;
 
 /// One stream on its way to the CI.
 #[derive(Debug)]
@@ -60,11 +63,10 @@ impl Sayer {
 }
 
 impl Relay {
-    /// Starts copying `spool`, if there is one, to `to`.
-    pub fn start(spool: Option<&Path>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
+    /// Starts copying `spool`, if there is one, to `to`, from where whoever copied it before left off.
+    pub fn start(spool: Option<Spool>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let orders = Arc::new(Orders { wake, state: Mutex::default() });
-        let spool = spool.map(Spool::open).transpose()?;
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn({
             let orders = orders.clone();
             move || relay(spool, to.as_fd(), &orders)
@@ -90,22 +92,58 @@ impl Relay {
     }
 }
 
+/// A spool file on the side of who reads it.
 #[derive(Debug)]
-struct Spool {
+pub struct Spool {
     file: File,
+    /// Where it is noted how much was copied, for who goes on after this process.
+    progress: File,
+    /// Where in there.
+    slot: u64,
     /// None where the system has no inotify left; the file is then looked at five times a second.
     growth: Option<OwnedFd>,
 }
 
 impl Spool {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the spool of stdout; none where it was removed.
+    pub fn stdout(session: &SessionDir) -> io::Result<Option<Self>> {
+        session.stdout().exists().then(|| Self::open(&session.stdout(), &session.progress(), 0)).transpose()
+    }
+
+    /// Opens the spool of stderr; none where that goes into the spool of stdout.
+    pub fn stderr(session: &SessionDir) -> io::Result<Option<Self>> {
+        session.stderr().exists().then(|| Self::open(&session.stderr(), &session.progress(), 8)).transpose()
+    }
+
+    fn open(path: &Path, progress: &Path, slot: u64) -> io::Result<Self> {
         let watch = || -> Result<OwnedFd, rustix::io::Errno> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
             inotify::add_watch(&fd, path, WatchFlags::MODIFY)?;
             Ok(fd)
         };
         let growth = watch().ok();
-        Ok(Self { file: File::open(path)?, growth })
+        let mut file = File::open(path)?;
+        let progress =
+            File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(progress)?;
+        let mut copied = [0; 8];
+        if progress.read_exact_at(&mut copied, slot).is_ok() {
+            file.seek(io::SeekFrom::Start(u64::from_ne_bytes(copied)))?;
+        }
+        Ok(Self { file, progress, slot, growth })
+    }
+
+    /// Copies what is there.
+    fn copy(&mut self, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
+        loop {
+            match self.file.read(buffer) {
+                Ok(0) => return Ok(()),
+                Ok(length) => write_all(to, &buffer[..length])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let copied = self.file.stream_position()?;
+            let _ = self.progress.write_all_at(&copied.to_ne_bytes(), self.slot);
+        }
     }
 }
 
@@ -115,7 +153,7 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
     loop {
         // Asked before the file is read: what is complete then is read to its end.
         let complete = orders.lock().complete;
-        let copied = spool.as_mut().map_or(Ok(()), |spool| copy(&mut spool.file, to, &mut buffer));
+        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, &mut buffer));
         let written = copied.and_then(|()| {
             while let Some(line) = { orders.lock().lines.pop_front() } {
                 write_all(to, line.as_bytes())?;
@@ -126,17 +164,6 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
             return;
         }
         wait(spool.as_ref(), orders);
-    }
-}
-
-fn copy(from: &mut File, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
-    loop {
-        match from.read(buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => write_all(to, &buffer[..length])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

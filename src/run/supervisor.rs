@@ -24,7 +24,7 @@ use super::watch::Watch;
 use crate::lock::UnconditionalDelete;
 use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Verdict};
 use crate::report::{Account, Ending, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested};
-use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, is_terraform};
+use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_terraform};
 
 /// Everything that supervising needs to know of the run.
 #[derive(Debug)]
@@ -114,9 +114,20 @@ impl<'a> Supervisor<'a> {
     pub fn take_over(job: &'a Job, mut journal: Journal) -> Option<Self> {
         let record = child::read_record(&job.session)?;
         journal.child = Some(record);
+        Some(Self::go_on(job, journal, Child::Adopted(record.id)))
+    }
+
+    /// Takes over a session of which everything is dead.
+    #[must_use]
+    pub fn take_over_dead(job: &'a Job, journal: Journal) -> Self {
+        Self::go_on(job, journal, Child::Gone)
+    }
+
+    fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> Self {
+        journal.world = World::here();
         journal.supervisor = ProcessId::own();
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
-        let mut supervisor = Self::new(job, journal, Child::Adopted(record.id));
+        let mut supervisor = Self::new(job, journal, child);
         if supervisor.journal.account.interrupt.is_some() {
             supervisor.machine = supervisor.machine.already_interrupted();
         }
@@ -126,7 +137,7 @@ impl<'a> Supervisor<'a> {
             supervisor.handle(Event::StopRequested(request));
         }
         supervisor.write_journal();
-        Some(supervisor)
+        supervisor
     }
 
     fn new(job: &'a Job, journal: Journal, child: Child) -> Self {

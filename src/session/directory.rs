@@ -90,6 +90,31 @@ impl SessionDir {
         Self::create_below(&std::env::temp_dir().join(format!("tfguard-{user}")))
     }
 
+    /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
+    /// told and passed over.
+    pub fn all(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<Self> {
+        let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let mut roots: Vec<PathBuf> = match set(&"TFGUARD_DIR") {
+            Some(dir) => vec![dir.join("tfguard")],
+            None => PLACES.iter().filter_map(set).map(|place| place.join("tfguard")).collect(),
+        };
+        roots.push(std::env::temp_dir().join(format!("tfguard-{}", nix::unistd::geteuid())));
+        let mut sessions = Vec::new();
+        for root in roots.iter().filter(|root| std::fs::symlink_metadata(root).is_ok()) {
+            let entries = check_private(root).and_then(|()| std::fs::read_dir(root).map_err(io_error("read", root)));
+            match entries {
+                Ok(entries) => {
+                    sessions.extend(entries.flatten().filter_map(|entry| {
+                        Self::open(&entry.path()).inspect_err(|error| tracing::warn!("{error}")).ok()
+                    }))
+                }
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        sessions.sort_by(|one, other| one.name().cmp(other.name()));
+        sessions
+    }
+
     fn create_below(root: &Path) -> Result<Self, DirectoryError> {
         let root = std::path::absolute(root).map_err(io_error("find", root))?;
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
@@ -162,6 +187,25 @@ impl SessionDir {
         self.path.join("child")
     }
 
+    /// How much of the spools the front has passed on: the bytes of stdout and of stderr, eight bytes each.
+    #[must_use]
+    pub fn progress(&self) -> PathBuf {
+        self.path.join("progress")
+    }
+
+    /// Becomes the one that supervises the session, for as long as the file is kept: the system gives the place free
+    /// when its holder dies. None while somebody else has it.
+    pub fn claim(&self) -> Result<Option<File>, DirectoryError> {
+        let path = self.path.join("supervisor.lock");
+        let file =
+            File::options().create(true).append(true).mode(0o600).open(&path).map_err(io_error("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
+        }
+    }
+
     /// What the supervisor wrote to its stderr; nothing but a panic's words.
     #[must_use]
     pub fn supervisor_stderr(&self) -> PathBuf {
@@ -170,7 +214,7 @@ impl SessionDir {
 
     /// Removes what may hold secrets and leaves the journal.
     pub fn remove_secrets(&self) {
-        for path in [self.log(), self.stdout(), self.stderr(), self.supervisor_stderr()] {
+        for path in [self.log(), self.stdout(), self.stderr(), self.progress(), self.supervisor_stderr()] {
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {

@@ -37,7 +37,7 @@ impl Tree {
     /// tfguard's own processes have it: who holds it for writing is a Terraform.
     #[must_use]
     pub fn look(child: Option<&ChildRecord>, log: &File) -> Self {
-        let open = is_open_for_writing(log);
+        let open = is_log_held(log);
         let log_file = log.metadata().map(|file| (file.dev(), file.ino())).ok();
         let mut tree = Self::default();
         let Ok(processes) = procfs::process::all_processes() else {
@@ -107,10 +107,10 @@ fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool
     }))
 }
 
-/// Whether anybody on this kernel has the file open for writing; none where the file system cannot tell.
+/// Whether anybody on this kernel, in whichever PID namespace, has a session's log open for writing; none where the file system cannot tell.
 ///
 /// A read lease is granted only when nobody has (fcntl(2), `F_SETLEASE`). It is given back at once.
-fn is_open_for_writing(file: &File) -> Option<bool> {
+pub fn is_log_held(file: &File) -> Option<bool> {
     let fd = file.as_raw_fd();
     // SAFETY: these fcntl commands take an integer and touch no memory of ours; the descriptor is open, as `file` is.
     let taken = unsafe {
@@ -167,13 +167,13 @@ mod tests {
     fn a_writer_of_the_log_is_alive_wherever_it_is() {
         let (written, log) = log();
         let (path, writer) = (written.path().to_owned(), written.into_file());
-        assert_eq!(is_open_for_writing(&log), Some(true));
+        assert_eq!(is_log_held(&log), Some(true));
         let terraform = cat(writer.into(), true);
         let tree = Tree::look(None, &log);
         assert!(!tree.is_gone());
         assert_eq!(tree.terraforms().map(|found| found.id.pid).collect::<Vec<_>>(), [terraform.0.id().cast_signed()]);
         drop(terraform);
-        assert_eq!(is_open_for_writing(&log), Some(false));
+        assert_eq!(is_log_held(&log), Some(false));
         assert_eq!(Tree::look(None, &log), Tree::default());
         drop(path);
     }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct Journal {
     schema: u32,
     /// Where its process IDs mean something.
     pub world: World,
+    /// The directory that the command was started in.
+    pub directory: PathBuf,
     /// The process the CI started.
     pub front: Option<ProcessId>,
     /// The process that decides.
@@ -112,6 +114,7 @@ impl Journal {
         Self {
             schema: SCHEMA,
             world: World::here(),
+            directory: std::env::current_dir().unwrap_or_default(),
             front: None,
             supervisor: None,
             child: None,

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cleanup;
 mod dying;
 mod faults;
 mod foreign;

@@ -1,0 +1,254 @@
+//! `tfguard release`, the cleanup step of a CI job: finishes what dead or dying runs of this very job left.
+//!
+//! For each session of the job, by what is alive of it:
+//! * its supervisor: it is asked to stop, the rest of the output is shown as it comes, its end is awaited;
+//! * no supervisor: this process takes its place, interrupts Terraform unless the journal says that it was done, waits,
+//!   kills, releases;
+//! * nothing: the rest of the output is shown, and a lock that could not be released is tried again, with the
+//!   credentials there are now.
+//!
+//! Where the session belongs to another PID namespace of this kernel (the job's container is gone, its volume stayed),
+//! the kernel still tells whether a Terraform holds the session's log. Of another boot or machine nothing can be known,
+//! and nothing is touched.
+
+use std::fs::File;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::front::{A_MOMENT, finish_output, relays, tell};
+use super::machine::{StopRequest, Terms};
+use super::plan::Plan;
+use super::release::Releaser;
+use super::requests;
+use super::supervisor::Supervisor;
+use super::{Failure, Job, clean_up, conclude, describe, job};
+use crate::exit;
+use crate::observe::{Entry, Grade, Leftover};
+use crate::report::{Account, LockOutcome};
+use crate::session::{Journal, SessionDir, Tree, World, is_log_held};
+
+/// What is kept of the time to wait for the kill and the release.
+const RESERVE: Duration = Duration::from_secs(30);
+
+/// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
+pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let code = runtime.block_on(async {
+        let (to_us, mut requests) = unbounded_channel();
+        requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
+        let mut worst = 0;
+        for session in SessionDir::all(|name| std::env::var_os(name)) {
+            let found = Found { plan, session, wait };
+            let code = found.finish(&to_us, &mut requests).await.unwrap_or_else(|failure| {
+                tracing::error!("{failure}");
+                failure.exit_code()
+            });
+            crate::say::directly();
+            worst = worst.max(code);
+        }
+        Ok(worst)
+    });
+    runtime.shutdown_background();
+    code
+}
+
+/// One session that was found.
+struct Found<'a> {
+    plan: &'a Plan,
+    session: SessionDir,
+    wait: Duration,
+}
+
+impl Found<'_> {
+    async fn finish(
+        &self,
+        to_us: &UnboundedSender<StopRequest>,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<u8, Failure> {
+        let journal = Journal::read(&self.session)?;
+        let name = self.session.path().display();
+        if journal.account.ci != self.plan.ci {
+            tracing::debug!("{name} is another job's");
+            return Ok(0);
+        }
+        if journal.world.boot_id != World::here().boot_id {
+            tracing::warn!(
+                "{name} was left by this job on another machine, or before a restart: whether its Terraform runs \
+                 cannot be known from here, so its locks are not touched"
+            );
+            return Ok(self.left_behind(&journal.account));
+        }
+        match self.session.claim()? {
+            None => self.await_supervisor(&journal, to_us, requests).await,
+            Some(_claim) => {
+                let journal = Journal::read(&self.session)?;
+                match (journal.account.ended, journal.world == World::here()) {
+                    (Some(_), _) => self.look_again(journal, requests).await,
+                    (None, true) => self.take_over(journal, to_us, requests).await,
+                    (None, false) => self.take_over_from_a_container(journal, to_us, requests).await,
+                }
+            }
+        }
+    }
+
+    /// The supervisor lives, and does the work.
+    async fn await_supervisor(
+        &self,
+        journal: &Journal,
+        to_us: &UnboundedSender<StopRequest>,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<u8, Failure> {
+        if self.plan.ci.is_none() {
+            // By hand, outside a CI: a run that lives is somebody's, and nobody's cleanup step.
+            tracing::debug!("{} is alive and not of a CI job", self.session.path().display());
+            return Ok(0);
+        }
+        if journal.world != World::here() {
+            return Ok(self.cannot_reach());
+        }
+        let Some(supervisor) = journal.supervisor.filter(|supervisor| supervisor.is_alive()) else {
+            // It died just now, or has not written itself down yet.
+            tokio::time::sleep(A_MOMENT).await;
+            return Box::pin(self.finish(to_us, requests)).await;
+        };
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        if !supervisor.signal(requests::RELEASE) {
+            tracing::debug!("the supervisor is ending just now");
+        }
+        let ended = tokio::time::timeout(self.wait, supervisor.gone()).await;
+        if ended.is_err() {
+            tracing::warn!(
+                "{} is still running after {}; it is being stopped, and its lock released after it, without being \
+                 waited for",
+                journal.account.program,
+                describe(self.wait)
+            );
+            finish_output(stdout, stderr, requests).await;
+            return Ok(exit::LOCK_LEFT);
+        }
+        let account = match Journal::read(&self.session) {
+            Ok(journal) => journal.account,
+            // The front of the run lives too, has told what happened and cleaned up.
+            Err(_) if !self.session.path().exists() => {
+                finish_output(stdout, stderr, requests).await;
+                return Ok(0);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if account.ended.is_none() {
+            // It was killed meanwhile.
+            finish_output(stdout, stderr, requests).await;
+            return Box::pin(self.finish(to_us, requests)).await;
+        }
+        tell(&account, stdout, stderr, requests).await;
+        clean_up(&self.session, &account);
+        Ok(self.left_behind(&account))
+    }
+
+    /// The supervisor is dead and its child may not be.
+    async fn take_over(
+        &self,
+        journal: Journal,
+        to_us: &UnboundedSender<StopRequest>,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<u8, Failure> {
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let job = self.job(&journal);
+        let Some(supervisor) = Supervisor::take_over(&job, journal) else {
+            // It never came to start the command.
+            self.session.remove();
+            return Ok(0);
+        };
+        let _ = to_us.send(StopRequest::Release);
+        let account = supervisor.run(requests).await;
+        conclude(self.plan, &account);
+        tell(&account, stdout, stderr, requests).await;
+        clean_up(&self.session, &account);
+        Ok(self.left_behind(&account))
+    }
+
+    /// The job's container is gone and with it everything in it, if nobody holds the session's log.
+    async fn take_over_from_a_container(
+        &self,
+        mut journal: Journal,
+        to_us: &UnboundedSender<StopRequest>,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<u8, Failure> {
+        let held = File::open(self.session.log()).map(|log| is_log_held(&log));
+        if !matches!(held, Ok(Some(false))) {
+            return Ok(self.cannot_reach());
+        }
+        // Its process IDs are those of other processes here.
+        journal.child = None;
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let job = self.job(&journal);
+        let _ = to_us.send(StopRequest::Release);
+        let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
+        conclude(self.plan, &account);
+        tell(&account, stdout, stderr, requests).await;
+        clean_up(&self.session, &account);
+        Ok(self.left_behind(&account))
+    }
+
+    /// Everything is over, but nobody was there to see it, or a lock was left.
+    async fn look_again(
+        &self,
+        mut journal: Journal,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<u8, Failure> {
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        if journal.account.lock_left() && !self.is_alive(&journal) {
+            journal.account.survivors.clear();
+            self.release_again(&mut journal).await?;
+        }
+        tell(&journal.account, stdout, stderr, requests).await;
+        clean_up(&self.session, &journal.account);
+        Ok(self.left_behind(&journal.account))
+    }
+
+    /// Whether one of the processes that were left at the end is still there.
+    fn is_alive(&self, journal: &Journal) -> bool {
+        let child = journal.child.filter(|_| journal.world == World::here());
+        // The log is removed only where everybody was seen to be gone.
+        File::open(self.session.log()).is_ok_and(|log| !Tree::look(child.as_ref(), &log).is_gone())
+    }
+
+    async fn release_again(&self, journal: &mut Journal) -> Result<(), Failure> {
+        let job = self.job(journal);
+        let command = [std::ffi::OsString::from(&journal.account.program)];
+        let mut releaser = Releaser::default();
+        for lock in &mut journal.account.locks {
+            if !matches!(lock.outcome, Some(LockOutcome::Left(_))) || self.plan.on_death.keeps(&lock.claim) {
+                continue;
+            }
+            let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: Grade::Record };
+            let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
+            lock.places = releaser.locate(&lock.claim, &command, &job.env, Tree::default);
+            let (outcome, halves) = releaser.release(&leftover, false, job.unconditional).await;
+            (lock.outcome, lock.halves) = (Some(outcome), halves);
+        }
+        Ok(journal.write(&self.session)?)
+    }
+
+    fn job(&self, journal: &Journal) -> Job {
+        // Terraform's own words for its backend are relative to where it ran.
+        let _ = std::env::set_current_dir(&journal.directory);
+        let mut job = job(self.plan, self.session.clone(), journal.account.started);
+        let grace = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
+        job.terms = Terms { grace, deadline: None, ..job.terms };
+        job
+    }
+
+    fn cannot_reach(&self) -> u8 {
+        tracing::warn!(
+            "{} is supervised from another container: run `tfguard release` in that one",
+            self.session.path().display()
+        );
+        exit::LOCK_LEFT
+    }
+
+    fn left_behind(&self, account: &Account) -> u8 {
+        if account.lock_left() { exit::LOCK_LEFT } else { 0 }
+    }
+}

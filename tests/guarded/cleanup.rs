@@ -1,0 +1,158 @@
+//! `tfguard release`, the cleanup step.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+/// A job of GitHub Actions, whose number tells it from others on the same runner.
+fn job(run: Run, number: &str) -> Run {
+    run.envs([
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_SERVER_URL", "https://github.com"),
+        ("GITHUB_REPOSITORY", "owner/repository"),
+        ("GITHUB_RUN_ID", number),
+        ("GITHUB_JOB", "apply"),
+    ])
+}
+
+fn guarded(project: &Project, options: &[&str]) -> Running {
+    let run = job(project.tfguard(TFGUARD, options, APPLY), "1").new_group().start();
+    run.wait_for_stdout("Provisioning with 'local-exec'", SOON);
+    run
+}
+
+fn release(project: &Project, number: &str) -> Run {
+    job(project.command(TFGUARD).args(["release", "--wait", "1m"]), number)
+}
+
+#[test]
+fn with_nothing_to_do_it_is_silent() {
+    let project = table(Kind::Quick);
+    for _ in 0..2 {
+        let exit = release(&project, "1").run().expect_code(0);
+        assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
+        job(project.tfguard(TFGUARD, [""; 0], APPLY), "1").run().expect_code(0);
+    }
+}
+
+/// GitHub: the step is over, its processes killed, and Terraform goes on under its supervisor.
+#[test]
+fn it_awaits_a_living_supervisor_and_shows_the_rest_of_the_output() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGKILL);
+    let before = run.wait(SOON).expect_signal(SIGKILL).out();
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(exit.out().contains("Gracefully shutting down"), "{exit}");
+    assert!(!before.contains("Gracefully") && before.contains("asleep"), "{before}");
+    assert!(!exit.out().contains("Creating..."), "what was shown is not shown again: {exit}");
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
+    assert_clean(&project);
+    assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
+    release(&project, "1").run().expect_code(0);
+}
+
+/// The cleanup step comes while the run is in full swing (GitLab on Kubernetes, C §3.5).
+#[test]
+fn it_stops_a_run_that_nobody_stopped() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    let exit = release(&project, "1").run().expect_code(0);
+    let run = run.wait(SOON).expect_code(1);
+    assert_eq!(run.out().matches("Interrupt received.").count(), 1, "{run}");
+    assert!(run.err().contains("stop requested: tfguard release"), "{run}");
+    assert!(!exit.err().contains("tfguard: error"), "{exit}");
+    assert_clean(&project);
+}
+
+#[test]
+fn it_takes_the_place_of_a_dead_supervisor() {
+    for interrupted in [false, true] {
+        let project = table(if interrupted { Kind::HangInApply } else { Kind::Sleep });
+        let run = if interrupted {
+            let run = job(project.tfguard(TFGUARD, [""; 0], APPLY), "1").new_group().start();
+            project.wait_for_hang(SOON);
+            run.signal(SIGTERM);
+            run.wait_for_stdout("Interrupt received.", SOON);
+            run
+        } else {
+            guarded(&project, &[])
+        };
+        let journal = journal(&project);
+        run.signal(SIGKILL);
+        run.wait(SOON).expect_signal(SIGKILL);
+        kill(&journal["supervisor"]["pid"]);
+        assert!(project.lock().is_some());
+        let exit = release(&project, "1").run().expect_code(0);
+        let interrupts = exit.out().matches("Interrupt received.").count();
+        assert_eq!(interrupts, usize::from(!interrupted), "one in all: {exit}");
+        assert!(!exit.err().contains("Two interrupts"), "{exit}");
+        assert_clean(&project);
+        assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
+    }
+}
+
+#[test]
+fn it_releases_what_a_run_left_of_which_nothing_lives() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    let journal = journal(&project);
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    kill(&journal["supervisor"]["pid"]);
+    kill(&journal["child"]["id"]["pid"]);
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+/// Two jobs share a machine and a place for sessions.
+#[test]
+fn it_never_touches_another_jobs_session() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    let exit = release(&project, "2").run().expect_code(0);
+    assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
+    project.command(TFGUARD).arg("release").run().expect_code(0);
+    assert!(!run.has_ended());
+    assert!(project.lock().is_some());
+    run.signal(SIGTERM);
+    run.wait(SOON).expect_code(1);
+    assert_clean(&project);
+}
+
+/// The first try was denied; the cleanup step has better credentials.
+#[test]
+fn it_tries_a_lock_again_that_was_left() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
+    let run = guarded(&project, &[]);
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    run.wait(SOON).expect_code(120);
+    release(&project, "1").run().expect_code(120);
+    assert!(project.lock().is_some());
+    proxy.clear_rules();
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+    assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn a_journal_of_another_version_is_told_of_and_left_alone() {
+    let project = table(Kind::Quick);
+    let session = project.sessions().join("tfguard").join("20260101T000000-1-0");
+    std::fs::create_dir_all(&session).unwrap();
+    for path in [session.parent().unwrap(), &session] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    for (text, words) in
+        [("{\"schema\": 7}", "has format 7, this tfguard knows format 1"), ("{\"sche", "cannot be understood")]
+    {
+        std::fs::write(session.join("journal.json"), text).unwrap();
+        let exit = release(&project, "1").run().expect_code(125);
+        assert!(exit.err().contains(words), "{exit}");
+        assert_eq!(std::fs::read_to_string(session.join("journal.json")).unwrap(), text);
+    }
+}
