@@ -156,3 +156,46 @@ fn a_journal_of_another_version_is_told_of_and_left_alone() {
         assert_eq!(std::fs::read_to_string(session.join("journal.json")).unwrap(), text);
     }
 }
+
+/// A container, as far as it matters here: a PID namespace, in which tfguard is PID 1.
+fn contained(project: &Project) -> Option<Running> {
+    let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    if project.command("unshare").args(unshare).arg("true").run().code != Some(0) {
+        eprintln!("SKIPPED: this machine permits no PID namespaces, so nothing is tried of containers");
+        return None;
+    }
+    let run = project.command("unshare").args(unshare).arg(TFGUARD).arg("--").arg(terraform()).args(APPLY);
+    let run = job(run, "1").new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    Some(run)
+}
+
+/// GitLab's docker executor: the job's container is gone, the next one has only the project directory (C §3.4).
+#[test]
+fn it_releases_what_a_container_left_that_is_gone() {
+    let project = table(Kind::Sleep);
+    let Some(run) = contained(&project) else { return };
+    let exit = release(&project, "1").run().expect_code(120);
+    assert!(exit.err().contains("supervised from another container"), "{exit}");
+    assert!(project.lock().is_some(), "never under a living Terraform");
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    project.guard().assert_no_process_left(SOON);
+    assert!(project.lock().is_some());
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
+/// `docker stop`: SIGTERM to PID 1, which is tfguard.
+#[test]
+fn as_pid_1_it_stops_gracefully() {
+    let project = table(Kind::Sleep);
+    let Some(run) = contained(&project) else { return };
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.pid())).unwrap();
+    let init = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
+    nix::sys::signal::kill(init, SIGTERM).unwrap();
+    let exit = run.wait(SOON).expect_code(1);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
