@@ -11,10 +11,12 @@ use jiff::SignedDuration;
 use crate::exit;
 use crate::lock::LockClaim;
 
-/// Runs Terraform so that a cancelled CI job never leaves its state lock behind.
+/// Runs Terraform in CI so that a cancelled job does not leave its state lock behind.
 #[derive(Debug, Parser)]
 #[command(name = "tfguard", version, after_help = exit::TABLE)]
-#[command(override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]")]
+#[command(
+    override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]\n       tfguard shim --dir <DIR>"
+)]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it only plans
@@ -81,6 +83,10 @@ pub struct Cli {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
+    /// All of this as words, for the supervisor, which reads them again.
+    #[arg(skip)]
+    pub words: Vec<OsString>,
+
     /// What to do instead of running a command.
     #[command(subcommand)]
     pub instead: Option<Instead>,
@@ -95,6 +101,12 @@ pub enum Instead {
         #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
         wait: Duration,
     },
+    /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
+    Shim {
+        /// The directory for the links
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 impl Cli {
@@ -104,8 +116,24 @@ impl Cli {
     /// # Errors
     /// What is wrong with them, or the help or version that was asked for.
     pub fn parse_all() -> Result<Self, clap::Error> {
-        let matches = Self::command().mut_args(heed_environment).try_get_matches()?;
-        Self::from_arg_matches(&matches)
+        Self::parse(std::env::args_os())
+    }
+
+    /// The command line of tfguard where it was called by the name of a program that it guards: that program with all
+    /// arguments, and no option but those of the environment.
+    ///
+    /// # Errors
+    /// What is wrong with the environment.
+    pub fn of_shim(program: OsString) -> Result<Self, clap::Error> {
+        let typed = std::env::args_os().skip(1);
+        Self::parse(["tfguard".into(), "--".into(), program].into_iter().chain(typed))
+    }
+
+    fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        let matches = Self::command().mut_args(heed_environment).try_get_matches_from(&words)?;
+        let cli = Self::from_arg_matches(&matches)?;
+        Ok(Self { words: words.into_iter().skip(1).collect(), ..cli })
     }
 }
 

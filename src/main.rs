@@ -4,12 +4,23 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use tfguard::cli::{Cli, Instead};
-use tfguard::exit;
 use tfguard::run::{self, Plan};
 use tfguard::say::{self, Volume};
+use tfguard::{command, exit};
 
 fn main() -> ExitCode {
-    let cli = match Cli::parse_all() {
+    let called_as = std::env::args_os().next().and_then(|program| command::called_as(&program));
+    let parsed = match called_as {
+        None => Cli::parse_all(),
+        Some(name) => match command::real_program(&name, &std::env::vars_os().collect()) {
+            Ok(real) => Cli::of_shim(real.into()),
+            Err(error) => {
+                eprintln!("tfguard: error: {error}");
+                return ExitCode::from(exit::NOT_FOUND);
+            }
+        },
+    };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -25,6 +36,7 @@ fn main() -> ExitCode {
     say::set_up(cli.log_format, volume);
     let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (&cli.instead, &cli.supervise) {
         (Some(Instead::Release { wait }), _) => run::finish(&plan, *wait),
+        (Some(Instead::Shim { dir }), _) => shim(dir),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
     });
@@ -35,4 +47,11 @@ fn main() -> ExitCode {
         },
         ExitCode::from,
     )
+}
+
+fn shim(dir: &std::path::Path) -> Result<u8, run::Failure> {
+    for link in command::make_links(dir).map_err(run::Failure::Shim)? {
+        println!("{}", link.display());
+    }
+    Ok(0)
 }

@@ -96,6 +96,12 @@ impl Reading {
     }
 }
 
+/// The subcommand, such as `apply` or `state mv`; none without one.
+#[must_use]
+pub fn subcommand(command: &[OsString]) -> Option<String> {
+    Some(Reading::of(command, &HashMap::new())?.subcommand)
+}
+
 /// Where `-lock=false` stands, if it does and no later argument takes it back. Of a command that is no Terraform only
 /// the variables are known, which the Terraforms that it starts will read.
 #[must_use]

@@ -1,7 +1,11 @@
 //! The command as it was given: which program it really is, and what its arguments say of locking.
 
 mod arguments;
+mod lockless;
+mod shim;
 mod wrapper;
 
 pub use arguments::{Product, lock_disabled, product, with_lock_timeout};
+pub use lockless::takes_no_lock;
+pub use shim::{ShimError, called_as, make_links, real_program};
 pub use wrapper::behind_wrapper;

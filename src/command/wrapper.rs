@@ -31,7 +31,7 @@ pub fn behind_wrapper(program: &OsStr, env: &HashMap<OsString, OsString>) -> Opt
 }
 
 /// Finds a program as the system does.
-fn on_path(program: &OsStr, env: &HashMap<OsString, OsString>) -> Option<PathBuf> {
+pub fn on_path(program: &OsStr, env: &HashMap<OsString, OsString>) -> Option<PathBuf> {
     if program.as_encoded_bytes().contains(&b'/') {
         return Some(program.into());
     }
@@ -39,7 +39,8 @@ fn on_path(program: &OsStr, env: &HashMap<OsString, OsString>) -> Option<PathBuf
     std::env::split_paths(path).map(|dir| dir.join(program)).find(|path| is_program(path))
 }
 
-fn is_program(path: &Path) -> bool {
+/// Whether a path is a file that can be executed by somebody.
+pub fn is_program(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 

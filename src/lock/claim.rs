@@ -35,9 +35,10 @@ impl LockClaim {
 
 /// Which halves of a lock Terraform says it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum LockKinds {
     /// An item in a DynamoDB table.
+    #[serde(rename = "dynamodb")]
     DynamoDb,
     /// An object beside the state.
     Lockfile,

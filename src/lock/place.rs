@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Where one half of a lock lives. Holds no secret, so it may go into the journal, messages and reports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum LockPlace {
     /// An item in a DynamoDB table.
+    #[serde(rename = "dynamodb")]
     DynamoDb {
         /// The table's name or ARN.
         table: String,

@@ -72,6 +72,15 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Why a program could not be executed.
+    #[must_use]
+    pub fn new(program: &OsStr, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(display(program)),
+            _ => Self::CannotExecute(display(program), error),
+        }
+    }
+
     /// The exit code that says it, as shells do.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -151,10 +160,7 @@ impl Child {
                 Ok(())
             });
         }
-        child.spawn().map(Self::Own).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StartError::NotFound(display(program)),
-            _ => StartError::CannotExecute(display(program), error),
-        })
+        child.spawn().map(Self::Own).map_err(|error| StartError::new(program, error))
     }
 
     /// The child as the system sees it now, for when its own record could not be written.

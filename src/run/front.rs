@@ -51,7 +51,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     journal.front = ProcessId::own();
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
-    spawn_supervisor(session, theirs.into()).map_err(Failure::Start)?;
+    spawn_supervisor(plan, session, theirs.into()).map_err(Failure::Start)?;
     // Terraform's alone: who feeds it must see when it reads no more.
     let _ = null_over(0);
     Ok(ours)
@@ -69,9 +69,9 @@ fn same_file(one: impl AsFd, other: impl AsFd) -> bool {
 
 /// Starts this program again as the supervisor: in a session of its own, not our child but the init process's, without
 /// the variables by which CI systems hunt processes. Its stdout is the control socket.
-fn spawn_supervisor(session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
+fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
     let mut supervisor = Command::new("/proc/self/exe");
-    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(std::env::args_os().skip(1));
+    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(&plan.words);
     for name in ci::HUNTING_VARIABLES {
         supervisor.env_remove(name);
     }
@@ -263,7 +263,7 @@ fn reap_as_init() -> io::Result<()> {
     Ok(())
 }
 
-/// The supervisor's process: everything after its start from [`run`].
+/// The supervisor's process: everything after its start by the front.
 pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
     let session = SessionDir::open(session)?;
     let _claim = session.claim()?;

@@ -16,6 +16,7 @@ mod targets;
 mod watch;
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -45,6 +46,9 @@ pub enum Failure {
     /// The user does not want it so.
     #[error(transparent)]
     Forbidden(#[from] plan::Forbidden),
+    /// The links of `tfguard shim` cannot be made.
+    #[error(transparent)]
+    Shim(crate::command::ShimError),
     /// The command could not be started.
     #[error(transparent)]
     Command(#[from] child::StartError),
@@ -80,6 +84,10 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
             Remark::Notice(text) => tracing::info!("{text}"),
             Remark::Warning(text) => tracing::warn!("{text}"),
         }
+    }
+    if plan.unguarded {
+        let failed = std::process::Command::new(&plan.command[0]).args(&plan.command[1..]).exec();
+        return Err(child::StartError::new(&plan.command[0], failed).into());
     }
     match plan.mode {
         Mode::Detached => front::run(plan),

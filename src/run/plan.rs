@@ -34,6 +34,8 @@ pub enum Mode {
 pub struct Plan {
     /// The command.
     pub command: Vec<OsString>,
+    /// The command line that leads to this plan, less the program.
+    pub words: Vec<OsString>,
     /// The environment of tfguard.
     pub env: HashMap<OsString, OsString>,
     /// The CI run.
@@ -54,6 +56,8 @@ pub struct Plan {
     pub heed_hangup: bool,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// The command takes no lock, and nothing else is asked of tfguard: it takes tfguard's place.
+    pub unguarded: bool,
     /// What the user should know before the command runs.
     pub remarks: Vec<Remark>,
 }
@@ -103,7 +107,10 @@ impl Plan {
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let mut remarks = Vec::new();
         let command = command(cli, &env, &mut remarks)?;
+        let here = std::env::current_dir().unwrap_or_default();
+        let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
         Ok(Self {
+            unguarded: !asked && command::takes_no_lock(&command, &here, &env),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
             before_expiry: cli.before_expiry,
@@ -117,6 +124,7 @@ impl Plan {
             // The supervisor may outlive the step, not its working directory's meaning.
             report: cli.report.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
             command,
+            words: cli.words.clone(),
             env,
             ci,
             remarks,

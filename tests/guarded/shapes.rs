@@ -137,3 +137,62 @@ fn a_lock_timeout_makes_terraform_wait() {
     run.wait(SOON).expect_code(0);
     assert_clean(&project);
 }
+
+/// Called by Terraform's name, tfguard guards the real one further down PATH, and never itself.
+#[test]
+fn a_shim_guards_the_real_terraform() {
+    let project = table(Kind::Sleep);
+    let links = project.work().join("links");
+    let made = project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0).out();
+    assert_eq!(made.lines().count(), 2, "{made}");
+    project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+    let rest = std::env::var("PATH").unwrap();
+    let real = terraform();
+    let path = format!("{0}:{0}:{1}:{rest}", links.display(), real.parent().unwrap().display());
+
+    let version = project.command(links.join("terraform")).arg("version").env("PATH", &path).run().expect_code(0);
+    assert!(version.out().starts_with("Terraform v"), "{version}");
+    let run = project.command(links.join("terraform")).args(APPLY).env("PATH", &path).start();
+    run.wait_for_stdout("asleep", SOON);
+    assert!(project.lock().is_some());
+    kill(&journal(&project)["child"]["id"]["pid"]);
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+
+    let alone = links.display().to_string();
+    let exit = project.command(links.join("terraform")).arg("plan").env("PATH", &alone).run().expect_code(127);
+    assert!(exit.err().contains("TFGUARD_TERRAFORM"), "{exit}");
+    let named = project.command(links.join("tofu")).arg("version").env("PATH", &alone).env("TFGUARD_TERRAFORM", &real);
+    // The launcher of a provisioned Terraform finds its interpreter by itself.
+    named.run().expect_code(0);
+    let exit = project.command(links.join("tofu")).arg("version").env("TFGUARD_TERRAFORM", links.join("tofu")).run();
+    assert!(exit.expect_code(127).err().contains("which is not a program that tfguard could guard"));
+}
+
+/// tfguard below tfguard, and a shim below a script: one interrupt in all.
+#[test]
+fn a_guard_below_a_guard_is_still_one_interrupt() {
+    let project = table(Kind::Sleep);
+    let run = project.command(TFGUARD).args(["--", TFGUARD, "--"]).arg(terraform()).args(APPLY).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(!exit.err().contains("Two interrupts"), "{exit}");
+    assert_clean(&project);
+}
+
+/// What takes no lock costs nothing: it takes tfguard's place.
+#[test]
+fn a_command_without_a_lock_takes_tfguards_place() {
+    let project = table(Kind::Quick);
+    project.apply();
+    let run = project.tfguard(TFGUARD, [""; 0], ["output", "-raw", "answer"]).start();
+    let exit = run.wait(SOON).expect_code(0);
+    assert_eq!((exit.out().as_str(), exit.err().as_str()), ("42", ""));
+    assert!(!project.sessions().join("tfguard").exists());
+    let report = project.tfguard(TFGUARD, ["--report", "report.json"], ["output", "-raw", "answer"]).run();
+    assert_eq!(report.expect_code(0).out(), "42");
+    assert_eq!(super::report(&project)["exit_code"], 0);
+}
