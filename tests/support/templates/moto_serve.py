@@ -2,6 +2,9 @@
 
 The port is the first line on stdout. The end of stdin, and not only a signal, ends the server: so it
 goes with the process that started it, however that one ended.
+
+Served by waitress: werkzeug's own server closes the connection after every answer, and under load
+clients saw it closed before they had read the answer, which looks like the faults that the tests inject.
 """
 
 import logging
@@ -9,25 +12,20 @@ import os
 import sys
 import threading
 
+import waitress
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
 
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
+logging.getLogger("waitress").setLevel(logging.ERROR)
 
-
-class Handler(WSGIRequestHandler):
-    # Keep-alive, as AWS has it.
-    protocol_version = "HTTP/1.1"
-
-
-server = make_server(
-    "127.0.0.1",
-    0,
+server = waitress.create_server(
     DomainDispatcherApplication(create_backend_app),
-    threaded=True,
-    request_handler=Handler,
+    host="127.0.0.1",
+    port=0,
+    threads=16,
+    # An answer with its head in one packet: the DynamoDB client of Terraform sometimes loses a body that comes later.
+    send_bytes=18000,
 )
-threading.Thread(target=server.serve_forever, daemon=True).start()
-print(server.server_port, flush=True)
+threading.Thread(target=server.run, daemon=True).start()
+print(server.effective_port, flush=True)
 sys.stdin.buffer.read()
 os._exit(0)
