@@ -65,7 +65,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
         terminal.take_back_from(child);
     }
     let account = account?;
-    conclude(plan, &account);
+    conclude(plan, session, &account);
     account.say();
     clean_up(session, &account);
     Ok(account.exit_code())

@@ -162,7 +162,7 @@ impl Found<'_> {
         };
         let _ = to_us.send(StopRequest::Release);
         let account = supervisor.run(requests).await;
-        conclude(self.plan, &account);
+        conclude(self.plan, &self.session, &account);
         tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))
@@ -185,7 +185,7 @@ impl Found<'_> {
         let job = self.job(&journal);
         let _ = to_us.send(StopRequest::Release);
         let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
-        conclude(self.plan, &account);
+        conclude(self.plan, &self.session, &account);
         tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))

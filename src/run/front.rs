@@ -213,7 +213,7 @@ async fn take_over(
     let job = job(plan, session.clone(), journal.account.started);
     let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
     let account = supervisor.run(requests).await;
-    conclude(plan, &account);
+    conclude(plan, session, &account);
     Ok(account)
 }
 
@@ -300,7 +300,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
                     let _ = to_us.send(StopRequest::FrontDied);
                 });
                 let account = supervisor.run(&mut requests).await;
-                conclude(plan, &account);
+                conclude(plan, &session, &account);
                 ToFront::Ended(Box::new(account))
             }
             Err(failure) => ToFront::NotStarted { error: failure.to_string(), code: failure.exit_code() },

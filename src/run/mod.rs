@@ -132,8 +132,12 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
     }
 }
 
-/// Writes the report. By whoever supervised to the end: the front may be gone by then.
-fn conclude(plan: &Plan, account: &Account) {
+/// Writes the report and removes Terraform's log. By whoever supervised to the end: the front may be gone by then.
+fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
+    if account.survivors.is_empty() {
+        // Nobody writes to it any more, nobody will need it, and the front that would remove it may be gone.
+        session.remove_log();
+    }
     let Some(path) = &plan.report else { return };
     // Through a link the file is meant, and what is no file (/dev/stdout) must not be replaced by one.
     let path = path.canonicalize().unwrap_or_else(|_| path.clone());

@@ -212,14 +212,15 @@ impl SessionDir {
         self.path.join("supervisor.stderr")
     }
 
+    /// Removes Terraform's log.
+    pub fn remove_log(&self) {
+        remove_secret(&self.log());
+    }
+
     /// Removes what may hold secrets and leaves the journal.
     pub fn remove_secrets(&self) {
         for path in [self.log(), self.stdout(), self.stderr(), self.progress(), self.supervisor_stderr()] {
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!("cannot remove {}: {error}; it may hold secrets, remove it", path.display());
-            }
+            remove_secret(&path);
         }
     }
 
@@ -238,6 +239,14 @@ impl SessionDir {
 /// Makes a new private file (0600) that only we can have made.
 pub fn create_file(path: &Path) -> Result<File, DirectoryError> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))
+}
+
+fn remove_secret(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot remove {}: {error}; it may hold secrets, remove it", path.display());
+    }
 }
 
 fn make_private(path: &Path) -> io::Result<()> {
