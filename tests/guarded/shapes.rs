@@ -196,3 +196,48 @@ fn a_command_without_a_lock_takes_tfguards_place() {
     assert_eq!(report.expect_code(0).out(), "42");
     assert_eq!(super::report(&project)["exit_code"], 0);
 }
+
+/// Terragrunt as far as signals go: it passes each one on to its Terraform, later than anybody needs it, and does not
+/// look whether Terraform is ending already.
+const TERRAGRUNT: &str = r#"
+import os, signal, subprocess, sys, threading
+terraform = subprocess.Popen([os.environ["TG_TF_PATH"], *sys.argv[1:]])
+def forward(number, frame):
+    for delay in (0.2, 0.4):
+        threading.Timer(delay, lambda: terraform.poll() is None and terraform.send_signal(number)).start()
+signal.signal(signal.SIGINT, forward)
+signal.signal(signal.SIGTERM, forward)
+sys.exit(terraform.wait())
+"#;
+
+/// tfguard above Terragrunt interrupts Terraform itself; below it, it takes what Terragrunt passes on as one request.
+#[test]
+fn terragrunt_above_or_below_is_one_interrupt() {
+    let project = table(Kind::HangInPlan);
+    let links = project.work().join("links");
+    project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+    let python = Tools::get().python().to_owned();
+    let terragrunt = |path: PathBuf| {
+        let run = project.command(&python).args(["-c", TERRAGRUNT]).args(APPLY).env("TG_TF_PATH", path);
+        run.env("TFGUARD_GRACE", "4s").env("TFGUARD_TERRAFORM", terraform()).new_group()
+    };
+    let below = terragrunt(links.join("terraform")).start();
+    project.wait_for_hang(SOON);
+    below.signal(SIGTERM);
+    let exit = below.wait(SOON).expect_code(137);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(!exit.err().contains("Two interrupts"), "{exit}");
+    assert_clean(&project);
+
+    let project = table(Kind::HangInPlan);
+    let above =
+        project.command(TFGUARD).args(["--grace", "4s", "--"]).arg(&python).args(["-c", TERRAGRUNT]).args(APPLY);
+    let above = above.env("TG_TF_PATH", terraform()).new_group().start();
+    project.wait_for_hang(SOON);
+    above.signal(SIGTERM);
+    let exit = above.wait(SOON).expect_code(137);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(!exit.err().contains("Two interrupts"), "{exit}");
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
