@@ -1,4 +1,4 @@
-//! What Terraform's command line and environment say about directory and workspace.
+//! What Terraform's command line and environment say about directory, workspace and plan file.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,6 +18,88 @@ pub fn chdir(args: &[OsString]) -> Option<PathBuf> {
         .filter(|dir| !dir.is_empty())
         .last()
         .map(|dir| PathBuf::from(OsString::from_vec(dir.to_vec())))
+}
+
+/// The flags of `apply` whose value may be the next word, in any Terraform from 0.13 to 1.15 or OpenTofu from 1.6 to
+/// 1.12 (`ParseApply` and `extendedFlagSet` in `internal/command/arguments`). All others are switches.
+const APPLY_FLAGS_WITH_VALUE: &[&str] = &[
+    "backup",
+    "exclude",
+    "exclude-file",
+    "invoke",
+    "json-into",
+    "lock-timeout",
+    "parallelism",
+    "replace",
+    "state",
+    "state-out",
+    "target",
+    "target-file",
+    "var",
+    "var-file",
+];
+
+/// The plan file that a Terraform applies which was started with `args` (without the program), if it does: the word
+/// behind the flags of `apply`, be they typed or from `TF_CLI_ARGS` and `TF_CLI_ARGS_apply`. A directory there is none.
+///
+/// The subcommand is looked for anywhere, because a Terraform can be embedded in a program with words of its own.
+pub fn plan_file(args: &[OsString], surroundings: &Surroundings) -> Option<PathBuf> {
+    let path = surroundings.dir.join(first_operand(words("apply", args, surroundings)?.into_iter())?);
+    (!path.is_dir()).then_some(path)
+}
+
+/// The values of `-backend-config` of an `init` that was started with `args` (without the program), in order.
+pub(super) fn backend_config(args: &[OsString], surroundings: &Surroundings) -> Vec<String> {
+    let mut words = words("init", args, surroundings).unwrap_or_default().into_iter();
+    let mut values = Vec::new();
+    while let Some(word) = words.next() {
+        let word = word.to_string_lossy().into_owned();
+        let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).unwrap_or_default();
+        match flag.split_once('=').unwrap_or((flag, "")) {
+            ("backend-config", _) if !flag.contains('=') => {
+                values.extend(words.next().map(|value| value.to_string_lossy().into_owned()));
+            }
+            ("backend-config", value) => values.push(value.to_owned()),
+            _ => {}
+        }
+    }
+    values.retain(|value| !value.is_empty());
+    values
+}
+
+/// Whether Terraform was started for this subcommand.
+pub fn has_subcommand(subcommand: &str, args: &[OsString]) -> bool {
+    args.iter().any(|word| word == subcommand)
+}
+
+/// What stands behind a subcommand: typed, and from variables, in Terraform's order. None if it is another one.
+fn words(subcommand: &str, args: &[OsString], surroundings: &Surroundings) -> Option<Vec<OsString>> {
+    let at = args.iter().position(|word| word == subcommand)?;
+    let extra = |name: &str| {
+        // What cannot be split makes Terraform itself refuse to run.
+        let words = surroundings.var(name).and_then(|text| shell_words::split(text).ok()).unwrap_or_default();
+        words.into_iter().map(OsString::from)
+    };
+    // Terraform puts them right behind the subcommand, this one's own first (`mergeEnvArgs` in its `main.go`).
+    let extra = extra(&format!("TF_CLI_ARGS_{subcommand}")).chain(extra("TF_CLI_ARGS"));
+    Some(extra.chain(args[at + 1..].iter().cloned()).collect())
+}
+
+/// The first word that belongs to no flag, as Go's `flag` package finds it.
+fn first_operand(mut words: impl Iterator<Item = OsString>) -> Option<OsString> {
+    loop {
+        let word = words.next()?;
+        let bytes = word.as_bytes();
+        if bytes == b"--" {
+            return words.next();
+        }
+        let Some(flag) = bytes.strip_prefix(b"-").filter(|flag| !flag.is_empty()) else { return Some(word) };
+        let name = flag.strip_prefix(b"-").unwrap_or(flag);
+        // With `=` the value is in the same word, and the name is none of these.
+        if APPLY_FLAGS_WITH_VALUE.iter().any(|with_value| with_value.as_bytes() == name) {
+            words.next();
+        }
+    }
 }
 
 /// The directory in which Terraform keeps its own data: `TF_DATA_DIR`, else `.terraform`.
@@ -58,6 +140,45 @@ mod tests {
         for (args, expected) in cases {
             let args: Vec<OsString> = args.iter().map(OsString::from).collect();
             assert_eq!(chdir(&args), expected.map(PathBuf::from), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn the_plan_file_is_found_where_terraform_finds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("modules")).unwrap();
+        type Env<'a> = &'a [(&'a str, &'a str)];
+        let cases: &[(&[&str], Env, Option<&str>)] = &[
+            (&["apply"], &[], None),
+            (&["apply", "p"], &[], Some("p")),
+            (&["apply", "-auto-approve", "-lock=false", "p"], &[], Some("p")),
+            (&["-chdir=x", "apply", "-var", "p", "q"], &[], Some("q")),
+            (&["apply", "-var", "p"], &[], None),
+            (&["apply", "--var=a=b", "-target", "p", "-no-color", "q"], &[], Some("q")),
+            // Taken away from wherever it stands (`ParseView`).
+            (&["apply", "p", "-no-color"], &[], Some("p")),
+            (&["apply", "--", "-p"], &[], Some("-p")),
+            (&["apply", "-"], &[], Some("-")),
+            (&["apply", "modules"], &[], None),
+            (&["apply", "/srv/p"], &[], Some("/srv/p")),
+            (&["apply"], &[("TF_CLI_ARGS", "-var 'a b' 'my plan'")], Some("my plan")),
+            (&["apply"], &[("TF_CLI_ARGS_apply", "-no-color p")], Some("p")),
+            (&["apply", "q"], &[("TF_CLI_ARGS_apply", "-target=a"), ("TF_CLI_ARGS", "-target b")], Some("q")),
+            (&["apply", "q"], &[("TF_CLI_ARGS_plan", "p"), ("TF_CLI_ARGS", "it's torn")], Some("q")),
+            (&["apply", "x"], &[("TF_CLI_ARGS", "-var")], None),
+            (&["plan"], &[("TF_CLI_ARGS", "p")], None),
+            (&["destroy", "p"], &[], None),
+            (&["-I", "terraform.py", "apply", "p"], &[], Some("p")),
+            (&[], &[], None),
+        ];
+        for (args, env, expected) in cases {
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            let surroundings = Surroundings {
+                dir: dir.path().to_owned(),
+                env: env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            };
+            let expected = expected.map(|path| dir.path().join(path));
+            assert_eq!(plan_file(&args, &surroundings), expected, "{args:?} {env:?}");
         }
     }
 

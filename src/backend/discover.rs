@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::args::{chdir, data_dir};
+use super::planfile::{self, PlanFlaw};
 use super::{BackendError, S3Backend};
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
@@ -77,8 +78,7 @@ struct RecordedBackend {
 /// Reads the backend of a working directory: `terraform.tfstate` in Terraform's data directory, which `init` writes
 /// from the backend block and all `-backend-config` values, merged with the environment.
 ///
-/// `apply <plan file>` takes the backend from the plan instead; for that, this answer need not be the right one, which
-/// [`S3Backend::stores_state`] tells.
+/// `apply <plan file>` does not look at it: see [`read_planned_backend`].
 ///
 /// # Errors
 /// When there is a file and it cannot be understood. The text shows no content of the file, which can hold keys.
@@ -104,15 +104,37 @@ pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError
             None => Backend::None,
         });
     };
-    match backend.kind.as_deref() {
-        None | Some("") => Ok(Backend::None),
-        Some("local") => Ok(Backend::Local),
-        Some("s3") => {
-            let config = backend.config.unwrap_or(Value::Null);
+    let kind = backend.kind.as_deref().unwrap_or_default();
+    known(kind, backend.config.unwrap_or(Value::Null), surroundings, torn)
+}
+
+/// Reads the backend of a plan file, which is all that an `apply` of it uses (`BackendForLocalPlan` in Terraform's
+/// `internal/command/meta_backend.go`): what the directory was initialised with does not count there, not even where
+/// it has the same state.
+///
+/// # Errors
+/// When the plan does not tell its backend. The text shows no content of the file, which can hold keys.
+pub fn read_planned_backend(path: &Path, surroundings: &Surroundings) -> Result<Backend, BackendError> {
+    let unusable = |flaw| BackendError::PlanFile { path: path.to_owned(), flaw };
+    let planned = planfile::read(path).map_err(unusable)?;
+    known(&planned.kind, planned.config, surroundings, |reason| unusable(PlanFlaw::Damaged(reason)))
+}
+
+/// A backend by its type and settings.
+pub(super) fn known(
+    kind: &str,
+    config: Value,
+    surroundings: &Surroundings,
+    torn: impl Fn(String) -> BackendError,
+) -> Result<Backend, BackendError> {
+    match kind {
+        "" => Ok(Backend::None),
+        "local" => Ok(Backend::Local),
+        "s3" => {
             let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
             Ok(Backend::S3(Box::new(S3Backend::new(attributes, surroundings.clone())?)))
         }
-        Some(kind) => Ok(Backend::Other { kind: kind.to_owned() }),
+        kind => Ok(Backend::Other { kind: kind.to_owned() }),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::PlanFlaw;
+
 /// Why the backend of a directory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -31,6 +33,22 @@ pub enum BackendError {
         /// Its version.
         version: String,
     },
+    /// `init` moves a state to a backend whose settings are not recorded yet, and the configuration does not tell them.
+    #[error("`terraform init` had not recorded this backend yet, and {path} does not tell its settings: {reason}")]
+    Configuration {
+        /// The file of the configuration, or of `-backend-config`.
+        path: PathBuf,
+        /// What is wrong, without any of its content.
+        reason: String,
+    },
+    /// The plan file that is applied does not tell its backend, and no other place does.
+    #[error("the backend, and so the place of the lock, is in the plan file {path}, and {flaw}")]
+    PlanFile {
+        /// The plan file.
+        path: PathBuf,
+        /// What is wrong with it.
+        flaw: PlanFlaw,
+    },
     /// The settings contradict themselves or lack something.
     #[error("the S3 backend's setting `{setting}` cannot be used: {reason}")]
     Unusable {
@@ -44,6 +62,14 @@ pub enum BackendError {
     ForeignState {
         /// `<bucket>/<state key>`.
         lock_id: String,
+    },
+    /// The settings that are there now are not those with which the lock was taken.
+    #[error(
+        "it was taken in {place}, and what the directory is configured for leads elsewhere; if a plan file was applied, only that has the settings"
+    )]
+    Elsewhere {
+        /// Where it was taken.
+        place: String,
     },
     /// The claim names a half of a lock for which the backend has no setting.
     #[error(

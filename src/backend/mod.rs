@@ -1,21 +1,25 @@
 //! Which backend a Terraform directory uses, and with which endpoint, region and credentials Terraform talks to it.
 //!
-//! [`read_backend`] is pure reading. [`AwsClients`] is built only when a lock must be released: nothing here runs
+//! [`read_backend`], [`read_planned_backend`] and [`read_configured_backend`] are pure reading. [`AwsClients`] is built only when a lock must be released: nothing here runs
 //! while Terraform works.
 
 mod args;
 mod attributes;
 mod client;
+mod configuration;
 mod credentials;
 mod discover;
 mod error;
 mod http;
 mod paths;
+mod planfile;
 mod role;
 mod s3;
 
-pub use args::{chdir, workspace};
+pub use args::{chdir, has_subcommand, plan_file, workspace};
 pub use client::{AwsClients, Store};
-pub use discover::{Backend, Surroundings, read_backend};
+pub use configuration::read_configured_backend;
+pub use discover::{Backend, Surroundings, read_backend, read_planned_backend};
 pub use error::BackendError;
+pub use planfile::PlanFlaw;
 pub use s3::S3Backend;

@@ -1,5 +1,7 @@
 //! The account of a run: every fact that people, the report and a later process need. Holds no secrets.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -137,10 +139,21 @@ pub struct LockAccount {
     pub stage: Stage,
     /// Where its halves live.
     pub places: Vec<LockPlace>,
+    /// Where its backend's settings are.
+    pub settings: Option<Settings>,
     /// What became of it. None while the child lives.
     pub outcome: Option<LockOutcome>,
     /// What became of each half, where tfguard went to look.
     pub halves: Vec<Half>,
+}
+
+/// Where the settings of a lock's backend are, for who looks after it when its Terraform and its arguments are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The directory that its Terraform worked in.
+    pub directory: PathBuf,
+    /// The plan file that it applied, which has the settings in place of the directory.
+    pub plan_file: Option<PathBuf>,
 }
 
 /// One half of a lock that tfguard looked after.
@@ -314,7 +327,14 @@ mod tests {
                     "version": "1.11.4", "bucket": "b", "state_key": "k", "kinds": "both",
                 });
                 let claim = serde_json::from_value(claim).unwrap();
-                LockAccount { claim, stage: Stage::Held, places: vec![], outcome: Some(outcome), halves: vec![] }
+                LockAccount {
+                    claim,
+                    stage: Stage::Held,
+                    places: vec![],
+                    settings: None,
+                    outcome: Some(outcome),
+                    halves: vec![],
+                }
             }));
             account.exit_code()
         };

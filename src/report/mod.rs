@@ -4,5 +4,5 @@ mod account;
 mod text;
 
 pub use account::{
-    Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested,
+    Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested, Settings,
 };

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::front::{A_MOMENT, finish_output, relays, tell};
 use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
-use super::release::Releaser;
+use super::release::{Located, Releaser, Started};
 use super::requests;
 use super::supervisor::Supervisor;
 use super::{Failure, Job, clean_up, conclude, describe, job};
@@ -224,7 +224,10 @@ impl Found<'_> {
             }
             let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: Grade::Record };
             let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
-            lock.places = releaser.locate(&lock.claim, &command, &job.env, Tree::default);
+            let started = Started { command: &command, env: &job.env, terraform: None };
+            let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
+            let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
+            (lock.places, lock.settings) = (places, settings);
             let (outcome, halves) = releaser.release(&leftover, false, job.unconditional).await;
             (lock.outcome, lock.halves) = (Some(outcome), halves);
         }

@@ -13,6 +13,7 @@ mod requests;
 mod spool;
 mod supervisor;
 mod targets;
+mod terraforms;
 mod watch;
 
 use std::io;

@@ -1,14 +1,15 @@
 //! Releases what a dead child left: finds each lock's backend while Terraform lives, deletes by condition afterwards.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::backend::{self, AwsClients, Backend, S3Backend, Surroundings};
+use super::terraforms::{Terraform, Terraforms};
+use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Surroundings};
 use crate::lock::{self, LockClaim, LockKinds, LockPlace, ReleaseTerms, UnconditionalDelete};
 use crate::observe::{Leftover, Stage};
-use crate::report::{Half, HalfOutcome, LockOutcome};
+use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
 use crate::session::{ProcessId, Tree};
 
 /// How long the release of one half of a lock may take, retries and all.
@@ -18,46 +19,138 @@ const BUDGET: Duration = Duration::from_secs(45);
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
 const IN_FLIGHT: Duration = Duration::from_secs(2);
 
+/// What Terraform takes the second lock of a migration for (`internal/command/meta_backend_migrate.go`).
+const MIGRATION_DESTINATION: &str = "migration destination state";
+
+/// The guarded command, as far as it tells where a lock lives.
+#[derive(Debug, Clone, Copy)]
+pub struct Started<'a> {
+    /// It ran in the current directory.
+    pub command: &'a [OsString],
+    /// Its environment.
+    pub env: &'a HashMap<OsString, OsString>,
+    /// Its process, if that is a Terraform itself and not a program that starts some.
+    pub terraform: Option<ProcessId>,
+}
+
+/// Where a lock lives, as far as it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Located {
+    /// The places of its halves; none if its backend was not found.
+    pub places: Vec<LockPlace>,
+    /// Where the backend's settings are.
+    pub settings: Option<Settings>,
+}
+
 /// The backends of the locks seen so far. Holds credentials, in memory only.
 #[derive(Debug, Default)]
 pub struct Releaser {
+    terraforms: Terraforms,
     backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
 }
 
 impl Releaser {
-    /// Finds the backend to which a new lock belongs, and the places where its halves live. `command` ran with `env`
-    /// in the current directory; `look` tells which Terraforms are alive, for those that a script runs elsewhere.
+    /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
+    pub fn note(&mut self, tree: &Tree) {
+        self.terraforms.note(tree, true);
+    }
+
+    /// Finds the backend to which a lock belongs, and the places where its halves live. Once found, it stays;
+    /// otherwise it is looked for again, because `init` may record it later. `look` tells which Terraforms are alive.
+    ///
+    /// `before`: what was found last, perhaps by a supervisor that is dead. Settings that lead to other places than
+    /// those are not the settings that Terraform had.
     pub fn locate(
         &mut self,
         claim: &LockClaim,
-        command: &[OsString],
-        env: &HashMap<OsString, OsString>,
+        before: Located,
+        started: Started,
         look: impl FnOnce() -> Tree,
-    ) -> Vec<LockPlace> {
-        if let Some((_, known)) = self.backends.iter().find(|(known, _)| known == claim) {
-            return known.as_ref().ok().and_then(|backend| backend.places(claim).ok()).unwrap_or_default();
+    ) -> Located {
+        let known = self.backends.iter().position(|(known, _)| known == claim);
+        if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
+            return before;
         }
-        let own =
-            std::env::current_dir().ok().map(|dir| Surroundings::of_command(&dir, arguments(command), env.clone()));
-        let found = own.ok_or_else(|| "the working directory is gone".to_owned()).and_then(|own| find(claim, &own));
-        let found = found.or_else(|why| {
-            let elsewhere = look();
-            let mut others = elsewhere.terraforms().filter_map(|terraform| surroundings_of(terraform.id));
-            others.find_map(|other| find(claim, &other).ok()).ok_or(why)
+        let found = self.find(claim, before.settings.as_ref(), started, look).and_then(|(backend, settings)| {
+            let places = backend.places(claim)?;
+            if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
+                return Err(BackendError::Elsewhere { place: place.to_string() });
+            }
+            Ok((backend, Located { places, settings: Some(settings) }))
         });
-        let places = found.and_then(|backend| {
-            let places = backend.places(claim).map_err(|error| error.to_string())?;
-            Ok((backend, places))
-        });
-        let (backend, places) = match places {
-            Ok((backend, places)) => (Ok(backend), places),
-            Err(why) => {
-                tracing::debug!("lock {}: {why}", claim.id);
-                (Err(why), Vec::new())
+        let (backend, located) = match found {
+            Ok((backend, located)) => (Ok(backend), located),
+            Err(error) => {
+                tracing::debug!("lock {}: {error}", claim.id);
+                let plan = match &error {
+                    BackendError::PlanFile { path, .. } => Some(path.clone()),
+                    _ => None,
+                };
+                let settings = plan.map(|path| Settings {
+                    directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+                    plan_file: Some(path),
+                });
+                (Err(error.to_string()), Located { settings: before.settings.or(settings), ..before })
             }
         };
-        self.backends.push((claim.clone(), backend));
-        places
+        match known {
+            Some(at) => self.backends[at].1 = backend,
+            None => self.backends.push((claim.clone(), backend)),
+        }
+        located
+    }
+
+    /// The processes tell best, because a script may have gone elsewhere and changed the environment. Then the command.
+    fn find(
+        &mut self,
+        claim: &LockClaim,
+        settings: Option<&Settings>,
+        started: Started,
+        look: impl FnOnce() -> Tree,
+    ) -> Result<Found, BackendError> {
+        let mut misses = Misses::default();
+        // The usual case, without looking at every process of the machine.
+        if let Some(terraform) = started.terraform.and_then(|id| Terraform::read(id, false))
+            && let Some(found) = misses.note(backend_of_process(claim, &terraform))
+        {
+            return Ok(found);
+        }
+        let own = || {
+            if let Some(Settings { directory, plan_file }) = settings {
+                let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
+                return Some(backend_in(claim, &surroundings, plan_file.clone(), None));
+            }
+            let args = started.command.get(1..).unwrap_or_default();
+            let cwd = std::env::current_dir().ok()?;
+            Some(backend_of(claim, &Surroundings::of_command(&cwd, args, started.env.clone()), args))
+        };
+        if started.terraform.is_some()
+            && let Some(found) = misses.note(own())
+        {
+            return Ok(found);
+        }
+        self.terraforms.note(&look(), false);
+        for terraform in self.terraforms.living() {
+            if let Some(found) = misses.note(backend_of_process(claim, terraform)) {
+                return Ok(found);
+            }
+        }
+        for terraform in self.terraforms.dead() {
+            // It may be the lock of one that applied a plan which cannot be read. What ran there before says nothing.
+            if misses.in_a_plan() {
+                break;
+            }
+            if let Some(found) = misses.note(backend_of_process(claim, terraform)) {
+                return Ok(found);
+            }
+        }
+        if started.terraform.is_none()
+            && !misses.in_a_plan()
+            && let Some(found) = misses.note(own())
+        {
+            return Ok(found);
+        }
+        Err(misses.0.unwrap_or_else(|| BackendError::ForeignState { lock_id: claim.lock_id() }))
     }
 
     /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way.
@@ -108,40 +201,70 @@ impl Releaser {
     }
 }
 
-fn find(claim: &LockClaim, surroundings: &Surroundings) -> Result<Box<S3Backend>, String> {
-    let dir = surroundings.dir.display();
-    match backend::read_backend(surroundings) {
-        Ok(Backend::S3(backend)) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
-        Ok(_) => Err(format!("{dir} is not configured for the state {}", claim.lock_id())),
-        Err(error) => Err(error.to_string()),
+/// A backend and where its settings are.
+type Found = (Box<S3Backend>, Settings);
+
+/// Why no backend fitted up to now: the reason that says most.
+#[derive(Default)]
+struct Misses(Option<BackendError>);
+
+impl Misses {
+    fn note(&mut self, found: Option<Result<Found, BackendError>>) -> Option<Found> {
+        match found? {
+            Ok(found) => return Some(found),
+            Err(BackendError::ForeignState { .. }) => {}
+            Err(error @ BackendError::PlanFile { .. }) => self.0 = Some(error),
+            Err(error) => _ = self.0.get_or_insert(error),
+        }
+        None
+    }
+
+    fn in_a_plan(&self) -> bool {
+        matches!(self.0, Some(BackendError::PlanFile { .. }))
     }
 }
 
-/// A command less the program.
-fn arguments(command: &[OsString]) -> &[OsString] {
-    command.get(1..).unwrap_or_default()
+fn backend_of_process(claim: &LockClaim, terraform: &Terraform) -> Option<Result<Found, BackendError>> {
+    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args()));
+    found.reduce(|first, second| if first.is_ok() { first } else { second })
 }
 
-/// Where and how a living Terraform runs, as the kernel has it.
-fn surroundings_of(process: ProcessId) -> Option<Surroundings> {
-    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
-    let dir = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
-    let words = |bytes: Vec<u8>| -> Vec<OsString> {
-        bytes
-            .split(|byte| *byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(|word| OsString::from_vec(word.to_vec()))
-            .collect()
+/// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
+fn backend_of(claim: &LockClaim, surroundings: &Surroundings, args: &[OsString]) -> Result<Found, BackendError> {
+    backend_in(claim, surroundings, backend::plan_file(args, surroundings), Some(args))
+}
+
+/// The same, where the arguments may be unknown.
+///
+/// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
+/// either. An `init` that moves a state holds the old store's lock and the new one's, and records the new store's
+/// settings when all is over.
+fn backend_in(
+    claim: &LockClaim,
+    surroundings: &Surroundings,
+    plan_file: Option<PathBuf>,
+    args: Option<&[OsString]>,
+) -> Result<Found, BackendError> {
+    let settings = Settings { directory: surroundings.dir.clone(), plan_file };
+    let fitting = |backend| match backend {
+        Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
+        _ => Err(BackendError::ForeignState { lock_id: claim.lock_id() }),
     };
-    let command = words(read("cmdline")?);
-    let env = words(read("environ")?)
-        .iter()
-        .filter_map(|variable| {
-            let bytes = variable.as_bytes();
-            let at = bytes.iter().position(|byte| *byte == b'=')?;
-            Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
-        })
-        .collect();
-    // It was another process's meanwhile if that one is gone now.
-    process.is_alive().then(|| Surroundings::of_command(&dir, arguments(&command), env))
+    if let Some(plan) = &settings.plan_file {
+        return Ok((fitting(backend::read_planned_backend(plan, surroundings)?)?, settings));
+    }
+    // Two stores can have buckets of the same name, so the old settings are no answer even where they fit.
+    let destination = claim.operation == MIGRATION_DESTINATION;
+    let recorded = if destination {
+        Err(BackendError::ForeignState { lock_id: claim.lock_id() })
+    } else {
+        backend::read_backend(surroundings).and_then(fitting)
+    };
+    let backend = match recorded {
+        Err(_) if destination || args.is_some_and(|args| backend::has_subcommand("init", args)) => {
+            fitting(backend::read_configured_backend(args.unwrap_or_default(), surroundings)?)
+        }
+        recorded => recorded,
+    };
+    Ok((backend?, settings))
 }

@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 use super::child::{self, Child, StartError};
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
-use super::release::Releaser;
+use super::release::{Located, Releaser, Started};
 use super::targets::{Targets, targets};
 use super::watch::Watch;
 use crate::lock::UnconditionalDelete;
@@ -188,7 +189,11 @@ impl<'a> Supervisor<'a> {
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),
                 change = self.watch.changed(), if !ended => {
-                    self.child_is_terraform = self.child_is_terraform || self.child_holds_log();
+                    let was_known = self.child_is_terraform;
+                    self.child_is_terraform = was_known || self.child_holds_log();
+                    if change.opened && self.child_is_terraform == was_known {
+                        self.releaser.note(&self.look());
+                    }
                     self.read_log();
                     self.read_output();
                     if change.opened {
@@ -283,22 +288,33 @@ impl<'a> Supervisor<'a> {
 
     fn lock_changed(&mut self, entry: &observe::Entry) {
         // The backend is read now: at the end the directory may be gone.
-        let places = self.releaser.locate(&entry.claim, &self.job.command, &self.job.env, || {
-            Tree::look(self.journal.child.as_ref(), &self.log.file)
-        });
+        let Located { places, settings } = self.locate(&entry.claim);
         let locks = &mut self.journal.account.locks;
         if let Some(lock) = locks.iter_mut().find(|lock| lock.claim == entry.claim) {
-            lock.stage = entry.stage;
-            lock.places = places;
+            (lock.stage, lock.places, lock.settings) = (entry.stage, places, settings);
             return;
         }
         locks.push(LockAccount {
             claim: entry.claim.clone(),
             stage: entry.stage,
             places,
+            settings,
             outcome: None,
             halves: Vec::new(),
         });
+    }
+
+    fn locate(&mut self, claim: &crate::lock::LockClaim) -> Located {
+        let child = self.journal.child;
+        let started = Started {
+            command: &self.job.command,
+            env: &self.job.env,
+            terraform: child.map(|child| child.id).filter(|_| self.child_is_terraform),
+        };
+        let before = self.journal.account.locks.iter().find(|lock| lock.claim == *claim);
+        let before = before.map(|lock| Located { places: lock.places.clone(), settings: lock.settings.clone() });
+        let look = || Tree::look(child.as_ref(), &self.log.file);
+        self.releaser.locate(claim, before.unwrap_or_default(), started, look)
     }
 
     fn child_holds_log(&self) -> bool {
@@ -430,20 +446,28 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// All at once: each may take its time, and a CI does not give much.
     async fn release(&mut self) {
-        for leftover in self.left() {
-            let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
-            let (outcome, halves) = if self.job.on_death.keeps(&leftover.entry.claim) {
+        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        let left = self.left();
+        let located: Vec<_> = left.iter().map(|leftover| self.locate(&leftover.entry.claim)).collect();
+        let (job, releaser) = (self.job, &self.releaser);
+        let outcomes = join_all(left.iter().map(async |leftover| {
+            if job.on_death.keeps(&leftover.entry.claim) {
                 (LockOutcome::Kept, Vec::new())
             } else {
-                self.releaser.release(&leftover, unclean, self.job.unconditional).await
-            };
+                releaser.release(leftover, unclean, job.unconditional).await
+            }
+        }))
+        .await;
+        for ((leftover, located), (outcome, halves)) in left.iter().zip(located).zip(outcomes) {
             if let Some(lock) = self.lock(&leftover.entry.claim) {
+                (lock.places, lock.settings) = (located.places, located.settings);
                 lock.outcome = Some(outcome);
                 lock.halves = halves;
             }
-            self.write_journal();
         }
+        self.write_journal();
         self.handle(Event::ReleaseEnded);
     }
 

@@ -1,0 +1,96 @@
+//! The Terraforms of a session: where, with which arguments and in which environment each of them runs.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+
+use crate::backend::{Surroundings, chdir};
+use crate::session::{ProcessId, Tree};
+
+/// How many are remembered. Their environments take some kilobytes each.
+const MOST: usize = 1024;
+
+/// A process, as the kernel has it. The environment can hold secrets: Debug shows neither it nor the arguments.
+pub struct Terraform {
+    id: ProcessId,
+    cwd: PathBuf,
+    args: Vec<OsString>,
+    env: HashMap<OsString, OsString>,
+    /// It was only seen at its start, when it may not have carried out its `-chdir` yet.
+    early: bool,
+}
+
+impl Terraform {
+    /// Reads what the kernel has. None if it is gone or may not be looked into.
+    pub fn read(id: ProcessId, early: bool) -> Option<Self> {
+        let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", id.pid)).ok();
+        let cwd = std::fs::read_link(format!("/proc/{}/cwd", id.pid)).ok()?;
+        // An argument may be empty.
+        let words = |bytes: Vec<u8>| -> Vec<OsString> {
+            let ended = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+            ended.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
+        };
+        let args = words(read("cmdline")?).split_off(1);
+        let env = words(read("environ")?)
+            .iter()
+            .filter_map(|variable| {
+                let bytes = variable.as_bytes();
+                let at = bytes.iter().position(|byte| *byte == b'=')?;
+                Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
+            })
+            .collect();
+        // It was another process's meanwhile if that one is gone now.
+        id.is_alive().then_some(Self { id, cwd, args, env, early })
+    }
+
+    /// Its arguments, without the program.
+    pub fn args(&self) -> &[OsString] {
+        &self.args
+    }
+
+    /// Where it runs: one place, or two where it is not known whether it had gone to its `-chdir`.
+    pub fn surroundings(&self) -> impl Iterator<Item = Surroundings> {
+        let gone_to = chdir(&self.args).filter(|_| self.early).map(|dir| self.cwd.join(dir));
+        gone_to.into_iter().chain([self.cwd.clone()]).map(|dir| Surroundings { dir, env: self.env.clone() })
+    }
+}
+
+impl fmt::Debug for Terraform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terraform").field("id", &self.id).field("cwd", &self.cwd).finish_non_exhaustive()
+    }
+}
+
+/// Those that were seen. They are remembered, because one may be dead when its lock is read of in the log.
+#[derive(Debug, Default)]
+pub struct Terraforms(Vec<Terraform>);
+
+impl Terraforms {
+    /// Remembers those that live now. `early`: one of them has only just started.
+    pub fn note(&mut self, tree: &Tree, early: bool) {
+        for found in tree.terraforms() {
+            let known = self.0.iter().position(|known| known.id == found.id);
+            if known.is_some() && early {
+                continue;
+            }
+            let Some(terraform) = Terraform::read(found.id, early) else { continue };
+            match known {
+                Some(at) => self.0[at] = terraform,
+                None => self.0.push(terraform),
+            }
+        }
+        self.0.drain(..self.0.len().saturating_sub(MOST));
+    }
+
+    /// Those that are alive.
+    pub fn living(&self) -> impl Iterator<Item = &Terraform> {
+        self.0.iter().filter(|terraform| terraform.id.is_alive())
+    }
+
+    /// Those that are not, the latest first.
+    pub fn dead(&self) -> impl Iterator<Item = &Terraform> {
+        self.0.iter().rev().filter(|terraform| !terraform.id.is_alive())
+    }
+}

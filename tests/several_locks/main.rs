@@ -1,0 +1,64 @@
+//! Runs that hold several locks, or halves of one: each is released where it lives, by its own condition.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod halves;
+mod init;
+mod scripts;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use serde_json::Value;
+use support::*;
+
+const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+const APPLY: &str = "apply -input=false -auto-approve -no-color";
+/// Longer than anything here takes, so it only bounds a hang.
+const SOON: Duration = Duration::from_secs(90);
+/// What every AWS request of tfguard's has in its `User-Agent`.
+const OUR_AGENT: &str = "aws-sdk-rust";
+
+fn terraform() -> PathBuf {
+    Tools::get().any_terraform()
+}
+
+/// Every version that can be had here.
+fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
+}
+
+fn project(kind: Kind) -> Project<'static> {
+    Project::new(Aws::shared(), kind)
+}
+
+/// Kills the Terraforms that were started for a project, with a signal that nothing can stop.
+fn kill_terraforms(project: &Project) -> usize {
+    let lines = project.guard().processes();
+    let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
+    let is_terraform = |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"terraform\n");
+    let killed = pids.filter(is_terraform).map(nix::unistd::Pid::from_raw);
+    killed.filter(|pid| nix::sys::signal::kill(*pid, SIGKILL).is_ok()).count()
+}
+
+fn report(project: &Project) -> Value {
+    let text = std::fs::read(project.work().join("report.json")).expect("a report was written");
+    serde_json::from_slice(&text).expect("a report is JSON")
+}
+
+/// Of each lock in the report, in order: what it was taken for, what became of it, and of its halves.
+fn outcomes(project: &Project) -> Vec<(String, String, Vec<String>)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let report = report(project);
+    let locks = report["locks"].as_array().expect("a report has locks");
+    locks
+        .iter()
+        .map(|lock| {
+            let halves = lock["halves"].as_array().expect("a lock has halves");
+            let halves = halves.iter().map(|half| text(&half["outcome"])).collect();
+            (text(&lock["operation"]), text(&lock["outcome"]["is"]), halves)
+        })
+        .collect()
+}

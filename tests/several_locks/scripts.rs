@@ -1,0 +1,103 @@
+//! Scripts that run Terraform in several directories, each with a backend of its own.
+
+use super::*;
+
+/// A script for the projects: runs `each` in every one's directory, the parts joined by `with`.
+fn script(projects: &[Project], each: &str, with: &str) -> String {
+    let parts = projects.iter().map(|project| format!("(cd '{}' && {each})", project.work().display()));
+    parts.collect::<Vec<_>>().join(with)
+}
+
+/// The region is known only to the Terraform: it is in its environment, and in no other.
+fn region_from_environment(project: Project<'static>) -> Project<'static> {
+    let block = project.work().join("backend.tf");
+    let text = std::fs::read_to_string(&block).unwrap();
+    std::fs::write(&block, text.replace(&format!("region = \"{}\"", Aws::REGION), "")).unwrap();
+    let init = project.terraform(["init", "-reconfigure", "-input=false"]).env("AWS_REGION", Aws::REGION);
+    init.run().expect_code(0);
+    project
+}
+
+#[test]
+fn three_at_once_each_with_a_backend_of_its_own() {
+    let projects = [
+        region_from_environment(project(Kind::HangInApply).table().init(&terraform())),
+        project(Kind::HangInApply).lockfile().key("b.tfstate").init(&terraform()),
+        project(Kind::HangInApply).table().lockfile().workspace("staging").init(&terraform()),
+    ];
+    let each = format!("AWS_REGION={} exec terraform {APPLY}", Aws::REGION);
+    let script = format!("{} & wait; exit 3", script(&projects, &each, " & "));
+    let [first, second, third] = &projects;
+    let run = first.command(TFGUARD).args(["--grace", "2s", "--report", "report.json", "--", "sh", "-c", &script]);
+    let run = run.start();
+    projects.iter().for_each(|project| project.wait_for_hang(SOON));
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    let mut outcomes = outcomes(first);
+    outcomes.sort();
+    let released = |halves: &[&str]| {
+        ("OperationTypeApply".to_owned(), "released".to_owned(), halves.iter().map(|half| (*half).to_owned()).collect())
+    };
+    assert_eq!(outcomes, [released(&["deleted"]), released(&["deleted"]), released(&["deleted", "deleted"])], "{exit}");
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 3, "{exit}");
+    first.guard().assert_no_process_left(SOON);
+    assert_eq!((first.lock(), second.lock_in_bucket()), (None, None));
+    assert_eq!((third.lock(), third.lock_in_bucket()), (None, None));
+}
+
+/// The script goes on after each death, and its exit code counts.
+#[test]
+fn three_one_after_another_killed_at_any_moment() {
+    let projects: [Project; 3] = std::array::from_fn(|_| project(Kind::Quick).table().init(&terraform()));
+    let script = format!("{}; exit 3", script(&projects, &format!("terraform {APPLY}"), "; "));
+    let mut hits = 0;
+    for number in 0..8 {
+        let run = projects[0].command(TFGUARD).args(["--report", "report.json", "--", "sh", "-c", &script]).start();
+        // Moments spread over the three.
+        std::thread::sleep(Duration::from_millis(number * 130));
+        hits += kill_terraforms(&projects[0]);
+        let exit = run.wait(SOON).expect_code(3);
+        for project in &projects {
+            assert_eq!(project.lock(), None, "{number}: {exit}");
+        }
+        for (_, outcome, _) in outcomes(&projects[0]) {
+            assert!(["unlocked", "released", "gone"].contains(&outcome.as_str()), "{number}: {outcome} {exit}");
+        }
+        projects[0].guard().assert_no_process_left(SOON);
+    }
+    assert!(hits > 0, "a Terraform was killed");
+}
+
+/// Its directory and environment are gone with it when its lock is read of, and its request is still on its way.
+#[test]
+fn a_terraform_of_a_script_that_dies_while_it_asks_for_its_lock() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let projects = [project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform())];
+    let script = format!("{}; exit 0", script(&projects, &format!("terraform {APPLY}"), ""));
+    let [project] = &projects;
+    let gate = Gate::new();
+    proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
+    let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).current_dir("/").start();
+    gate.wait_for(1, SOON);
+    assert_eq!(kill_terraforms(project), 1);
+    let ours = |seen: &Seen| seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT));
+    proxy.wait_for(|seen| seen.operation() == Some("DeleteItem") && ours(seen), SOON);
+    gate.release();
+    let exit = run.wait(SOON).expect_code(0);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_eq!(project.lock(), None, "{exit}");
+}
+
+/// A relative `-chdir` below a script: the kernel's working directory is already the one behind it.
+#[test]
+fn a_relative_chdir_below_a_script_is_not_applied_twice() {
+    let project = project(Kind::HangInApply).table().init(&terraform());
+    let parent = project.work().parent().unwrap().to_owned();
+    let script = format!("cd '{}' && terraform -chdir=work {APPLY}; exit 3", parent.display());
+    let run = project.command(TFGUARD).args(["--grace", "1s", "--", "sh", "-c", &script]).current_dir("/").start();
+    project.wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_eq!(project.lock(), None, "{exit}");
+}
