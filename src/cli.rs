@@ -47,6 +47,11 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
     pub outlive_parent: bool,
 
+    /// What tells that a lock is this run's own: Terraform's and OpenTofu's log, or, where that says nothing of a lock
+    /// (OpenTofu 1.6 to 1.10 with a table), the lock itself
+    #[arg(long, env = "TFGUARD_EVIDENCE", value_name = "EVIDENCE", default_value = "logged")]
+    pub evidence: Evidence,
+
     /// Refuse to run a command that says `-lock=false`, also in TF_CLI_ARGS
     #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE")]
     pub forbid_lock_false: bool,
@@ -209,12 +214,28 @@ impl OnDeath {
     /// Whether such a lock stays.
     #[must_use]
     pub fn keeps(self, claim: &LockClaim) -> bool {
+        self.keeps_operation(&claim.operation)
+    }
+
+    /// Whether a lock that was taken for this operation stays.
+    #[must_use]
+    pub fn keeps_operation(self, operation: &str) -> bool {
         match self {
             Self::Release => false,
             Self::Keep => true,
-            Self::KeepApply => claim.operation == "OperationTypeApply",
+            Self::KeepApply => operation == "OperationTypeApply",
         }
     }
+}
+
+/// What is enough to take a lock for this run's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Evidence {
+    /// The log names the lock, or shows the request that took it. A lock without such a record is only reported.
+    Logged,
+    /// Also the lock itself, if it was not there before and user, host, time, version and operation all fit. Not where
+    /// the same user may work on the same state from another machine of the same name at the same time.
+    Item,
 }
 
 /// How tfguard's own messages look on stderr.

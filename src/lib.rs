@@ -1,7 +1,8 @@
 //! tfguard runs Terraform in CI so that a cancelled job never leaves its state lock behind.
 //!
 //! The binary's parts, one folder a concern. [`run`] is the guarded run (front, supervisor, child), [`observe`] reads
-//! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete it by condition, [`session`] holds
+//! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete it by condition,
+//! [`other`] does so for the backends that do not log their locks, [`session`] holds
 //! everything that has to outlive a process, [`report`] tells people and programs what happened.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
@@ -14,6 +15,7 @@ pub mod command;
 pub mod exit;
 pub mod lock;
 pub mod observe;
+pub mod other;
 pub mod report;
 pub mod run;
 pub mod say;

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::args::{chdir, data_dir};
+use super::http_state::HttpAttributes;
 use super::planfile::{self, PlanFlaw};
-use super::{BackendError, S3Backend};
+use super::{BackendError, HttpBackend, S3Backend};
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
 const VERSION: u64 = 3;
@@ -54,6 +55,8 @@ pub enum Backend {
     Local,
     /// The S3 backend.
     S3(Box<S3Backend>),
+    /// A server that speaks Terraform's own protocol, GitLab's among them.
+    Http(Box<HttpBackend>),
     /// Any other.
     Other {
         /// Its type, for instance `gcs`.
@@ -133,6 +136,11 @@ pub(super) fn known(
         "s3" => {
             let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
             Ok(Backend::S3(Box::new(S3Backend::new(attributes, surroundings.clone())?)))
+        }
+        "http" => {
+            let attributes: Option<HttpAttributes> =
+                serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
+            Ok(Backend::Http(Box::new(HttpBackend::new(attributes.unwrap_or_default(), surroundings))))
         }
         kind => Ok(Backend::Other { kind: kind.to_owned() }),
     }

@@ -5,7 +5,7 @@ mod lockless;
 mod shim;
 mod wrapper;
 
-pub use arguments::{Product, lock_disabled, product, with_lock_timeout};
+pub use arguments::{Product, lock_disabled, product, subcommand, with_lock_timeout};
 pub use lockless::takes_no_lock;
 pub use shim::{ShimError, called_as, make_links, real_program};
 pub use wrapper::behind_wrapper;

@@ -35,6 +35,7 @@ pub struct Observer {
     phase: Phase,
     refused: Vec<Refused>,
     core_stopped: bool,
+    under_lock: Option<Timestamp>,
 }
 
 impl Observer {
@@ -48,6 +49,7 @@ impl Observer {
             phase: Phase::default(),
             refused: Vec::new(),
             core_stopped: false,
+            under_lock: None,
         }
     }
 
@@ -70,6 +72,11 @@ impl Observer {
         self.phase
     }
 
+    /// When a Terraform last said that it begins what it does only once it has its lock, on whatever backend.
+    pub fn under_lock(&self) -> Option<Timestamp> {
+        self.under_lock
+    }
+
     /// Judges the session's locks, once the child is dead and its log was fed to the end.
     ///
     /// A last line without a newline is not interpreted.
@@ -80,6 +87,9 @@ impl Observer {
     fn enter(&mut self, record: &Record, now: Timestamp, facts: &mut Vec<Fact>) {
         if let Some(marker) = Marker::read(record) {
             self.tracker.enter(marker);
+            if marker.is_under_lock() {
+                self.under_lock = Some(record.time);
+            }
         } else if is_stop(record) {
             if !self.core_stopped {
                 facts.push(Fact::CoreStopped);

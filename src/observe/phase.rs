@@ -55,6 +55,14 @@ impl Marker {
     }
 }
 
+impl Marker {
+    /// Whether Terraform does this only once it has its lock (`opPlan`, `opApply` and `opRefresh` in the same files:
+    /// the lock is taken in `localRun`, between "starting" and "calling").
+    pub fn is_under_lock(self) -> bool {
+        !matches!(self, Self::StartingPlan | Self::StartingApply)
+    }
+}
+
 /// Follows the phase of a session.
 ///
 /// Several Terraforms may share the log, and a record does not say whose it is. So the answer errs towards

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::OtherLock;
 use crate::ci;
 use crate::exit;
 use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
@@ -40,6 +41,9 @@ pub struct Account {
     pub survivors: Vec<String>,
     /// Every lock the child was seen to ask for.
     pub locks: Vec<LockAccount>,
+    /// The lock of a state whose backend does not log locks, looked for after an unclean death.
+    #[serde(default)]
+    pub other_locks: Vec<OtherLock>,
     /// What went wrong for tfguard without stopping it.
     pub troubles: Vec<String>,
 }
@@ -237,7 +241,7 @@ impl Account {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
-        if self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
+        if self.lock_left() {
             exit::LOCK_LEFT
         } else if code != 0 && self.requests.first().is_some_and(|first| first.request == StopRequest::Deadline) {
             exit::DEADLINE
@@ -272,6 +276,7 @@ impl Account {
     #[must_use]
     pub fn lock_left(&self) -> bool {
         self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_))))
+            || self.other_locks.iter().any(OtherLock::is_left)
     }
 }
 
@@ -303,6 +308,7 @@ mod tests {
             phase: Phase::Applying,
             survivors: vec!["terraform (7)".to_owned()],
             locks: Vec::new(),
+            other_locks: Vec::new(),
             troubles: vec!["none".to_owned()],
         }
     }

@@ -1,8 +1,10 @@
 //! What happened, for people and for programs.
 
 mod account;
+mod other;
 mod text;
 
 pub use account::{
     Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested, Settings,
 };
+pub use other::{OtherLock, OtherOutcome};

@@ -6,6 +6,7 @@ use crate::lock::FoundLock;
 use crate::observe::Phase;
 use crate::run::describe;
 
+use super::OtherLock;
 use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome};
 
 impl Account {
@@ -26,12 +27,14 @@ impl Account {
         !self.requests.is_empty()
             || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
+            || self.other_locks.iter().any(OtherLock::is_noteworthy)
     }
 
     /// The lines, each with whether it calls for action.
     fn lines(&self) -> Vec<(String, bool)> {
         let mut lines = vec![(self.ending_line(), false)];
         lines.extend(self.locks.iter().map(|lock| lock.line()));
+        lines.extend(self.other_locks.iter().map(OtherLock::line));
         if let Some(next) = self.next_line() {
             lines.push((next, self.lock_left()));
         }
@@ -75,6 +78,8 @@ impl Account {
                 "next: when you have looked at the state, run in its directory: terraform force-unlock {}",
                 lock.claim.id
             ))
+        } else if let Some(next) = self.other_locks.iter().find_map(OtherLock::next) {
+            Some(next)
         } else if died_applying {
             Some(
                 "next: run `terraform plan`; what was being changed when it died may be missing from the state"

@@ -7,6 +7,7 @@ mod expiry;
 mod finish;
 mod front;
 mod machine;
+mod other_backends;
 mod plan;
 mod release;
 mod requests;
@@ -109,6 +110,7 @@ fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
         terms: plan.terms,
         on_death: plan.on_death,
         unconditional: plan.unconditional,
+        evidence: plan.evidence,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
     }
 }
@@ -129,6 +131,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         phase: Phase::Unknown,
         survivors: Vec::new(),
         locks: Vec::new(),
+        other_locks: Vec::new(),
         troubles: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::machine::Terms;
 use crate::ci;
-use crate::cli::{Cli, OnDeath, Setting, WithoutConditions};
+use crate::cli::{Cli, Evidence, OnDeath, Setting, WithoutConditions};
 use crate::command;
 use crate::lock::UnconditionalDelete;
 
@@ -56,6 +56,8 @@ pub struct Plan {
     pub heed_hangup: bool,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// Which evidence is enough to delete a lock.
+    pub evidence: Evidence,
     /// The command takes no lock, and nothing else is asked of tfguard: it takes tfguard's place.
     pub unguarded: bool,
     /// What the user should know before the command runs.
@@ -114,6 +116,7 @@ impl Plan {
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
             before_expiry: cli.before_expiry,
+            evidence: cli.evidence,
             on_death: cli.on_death,
             unconditional: match cli.without_conditions {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,

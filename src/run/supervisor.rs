@@ -19,11 +19,14 @@ use tokio::time::Instant;
 
 use super::child::{self, Child, StartError};
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
-use super::release::{Located, Releaser, Started};
+use super::other_backends::{End, OtherBackends};
+use super::release::{IN_FLIGHT, Located, Releaser, Started};
 use super::targets::{Targets, targets};
 use super::watch::Watch;
+use crate::cli::Evidence;
 use crate::lock::UnconditionalDelete;
 use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Verdict};
+use crate::other::Permission;
 use crate::report::{Account, Ending, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_terraform};
 
@@ -42,6 +45,8 @@ pub struct Job {
     pub on_death: crate::cli::OnDeath,
     /// What becomes of a lockfile where the store keeps no conditions.
     pub unconditional: UnconditionalDelete,
+    /// Which evidence is enough to delete a lock.
+    pub evidence: Evidence,
     /// When the session began; the machine's moments count from here.
     pub began: Instant,
 }
@@ -62,6 +67,8 @@ pub struct Supervisor<'a> {
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
     releaser: Releaser,
+    /// What the child may have left on a backend that logs no locks.
+    others: OtherBackends,
 }
 
 /// A file that is read as it grows.
@@ -133,6 +140,9 @@ impl<'a> Supervisor<'a> {
             supervisor.machine = supervisor.machine.already_interrupted();
         }
         supervisor.read_log();
+        // `tfguard release` does not know the command, but the system does while it is alive.
+        let known = supervisor.journal.child.as_ref().filter(|_| !job.command.is_empty());
+        supervisor.others.remember(&supervisor.look(), known);
         if let Some(request) = stopped_for {
             supervisor.follow_output();
             supervisor.handle(Event::StopRequested(request));
@@ -162,6 +172,7 @@ impl<'a> Supervisor<'a> {
             interrupted_twice: false,
             child_is_terraform: false,
             releaser: Releaser::default(),
+            others: OtherBackends::default(),
         }
     }
 
@@ -197,6 +208,9 @@ impl<'a> Supervisor<'a> {
                     self.read_log();
                     self.read_output();
                     if change.opened {
+                        if !self.child_is_terraform {
+                            self.others.remember(&self.look(), self.journal.child.as_ref());
+                        }
                         self.handle(Event::TerraformStarted);
                     }
                 }
@@ -418,8 +432,41 @@ impl<'a> Supervisor<'a> {
     fn log_ended(&mut self) {
         self.read_log();
         self.follow_output_to_its_end();
-        let locks_left = !self.left().is_empty();
+        self.suspect();
+        let locks_left = !self.left().is_empty() || self.others.is_suspected();
         self.handle(Event::LogRead { locks_left });
+    }
+
+    fn suspect(&mut self) {
+        let end = End {
+            ending: self.journal.account.ending,
+            is_terraform: self.child_is_terraform,
+            started: self.journal.account.started,
+            under_lock: self.observer.under_lock(),
+        };
+        let mut others = std::mem::take(&mut self.others);
+        let messages = others.suspect(end, &self.job.command, &self.job.env, || {
+            if self.output.is_empty() {
+                self.follow_output();
+            }
+            self.read_output();
+            self.interrupted_twice
+        });
+        self.others = others;
+        for message in messages {
+            trouble(&mut self.journal.account, message);
+        }
+    }
+
+    async fn release_on_other_backends(&mut self) {
+        if !self.others.is_suspected() {
+            return;
+        }
+        let ended = self.journal.account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
+        let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
+        tokio::time::sleep(IN_FLIGHT).await;
+        self.journal.account.other_locks = self.others.look_after(ended, permission).await;
+        self.write_journal();
     }
 
     /// A forced exit after two interrupts leaves requests on their way (T §4.6), and only the output tells of it. It is
@@ -468,6 +515,7 @@ impl<'a> Supervisor<'a> {
             }
         }
         self.write_journal();
+        self.release_on_other_backends().await;
         self.handle(Event::ReleaseEnded);
     }
 
@@ -487,6 +535,8 @@ impl<'a> Supervisor<'a> {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
                 }
             }
+            self.journal.account.other_locks =
+                self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
         }
         let account = &mut self.journal.account;
         account.ending.get_or_insert(Ending::StillAlive);
@@ -516,7 +566,7 @@ fn trouble(account: &mut Account, what: String) {
 }
 
 /// Now, in the clock ticks in which the kernel counts start times.
-fn ticks_since_boot() -> u64 {
+pub(super) fn ticks_since_boot() -> u64 {
     let since_boot =
         nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or(Duration::MAX);
     let ticks = since_boot.as_millis() * u128::from(procfs::ticks_per_second()) / 1000;

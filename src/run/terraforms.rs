@@ -25,24 +25,9 @@ pub struct Terraform {
 impl Terraform {
     /// Reads what the kernel has. None if it is gone or may not be looked into.
     pub fn read(id: ProcessId, early: bool) -> Option<Self> {
-        let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", id.pid)).ok();
-        let cwd = std::fs::read_link(format!("/proc/{}/cwd", id.pid)).ok()?;
-        // An argument may be empty.
-        let words = |bytes: Vec<u8>| -> Vec<OsString> {
-            let ended = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-            ended.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
-        };
-        let args = words(read("cmdline")?).split_off(1);
-        let env = words(read("environ")?)
-            .iter()
-            .filter_map(|variable| {
-                let bytes = variable.as_bytes();
-                let at = bytes.iter().position(|byte| *byte == b'=')?;
-                Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
-            })
-            .collect();
-        // It was another process's meanwhile if that one is gone now.
-        id.is_alive().then_some(Self { id, cwd, args, env, early })
+        let (cwd, mut command, env) = process_surroundings(id)?;
+        let args = command.split_off(command.len().min(1));
+        Some(Self { id, cwd, args, env, early })
     }
 
     /// Its arguments, without the program.
@@ -61,6 +46,28 @@ impl fmt::Debug for Terraform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Terraform").field("id", &self.id).field("cwd", &self.cwd).finish_non_exhaustive()
     }
+}
+
+/// A living process's directory, command line and environment, as the kernel has them.
+pub fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
+    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
+    // An argument may be empty.
+    let words = |bytes: Vec<u8>| -> Vec<OsString> {
+        let ended = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        ended.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
+    };
+    let command = words(read("cmdline")?);
+    let env = words(read("environ")?)
+        .iter()
+        .filter_map(|variable| {
+            let bytes = variable.as_bytes();
+            let at = bytes.iter().position(|byte| *byte == b'=')?;
+            Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
+        })
+        .collect();
+    // It was another process's meanwhile if that one is gone now.
+    process.is_alive().then_some((cwd, command, env))
 }
 
 /// Those that were seen. They are remembered, because one may be dead when its lock is read of in the log.

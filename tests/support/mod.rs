@@ -18,19 +18,25 @@
 
 mod aws;
 mod black_hole;
+mod gcs_server;
 mod guard;
 mod lock_info;
 mod project;
 mod proxy;
 mod run;
+mod server;
+mod state_server;
 mod tools;
 mod watched;
 
 pub use aws::{Aws, Item, Object};
 pub use black_hole::BlackHole;
+pub use gcs_server::GcsServer;
 pub use guard::Guard;
 pub use lock_info::LockInfo;
 pub use project::{Kind, Project};
 pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
 pub use run::{Exit, Run, Running, Stdin};
+pub use server::{Certificates, Reply, Request, Server};
+pub use state_server::{Fault, Flavour, GITLAB_USER, StateServer};
 pub use tools::Tools;

@@ -1,0 +1,281 @@
+//! Whether the lock that is there can be the dead child's own.
+//!
+//! This is the weakest grade of evidence ([`crate::observe::Grade::Item`]): nobody saw the child take the lock, the
+//! lock itself tells. Two runs of one user on one machine, of the same Terraform and the same command, that want the
+//! same state at the same moment can be mistaken for each other. So nothing is released on it unless asked for, and
+//! whatever more is known is used: what Terraform logs after it has its lock bounds when that lock was made.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::command::{Command, INIT};
+use crate::lock::LockInfo;
+
+/// How exact GitLab's word about its own clock is: HTTP has it in whole seconds.
+const GITLAB_CLOCK: SignedDuration = SignedDuration::from_secs(2);
+
+/// All that is known of the child that its lock must fit.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// What it was told to do.
+    pub command: Command,
+    /// `user@host`, as Terraform would write it.
+    pub who: String,
+    /// Its version.
+    pub version: String,
+    /// When it was started, or earlier.
+    pub started: Timestamp,
+    /// When it was dead.
+    pub ended: Timestamp,
+    /// When it logged something that it does only once it has its lock.
+    pub passed: Option<Timestamp>,
+    /// The name on GitLab of the user whose token the CI job has (`GITLAB_USER_LOGIN`).
+    pub gitlab_user: Option<String>,
+}
+
+/// A lock as it was shown to tfguard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// What the holder wrote.
+    Whole(LockInfo),
+    /// By GitLab, which keeps ID, user and time of a lock only, in its own words, and answers with the asker's
+    /// `Operation`, `Version` and `Path` in place of the holder's (`lib/api/terraform/state.rb`).
+    GitLab {
+        /// Of this, only `id`, `who` (a user of GitLab) and `created` (by the server's clock) are the holder's.
+        info: LockInfo,
+        /// How far the server's clock is ahead of this machine's.
+        ahead: SignedDuration,
+    },
+}
+
+impl Shown {
+    /// What was shown.
+    #[must_use]
+    pub fn info(&self) -> &LockInfo {
+        match self {
+            Self::Whole(info) | Self::GitLab { info, .. } => info,
+        }
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_info(self) -> LockInfo {
+        match self {
+            Self::Whole(info) | Self::GitLab { info, .. } => info,
+        }
+    }
+}
+
+/// Whose lock it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All there is says that it is the child's.
+    Own,
+    /// It cannot be the child's, for this reason.
+    Foreign(String),
+    /// It can be the child's; this is missing.
+    Unproven(String),
+}
+
+impl Evidence {
+    /// Judges a lock.
+    #[must_use]
+    pub fn judge(&self, shown: &Shown) -> Verdict {
+        let info = shown.info();
+        let Ok(created) = info.created.parse::<Timestamp>() else {
+            return Verdict::Unproven("it does not say when it was made".to_owned());
+        };
+        match shown {
+            Shown::Whole(_) => self.judge_whole(info, created),
+            Shown::GitLab { ahead, .. } => self.judge_gitlab(info, created - *ahead),
+        }
+    }
+
+    fn judge_whole(&self, info: &LockInfo, created: Timestamp) -> Verdict {
+        // The lock for the work comes after, and cannot exist beside it.
+        let init = info.operation == INIT && self.passed.is_none();
+        if !init && !self.command.operations.contains(&info.operation.as_str()) {
+            return Verdict::Foreign(format!(
+                "its operation is {}, which is not what was run here",
+                shown(&info.operation)
+            ));
+        }
+        if info.who != self.who {
+            return Verdict::Foreign(format!("its holder is {}, not {}", shown(&info.who), self.who));
+        }
+        if info.version != self.version {
+            return Verdict::Foreign(format!("its Terraform is {}, not {}", shown(&info.version), self.version));
+        }
+        // The holder is on this machine, so it is the same clock, and no slack is due. A clock that was set back
+        // meanwhile leaves the lock where it is.
+        if let Some(foreign) = self.outside(created, SignedDuration::ZERO) {
+            return foreign;
+        }
+        if self.command.waits && self.passed.is_none() {
+            return Verdict::Unproven(
+                "Terraform may still have been waiting for somebody else's lock when it died (-lock-timeout)"
+                    .to_owned(),
+            );
+        }
+        Verdict::Own
+    }
+
+    /// GitLab's time is the moment the lock was taken. A lock that is there now and was taken before the child went on
+    /// with its own lock in hand *is* that lock: no two are held at once.
+    fn judge_gitlab(&self, info: &LockInfo, taken: Timestamp) -> Verdict {
+        if let Some(foreign) = self.outside(taken, GITLAB_CLOCK) {
+            return foreign;
+        }
+        match &self.gitlab_user {
+            Some(user) if *user != info.who => {
+                Verdict::Foreign(format!("its holder is {}, not {user}", shown(&info.who)))
+            }
+            Some(_) if self.passed.is_some() => Verdict::Own,
+            Some(_) => Verdict::Unproven("Terraform did not log that it had its lock".to_owned()),
+            None => Verdict::Unproven(
+                "GITLAB_USER_LOGIN is not set, so tfguard does not know under which name GitLab has it".to_owned(),
+            ),
+        }
+    }
+
+    /// Made when the child cannot have made it.
+    fn outside(&self, created: Timestamp, slack: SignedDuration) -> Option<Verdict> {
+        // The log has whole milliseconds.
+        let last = self.passed.map_or(self.ended, |passed| self.ended.min(passed + SignedDuration::from_millis(1)));
+        if self.started.duration_since(created) > slack {
+            Some(Verdict::Foreign(format!("it was made at {created}, before this run began")))
+        } else if created.duration_since(last) > slack {
+            Some(Verdict::Foreign(format!("it was made at {created}, when this run had its lock already or was over")))
+        } else {
+            None
+        }
+    }
+}
+
+/// Foreign text, fit for a terminal.
+pub fn shown(text: &str) -> String {
+    match text {
+        "" => "unknown".to_owned(),
+        text => text.chars().take(128).collect::<String>().escape_debug().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> Timestamp {
+        format!("2026-11-20T{text}Z").parse().unwrap()
+    }
+
+    fn evidence() -> Evidence {
+        Evidence {
+            command: Command { operations: &["OperationTypeApply"], waits: false },
+            who: "root@vm".into(),
+            version: "1.11.4".into(),
+            started: time("04:00:00"),
+            ended: time("05:00:00"),
+            passed: None,
+            gitlab_user: None,
+        }
+    }
+
+    fn own() -> LockInfo {
+        LockInfo {
+            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".into(),
+            operation: "OperationTypeApply".into(),
+            info: String::new(),
+            who: "root@vm".into(),
+            version: "1.11.4".into(),
+            created: "2026-11-20T04:00:01.5Z".into(),
+            path: String::new(),
+        }
+    }
+
+    fn judge(evidence: &Evidence, info: &LockInfo) -> Verdict {
+        evidence.judge(&Shown::Whole(info.clone()))
+    }
+
+    #[test]
+    fn a_lock_that_fits_in_all_is_own() {
+        assert_eq!(judge(&evidence(), &own()), Verdict::Own);
+    }
+
+    #[test]
+    fn a_lock_that_differs_in_anything_is_not() {
+        let foreign = [
+            LockInfo { operation: "OperationTypePlan".into(), ..own() },
+            LockInfo { operation: String::new(), ..own() },
+            LockInfo { who: "root@vm2".into(), ..own() },
+            LockInfo { who: "Root@vm".into(), ..own() },
+            LockInfo { who: String::new(), ..own() },
+            LockInfo { version: "1.11.40".into(), ..own() },
+            LockInfo { created: "2026-11-20T03:59:59.999999999Z".into(), ..own() },
+            LockInfo { created: "2026-11-20T05:00:00.000000001Z".into(), ..own() },
+        ];
+        for info in foreign {
+            assert!(matches!(judge(&evidence(), &info), Verdict::Foreign(_)), "{info:?}");
+        }
+        for created in ["", "0001-01-01", "2026-11-20 04:00:01 +0000 UTC"] {
+            let info = LockInfo { created: created.into(), ..own() };
+            assert!(matches!(judge(&evidence(), &info), Verdict::Unproven(_)), "{info:?}");
+        }
+    }
+
+    /// Guards the lock of a run that was waiting and got the state after ours had released it and before it died.
+    #[test]
+    fn a_lock_made_after_the_child_had_its_own_is_foreign() {
+        let passed = Evidence { passed: Some(time("04:00:02")), ..evidence() };
+        assert_eq!(judge(&passed, &own()), Verdict::Own);
+        let later = LockInfo { created: "2026-11-20T04:00:02.1Z".into(), ..own() };
+        assert!(matches!(judge(&passed, &later), Verdict::Foreign(_)));
+    }
+
+    #[test]
+    fn a_child_that_may_have_been_waiting_owns_nothing_unless_it_went_on() {
+        let waiting = Evidence { command: Command { waits: true, ..evidence().command }, ..evidence() };
+        assert!(matches!(judge(&waiting, &own()), Verdict::Unproven(_)));
+        assert_eq!(judge(&Evidence { passed: Some(time("04:30:00")), ..waiting }, &own()), Verdict::Own);
+    }
+
+    #[test]
+    fn the_lock_for_a_new_workspace_is_own_until_the_work_began() {
+        let init = LockInfo { operation: "init".into(), ..own() };
+        assert_eq!(judge(&evidence(), &init), Verdict::Own);
+        let passed = Evidence { passed: Some(time("04:30:00")), ..evidence() };
+        assert!(matches!(judge(&passed, &init), Verdict::Foreign(_)));
+    }
+
+    #[test]
+    fn gitlabs_own_words_are_judged_by_time_and_user() {
+        let ahead = SignedDuration::from_mins(7);
+        let gitlab = |who: &str, taken: &str| Shown::GitLab {
+            info: LockInfo {
+                who: who.into(),
+                operation: "asked".into(),
+                version: "asked".into(),
+                created: format!("2026-11-20T{taken}Z"),
+                ..own()
+            },
+            ahead,
+        };
+        let known = Evidence { passed: Some(time("04:00:05")), gitlab_user: Some("ci".into()), ..evidence() };
+        assert_eq!(known.judge(&gitlab("ci", "04:07:01.123")), Verdict::Own);
+        for foreign in
+            [gitlab("alice", "04:07:01"), gitlab("ci", "04:06:57"), gitlab("ci", "04:07:08"), gitlab("ci", "04:00:01")]
+        {
+            assert!(matches!(known.judge(&foreign), Verdict::Foreign(_)), "{foreign:?}");
+        }
+        let unproven = [Evidence { passed: None, ..known.clone() }, Evidence { gitlab_user: None, ..known }];
+        for evidence in unproven {
+            assert!(matches!(evidence.judge(&gitlab("ci", "04:07:01")), Verdict::Unproven(_)));
+        }
+    }
+
+    #[test]
+    fn foreign_text_does_not_reach_the_terminal_raw() {
+        let Verdict::Foreign(why) = judge(&evidence(), &LockInfo { who: "\u{1b}[2J".repeat(100), ..own() }) else {
+            panic!()
+        };
+        assert!(!why.contains('\u{1b}') && why.len() < 2000);
+    }
+}

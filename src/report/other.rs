@@ -1,0 +1,94 @@
+//! The account of a lock that nobody logged.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lock::LockInfo;
+
+/// The lock of a state whose backend does not log its locks, looked for because the child died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherLock {
+    /// The backend's type, for instance `gcs`.
+    pub backend: String,
+    /// Who was seen to have the lock, if somebody was.
+    pub holder: Option<LockInfo>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: OtherOutcome,
+    /// What a person can run to release it.
+    pub command: Option<String>,
+}
+
+/// What became of such a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum OtherOutcome {
+    /// Nobody had it.
+    Free,
+    /// It was the child's by all that it said (evidence of grade `item`), and tfguard released it.
+    Released,
+    /// It was the child's and is not there any more, although no unlock was seen to succeed.
+    Gone,
+    /// It is somebody else's, and stays.
+    Foreign {
+        /// Why it cannot be the child's.
+        why: String,
+    },
+    /// Left on purpose (`--on-death`).
+    Kept,
+    /// It may be there and the child's.
+    Left {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+impl OtherLock {
+    /// Whether somebody has to do something about it.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        matches!(self.outcome, OtherOutcome::Left { .. })
+    }
+
+    /// Whether there is more to say than that all is well.
+    pub(super) fn is_noteworthy(&self) -> bool {
+        self.outcome != OtherOutcome::Free
+    }
+
+    pub(super) fn line(&self) -> (String, bool) {
+        let mut line = match &self.holder {
+            // A stranger may have written it.
+            Some(holder) => {
+                let [id, operation, who, created] = [&holder.id, &holder.operation, &holder.who, &holder.created]
+                    .map(|text| text.chars().take(128).collect::<String>().escape_debug().to_string());
+                format!("lock {id} ({operation}) by {who} since {created}, backend {}: ", self.backend)
+            }
+            None => format!("lock of the state, backend {}: ", self.backend),
+        };
+        let _ = match &self.outcome {
+            OtherOutcome::Free => write!(line, "nobody has it"),
+            OtherOutcome::Released => write!(line, "left by Terraform by all that it says, released by tfguard"),
+            OtherOutcome::Gone => write!(line, "not there any more"),
+            OtherOutcome::Foreign { why } => write!(line, "somebody else's, not touched: {why}"),
+            OtherOutcome::Kept => write!(line, "left in place, as --on-death says"),
+            OtherOutcome::Left { why } => write!(line, "NOT released: {why}"),
+        };
+        (line, self.is_left())
+    }
+
+    /// The next step, if there is one.
+    pub(super) fn next(&self) -> Option<String> {
+        // The unlock of this backend names no lock (T §3; OpenTofu's does since 1.10).
+        let opens_any = if self.backend == "http" { " (it opens whatever lock is there then)" } else { "" };
+        let sure = "once you are sure that this is the lock of this run and that nothing of it is alive";
+        match &self.command {
+            Some(command) => Some(format!("next: {sure}, run in its directory: {command}{opens_any}")),
+            None if self.is_left() => Some(format!(
+                "next: run `terraform plan` in its directory; if that is refused the lock, {sure}, run: terraform \
+                 force-unlock <the ID it shows>{opens_any}"
+            )),
+            None => None,
+        }
+    }
+}

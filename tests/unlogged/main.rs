@@ -1,0 +1,135 @@
+//! Locks of backends that do not log them: what becomes of them when Terraform dies, tried with real Terraforms.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fake;
+mod gcs;
+mod http;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::*;
+use tempfile::TempDir;
+
+const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
+/// Longer than anything here takes, so it only bounds a hang.
+const SOON: Duration = Duration::from_secs(120);
+
+/// Says `asleep` while it applies, and sleeps until it is killed.
+const SLEEP: &str = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"echo as''leep; exec sleep 600\"\n  }\n}\n";
+const QUICK: &str = "resource \"terraform_data\" \"quick\" {\n  input = 42\n}\n";
+
+/// A directory in which Terraform runs. What runs in it ends with it.
+struct Place {
+    guard: Guard,
+    dir: TempDir,
+    terraform: PathBuf,
+}
+
+impl Place {
+    fn new(terraform: &Path, backend: &str, configuration: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("tfguard-test-").tempdir().expect("a directory can be made");
+        for name in ["work", "home", "tfguard"] {
+            std::fs::create_dir(dir.path().join(name)).expect("a directory can be made");
+        }
+        let place = Self { guard: Guard::new(), dir, terraform: terraform.to_owned() };
+        place.write("main.tf", configuration);
+        place.write("backend.tf", backend);
+        place
+    }
+
+    fn init(self) -> Self {
+        self.terraform(["init", "-input=false", "-no-color"]).run().expect_code(0);
+        self
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.work().join(name), content).expect("a file can be written");
+    }
+
+    fn work(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Run {
+        Run::new(program, &self.guard)
+            .current_dir(self.work())
+            .env("HOME", self.dir.path().join("home"))
+            .env("TFGUARD_DIR", self.dir.path().join("tfguard"))
+            .env("CHECKPOINT_DISABLE", "1")
+    }
+
+    fn terraform<const N: usize>(&self, args: [&str; N]) -> Run {
+        self.command(&self.terraform).args(args)
+    }
+
+    /// A guarded command of Terraform's, with a report.
+    fn guarded(&self, options: &[&str], args: &[&str]) -> Run {
+        self.command(TFGUARD).args(["--report", "report.json"]).args(options).arg("--").arg(&self.terraform).args(args)
+    }
+
+    /// A guarded apply, already asleep, with its lock.
+    fn asleep(&self, options: &[&str]) -> Running {
+        let run = self.guarded(options, &APPLY).new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        run
+    }
+
+    /// Kills the command that tfguard started.
+    fn kill_terraform(&self) {
+        assert!(self.session().is_some(), "there is a session");
+        self.kill_terraform_if_alive().expect("it is alive");
+    }
+
+    fn kill_terraform_if_alive(&self) -> nix::Result<()> {
+        // What the child wrote of itself before it was the command; the journal has it a little later. It is gone with
+        // its session.
+        let Some(session) = self.session() else { return Ok(()) };
+        let Ok(stat) = std::fs::read_to_string(session.join("child")) else { return Ok(()) };
+        let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)
+    }
+
+    fn kill_supervisor(&self) {
+        let journal = self.session().expect("there is a session").join("journal.json");
+        let journal: Value =
+            serde_json::from_slice(&std::fs::read(journal).expect("it has a journal")).expect("in JSON");
+        let pid = journal["supervisor"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("it is alive");
+    }
+
+    fn session(&self) -> Option<PathBuf> {
+        let sessions = std::fs::read_dir(self.dir.path().join("tfguard/tfguard")).ok()?;
+        Some(sessions.flatten().next()?.path())
+    }
+
+    /// Signals the process below this place whose command line has this word.
+    fn signal_below(&self, word: &str, signal: nix::sys::signal::Signal) {
+        let lines = self.guard.processes();
+        let is_it = |line: &&String| line.contains("terraform") && line.contains(word) && !line.contains("tfguard ");
+        let line = lines.iter().find(is_it).unwrap_or_else(|| panic!("none with {word}: {lines:#?}"));
+        let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is alive");
+    }
+
+    /// What the report says of the lock.
+    #[track_caller]
+    fn reported(&self) -> Value {
+        let text = std::fs::read(self.work().join("report.json")).expect("a report was written");
+        let report: Value = serde_json::from_slice(&text).expect("a report is JSON");
+        report["other_locks"][0].clone()
+    }
+}
+
+fn any_terraform() -> PathBuf {
+    Tools::get().any_terraform()
+}
+
+/// Every version that can be had here.
+fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
+}
