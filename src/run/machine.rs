@@ -84,6 +84,9 @@ pub enum Event {
     LogRead {
         /// Whether a lock is left to account for.
         locks_left: bool,
+        /// Whether it is known that no Terraform is alive, whatever else is: the child was a script whose Terraform
+        /// died, and what lives are that Terraform's orphans.
+        orphaned: bool,
     },
     /// Answer to [`Action::Inspect`].
     Inspected {
@@ -259,9 +262,9 @@ impl Machine {
                 }
             }
             Event::ChildEnded { unclean } => self.child_ended(unclean),
-            Event::LogRead { locks_left } => {
+            Event::LogRead { locks_left, orphaned } => {
                 if let State::Reading { unclean } = self.state {
-                    self.log_read(locks_left, unclean, now);
+                    self.log_read(locks_left, unclean || orphaned, now);
                 }
             }
             Event::Inspected { alive } => self.inspected(alive, now),

@@ -434,7 +434,7 @@ impl<'a> Supervisor<'a> {
         self.follow_output_to_its_end();
         self.suspect();
         let locks_left = !self.left().is_empty() || self.others.is_suspected();
-        self.handle(Event::LogRead { locks_left });
+        self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned() });
     }
 
     fn suspect(&mut self) {
@@ -467,6 +467,14 @@ impl<'a> Supervisor<'a> {
         tokio::time::sleep(IN_FLIGHT).await;
         self.journal.account.other_locks = self.others.look_after(ended, permission).await;
         self.write_journal();
+    }
+
+    /// A script ended, and no Terraform of it is alive: the orphans of one that died over its lock (a local command, a
+    /// provider) are nobody's any more. Of an orderly Terraform's own end this is not said: what lives then may have been
+    /// left on purpose.
+    fn is_orphaned(&self) -> bool {
+        let tree = self.look();
+        !self.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
     }
 
     /// A forced exit after two interrupts leaves requests on their way (T §4.6), and only the output tells of it. It is

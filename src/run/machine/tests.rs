@@ -99,7 +99,9 @@ impl Witness {
         }
         match self.asked.first() {
             Some(Action::ReadLog) => {
-                events.extend([Event::LogRead { locks_left: false }, Event::LogRead { locks_left: true }]);
+                for (locks_left, orphaned) in [(false, false), (true, false), (true, true)] {
+                    events.push(Event::LogRead { locks_left, orphaned });
+                }
             }
             Some(Action::Inspect) => {
                 events.extend([Event::Inspected { alive: false }, Event::Inspected { alive: true }])
@@ -120,7 +122,8 @@ impl Witness {
                 self.ended = true;
                 self.unclean |= unclean;
             }
-            Event::LogRead { locks_left } => {
+            Event::LogRead { locks_left, orphaned } => {
+                self.unclean |= orphaned;
                 self.locks_left = *locks_left;
                 self.asked.remove(0);
             }
@@ -144,7 +147,7 @@ fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: 
     }
     for _ in 0..10 {
         let answer = match witness.asked.first() {
-            Some(Action::ReadLog) => Event::LogRead { locks_left: true },
+            Some(Action::ReadLog) => Event::LogRead { locks_left: true, orphaned: false },
             Some(Action::Inspect) => Event::Inspected { alive: false },
             Some(Action::Release) => Event::ReleaseEnded,
             _ if witness.finished => return,
@@ -231,7 +234,7 @@ fn whoever_never_ends_is_given_up_in_bounded_time() {
 fn a_tree_that_never_goes_keeps_its_lock() {
     let mut machine = machine(None);
     machine.handle(Event::ChildEnded { unclean: true }, Duration::ZERO);
-    machine.handle(Event::LogRead { locks_left: true }, Duration::ZERO);
+    machine.handle(Event::LogRead { locks_left: true, orphaned: false }, Duration::ZERO);
     let mut now = Duration::ZERO;
     let last = loop {
         match machine.poll_action() {
