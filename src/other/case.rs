@@ -79,7 +79,13 @@ impl Suspicion {
     pub fn of(dir: &Path, command: &[OsString], env: &HashMap<OsString, OsString>, is_terraform: bool) -> Self {
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env.clone());
-        let (name, http) = match backend::read_backend(&surroundings) {
+        // An apply of a plan file has the backend of the plan.
+        let planned = backend::plan_file(arguments, &surroundings);
+        let found = match &planned {
+            Some(plan) => backend::read_planned_backend(plan, &surroundings),
+            None => backend::read_backend(&surroundings),
+        };
+        let (name, http) = match found {
             Ok(Backend::Http(http)) if http.lock_address.is_none() || http.unlock_address.is_none() => {
                 return Self::None;
             }
@@ -93,7 +99,7 @@ impl Suspicion {
         let read = || Command::read(command, env);
         let left_alone = |why: &str| {
             Self::LeftAlone(format!(
-                "{} died, and the backend of this directory is `{name}`: {why}",
+                "{} died, and the backend is `{name}`: {why}",
                 program.map_or("the command".into(), |program| program.to_string_lossy())
             ))
         };
@@ -111,6 +117,13 @@ impl Suspicion {
             Locking::Stays(_) if !is_terraform => left_alone(
                 "tfguard looks for a lock there only if it runs Terraform itself; see whether `terraform plan` is refused the lock",
             ),
+            // A second Terraform asks on the backend of the directory.
+            Locking::Stays(_) if planned.is_some() && http.is_none() && !is_recorded(&name, &surroundings) => {
+                left_alone(
+                    "the plan file that was applied has another backend than its directory; see whether a second apply of \
+                 it is refused the lock",
+                )
+            }
             Locking::Stays(_) if arguments.is_empty() => left_alone(
                 "tfguard does not know any more what was run; see whether `terraform plan` is refused the lock",
             ),
@@ -130,6 +143,11 @@ impl Suspicion {
             },
         }
     }
+}
+
+/// Whether the directory itself was initialised with a backend of this type.
+fn is_recorded(name: &str, surroundings: &Surroundings) -> bool {
+    matches!(backend::read_backend(surroundings), Ok(Backend::Other { kind }) if kind == name)
 }
 
 impl Case {

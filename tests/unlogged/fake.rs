@@ -182,7 +182,7 @@ fn a_workspace_of_a_server_that_runs_terraform_is_left_alone_with_a_word() {
         let place = place(backend, UUID, "");
         let exit = killed(&place, &ITEM).expect_code(137);
         assert_eq!(calls(&place), ["apply"], "{backend}");
-        assert!(exit.err().contains(&format!("the backend of this directory is `{backend}`")), "{exit}");
+        assert!(exit.err().contains(&format!("the backend is `{backend}`")), "{exit}");
     }
 }
 

@@ -255,6 +255,23 @@ fn certificates_and_password_are_those_of_terraform() {
     assert!(!exit.err().contains("secret"), "{exit}");
 }
 
+/// An apply of a plan locks where the plan says, wherever its directory points meanwhile.
+#[test]
+fn the_lock_of_an_applied_plan_is_on_the_plans_server() {
+    let (planned, other) = (StateServer::start(Strict), StateServer::start(Careless));
+    let place = place(&planned);
+    place.terraform(["plan", "-out=tfplan"]).run().expect_code(0);
+    place.write("backend.tf", &other.backend());
+    place.terraform(["init", "-reconfigure"]).run().expect_code(0);
+    let run = place.guarded(&ITEM, &["apply", "-no-color", "tfplan"]).start();
+    run.wait_for_stdout("asleep", SOON);
+    assert!(planned.lock().is_some() && other.lock().is_none());
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(137);
+    assert_eq!((planned.lock(), place.reported()["outcome"].as_str()), (None, Some("released")), "{exit}");
+    assert!(other.requests_of_tfguard().is_empty());
+}
+
 /// Both of tfguard's processes were killed; the cleanup step finds Terraform alive and how it was started.
 #[test]
 fn the_cleanup_step_looks_after_it_too() {
