@@ -16,6 +16,7 @@ pub mod exit;
 pub mod lock;
 pub mod observe;
 pub mod other;
+mod paths;
 pub mod report;
 pub mod run;
 pub mod say;

@@ -315,14 +315,13 @@ fn the_environment_differs_by_what_is_documented() {
     };
     let (gone, added) = difference("NOTHING", "");
     assert!(gone.is_empty(), "{gone:?}");
-    let [fork, level, path] = added.try_into().unwrap();
-    assert_eq!([&fork[..], &level], ["TF_FORK=0", "TF_LOG_CORE=info"]);
+    let [level, path] = added.try_into().unwrap();
+    assert_eq!(level, "TF_LOG_CORE=info");
     assert!(path.starts_with(&format!("TF_LOG_PATH={}/tfguard/", stage.sessions().display())), "{path}");
 
     let (gone, added) = difference("TF_LOG", "debug");
     assert!(gone.is_empty(), "{gone:?}");
-    let [fork, path] = added.try_into().unwrap();
-    assert_eq!(fork, "TF_FORK=0");
+    let [path] = added.try_into().unwrap();
     assert!(path.starts_with("TF_TEMP_LOG_PATH="), "{path}");
 
     let (gone, _) = difference("RUNNER_TRACKING_ID", "github_1");

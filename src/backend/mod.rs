@@ -14,6 +14,7 @@ mod http;
 mod http_state;
 mod paths;
 mod planfile;
+mod record;
 mod role;
 mod s3;
 
@@ -24,4 +25,5 @@ pub use discover::{Backend, Surroundings, read_backend, read_planned_backend};
 pub use error::BackendError;
 pub use http_state::HttpBackend;
 pub use planfile::PlanFlaw;
+pub use record::InitRecord;
 pub use s3::S3Backend;

@@ -97,25 +97,38 @@ impl S3Backend {
         };
         let mut places = Vec::new();
         if file {
-            places.push(LockPlace::Lockfile {
-                bucket: self.bucket.clone(),
-                key: lockfile_key(&claim.state_key),
-                region: self.region.clone(),
-                endpoint: self.endpoint(self.endpoints.s3.as_deref()),
-            });
+            places.push(self.file_place(&claim.state_key));
         }
         if table {
-            places.push(LockPlace::DynamoDb {
-                table: self.table().ok_or(BackendError::NoSuchHalf { setting: "dynamodb_table" })?.to_owned(),
-                lock_id: claim.lock_id(),
-                region: self.region.clone(),
-                endpoint: self.endpoint(self.endpoints.dynamodb.as_deref()),
-            });
+            let place = self.table_place(&claim.state_key);
+            places.push(place.ok_or(BackendError::NoSuchHalf { setting: "dynamodb_table" })?);
         }
         if places.is_empty() {
             return Err(BackendError::NoSuchHalf { setting: "dynamodb_table" });
         }
         Ok(places)
+    }
+
+    /// Where the file half of a state's lock lives, if it has one.
+    #[must_use]
+    pub fn file_place(&self, state_key: &str) -> LockPlace {
+        LockPlace::Lockfile {
+            bucket: self.bucket.clone(),
+            key: lockfile_key(state_key),
+            region: self.region.clone(),
+            endpoint: self.endpoint(self.endpoints.s3.as_deref()),
+        }
+    }
+
+    /// Where the table half of a state's lock lives. None without a table.
+    #[must_use]
+    pub fn table_place(&self, state_key: &str) -> Option<LockPlace> {
+        Some(LockPlace::DynamoDb {
+            table: self.table()?.to_owned(),
+            lock_id: format!("{}/{state_key}", self.bucket),
+            region: self.region.clone(),
+            endpoint: self.endpoint(self.endpoints.dynamodb.as_deref()),
+        })
     }
 
     /// The endpoint as far as attributes and environment tell it; a shared configuration file can still name another.

@@ -1,11 +1,14 @@
 //! The command as it was given: which program it really is, and what its arguments say of locking.
 
 mod arguments;
+mod flavour;
 mod lockless;
 mod shim;
 mod wrapper;
 
 pub use arguments::{Product, lock_disabled, product, subcommand, with_lock_timeout};
+pub use flavour::Flavour;
+pub(crate) use flavour::minor;
 pub use lockless::takes_no_lock;
 pub use shim::{ShimError, called_as, make_links, real_program};
 pub use wrapper::behind_wrapper;

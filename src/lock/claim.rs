@@ -33,6 +33,49 @@ impl LockClaim {
     }
 }
 
+/// A lockfile that is held to be the child's own, known by its content's checksum or its ETag and not by its ID.
+///
+/// It deletes nothing by itself: the object is read, and if it is this one, its ID makes a [`LockClaim`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LockTrace {
+    /// The bucket of the state.
+    pub bucket: String,
+    /// The key of the state in its bucket, with the workspace's prefix.
+    pub state_key: String,
+    /// The SHA-256 of the object, in base64, where the log tells it.
+    pub sha256: Option<String>,
+    /// The ETag that the store gave the object, quotes included, once it did.
+    pub etag: Option<String>,
+}
+
+impl LockTrace {
+    /// Whether both are the same upload: the same object with the same checksum.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (&self.bucket, &self.state_key, &self.sha256) == (&other.bucket, &other.state_key, &other.sha256)
+    }
+
+    /// A claim to this lockfile by which its place can be looked up. It has an ID that no lock has, so it deletes nothing.
+    #[must_use]
+    pub fn without_id(&self) -> LockClaim {
+        LockClaim {
+            id: LockId::none(),
+            operation: String::new(),
+            who: String::new(),
+            version: String::new(),
+            bucket: self.bucket.clone(),
+            state_key: self.state_key.clone(),
+            kinds: LockKinds::Lockfile,
+        }
+    }
+
+    /// The lock's path: `<bucket>/<state key>`.
+    #[must_use]
+    pub fn lock_id(&self) -> String {
+        format!("{}/{}", self.bucket, self.state_key)
+    }
+}
+
 /// Which halves of a lock Terraform says it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -21,6 +21,11 @@ pub struct LockId(String);
 pub struct InvalidLockId(String);
 
 impl LockId {
+    /// An ID that no lock has.
+    pub(super) fn none() -> Self {
+        Self("00000000-0000-0000-0000-000000000000".to_owned())
+    }
+
     /// The ID as Terraform writes it.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -16,10 +16,11 @@ use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use md5::{Digest as _, Md5};
+use sha2::Sha256;
 use tokio::sync::OnceCell;
 
 use super::sdk_error::understand;
-use super::{Deletion, FoundLock, LockClaim, LockPlace, LockStore, StoreError};
+use super::{Deletion, FoundLock, LockClaim, LockPlace, LockStore, LockTrace, StoreError};
 
 /// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
 const SUFFIX: &str = ".tflock";
@@ -98,7 +99,20 @@ pub struct LockfileStore {
 /// An object that was read.
 struct Body {
     found: FoundLock,
+    /// In base64.
+    sha256: String,
     etag: Option<String>,
+}
+
+/// What is in the place of a lockfile that is known by its trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Traced {
+    /// The very object that was traced.
+    Same(FoundLock),
+    /// Another one.
+    Other(FoundLock),
+    /// Nothing.
+    Nothing,
 }
 
 impl LockfileStore {
@@ -114,6 +128,19 @@ impl LockfileStore {
     ) -> Self {
         let conditions = Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept)));
         Self { client, bucket, key, place, customer_key, unconditional, conditions }
+    }
+
+    /// Reads the object and compares it with a trace, by the checksum of its content, else by its ETag.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn compare(&self, trace: &LockTrace) -> Result<Traced, StoreError> {
+        let Some(body) = self.get().await? else { return Ok(Traced::Nothing) };
+        let same = match &trace.sha256 {
+            Some(sha256) => *sha256 == body.sha256,
+            None => trace.etag.is_some() && trace.etag == body.etag,
+        };
+        Ok(if same { Traced::Same(body.found) } else { Traced::Other(body.found) })
     }
 
     async fn get(&self) -> Result<Option<Body>, StoreError> {
@@ -140,7 +167,8 @@ impl LockfileStore {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Some(Body { found: FoundLock::read(&bytes), etag }))
+        let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
+        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag }))
     }
 
     async fn delete(&self, key: &str, if_match: Option<&str>) -> Result<(), SdkError<DeleteObjectError, HttpResponse>> {

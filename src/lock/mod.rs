@@ -14,11 +14,11 @@ mod release;
 mod sdk_error;
 mod store;
 
-pub use claim::{LockClaim, LockKinds};
+pub use claim::{LockClaim, LockKinds, LockTrace};
 pub use dynamodb::TableStore;
 pub use info::{FoundLock, InvalidLockId, LockId, LockInfo};
 pub(crate) use lockfile::lockfile_key;
-pub use lockfile::{LockfileStore, SseCustomerKey, UnconditionalDelete};
+pub use lockfile::{LockfileStore, SseCustomerKey, Traced, UnconditionalDelete};
 pub use place::LockPlace;
 pub use release::{ReleaseTerms, Released, release};
 pub(crate) use sdk_error::{no_credentials, told};

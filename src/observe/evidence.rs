@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hclog::Record;
 use super::locks::LockEvent;
-use crate::lock::InvalidLockId;
+use crate::lock::{InvalidLockId, LockClaim};
 
 /// How sure it is that a lock is the child's own, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,6 +52,15 @@ pub enum Refusal {
     /// Logged in the future.
     #[error("it was logged at {0}, which is still to come")]
     TooLate(Timestamp),
+    /// The lock's own time is none.
+    #[error("the lock's own time {0:?} cannot be understood")]
+    Created(String),
+    /// The body of the request is none that Terraform sends for a lock.
+    #[error("the request that it shows has no lock that Terraform writes")]
+    NoLock,
+    /// The log hides part of the path, and the rest fits no state that is known here, or more than one.
+    #[error("the log hides part of the lock's path, and no state of this directory's backend is sure to be meant")]
+    MaskedPath,
     /// Another machine took the lock.
     #[error("the lock's holder {0:?} is not on this machine")]
     OtherHost(String),
@@ -72,7 +81,11 @@ pub struct Refused {
 
 impl Refused {
     pub(super) fn new(record: &Record, reason: Refusal) -> Self {
-        let id = record.field("tf_backend.lock.id");
+        Self::of(record.field("tf_backend.lock.id"), reason)
+    }
+
+    /// A refusal of what is said about the lock of this ID.
+    pub(super) fn of(id: Option<&str>, reason: Refusal) -> Self {
         Self { id: id.map(|id| id.escape_debug().take(64).collect()), reason }
     }
 }
@@ -93,23 +106,51 @@ impl Expectations {
     pub const SLACK: SignedDuration = SignedDuration::from_mins(2);
 
     /// Linux's node names end here; from this length on Go reads the host name elsewhere, so they may differ.
-    const NODENAME_LIMIT: usize = 64;
+    pub(super) const NODENAME_LIMIT: usize = 64;
+
+    /// What is to be expected of a child that was started on this machine.
+    #[must_use]
+    pub fn here(started: Timestamp) -> Self {
+        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        Self { started, nodename }
+    }
+
+    /// Judges the holder of a lock.
+    ///
+    /// # Errors
+    /// When it is not on this machine.
+    pub fn check_holder(&self, claim: &LockClaim) -> Result<(), Refused> {
+        self.check_host(&claim.who).map_err(|reason| Refused::of(Some(claim.id.as_str()), reason))
+    }
 
     /// Judges what [`super::read`] made of `record`.
     ///
     /// # Errors
     /// When this child, on this machine, in its lifetime so far, cannot have written it.
     pub fn check(&self, record: &Record, event: &LockEvent, now: Timestamp) -> Result<(), Refused> {
-        self.judge(record.time, event, now).map_err(|reason| Refused::new(record, reason))
+        let id = match event {
+            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => &claim.id,
+            LockEvent::Unlocking(place) | LockEvent::Unlocked(place) => &place.id,
+        };
+        self.judge(record.time, event, now).map_err(|reason| Refused::of(Some(id.as_str()), reason))
     }
 
-    fn judge(&self, time: Timestamp, event: &LockEvent, now: Timestamp) -> Result<(), Refusal> {
+    /// Judges the time of a record alone.
+    ///
+    /// # Errors
+    /// When it is outside of the child's lifetime so far.
+    pub(super) fn check_time(&self, time: Timestamp, now: Timestamp) -> Result<(), Refusal> {
         if self.started.duration_since(time) > Self::SLACK {
             return Err(Refusal::TooEarly(time));
         }
         if time.duration_since(now) > Self::SLACK {
             return Err(Refusal::TooLate(time));
         }
+        Ok(())
+    }
+
+    fn judge(&self, time: Timestamp, event: &LockEvent, now: Timestamp) -> Result<(), Refusal> {
+        self.check_time(time, now)?;
         match event {
             LockEvent::Attempting(claim) | LockEvent::Locked(claim) => self.check_host(&claim.who),
             LockEvent::Unlocking(_) | LockEvent::Unlocked(_) => Ok(()),
@@ -132,7 +173,7 @@ impl Expectations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::{LockClaim, LockKinds};
+    use crate::lock::LockKinds;
     use crate::observe::LockPlace;
 
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";

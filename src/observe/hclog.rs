@@ -12,8 +12,15 @@
 //! ```
 //!
 //! A message may hold raw newlines, so whatever Terraform runs can forge a record: being parsed here proves nothing.
+//!
+//! Terraform 0.13 and 0.14 write by Go's standard logger instead: `2006/01/02 15:04:05 [DEBUG] text`, in local time.
+//! Up to 1.5 the AWS SDK for Go v1 logs each request as one message of many lines, see [`Record::dump`].
+
+use std::fmt;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use memchr::memchr;
 
 use super::fields::{self, Fields};
@@ -25,7 +32,21 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_CONTINUATION: usize = 256 * 1024;
 
 /// How the records begin that anybody here reads. All others are skipped without a look at their text.
-const INTERESTING: [&[u8]; 3] = [b"backend-s3: ", b"backend/local: ", b"terraform: "];
+const INTERESTING: [&[u8]; 7] = [
+    b"backend-s3: ",
+    b"backend/local: ",
+    b"terraform: ",
+    b"Terraform version: ",
+    b"OpenTofu version: ",
+    b"[aws-sdk-go] DEBUG: Request dynamodb/",
+    b"[aws-sdk-go] DEBUG: Response dynamodb/",
+];
+
+/// The logger's name in a record of the AWS SDK for Go v1, as far as a name can be told there.
+pub(super) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
+
+/// The shape of a time of Go's standard logger.
+const GO_TIME: &str = "2006/01/02 15:04:05";
 
 /// Severity of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +73,9 @@ pub struct Record {
     pub message: String,
     /// Keys and decoded values, in the order of the log.
     pub fields: Vec<(String, String)>,
+    /// The lines that follow the first in a record of the AWS SDK for Go v1: an HTTP message, which may hold secrets.
+    /// Empty for all others, whose lines are fields.
+    pub dump: Dump,
     /// The fields do not parse to their end, or a line was too long: part of the record is missing, or something else
     /// is mixed into it.
     pub torn: bool,
@@ -63,6 +87,16 @@ impl Record {
         let mut found = self.fields.iter().filter(|(k, _)| k == key);
         let value = found.next().map(|(_, value)| value.as_str());
         if found.next().is_some() { None } else { value }
+    }
+}
+
+/// The lines of an HTTP message with all its headers, credentials among them. Debug does not show it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Dump(pub(super) String);
+
+impl fmt::Debug for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dump(…)")
     }
 }
 
@@ -160,7 +194,13 @@ impl Open {
             self.record.torn = true;
             return;
         }
-        self.fields.continuation(&String::from_utf8_lossy(line));
+        let line = String::from_utf8_lossy(line);
+        if self.record.logger == SDK_V1 {
+            self.record.dump.0.push_str(&line);
+            self.record.dump.0.push('\n');
+        } else {
+            self.fields.continuation(&line);
+        }
     }
 
     fn close(self) -> Record {
@@ -179,26 +219,33 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Looks at the line's first bytes only: `2006-01-02T15:04:05.000Z [LEVEL] `, with `Z` or an offset as `+0100`.
+    /// Looks at the line's first bytes only: `2006-01-02T15:04:05.000Z [LEVEL] `, with `Z` or an offset as `+0100`, or
+    /// `2006/01/02 15:04:05 [LEVEL] `.
     fn parse(line: &'a [u8]) -> Option<Self> {
-        if !line.first()?.is_ascii_digit() || line.get(10) != Some(&b'T') {
-            return None;
-        }
-        let end = memchr(b' ', &line[..line.len().min(32)])?;
-        let (level, text) = line[end + 1..].split_at_checked(8)?;
-        let level = match level {
-            b"[TRACE] " => Level::Trace,
-            b"[DEBUG] " => Level::Debug,
-            b"[INFO]  " => Level::Info,
-            b"[WARN]  " => Level::Warn,
-            b"[ERROR] " => Level::Error,
+        let hclog = match (line.first()?, line.get(10)?) {
+            (b'0'..=b'9', b'T') => true,
+            (b'0'..=b'9', b' ') => false,
             _ => return None,
         };
+        let end = if hclog { memchr(b' ', &line[..line.len().min(32)])? } else { GO_TIME.len() };
+        let text = line.get(end..)?.strip_prefix(b" [")?;
+        let (level, text) = text.split_at_checked(memchr(b']', &text[..text.len().min(6)])?)?;
+        let level = match level {
+            b"TRACE" => Level::Trace,
+            b"DEBUG" => Level::Debug,
+            b"INFO" => Level::Info,
+            b"WARN" => Level::Warn,
+            b"ERROR" => Level::Error,
+            _ => return None,
+        };
+        // hclog pads the level's name, Go's own logger does not.
+        let padded = hclog && matches!(level, Level::Info | Level::Warn);
+        let text = text.strip_prefix(if padded { b"]  ".as_slice() } else { b"] " })?;
         Some(Self { time: &line[..end], level, text })
     }
 
     fn open(&self, overlong: bool) -> Option<Open> {
-        let time = std::str::from_utf8(self.time).ok()?.parse().ok()?;
+        let time = self.time()?;
         let text = String::from_utf8_lossy(self.text);
         let (logger, text) = text.split_once(": ")?;
         let (message, tail) = fields::split_message(text);
@@ -211,10 +258,20 @@ impl<'a> Head<'a> {
                 logger: logger.to_owned(),
                 message: message.to_owned(),
                 fields: Vec::new(),
+                dump: Dump::default(),
                 torn: overlong,
             },
             fields,
             bytes: 0,
+        })
+    }
+
+    /// Go's logger writes the local time, of the zone that Terraform shares with tfguard.
+    fn time(&self) -> Option<Timestamp> {
+        let text = std::str::from_utf8(self.time).ok()?;
+        text.parse().ok().or_else(|| {
+            let time = DateTime::strptime("%Y/%m/%d %H:%M:%S", text).ok()?;
+            Some(time.to_zoned(TimeZone::system()).ok()?.timestamp())
         })
     }
 }

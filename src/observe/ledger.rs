@@ -86,11 +86,17 @@ impl Ledger {
         &self.entries
     }
 
-    /// Enters an event that was judged to be the child's own. Returns the lock if that changed anything about it.
+    /// Enters an event that an INFO record told and that was judged to be the child's own. Returns the lock if that
+    /// changed anything about it.
     pub fn enter(&mut self, event: &LockEvent) -> Option<&Entry> {
+        self.enter_as(event, Grade::Record)
+    }
+
+    /// The same, for an event of any grade.
+    pub fn enter_as(&mut self, event: &LockEvent, grade: Grade) -> Option<&Entry> {
         match event {
-            LockEvent::Attempting(claim) => self.take(claim, Stage::Attempted),
-            LockEvent::Locked(claim) => self.take(claim, Stage::Held),
+            LockEvent::Attempting(claim) => self.take(claim, Stage::Attempted, grade),
+            LockEvent::Locked(claim) => self.take(claim, Stage::Held, grade),
             LockEvent::Unlocking(place) => self.release(place, Stage::Unlocking),
             LockEvent::Unlocked(place) => self.release(place, Stage::Unlocked),
         }
@@ -100,13 +106,20 @@ impl Ledger {
         self.entries.iter_mut().find(|entry| LockPlace::of(&entry.claim) == *place)
     }
 
-    fn take(&mut self, claim: &LockClaim, stage: Stage) -> Option<&Entry> {
+    /// How far a lock has come; None if it is not in the set.
+    #[must_use]
+    pub fn stage(&self, place: &LockPlace) -> Option<Stage> {
+        self.entries.iter().find(|entry| LockPlace::of(&entry.claim) == *place).map(|entry| entry.stage)
+    }
+
+    fn take(&mut self, claim: &LockClaim, stage: Stage, grade: Grade) -> Option<&Entry> {
         let place = LockPlace::of(claim);
         if self.find(&place).is_none() {
-            self.entries.push(Entry { claim: claim.clone(), stage, grade: Grade::Record });
+            self.entries.push(Entry { claim: claim.clone(), stage, grade });
             return self.entries.last();
         }
         let entry = self.find(&place)?;
+        entry.grade = entry.grade.max(grade);
         // A repeated attempt does not undo what is known to be held.
         let next = match (entry.stage, stage) {
             (Stage::Held, _) => Stage::Held,

@@ -4,23 +4,29 @@
 //!
 //! ```text
 //! log bytes ─▶ hclog::Splitter ─▶ locks::read ─▶ evidence::Expectations ─▶ Ledger ─▶ Verdict
+//!                     ├─▶ exchange::read ─▶ Requests ──┘      └──────────▶ Traces
 //!                     └─────────▶ phase::Marker ─▶ PhaseTracker
 //! stdout, stderr ─▶ InterruptScanner
 //! ```
 
 mod evidence;
+mod exchange;
 mod fields;
 mod hclog;
 mod interrupt;
+pub mod item;
 mod ledger;
 mod locks;
 mod observer;
 mod phase;
+mod requests;
+mod traces;
 
 pub use evidence::{Expectations, Grade, Refusal, Refused};
 pub use hclog::{Level, Record, Splitter};
 pub use interrupt::{InterruptScanner, Interrupts};
 pub use ledger::{Ending, Entry, Ledger, Leftover, Stage, Verdict};
 pub use locks::{LockEvent, LockPlace, read};
-pub use observer::{Fact, Observer};
+pub use observer::{Believed, Fact, Observer};
 pub use phase::{Marker, Phase, PhaseTracker};
+pub use traces::{LeftTrace, TraceEntry};

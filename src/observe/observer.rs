@@ -2,11 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::evidence::{Expectations, Refused};
+use super::evidence::{Expectations, Grade, Refused};
 use super::hclog::{Level, Record, Splitter};
 use super::ledger::{Ending, Entry, Ledger, Verdict};
 use super::locks;
 use super::phase::{Marker, Phase, PhaseTracker};
+use super::requests::{Requests, Told};
+use super::traces::{LeftTrace, TraceEntry, Traces};
+use crate::command::Product;
 
 /// Most refused records that are told of. What floods the log with them is noise, or wants to be.
 const MAX_REFUSED: usize = 32;
@@ -16,6 +19,8 @@ const MAX_REFUSED: usize = 32;
 pub enum Fact {
     /// A lock of this session is new or has come further. The caller writes it to the journal before anything else.
     Lock(Entry),
+    /// A lockfile of this session that has no known ID is new or has come further. To be written down like a lock.
+    Trace(TraceEntry),
     /// A record about a lock was not believed. Told once for each ID and reason.
     Refused(Refused),
     /// Terraform does something else than before.
@@ -25,12 +30,27 @@ pub enum Fact {
     CoreStopped,
 }
 
+/// Which records are believed to be about the child's locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Believed {
+    /// The INFO records of Terraform 1.6 and later. OpenTofu writes none, so in its log they would be somebody else's.
+    pub records: bool,
+    /// The DEBUG records of requests.
+    pub requests: bool,
+    /// Bucket and key of the states whose locks are expected: such a request can show its path in part only.
+    pub states: Vec<(String, String)>,
+}
+
 /// Follows the log of one child.
 #[derive(Debug)]
 pub struct Observer {
     expectations: Expectations,
+    product: Option<(Product, String)>,
+    records: bool,
+    requests: Option<Requests>,
     splitter: Splitter,
     ledger: Ledger,
+    traces: Traces,
     tracker: PhaseTracker,
     phase: Phase,
     refused: Vec<Refused>,
@@ -39,10 +59,19 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer that has seen nothing yet.
+    /// An observer that has seen nothing yet and believes INFO records.
     pub fn new(expectations: Expectations) -> Self {
+        Self::believing(Believed { records: true, requests: false, states: Vec::new() }, expectations)
+    }
+
+    /// An observer that has seen nothing yet.
+    pub fn believing(believed: Believed, expectations: Expectations) -> Self {
         Self {
             expectations,
+            product: None,
+            records: believed.records,
+            requests: believed.requests.then(|| Requests::new(believed.states)),
+            traces: Traces::default(),
             splitter: Splitter::default(),
             ledger: Ledger::default(),
             tracker: PhaseTracker::default(),
@@ -60,6 +89,31 @@ impl Observer {
             self.enter(&record, now, &mut facts);
         }
         facts
+    }
+
+    /// Ends the log once the child is dead and everything was fed: the record at its end may have waited for more lines.
+    pub fn finish(&mut self, now: Timestamp) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if let Some(record) = self.splitter.finish() {
+            self.enter(&record, now, &mut facts);
+        }
+        facts
+    }
+
+    /// Which product the child is, and of which version, as it said in its first record (`main.go` of both).
+    pub fn product(&self) -> Option<(Product, &str)> {
+        self.product.as_ref().map(|(product, version)| (*product, version.as_str()))
+    }
+
+    /// What is expected of the child.
+    pub fn expectations(&self) -> &Expectations {
+        &self.expectations
+    }
+
+    /// The lockfiles without a known ID that are left to account for, once the child is dead and its log was fed to
+    /// the end.
+    pub fn traces_left(&self, ending: Ending) -> Vec<LeftTrace> {
+        self.traces.left(ending)
     }
 
     /// The session's locks.
@@ -85,6 +139,9 @@ impl Observer {
     }
 
     fn enter(&mut self, record: &Record, now: Timestamp, facts: &mut Vec<Fact>) {
+        if self.product.is_none() {
+            self.product = product(record);
+        }
         if let Some(marker) = Marker::read(record) {
             self.tracker.enter(marker);
             if marker.is_under_lock() {
@@ -95,19 +152,21 @@ impl Observer {
                 facts.push(Fact::CoreStopped);
             }
             self.core_stopped = true;
-        } else if let Some(read) = locks::read(record) {
+        } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
             let judged = read.and_then(|event| {
                 self.expectations.check(record, &event, now)?;
                 Ok(event)
             });
             match judged {
                 Ok(event) => facts.extend(self.ledger.enter(&event).cloned().map(Fact::Lock)),
-                Err(refused) => {
-                    if self.refused.len() < MAX_REFUSED && !self.refused.contains(&refused) {
-                        self.refused.push(refused.clone());
-                        facts.push(Fact::Refused(refused));
-                    }
-                }
+                Err(refused) => self.refuse(refused, facts),
+            }
+        } else if let Some(read) = self.requests.as_mut().and_then(|requests| {
+            requests.read(record, &self.ledger, |created| self.expectations.check_time(created, now))
+        }) {
+            match read {
+                Ok(told) => told.into_iter().for_each(|told| self.told(record, told, now, facts)),
+                Err(refused) => self.refuse(refused, facts),
             }
         }
         let phase = self.tracker.phase(&self.ledger);
@@ -116,6 +175,42 @@ impl Observer {
             facts.push(Fact::Phase(phase));
         }
     }
+}
+
+impl Observer {
+    /// Enters what a request or its answer told.
+    fn told(&mut self, record: &Record, told: Told, now: Timestamp, facts: &mut Vec<Fact>) {
+        let judged = match &told {
+            Told::Lock(event) => self.expectations.check(record, event, now),
+            Told::Trace(_) => {
+                self.expectations.check_time(record.time, now).map_err(|reason| Refused::of(None, reason))
+            }
+        };
+        match (judged, told) {
+            (Ok(()), Told::Lock(event)) => {
+                facts.extend(self.ledger.enter_as(&event, Grade::Request).cloned().map(Fact::Lock));
+            }
+            (Ok(()), Told::Trace(event)) => facts.extend(self.traces.enter(&event).into_iter().map(Fact::Trace)),
+            (Err(refused), _) => self.refuse(refused, facts),
+        }
+    }
+
+    fn refuse(&mut self, refused: Refused, facts: &mut Vec<Fact>) {
+        if self.refused.len() < MAX_REFUSED && !self.refused.contains(&refused) {
+            self.refused.push(refused.clone());
+            facts.push(Fact::Refused(refused));
+        }
+    }
+}
+
+fn product(record: &Record) -> Option<(Product, String)> {
+    let product = match record.logger.as_str() {
+        "Terraform version" => Product::Terraform,
+        "OpenTofu version" => Product::OpenTofu,
+        _ => return None,
+    };
+    // Behind it there may be a prerelease and a commit.
+    Some((product, record.message.split(' ').next()?.to_owned()))
 }
 
 fn is_stop(record: &Record) -> bool {

@@ -9,7 +9,7 @@ use super::OtherLock;
 use crate::ci;
 use crate::exit;
 use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
-use crate::observe::{Phase, Stage};
+use crate::observe::{Entry, Grade, Phase, Stage, TraceEntry};
 use crate::run::StopRequest;
 
 /// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
@@ -41,6 +41,10 @@ pub struct Account {
     pub survivors: Vec<String>,
     /// Every lock the child was seen to ask for.
     pub locks: Vec<LockAccount>,
+    /// Every lockfile the child was seen to ask for whose ID its log does not tell, and that did not turn out to be one
+    /// of the locks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<TraceAccount>,
     /// The lock of a state whose backend does not log locks, looked for after an unclean death.
     #[serde(default)]
     pub other_locks: Vec<OtherLock>,
@@ -141,6 +145,8 @@ pub struct LockAccount {
     pub claim: LockClaim,
     /// How far Terraform was seen to come with it.
     pub stage: Stage,
+    /// How sure it is that the lock is the child's own.
+    pub grade: Grade,
     /// Where its halves live.
     pub places: Vec<LockPlace>,
     /// Where its backend's settings are.
@@ -151,12 +157,44 @@ pub struct LockAccount {
     pub halves: Vec<Half>,
 }
 
+impl LockAccount {
+    /// The account of a lock that was just learned of.
+    #[must_use]
+    pub fn new(entry: &Entry, places: Vec<LockPlace>, settings: Option<Settings>) -> Self {
+        Self {
+            claim: entry.claim.clone(),
+            stage: entry.stage,
+            grade: entry.grade,
+            places,
+            settings,
+            outcome: None,
+            halves: Vec::new(),
+        }
+    }
+}
+
+/// A lockfile of the child whose ID nobody knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceAccount {
+    /// The lockfile.
+    #[serde(flatten)]
+    pub entry: TraceEntry,
+    /// Where it lives.
+    pub places: Vec<LockPlace>,
+    /// Where its backend's settings are.
+    pub settings: Option<Settings>,
+    /// What became of it. None while the child lives.
+    pub outcome: Option<LockOutcome>,
+}
+
 /// Where the settings of a lock's backend are, for who looks after it when its Terraform and its arguments are gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The directory that its Terraform worked in.
+    #[serde(with = "crate::paths")]
     pub directory: PathBuf,
     /// The plan file that it applied, which has the settings in place of the directory.
+    #[serde(with = "crate::paths::option")]
     pub plan_file: Option<PathBuf>,
 }
 
@@ -275,7 +313,9 @@ impl Account {
     /// Whether a lock is left against tfguard's intention.
     #[must_use]
     pub fn lock_left(&self) -> bool {
-        self.locks.iter().any(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_))))
+        let locks = self.locks.iter().map(|lock| &lock.outcome);
+        let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
+        outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
             || self.other_locks.iter().any(OtherLock::is_left)
     }
 }
@@ -308,6 +348,7 @@ mod tests {
             phase: Phase::Applying,
             survivors: vec!["terraform (7)".to_owned()],
             locks: Vec::new(),
+            traces: Vec::new(),
             other_locks: Vec::new(),
             troubles: vec!["none".to_owned()],
         }
@@ -333,14 +374,8 @@ mod tests {
                     "version": "1.11.4", "bucket": "b", "state_key": "k", "kinds": "both",
                 });
                 let claim = serde_json::from_value(claim).unwrap();
-                LockAccount {
-                    claim,
-                    stage: Stage::Held,
-                    places: vec![],
-                    settings: None,
-                    outcome: Some(outcome),
-                    halves: vec![],
-                }
+                let entry = Entry { claim, stage: Stage::Held, grade: Grade::Record };
+                LockAccount { outcome: Some(outcome), ..LockAccount::new(&entry, vec![], None) }
             }));
             account.exit_code()
         };

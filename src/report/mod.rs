@@ -5,6 +5,7 @@ mod other;
 mod text;
 
 pub use account::{
-    Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested, Settings,
+    Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested,
+    Settings, TraceAccount,
 };
 pub use other::{OtherLock, OtherOutcome};

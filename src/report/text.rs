@@ -1,13 +1,15 @@
 //! The account in a few lines for a tired person: how it ended, what became of the lock, what to do next.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 
+use crate::command::{self, Product};
 use crate::lock::FoundLock;
-use crate::observe::Phase;
+use crate::observe::{Grade, Phase};
 use crate::run::describe;
 
 use super::OtherLock;
-use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome};
+use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -26,6 +28,7 @@ impl Account {
     fn is_noteworthy(&self) -> bool {
         !self.requests.is_empty()
             || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
+            || self.lock_left()
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
     }
@@ -33,7 +36,8 @@ impl Account {
     /// The lines, each with whether it calls for action.
     fn lines(&self) -> Vec<(String, bool)> {
         let mut lines = vec![(self.ending_line(), false)];
-        lines.extend(self.locks.iter().map(|lock| lock.line()));
+        lines.extend(self.locks.iter().map(|lock| lock.line(self.product())));
+        lines.extend(self.traces.iter().filter_map(TraceAccount::line));
         lines.extend(self.other_locks.iter().map(OtherLock::line));
         if let Some(next) = self.next_line() {
             lines.push((next, self.lock_left()));
@@ -61,6 +65,19 @@ impl Account {
         line
     }
 
+    /// The product that ran, as far as the command tells.
+    fn product(&self) -> &'static str {
+        match command::product(OsStr::new(&self.program)) {
+            Some(Product::OpenTofu) => "OpenTofu",
+            _ => "Terraform",
+        }
+    }
+
+    /// The command by which people run it.
+    fn command(&self) -> &'static str {
+        if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
+    }
+
     fn next_line(&self) -> Option<String> {
         let died_applying = self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean);
         if let Some(lock) = self.locks.iter().find(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
@@ -70,21 +87,32 @@ impl Account {
                 "those processes have ended"
             };
             Some(format!(
-                "next: once you are sure that {sure}, run in its directory: terraform force-unlock {}",
+                "next: once you are sure that {sure}, run in its directory: {} force-unlock {}",
+                self.command(),
                 lock.claim.id
+            ))
+        } else if let Some(trace) = self.traces.iter().find(|trace| matches!(trace.outcome, Some(LockOutcome::Left(_))))
+        {
+            Some(format!(
+                "next: run `{0} plan` in its directory; if that is refused a lock of {1}, and you are sure that no \
+                 {2} of this run is alive, run: {0} force-unlock <the ID it shows>",
+                self.command(),
+                trace.entry.trace.lock_id(),
+                self.product()
             ))
         } else if let Some(lock) = self.locks.iter().find(|lock| lock.outcome == Some(LockOutcome::Kept)) {
             Some(format!(
-                "next: when you have looked at the state, run in its directory: terraform force-unlock {}",
+                "next: when you have looked at the state, run in its directory: {} force-unlock {}",
+                self.command(),
                 lock.claim.id
             ))
         } else if let Some(next) = self.other_locks.iter().find_map(OtherLock::next) {
             Some(next)
         } else if died_applying {
-            Some(
-                "next: run `terraform plan`; what was being changed when it died may be missing from the state"
-                    .to_owned(),
-            )
+            Some(format!(
+                "next: run `{} plan`; what was being changed when it died may be missing from the state",
+                self.command()
+            ))
         } else {
             None
         }
@@ -92,16 +120,16 @@ impl Account {
 }
 
 impl LockAccount {
-    fn line(&self) -> (String, bool) {
+    fn line(&self, product: &str) -> (String, bool) {
         let claim = &self.claim;
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
         let mut action = false;
         line += &match &self.outcome {
-            Some(LockOutcome::Unlocked) => "released by Terraform".to_owned(),
-            Some(LockOutcome::Released) => "left by Terraform, deleted by tfguard".to_owned(),
+            Some(LockOutcome::Unlocked) => format!("released by {product}"),
+            Some(LockOutcome::Released) => format!("left by {product}, deleted by tfguard"),
             Some(LockOutcome::Gone) => "not there any more".to_owned(),
             Some(LockOutcome::NotTaken(why)) => {
-                format!("not taken, as far as Terraform said; tfguard could not look: {why}")
+                format!("not taken, as far as {product} said; tfguard could not look: {why}")
             }
             Some(LockOutcome::Kept) => "left in place, as --on-death says".to_owned(),
             Some(LockOutcome::Left(why)) => {
@@ -109,6 +137,11 @@ impl LockAccount {
                 format!("NOT released: {why}")
             }
             None => "not looked after".to_owned(),
+        };
+        line += match self.grade {
+            Grade::Record => "",
+            Grade::Request => " (known by the request that took it)",
+            Grade::Item => " (judged by what it says itself: no log names it)",
         };
         for half in &self.halves {
             match &half.outcome {
@@ -129,6 +162,14 @@ impl LockAccount {
             }
         }
         (line, action)
+    }
+}
+
+impl TraceAccount {
+    /// Nothing is to be said of one that the child released or never had.
+    fn line(&self) -> Option<(String, bool)> {
+        let Some(LockOutcome::Left(why)) = &self.outcome else { return None };
+        Some((format!("lockfile of {}: NOT released: {why}", self.entry.trace.lock_id()), true))
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use tokio::process::Command;
 
 use crate::ci;
+use crate::command::Flavour;
 use crate::exit;
 use crate::report::Ending;
 use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, create_file};
@@ -38,23 +39,37 @@ pub struct EnvironmentChange {
     pub logs: bool,
 }
 
-/// Decides how the child's environment differs from `env`, so that Terraform logs to `log` too.
+/// Decides how the child's environment differs from `env`, so that it logs to `log` too, in the way in which its flavour
+/// logs locks (T §1.1).
+///
+/// What is in such a log: at INFO, command lines, which can have `-var 'password=…'` in them. At DEBUG and TRACE also
+/// requests: the SDK v2's with their credentials masked, those of Terraform up to 1.5 as they were sent, with session
+/// tokens and whole states (T §1.4). So the file is private to the user and goes with the session.
+///
+/// `TF_FORK=0`, which keeps Terraform up to 1.0 from starting itself a second time, is not set: it makes 0.12 to 0.14
+/// write their log to stderr, whatever the log variables say (`wrappedMain` in their `main.go`). Both processes of such
+/// a Terraform have the log open, and the outer one ignores SIGINT (`ignoreSignals`), so the pair has its one interrupt.
 #[must_use]
-pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path) -> EnvironmentChange {
+pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path, flavour: Flavour) -> EnvironmentChange {
     let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
-    // Terraform up to 1.0 would start itself a second time, and signals would go astray (T §4.4).
-    let mut set = vec![("TF_FORK", OsString::from("0"))];
-    let mut logs = true;
-    if !LOG_VARIABLES.iter().any(is_set) {
+    let (free, second_is_free) = (!LOG_VARIABLES.iter().any(is_set), !is_set(&SECOND_LOG));
+    let path = || ("TF_LOG_PATH", log.into());
+    let set = match flavour {
+        // Its SDK logs requests only if the environment asks for DEBUG. 0.13 and 0.14 know no other variable than
+        // TF_LOG, and below TRACE lose records; for later ones the providers are kept out.
+        Flavour::OldTerraform if free => {
+            vec![("TF_LOG", "trace".into()), ("TF_LOG_PROVIDER", "off".into()), path()]
+        }
+        // The second sink has DEBUG records whatever the environment says, and does not make OpenTofu believe that it
+        // is being debugged, which makes it check and measure more.
+        Flavour::OpenTofu if second_is_free => vec![(SECOND_LOG, log.into())],
+        Flavour::OpenTofu if free => vec![("TF_LOG_CORE", "debug".into()), path()],
         // The lock's records are at level INFO, which costs Terraform nothing.
-        set.push(("TF_LOG_CORE", "info".into()));
-        set.push(("TF_LOG_PATH", log.into()));
-    } else if !is_set(&SECOND_LOG) {
-        set.push((SECOND_LOG, log.into()));
-    } else {
-        logs = false;
-    }
-    EnvironmentChange { set, remove: ci::HUNTING_VARIABLES, logs }
+        Flavour::Terraform | Flavour::Unknown if free => vec![("TF_LOG_CORE", "info".into()), path()],
+        _ if second_is_free => vec![(SECOND_LOG, log.into())],
+        _ => Vec::new(),
+    };
+    EnvironmentChange { logs: !set.is_empty(), set, remove: ci::HUNTING_VARIABLES }
 }
 
 /// The command could not be started.
@@ -257,37 +272,62 @@ fn ignore_hangup() {
 mod tests {
     use super::*;
 
-    fn change(env: &[(&str, &str)]) -> EnvironmentChange {
+    use Flavour::{OldTerraform, OpenTofu, Terraform, Unknown};
+
+    fn change(flavour: Flavour, env: &[(&str, &str)]) -> Vec<(&'static str, String)> {
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        environment_change(&env, Path::new("/s/terraform.log"))
+        let change = environment_change(&env, Path::new("/s/terraform.log"), flavour);
+        assert_eq!(change.logs, !change.set.is_empty());
+        change.set.into_iter().map(|(name, value)| (name, value.into_string().unwrap())).collect()
     }
 
-    fn names(change: &EnvironmentChange) -> Vec<&'static str> {
-        change.set.iter().map(|(name, _)| *name).collect()
+    fn set(variables: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+    }
+
+    const LOG: &str = "/s/terraform.log";
+
+    #[test]
+    fn each_flavour_has_the_channel_that_shows_its_locks() {
+        for env in [&[][..], &[("TF_LOG", "")], &[("TF_TEMP_LOG_PATH", "")]] {
+            let info = set(&[("TF_LOG_CORE", "info"), ("TF_LOG_PATH", LOG)]);
+            assert_eq!(change(Terraform, env), info, "{env:?}");
+            assert_eq!(change(Unknown, env), info, "{env:?}");
+            assert_eq!(change(OpenTofu, env), set(&[("TF_TEMP_LOG_PATH", LOG)]), "{env:?}");
+            let trace = set(&[("TF_LOG", "trace"), ("TF_LOG_PROVIDER", "off"), ("TF_LOG_PATH", LOG)]);
+            assert_eq!(change(OldTerraform, env), trace, "{env:?}");
+        }
     }
 
     #[test]
-    fn without_log_variables_terraform_logs_at_info_to_the_session() {
-        for env in [&[][..], &[("TF_LOG", "")], &[("TF_TEMP_LOG_PATH", "/mine")]] {
-            let change = change(env);
-            assert_eq!(names(&change), ["TF_FORK", "TF_LOG_CORE", "TF_LOG_PATH"], "{env:?}");
-            assert!(change.logs);
+    fn a_second_sink_of_the_users_stays() {
+        let env = [("TF_TEMP_LOG_PATH", "/mine")];
+        for (flavour, level) in [(Terraform, "info"), (Unknown, "info"), (OpenTofu, "debug")] {
+            assert_eq!(change(flavour, &env), set(&[("TF_LOG_CORE", level), ("TF_LOG_PATH", LOG)]));
         }
     }
 
     #[test]
     fn a_log_variable_of_the_users_stays_and_the_second_sink_serves() {
         for name in LOG_VARIABLES {
-            let change = change(&[(name, "x")]);
-            assert_eq!(names(&change), ["TF_FORK", "TF_TEMP_LOG_PATH"], "{name}");
-            assert!(change.logs);
+            for flavour in [Terraform, OldTerraform, OpenTofu, Unknown] {
+                assert_eq!(change(flavour, &[(name, "x")]), set(&[("TF_TEMP_LOG_PATH", LOG)]), "{name}");
+            }
         }
     }
 
     #[test]
     fn with_both_sinks_taken_there_is_no_log_for_us() {
-        let change = change(&[("TF_LOG", "debug"), ("TF_TEMP_LOG_PATH", "/mine")]);
-        assert_eq!(names(&change), ["TF_FORK"]);
-        assert!(!change.logs);
+        for flavour in [Terraform, OldTerraform, OpenTofu, Unknown] {
+            assert!(change(flavour, &[("TF_LOG", "debug"), ("TF_TEMP_LOG_PATH", "/mine")]).is_empty());
+        }
+    }
+
+    /// On 0.13 it once put hundreds of log lines on stderr.
+    #[test]
+    fn the_second_process_of_an_old_terraform_is_not_suppressed() {
+        for flavour in [Terraform, OldTerraform, OpenTofu, Unknown] {
+            assert!(change(flavour, &[]).iter().all(|(name, _)| *name != "TF_FORK"));
+        }
     }
 }

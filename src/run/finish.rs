@@ -11,6 +11,7 @@
 //! the kernel still tells whether a Terraform holds the session's log. Of another boot or machine nothing can be known,
 //! and nothing is touched.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use super::requests;
 use super::supervisor::Supervisor;
 use super::{Failure, Job, clean_up, conclude, describe, job};
 use crate::exit;
-use crate::observe::{Entry, Grade, Leftover};
+use crate::observe::{Entry, Expectations, Grade, Leftover};
 use crate::report::{Account, LockOutcome};
 use crate::session::{Journal, SessionDir, Tree, World, is_log_held};
 
@@ -216,13 +217,20 @@ impl Found<'_> {
 
     async fn release_again(&self, journal: &mut Journal) -> Result<(), Failure> {
         let job = self.job(journal);
-        let command = [std::ffi::OsString::from(&journal.account.program)];
+        let command = [OsString::from(&journal.account.program)];
         let mut releaser = Releaser::default();
+        let holder = Expectations::here(journal.account.started);
+        releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
         for lock in &mut journal.account.locks {
-            if !matches!(lock.outcome, Some(LockOutcome::Left(_))) || self.plan.on_death.keeps(&lock.claim) {
+            // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
+            // it again is a person's.
+            if !matches!(lock.outcome, Some(LockOutcome::Left(_)))
+                || lock.grade == Grade::Item
+                || self.plan.on_death.keeps(&lock.claim)
+            {
                 continue;
             }
-            let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: Grade::Record };
+            let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
             let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
             let started = Started { command: &command, env: &job.env, terraform: None };
             let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
@@ -238,6 +246,7 @@ impl Found<'_> {
         // Terraform's own words for its backend are relative to where it ran.
         let _ = std::env::set_current_dir(&journal.directory);
         let mut job = job(self.plan, self.session.clone(), journal.account.started);
+        job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.env);
         let grace = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
         job.terms = Terms { grace, deadline: None, ..job.terms };
         job

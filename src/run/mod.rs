@@ -7,6 +7,7 @@ mod expiry;
 mod finish;
 mod front;
 mod machine;
+mod nameless;
 mod other_backends;
 mod plan;
 mod release;
@@ -17,6 +18,8 @@ mod targets;
 mod terraforms;
 mod watch;
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 
@@ -28,6 +31,8 @@ pub use plan::{Mode, Plan, Remark};
 pub use spool::Sayer;
 pub use supervisor::{Job, describe};
 
+use crate::backend::{InitRecord, Surroundings};
+use crate::command::Flavour;
 use crate::exit;
 use crate::observe::Phase;
 use crate::report::Account;
@@ -110,9 +115,20 @@ fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
         terms: plan.terms,
         on_death: plan.on_death,
         unconditional: plan.unconditional,
+        flavour: flavour(&plan.command, &plan.env),
         evidence: plan.evidence,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
     }
+}
+
+/// What a command of the current directory is, by its name and by what `init` left in the directory.
+fn flavour(command: &[OsString], env: &HashMap<OsString, OsString>) -> Flavour {
+    let arguments = command.get(1..).unwrap_or_default();
+    let record = std::env::current_dir()
+        .ok()
+        .and_then(|dir| InitRecord::read(&Surroundings::of_command(&dir, arguments, env.clone())));
+    let program = command.first().map(OsString::as_os_str).unwrap_or_default();
+    Flavour::decide(program, env, record.as_ref())
 }
 
 fn new_account(plan: &Plan, session: &SessionDir) -> Account {
@@ -131,6 +147,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         phase: Phase::Unknown,
         survivors: Vec::new(),
         locks: Vec::new(),
+        traces: Vec::new(),
         other_locks: Vec::new(),
         troubles: Vec::new(),
     }

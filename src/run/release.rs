@@ -153,6 +153,15 @@ impl Releaser {
         Err(misses.0.unwrap_or_else(|| BackendError::ForeignState { lock_id: claim.lock_id() }))
     }
 
+    /// The backend that was found for a lock.
+    pub(super) fn backend(&self, claim: &LockClaim) -> Result<&S3Backend, String> {
+        match self.backends.iter().find(|(known, _)| known == claim) {
+            Some((_, Ok(backend))) => Ok(backend),
+            Some((_, Err(why))) => Err(why.clone()),
+            None => Err("its backend was not looked up".to_owned()),
+        }
+    }
+
     /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way.
     pub async fn release(
         &self,
@@ -161,10 +170,9 @@ impl Releaser {
         unconditional: UnconditionalDelete,
     ) -> (LockOutcome, Vec<Half>) {
         let claim = &leftover.entry.claim;
-        let backend = match self.backends.iter().find(|(known, _)| known == claim) {
-            Some((_, Ok(backend))) => backend,
-            Some((_, Err(why))) => return (LockOutcome::Left(why.clone()), Vec::new()),
-            None => return (LockOutcome::Left("its backend was not looked up".to_owned()), Vec::new()),
+        let backend = match self.backend(claim) {
+            Ok(backend) => backend,
+            Err(why) => return (LockOutcome::Left(why), Vec::new()),
         };
         let (places, clients) = match (backend.places(claim), AwsClients::connect(backend).await) {
             (Ok(places), Ok(clients)) => (places, clients),

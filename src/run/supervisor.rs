@@ -3,6 +3,8 @@
 //! The same code runs in the detached supervisor, in the front of an attached run, and in a front whose supervisor was
 //! killed and which takes its place.
 
+mod unnamed;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,13 +21,15 @@ use tokio::time::Instant;
 
 use super::child::{self, Child, StartError};
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
+use super::nameless::Unlogging;
 use super::other_backends::{End, OtherBackends};
 use super::release::{IN_FLIGHT, Located, Releaser, Started};
 use super::targets::{Targets, targets};
 use super::watch::Watch;
 use crate::cli::Evidence;
+use crate::command::Flavour;
 use crate::lock::UnconditionalDelete;
-use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Verdict};
+use crate::observe::{self, Expectations, Fact, InterruptScanner, Observer, Phase, Stage, Verdict};
 use crate::other::Permission;
 use crate::report::{Account, Ending, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_terraform};
@@ -45,6 +49,8 @@ pub struct Job {
     pub on_death: crate::cli::OnDeath,
     /// What becomes of a lockfile where the store keeps no conditions.
     pub unconditional: UnconditionalDelete,
+    /// What the command is.
+    pub flavour: Flavour,
     /// Which evidence is enough to delete a lock.
     pub evidence: Evidence,
     /// When the session began; the machine's moments count from here.
@@ -67,6 +73,7 @@ pub struct Supervisor<'a> {
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
     releaser: Releaser,
+    unlogging: Unlogging,
     /// What the child may have left on a backend that logs no locks.
     others: OtherBackends,
 }
@@ -99,7 +106,7 @@ impl Follow {
 impl<'a> Supervisor<'a> {
     /// Starts the command. `journal` is written first, and again with the child in it.
     pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
-        let change = child::environment_change(&job.env, &job.session.log());
+        let change = child::environment_change(&job.env, &job.session.log(), job.flavour);
         if !change.logs {
             trouble(
                 &mut journal.account,
@@ -113,6 +120,7 @@ impl<'a> Supervisor<'a> {
         let child = Child::start(&job.command, &change, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
+        supervisor.unlogging = Unlogging::begin(job);
         supervisor.write_journal();
         Ok(supervisor)
     }
@@ -159,7 +167,7 @@ impl<'a> Supervisor<'a> {
             Follow { file: File::open("/dev/null").expect("there is always /dev/null") }
         });
         let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        let observer = Observer::new(Expectations { started: journal.account.started, nodename });
+        let observer = Observer::believing(job.believed(), Expectations { started: journal.account.started, nodename });
         Self {
             job,
             journal,
@@ -172,6 +180,7 @@ impl<'a> Supervisor<'a> {
             interrupted_twice: false,
             child_is_terraform: false,
             releaser: Releaser::default(),
+            unlogging: Unlogging::default(),
             others: OtherBackends::default(),
         }
     }
@@ -281,12 +290,17 @@ impl<'a> Supervisor<'a> {
     fn read_log(&mut self) {
         let mut facts = Vec::new();
         self.log.read(|chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        self.learn(facts);
+    }
+
+    fn learn(&mut self, facts: Vec<Fact>) {
         if facts.is_empty() {
             return;
         }
         for fact in facts {
             match fact {
                 Fact::Lock(entry) => self.lock_changed(&entry),
+                Fact::Trace(entry) => self.trace_changed(&entry),
                 Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
                 Fact::Phase(phase) => self.phase_changed(phase),
                 Fact::CoreStopped => self.handle(Event::InterruptReported),
@@ -305,30 +319,27 @@ impl<'a> Supervisor<'a> {
         let Located { places, settings } = self.locate(&entry.claim);
         let locks = &mut self.journal.account.locks;
         if let Some(lock) = locks.iter_mut().find(|lock| lock.claim == entry.claim) {
-            (lock.stage, lock.places, lock.settings) = (entry.stage, places, settings);
+            (lock.stage, lock.grade, lock.places, lock.settings) = (entry.stage, entry.grade, places, settings);
             return;
         }
-        locks.push(LockAccount {
-            claim: entry.claim.clone(),
-            stage: entry.stage,
-            places,
-            settings,
-            outcome: None,
-            halves: Vec::new(),
-        });
+        locks.push(LockAccount::new(entry, places, settings));
     }
 
     fn locate(&mut self, claim: &crate::lock::LockClaim) -> Located {
+        let before = self.journal.account.locks.iter().find(|lock| lock.claim == *claim);
+        let before = before.map(|lock| Located { places: lock.places.clone(), settings: lock.settings.clone() });
+        self.locate_again(claim, before.unwrap_or_default())
+    }
+
+    fn locate_again(&mut self, claim: &crate::lock::LockClaim, before: Located) -> Located {
         let child = self.journal.child;
         let started = Started {
             command: &self.job.command,
             env: &self.job.env,
             terraform: child.map(|child| child.id).filter(|_| self.child_is_terraform),
         };
-        let before = self.journal.account.locks.iter().find(|lock| lock.claim == *claim);
-        let before = before.map(|lock| Located { places: lock.places.clone(), settings: lock.settings.clone() });
         let look = || Tree::look(child.as_ref(), &self.log.file);
-        self.releaser.locate(claim, before.unwrap_or_default(), started, look)
+        self.releaser.locate(claim, before, started, look)
     }
 
     fn child_holds_log(&self) -> bool {
@@ -431,9 +442,14 @@ impl<'a> Supervisor<'a> {
 
     fn log_ended(&mut self) {
         self.read_log();
+        let facts = self.observer.finish(Timestamp::now());
+        self.learn(facts);
         self.follow_output_to_its_end();
         self.suspect();
-        let locks_left = !self.left().is_empty() || self.others.is_suspected();
+        let locks_left = !self.left().is_empty()
+            || !self.traces_left().is_empty()
+            || self.may_be_unlogged()
+            || self.others.is_suspected();
         self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned() });
     }
 
@@ -488,14 +504,17 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn left(&self) -> Vec<observe::Leftover> {
+    fn observed_ending(&self) -> observe::Ending {
         let ending = self.journal.account.ending;
         let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
-        let verdict = self.observer.verdict(observe::Ending {
+        observe::Ending {
             exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
             by_signal_or_kill: !own_end || self.interrupted_twice,
-        });
-        match verdict {
+        }
+    }
+
+    fn left(&self) -> Vec<observe::Leftover> {
+        match self.observer.verdict(self.observed_ending()) {
             Verdict::Left(left) => left,
             Verdict::NoLocks | Verdict::Released => Vec::new(),
         }
@@ -504,7 +523,11 @@ impl<'a> Supervisor<'a> {
     /// All at once: each may take its time, and a CI does not give much.
     async fn release(&mut self) {
         let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
-        let left = self.left();
+        let mut left = self.left();
+        self.identify_traces(&mut left).await;
+        if self.may_be_unlogged() {
+            self.look_for_unlogged(&mut left).await;
+        }
         let located: Vec<_> = left.iter().map(|leftover| self.locate(&leftover.entry.claim)).collect();
         let (job, releaser) = (self.job, &self.releaser);
         let outcomes = join_all(left.iter().map(async |leftover| {
@@ -543,6 +566,14 @@ impl<'a> Supervisor<'a> {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
                 }
             }
+            for trace in self.journal.account.traces.iter_mut().filter(|trace| trace.entry.stage != Stage::Unlocked) {
+                trace.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
+            }
+            if self.may_be_unlogged() {
+                let what =
+                    format!("a lock that no log names may be left, and a process of this run may be alive: {who}");
+                trouble(&mut self.journal.account, what);
+            }
             self.journal.account.other_locks =
                 self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
         }
@@ -550,6 +581,9 @@ impl<'a> Supervisor<'a> {
         account.ending.get_or_insert(Ending::StillAlive);
         for lock in &mut account.locks {
             lock.outcome.get_or_insert(LockOutcome::Unlocked);
+        }
+        for trace in &mut account.traces {
+            trace.outcome.get_or_insert(LockOutcome::Unlocked);
         }
         account.ended = Some(Timestamp::now());
         self.write_journal();

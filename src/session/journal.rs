@@ -23,6 +23,7 @@ pub struct Journal {
     /// Where its process IDs mean something.
     pub world: World,
     /// The directory that the command was started in.
+    #[serde(with = "crate::paths")]
     pub directory: PathBuf,
     /// The process the CI started.
     pub front: Option<ProcessId>,

@@ -7,8 +7,10 @@ mod cleanup;
 mod dying;
 mod faults;
 mod foreign;
+mod opentofu;
 mod ordinary;
 mod shapes;
+mod stand_ins;
 mod stopping;
 
 use std::path::PathBuf;

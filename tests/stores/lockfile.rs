@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tfguard::lock::{Deletion, LockStore, Released, StoreError, UnconditionalDelete};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha2::{Digest as _, Sha256};
+use tfguard::backend::Store;
+use tfguard::lock::{Deletion, LockStore, LockTrace, Released, StoreError, Traced, UnconditionalDelete};
 
 use crate::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};
@@ -128,4 +131,34 @@ fn a_conflict_and_a_busy_store_are_tried_again() {
         assert_eq!(bed.release(&store), Released::Deleted, "{answer:?}");
         assert!(!bed.has_lockfile());
     }
+}
+
+#[test]
+fn a_lockfile_is_recognised_by_its_content_and_else_by_its_etag() {
+    let bed = Bed::new();
+    let Store::Lockfile(store) = bed.file_store(UnconditionalDelete::Refuse) else { panic!() };
+    let own = bed.own();
+    let sha256 = Some(BASE64_STANDARD.encode(Sha256::digest(own.json())));
+    let compare = |sha256: &Option<String>, etag: Option<&str>| {
+        let trace = LockTrace {
+            bucket: bed.bucket.clone(),
+            state_key: "a/k".to_owned(),
+            sha256: sha256.clone(),
+            etag: etag.map(str::to_owned),
+        };
+        bed.aws.block_on(store.compare(&trace)).unwrap()
+    };
+    assert_eq!(compare(&sha256, None), Traced::Nothing);
+    let etag = bed.aws.plant_lockfile(&own);
+    assert_eq!(compare(&sha256, None), Traced::Same(found(&own)));
+    assert_eq!(compare(&sha256, Some("\"another\"")), Traced::Same(found(&own)), "copied, say");
+    assert_eq!(compare(&None, Some(&etag)), Traced::Same(found(&own)));
+    assert_eq!(compare(&None, None), Traced::Other(found(&own)));
+    bed.aws.plant_lockfile(&bed.foreign());
+    for (sha256, etag) in [(&sha256, None), (&sha256, Some(etag.as_str())), (&None, Some(etag.as_str())), (&None, None)]
+    {
+        assert_eq!(compare(sha256, etag), Traced::Other(found(&bed.foreign())));
+    }
+    let same_etag = bed.aws.plant_lockfile(&bed.foreign());
+    assert_eq!(compare(&sha256, Some(&same_etag)), Traced::Other(found(&bed.foreign())), "the content decides");
 }

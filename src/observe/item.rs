@@ -1,0 +1,280 @@
+//! The weakest evidence: a lock that no log tells of, judged by what it says of itself ([`super::Grade::Item`]).
+
+use std::ffi::OsStr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::evidence::Expectations;
+use crate::command::{Flavour, minor};
+use crate::lock::LockInfo;
+
+/// What a lock must say to be taken for the child's own.
+#[derive(Debug, Clone)]
+pub struct ItemTerms {
+    /// `<bucket>/<state key>` of the state that the child worked on.
+    pub path: String,
+    /// When the child was started and when it had ended, by this machine's clock.
+    pub lifetime: (Timestamp, Timestamp),
+    /// How long that was by a clock that nobody can set.
+    pub lasted: SignedDuration,
+    /// All that Go could make of this user and host, see [`who`].
+    pub who: Vec<String>,
+    /// What the child is.
+    pub flavour: Flavour,
+    /// Its version, if its log tells.
+    pub version: Option<String>,
+    /// What the child's command takes locks for; empty if nobody knows.
+    pub operations: Vec<&'static str>,
+    /// What was there when the child was started.
+    pub baseline: Baseline,
+}
+
+/// What a look at the lock's place showed that was begun when the child was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Baseline {
+    /// Nothing.
+    Absent,
+    /// A lock.
+    Present {
+        /// Its ID.
+        id: String,
+        /// When the look was answered. The child may have been quicker.
+        answered: Timestamp,
+    },
+    /// Nobody looked, or there was no answer before the child died.
+    Unknown,
+}
+
+/// Why a lock is not taken for the child's own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// It belongs to another state.
+    #[error("it is of another state")]
+    Path,
+    /// It was taken before the child was started, or after it ended, or at no time that can be understood.
+    #[error("it was not taken while this run's Terraform lived")]
+    Created,
+    /// Somebody else took it.
+    #[error("it was taken by another user or on another machine")]
+    Who,
+    /// Another product took it.
+    #[error("it was taken by another version of Terraform or OpenTofu")]
+    Version,
+    /// It was taken for something else.
+    #[error("it was taken for another operation than this run's")]
+    Operation,
+    /// It was there before the time at which it says it was taken: by another clock than this machine's.
+    #[error("it was there before the time that it tells")]
+    Older,
+    /// This machine's clock was set while the child lived, so times cannot be compared.
+    #[error("this machine's clock was set meanwhile, so its time says nothing")]
+    Clock,
+    /// It is not known what the command takes locks for.
+    #[error("it is not known what this run's command takes locks for")]
+    Purpose,
+    /// It is not known whether it was there when the child was started.
+    #[error("it is not certain that it was not there before")]
+    Baseline,
+}
+
+impl Misfit {
+    /// Nothing speaks against the lock being the child's own, but not everything is known that speaks for it.
+    #[must_use]
+    pub fn is_doubt(&self) -> bool {
+        matches!(self, Self::Clock | Self::Purpose | Self::Baseline)
+    }
+}
+
+/// How much the clock may drift from one that is not set, over a run.
+const DRIFT: SignedDuration = SignedDuration::from_secs(2);
+
+/// Judges a lock that was found when the child was dead.
+///
+/// All of it has to fit. Even then somebody may have worked as the same user on a machine of the same name at the same
+/// time, which is why this is off unless asked for.
+///
+/// # Errors
+/// The first thing that does not fit; doubts come last.
+pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
+    let fits = |fits: bool, misfit: Misfit| if fits { Ok(()) } else { Err(misfit) };
+    let (started, ended) = terms.lifetime;
+    fits(lock.path == terms.path, Misfit::Path)?;
+    let steady = (ended.duration_since(started) - terms.lasted).abs() <= DRIFT;
+    // Terraform sets the time when it begins to ask for the lock, so no slack is due on either side.
+    let created: Option<Timestamp> = lock.created.parse().ok();
+    fits(!steady || created.is_some_and(|created| started <= created && created <= ended), Misfit::Created)?;
+    fits(terms.who.contains(&lock.who), Misfit::Who)?;
+    let version = match (terms.flavour, minor(&lock.version)) {
+        (Flavour::OldTerraform, Some(version)) => version < (1, 6),
+        (_, Some(version)) => version >= (1, 6),
+        (_, None) => false,
+    };
+    fits(version && terms.version.as_ref().is_none_or(|version| *version == lock.version), Misfit::Version)?;
+    fits(terms.operations.is_empty() || terms.operations.contains(&lock.operation.as_str()), Misfit::Operation)?;
+    if let Baseline::Present { id, answered } = &terms.baseline {
+        fits(*id != lock.id || created.is_some_and(|created| created <= *answered), Misfit::Older)?;
+    }
+    fits(steady, Misfit::Clock)?;
+    fits(!terms.operations.is_empty(), Misfit::Purpose)?;
+    fits(terms.baseline != Baseline::Unknown, Misfit::Baseline)
+}
+
+/// What a Terraform of this process's user writes as its lock's holder (`NewLockInfo` in
+/// `internal/states/statemgr/locker.go`): Go's `user.Current().Username`, which is the name in the system's user
+/// database, else `$USER`, else nothing; and the node name. Empty where the node name may be cut off.
+#[must_use]
+pub fn who(account: Option<&str>, user: Option<&OsStr>, nodename: &str) -> Vec<String> {
+    if nodename.len() >= Expectations::NODENAME_LIMIT {
+        return Vec::new();
+    }
+    let users = match (account, user.and_then(OsStr::to_str)) {
+        (Some(account), _) => vec![account],
+        (None, Some(user)) => vec![user, ""],
+        (None, None) => vec![""],
+    };
+    users.into_iter().map(|user| format!("{user}@{nodename}")).collect()
+}
+
+/// What a command takes locks for (T §2.1); `workspace` is the selected one, whose state may have to be made first.
+#[must_use]
+pub fn operations(subcommand: &str, workspace: &str) -> Vec<&'static str> {
+    let mut operations = match subcommand {
+        "plan" => vec!["OperationTypePlan"],
+        "apply" | "destroy" => vec!["OperationTypeApply"],
+        "refresh" => vec!["OperationTypeRefresh"],
+        "import" | "console" => vec!["OperationTypeInvalid"],
+        "taint" => vec!["taint"],
+        "untaint" => vec!["untaint"],
+        "state mv" => vec!["state-mv"],
+        "state rm" => vec!["state-rm"],
+        "state push" => vec!["state-push"],
+        "state replace-provider" => vec!["state-replace-provider"],
+        _ => return Vec::new(),
+    };
+    if workspace != "default" {
+        operations.push("init");
+    }
+    operations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: &str = "2026-11-20T05:00:00Z";
+    const END: &str = "2026-11-20T05:10:00Z";
+
+    fn terms() -> ItemTerms {
+        ItemTerms {
+            path: "b/k".to_owned(),
+            lifetime: (START.parse().unwrap(), END.parse().unwrap()),
+            lasted: SignedDuration::from_mins(10),
+            who: vec!["ci@runner".to_owned()],
+            flavour: Flavour::OpenTofu,
+            version: Some("1.8.4".to_owned()),
+            operations: operations("apply", "default"),
+            baseline: Baseline::Absent,
+        }
+    }
+
+    fn present(id: String, answered: &str) -> Baseline {
+        Baseline::Present { id, answered: answered.parse().unwrap() }
+    }
+
+    fn lock() -> LockInfo {
+        LockInfo {
+            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".to_owned(),
+            operation: "OperationTypeApply".to_owned(),
+            info: String::new(),
+            who: "ci@runner".to_owned(),
+            version: "1.8.4".to_owned(),
+            created: "2026-11-20T05:00:01.123456789Z".to_owned(),
+            path: "b/k".to_owned(),
+        }
+    }
+
+    /// Each single thing that does not fit is enough.
+    #[test]
+    fn all_of_it_has_to_fit() {
+        assert_eq!(judge(&lock(), &terms()), Ok(()));
+        type Change = (fn(&mut LockInfo), Misfit);
+        let changes: [Change; 14] = [
+            (|lock| lock.path = "b/other".to_owned(), Misfit::Path),
+            (|lock| lock.created = "2026-11-20T04:59:59.999999999Z".to_owned(), Misfit::Created),
+            (|lock| lock.created = "2026-11-20T05:10:00.000000001Z".to_owned(), Misfit::Created),
+            (|lock| lock.created = String::new(), Misfit::Created),
+            (|lock| lock.created = "yesterday".to_owned(), Misfit::Created),
+            (|lock| lock.who = "ci@runner2".to_owned(), Misfit::Who),
+            (|lock| lock.who = "alice@runner".to_owned(), Misfit::Who),
+            (|lock| lock.who = String::new(), Misfit::Who),
+            (|lock| lock.version = "1.5.7".to_owned(), Misfit::Version),
+            (|lock| lock.version = "1.8.5".to_owned(), Misfit::Version),
+            (|lock| lock.version = "one".to_owned(), Misfit::Version),
+            (|lock| lock.version = String::new(), Misfit::Version),
+            (|lock| lock.operation = "OperationTypePlan".to_owned(), Misfit::Operation),
+            (|lock| lock.operation = "init".to_owned(), Misfit::Operation),
+        ];
+        for (change, misfit) in changes {
+            let mut lock = lock();
+            change(&mut lock);
+            assert_eq!(judge(&lock, &terms()), Err(misfit), "{lock:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_of_the_run_makes_nothing_fit() {
+        type Change = (fn(&mut ItemTerms), Misfit);
+        let changes: [Change; 6] = [
+            (|terms| terms.lasted = SignedDuration::from_mins(9), Misfit::Clock),
+            (|terms| terms.lasted = SignedDuration::from_mins(11), Misfit::Clock),
+            (|terms| terms.who.clear(), Misfit::Who),
+            (|terms| terms.operations.clear(), Misfit::Purpose),
+            (|terms| terms.baseline = Baseline::Unknown, Misfit::Baseline),
+            (|terms| terms.baseline = present(lock().id, START), Misfit::Older),
+        ];
+        for (change, misfit) in changes {
+            let mut terms = terms();
+            change(&mut terms);
+            assert_eq!(judge(&lock(), &terms), Err(misfit));
+        }
+        let another = ItemTerms { baseline: present("another".to_owned(), START), ..terms() };
+        assert_eq!(judge(&lock(), &another), Ok(()), "it went away, and ours came");
+        let own = ItemTerms { baseline: present(lock().id, "2026-11-20T05:00:02Z"), ..terms() };
+        assert_eq!(judge(&lock(), &own), Ok(()), "the child was quicker than the look");
+    }
+
+    #[test]
+    fn versions_fit_the_product() {
+        for (flavour, version, fits) in [
+            (Flavour::OpenTofu, "1.6.0", true),
+            (Flavour::OpenTofu, "1.12.6", true),
+            (Flavour::OpenTofu, "1.5.7", false),
+            (Flavour::OldTerraform, "0.13.7", true),
+            (Flavour::OldTerraform, "1.5.7", true),
+            (Flavour::OldTerraform, "1.6.0", false),
+        ] {
+            let lock = LockInfo { version: version.to_owned(), ..lock() };
+            assert_eq!(
+                judge(&lock, &ItemTerms { flavour, version: None, ..terms() }).is_ok(),
+                fits,
+                "{flavour:?} {version}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_holder_is_what_go_makes_of_it() {
+        let user = OsStr::new("ci");
+        assert_eq!(who(Some("root"), Some(user), "vm"), ["root@vm"]);
+        assert_eq!(who(None, Some(user), "vm"), ["ci@vm", "@vm"]);
+        assert_eq!(who(None, None, "vm"), ["@vm"]);
+        assert!(who(Some("root"), None, &"n".repeat(64)).is_empty());
+    }
+
+    #[test]
+    fn a_new_workspace_has_one_more_lock() {
+        assert_eq!(operations("plan", "default"), ["OperationTypePlan"]);
+        assert_eq!(operations("plan", "prod"), ["OperationTypePlan", "init"]);
+        assert!(operations("fmt", "prod").is_empty());
+    }
+}

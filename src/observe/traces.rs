@@ -1,0 +1,185 @@
+//! Lockfiles that are known by their checksum and ETag only.
+//!
+//! OpenTofu never logs the ID of a lock that is an object, and aws-sdk-go-base leaves out the bodies of objects. What
+//! the log has is the SHA-256 of what was uploaded and the ETag that the store gave it. Both name the content, and the
+//! content has the lock's own random ID. So an object with that checksum or that ETag is the child's own lock.
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{Ending, Stage};
+use crate::lock::LockTrace;
+
+/// A step in the life of a lockfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TraceEvent {
+    /// About to be uploaded.
+    Attempting(LockTrace),
+    /// Uploaded, and this is its ETag.
+    Locked(LockTrace, Option<String>),
+    /// The lockfile of this bucket and state key is about to be deleted.
+    Unlocking(String, String),
+    /// It was deleted.
+    Unlocked(String, String),
+}
+
+/// A lockfile of this session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEntry {
+    /// By what it is known.
+    #[serde(flatten)]
+    pub trace: LockTrace,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// A lockfile that is left to account for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftTrace {
+    /// The lockfile and how far it had come.
+    pub entry: TraceEntry,
+    /// The request that uploads it may still be on its way.
+    pub may_still_appear: bool,
+    /// The request that deletes it may still be on its way.
+    pub unlock_in_flight: bool,
+}
+
+/// The lockfiles of this session.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Traces {
+    entries: Vec<TraceEntry>,
+}
+
+impl Traces {
+    /// Enters an event; returns what it changed.
+    pub(super) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
+        match event {
+            TraceEvent::Attempting(trace) => self.take(trace, None, Stage::Attempted),
+            TraceEvent::Locked(trace, etag) => self.take(trace, etag.as_ref(), Stage::Held),
+            TraceEvent::Unlocking(bucket, key) => self.release(bucket, key, Stage::Unlocking),
+            TraceEvent::Unlocked(bucket, key) => self.release(bucket, key, Stage::Unlocked),
+        }
+    }
+
+    fn take(&mut self, trace: &LockTrace, etag: Option<&String>, stage: Stage) -> Vec<TraceEntry> {
+        let known = self.entries.iter().position(|entry| entry.trace.is_of(trace) && entry.stage != Stage::Unlocked);
+        let at = known.unwrap_or_else(|| {
+            self.entries.push(TraceEntry { trace: trace.clone(), stage: Stage::Attempted });
+            self.entries.len() - 1
+        });
+        let entry = &mut self.entries[at];
+        let before = entry.clone();
+        // A repeated attempt does not undo what is known to be held.
+        if entry.stage != Stage::Held {
+            entry.stage = stage;
+        }
+        if let Some(etag) = etag {
+            entry.trace.etag = Some(etag.clone());
+        }
+        if known.is_none() || *entry != before { vec![entry.clone()] } else { Vec::new() }
+    }
+
+    fn release(&mut self, bucket: &str, state_key: &str, stage: Stage) -> Vec<TraceEntry> {
+        let here = |entry: &TraceEntry| entry.trace.bucket == bucket && entry.trace.state_key == state_key;
+        let from = match stage {
+            Stage::Unlocked => vec![Stage::Unlocking],
+            _ if self.entries.iter().any(|entry| here(entry) && entry.stage == Stage::Held) => vec![Stage::Held],
+            _ => vec![Stage::Attempted],
+        };
+        let mut changed = Vec::new();
+        for entry in self.entries.iter_mut().filter(|entry| here(entry) && from.contains(&entry.stage)) {
+            entry.stage = stage;
+            changed.push(entry.clone());
+        }
+        changed
+    }
+
+    /// The lockfiles that were not seen deleted, once the child is dead and its log was read to the end.
+    pub(super) fn left(&self, ending: Ending) -> Vec<LeftTrace> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.stage != Stage::Unlocked)
+            .map(|entry| LeftTrace {
+                entry: entry.clone(),
+                may_still_appear: entry.stage == Stage::Attempted && ending.by_signal_or_kill,
+                unlock_in_flight: entry.stage == Stage::Unlocking && ending.by_signal_or_kill,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true };
+
+    fn trace(key: &str) -> LockTrace {
+        LockTrace { bucket: "b".into(), state_key: key.into(), sha256: Some(key.into()), etag: None }
+    }
+
+    fn events(key: &str) -> [TraceEvent; 4] {
+        [
+            TraceEvent::Attempting(trace(key)),
+            TraceEvent::Locked(trace(key), Some("etag".into())),
+            TraceEvent::Unlocking("b".into(), key.into()),
+            TraceEvent::Unlocked("b".into(), key.into()),
+        ]
+    }
+
+    fn next(stage: Option<Stage>, event: usize) -> Option<Stage> {
+        use Stage::{Attempted, Held, Unlocked, Unlocking};
+        match (stage, event) {
+            (Some(Held), 0) => Some(Held),
+            (_, 0) => Some(Attempted),
+            (_, 1) => Some(Held),
+            (Some(Attempted | Held), 2) => Some(Unlocking),
+            // An answer without its request, or of another's: what is not known to be released is looked after.
+            (Some(Unlocking), 3) => Some(Unlocked),
+            (stage, _) => stage,
+        }
+    }
+
+    /// Every order of events up to six.
+    #[test]
+    fn a_lockfile_counts_as_released_only_by_the_answer_to_its_release() {
+        let events = events("k");
+        for length in 0..=6u32 {
+            for order in 0..4usize.pow(length) {
+                let mut traces = Traces::default();
+                let mut stage = None;
+                for event in (0..length).map(|n| order / 4usize.pow(n) % 4) {
+                    traces.enter(&events[event]);
+                    stage = next(stage, event);
+                }
+                let left = traces.left(KILLED);
+                let expected: Vec<_> = stage.into_iter().filter(|stage| *stage != Stage::Unlocked).collect();
+                assert_eq!(left.iter().map(|left| left.entry.stage).collect::<Vec<_>>(), expected);
+                for left in left {
+                    assert_eq!(left.may_still_appear, left.entry.stage == Stage::Attempted);
+                    assert_eq!(left.unlock_in_flight, left.entry.stage == Stage::Unlocking);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lockfiles_are_told_apart_by_place_and_content() {
+        let mut traces = Traces::default();
+        let refused = LockTrace { sha256: Some("another's".into()), ..trace("k") };
+        for event in [&events("k")[1], &events("other")[1], &TraceEvent::Attempting(refused.clone())] {
+            assert_eq!(traces.enter(event).len(), 1);
+        }
+        // Of one place, the one that is held is the one that is released.
+        traces.enter(&events("k")[2]);
+        traces.enter(&events("k")[3]);
+        let left: Vec<_> = traces.left(KILLED).into_iter().map(|left| left.entry.trace).collect();
+        assert_eq!(left, [LockTrace { etag: Some("etag".into()), ..trace("other") }, refused]);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_no_news() {
+        let mut traces = Traces::default();
+        let news: Vec<_> = [0, 0, 1, 0, 1, 2, 2, 3, 3].map(|event| traces.enter(&events("k")[event]).len()).into();
+        assert_eq!(news, [1, 0, 1, 0, 0, 1, 0, 1, 0]);
+    }
+}

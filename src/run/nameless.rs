@@ -1,0 +1,262 @@
+//! Locks whose ID the child's log does not tell: lockfiles known by checksum or ETag, and locks that nothing logs.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::release::{Located, Releaser, Started};
+use super::supervisor::Job;
+use crate::backend::{self, AwsClients, Backend, S3Backend, Store, Surroundings};
+use crate::command::{self, Flavour, Product};
+use crate::lock::{FoundLock, LockClaim, LockKinds, LockPlace, LockStore as _, Traced, UnconditionalDelete};
+use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
+use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
+use crate::report::{Account, LockAccount, LockOutcome, TraceAccount};
+use crate::session::Tree;
+
+/// How long an upload may take to land after the death of the process that sent it, as in [`crate::lock::release`].
+const LANDS_WITHIN: Duration = Duration::from_secs(8);
+/// How long the place is asked in all.
+const BUDGET: Duration = Duration::from_secs(20);
+/// One request never takes longer.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl Job {
+    /// Where the child runs, as far as the command tells.
+    fn surroundings(&self) -> Option<Surroundings> {
+        let arguments = self.command.get(1..).unwrap_or_default();
+        Some(Surroundings::of_command(&std::env::current_dir().ok()?, arguments, self.env.clone()))
+    }
+
+    /// Which records in the child's log are believed.
+    pub(super) fn believed(&self) -> Believed {
+        let requests = self.flavour != Flavour::Terraform;
+        let state = requests.then(|| self.surroundings()).flatten().and_then(|surroundings| {
+            let backend = s3(&surroundings)?;
+            let key = backend.state_key(&backend::workspace(&surroundings));
+            Some((backend.bucket().to_owned(), key))
+        });
+        let named = self.command.first().and_then(|program| command::product(program));
+        Believed { records: named != Some(Product::OpenTofu), requests, states: state.into_iter().collect() }
+    }
+}
+
+fn s3(surroundings: &Surroundings) -> Option<Box<S3Backend>> {
+    match backend::read_backend(surroundings) {
+        Ok(Backend::S3(backend)) => Some(backend),
+        _ => None,
+    }
+}
+
+impl Releaser {
+    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares. None if it
+    /// is not there, or another is.
+    ///
+    /// # Errors
+    /// Why it could not be found out.
+    pub(super) async fn identify(&self, left: &LeftTrace) -> Result<Option<LockClaim>, String> {
+        let trace = &left.entry.trace;
+        let backend = self.backend(&trace.without_id())?;
+        let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
+        let place = backend.file_place(&trace.state_key);
+        let Store::Lockfile(store) = clients.open(&place, UnconditionalDelete::Refuse) else {
+            return Err(format!("{place} is no lockfile"));
+        };
+        let start = Instant::now();
+        let watch = if left.may_still_appear { LANDS_WITHIN } else { Duration::ZERO };
+        loop {
+            let answer = timeout(LONGEST_ATTEMPT, store.compare(trace)).await;
+            let over = start.elapsed() >= BUDGET;
+            match answer {
+                Ok(Ok(Traced::Same(FoundLock::Held(info)))) if info.path == trace.lock_id() => {
+                    return Ok(Some(LockClaim {
+                        id: info.id.parse().map_err(|error| format!("{place}: {error}"))?,
+                        operation: info.operation,
+                        who: info.who,
+                        version: info.version,
+                        bucket: trace.bucket.clone(),
+                        state_key: trace.state_key.clone(),
+                        // OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
+                        kinds: LockKinds::Unstated,
+                    }));
+                }
+                Ok(Ok(Traced::Same(_))) => return Err(format!("{place} is this run's and is no lock of this state")),
+                Ok(Ok(Traced::Other(FoundLock::Held(holder)))) if trace.sha256.is_none() && trace.etag.is_none() => {
+                    return Err(format!(
+                        "the log has neither checksum nor ETag of it, so the lock that is there (ID {} by {} since {}) \
+                         may be it or not",
+                        holder.id, holder.who, holder.created
+                    ));
+                }
+                Ok(Ok(_)) if start.elapsed() >= watch => return Ok(None),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.to_string()),
+                Err(_) if over => return Err(format!("{place}: no answer")),
+                Ok(Err(_)) | Err(_) => {}
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Releaser {
+    /// Tries again to find out which locks the traced lockfiles of an account are that were left. Those become locks
+    /// that are left, and can be released as such.
+    pub(super) async fn identify_again(
+        &mut self,
+        account: &mut Account,
+        holder: &Expectations,
+        command: &[OsString],
+        env: &HashMap<OsString, OsString>,
+    ) {
+        let is_left = |trace: &mut TraceAccount| matches!(trace.outcome, Some(LockOutcome::Left(_)));
+        for mut trace in account.traces.extract_if(.., is_left).collect::<Vec<_>>() {
+            let started = Started { command, env, terraform: None };
+            let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
+            let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
+            (trace.places, trace.settings) = (located.places, located.settings);
+            let left = LeftTrace { entry: trace.entry.clone(), may_still_appear: false, unlock_in_flight: false };
+            let identified = self.identify(&left).await.and_then(|claim| match claim {
+                Some(claim) => holder.check_holder(&claim).map(|()| Some(claim)).map_err(|refused| refused.to_string()),
+                None => Ok(None),
+            });
+            match identified {
+                Ok(Some(claim)) => {
+                    let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
+                    let mut lock = LockAccount::new(&entry, trace.places, trace.settings);
+                    lock.outcome = trace.outcome;
+                    account.locks.push(lock);
+                    continue;
+                }
+                Ok(None) => trace.outcome = Some(LockOutcome::Gone),
+                Err(why) => trace.outcome = Some(LockOutcome::Left(why)),
+            }
+            account.traces.push(trace);
+        }
+    }
+}
+
+/// A lock in the table of the child's state that no log tells of.
+#[derive(Debug)]
+pub struct Unlogged {
+    /// The lock, as it says itself.
+    pub claim: LockClaim,
+    /// Where it is.
+    pub places: Vec<LockPlace>,
+    /// When its holder began to ask for it.
+    pub created: String,
+    /// Whether it fits the child in everything.
+    pub fits: Result<(), Misfit>,
+}
+
+/// Looks for a lock that nothing logs.
+#[derive(Debug, Default)]
+pub struct Unlogging {
+    /// The look that was begun with the child.
+    baseline: Option<JoinHandle<Baseline>>,
+}
+
+impl Unlogging {
+    /// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when
+    /// the child was just started.
+    pub fn begin(job: &Job) -> Self {
+        let asked = job.evidence == crate::cli::Evidence::Item && is_due(job, None);
+        let baseline = job.surroundings().filter(|_| asked).map(|surroundings| {
+            tokio::spawn(async move {
+                let found = look(&surroundings).await;
+                let answered = Timestamp::now();
+                let baseline = match found {
+                    Some((_, _, Ok(None))) => Baseline::Absent,
+                    Some((_, _, Ok(Some(FoundLock::Held(info))))) => Baseline::Present { id: info.id, answered },
+                    _ => Baseline::Unknown,
+                };
+                tracing::debug!("looked at the state's lock beside the start of the command: {baseline:?}");
+                baseline
+            })
+        });
+        Self { baseline }
+    }
+
+    /// Looks what is there now that the child, which logged that it is this product, is dead. None if there is nothing.
+    pub async fn end(
+        self,
+        job: &Job,
+        logged: Option<(Product, &str)>,
+        (started, ended): (Timestamp, Timestamp),
+    ) -> Option<Unlogged> {
+        let baseline = match self.baseline {
+            Some(look) if look.is_finished() => look.await.unwrap_or(Baseline::Unknown),
+            Some(look) => {
+                look.abort();
+                Baseline::Unknown
+            }
+            None => Baseline::Unknown,
+        };
+        let surroundings = job.surroundings()?;
+        let (backend, state_key, found) = look(&surroundings).await?;
+        let Ok(Some(FoundLock::Held(info))) = found else { return None };
+        let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let user: Option<&OsString> = job.env.get(OsStr::new("USER"));
+        let who = nodename.map(|nodename| {
+            item::who(account.as_ref().map(|user| user.name.as_str()), user.map(OsString::as_os_str), &nodename)
+        });
+        let named = job.command.first().and_then(|program| command::product(program));
+        let operations = named
+            .and_then(|_| command::subcommand(&job.command))
+            .map(|subcommand| item::operations(&subcommand, &backend::workspace(&surroundings)));
+        let terms = ItemTerms {
+            path: format!("{}/{state_key}", backend.bucket()),
+            lifetime: (started, ended),
+            lasted: SignedDuration::try_from(job.began.elapsed()).unwrap_or_default()
+                - Timestamp::now().duration_since(ended),
+            who: who.unwrap_or_default(),
+            flavour: job.flavour.corrected(logged),
+            version: logged.map(|(_, version)| version.to_owned()),
+            operations: operations.unwrap_or_default(),
+            baseline,
+        };
+        let fits = item::judge(&info, &terms);
+        let claim = LockClaim {
+            id: info.id.parse().ok()?,
+            operation: info.operation,
+            who: info.who,
+            version: info.version,
+            bucket: backend.bucket().to_owned(),
+            state_key,
+            kinds: LockKinds::Unstated,
+        };
+        Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created: info.created, fits })
+    }
+}
+
+/// Whether the child may take a lock that nothing logs: it is one whose locks show only in requests, and has a table.
+pub fn is_due(job: &Job, logged: Option<(Product, &str)>) -> bool {
+    matches!(job.flavour.corrected(logged), Flavour::OpenTofu | Flavour::OldTerraform)
+        && job
+            .surroundings()
+            .and_then(|surroundings| s3(&surroundings))
+            .is_some_and(|backend| backend.table().is_some())
+}
+
+/// The lock of the selected workspace's state in its table.
+async fn look(surroundings: &Surroundings) -> Option<(Box<S3Backend>, String, Result<Option<FoundLock>, String>)> {
+    let backend = s3(surroundings)?;
+    let state_key = backend.state_key(&backend::workspace(surroundings));
+    let place = backend.table_place(&state_key)?;
+    let found = async {
+        let clients = AwsClients::connect(&backend).await.map_err(|error| error.to_string())?;
+        clients.open(&place, UnconditionalDelete::Refuse).read().await.map_err(|error| error.to_string())
+    };
+    let found = timeout(LONGEST_ATTEMPT, found).await.unwrap_or_else(|_| Err("no answer".to_owned()));
+    if let Err(why) = &found {
+        tracing::debug!("{place}: {why}");
+    }
+    Some((backend, state_key, found))
+}

@@ -1,0 +1,134 @@
+//! The supervisor's part in finding out about locks whose ID the log does not tell.
+
+use jiff::Timestamp;
+
+use super::{Supervisor, trouble};
+use crate::cli::Evidence;
+use crate::lock::LockClaim;
+use crate::observe::item::Misfit;
+use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
+use crate::report::{Ending, LockAccount, LockOutcome, TraceAccount};
+use crate::run::nameless::{self, Unlogged};
+use crate::run::release::Located;
+
+impl Supervisor<'_> {
+    pub(super) fn trace_changed(&mut self, entry: &observe::TraceEntry) {
+        // As of a lock, the backend is read now.
+        let known = self.journal.account.traces.iter().position(|known| known.entry.trace.is_of(&entry.trace));
+        let at = known.unwrap_or_else(|| {
+            let (entry, places) = (entry.clone(), Vec::new());
+            self.journal.account.traces.push(TraceAccount { entry, places, settings: None, outcome: None });
+            self.journal.account.traces.len() - 1
+        });
+        self.journal.account.traces[at].entry = entry.clone();
+        self.locate_trace(at);
+    }
+
+    fn locate_trace(&mut self, at: usize) {
+        let known = &self.journal.account.traces[at];
+        let before = Located { places: known.places.clone(), settings: known.settings.clone() };
+        let claim = known.entry.trace.without_id();
+        let located = self.locate_again(&claim, before);
+        let known = &mut self.journal.account.traces[at];
+        (known.places, known.settings) = (located.places, located.settings);
+    }
+
+    pub(super) fn traces_left(&self) -> Vec<LeftTrace> {
+        self.observer.traces_left(self.observed_ending())
+    }
+
+    /// A lock may be left that the log says nothing of.
+    pub(super) fn may_be_unlogged(&self) -> bool {
+        let account = &self.journal.account;
+        (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty())
+            && self.observer.ledger().entries().is_empty()
+            && nameless::is_due(self.job, self.observer.product())
+    }
+
+    /// Adds the locks that traced lockfiles turn out to be.
+    pub(super) async fn identify_traces(&mut self, left: &mut Vec<observe::Leftover>) {
+        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        for trace in self.traces_left() {
+            let traces = &self.journal.account.traces;
+            let Some(at) = traces.iter().position(|known| known.entry == trace.entry) else { continue };
+            self.locate_trace(at);
+            let identified = self.releaser.identify(&trace).await;
+            let traces = &mut self.journal.account.traces;
+            let claim = match identified {
+                Ok(Some(claim)) => match self.observer.expectations().check_holder(&claim) {
+                    Ok(()) => claim,
+                    Err(refused) => {
+                        traces[at].outcome = Some(LockOutcome::Gone);
+                        trouble(&mut self.journal.account, refused.to_string());
+                        continue;
+                    }
+                },
+                Ok(None) => {
+                    traces[at].outcome = Some(LockOutcome::Gone);
+                    continue;
+                }
+                // It ended on its own without the upload being confirmed: it was refused, most likely for the same
+                // reason as tfguard now.
+                Err(why) if trace.entry.stage == Stage::Attempted && !unclean => {
+                    traces[at].outcome = Some(LockOutcome::NotTaken(why));
+                    continue;
+                }
+                Err(why) => {
+                    traces[at].outcome = Some(LockOutcome::Left(why));
+                    continue;
+                }
+            };
+            // From here on it is a lock like others.
+            let TraceAccount { places, settings, .. } = traces.remove(at);
+            let same = |known: &LockClaim| known.id == claim.id && known.lock_id() == claim.lock_id();
+            if let Some(other_half) = left.iter_mut().find(|leftover| same(&leftover.entry.claim)) {
+                let known = std::mem::replace(&mut other_half.entry.claim, claim.clone());
+                if let Some(lock) = self.lock(&known) {
+                    lock.claim = claim;
+                }
+                continue;
+            }
+            let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
+            self.journal.account.locks.push(LockAccount::new(&entry, places, settings));
+            left.push(Leftover { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
+        }
+        self.write_journal();
+    }
+
+    /// Looks whether a lock is left that nothing logs. Added if it is sure enough, else told of.
+    pub(super) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
+        let account = &self.journal.account;
+        let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
+        let looked = std::mem::take(&mut self.unlogging).end(self.job, self.observer.product(), lifetime).await;
+        let Some(found) = looked else { return };
+        let Unlogged { claim, places, created, fits } = found;
+        if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {
+            return;
+        }
+        let asked = self.job.evidence == Evidence::Item;
+        let why = match fits {
+            fits if !asked && fits.as_ref().err().is_none_or(Misfit::is_doubt) => {
+                "tfguard deletes such a lock only with --evidence item".to_owned()
+            }
+            Ok(()) => {
+                let entry = Entry { claim, stage: Stage::Attempted, grade: Grade::Item };
+                self.journal.account.locks.push(LockAccount::new(&entry, places, None));
+                left.push(Leftover { entry, may_still_appear: false, unlock_in_flight: false });
+                return self.write_journal();
+            }
+            Err(doubt) if doubt.is_doubt() => doubt.to_string(),
+            Err(misfit) => {
+                return tracing::info!(
+                    "the state is locked by {} of {} since {created} ({}), which is not this run's lock: {misfit}",
+                    claim.id,
+                    claim.who,
+                    claim.operation
+                );
+            }
+        };
+        let why = format!("held by {} since {created}; {why}", claim.who);
+        let mut lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
+        lock.outcome = Some(LockOutcome::Left(why));
+        self.journal.account.locks.push(lock);
+    }
+}
