@@ -1,11 +1,11 @@
-//! Which CI system this is, and what it calls this run. The variables are those of C §7.
+//! Which CI system this is, and what it calls this run. The variables are those that each documents.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Variables by which CI systems find processes to kill (Jenkins' walks, the orphan hunts of GitHub and Azure; C §2.3,
-/// §4.3, §5). tfguard ends what it starts, so Terraform and the supervisor go without them.
+/// Variables by which CI systems find processes to kill (Jenkins' walks, the orphan hunts of GitHub and Azure). tfguard
+/// ends what it starts, so Terraform and the supervisor go without them.
 pub const HUNTING_VARIABLES: &[&str] = &[
     "JENKINS_SERVER_COOKIE",
     "JENKINS_NODE_COOKIE",

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use super::arguments::{Product, product};
 use crate::backend::InitRecord;
 
-/// What decides where the child's locks show: products and ages log them differently (T §1.1).
+/// What decides where the child's locks show: products and ages log them differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavour {
     /// Terraform 1.6 or later: names each lock at INFO.
@@ -27,7 +27,7 @@ impl Flavour {
     ///
     /// The program's name speaks for itself where it is OpenTofu's. Otherwise the record speaks: its `terraform_version`
     /// (written by Terraform from 1.9 on, `internal/command/workdir/backend_state.go`), else which attributes the S3
-    /// backend's schema had, because all of them are recorded, unset ones as `null` (T §5). A record may be older than
+    /// backend's schema had, because all of them are recorded, unset ones as `null`. A record may be older than
     /// the program, so the answer is where to look, no proof.
     #[must_use]
     pub fn decide(program: &OsStr, env: &HashMap<OsString, OsString>, record: Option<&InitRecord>) -> Self {
@@ -90,7 +90,7 @@ mod tests {
         Flavour::decide(OsStr::new(program), &HashMap::new(), record)
     }
 
-    /// The attributes that tell versions apart, as their schemas have them (T §5).
+    /// The attributes that tell versions apart, as their schemas have them.
     #[test]
     fn the_record_of_every_range_of_versions_is_told_apart() {
         let ranges: [(&str, Option<&str>, &[&str], Flavour); 9] = [
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn terragrunt_tells_what_it_runs() {
         for (path, flavour) in
-            [("/opt/tofu", Flavour::OpenTofu), ("terraform", Flavour::Unknown), ("", Flavour::Unknown)]
+            [("/usr/bin/tofu", Flavour::OpenTofu), ("terraform", Flavour::Unknown), ("", Flavour::Unknown)]
         {
             for name in TERRAGRUNT {
                 let env = HashMap::from([(name.into(), path.into())]);

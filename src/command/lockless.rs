@@ -10,7 +10,7 @@ use crate::backend::{self, Surroundings};
 /// Commands that never look at a state (Terraform 1.6 to 1.15, OpenTofu alike).
 const LOCAL: &[&str] = &["fmt", "get", "validate", "version"];
 
-/// Commands that read a state without locking it (T §2.1), but for one case: see [`takes_no_lock`].
+/// Commands that read a state without locking it, but for one case: see [`takes_no_lock`].
 const READING: &[&str] = &[
     "graph",
     "output",

@@ -1,5 +1,5 @@
 //! The Node script that setup-terraform and setup-opentofu put on PATH in place of the program. It passes no signal on
-//! and dies of the first one, and the program behind it with a broken pipe (C §2.8).
+//! and dies of the first one, and the program behind it with a broken pipe.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -109,7 +109,7 @@ impl Requests {
         self.pending = others;
         let only = meant.pop().filter(|_| meant.is_empty());
         let Some((_, pending)) = only.filter(|_| success) else {
-            // A refusal is no proof that the lock was not taken: the answer to an earlier attempt may be lost (T §2.6).
+            // A refusal is no proof that the lock was not taken: the answer to an earlier attempt may be lost.
             return Vec::new();
         };
         match pending {

@@ -28,7 +28,7 @@ const UNLOCK_LIMIT: Duration = Duration::from_secs(45);
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
 /// How often an unlock is tried, each time after another look.
 const UNLOCK_ATTEMPTS: u32 = 3;
-/// A request for the lock that was on its way when the child died may arrive this much later (T §4.6).
+/// A request for the lock that was on its way when the child died may arrive this much later.
 const LANDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whether a child that died may have left a lock that it did not log.
@@ -222,7 +222,7 @@ impl Case {
     }
 
     /// By a second Terraform that is refused the lock, and Terraform's own unlock, which is given the ID. Every backend
-    /// but http compares it (T §3).
+    /// but http compares it.
     async fn settle_by_terraform(&self, decide: impl Fn(&Shown) -> Decision) -> Settled {
         let mut failed: Option<(LockInfo, String)> = None;
         for attempt in 1..=UNLOCK_ATTEMPTS {

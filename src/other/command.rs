@@ -8,7 +8,7 @@ use crate::command::{lock_disabled, subcommand};
 /// A command that takes a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// The `Operation` of the locks it takes for its work (T §2.1).
+    /// The `Operation` of the locks it takes for its work.
     pub operations: &'static [&'static str],
     /// It waits for a lock that is held (`-lock-timeout`) in place of ending.
     pub waits: bool,

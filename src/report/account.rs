@@ -110,7 +110,7 @@ pub enum Ending {
 
 impl Ending {
     /// Not by itself, so that what it held may be left and requests may be on their way. 11 is Terraform's code after a
-    /// panic of its own (T §4.3).
+    /// panic of its own (`internal/logging/panic.go`).
     #[must_use]
     pub fn is_unclean(self) -> bool {
         !matches!(self, Self::Exited { code, .. } if code != 11)

@@ -79,7 +79,7 @@ impl OtherLock {
 
     /// The next step, if there is one.
     pub(super) fn next(&self) -> Option<String> {
-        // The unlock of this backend names no lock (T §3; OpenTofu's does since 1.10).
+        // The unlock of this backend names no lock (OpenTofu's does since 1.10).
         let opens_any = if self.backend == "http" { " (it opens whatever lock is there then)" } else { "" };
         let sure = "once you are sure that this is the lock of this run and that nothing of it is alive";
         match &self.command {

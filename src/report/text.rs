@@ -39,9 +39,7 @@ impl Account {
         lines.extend(self.locks.iter().map(|lock| lock.line(self.product())));
         lines.extend(self.traces.iter().filter_map(TraceAccount::line));
         lines.extend(self.other_locks.iter().map(OtherLock::line));
-        if let Some(next) = self.next_line() {
-            lines.push((next, self.lock_left()));
-        }
+        lines.extend(self.next_lines().into_iter().map(|line| (line, self.lock_left())));
         lines
     }
 
@@ -78,44 +76,46 @@ impl Account {
         if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
     }
 
-    fn next_line(&self) -> Option<String> {
-        let died_applying = self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean);
-        if let Some(lock) = self.locks.iter().find(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)))) {
-            let sure = if self.survivors.is_empty() {
-                "no Terraform of this run is alive"
-            } else {
-                "those processes have ended"
-            };
-            Some(format!(
-                "next: once you are sure that {sure}, run in its directory: {} force-unlock {}",
+    /// What to do next, one line for each lock that needs somebody.
+    fn next_lines(&self) -> Vec<String> {
+        let sure = if self.survivors.is_empty() {
+            format!("no {} of this run is alive", self.product())
+        } else {
+            "those processes have ended".to_owned()
+        };
+        let with =
+            |is: fn(&LockOutcome) -> bool| self.locks.iter().filter(move |lock| lock.outcome.as_ref().is_some_and(is));
+        let mut lines: Vec<_> = with(|outcome| matches!(outcome, LockOutcome::Left(_)))
+            .map(|lock| format!("next: once you are sure that {sure}, {}", self.unlock(lock)))
+            .collect();
+        let kept = with(|outcome| *outcome == LockOutcome::Kept);
+        lines.extend(kept.map(|lock| format!("next: when you have looked at the state, {}", self.unlock(lock))));
+        let traces = self.traces.iter().filter(|trace| matches!(trace.outcome, Some(LockOutcome::Left(_))));
+        lines.extend(traces.map(|trace| {
+            format!(
+                "next: run `{0} plan` in its directory; if that is refused a lock of {1}, and you are sure that {sure}, \
+                 run: {0} force-unlock <the ID it shows>",
                 self.command(),
-                lock.claim.id
-            ))
-        } else if let Some(trace) = self.traces.iter().find(|trace| matches!(trace.outcome, Some(LockOutcome::Left(_))))
-        {
-            Some(format!(
-                "next: run `{0} plan` in its directory; if that is refused a lock of {1}, and you are sure that no \
-                 {2} of this run is alive, run: {0} force-unlock <the ID it shows>",
-                self.command(),
-                trace.entry.trace.lock_id(),
-                self.product()
-            ))
-        } else if let Some(lock) = self.locks.iter().find(|lock| lock.outcome == Some(LockOutcome::Kept)) {
-            Some(format!(
-                "next: when you have looked at the state, run in its directory: {} force-unlock {}",
-                self.command(),
-                lock.claim.id
-            ))
-        } else if let Some(next) = self.other_locks.iter().find_map(OtherLock::next) {
-            Some(next)
-        } else if died_applying {
-            Some(format!(
+                trace.entry.trace.lock_id()
+            )
+        }));
+        lines.extend(self.other_locks.iter().filter_map(OtherLock::next));
+        if lines.is_empty() && self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean) {
+            lines.push(format!(
                 "next: run `{} plan`; what was being changed when it died may be missing from the state",
                 self.command()
-            ))
-        } else {
-            None
+            ));
         }
+        lines
+    }
+
+    /// The one command that removes a lock, and where to run it.
+    fn unlock(&self, lock: &LockAccount) -> String {
+        let place = match &lock.settings {
+            Some(settings) => settings.directory.display().to_string(),
+            None => "its directory".to_owned(),
+        };
+        format!("run in {place}: {} force-unlock {}", self.command(), lock.claim.id)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, create_
 /// Terraform's log variables. If the user set any of them, all stay as they are.
 const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"];
 /// A second sink of Terraform (0.15 and later) and OpenTofu for their log, at level TRACE, whatever the variables
-/// above say (T §1.5). The file has to exist.
+/// above say (`internal/logging/logging.go`, `main.go`). The file has to exist.
 const SECOND_LOG: &str = "TF_TEMP_LOG_PATH";
 
 /// More than a line of `/proc/<pid>/stat` has.
@@ -40,11 +40,11 @@ pub struct EnvironmentChange {
 }
 
 /// Decides how the child's environment differs from `env`, so that it logs to `log` too, in the way in which its flavour
-/// logs locks (T §1.1).
+/// logs locks.
 ///
 /// What is in such a log: at INFO, command lines, which can have `-var 'password=…'` in them. At DEBUG and TRACE also
 /// requests: the SDK v2's with their credentials masked, those of Terraform up to 1.5 as they were sent, with session
-/// tokens and whole states (T §1.4). So the file is private to the user and goes with the session.
+/// tokens and whole states. So the file is private to the user and goes with the session.
 ///
 /// `TF_FORK=0`, which keeps Terraform up to 1.0 from starting itself a second time, is not set: it makes 0.12 to 0.14
 /// write their log to stderr, whatever the log variables say (`wrappedMain` in their `main.go`). Both processes of such
@@ -262,7 +262,7 @@ fn take_foreground() {
 }
 
 /// A terminal that hangs up sends SIGHUP to the foreground group, which kills a Terraform at once and providers with
-/// it (T §4.1). tfguard gets the hang-up too, and makes it one graceful interrupt.
+/// it (it catches only SIGINT and SIGTERM, `signal_unix.go`). tfguard gets the hang-up too, and makes it one graceful interrupt.
 fn ignore_hangup() {
     // SAFETY: sets a disposition that is no handler.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };

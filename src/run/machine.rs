@@ -142,12 +142,12 @@ pub struct Terms {
 /// within milliseconds of the signal; a busy machine needs some more.
 pub const LOOK: Duration = Duration::from_millis(300);
 /// The same when everybody is being signalled: GitLab's docker executor goes from process to process, and Terraform's
-/// turn came before ours (C §3.4).
+/// turn came before ours (gitlab-runner, `executors/docker/docker.go`).
 pub const LOOK_EVERYBODY: Duration = Duration::from_secs(2);
 /// How often the machine looks whether a killed tree is gone.
 const INSPECT_EVERY: Duration = Duration::from_millis(100);
 /// How long processes may take to go after a SIGKILL, or on their own after an orderly end, before tfguard gives up
-/// and leaves the lock. A provider gets 2 s from Terraform itself (T §4.5); a process stuck in the kernel never goes.
+/// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the kernel never goes.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

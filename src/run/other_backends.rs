@@ -77,7 +77,7 @@ impl OtherBackends {
     }
 
     /// Decides whom to ask about, now that the child is dead. `interrupted_twice` tells whether Terraform gave up after
-    /// a second interrupt, which leaves its lock behind an exit code of its own (T §4.3). Gives what is to be said of
+    /// a second interrupt, which leaves its lock behind an exit code of its own. Gives what is to be said of
     /// locks that are left alone.
     pub fn suspect(
         &mut self,

@@ -12,7 +12,7 @@ use crate::cli::{Cli, Evidence, OnDeath, Setting, WithoutConditions};
 use crate::command;
 use crate::lock::UnconditionalDelete;
 
-/// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab (C §1), and longer than most
+/// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab, and longer than most
 /// providers need to end what they are doing.
 const GRACE: Duration = Duration::from_secs(5 * 60);
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
@@ -104,7 +104,7 @@ impl Plan {
                 deadline
             }
         };
-        // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step (C §4.1).
+        // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let mut remarks = Vec::new();

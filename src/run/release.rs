@@ -15,7 +15,7 @@ use crate::session::{ProcessId, Tree};
 /// How long the release of one half of a lock may take, retries and all.
 const BUDGET: Duration = Duration::from_secs(45);
 
-/// A Terraform that was killed may have a state upload on its way, which the lock does not fence (T §4.6). It is given
+/// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
 pub(super) const IN_FLIGHT: Duration = Duration::from_secs(2);
 

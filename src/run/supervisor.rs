@@ -493,7 +493,7 @@ impl<'a> Supervisor<'a> {
         !self.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
     }
 
-    /// A forced exit after two interrupts leaves requests on their way (T §4.6), and only the output tells of it. It is
+    /// A forced exit after two interrupts leaves requests on their way, and only the output tells of it. It is
     /// read only where it matters: it may be large.
     fn follow_output_to_its_end(&mut self) {
         let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::session::{Interrupted, ProcessId, Tree};
 
 /// Shells never pass a signal on, and need one of their own to end a script. Other programs that start Terraform may
-/// pass it on, and then Terraform would have two (Terragrunt, T §4.5), or kill their children on it (Python).
+/// pass it on, and then Terraform would have two (Terragrunt does), or kill their children on it (Python).
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];
 
 /// Who receives SIGINT.

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 /// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
-/// can read (C §7), then the user's own run-time directory.
+/// can read, then the user's own run-time directory.
 const PLACES: &[&str] = &[
     "RUNNER_TEMP",
     "CI_PROJECT_DIR",

@@ -170,7 +170,7 @@ fn contained(project: &Project) -> Option<Running> {
     Some(run)
 }
 
-/// GitLab's docker executor: the job's container is gone, the next one has only the project directory (C §3.4).
+/// GitLab's docker executor: the job's container is gone, the next one has only the project directory.
 #[test]
 fn it_releases_what_a_container_left_that_is_gone() {
     let project = table(Kind::Sleep);

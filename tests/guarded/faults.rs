@@ -7,8 +7,7 @@ fn behind(proxy: &FaultProxy, kind: Kind) -> Project<'static> {
     project(kind).table().endpoint(proxy.url()).init(&terraform())
 }
 
-/// Terraform takes its lock, the answer is lost, its retry collides with itself, and it exits 1 with the lock left
-/// (T §2.6).
+/// Terraform takes its lock, the answer is lost, its retry collides with itself, and it exits 1 with the lock left.
 #[test]
 fn a_lock_that_terraform_ran_into_itself_is_released() {
     let proxy = FaultProxy::start(Aws::shared().url());
@@ -20,7 +19,7 @@ fn a_lock_that_terraform_ran_into_itself_is_released() {
     assert_clean(&project);
 }
 
-/// The request that takes the lock outlives Terraform (T §4.6).
+/// The request that takes the lock outlives Terraform.
 #[test]
 fn a_lock_that_appears_after_terraforms_death_is_released() {
     let proxy = FaultProxy::start(Aws::shared().url());

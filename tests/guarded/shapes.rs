@@ -94,7 +94,7 @@ fn a_run_without_a_backend_is_simply_supervised() {
     assert_eq!(exit.err(), "");
 }
 
-/// The Node script that setup-terraform puts on PATH dies of the first signal and Terraform with it (C §2.8).
+/// The Node script that setup-terraform puts on PATH dies of the first signal and Terraform with it.
 #[test]
 fn what_stands_behind_a_node_wrapper_is_run() {
     let project = table(Kind::Sleep);

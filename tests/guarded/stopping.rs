@@ -41,7 +41,7 @@ fn many_signals_are_one_interrupt() {
     }
 }
 
-/// GNU `timeout` signals its child and then the whole group, and Terraform alone counts two (P §0.4).
+/// GNU `timeout` signals its child and then the whole group, and Terraform alone counts two.
 #[test]
 fn a_timeout_command_around_tfguard_is_one_interrupt() {
     let project = table(Kind::Sleep);
@@ -79,7 +79,7 @@ fn a_terraform_that_somebody_else_interrupted_is_not_interrupted_again() {
     }
 }
 
-/// Without `exec`, bash forwards nothing and dies of the SIGTERM (C §2.2).
+/// Without `exec`, bash forwards nothing and dies of the SIGTERM.
 #[test]
 fn the_end_of_the_shell_around_tfguard_is_one_interrupt() {
     let project = table(Kind::Sleep);
@@ -129,7 +129,7 @@ fn a_plan_that_hangs_has_a_short_grace() {
     }
 }
 
-/// Once the credentials have ended, Terraform can save no state and nobody can unlock (T §7).
+/// Once the credentials have ended, Terraform can save no state and nobody can unlock.
 #[test]
 fn the_end_of_the_credentials_stops_in_time_if_asked() {
     let profile = "profile = \"ending\"\n    shared_config_files = [\"aws.conf\"]";

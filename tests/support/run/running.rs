@@ -19,7 +19,7 @@ use super::super::watched::Watched;
 use super::Exit;
 use super::stream::{Stream, drain};
 
-/// A program that was started. Dropping it kills it (what it started is left to the [`Guard`]).
+/// A program that was started. Dropping it kills it (what it started is left to the `Guard`).
 pub struct Running {
     child: Child,
     pidfd: OwnedFd,
@@ -65,7 +65,7 @@ impl Running {
         kill(self.pid(), signal).expect("a child that was not waited for can be signalled");
     }
 
-    /// To the group the program leads ([`Run::new_group`], [`Run::pty`]).
+    /// To the group the program leads (`Run::new_group`, `Run::pty`).
     #[track_caller]
     pub fn signal_group(&self, signal: Signal) {
         killpg(self.pid(), signal).expect("the group of a child that was not waited for can be signalled");
@@ -93,7 +93,7 @@ impl Running {
         }
     }
 
-    /// The reading side of stdout after [`Run::hand_stdout`].
+    /// The reading side of stdout after `Run::hand_stdout`.
     pub fn take_stdout(&mut self) -> PipeReader {
         self.handed.take().expect("stdout was handed to the test, and not taken before")
     }
