@@ -161,7 +161,9 @@ fn a_journal_of_another_version_is_told_of_and_left_alone() {
 fn contained(project: &Project) -> Option<Running> {
     let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     if project.command("unshare").args(unshare).arg("true").run().code != Some(0) {
-        eprintln!("SKIPPED: this machine permits no PID namespaces, so nothing is tried of containers");
+        // Not by a macro, whose words the harness keeps to itself where a test passes.
+        let words = b"SKIPPED: this machine permits no PID namespaces, so nothing is tried of containers\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), words);
         return None;
     }
     let run = project.command("unshare").args(unshare).arg(TFGUARD).arg("--").arg(terraform()).args(APPLY);
