@@ -211,15 +211,17 @@ impl<'a> Supervisor<'a> {
                 change = self.watch.changed(), if !ended => {
                     let was_known = self.child_is_terraform;
                     self.child_is_terraform = was_known || self.child_holds_log();
+                    // Its own log, opened for the first time by a child that is Terraform itself, needs no look around.
                     if change.opened && self.child_is_terraform == was_known {
-                        self.releaser.note(&self.look());
+                        let tree = self.look();
+                        self.releaser.note(&tree);
+                        if !self.child_is_terraform {
+                            self.others.remember(&tree, self.journal.child.as_ref());
+                        }
                     }
                     self.read_log();
                     self.read_output();
                     if change.opened {
-                        if !self.child_is_terraform {
-                            self.others.remember(&self.look(), self.journal.child.as_ref());
-                        }
                         self.handle(Event::TerraformStarted);
                     }
                 }
