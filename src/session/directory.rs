@@ -119,24 +119,17 @@ impl SessionDir {
         let root = std::path::absolute(root).map_err(io_error("find", root))?;
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
         let pid = std::process::id();
-        let mut tries = 0..100;
-        loop {
-            match make_private(&root) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(io_error("create", &root)(error));
-                }
-                _ => check_private(&root)?,
-            }
-            let path = root.join(format!("{stamp}-{pid}-{}", tries.start));
-            match make_private(&path) {
-                Ok(()) => return Ok(Self { path }),
-                // A session of the same name is there, or the last other session just took the root away with it.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
-                        && tries.next().is_some() => {}
-                Err(error) => return Err(io_error("create", &path)(error)),
+        for n in 0..100 {
+            let path = root.join(format!("{stamp}-{pid}-{n}"));
+            match make_root(&root).and_then(|()| make_private(&path).map_err(io_error("create", &path))) {
+                // A session of the same name is there, or another run that just ended took the root away with it.
+                Err(DirectoryError::Io { path: gone, error, .. })
+                    if (error.kind() == io::ErrorKind::AlreadyExists && gone == path)
+                        || (error.kind() == io::ErrorKind::NotFound && root.parent().is_some_and(Path::is_dir)) => {}
+                made => return made.map(|()| Self { path }),
             }
         }
+        Err(io_error("create", &root)(io::ErrorKind::AlreadyExists.into()))
     }
 
     /// An existing session directory, checked.
@@ -253,6 +246,14 @@ fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
+/// The directory that holds the sessions: made, or found to be private.
+fn make_root(root: &Path) -> Result<(), DirectoryError> {
+    match make_private(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("create", root)(error)),
+        _ => check_private(root),
+    }
+}
+
 /// A directory that the user chose: need not be private, but nobody else may put things there in our name.
 fn check_chosen(path: &Path) -> Result<(), DirectoryError> {
     if let Err(error) = std::fs::symlink_metadata(path)
@@ -299,4 +300,27 @@ fn check_own(path: &Path) -> Result<(u32, u32), DirectoryError> {
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |error| DirectoryError::Io { doing, path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a run that cannot begin (125) because another, ending at that moment, removed the directory of
+    /// the sessions between two looks at it.
+    #[test]
+    fn sessions_can_begin_while_others_end() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("tfguard");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        SessionDir::create_below(&root).unwrap().remove();
+                    }
+                });
+            }
+        });
+        assert!(!root.exists());
+    }
 }
