@@ -97,7 +97,7 @@ impl Refused {
 pub struct Expectations {
     /// When the child was started.
     pub started: Timestamp,
-    /// This machine's node name, as `uname` tells it; `None` if unknown.
+    /// The node name where the child was started, as `uname` tells it; `None` if unknown.
     pub nodename: Option<String>,
 }
 
@@ -107,13 +107,6 @@ impl Expectations {
 
     /// Linux's node names end here; from this length on Go reads the host name elsewhere, so they may differ.
     pub(super) const NODENAME_LIMIT: usize = 64;
-
-    /// What is to be expected of a child that was started on this machine.
-    #[must_use]
-    pub fn here(started: Timestamp) -> Self {
-        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        Self { started, nodename }
-    }
 
     /// Judges the holder of a lock.
     ///

@@ -13,6 +13,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -22,15 +23,17 @@ use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
-use super::supervisor::Supervisor;
+use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
 use crate::exit;
-use crate::observe::{Entry, Expectations, Grade, Leftover};
+use crate::observe::{Entry, Grade, Leftover};
 use crate::report::{Account, LockOutcome};
-use crate::session::{Journal, SessionDir, Tree, World, is_log_held};
+use crate::session::{Journal, JournalError, SessionDir, Tree, World, is_log_held};
 
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
+/// How many moments a session may take to be removed by its front.
+const REMOVAL_LOOKS: u32 = 50;
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
@@ -41,11 +44,13 @@ pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
         let mut worst = 0;
         for session in SessionDir::all(|name| std::env::var_os(name)) {
             let found = Found { plan, session, wait };
-            let code = found.finish(&to_us, &mut requests).await.unwrap_or_else(|failure| {
+            let ended = found.finish(&to_us, &mut requests).await;
+            // Whatever relay there was, it may not take any words any more.
+            crate::say::directly();
+            let code = ended.unwrap_or_else(|failure| {
                 tracing::error!("{failure}");
                 failure.exit_code()
             });
-            crate::say::directly();
             worst = worst.max(code);
         }
         Ok(worst)
@@ -67,7 +72,7 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let journal = Journal::read(&self.session)?;
+        let Some(journal) = self.journal().await? else { return Ok(0) };
         let name = self.session.path().display();
         if journal.account.ci != self.plan.ci {
             tracing::debug!("{name} is another job's");
@@ -80,10 +85,14 @@ impl Found<'_> {
             );
             return Ok(self.left_behind(&journal.account));
         }
-        match self.session.claim()? {
+        let claim = match self.session.claim() {
+            Err(_) if !self.session.path().exists() => return Ok(0),
+            claim => claim?,
+        };
+        match claim {
             None => self.await_supervisor(&journal, to_us, requests).await,
             Some(_claim) => {
-                let journal = Journal::read(&self.session)?;
+                let Some(journal) = self.journal().await? else { return Ok(0) };
                 match (journal.account.ended, journal.world == World::here()) {
                     (Some(_), _) => self.look_again(journal, requests).await,
                     (None, true) => self.take_over(journal, to_us, requests).await,
@@ -91,6 +100,22 @@ impl Found<'_> {
                 }
             }
         }
+    }
+
+    /// Reads the journal; none where the front of the run is removing its session at this moment, because everything is
+    /// accounted for.
+    async fn journal(&self) -> Result<Option<Journal>, JournalError> {
+        for _ in 0..REMOVAL_LOOKS {
+            match Journal::read(&self.session) {
+                Err(JournalError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                read => return read.map(Some),
+            }
+            if !self.session.path().exists() {
+                return Ok(None);
+            }
+            tokio::time::sleep(A_MOMENT).await;
+        }
+        Journal::read(&self.session).map(Some)
     }
 
     /// The supervisor lives, and does the work.
@@ -128,14 +153,10 @@ impl Found<'_> {
             finish_output(stdout, stderr, requests).await;
             return Ok(exit::LOCK_LEFT);
         }
-        let account = match Journal::read(&self.session) {
-            Ok(journal) => journal.account,
-            // The front of the run lives too, has told what happened and cleaned up.
-            Err(_) if !self.session.path().exists() => {
-                finish_output(stdout, stderr, requests).await;
-                return Ok(0);
-            }
-            Err(error) => return Err(error.into()),
+        let Some(Journal { account, .. }) = self.journal().await? else {
+            // The front of the run lives too and has told what happened.
+            finish_output(stdout, stderr, requests).await;
+            return Ok(0);
         };
         if account.ended.is_none() {
             // It was killed meanwhile.
@@ -219,7 +240,7 @@ impl Found<'_> {
         let job = self.job(journal);
         let command = [OsString::from(&journal.account.program)];
         let mut releaser = Releaser::default();
-        let holder = Expectations::here(journal.account.started);
+        let holder = expectations(journal);
         releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
         for lock in &mut journal.account.locks {
             // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge

@@ -188,6 +188,7 @@ impl Unlogging {
         self,
         job: &Job,
         logged: Option<(Product, &str)>,
+        nodename: Option<&str>,
         (started, ended): (Timestamp, Timestamp),
     ) -> Option<Unlogged> {
         let baseline = match self.baseline {
@@ -202,10 +203,9 @@ impl Unlogging {
         let (backend, state_key, found) = look(&surroundings).await?;
         let Ok(Some(FoundLock::Held(info))) = found else { return None };
         let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let user: Option<&OsString> = job.env.get(OsStr::new("USER"));
         let who = nodename.map(|nodename| {
-            item::who(account.as_ref().map(|user| user.name.as_str()), user.map(OsString::as_os_str), &nodename)
+            item::who(account.as_ref().map(|user| user.name.as_str()), user.map(OsString::as_os_str), nodename)
         });
         let named = job.command.first().and_then(|program| command::product(program));
         let operations = named

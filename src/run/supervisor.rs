@@ -166,8 +166,7 @@ impl<'a> Supervisor<'a> {
             tracing::error!("cannot read Terraform's log, so its lock will not be known: {error}");
             Follow { file: File::open("/dev/null").expect("there is always /dev/null") }
         });
-        let nodename = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        let observer = Observer::believing(job.believed(), Expectations { started: journal.account.started, nodename });
+        let observer = Observer::believing(job.believed(), expectations(&journal));
         Self {
             job,
             journal,
@@ -581,8 +580,17 @@ impl<'a> Supervisor<'a> {
         }
         let account = &mut self.journal.account;
         account.ending.get_or_insert(Ending::StillAlive);
-        for lock in &mut account.locks {
-            lock.outcome.get_or_insert(LockOutcome::Unlocked);
+        let known = self.observer.ledger().entries();
+        for lock in account.locks.iter_mut().filter(|lock| lock.outcome.is_none()) {
+            // A supervisor that is dead learned of it, and what it learned from is lost.
+            let lost = lock.stage != Stage::Unlocked && !known.iter().any(|entry| entry.claim == lock.claim);
+            lock.outcome = Some(if lost {
+                LockOutcome::Left(
+                    "Terraform's log, which would tell whether it was released, cannot be read".to_owned(),
+                )
+            } else {
+                LockOutcome::Unlocked
+            });
         }
         for trace in &mut account.traces {
             trace.outcome.get_or_insert(LockOutcome::Unlocked);
@@ -599,6 +607,11 @@ impl<'a> Supervisor<'a> {
             trouble(&mut self.journal.account, error.to_string());
         }
     }
+}
+
+/// By what the log of a session's child is judged.
+pub fn expectations(journal: &Journal) -> Expectations {
+    Expectations { started: journal.account.started, nodename: journal.nodename.clone() }
 }
 
 /// Notes something that went wrong for tfguard, and says it if it is new.

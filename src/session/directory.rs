@@ -217,9 +217,17 @@ impl SessionDir {
         }
     }
 
-    /// Removes the session. Called once everything is accounted for.
+    /// Removes the session. Called once everything is accounted for, by a front and a `tfguard release` at the same time if
+    /// it so happens.
     pub fn remove(&self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+        let mut removed = std::fs::remove_dir_all(&self.path);
+        if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+            // A `tfguard release` began to look at it just then.
+            removed = std::fs::remove_dir_all(&self.path);
+        }
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!("cannot remove {}: {error}; it may hold Terraform's log, remove it", self.path.display());
         }
         // The directory above goes with the last session; `remove_dir` leaves it where there are others.

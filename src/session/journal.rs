@@ -22,6 +22,9 @@ pub struct Journal {
     schema: u32,
     /// Where its process IDs mean something.
     pub world: World,
+    /// The node name, as the locks of its Terraforms have it. A container has one of its own.
+    #[serde(default)]
+    pub nodename: Option<String>,
     /// The directory that the command was started in.
     #[serde(with = "crate::paths")]
     pub directory: PathBuf,
@@ -115,6 +118,7 @@ impl Journal {
         Self {
             schema: SCHEMA,
             world: World::here(),
+            nodename: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
             directory: std::env::current_dir().unwrap_or_default(),
             front: None,
             supervisor: None,

@@ -99,7 +99,9 @@ impl Supervisor<'_> {
     pub(super) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
         let account = &self.journal.account;
         let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
-        let looked = std::mem::take(&mut self.unlogging).end(self.job, self.observer.product(), lifetime).await;
+        let looked = std::mem::take(&mut self.unlogging)
+            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime)
+            .await;
         let Some(found) = looked else { return };
         let Unlogged { claim, places, created, fits } = found;
         if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {

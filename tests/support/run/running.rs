@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -154,7 +154,21 @@ impl Running {
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        wait_for_end(&self.pidfd, Duration::ZERO)
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits for its end; whether it came within `timeout`.
+    pub fn ends_within(&self, timeout: Duration) -> bool {
+        wait_for_end(&self.pidfd, timeout)
+    }
+
+    /// Waits until nobody holds its stdout and its stderr any more, as a CI does; whether that came within `timeout`.
+    pub fn closes_within(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        [&self.stdout, &self.stderr].into_iter().all(|stream| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            stream.wait(left, |stream| stream.closed.then_some(())).is_some()
+        })
     }
 
     /// Waits for its end, and for all it wrote itself. Panics after `timeout`.
