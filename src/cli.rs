@@ -23,6 +23,10 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
     pub grace: Setting,
 
+    /// A later step of this job runs `tfguard release`: `--grace auto` may be as long as that step waits
+    #[arg(long, env = "TFGUARD_CLEANUP_STEP")]
+    pub cleanup_step: bool,
+
     /// Stop gracefully after this time, before the CI's own time-out does it less gracefully
     #[arg(long, env = "TFGUARD_DEADLINE", value_name = "DURATION|auto")]
     pub deadline: Option<Setting>,

@@ -25,6 +25,12 @@ pub struct Account {
     pub ended: Option<Timestamp>,
     /// The CI run.
     pub ci: Option<ci::Run>,
+    /// How long Terraform may take to end once it is interrupted, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<ci::Term>,
+    /// After which time the run stops by itself, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<ci::Term>,
     /// The file name of the command that was run. Its arguments may hold secrets.
     pub program: String,
     /// How the child ended.
@@ -340,6 +346,8 @@ mod tests {
             started: at,
             ended: Some(at),
             ci: None,
+            grace: Some(ci::Term::new(std::time::Duration::from_secs(210), "because")),
+            deadline: None,
             program: "terraform".to_owned(),
             ending: Some(Ending::Exited { code: 1, at }),
             requests: requests.map(|request| Requested { at, request }).to_vec(),

@@ -40,7 +40,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
         requests::from_parent(to_us.clone(), parent);
     }
     let account = new_account(plan, session);
-    let job = job(plan, session.clone(), account.started);
+    let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);
     journal.front = ProcessId::own();
     journal.supervisor = journal.front;

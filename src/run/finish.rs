@@ -25,6 +25,7 @@ use super::release::{Located, Releaser, Started};
 use super::requests;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
+use crate::ci;
 use crate::exit;
 use crate::observe::{Entry, Grade, Leftover};
 use crate::report::{Account, LockOutcome};
@@ -171,12 +172,13 @@ impl Found<'_> {
     /// The supervisor is dead and its child may not be.
     async fn take_over(
         &self,
-        journal: Journal,
+        mut journal: Journal,
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         let job = self.job(&journal);
+        journal.account.grace = Some(self.grace());
         let Some(supervisor) = Supervisor::take_over(&job, journal) else {
             // It never came to start the command.
             self.session.remove();
@@ -205,6 +207,7 @@ impl Found<'_> {
         journal.child = None;
         let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         let job = self.job(&journal);
+        journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
         let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
         conclude(self.plan, &self.session, &account);
@@ -266,11 +269,16 @@ impl Found<'_> {
     fn job(&self, journal: &Journal) -> Job {
         // Terraform's own words for its backend are relative to where it ran.
         let _ = std::env::set_current_dir(&journal.directory);
-        let mut job = job(self.plan, self.session.clone(), journal.account.started);
+        let mut job = job(self.plan, self.session.clone(), &journal.account);
         job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.env);
-        let grace = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
-        job.terms = Terms { grace, deadline: None, ..job.terms };
+        job.terms = Terms { grace: self.grace().duration, deadline: None, ..job.terms };
         job
+    }
+
+    /// What a Terraform has whose run this process takes over.
+    fn grace(&self) -> ci::Term {
+        let duration = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
+        ci::Term { duration, why: "tfguard release waits no longer".to_owned() }
     }
 
     fn cannot_reach(&self) -> u8 {

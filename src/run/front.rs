@@ -210,7 +210,7 @@ async fn take_over(
     if journal.account.ended.is_some() {
         return Ok(journal.account);
     }
-    let job = job(plan, session.clone(), journal.account.started);
+    let job = job(plan, session.clone(), &journal.account);
     let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
     let account = supervisor.run(requests).await;
     conclude(plan, session, &account);
@@ -288,7 +288,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         requests::from_signals(to_us.clone(), plan.heed_hangup, true).map_err(Failure::Start)?;
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
-        let job = job(plan, session.clone(), journal.account.started);
+        let job = job(plan, session.clone(), &journal.account);
         let message = match started(&job, journal) {
             Ok(supervisor) => {
                 let _ = to_front.send(ToFront::Started);

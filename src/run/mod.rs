@@ -90,6 +90,7 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
         match remark {
             Remark::Notice(text) => tracing::info!("{text}"),
             Remark::Warning(text) => tracing::warn!("{text}"),
+            Remark::Detail(text) => tracing::debug!("{text}"),
         }
     }
     if plan.unguarded {
@@ -105,14 +106,14 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 pub use finish::finish;
 pub use front::supervise;
 
-fn job(plan: &Plan, session: SessionDir, started: Timestamp) -> Job {
+fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
     // A supervisor that takes over counts from the same beginning.
-    let passed = Timestamp::now().duration_since(started).try_into().unwrap_or_default();
+    let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
     Job {
         command: plan.command.clone(),
         env: plan.env.clone(),
         session,
-        terms: plan.terms,
+        terms: plan.terms.as_decided(account),
         on_death: plan.on_death,
         unconditional: plan.unconditional,
         flavour: flavour(&plan.command, &plan.env),
@@ -139,6 +140,8 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         started: Timestamp::now(),
         ended: None,
         ci: plan.ci.clone(),
+        grace: Some(plan.grace.clone()),
+        deadline: plan.deadline.clone(),
         program: program.unwrap_or_default().to_string_lossy().into_owned(),
         ending: None,
         requests: Vec::new(),

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::machine::Terms;
+use super::supervisor::describe;
 use crate::ci;
 use crate::cli::{Cli, Evidence, OnDeath, Setting, WithoutConditions};
 use crate::command;
 use crate::lock::UnconditionalDelete;
+use crate::report::Account;
 
-/// The grace where nobody chose one: what a cleanup step has on GitHub Actions and GitLab, and longer than most
-/// providers need to end what they are doing.
-const GRACE: Duration = Duration::from_secs(5 * 60);
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
 /// What is kept of a CI's time limit, beyond the grace, for the kill and the release.
@@ -42,6 +41,10 @@ pub struct Plan {
     pub ci: Option<ci::Run>,
     /// Where the child runs.
     pub mode: Mode,
+    /// How long Terraform may take to end once it is interrupted.
+    pub grace: ci::Term,
+    /// After which time the run stops by itself.
+    pub deadline: Option<ci::Term>,
     /// The machine's times.
     pub terms: Terms,
     /// How long before the end of the credentials the run is to stop.
@@ -71,6 +74,8 @@ pub enum Remark {
     Notice(String),
     /// The command does something that it better did not.
     Warning(String),
+    /// What tfguard decided by itself, and why.
+    Detail(String),
 }
 
 /// A run that is not to be.
@@ -87,34 +92,25 @@ impl Plan {
         let env: HashMap<OsString, OsString> = std::env::vars_os().collect();
         let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
         let ci = ci::Run::detect(text);
-        let grace = match cli.grace {
-            Setting::Auto => GRACE,
-            Setting::Fixed(grace) => grace,
-        };
-        let deadline = match cli.deadline {
-            None => None,
-            Some(Setting::Fixed(deadline)) => Some(deadline),
-            Some(Setting::Auto) => {
-                let deadline =
-                    ci::time_left(text, jiff::Timestamp::now()).map(|left| left.saturating_sub(grace + RESERVE));
-                match deadline {
-                    Some(deadline) => tracing::debug!("the CI's time limit is known: stopping after {deadline:?}"),
-                    None => tracing::debug!("this CI does not tell its time limit: no deadline"),
-                }
-                deadline
-            }
-        };
+        let mut remarks = Vec::new();
+        let grace = grace(cli, &text, &mut remarks);
+        let deadline = deadline(cli, &text, grace.duration, &mut remarks);
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        let mut remarks = Vec::new();
         let command = command(cli, &env, &mut remarks)?;
         let here = std::env::current_dir().unwrap_or_default();
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
         Ok(Self {
             unguarded: !asked && command::takes_no_lock(&command, &here, &env),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
-            terms: Terms { grace, planning_grace: PLANNING_GRACE, deadline },
+            terms: Terms {
+                grace: grace.duration,
+                planning_grace: PLANNING_GRACE,
+                deadline: deadline.as_ref().map(|deadline| deadline.duration),
+            },
+            grace,
+            deadline,
             before_expiry: cli.before_expiry,
             evidence: cli.evidence,
             on_death: cli.on_death,
@@ -132,6 +128,63 @@ impl Plan {
             ci,
             remarks,
         })
+    }
+}
+
+impl Terms {
+    /// As they were decided where the run began, if that is known: the supervisor sees less of the CI than the front.
+    pub(super) fn as_decided(self, account: &Account) -> Self {
+        let Some(grace) = &account.grace else { return self };
+        let deadline = account.deadline.as_ref().map(|deadline| deadline.duration);
+        Self { grace: grace.duration, deadline, ..self }
+    }
+}
+
+fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> ci::Term {
+    let is_container = |mark: &&str| std::path::Path::new(mark).exists();
+    let fitting = ci::grace(&ci::Surroundings {
+        env,
+        is_pid_1: std::process::id() == 1,
+        // Docker's mark and Podman's.
+        in_container: ["/.dockerenv", "/run/.containerenv"].iter().any(is_container),
+        cleanup_step: cli.cleanup_step,
+    });
+    let (what, why) = (describe(fitting.duration), &fitting.why);
+    match cli.grace {
+        Setting::Auto => {
+            remarks.push(Remark::Detail(format!("grace: {what} ({why})")));
+            fitting
+        }
+        Setting::Fixed(duration) => {
+            if duration > fitting.duration {
+                remarks.push(Remark::Detail(format!("--grace is longer than the {what} that fit here ({why})")));
+            }
+            ci::Term { duration, why: "chosen by --grace".to_owned() }
+        }
+    }
+}
+
+fn deadline(
+    cli: &Cli,
+    env: &dyn Fn(&str) -> Option<String>,
+    grace: Duration,
+    remarks: &mut Vec<Remark>,
+) -> Option<ci::Term> {
+    match cli.deadline? {
+        Setting::Fixed(duration) => Some(ci::Term { duration, why: "chosen by --deadline".to_owned() }),
+        Setting::Auto => {
+            let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
+            let Some(limit) = ci::time_left(env, jiff::Timestamp::now(), age) else {
+                remarks.push(Remark::Detail("no deadline: this CI does not tell its time limit".to_owned()));
+                return None;
+            };
+            // Of a short time, half is for the command.
+            let kept = (grace + RESERVE).min(limit.left / 2);
+            let why = format!("the job ends in {}, by {}", describe(limit.left), limit.says);
+            let duration = limit.left.saturating_sub(kept);
+            remarks.push(Remark::Detail(format!("deadline: in {} ({why})", describe(duration))));
+            Some(ci::Term { duration, why })
+        }
     }
 }
 

@@ -1,0 +1,269 @@
+//! How long Terraform may take to end, by where it runs: what the CI leaves between its first signal and the end.
+//!
+//! The supervisor is out of reach of the CI's signals, so what counts is how long it lives: as long as the machine where
+//! that goes on after the job, as long as the job where the machine goes with it, as long as the container where that is
+//! removed. [`grace`] is a table of this, whose facts are those of the CI systems' own sources.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use super::provider::{Provider, Run};
+
+/// A time that a run goes by, and why it is what it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    /// The time.
+    #[serde(rename = "seconds", with = "seconds")]
+    pub duration: Duration,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// What tells where tfguard runs.
+pub struct Surroundings<'a> {
+    /// The environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The process that the CI started is the first of its PID namespace.
+    pub is_pid_1: bool,
+    /// It runs in a container.
+    pub in_container: bool,
+    /// A later step of this job runs `tfguard release` (`--cleanup-step`).
+    pub cleanup_step: bool,
+}
+
+/// Where nothing ends the supervisor: longer than most providers need to end what they are doing.
+const UNHURRIED: Duration = Duration::from_secs(5 * 60);
+/// How long `tfguard release` waits unless it is told otherwise, and what it keeps of that for the kill and the release.
+const CLEANUP_WAIT: Duration = Duration::from_secs(4 * 60);
+const CLEANUP_RESERVE: Duration = Duration::from_secs(30);
+/// From the cancel to the end of the job's remaining steps: GitHub documents 5 minutes, of which the runner keeps 15
+/// seconds for itself (actions/runner, `JobDispatcher.cs`); Azure Pipelines, of the same descent, has
+/// `cancelTimeoutInMinutes`, 5 unless set, and tells it to nobody.
+const LATER_STEPS: Duration = Duration::from_secs(285);
+/// The `after_script` of a GitLab job, where `RUNNER_AFTER_SCRIPT_TIMEOUT` does not say otherwise (gitlab-runner,
+/// `common/consts.go`).
+const AFTER_SCRIPT: Duration = Duration::from_secs(5 * 60);
+/// From SIGTERM to SIGKILL for a pod that says nothing else (`terminationGracePeriodSeconds`).
+const POD: Duration = Duration::from_secs(30);
+/// The same of `docker stop`, and of the ladders of GitHub and Azure (`ProcessInvoker.cs` of both).
+const TEN_SECONDS: Duration = Duration::from_secs(10);
+
+/// The grace that fits the place.
+#[must_use]
+pub fn grace(of: &Surroundings) -> Term {
+    let run = Run::detect(of.env);
+    match run.map(|run| run.provider) {
+        Some(Provider::GithubActions) => of.github(),
+        Some(Provider::Gitlab) => of.gitlab(),
+        Some(Provider::Jenkins) => of.jenkins(),
+        Some(Provider::Buildkite) => of.buildkite(),
+        Some(Provider::Azure) => of.azure(),
+        Some(Provider::Circleci) => Term::new(UNHURRIED, "CircleCI documents neither a signal nor a time"),
+        Some(Provider::Other) => of.elsewhere(true),
+        None => of.elsewhere(false),
+    }
+}
+
+impl Surroundings<'_> {
+    /// A variable that is set to something.
+    fn get(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
+    }
+
+    fn in_pod(&self) -> bool {
+        self.get("KUBERNETES_SERVICE_HOST").is_some()
+    }
+
+    /// The machine outlives the job, and the supervisor with it.
+    fn machine_stays(&self) -> bool {
+        !self.in_container && !self.is_pid_1 && !self.in_pod()
+    }
+
+    /// As long as the cleanup step waits, if the CI lets it for `at_most`.
+    fn until_cleanup(&self, at_most: Duration, why: &str) -> Term {
+        let wait = self.get("TFGUARD_WAIT").and_then(|text| duration(&text)).unwrap_or(CLEANUP_WAIT);
+        let waited = wait.saturating_sub(CLEANUP_RESERVE).max(wait / 2);
+        Term::new(waited.min(less_release(at_most)), why)
+    }
+
+    fn github(&self) -> Term {
+        if self.get("RUNNER_ENVIRONMENT").is_none() {
+            // Gitea, Forgejo and act call themselves GitHub Actions too.
+            return Term::new(
+                UNHURRIED,
+                "GITHUB_ACTIONS is set but RUNNER_ENVIRONMENT is not: its cancel is not known",
+            );
+        }
+        if self.cleanup_step {
+            self.until_cleanup(LATER_STEPS, "GitHub gives the steps after a cancel 5 minutes, and one of them waits")
+        } else if self.is("RUNNER_ENVIRONMENT", "self-hosted") && self.machine_stays() {
+            Term::new(UNHURRIED, "a self-hosted GitHub runner's machine stays after the job")
+        } else {
+            Term::ends_after(
+                TEN_SECONDS,
+                "GitHub kills a cancelled step after 10 seconds, and no cleanup step is declared",
+            )
+        }
+    }
+
+    fn gitlab(&self) -> Term {
+        // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
+        if self.get("CI_SHARED_ENVIRONMENT").is_some() {
+            // `helpers/process/killer.go`, as the shell executor uses it.
+            return Term::ends_after(
+                Duration::from_secs(600),
+                "GitLab's shell executor gives a cancelled script 10 minutes",
+            );
+        }
+        if self.in_pod() {
+            if self.cleanup_step {
+                let limit = self.get("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(|text| duration(&text));
+                let why = "GitLab's Kubernetes executor keeps the pod while after_script waits";
+                return self.until_cleanup(limit.unwrap_or(AFTER_SCRIPT), why);
+            }
+            return Term::ends_after(
+                POD,
+                "GitLab deletes the pod of a cancelled job, with 30 seconds unless configured",
+            );
+        }
+        let native = self.is("FF_USE_NATIVE_CONTAINER_STOP", "true") || self.is("FF_USE_NATIVE_CONTAINER_STOP", "1");
+        match (self.cleanup_step, native) {
+            // A kill would come sooner than the container's end and gain nothing: after_script releases then.
+            (true, false) => Term::new(
+                2 * TEN_SECONDS,
+                "GitLab removes the container after some 20 seconds, and after_script releases",
+            ),
+            (true, true) => {
+                Term::new(TEN_SECONDS, "GitLab stops the container within 10 seconds, and after_script releases")
+            }
+            // It goes from process to process, providers first, so the supervisor learns of it late
+            // (`shells/bash.go`).
+            (false, false) => Term::new(
+                Duration::from_secs(8),
+                "GitLab's docker executor removes the container after some 20 seconds",
+            ),
+            (false, true) => Term::ends_after(TEN_SECONDS, "GitLab stops the container within 10 seconds"),
+        }
+    }
+
+    fn jenkins(&self) -> Term {
+        if self.cleanup_step {
+            self.until_cleanup(Duration::MAX, "Jenkins sets `post` no limit, and a step there waits")
+        } else if self.machine_stays() {
+            Term::new(UNHURRIED, "Jenkins sends no SIGKILL, and its agent's machine stays after the build")
+        } else {
+            // DurableTaskStep.java, REMOTE_TIMEOUT.
+            Term::ends_after(
+                2 * TEN_SECONDS,
+                "Jenkins gives an aborted step up after 20 seconds, and then its container",
+            )
+        }
+    }
+
+    fn buildkite(&self) -> Term {
+        let seconds = |name| self.get(name).and_then(|text| text.parse::<i64>().ok());
+        // Agent v4 tells the time, v3 what it is computed from (buildkite/agent, `clicommand/cancel_signal.go`).
+        let told = self.get("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(|text| duration(&text));
+        let ladder = told.unwrap_or_else(|| {
+            let cancel = seconds("BUILDKITE_CANCEL_GRACE_PERIOD").unwrap_or(10);
+            let signal = match seconds("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS").unwrap_or(-1) {
+                relative @ ..0 => cancel.saturating_add(relative),
+                absolute => absolute,
+            };
+            Duration::from_secs(u64::try_from(signal).unwrap_or_default())
+        });
+        let ladder =
+            Term::ends_after(ladder, "the Buildkite agent kills a cancelled job after its cancel grace period");
+        let stays = !self.is("BUILDKITE_COMPUTE_TYPE", "hosted") && self.machine_stays();
+        if stays && ladder.duration < UNHURRIED {
+            Term::new(UNHURRIED, "a self-hosted Buildkite agent's machine stays after the job")
+        } else {
+            ladder
+        }
+    }
+
+    fn azure(&self) -> Term {
+        if self.cleanup_step {
+            let why = "Azure gives the steps after a cancel 5 minutes unless set otherwise, and one of them waits";
+            return self.until_cleanup(LATER_STEPS, why);
+        }
+        // azure-pipelines-agent, `Constants.cs` and `JobRunner.cs`.
+        if self.is("AGENT_ISSELFHOSTED", "1") && self.machine_stays() {
+            return Term::new(UNHURRIED, "a self-hosted Azure agent's machine stays after the job");
+        }
+        let milliseconds = |name, otherwise| self.get(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+        let ladder = milliseconds("PROCESS_SIGINT_TIMEOUT", 7500_u64)
+            .saturating_add(milliseconds("PROCESS_SIGTERM_TIMEOUT", 2500_u64));
+        let why = "Azure kills a cancelled step after its two time-outs, and no cleanup step is declared";
+        Term::ends_after(Duration::from_millis(ladder), why)
+    }
+
+    /// `ci`: one of which nothing is known.
+    fn elsewhere(&self, ci: bool) -> Term {
+        if self.in_pod() {
+            Term::ends_after(
+                POD,
+                "a Kubernetes pod has 30 seconds unless its terminationGracePeriodSeconds says otherwise",
+            )
+        } else if self.is_pid_1 || (ci && self.in_container) {
+            Term::ends_after(TEN_SECONDS, "a container is stopped within 10 seconds unless told otherwise")
+        } else if !ci && self.get("INVOCATION_ID").is_some() {
+            let why = "systemd stops a unit within 90 seconds unless its TimeoutStopSec says otherwise";
+            Term::ends_after(Duration::from_secs(90), why)
+        } else {
+            Term::new(UNHURRIED, "nothing is known to end it sooner here")
+        }
+    }
+}
+
+impl Term {
+    /// A time and why it is so.
+    #[must_use]
+    pub fn new(duration: Duration, why: &str) -> Self {
+        Self { duration, why: why.to_owned() }
+    }
+
+    /// The grace where all is over after `total`.
+    fn ends_after(total: Duration, why: &str) -> Self {
+        Self::new(less_release(total), why)
+    }
+}
+
+/// A third of it is kept for the kill and the release: four seconds at least, since a release waits two for requests that
+/// are under way, and a minute at most, since it is given 45 seconds. What is longer than a day is a mistake somewhere.
+fn less_release(total: Duration) -> Duration {
+    let total = total.min(Duration::from_secs(24 * 3600));
+    let reserve = (total / 3).clamp(Duration::from_secs(4), Duration::from_secs(60));
+    let grace = total.saturating_sub(reserve).max(Duration::from_secs(1));
+    Duration::from_secs(grace.as_secs())
+}
+
+/// A duration as the CI systems (Go, mostly) and tfguard's options write it; none if it is no time at all.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let duration = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
+    (!duration.is_zero()).then_some(duration)
+}
+
+/// For `#[serde(with)]`.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Which CI system this is, and what it calls this run. The variables are those that each documents.
+
+use serde::{Deserialize, Serialize};
+
+/// Variables by which CI systems find processes to kill (Jenkins' walks, the orphan hunts of GitHub and Azure). tfguard
+/// ends what it starts, so Terraform and the supervisor go without them.
+pub const HUNTING_VARIABLES: &[&str] = &[
+    "JENKINS_SERVER_COOKIE",
+    "JENKINS_NODE_COOKIE",
+    "HUDSON_COOKIE",
+    "HUDSON_SERVER_COOKIE",
+    "RUNNER_TRACKING_ID",
+    "VSTS_PROCESS_LOOKUP_ID",
+];
+
+/// The CI systems that tfguard knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// GitHub Actions, and what looks like it (Gitea, Forgejo, act).
+    GithubActions,
+    /// GitLab.
+    Gitlab,
+    /// Jenkins.
+    Jenkins,
+    /// Buildkite.
+    Buildkite,
+    /// Azure Pipelines.
+    Azure,
+    /// CircleCI.
+    Circleci,
+    /// Another one that sets `CI`.
+    Other,
+}
+
+/// The run of a CI system in which tfguard works. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Which system.
+    pub provider: Provider,
+    /// A link to the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Which attempt at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+}
+
+impl Run {
+    /// Reads it from the environment; none outside a CI.
+    pub fn detect(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+        let is = |name: &str, value: &str| get(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
+        let run = |provider, url, job: &str, attempt: &str| {
+            Some(Self { provider, url, job: get(job), attempt: get(attempt) })
+        };
+        if is("GITHUB_ACTIONS", "true") {
+            let url = (|| {
+                Some(format!(
+                    "{}/{}/actions/runs/{}",
+                    get("GITHUB_SERVER_URL")?,
+                    get("GITHUB_REPOSITORY")?,
+                    get("GITHUB_RUN_ID")?
+                ))
+            })();
+            run(Provider::GithubActions, url, "GITHUB_JOB", "GITHUB_RUN_ATTEMPT")
+        } else if is("GITLAB_CI", "true") {
+            run(Provider::Gitlab, get("CI_JOB_URL"), "CI_JOB_ID", "")
+        } else if is("BUILDKITE", "true") {
+            let url = get("BUILDKITE_BUILD_URL").map(|url| match get("BUILDKITE_JOB_ID") {
+                Some(job) => format!("{url}#{job}"),
+                None => url,
+            });
+            run(Provider::Buildkite, url, "BUILDKITE_JOB_ID", "BUILDKITE_RETRY_COUNT")
+        } else if is("TF_BUILD", "true") {
+            let url = (|| {
+                let (collection, project) = (get("SYSTEM_COLLECTIONURI")?, get("SYSTEM_TEAMPROJECT")?);
+                Some(format!("{collection}{project}/_build/results?buildId={}", get("BUILD_BUILDID")?))
+            })();
+            run(Provider::Azure, url, "SYSTEM_JOBID", "SYSTEM_JOBATTEMPT")
+        } else if is("CIRCLECI", "true") {
+            run(Provider::Circleci, get("CIRCLE_BUILD_URL"), "CIRCLE_WORKFLOW_JOB_ID", "")
+        } else if ["JENKINS_URL", "JENKINS_SERVER_COOKIE", "JENKINS_NODE_COOKIE"].iter().any(|name| get(name).is_some())
+        {
+            run(Provider::Jenkins, get("BUILD_URL"), "BUILD_TAG", "")
+        } else if get("CI").is_some_and(|value| value != "false" && value != "0") {
+            run(Provider::Other, None, "", "")
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detect(variables: &[(&str, &str)]) -> Option<Run> {
+        Run::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn each_ci_is_known_by_its_own_variables() {
+        type Case = (&'static [(&'static str, &'static str)], Option<(Provider, Option<&'static str>)>);
+        let cases: &[Case] = &[
+            (&[], None),
+            (&[("CI", "false")], None),
+            (&[("CI", "true")], Some((Provider::Other, None))),
+            (
+                &[
+                    ("CI", "true"),
+                    ("GITHUB_ACTIONS", "true"),
+                    ("GITHUB_SERVER_URL", "https://github.com"),
+                    ("GITHUB_REPOSITORY", "o/r"),
+                    ("GITHUB_RUN_ID", "7"),
+                ],
+                Some((Provider::GithubActions, Some("https://github.com/o/r/actions/runs/7"))),
+            ),
+            (
+                &[("GITLAB_CI", "true"), ("CI_JOB_URL", "https://x/-/jobs/1")],
+                Some((Provider::Gitlab, Some("https://x/-/jobs/1"))),
+            ),
+            (
+                &[("JENKINS_NODE_COOKIE", "abc"), ("BUILD_URL", "http://j/1/")],
+                Some((Provider::Jenkins, Some("http://j/1/"))),
+            ),
+            (
+                &[("BUILDKITE", "true"), ("BUILDKITE_BUILD_URL", "https://b/1"), ("BUILDKITE_JOB_ID", "j")],
+                Some((Provider::Buildkite, Some("https://b/1#j"))),
+            ),
+            (
+                &[
+                    ("TF_BUILD", "True"),
+                    ("SYSTEM_COLLECTIONURI", "https://a/"),
+                    ("SYSTEM_TEAMPROJECT", "p"),
+                    ("BUILD_BUILDID", "3"),
+                ],
+                Some((Provider::Azure, Some("https://a/p/_build/results?buildId=3"))),
+            ),
+            (&[("CIRCLECI", "true")], Some((Provider::Circleci, None))),
+        ];
+        for (variables, expected) in cases {
+            let found = detect(variables);
+            assert_eq!(found.as_ref().map(|run| (run.provider, run.url.as_deref())), *expected, "{variables:?}");
+        }
+    }
+}
