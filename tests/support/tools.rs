@@ -63,10 +63,7 @@ impl Tools {
 
     /// A Python that can import moto's server. Panics, saying why, when it cannot be made.
     pub fn python(&self) -> &Path {
-        let made = self.moto.get_or_init(|| {
-            let dir = self.make("moto", hash(&[REQUIREMENTS]), make_moto)?;
-            Ok(dir.join("bin/python"))
-        });
+        let made = self.moto.get_or_init(|| self.venv("moto", REQUIREMENTS));
         made.as_ref().unwrap_or_else(|why| {
             panic!("the tests need moto, from a python3 (3.10 or later) with venv and pip: {why}")
         })
@@ -119,6 +116,12 @@ impl Tools {
         )
     }
 
+    /// A Python that can import the packages of a requirements file, which are wheels.
+    pub fn venv(&self, name: &str, requirements: &str) -> Result<PathBuf, String> {
+        let dir = self.make(name, hash(&[requirements]), |dir, _| make_venv(requirements, dir))?;
+        Ok(dir.join("bin/python"))
+    }
+
     /// The folder of a tool, made by `make` unless it is there. `make` gets the folder to fill and the one it will
     /// be renamed to.
     pub fn make(
@@ -149,10 +152,10 @@ impl Tools {
     }
 }
 
-fn make_moto(dir: &Path, _: &Path) -> Result<(), String> {
+fn make_venv(packages: &str, dir: &Path) -> Result<(), String> {
     run("python3", &["-m".as_ref(), "venv".as_ref(), dir.as_os_str()])?;
     let requirements = dir.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENTS).map_err(|error| error.to_string())?;
+    fs::write(&requirements, packages).map_err(|error| error.to_string())?;
     // Of a virtual environment, `bin/python` alone survives the move to its place: it finds its packages by itself.
     let pip = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "--requirement"].map(OsStr::new);
     run(dir.join("bin/python"), &[&pip[..], &[requirements.as_os_str()]].concat())

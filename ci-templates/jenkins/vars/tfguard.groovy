@@ -1,0 +1,29 @@
+// A step for a shared library: runs a command under tfguard and finishes, whatever happens, what it leaves.
+//
+//   node('terraform') {
+//       sh 'terraform init -input=false'
+//       tfguard 'terraform apply -input=false -auto-approve'
+//       tfguard command: './deploy.sh', wait: '5m'
+//   }
+//
+// It needs a `node` around it and does both on that one: elsewhere there is no session to find. In a declarative pipeline
+// it goes into `steps`.
+def call(String command) {
+    call(command: command)
+}
+
+def call(Map options) {
+    // From these tfguard knows that after an abort it will be waited for, and how long.
+    withEnv(['TFGUARD_CLEANUP_STEP=1', "TFGUARD_WAIT=${options.wait ?: '10m'}"]) {
+        try {
+            // See Jenkinsfile on what an abort does.
+            sh(script: "exec tfguard -- ${options.command}")
+        } finally {
+            // Its status is told instead of thrown, so that it does not hide how the command itself ended.
+            int status = sh(returnStatus: true, script: 'tfguard release')
+            if (status != 0) {
+                unstable("tfguard release ended with ${status}: see its words above")
+            }
+        }
+    }
+}

