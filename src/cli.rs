@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable};
-use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
+use crate::commands::ByHand;
 use crate::exit;
 use crate::lock::LockClaim;
 
@@ -73,15 +74,15 @@ pub struct Cli {
     pub report: Option<PathBuf>,
 
     /// How tfguard's own messages look
-    #[arg(long, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, global = true, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
     /// Say more
-    #[arg(short, long, env = "TFGUARD_VERBOSE", action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, env = "TFGUARD_VERBOSE", action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
 
     /// Say only what needs somebody to act
-    #[arg(short, long, env = "TFGUARD_QUIET", action = ArgAction::SetTrue)]
+    #[arg(short, long, global = true, env = "TFGUARD_QUIET", action = ArgAction::SetTrue)]
     pub quiet: bool,
 
     /// How the front starts the supervisor: the session that it made.
@@ -116,6 +117,9 @@ pub enum Instead {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
+    /// What a person runs by hand.
+    #[command(flatten)]
+    ByHand(ByHand),
 }
 
 impl Cli {
@@ -140,10 +144,14 @@ impl Cli {
 
     fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let words: Vec<OsString> = words.into_iter().collect();
-        let matches = Self::command().mut_args(heed_environment).try_get_matches_from(&words)?;
+        let matches = heed(Self::command()).try_get_matches_from(&words)?;
         let cli = Self::from_arg_matches(&matches)?;
         Ok(Self { words: words.into_iter().skip(1).collect(), ..cli })
     }
+}
+
+fn heed(command: Command) -> Command {
+    command.mut_args(heed_environment).mut_subcommands(heed)
 }
 
 fn heed_environment(arg: Arg) -> Arg {

@@ -2,7 +2,8 @@
 //!
 //! The binary's parts, one folder a concern. [`run`] is the guarded run (front, supervisor, child), [`observe`] reads
 //! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete it by condition,
-//! [`other`] does so for the backends that do not log their locks, [`session`] holds
+//! [`other`] does so for the backends that do not log their locks, [`holder`] tells who holds a lock and whether they
+//! live, [`session`] holds
 //! everything that has to outlive a process, [`report`] tells people and programs what happened.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
@@ -12,7 +13,9 @@ pub mod backend;
 pub mod ci;
 pub mod cli;
 pub mod command;
+pub mod commands;
 pub mod exit;
+pub mod holder;
 pub mod lock;
 pub mod observe;
 pub mod other;

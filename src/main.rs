@@ -34,19 +34,27 @@ fn main() -> ExitCode {
         (false, false) => Volume::Normal,
     };
     say::set_up(cli.log_format, volume);
-    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (&cli.instead, &cli.supervise) {
-        (Some(Instead::Release { wait }), _) => run::finish(&plan, *wait),
-        (Some(Instead::Shim { dir }), _) => shim(dir),
+    let release = match &cli.instead {
+        Some(Instead::ByHand(command)) => {
+            return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
+        }
+        Some(Instead::Shim { dir }) => {
+            return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
+        }
+        Some(Instead::Release { wait }) => Some(*wait),
+        None => None,
+    };
+    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {
+        (Some(wait), _) => run::finish(&plan, wait),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
     });
-    ended.map_or_else(
-        |failure| {
-            tracing::error!("{failure}");
-            ExitCode::from(failure.exit_code())
-        },
-        ExitCode::from,
-    )
+    ended.map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from)
+}
+
+fn fail(why: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    tracing::error!("{why}");
+    ExitCode::from(code)
 }
 
 fn shim(dir: &std::path::Path) -> Result<u8, run::Failure> {

@@ -211,6 +211,11 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<Base>, Backend
 
 /// A client of STS with the credentials of `config`.
 fn sts(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::Client {
+    aws_sdk_sts::Client::from_conf(sts_config(backend, config).build())
+}
+
+/// What such a client is made of.
+pub(super) fn sts_config(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::config::Builder {
     let mut builder = aws_sdk_sts::config::Builder::from(config);
     if let Some(region) = set(&backend.attributes.sts_region) {
         builder = builder.region(Region::new(region.to_owned()));
@@ -218,7 +223,7 @@ fn sts(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::Client {
     if let Some(endpoint) = &backend.endpoints.sts {
         builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
     }
-    aws_sdk_sts::Client::from_conf(builder.build())
+    builder
 }
 
 #[derive(Debug)]

@@ -27,9 +27,22 @@ pub struct S3Backend {
 
 impl S3Backend {
     pub(super) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
+        let backend = Self::without_state(attributes, surroundings)?;
+        let missing = |setting| BackendError::Unusable { setting, reason: "it is missing".to_owned() };
+        if backend.bucket.is_empty() {
+            return Err(missing("bucket"));
+        }
+        if backend.key.is_empty() {
+            return Err(missing("key"));
+        }
+        Ok(backend)
+    }
+
+    /// The settings by which AWS is reached; bucket and key may be empty.
+    pub(super) fn without_state(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
         let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
-        let bucket = set(&attributes.bucket).ok_or(unusable("bucket", "it is missing"))?.to_owned();
-        let key = set(&attributes.key).ok_or(unusable("key", "it is missing"))?.to_owned();
+        let bucket = attributes.bucket.clone().unwrap_or_default();
+        let key = attributes.key.clone().unwrap_or_default();
         let region = set(&attributes.region)
             .or_else(|| surroundings.var("AWS_REGION"))
             .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
@@ -60,6 +73,11 @@ impl S3Backend {
     /// The lock table, if one is configured.
     pub fn table(&self) -> Option<&str> {
         set(&self.attributes.dynamodb_table).or_else(|| set(&self.attributes.lock_table))
+    }
+
+    /// Whether Terraform locks by an object beside the state.
+    pub fn uses_lockfile(&self) -> bool {
+        self.attributes.use_lockfile == Some(true)
     }
 
     /// The key of a workspace's state.
@@ -93,7 +111,7 @@ impl S3Backend {
             LockKinds::Lockfile => (true, false),
             LockKinds::DynamoDb => (false, true),
             LockKinds::Both => (true, true),
-            LockKinds::Unstated => (self.attributes.use_lockfile == Some(true), self.table().is_some()),
+            LockKinds::Unstated => (self.uses_lockfile(), self.table().is_some()),
         };
         let mut places = Vec::new();
         if file {
@@ -116,7 +134,7 @@ impl S3Backend {
             bucket: self.bucket.clone(),
             key: lockfile_key(state_key),
             region: self.region.clone(),
-            endpoint: self.endpoint(self.endpoints.s3.as_deref()),
+            endpoint: self.s3_endpoint(),
         }
     }
 
@@ -127,8 +145,18 @@ impl S3Backend {
             table: self.table()?.to_owned(),
             lock_id: format!("{}/{state_key}", self.bucket),
             region: self.region.clone(),
-            endpoint: self.endpoint(self.endpoints.dynamodb.as_deref()),
+            endpoint: self.dynamodb_endpoint(),
         })
+    }
+
+    /// The endpoint of S3.
+    pub(super) fn s3_endpoint(&self) -> Option<String> {
+        self.endpoint(self.endpoints.s3.as_deref())
+    }
+
+    /// The endpoint of DynamoDB.
+    pub(super) fn dynamodb_endpoint(&self) -> Option<String> {
+        self.endpoint(self.endpoints.dynamodb.as_deref())
     }
 
     /// The endpoint as far as attributes and environment tell it; a shared configuration file can still name another.

@@ -2,9 +2,11 @@
 //! What it prints for it is in [`crate::report`].
 
 mod grace;
+mod origin;
 mod provider;
 mod time_limit;
 
 pub use grace::{Surroundings, Term, grace};
+pub use origin::Origin;
 pub use provider::{HUNTING_VARIABLES, Provider, Run};
 pub use time_limit::{TimeLeft, job_age, time_left};

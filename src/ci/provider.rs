@@ -29,7 +29,8 @@ pub enum Provider {
     Azure,
     /// CircleCI.
     Circleci,
-    /// Another one that sets `CI`.
+    /// Another one that sets `CI`, or one that a later tfguard knows.
+    #[serde(other)]
     Other,
 }
 

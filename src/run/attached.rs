@@ -39,6 +39,8 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     if let Some(parent) = parent.filter(|_| plan.watch_parent) {
         requests::from_parent(to_us.clone(), parent);
     }
+    // So that a `tfguard release` beside it sees that somebody supervises.
+    let _claim = session.claim()?;
     let account = new_account(plan, session);
     let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);

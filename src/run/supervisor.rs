@@ -558,10 +558,14 @@ impl<'a> Supervisor<'a> {
     fn finish(mut self, finish: Finish) -> Account {
         if finish == Finish::Alive {
             let tree = self.look();
-            let alive: Vec<_> =
+            let mut alive: Vec<_> =
                 tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
+            if alive.is_empty() {
+                alive.push("one that cannot be seen from here".to_owned());
+            }
+            // Never empty here: a journal that ended without survivors says that everything of the run is gone.
             self.journal.account.survivors.clone_from(&alive);
-            let who = if alive.is_empty() { "one that cannot be seen from here".to_owned() } else { alive.join(", ") };
+            let who = alive.join(", ");
             for leftover in self.left() {
                 if let Some(lock) = self.lock(&leftover.entry.claim) {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));

@@ -199,6 +199,18 @@ impl SessionDir {
         }
     }
 
+    /// Whether somebody supervises the session, on this kernel in whichever PID namespace; none where that cannot be told.
+    #[must_use]
+    pub fn is_claimed(&self) -> Option<bool> {
+        let file = File::open(self.path.join("supervisor.lock")).ok()?;
+        // Given back at once: who claims the session at this very moment looks again a moment later.
+        match file.try_lock_shared() {
+            Ok(()) => Some(false),
+            Err(std::fs::TryLockError::WouldBlock) => Some(true),
+            Err(std::fs::TryLockError::Error(_)) => None,
+        }
+    }
+
     /// What the supervisor wrote to its stderr; nothing but a panic's words.
     #[must_use]
     pub fn supervisor_stderr(&self) -> PathBuf {

@@ -1,0 +1,36 @@
+//! What a CI run works on, and for whom.
+
+use serde::{Deserialize, Serialize};
+
+/// The change that a CI run works on and who started it. The variables are those that each CI documents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Who started the run, by the CI's name for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+}
+
+/// By provider in the order of [`super::Provider`]; `GIT_COMMIT` is that of Jenkins' Git plugin.
+const COMMITS: [&str; 6] =
+    ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "BUILD_SOURCEVERSION", "CIRCLE_SHA1", "GIT_COMMIT"];
+/// `BUILD_USER_ID` is that of Jenkins' build user vars plugin.
+const ACTORS: [&str; 7] = [
+    "GITHUB_TRIGGERING_ACTOR",
+    "GITHUB_ACTOR",
+    "GITLAB_USER_LOGIN",
+    "BUILDKITE_BUILD_CREATOR",
+    "BUILD_REQUESTEDFOR",
+    "CIRCLE_USERNAME",
+    "BUILD_USER_ID",
+];
+
+impl Origin {
+    /// Reads it from the environment.
+    pub fn detect(env: impl Fn(&str) -> Option<String>) -> Self {
+        let first = |names: &[&str]| names.iter().filter_map(|name| env(name)).find(|value| !value.is_empty());
+        Self { commit: first(&COMMITS), actor: first(&ACTORS) }
+    }
+}

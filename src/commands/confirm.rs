@@ -1,0 +1,28 @@
+//! A question before something is changed.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// `yes`, in full.
+    Yes,
+    /// Anything else.
+    No,
+    /// Nobody can be asked: stdin or stderr is no terminal.
+    NobodyThere,
+}
+
+/// Asks on the terminal. Only `yes` is a yes, as Terraform has it.
+#[must_use]
+pub fn confirm(question: &str) -> Answer {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Answer::NobodyThere;
+    }
+    let mut line = String::new();
+    let asked = write!(io::stderr(), "tfguard: {question} Only `yes` will be accepted: ");
+    match asked.and_then(|()| io::stdin().lock().read_line(&mut line)) {
+        Ok(_) if line.trim() == "yes" => Answer::Yes,
+        _ => Answer::No,
+    }
+}

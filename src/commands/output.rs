@@ -1,0 +1,54 @@
+//! What a command found, on stdout.
+
+use std::io::{self, Write as _};
+
+use super::Failure;
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
+/// direction of the text are replaced, and what is very long is cut.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const LONGEST: usize = 512;
+    let mut shown: String = text.chars().take(LONGEST).map(harmless).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn harmless(char: char) -> char {
+    match char {
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+            char::REPLACEMENT_CHARACTER
+        }
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_steer_a_terminal_is_replaced() {
+        assert_eq!(printable("runner@büild-7"), "runner@büild-7");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7f}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}"
+        );
+        assert_eq!(printable(&"x".repeat(600)).chars().count(), 513);
+    }
+}

@@ -1,0 +1,306 @@
+//! Which state a command is about, and how it is reached: by working directory, or by flags alone.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::backend::{
+    AwsClients, Backend, BackendError, GivenSettings, S3Backend, Surroundings, read_backend, workspace,
+};
+use crate::lock::LockPlace;
+
+/// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Access {
+    /// The region of bucket and table
+    #[arg(long, env = "TFGUARD_REGION", value_name = "REGION", help_heading = "AWS")]
+    pub region: Option<String>,
+
+    /// The profile of the shared configuration whose credentials are used, instead of those of the backend block
+    #[arg(long, env = "TFGUARD_PROFILE", value_name = "PROFILE", help_heading = "AWS")]
+    pub profile: Option<String>,
+
+    /// The URL of S3, where it is not that of AWS
+    #[arg(long, env = "TFGUARD_S3_ENDPOINT", value_name = "URL", help_heading = "AWS")]
+    pub s3_endpoint: Option<String>,
+
+    /// The URL of DynamoDB, where it is not that of AWS
+    #[arg(long, env = "TFGUARD_DYNAMODB_ENDPOINT", value_name = "URL", help_heading = "AWS")]
+    pub dynamodb_endpoint: Option<String>,
+
+    /// Put the bucket into the path of URLs, for stores that are not AWS's
+    #[arg(long, env = "TFGUARD_PATH_STYLE", help_heading = "AWS")]
+    pub path_style: bool,
+}
+
+impl Access {
+    /// These settings and no state.
+    #[must_use]
+    pub fn settings(&self) -> GivenSettings {
+        GivenSettings {
+            region: self.region.clone(),
+            s3_endpoint: self.s3_endpoint.clone(),
+            dynamodb_endpoint: self.dynamodb_endpoint.clone(),
+            profile: self.profile.clone(),
+            path_style: self.path_style,
+            ..GivenSettings::default()
+        }
+    }
+}
+
+/// The flags that name one state.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Target {
+    /// The state's initialised working directory [default: this one]
+    #[arg(long, env = "TFGUARD_CHDIR", value_name = "DIR", help_heading = "State")]
+    pub chdir: Option<PathBuf>,
+
+    /// The state's workspace [default: as Terraform has it there]
+    #[arg(long, env = "TFGUARD_WORKSPACE", value_name = "NAME", conflicts_with = "bucket", help_heading = "State")]
+    pub workspace: Option<String>,
+
+    /// The state's bucket: with --key and --region, no directory is looked at
+    #[arg(long, env = "TFGUARD_BUCKET", value_name = "BUCKET", requires = "key", help_heading = "State")]
+    pub bucket: Option<String>,
+
+    /// The state's key in the bucket, with the workspace's prefix: the `Path` of its lock behind the first slash
+    #[arg(long, env = "TFGUARD_KEY", value_name = "KEY", requires = "bucket", help_heading = "State")]
+    pub key: Option<String>,
+
+    /// The lock table's name or ARN, instead of that of the directory
+    #[arg(long, env = "TFGUARD_TABLE", value_name = "TABLE", help_heading = "State")]
+    pub table: Option<String>,
+
+    /// How AWS is reached.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// One state, and how to reach it.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The settings.
+    pub backend: S3Backend,
+    /// The state's key in its bucket, with the workspace's prefix.
+    pub key: String,
+    /// The workspace. None where flags name the state.
+    pub workspace: Option<String>,
+    /// The working directory. None where flags name the state.
+    pub dir: Option<PathBuf>,
+    /// Clients for it. No request has been sent yet.
+    pub clients: AwsClients,
+}
+
+/// Where one half of the state's lock would live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfPlace {
+    /// The place.
+    pub place: LockPlace,
+    /// Whether Terraform is set up to lock there. Elsewhere a lock can lie that was taken with other settings, and
+    /// often nobody may look.
+    pub expected: bool,
+}
+
+/// Why it is not known what a command is about. Each text says what to do instead.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The working directory's backend cannot be read.
+    #[error("{0}. {BY_FLAGS}")]
+    Backend(BackendError),
+    /// What the flags say cannot be used.
+    #[error("{0}")]
+    Flags(BackendError),
+    /// There is no region.
+    #[error("the region is not known: give --region, or set AWS_REGION")]
+    NoRegion,
+    /// The directory is not initialised.
+    #[error(
+        "{dir} is not initialised with a backend: run `terraform init` there, or name another one with --chdir. {BY_FLAGS}"
+    )]
+    NotInitialised {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The state is a local file.
+    #[error(
+        "{dir} has local state, whose lock ends with the process that holds it; there is nothing that could be left. \
+         Name another directory with --chdir"
+    )]
+    Local {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The state is not in S3.
+    #[error(
+        "{dir} has its state in a backend of type {kind}, which this command does not know. \
+         Use Terraform's own means there: `terraform force-unlock <the ID that it shows>`"
+    )]
+    Other {
+        /// The directory.
+        dir: PathBuf,
+        /// The backend's type.
+        kind: String,
+    },
+}
+
+const BY_FLAGS: &str =
+    "Or name the state without its directory: --bucket, --key and --region, with --table if it locks in one";
+
+impl From<BackendError> for TargetError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Unusable { setting: "region", .. } => Self::NoRegion,
+            error => Self::Flags(error),
+        }
+    }
+}
+
+impl Target {
+    /// The flags as settings.
+    #[must_use]
+    pub fn settings(&self) -> GivenSettings {
+        GivenSettings {
+            bucket: self.bucket.clone(),
+            key: self.key.clone(),
+            table: self.table.clone(),
+            ..self.access.settings()
+        }
+    }
+
+    /// The state that is meant, in tfguard's own environment.
+    ///
+    /// # Errors
+    /// When it cannot be told, with what to do instead.
+    pub async fn state(&self) -> Result<State, TargetError> {
+        self.state_in(Path::new("."), std::env::vars_os().collect()).await
+    }
+
+    async fn state_in(&self, here: &Path, env: HashMap<OsString, OsString>) -> Result<State, TargetError> {
+        if let Some(key) = self.key.clone().filter(|_| self.bucket.is_some()) {
+            let backend = self.settings().backend(Surroundings { dir: here.to_owned(), env })?;
+            let clients = AwsClients::connect(&backend).await?;
+            return Ok(State { backend, key, workspace: None, dir: None, clients });
+        }
+        let dir = self.chdir.as_ref().map_or_else(|| here.to_owned(), |dir| here.join(dir));
+        State::of_directory(&dir, env, self.workspace.as_deref(), &self.settings()).await
+    }
+}
+
+impl State {
+    /// The state of a working directory, with settings that come over those of its backend.
+    ///
+    /// # Errors
+    /// When it has none in S3, or its settings cannot be followed.
+    pub async fn of_directory(
+        dir: &Path,
+        env: HashMap<OsString, OsString>,
+        named: Option<&str>,
+        given: &GivenSettings,
+    ) -> Result<Self, TargetError> {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let surroundings = Surroundings { dir: dir.clone(), env };
+        let backend = match read_backend(&surroundings).map_err(TargetError::Backend)? {
+            Backend::S3(backend) => given.over_backend(&backend)?,
+            Backend::None => return Err(TargetError::NotInitialised { dir }),
+            Backend::Local => return Err(TargetError::Local { dir }),
+            Backend::Http(_) => return Err(TargetError::Other { dir, kind: "http".to_owned() }),
+            Backend::Other { kind } => return Err(TargetError::Other { dir, kind }),
+        };
+        let workspace = named.map_or_else(|| workspace(&surroundings), str::to_owned);
+        let clients = AwsClients::connect(&backend).await?;
+        let key = backend.state_key(&workspace);
+        Ok(Self { backend, key, workspace: Some(workspace), dir: Some(dir), clients })
+    }
+
+    /// The bucket of the state.
+    #[must_use]
+    pub fn bucket(&self) -> &str {
+        self.backend.bucket()
+    }
+
+    /// `<bucket>/<state key>`: the key of the lock's item, and `Path` in the lock.
+    #[must_use]
+    pub fn lock_id(&self) -> String {
+        format!("{}/{}", self.bucket(), self.key)
+    }
+
+    /// Where the halves of its lock would live, the file half first, as Terraform unlocks.
+    #[must_use]
+    pub fn halves(&self) -> Vec<HalfPlace> {
+        let table = self.backend.table_place(&self.key);
+        // By flags alone, a state without a table can only have a lockfile.
+        let expected = self.backend.uses_lockfile() || (self.dir.is_none() && table.is_none());
+        let file = HalfPlace { place: self.backend.file_place(&self.key), expected };
+        [file].into_iter().chain(table.map(|place| HalfPlace { place, expected: true })).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(target: &Target, record: Option<&str>) -> Result<State, TargetError> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(record) = record {
+            std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+            std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
+        }
+        let env = HashMap::from([("TF_WORKSPACE".into(), "blue".into())]);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(target.state_in(dir.path(), env))
+    }
+
+    fn record(kind: &str) -> String {
+        format!(
+            r#"{{"version":3,"backend":{{"type":"{kind}","hash":1,"config":{{"bucket":"b","key":"k","region":"r","dynamodb_table":"t"}}}}}}"#
+        )
+    }
+
+    fn by_flags() -> Target {
+        let access = Access { region: Some("r".to_owned()), ..Access::default() };
+        Target { bucket: Some("b".to_owned()), key: Some("k".to_owned()), access, ..Target::default() }
+    }
+
+    fn expected(state: &State) -> Vec<bool> {
+        state.halves().iter().map(|half| half.expected).collect()
+    }
+
+    #[test]
+    fn a_directory_tells_its_state_in_the_workspace_of_terraform_or_another() {
+        let record = record("s3");
+        let found = state(&Target::default(), Some(&record)).unwrap();
+        assert_eq!(found.lock_id(), "b/env:/blue/k");
+        assert_eq!(expected(&found), [false, true], "a lockfile can be there and need not");
+        let default = Target { workspace: Some("default".to_owned()), ..Target::default() };
+        assert_eq!(state(&default, Some(&record)).unwrap().lock_id(), "b/k");
+        let other = Target { table: Some("u".to_owned()), ..Target::default() };
+        assert_eq!(state(&other, Some(&record)).unwrap().backend.table(), Some("u"));
+    }
+
+    #[test]
+    fn flags_alone_are_enough_also_where_the_directory_is_broken() {
+        for broken in [None, Some("{"), Some("{\"version\":9}")] {
+            let found = state(&by_flags(), broken).unwrap();
+            assert_eq!((found.lock_id().as_str(), found.dir.is_none()), ("b/k", true));
+            assert_eq!(expected(&found), [true]);
+        }
+        let with_table = Target { table: Some("t".to_owned()), ..by_flags() };
+        assert_eq!(expected(&state(&with_table, None).unwrap()), [false, true]);
+    }
+
+    #[test]
+    fn each_error_says_what_to_do_instead() {
+        let local = r#"{"version":3,"backend":{"type":"local","config":{},"hash":1}}"#;
+        let gcs = r#"{"version":3,"backend":{"type":"gcs","config":{},"hash":1}}"#;
+        for (target, record, says) in [
+            (Target::default(), None, "--chdir"),
+            (Target::default(), Some("{"), "--bucket, --key and --region"),
+            (Target::default(), Some(local), "local state"),
+            (Target::default(), Some(gcs), "force-unlock"),
+            (Target { access: Access::default(), ..by_flags() }, None, "--region"),
+        ] {
+            let error = state(&target, record).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

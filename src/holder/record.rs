@@ -1,0 +1,255 @@
+//! The record of who holds a lock.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ci;
+use crate::lock::LockId;
+use crate::session::{ChildRecord, Journal, ProcessId, SessionDir, World};
+
+/// The version of the record's format that this tfguard writes and reads. Fields may be added to it without a new one.
+const SCHEMA: u32 = 1;
+/// No text in a record is longer (in characters); a link that is cut is useless, so a longer one is left out.
+const LONGEST: usize = 200;
+/// No record that tfguard wrote is longer (in bytes).
+const LARGEST: usize = 8 * 1024;
+
+/// The run that holds a lock, as its tfguard recorded it. Holds no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Version of this format.
+    pub(super) schema: u32,
+    /// The lock. A record beside another lock is not that lock's.
+    pub lock: LockId,
+    /// The version of the tfguard that wrote it.
+    pub tfguard: String,
+    /// When the run began, by its own clock.
+    pub started: Timestamp,
+    /// The CI run; none outside a CI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<ci::Run>,
+    /// What the run works on, and for whom.
+    #[serde(flatten)]
+    pub origin: ci::Origin,
+    /// The name of the machine or container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Where the process IDs mean something.
+    pub world: World,
+    /// The supervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<ProcessId>,
+    /// The child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<ChildRecord>,
+    /// The session's directory on that machine.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::paths::option")]
+    pub session: Option<PathBuf>,
+}
+
+impl Holder {
+    /// The record of a session that holds a lock, as its journal tells it. `host`: the name of the machine.
+    #[must_use]
+    pub fn of_session(
+        journal: &Journal,
+        session: &SessionDir,
+        lock: LockId,
+        origin: ci::Origin,
+        host: Option<String>,
+    ) -> Self {
+        let run = journal.account.ci.clone().map(|run| ci::Run {
+            url: run.url.map(without_user).filter(|url| url.chars().count() <= LONGEST),
+            job: run.job.and_then(bounded),
+            attempt: run.attempt.and_then(bounded),
+            ..run
+        });
+        let path = session.path();
+        Self {
+            schema: SCHEMA,
+            lock,
+            tfguard: journal.account.tfguard.clone(),
+            started: journal.account.started,
+            ci: run,
+            origin: ci::Origin { commit: origin.commit.and_then(bounded), actor: origin.actor.and_then(bounded) },
+            host: host.and_then(bounded),
+            world: journal.world.clone(),
+            supervisor: journal.supervisor,
+            child: journal.child,
+            session: (path.as_os_str().len() <= 4 * LONGEST).then(|| path.to_owned()),
+        }
+    }
+}
+
+/// Cut to what a record may hold; none if there is nothing.
+fn bounded(text: String) -> Option<String> {
+    let text: String = text.chars().take(LONGEST).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+/// A link without the name and password that a server's configured address may carry.
+fn without_user(url: String) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url,
+    }
+}
+
+/// The run in words: where it ran, for whom, and since when.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.ci {
+            Some(run) => {
+                let job = run.job.as_ref().map(|job| format!("job {job} of ")).unwrap_or_default();
+                write!(f, "{job}{}", run.url.as_deref().unwrap_or("a CI run without a link"))?;
+                if let Some(attempt) = &run.attempt {
+                    write!(f, " (attempt {attempt})")?;
+                }
+            }
+            None => f.write_str("a run outside a CI")?,
+        }
+        if let Some(actor) = &self.origin.actor {
+            write!(f, ", started by {actor}")?;
+        }
+        if let Some(commit) = &self.origin.commit {
+            write!(f, ", commit {commit}")?;
+        }
+        if let Some(host) = &self.host {
+            write!(f, ", on {host}")?;
+        }
+        write!(f, ", since {}", self.started.strftime("%Y-%m-%d %H:%M:%S UTC"))
+    }
+}
+
+/// What was found beside a lock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Recorded {
+    /// No record: the lock is of a Terraform without tfguard, is young, or could not be annotated.
+    #[default]
+    Nothing,
+    /// The record of the lock's holder.
+    Holder(Box<Holder>),
+    /// A record that says nothing of this lock to this tfguard, for this reason.
+    Foreign(String),
+}
+
+impl Recorded {
+    /// Reads the JSON of a record that was found beside the lock with this ID.
+    #[must_use]
+    pub fn read(text: &str, lock: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u64,
+        }
+        if text.len() > LARGEST {
+            return Self::Foreign("the record of its holder is longer than any that tfguard writes".to_owned());
+        }
+        match serde_json::from_str::<Version>(text) {
+            Ok(Version { schema }) if schema != u64::from(SCHEMA) => {
+                return Self::Foreign(format!(
+                    "the record of its holder has format {schema}, this tfguard knows format {SCHEMA}"
+                ));
+            }
+            _ => {}
+        }
+        match serde_json::from_str::<Holder>(text) {
+            Ok(holder) => Self::of(holder, lock),
+            Err(error) => Self::Foreign(format!("the record of its holder cannot be understood: {error}")),
+        }
+    }
+
+    /// A record that was found beside the lock with this ID.
+    #[must_use]
+    pub fn of(holder: Holder, lock: &str) -> Self {
+        if holder.lock.as_str() == lock {
+            Self::Holder(Box::new(holder))
+        } else {
+            Self::Foreign(format!("the record beside it is of another lock, {}", holder.lock))
+        }
+    }
+
+    /// The record.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Holder(holder) => Some(holder),
+            Self::Nothing | Self::Foreign(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
+
+    fn holder() -> Holder {
+        let id = |pid| ProcessId { pid, start_ticks: 4_000_000_000 };
+        Holder {
+            schema: SCHEMA,
+            lock: ID.parse().unwrap(),
+            tfguard: "0.1.0".to_owned(),
+            started: Timestamp::UNIX_EPOCH,
+            ci: Some(ci::Run {
+                provider: ci::Provider::Gitlab,
+                url: Some("https://gitlab.example.com/a/b/-/jobs/7".to_owned()),
+                job: Some("7".to_owned()),
+                attempt: None,
+            }),
+            origin: ci::Origin { commit: Some("0a1b".to_owned()), actor: Some("alice".to_owned()) },
+            host: Some("runner-7".to_owned()),
+            world: World { boot_id: "b".to_owned(), pid_namespace: 4_026_531_836 },
+            supervisor: Some(id(10)),
+            child: Some(ChildRecord { id: id(11), session: 10 }),
+            session: Some("/builds/a/tfguard/s".into()),
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_only_beside_its_lock() {
+        let text = serde_json::to_string(&holder()).unwrap();
+        assert_eq!(Recorded::read(&text, ID), Recorded::Holder(Box::new(holder())));
+        let other = ID.replace('4', "5");
+        assert!(matches!(Recorded::read(&text, &other), Recorded::Foreign(why) if why.contains(ID)));
+    }
+
+    /// Records of a later tfguard: what it added is passed over, what it changed is not guessed at.
+    #[test]
+    fn records_of_other_versions_are_read_or_refused() {
+        let text = serde_json::to_string(&holder()).unwrap();
+        let added = text.replacen('{', r#"{"lease":{"n":1},"#, 1).replace("gitlab\"", "unheard-of\"");
+        let found = Recorded::read(&added, ID);
+        assert_eq!(found.holder().unwrap().ci.as_ref().unwrap().provider, ci::Provider::Other);
+        for strange in [
+            &text.replace("\"schema\":1", "\"schema\":2"),
+            &text.replace("\"schema\":1", "\"schema\":\"1\""),
+            &text.replace(ID, "not an ID"),
+            &text[..text.len() - 1],
+            "",
+            "null",
+            &format!("{text}{}", " ".repeat(LARGEST)),
+        ] {
+            assert!(matches!(Recorded::read(strange, ID), Recorded::Foreign(_)), "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_record_holds_no_password_and_no_endless_text() {
+        for (url, kept) in [
+            ("https://u:secret@ci.example.com/a@b", "https://ci.example.com/a@b"),
+            ("https://u:s@cret@ci.example.com", "https://ci.example.com"),
+            ("https://ci.example.com/a@b", "https://ci.example.com/a@b"),
+            ("https://ci.example.com?u=a@b", "https://ci.example.com?u=a@b"),
+            ("no link", "no link"),
+        ] {
+            assert_eq!(without_user(url.to_owned()), kept);
+        }
+        assert_eq!(bounded("\u{e4}".repeat(1000)).unwrap().chars().count(), LONGEST);
+        assert_eq!(bounded(String::new()), None);
+    }
+}
