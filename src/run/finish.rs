@@ -11,7 +11,7 @@
 //! the kernel still tells whether a Terraform holds the session's log. Of another boot or machine nothing can be known,
 //! and nothing is touched.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::ci;
 use crate::exit;
 use crate::observe::{Entry, Grade, Leftover};
 use crate::report::{Account, LockOutcome};
-use crate::session::{Journal, JournalError, SessionDir, Tree, World, is_log_held};
+use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_log_held};
 
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
@@ -126,10 +126,18 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        if self.plan.ci.is_none() {
-            // By hand, outside a CI: a run that lives is somebody's, and nobody's cleanup step.
-            tracing::debug!("{} is alive and not of a CI job", self.session.path().display());
-            return Ok(0);
+        if !self.is_of_this_job(journal) {
+            let dies = async |supervisor: ProcessId| {
+                tokio::time::timeout(REMOVAL_LOOKS * A_MOMENT, supervisor.gone()).await.is_ok()
+            };
+            return match journal.supervisor {
+                // It had been killed, and still held its claim for a moment.
+                Some(supervisor) if dies(supervisor).await => Box::pin(self.finish(to_us, requests)).await,
+                _ => {
+                    tracing::debug!("{} is alive and may be somebody else's", self.session.path().display());
+                    Ok(0)
+                }
+            };
         }
         if journal.world != World::here() {
             return Ok(self.cannot_reach());
@@ -167,6 +175,14 @@ impl Found<'_> {
         tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))
+    }
+
+    /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI it is
+    /// where somebody chose a place for the job's sessions, unless a person sits before it (then front and supervisor
+    /// are one process).
+    fn is_of_this_job(&self, journal: &Journal) -> bool {
+        let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
+        self.plan.ci.is_some() || (place.is_some_and(|place| !place.is_empty()) && journal.front != journal.supervisor)
     }
 
     /// The supervisor is dead and its child may not be.

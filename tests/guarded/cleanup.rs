@@ -52,7 +52,7 @@ fn it_awaits_a_living_supervisor_and_shows_the_rest_of_the_output() {
     release(&project, "1").run().expect_code(0);
 }
 
-/// The cleanup step comes while the run is in full swing (GitLab on Kubernetes, C §3.5).
+/// The cleanup step comes while the run is in full swing (GitLab's Kubernetes executor).
 #[test]
 fn it_stops_a_run_that_nobody_stopped() {
     let project = table(Kind::Sleep);
@@ -63,6 +63,32 @@ fn it_stops_a_run_that_nobody_stopped() {
     assert!(run.err().contains("stop requested: tfguard release"), "{run}");
     assert!(!exit.err().contains("tfguard: error"), "{exit}");
     assert_clean(&project);
+}
+
+/// Without a CI to tell whose a run is: whoever chose a place for a job's sessions means those that are there, and
+/// elsewhere nobody's living run is touched.
+#[test]
+fn outside_a_ci_the_chosen_place_tells_whose_a_run_is() {
+    for chosen in [true, false] {
+        let project = table(Kind::Sleep);
+        let place = project.sessions();
+        let at_place = |run: Run| if chosen { run } else { run.env("TFGUARD_DIR", "").env("XDG_RUNTIME_DIR", &place) };
+        if !chosen {
+            std::fs::create_dir_all(&place).unwrap();
+        }
+        let run = at_place(project.tfguard(TFGUARD, [""; 0], APPLY)).new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        let release = at_place(project.command(TFGUARD).args(["release", "--wait", "1m"]));
+        let exit = release.run().expect_code(0);
+        if !chosen {
+            assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
+            assert!(project.lock().is_some(), "it goes on");
+            run.signal(SIGTERM);
+        }
+        let run = run.wait(SOON).expect_code(1);
+        assert_eq!(run.out().matches("Interrupt received.").count(), 1, "{run}");
+        assert_clean(&project);
+    }
 }
 
 #[test]
