@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable};
-use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 use jiff::SignedDuration;
 
 use crate::commands::ByHand;
@@ -144,14 +147,39 @@ impl Cli {
 
     fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let words: Vec<OsString> = words.into_iter().collect();
-        let matches = heed(Self::command()).try_get_matches_from(&words)?;
+        let typed = without_environment(Self::command()).ignore_errors(true).try_get_matches_from(&words).ok();
+        let matches = heed(Self::command(), typed.as_ref()).try_get_matches_from(&words)?;
         let cli = Self::from_arg_matches(&matches)?;
         Ok(Self { words: words.into_iter().skip(1).collect(), ..cli })
     }
 }
 
-fn heed(command: Command) -> Command {
-    command.mut_args(heed_environment).mut_subcommands(heed)
+fn without_environment(command: Command) -> Command {
+    command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_environment)
+}
+
+/// `typed`: what the command line says. A variable that conflicts with it counts for nothing.
+fn heed(command: Command, typed: Option<&ArgMatches>) -> Command {
+    let is_typed = |arg: &Arg| {
+        let from = typed.and_then(|typed| typed.value_source(arg.get_id().as_str()));
+        from == Some(ValueSource::CommandLine)
+    };
+    let conflict = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
+    let overruled: Vec<_> = command
+        .get_arguments()
+        .filter(|arg| !is_typed(arg))
+        .filter(|arg| {
+            command.get_arguments().any(|other| is_typed(other) && (conflict(arg, other) || conflict(other, arg)))
+        })
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    let heed_own = |arg: Arg| {
+        if overruled.contains(arg.get_id()) { arg.env(Resettable::Reset) } else { heed_environment(arg) }
+    };
+    command.mut_args(heed_own).mut_subcommands(|below| {
+        let typed = typed.and_then(|typed| typed.subcommand_matches(below.get_name()));
+        heed(below, typed)
+    })
 }
 
 fn heed_environment(arg: Arg) -> Arg {

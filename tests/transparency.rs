@@ -244,6 +244,18 @@ fn variables_that_choose_nothing_or_say_no_are_no_choice() {
 }
 
 #[test]
+fn what_is_typed_overrules_a_variable_that_says_the_opposite() {
+    let stage = Stage::new();
+    for (variable, typed, says) in [("VERBOSE", "--quiet", false), ("QUIET", "-v", true), ("ATTACH", "--detach", false)]
+    {
+        let exit = stage.tfguard(&[typed], ["true"]).env(format!("TFGUARD_{variable}"), "1").run().expect_code(0);
+        assert_eq!(!exit.err().is_empty(), says, "{exit}");
+    }
+    let exit = stage.tfguard(&["-v", "-q"], ["true"]).run().expect_code(125);
+    assert!(exit.err().contains("cannot be used with"), "{exit}");
+}
+
+#[test]
 fn help_and_version_are_answers() {
     let stage = Stage::new();
     let exit = stage.run(TFGUARD).arg("--version").run().expect_code(0);
