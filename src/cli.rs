@@ -60,6 +60,11 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_EVIDENCE", value_name = "EVIDENCE", default_value = "logged")]
     pub evidence: Evidence,
 
+    /// Do not write who holds it beside a lock that is held for more than ten seconds (an attribute of the item, tags of
+    /// the lockfile)
+    #[arg(long, env = "TFGUARD_NO_ANNOTATE")]
+    pub no_annotate: bool,
+
     /// Refuse to run a command that says `-lock=false`, also in TF_CLI_ARGS
     #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE")]
     pub forbid_lock_false: bool,
@@ -214,7 +219,7 @@ impl std::str::FromStr for Setting {
 }
 
 /// Reads a duration. jiff takes more (ISO 8601, fractions); what is promised is `90s`, `5m`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, DurationError> {
+pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
     text.parse::<SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())

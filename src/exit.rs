@@ -7,6 +7,8 @@ use std::process::ExitStatus;
 pub const LOCK_LEFT: u8 = 120;
 /// The lock was released, but the state needs a look.
 pub const STATE_NEEDS_A_LOOK: u8 = 121;
+/// `locks --fail` or `inspect` found a lock that is stale.
+pub const STALE_LOCK: u8 = 122;
 /// Stopped by `--deadline`.
 pub const DEADLINE: u8 = 124;
 /// tfguard itself failed: it could not start the child, or it lost the child's exit status.
@@ -22,6 +24,7 @@ Exit codes:
   the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
   128 + n        it died of signal n; its locks are accounted for
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run)
+  122            `locks --fail` or `inspect` found a stale lock
   124            it was stopped by --deadline
   125            tfguard itself failed (bad option, no session directory, exit status lost)
   126 / 127      the command cannot be executed / was not found";

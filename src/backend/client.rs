@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
-use aws_credential_types::provider::ProvideCredentials as _;
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_types::service_config::ServiceConfigKey;
 
+use crate::holder::Holder;
 use crate::lock::{
-    Deletion, FoundLock, LockClaim, LockPlace, LockStore, LockfileStore, StoreError, TableStore, UnconditionalDelete,
-    no_credentials,
+    Annotation, BucketPages, Deletion, FoundLock, HeldLock, HolderStore, LockClaim, LockPlace, LockStore,
+    LockfileStore, Sighting, StoreError, TablePages, TableStore, UnconditionalDelete, lockfile_key, no_credentials,
+    object_exists,
 };
 
 use super::attributes::Attributes;
@@ -19,8 +21,8 @@ use super::{BackendError, GivenSettings, S3Backend, Surroundings, credentials, h
 /// How often a question is asked at most that a person waits for, where the service is busy or does not answer.
 const TRIES: u32 = 3;
 /// How long one try and all of them may take.
-const TRY_TIMEOUT: Duration = Duration::from_secs(10);
-const TIMEOUT: Duration = Duration::from_secs(25);
+const TRY_TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Clients for the services that hold locks, with the credentials, proxies and authorities Terraform would use.
 ///
@@ -64,8 +66,23 @@ impl AwsClients {
         self.backend.dynamodb_endpoint()
     }
 
+    /// All locks of a table of this region.
+    pub fn table_pages(&self, table: &str) -> TablePages {
+        TablePages::new(self.dynamodb(), table.to_owned())
+    }
+
+    /// All lockfiles below a prefix of a bucket of this region.
+    pub fn bucket_pages(&self, bucket: &str, prefix: &str) -> BucketPages {
+        BucketPages::new(self.s3(), bucket.to_owned(), prefix.to_owned())
+    }
+
+    /// Opens many places of this region and endpoint, to be looked at only.
+    pub fn reader(&self) -> Reader {
+        Reader { clients: self.clone(), s3: self.s3(), dynamodb: self.dynamodb() }
+    }
+
     /// A client of S3 for questions that a person waits for: they are asked three times at most, and are answered or
-    /// given up within half a minute. Not for the deletion of locks: see [`Self::open`].
+    /// given up within a minute. Not for the deletion of locks: see [`Self::open`].
     pub fn s3(&self) -> aws_sdk_s3::Client {
         let config = self.s3_config(self.region(), self.s3_endpoint().as_deref());
         aws_sdk_s3::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
@@ -88,13 +105,23 @@ impl AwsClients {
     /// # Errors
     /// When no credentials can be had.
     pub async fn credentials_expire(&self) -> Result<Option<SystemTime>, StoreError> {
-        let Some(provider) = self.config.credentials_provider() else {
+        let Some(provider) = self.credentials() else {
             return Ok(None);
         };
         match provider.provide_credentials().await {
             Ok(credentials) => Ok(credentials.expiry()),
             Err(error) => Err(no_credentials(&error)),
         }
+    }
+
+    /// Where the credentials come from.
+    pub(super) fn credentials(&self) -> Option<SharedCredentialsProvider> {
+        self.config.credentials_provider()
+    }
+
+    /// Whether settings name an endpoint of STS.
+    pub(super) fn has_sts_endpoint(&self) -> bool {
+        self.backend.endpoints.sts.is_some()
     }
 
     /// Opens one half of a lock, in the region and at the endpoint that the place names. `unconditional` says what to
@@ -160,11 +187,68 @@ fn timeouts() -> TimeoutConfig {
 }
 
 /// Whether an endpoint is AWS's own, whose conditional deletes are known: a VPC endpoint, for instance.
-fn is_aws(endpoint: &str) -> bool {
+pub(super) fn is_aws(endpoint: &str) -> bool {
     let host = endpoint.parse::<::http::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
     host.is_some_and(|host| {
         [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|suffix| host.ends_with(suffix))
     })
+}
+
+/// Looks at locks and states, many at a time.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    clients: AwsClients,
+    s3: aws_sdk_s3::Client,
+    dynamodb: aws_sdk_dynamodb::Client,
+}
+
+impl Reader {
+    /// Where the table half of a state's lock lives. `lock_id`: `<bucket>/<state key>`.
+    pub fn table_place(&self, table: &str, lock_id: &str) -> LockPlace {
+        LockPlace::DynamoDb {
+            table: table.to_owned(),
+            lock_id: lock_id.to_owned(),
+            region: self.clients.region().to_owned(),
+            endpoint: self.clients.dynamodb_endpoint(),
+        }
+    }
+
+    /// Where the file half of a state's lock lives.
+    pub fn file_place(&self, bucket: &str, state_key: &str) -> LockPlace {
+        LockPlace::Lockfile {
+            bucket: bucket.to_owned(),
+            key: lockfile_key(state_key),
+            region: self.clients.region().to_owned(),
+            endpoint: self.clients.s3_endpoint(),
+        }
+    }
+
+    /// Looks at one half of a lock. A table is read consistently.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn look(&self, place: &LockPlace) -> Result<Option<Sighting>, StoreError> {
+        match place {
+            LockPlace::DynamoDb { table, lock_id, .. } => {
+                TableStore::new(self.dynamodb.clone(), table.clone(), lock_id.clone(), place.clone()).look().await
+            }
+            LockPlace::Lockfile { bucket, key, .. } => {
+                let at = (bucket.clone(), key.clone());
+                let customer_key = self.clients.backend.customer_key.clone();
+                let refuse = UnconditionalDelete::Refuse;
+                LockfileStore::new(self.s3.clone(), at, place.clone(), customer_key, refuse, false).look().await
+            }
+        }
+    }
+
+    /// Whether a state's object is there.
+    ///
+    /// # Errors
+    /// When the bucket could not be asked. S3 denies the question about a missing object to those who may not list
+    /// the bucket.
+    pub async fn state_exists(&self, bucket: &str, state_key: &str) -> Result<bool, StoreError> {
+        object_exists(&self.s3, bucket, state_key, self.clients.backend.customer_key.as_ref()).await
+    }
 }
 
 /// One half of a lock, opened.
@@ -174,6 +258,30 @@ pub enum Store {
     Table(TableStore),
     /// Beside the state.
     Lockfile(LockfileStore),
+}
+
+impl Store {
+    /// Reads what is there, for a person to look at.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
+        match self {
+            Self::Table(store) => store.look().await,
+            Self::Lockfile(store) => store.look().await,
+        }
+    }
+
+    /// Deletes what is there if it is still exactly what was seen, by the server's own judgement.
+    ///
+    /// # Errors
+    /// As of [`LockStore::delete_if`].
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+        match self {
+            Self::Table(store) => store.delete_seen(seen).await,
+            Self::Lockfile(store) => store.delete_seen(seen).await,
+        }
+    }
 }
 
 impl LockStore for Store {
@@ -195,6 +303,22 @@ impl LockStore for Store {
         match self {
             Self::Table(store) => store.read().await,
             Self::Lockfile(store) => store.read().await,
+        }
+    }
+}
+
+impl HolderStore for Store {
+    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+        match self {
+            Self::Table(store) => store.annotate(claim, holder).await,
+            Self::Lockfile(store) => store.annotate(claim, holder).await,
+        }
+    }
+
+    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+        match self {
+            Self::Table(store) => store.read_held().await,
+            Self::Lockfile(store) => store.read_held().await,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod attributes;
+mod caller;
 mod client;
 mod configuration;
 mod credentials;
@@ -20,7 +21,8 @@ mod role;
 mod s3;
 
 pub use args::{chdir, has_subcommand, plan_file, workspace};
-pub use client::{AwsClients, Store};
+pub use caller::{Caller, Identity};
+pub use client::{AwsClients, Reader, Store};
 pub use configuration::read_configured_backend;
 pub use discover::{Backend, Surroundings, read_backend, read_planned_backend};
 pub use error::BackendError;

@@ -65,6 +65,11 @@ impl S3Backend {
         &self.bucket
     }
 
+    /// The customer's key by which its objects are encrypted, if one is configured.
+    pub(crate) fn customer_key(&self) -> Option<&SseCustomerKey> {
+        self.customer_key.as_ref()
+    }
+
     /// The region of bucket and table.
     pub fn region(&self) -> &str {
         &self.region
@@ -150,12 +155,12 @@ impl S3Backend {
     }
 
     /// The endpoint of S3.
-    pub(super) fn s3_endpoint(&self) -> Option<String> {
+    pub fn s3_endpoint(&self) -> Option<String> {
         self.endpoint(self.endpoints.s3.as_deref())
     }
 
     /// The endpoint of DynamoDB.
-    pub(super) fn dynamodb_endpoint(&self) -> Option<String> {
+    pub fn dynamodb_endpoint(&self) -> Option<String> {
         self.endpoint(self.endpoints.dynamodb.as_deref())
     }
 

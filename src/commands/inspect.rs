@@ -1,7 +1,21 @@
-//! `tfguard inspect`: one state and its lock.
+//! `tfguard inspect`: one state, its lock, its holder, its digest, and as whom all that was seen.
 
-use super::{Failure, Target, block_on, print, printable};
-use crate::lock::{FoundLock, LockStore as _, UnconditionalDelete};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::judged::{JudgedLock, Merged, View};
+use super::looked::HalfLook;
+use super::output::to_json;
+use super::{Failure, State, Target, block_on, describe, print, printable};
+use crate::backend::Caller;
+use crate::cli::duration;
+use crate::exit;
+use crate::holder::Machine;
+use crate::verify::{self, DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
 
 /// The options of `tfguard inspect`.
 #[derive(Debug, clap::Args)]
@@ -9,26 +23,202 @@ pub struct Args {
     /// The state.
     #[command(flatten)]
     pub target: Target,
+
+    /// A lock that is older than this is stale by that alone
+    #[arg(long, env = "TFGUARD_OLDER_THAN", value_name = "DURATION", value_parser = duration)]
+    pub older_than: Option<Duration>,
+
+    /// How the result looks
+    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
-/// Looks; gives tfguard's exit code.
+/// How the result looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Looks; gives tfguard's exit code: 122 if the lock is stale, 125 if not all could be looked at.
 ///
 /// # Errors
-/// When the state is not known, or nothing could be looked at.
+/// When the state is not known, or the result cannot be written.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     block_on(async {
         let state = args.target.state().await?;
-        let mut text = format!("state {}\n", printable(&state.lock_id()));
-        for half in state.halves() {
-            let store = state.clients.open(&half.place, UnconditionalDelete::Refuse);
-            let found = match store.read().await? {
-                None => "no lock".to_owned(),
-                Some(FoundLock::Held(info)) => format!("lock {} by {} ({})", info.id, info.who, info.operation),
-                Some(FoundLock::Malformed(_)) => "something that is no lock, and blocks like one".to_owned(),
-            };
-            text += &format!("{}: {}\n", half.place, printable(&found));
-        }
-        print(&text)?;
-        Ok(0)
+        let found = Found::look(&state).await;
+        let code = found.exit_code(args.older_than);
+        print(&match args.format {
+            Format::Text => found.text(&state, args.older_than),
+            Format::Json => to_json(&found.said(&state, args.older_than, code)).map_err(Failure::Output)? + "\n",
+        })?;
+        Ok(code)
     })
+}
+
+/// All that was found.
+struct Found {
+    now: Timestamp,
+    caller: Caller,
+    locks: Vec<JudgedLock>,
+    /// What could not be looked at, and why.
+    unseen: Vec<String>,
+    object: Option<StateObject>,
+    object_seen: bool,
+    digest: StoredDigest,
+}
+
+/// The result as JSON. Documented in `docs/operator.md`.
+#[derive(Serialize)]
+struct Said<'a> {
+    schema: u32,
+    exit_code: u8,
+    bucket: &'a str,
+    key: &'a str,
+    workspace: Option<&'a str>,
+    region: &'a str,
+    table: Option<&'a str>,
+    s3_endpoint: Option<String>,
+    dynamodb_endpoint: Option<String>,
+    credentials: &'a Caller,
+    looked_at: Timestamp,
+    locks: Vec<View<'a>>,
+    object: &'a Option<StateObject>,
+    digest: &'a StoredDigest,
+    digest_fits: Option<bool>,
+    unseen: &'a [String],
+}
+
+impl Found {
+    async fn look(state: &State) -> Self {
+        let store = StateStore::new(&state.clients, &state.backend, &state.key);
+        let digest = DigestStore::new(&state.clients, &state.backend, &state.key);
+        let digest = async {
+            match &digest {
+                Some(digest) => digest.read().await.map(|item| item.digest),
+                None => Ok(StoredDigest::NotKept),
+            }
+        };
+        let (caller, looks, object, digest) =
+            tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(), digest);
+        let mut unseen: Vec<_> =
+            looks.iter().filter_map(|look| Some(format!("{}: {}", look.at.place, look.failure()?))).collect();
+        let object_seen = object.is_ok();
+        let object = object.unwrap_or_else(|error| {
+            unseen.push(format!("state s3://{}: {error}", state.lock_id()));
+            None
+        });
+        let digest = digest.unwrap_or_else(|error| {
+            unseen.push(format!("digest of {}: {error}", state.lock_id()));
+            StoredDigest::NotKept
+        });
+        let machine = Machine::here(|name| std::env::var_os(name));
+        let mut merged = Merged::default();
+        for half in looks.iter().filter_map(HalfLook::half) {
+            merged.add(state.lock_id(), half);
+        }
+        let locks = merged.into_locks().into_iter().map(|lock| lock.judge(&machine)).collect();
+        Self { now: Timestamp::now(), caller, locks, unseen, object, object_seen, digest }
+    }
+
+    fn exit_code(&self, older_than: Option<Duration>) -> u8 {
+        if self.locks.iter().any(|lock| !lock.stale(older_than, self.now).is_empty()) {
+            exit::STALE_LOCK
+        } else if self.unseen.is_empty() {
+            0
+        } else {
+            exit::TFGUARD_FAILED
+        }
+    }
+
+    /// None where there is nothing to compare.
+    fn digest_fits(&self) -> Option<bool> {
+        let md5 = self.digest.md5().filter(|_| self.object_seen)?;
+        Some(!is_at_odds(self.object.as_ref(), Some(md5)))
+    }
+
+    fn text(&self, state: &State, older_than: Option<Duration>) -> String {
+        let mut text = format!("state {}\n", printable(&state.lock_id()));
+        let mut line = |name: &str, value: &str| {
+            let _ = writeln!(text, "  {name:<11} {}", printable(value));
+        };
+        if let (Some(workspace), Some(dir)) = (&state.workspace, &state.dir) {
+            line("workspace", &format!("{workspace}, of {}", dir.display()));
+        }
+        line("reached as", &self.access(state));
+        match &self.object {
+            Some(object) => line("object", &verify::describe(object)),
+            None if self.object_seen => line("object", "none yet"),
+            None => {}
+        }
+        match &self.digest {
+            StoredDigest::NotKept => {}
+            StoredDigest::Absent => line("digest", "none"),
+            StoredDigest::Malformed => line("digest", "no MD5; Terraform passes over it"),
+            StoredDigest::Md5(md5) => line(
+                "digest",
+                match self.digest_fits() {
+                    None => md5,
+                    Some(true) => "fits",
+                    Some(false) if !self.locks.is_empty() => {
+                        "does not fit; it may be written just now, `tfguard verify` waits and tells"
+                    }
+                    Some(false) => "does NOT fit: run `tfguard verify`",
+                },
+            ),
+        }
+        if self.locks.is_empty() && self.unseen.is_empty() {
+            line("lock", "not locked");
+        }
+        for lock in &self.locks {
+            text += &describe::lock_only(lock, self.now);
+            let stale: Vec<_> = lock.stale(older_than, self.now).iter().map(|stale| stale.word()).collect();
+            if !stale.is_empty() {
+                let _ = writeln!(text, "  {:<11} {}", "stale", stale.join(", "));
+            }
+        }
+        for unseen in &self.unseen {
+            let _ = writeln!(text, "  {:<11} {}", "NOT seen", printable(unseen));
+        }
+        text
+    }
+
+    fn access(&self, state: &State) -> String {
+        let caller = &self.caller;
+        let mut words = vec![match (&caller.identity, &caller.key_id) {
+            (Some(identity), _) => format!("{} (account {})", identity.arn, identity.account),
+            (None, Some(id)) => format!("key {id}"),
+            (None, None) => "nobody".to_owned(),
+        }];
+        words.extend(caller.trouble.clone());
+        words.extend(caller.expires.map(|end| format!("until {}", end.strftime("%Y-%m-%d %H:%M:%S UTC"))));
+        words.push(state.backend.region().to_owned());
+        words.extend(state.clients.s3_endpoint().map(|url| format!("S3 at {url}")));
+        words.extend(state.clients.dynamodb_endpoint().map(|url| format!("DynamoDB at {url}")));
+        words.join(", ")
+    }
+
+    fn said<'a>(&'a self, state: &'a State, older_than: Option<Duration>, exit_code: u8) -> Said<'a> {
+        Said {
+            schema: 1,
+            exit_code,
+            bucket: state.bucket(),
+            key: &state.key,
+            workspace: state.workspace.as_deref(),
+            region: state.backend.region(),
+            table: state.backend.table(),
+            s3_endpoint: state.clients.s3_endpoint(),
+            dynamodb_endpoint: state.clients.dynamodb_endpoint(),
+            credentials: &self.caller,
+            looked_at: self.now,
+            locks: self.locks.iter().map(|lock| lock.view(older_than, self.now)).collect(),
+            object: &self.object,
+            digest: &self.digest,
+            digest_fits: self.digest_fits(),
+            unseen: &self.unseen,
+        }
+    }
 }

@@ -4,9 +4,15 @@
 //! share: asking a question, writing to stdout, failing.
 
 mod confirm;
+mod describe;
 pub mod inspect;
+pub mod judged;
+pub mod locks;
+mod looked;
 mod output;
 pub mod target;
+pub mod unlock;
+pub mod verify;
 
 use std::io;
 
@@ -26,6 +32,22 @@ pub enum Failure {
     /// AWS could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same, of a state.
+    #[error("the state {state} could not be looked at: {error}")]
+    NotLookedAt {
+        /// `s3://<bucket>/<key>`.
+        state: String,
+        /// Why.
+        error: StoreError,
+    },
+    /// The digest of a state could not be written.
+    #[error("the digest of {state} was not written, as far as is known: {error}. Look again")]
+    NotWritten {
+        /// `s3://<bucket>/<key>`.
+        state: String,
+        /// Why.
+        error: StoreError,
+    },
     /// What it found cannot be written.
     #[error("cannot write to stdout: {0}")]
     Output(io::Error),
@@ -45,8 +67,14 @@ impl Failure {
 /// What a person runs by hand.
 #[derive(Debug, clap::Subcommand)]
 pub enum ByHand {
+    /// List locks, by table, bucket or working directory, and find the stale ones
+    Locks(locks::Args),
+    /// Delete one lock, by condition, after a look at whether its holder lives
+    Unlock(unlock::Args),
     /// Look at one state and its lock: who holds it, since when
     Inspect(inspect::Args),
+    /// Is the state whole: digest, JSON, lineage, serial, errored.tfstate; and what to do if not
+    Verify(verify::Args),
 }
 
 impl ByHand {
@@ -56,7 +84,10 @@ impl ByHand {
     /// When it did not come about.
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
+            Self::Locks(args) => locks::run(args),
+            Self::Unlock(args) => unlock::run(args),
             Self::Inspect(args) => inspect::run(args),
+            Self::Verify(args) => verify::run(args),
         }
     }
 }

@@ -28,6 +28,31 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// JSON that a terminal can be shown, too: what [`printable`] replaces is escaped, so that the value stays what it is.
+///
+/// # Errors
+/// When the value cannot be written as JSON.
+pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
+    let text = serde_json::to_string(value)?;
+    if text.chars().all(|char| harmless(char) == char) {
+        return Ok(text);
+    }
+    // Such characters stand in strings only, and all of them are of the basic plane.
+    Ok(text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
+        if harmless(char) == char {
+            escaped.push(char)
+        } else {
+            escaped += &format!("\\u{:04x}", u32::from(char))
+        }
+        escaped
+    }))
+}
+
+/// The same for a text that must not be cut, such as a command to run.
+pub(super) fn printable_whole(text: &str) -> String {
+    text.chars().map(harmless).collect()
+}
+
 fn harmless(char: char) -> char {
     match char {
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
@@ -41,6 +66,14 @@ fn harmless(char: char) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_keeps_the_value_and_steers_nothing() {
+        let text = "a\u{1b}[2J\n\u{9b}\u{202e}\u{7f}ä𝄞";
+        let json = to_json(&text).unwrap();
+        assert!(json.chars().all(|char| harmless(char) == char), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
 
     #[test]
     fn what_could_steer_a_terminal_is_replaced() {

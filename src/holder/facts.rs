@@ -48,8 +48,7 @@ impl Machine {
             (Some(holder), _) => holder.clone(),
             (None, Some((session, journal))) => {
                 let Ok(lock) = info.id.parse::<LockId>() else { return self.without_record(info, recorded) };
-                let host = self.host.clone().filter(|_| self.boot_of(&journal.world) == Boot::Same);
-                Holder::of_session(journal, session, lock, ci::Origin::default(), host)
+                Holder::of_session(journal, session, lock, ci::Origin::default())
             }
             (None, None) => return self.without_record(info, recorded),
         };
@@ -92,17 +91,15 @@ impl Machine {
             (None, Some(path)) if boot == Boot::Same => open(path, holder),
             (None, _) => Ok(None),
         };
-        let here = boot == Boot::Same && holder.world == self.world;
         // Whoever took a session over is in its journal, not in the record.
-        let (supervisor, child) = match &found {
-            Ok(Some((_, journal))) => (journal.supervisor, journal.child),
-            _ => (holder.supervisor, holder.child),
+        let (world, supervisor, child) = match &found {
+            Ok(Some((_, journal))) => (&journal.world, journal.supervisor, journal.child),
+            _ => (&holder.world, holder.supervisor, holder.child),
         };
+        let here = boot == Boot::Same && *world == self.world;
         let lives = |process: Option<ProcessId>| process.is_some_and(ProcessId::is_alive);
-        let processes = here.then(|| Processes {
-            supervisor: lives(supervisor) || lives(holder.supervisor),
-            child: lives(child.map(|child| child.id)) || lives(holder.child.map(|child| child.id)),
-        });
+        let processes =
+            here.then(|| Processes { supervisor: lives(supervisor), child: lives(child.map(|child| child.id)) });
         let session = match found {
             Ok(Some((session, journal))) => look_at(&session, &journal, boot == Boot::Same, here),
             Ok(None) => Session::NotHere,
@@ -157,7 +154,6 @@ fn look_at(session: &SessionDir, journal: &Journal, kernel: bool, here: bool) ->
 }
 
 /// The name of this machine or container.
-#[must_use]
-pub fn hostname() -> Option<String> {
+fn hostname() -> Option<String> {
     nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
 }

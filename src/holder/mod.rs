@@ -8,6 +8,7 @@
 
 mod facts;
 mod record;
+pub(crate) mod tags;
 mod verdict;
 
 pub use facts::{Judged, Machine};

@@ -11,7 +11,7 @@ use crate::lock::LockId;
 use crate::session::{ChildRecord, Journal, ProcessId, SessionDir, World};
 
 /// The version of the record's format that this tfguard writes and reads. Fields may be added to it without a new one.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 /// No text in a record is longer (in characters); a link that is cut is useless, so a longer one is left out.
 const LONGEST: usize = 200;
 /// No record that tfguard wrote is longer (in bytes).
@@ -51,15 +51,9 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// The record of a session that holds a lock, as its journal tells it. `host`: the name of the machine.
+    /// The record of a session that holds a lock, as its journal tells it.
     #[must_use]
-    pub fn of_session(
-        journal: &Journal,
-        session: &SessionDir,
-        lock: LockId,
-        origin: ci::Origin,
-        host: Option<String>,
-    ) -> Self {
+    pub fn of_session(journal: &Journal, session: &SessionDir, lock: LockId, origin: ci::Origin) -> Self {
         let run = journal.account.ci.clone().map(|run| ci::Run {
             url: run.url.map(without_user).filter(|url| url.chars().count() <= LONGEST),
             job: run.job.and_then(bounded),
@@ -74,12 +68,18 @@ impl Holder {
             started: journal.account.started,
             ci: run,
             origin: ci::Origin { commit: origin.commit.and_then(bounded), actor: origin.actor.and_then(bounded) },
-            host: host.and_then(bounded),
+            host: journal.nodename.clone().and_then(bounded),
             world: journal.world.clone(),
             supervisor: journal.supervisor,
             child: journal.child,
             session: (path.as_os_str().len() <= 4 * LONGEST).then(|| path.to_owned()),
         }
+    }
+
+    /// The same run's record beside another lock.
+    #[must_use]
+    pub fn of_lock(self, lock: LockId) -> Self {
+        Self { lock, ..self }
     }
 }
 

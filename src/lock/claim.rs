@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LockId;
+use super::{InvalidLockId, LockId, LockInfo};
 
 /// A lock that the child said it takes, as its log records tell it.
 ///
@@ -67,6 +67,23 @@ impl LockTrace {
             state_key: self.state_key.clone(),
             kinds: LockKinds::Lockfile,
         }
+    }
+
+    /// The claim to this lockfile, once the object with its content is known to be this lock.
+    ///
+    /// # Errors
+    /// When the lock has no ID that Terraform gives.
+    pub fn claim(&self, info: LockInfo) -> Result<LockClaim, InvalidLockId> {
+        Ok(LockClaim {
+            id: info.id.parse()?,
+            operation: info.operation,
+            who: info.who,
+            version: info.version,
+            bucket: self.bucket.clone(),
+            state_key: self.state_key.clone(),
+            // OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
+            kinds: LockKinds::Unstated,
+        })
     }
 
     /// The lock's path: `<bucket>/<state key>`.

@@ -4,17 +4,24 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 
 use super::sdk_error::understand;
-use super::{Deletion, FoundLock, LockClaim, LockPlace, LockStore, StoreError};
+use super::sighting::{Content, Sighting};
+use super::{Annotation, Deletion, FoundLock, HeldLock, HolderStore, LockClaim, LockPlace, LockStore, StoreError};
+use crate::holder::{Holder, Recorded};
 
 /// The suffix of the item that holds the state's digest, not a lock.
-const DIGEST_SUFFIX: &str = "-md5";
+pub(super) const DIGEST_SUFFIX: &str = "-md5";
+/// The attribute that holds the holder's record, JSON as text. Terraform reads `LockID` and `Info` only.
+const HOLDER: &str = "TfguardHolder";
+/// All that a look at an item needs.
+pub(super) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder";
 
 /// An item in a lock table.
 ///
-/// It never writes, and deletes only under a condition on `Info` that names the lock's ID.
+/// It deletes, and writes beside `Info`, only under a condition on `Info` that names the lock's ID.
 #[derive(Debug, Clone)]
 pub struct TableStore {
     client: Client,
@@ -33,6 +40,70 @@ impl TableStore {
         AttributeValue::S(self.lock_id.clone())
     }
 
+    /// Nothing is sent about an item that cannot be the claimed lock.
+    fn check(&self, claim: &LockClaim) -> Result<(), StoreError> {
+        if self.lock_id != claim.lock_id() {
+            return Err(StoreError::Misdirected {
+                detail: format!("it is {}, the item is {}", claim.lock_id(), self.lock_id),
+            });
+        }
+        self.refuse_digest()
+    }
+
+    /// Reads the item, consistently, for a person to look at.
+    ///
+    /// # Errors
+    /// When the table could not be asked.
+    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
+        Ok(self.get(ATTRIBUTES).await?.map(|item| Sighting::of_item(&item)))
+    }
+
+    /// Deletes the item if its `Info` is the very one that was seen, or is still missing.
+    ///
+    /// # Errors
+    /// As of [`LockStore::delete_if`].
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+        self.refuse_digest()?;
+        let Content::Item(info) = &seen.content else {
+            return Err(StoreError::Misdirected { detail: "it was seen in a bucket".to_owned() });
+        };
+        let answer = match info {
+            Some(info) => {
+                self.delete_where("Info = :info", HashMap::from([(":info".to_owned(), info.clone())])).await?
+            }
+            // The second half keeps the answer about nothing from being success.
+            None => {
+                self.delete_where("attribute_not_exists(Info) AND attribute_exists(LockID)", HashMap::new()).await?
+            }
+        };
+        Ok(match answer {
+            Ok(()) => Deletion::Deleted,
+            Err(None) => Deletion::Absent,
+            Err(Some(item)) => Deletion::NotOurs(found_in(&item)),
+        })
+    }
+
+    fn refuse_digest(&self) -> Result<(), StoreError> {
+        if self.lock_id.ends_with(DIGEST_SUFFIX) {
+            return Err(StoreError::Misdirected { detail: format!("{} holds a digest, not a lock", self.lock_id) });
+        }
+        Ok(())
+    }
+
+    async fn get(&self, attributes: &str) -> Result<Option<HashMap<String, AttributeValue>>, StoreError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("LockID", self.key())
+            .consistent_read(true)
+            .projection_expression(attributes)
+            .send()
+            .await
+            .map_err(|error| understand("dynamodb:GetItem", error))?;
+        Ok(answer.item.filter(|item| !item.is_empty()))
+    }
+
     /// One `DeleteItem` under a condition; the item as it was if the condition did not hold.
     async fn delete_where(
         &self,
@@ -45,7 +116,7 @@ impl TableStore {
             .table_name(&self.table)
             .key("LockID", self.key())
             .condition_expression(condition)
-            .set_expression_attribute_values(Some(values))
+            .set_expression_attribute_values(Some(values).filter(|values| !values.is_empty()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
@@ -67,26 +138,8 @@ impl LockStore for TableStore {
     }
 
     async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
-        if self.lock_id != claim.lock_id() {
-            return Err(StoreError::Misdirected {
-                detail: format!("it is {}, the item is {}", claim.lock_id(), self.lock_id),
-            });
-        }
-        if self.lock_id.ends_with(DIGEST_SUFFIX) {
-            return Err(StoreError::Misdirected { detail: format!("{} holds a digest, not a lock", self.lock_id) });
-        }
-        let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
-        // Inside a JSON string every quote is escaped, so `"ID":"` occurs only where it is the field itself.
-        let refused = self
-            .delete_where(
-                "contains(Info, :id) AND contains(Info, :who) AND contains(Info, :operation)",
-                HashMap::from([
-                    text(":id", format!(r#""ID":"{}""#, claim.id)),
-                    text(":who", format!(r#""Who":{}"#, go_json(&claim.who))),
-                    text(":operation", format!(r#""Operation":{}"#, go_json(&claim.operation))),
-                ]),
-            )
-            .await?;
+        self.check(claim)?;
+        let refused = self.delete_where(IS_CLAIMED, claimed(claim)).await?;
         let item = match refused {
             Ok(()) => return Ok(Deletion::Deleted),
             Err(None) => return Ok(Deletion::Absent),
@@ -110,18 +163,69 @@ impl LockStore for TableStore {
     }
 
     async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
+        Ok(self.get("LockID, Info").await?.as_ref().map(found_in))
+    }
+}
+
+impl HolderStore for TableStore {
+    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+        self.check(claim)?;
+        let record =
+            serde_json::to_string(holder).map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+        let mut values = claimed(claim);
+        values.insert(":holder".to_owned(), AttributeValue::S(record));
+        // Without the condition, an update that lands after the unlock would make an item that locks for ever.
         let answer = self
             .client
-            .get_item()
+            .update_item()
             .table_name(&self.table)
             .key("LockID", self.key())
-            .consistent_read(true)
-            .projection_expression("LockID, Info")
+            .update_expression(format!("SET {HOLDER} = :holder"))
+            .condition_expression(IS_CLAIMED)
+            .set_expression_attribute_values(Some(values))
             .send()
-            .await
-            .map_err(|error| understand("dynamodb:GetItem", error))?;
-        Ok(answer.item().filter(|item| !item.is_empty()).map(found_in))
+            .await;
+        match answer {
+            Ok(_) => Ok(Annotation::Written),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(Annotation::NotThere),
+                _ => Err(understand("dynamodb:UpdateItem", error)),
+            },
+        }
     }
+
+    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+        let item = self.get(ATTRIBUTES).await?;
+        Ok(item.as_ref().map(HeldLock::in_item))
+    }
+}
+
+impl HeldLock {
+    /// The lock in an item of a lock table, which has at least the attributes `Info` and `TfguardHolder` if they are
+    /// there.
+    #[must_use]
+    pub fn in_item(item: &HashMap<String, AttributeValue>) -> Self {
+        let lock = found_in(item);
+        let recorded = match (&lock, item.get(HOLDER)) {
+            (FoundLock::Held(info), Some(AttributeValue::S(record))) => Recorded::read(record, &info.id),
+            (_, None) => Recorded::Nothing,
+            _ => Recorded::Foreign("the record of its holder is none that tfguard writes".to_owned()),
+        };
+        Self { lock, recorded }
+    }
+}
+
+/// That `Info` is the claimed lock's, with the values of [`claimed`].
+const IS_CLAIMED: &str = "contains(Info, :id) AND contains(Info, :who) AND contains(Info, :operation)";
+
+/// Inside a JSON string every quote is escaped, so `"ID":"` occurs only where it is the field itself.
+fn claimed(claim: &LockClaim) -> HashMap<String, AttributeValue> {
+    let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
+    HashMap::from([
+        text(":id", format!(r#""ID":"{}""#, claim.id)),
+        text(":who", format!(r#""Who":{}"#, go_json(&claim.who))),
+        text(":operation", format!(r#""Operation":{}"#, go_json(&claim.operation))),
+    ])
 }
 
 fn found_in(item: &HashMap<String, AttributeValue>) -> FoundLock {

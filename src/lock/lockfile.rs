@@ -14,16 +14,22 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::DeleteObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
 
 use super::sdk_error::understand;
-use super::{Deletion, FoundLock, LockClaim, LockPlace, LockStore, LockTrace, StoreError};
+use super::sighting::{Content, Sighting};
+use super::{
+    Annotation, Deletion, FoundLock, HeldLock, HolderStore, LockClaim, LockPlace, LockStore, LockTrace, StoreError,
+};
+use crate::holder::{Holder, Recorded, tags};
 
 /// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
-const SUFFIX: &str = ".tflock";
+pub(super) const SUFFIX: &str = ".tflock";
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
 /// No object has this ETag: it is no MD5 and no multipart sum.
@@ -57,6 +63,16 @@ impl SseCustomerKey {
     pub fn new(base64: &str) -> Option<Self> {
         let key = BASE64_STANDARD.decode(base64).ok().filter(|key| key.len() == 32)?;
         Some(Self { base64: base64.to_owned(), md5: BASE64_STANDARD.encode(Md5::digest(key)) })
+    }
+
+    /// As the headers of a request have it. Secret.
+    pub(crate) fn base64(&self) -> &str {
+        &self.base64
+    }
+
+    /// The MD5 of the key, in base64, for the header beside it.
+    pub(crate) fn md5(&self) -> &str {
+        &self.md5
     }
 }
 
@@ -102,6 +118,9 @@ struct Body {
     /// In base64.
     sha256: String,
     etag: Option<String>,
+    written: Option<Timestamp>,
+    /// In a versioned bucket.
+    version: Option<String>,
 }
 
 /// What is in the place of a lockfile that is known by its trace.
@@ -143,11 +162,65 @@ impl LockfileStore {
         Ok(if same { Traced::Same(body.found) } else { Traced::Other(body.found) })
     }
 
+    /// Nothing is sent about an object that cannot be the claimed lock.
+    fn check(&self, claim: &LockClaim) -> Result<(), StoreError> {
+        if self.bucket == claim.bucket && self.key == lockfile_key(&claim.state_key) {
+            return Ok(());
+        }
+        let detail = format!("it is {}{SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
+        Err(StoreError::Misdirected { detail })
+    }
+
+    /// The tags of the object that was read. In a bucket without versions they are those of whatever is there now.
+    async fn tags(&self, body: &Body) -> Result<Vec<Tag>, StoreError> {
+        let request = self.client.get_object_tagging().bucket(&self.bucket).key(&self.key);
+        let answer = request.set_version_id(body.version.clone()).send().await;
+        Ok(answer.map_err(|error| understand("s3:GetObjectTagging", error))?.tag_set)
+    }
+
+    /// Reads the object, and the record of its holder, for a person to look at.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense. That the record cannot be read is none.
+    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
+        let Some(body) = self.get().await? else { return Ok(None) };
+        let recorded = self.recorded(&body).await;
+        let content = Content::Object { etag: body.etag, sha256: body.sha256 };
+        Ok(Some(Sighting { lock: body.found, recorded, written: body.written, content }))
+    }
+
+    /// Deletes the object if it is still the very one that was seen, by its ETag.
+    ///
+    /// # Errors
+    /// As of [`LockStore::delete_if`].
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+        let Content::Object { etag, sha256 } = &seen.content else {
+            return Err(StoreError::Misdirected { detail: "it was seen in a table".to_owned() });
+        };
+        let Some(body) = self.get().await? else { return Ok(Deletion::Absent) };
+        let is_seen = |body: &Body| body.etag == *etag && body.sha256 == *sha256;
+        if !is_seen(&body) {
+            return Ok(Deletion::NotOurs(body.found));
+        }
+        self.delete_body(&body, is_seen).await
+    }
+
+    /// The record beside the object that was read.
+    async fn recorded(&self, body: &Body) -> Recorded {
+        match &body.found {
+            FoundLock::Malformed(_) => Recorded::Nothing,
+            FoundLock::Held(info) => match self.tags(body).await {
+                Ok(tags) => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), &info.id),
+                Err(error) => Recorded::Foreign(format!("the tags of the lockfile cannot be read: {error}")),
+            },
+        }
+    }
+
     async fn get(&self) -> Result<Option<Body>, StoreError> {
         let mut request = self.client.get_object().bucket(&self.bucket).key(&self.key);
         if let Some(key) = &self.customer_key {
             request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+                request.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5());
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
@@ -157,6 +230,8 @@ impl LockfileStore {
             Err(error) => return Err(unreadable(understand("s3:GetObject", error))),
         };
         let etag = answer.e_tag().map(str::to_owned);
+        let written = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
+        let version = answer.version_id().map(str::to_owned);
         let mut bytes = Vec::new();
         let mut body = answer.body;
         while let Some(chunk) = body.next().await {
@@ -168,7 +243,7 @@ impl LockfileStore {
             bytes.extend_from_slice(&chunk);
         }
         let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
-        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag }))
+        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
     }
 
     async fn delete(&self, key: &str, if_match: Option<&str>) -> Result<(), SdkError<DeleteObjectError, HttpResponse>> {
@@ -214,6 +289,37 @@ impl LockfileStore {
         }
     }
 
+    /// Deletes an object that was just read, by its ETag. `is_it` tells whether another look shows the same.
+    async fn delete_body(&self, body: &Body, is_it: impl Fn(&Body) -> bool) -> Result<Deletion, StoreError> {
+        let if_match = match self.conditions().await? {
+            Conditions::Kept => {
+                let Some(etag) = &body.etag else {
+                    return Err(StoreError::NoConditions { detail: "the store gave no ETag to match".to_owned() });
+                };
+                Some(etag.as_str())
+            }
+            Conditions::NotKept(detail) if self.unconditional == UnconditionalDelete::Refuse => {
+                return Err(StoreError::NoConditions { detail: detail.clone() });
+            }
+            Conditions::NotKept(_) => match self.get().await? {
+                None => return Ok(Deletion::Absent),
+                Some(now) if !is_it(&now) => return Ok(Deletion::NotOurs(now.found)),
+                Some(_) => None,
+            },
+        };
+        match outcome(self.delete(&self.key, if_match).await)? {
+            Outcome::Done => Ok(Deletion::Deleted),
+            Outcome::Unsupported(detail) => Err(StoreError::NoConditions { detail }),
+            Outcome::NoSuchKey => Ok(Deletion::Absent),
+            // Changed since it was read: by whom, tells another look.
+            Outcome::ConditionFailed => match self.get().await? {
+                None => Ok(Deletion::Absent),
+                Some(now) if !is_it(&now) => Ok(Deletion::NotOurs(now.found)),
+                Some(_) => Err(StoreError::Conflict { detail: "the lockfile was written anew meanwhile".to_owned() }),
+            },
+        }
+    }
+
     async fn conditions(&self) -> Result<&Conditions, StoreError> {
         self.conditions
             .get_or_try_init(|| async {
@@ -234,43 +340,14 @@ impl LockStore for LockfileStore {
     }
 
     async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
-        if self.bucket != claim.bucket || self.key != lockfile_key(&claim.state_key) {
-            let detail = format!("it is {}{SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
-            return Err(StoreError::Misdirected { detail });
-        }
+        self.check(claim)?;
         let Some(body) = self.get().await? else {
             return Ok(Deletion::Absent);
         };
         if !body.found.is_of(claim) {
             return Ok(Deletion::NotOurs(body.found));
         }
-        let if_match = match self.conditions().await? {
-            Conditions::Kept => {
-                let Some(etag) = &body.etag else {
-                    return Err(StoreError::NoConditions { detail: "the store gave no ETag to match".to_owned() });
-                };
-                Some(etag.as_str())
-            }
-            Conditions::NotKept(detail) if self.unconditional == UnconditionalDelete::Refuse => {
-                return Err(StoreError::NoConditions { detail: detail.clone() });
-            }
-            Conditions::NotKept(_) => match self.get().await? {
-                None => return Ok(Deletion::Absent),
-                Some(now) if !now.found.is_of(claim) => return Ok(Deletion::NotOurs(now.found)),
-                Some(_) => None,
-            },
-        };
-        match outcome(self.delete(&self.key, if_match).await)? {
-            Outcome::Done => Ok(Deletion::Deleted),
-            Outcome::Unsupported(detail) => Err(StoreError::NoConditions { detail }),
-            Outcome::NoSuchKey => Ok(Deletion::Absent),
-            // Changed since it was read: by whom, tells another look.
-            Outcome::ConditionFailed => match self.get().await? {
-                None => Ok(Deletion::Absent),
-                Some(now) if !now.found.is_of(claim) => Ok(Deletion::NotOurs(now.found)),
-                Some(_) => Err(StoreError::Conflict { detail: "the lockfile was written anew meanwhile".to_owned() }),
-            },
-        }
+        self.delete_body(&body, |body| body.found.is_of(claim)).await
     }
 
     async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
@@ -278,8 +355,44 @@ impl LockStore for LockfileStore {
     }
 }
 
+/// The record is in the object's tags, which are no part of its content or its ETag. They name the lock: should they
+/// land late, on the object of another lock, nobody takes them for that one's.
+impl HolderStore for LockfileStore {
+    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+        self.check(claim)?;
+        let Some(body) = self.get().await? else { return Ok(Annotation::NotThere) };
+        if !body.found.is_of(claim) {
+            return Ok(Annotation::NotThere);
+        }
+        // Tags are replaced all at once, and OpenTofu's `lock_tags` are to stay.
+        let mut set = self.tags(&body).await?;
+        set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
+        let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
+            return Err(StoreError::Refused { detail: format!("the lockfile has {} tags already", set.len()) });
+        };
+        for (name, value) in record {
+            let tag = Tag::builder().key(name).value(value).build();
+            set.push(tag.map_err(|error| StoreError::Refused { detail: error.to_string() })?);
+        }
+        let tagging = Tagging::builder().set_tag_set(Some(set)).build();
+        let tagging = tagging.map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+        let request = self.client.put_object_tagging().bucket(&self.bucket).key(&self.key);
+        match request.set_version_id(body.version).tagging(tagging).send().await {
+            Ok(_) => Ok(Annotation::Written),
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere),
+            Err(error) => Err(understand("s3:PutObjectTagging", error)),
+        }
+    }
+
+    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+        let Some(body) = self.get().await? else { return Ok(None) };
+        let recorded = self.recorded(&body).await;
+        Ok(Some(HeldLock { lock: body.found, recorded }))
+    }
+}
+
 /// S3 does not say of an object that it is missing to those who may not list the bucket.
-fn unreadable(error: StoreError) -> StoreError {
+pub(crate) fn unreadable(error: StoreError) -> StoreError {
     match error {
         StoreError::Denied { action, detail } => StoreError::Denied {
             action,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Deletion, FoundLock, LockClaim, LockStore, StoreError};
+use super::{Deletion, FoundLock, LockClaim, LockStore, Sighting, StoreError};
+use crate::backend::Store;
 
 /// How long a lock may appear after the death of the process that asked for it: a request in flight was seen to land
 /// a second later, and a proxy or a busy network can hold it longer.
@@ -51,13 +52,29 @@ pub enum Released {
 /// To be called only when no process can use the lock any more. Every delete carries the store's own condition, so
 /// repeating it is harmless; what is not known at the end is settled by reading.
 pub async fn release<S: LockStore>(store: &S, claim: &LockClaim, terms: &ReleaseTerms) -> Released {
+    settle(store, async || store.delete_if(claim).await, |found| found.is_of(claim), terms).await
+}
+
+/// Removes exactly what was seen in the store, within a time: for what has no ID that a claim could name.
+pub async fn release_seen(store: &Store, seen: &Sighting, budget: Duration) -> Released {
+    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget };
+    settle(store, async || store.delete_seen(seen).await, |found| *found == seen.lock, &terms).await
+}
+
+/// The algorithm: `delete` deletes under a condition, `is_it` tells whether what is there is what is to go.
+async fn settle<S: LockStore>(
+    store: &S,
+    delete: impl AsyncFn() -> Result<Deletion, StoreError>,
+    is_it: impl Fn(&FoundLock) -> bool,
+    terms: &ReleaseTerms,
+) -> Released {
     let start = Instant::now();
     // Room for the last look is kept free.
     let longest = LONGEST_ATTEMPT.min(terms.budget / 4);
     let until = start + (terms.budget - longest);
     if terms.unlock_in_flight {
         let unlock_lands = (start + UNLOCK_LANDS_WITHIN).min(start + terms.budget / 2);
-        if let_unlock_land(store, claim, longest, unlock_lands).await && !terms.may_still_appear {
+        if let_unlock_land(store, &is_it, longest, unlock_lands).await && !terms.may_still_appear {
             return Released::AlreadyGone;
         }
     }
@@ -66,7 +83,7 @@ pub async fn release<S: LockStore>(store: &S, claim: &LockClaim, terms: &Release
     let mut deleted = false;
     let mut backoff = BACKOFF.0;
     let error = loop {
-        match bounded(longest, until, store.delete_if(claim)).await {
+        match bounded(longest, until, delete()).await {
             Ok(answer) => {
                 deleted |= answer == Deletion::Deleted;
                 let now = Instant::now();
@@ -92,17 +109,22 @@ pub async fn release<S: LockStore>(store: &S, claim: &LockClaim, terms: &Release
     match bounded(longest, start + terms.budget, store.read()).await {
         Ok(None) if deleted => Released::Deleted,
         Ok(None) => Released::AlreadyGone,
-        Ok(Some(found)) if !found.is_of(claim) => Released::NotOurs(found),
+        Ok(Some(found)) if !is_it(&found) => Released::NotOurs(found),
         Ok(Some(_)) | Err(_) => Released::Failed(error),
     }
 }
 
-/// Waits until the lock is no longer the claimed one, or until the given time. Whether it is surely gone.
-async fn let_unlock_land<S: LockStore>(store: &S, claim: &LockClaim, longest: Duration, until: Instant) -> bool {
+/// Waits until the lock is no longer the one to go, or until the given time. Whether it is surely gone.
+async fn let_unlock_land<S: LockStore>(
+    store: &S,
+    is_it: impl Fn(&FoundLock) -> bool,
+    longest: Duration,
+    until: Instant,
+) -> bool {
     loop {
         match bounded(longest, until, store.read()).await {
             Ok(None) => return true,
-            Ok(Some(found)) if !found.is_of(claim) => return false,
+            Ok(Some(found)) if !is_it(&found) => return false,
             Ok(Some(_)) | Err(_) => {}
         }
         let now = Instant::now();

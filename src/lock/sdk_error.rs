@@ -10,7 +10,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::StoreError;
 
 /// Sorts an error of the SDK. `action` is the IAM action that the request needs.
-pub(super) fn understand<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> StoreError
+pub(crate) fn understand<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> StoreError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::{FoundLock, LockClaim, LockPlace};
+use crate::holder::{Holder, Recorded};
 
 /// One half of a lock, reachable. Each call sends its request once and is bounded in time by the caller; dropping the
 /// future gives the request up, though the server may still carry it out.
@@ -21,6 +22,46 @@ pub trait LockStore {
     /// # Errors
     /// When the store could not be asked or its answer makes no sense.
     fn read(&self) -> impl Future<Output = Result<Option<FoundLock>, StoreError>> + Send;
+}
+
+/// A place of locks beside which the record of a lock's holder can stand. As of a [`LockStore`], each request is sent
+/// once, and time is the caller's to bound.
+pub trait HolderStore: LockStore {
+    /// Writes the holder beside the lock, if the lock is the claimed one. Never changes the lock itself.
+    ///
+    /// It may land late: what it then meets is the claimed lock, or it does nothing that a reader would believe.
+    ///
+    /// # Errors
+    /// When the store could not be asked, does not want it, or has no room for it.
+    fn annotate(
+        &self,
+        claim: &LockClaim,
+        holder: &Holder,
+    ) -> impl Future<Output = Result<Annotation, StoreError>> + Send;
+
+    /// Reads the lock, consistently, and the record beside it. That the record alone cannot be read is no error.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    fn read_held(&self) -> impl Future<Output = Result<Option<HeldLock>, StoreError>> + Send;
+}
+
+/// What came of one attempt to write the holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Annotation {
+    /// It is written.
+    Written,
+    /// The claimed lock is not there.
+    NotThere,
+}
+
+/// A lock and what was found beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLock {
+    /// The lock.
+    pub lock: FoundLock,
+    /// Its holder, by the record beside it.
+    pub recorded: Recorded,
 }
 
 /// What came of one attempt to delete.
@@ -46,13 +87,13 @@ pub enum StoreError {
         detail: String,
     },
     /// There are no credentials, or they could not be had.
-    #[error("no AWS credentials could be had: {detail}. Provide those that Terraform used, then release the lock")]
+    #[error("no AWS credentials could be had: {detail}. Provide those that Terraform used, and try again")]
     CredentialsMissing {
         /// What each source said.
         detail: String,
     },
     /// The credentials are no longer valid.
-    #[error("the AWS credentials have expired: {detail}. Release the lock with fresh ones")]
+    #[error("the AWS credentials have expired: {detail}. Try again with fresh ones")]
     CredentialsExpired {
         /// What the service said.
         detail: String,

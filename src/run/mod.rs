@@ -1,5 +1,6 @@
 //! The guarded run: front, supervisor, child.
 
+mod annotate;
 mod attached;
 mod child;
 mod control;
@@ -118,6 +119,7 @@ fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
         unconditional: plan.unconditional,
         flavour: flavour(&plan.command, &plan.env),
         evidence: plan.evidence,
+        annotate: plan.annotate,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
     }
 }
@@ -162,12 +164,18 @@ fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
         // Nobody writes to it any more, nobody will need it, and the front that would remove it may be gone.
         session.remove_log();
     }
-    let Some(path) = &plan.report else { return };
+    if let Some(path) = &plan.report {
+        write_report(path, &account.report());
+    }
+}
+
+/// Writes the file of `--report`. That it cannot be written changes nothing of what happened.
+pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serialize) {
     // Through a link the file is meant, and what is no file (/dev/stdout) must not be replaced by one.
-    let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let written = match path.metadata() {
         Ok(found) if !found.is_file() => Err(io::Error::other("it is there and not a regular file")),
-        _ => replace_file(&path, &account.report()),
+        _ => replace_file(&path, report),
     };
     if let Err(error) = written {
         tracing::warn!("cannot write the report {}: {error}", path.display());

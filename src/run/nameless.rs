@@ -75,16 +75,7 @@ impl Releaser {
             let over = start.elapsed() >= BUDGET;
             match answer {
                 Ok(Ok(Traced::Same(FoundLock::Held(info)))) if info.path == trace.lock_id() => {
-                    return Ok(Some(LockClaim {
-                        id: info.id.parse().map_err(|error| format!("{place}: {error}"))?,
-                        operation: info.operation,
-                        who: info.who,
-                        version: info.version,
-                        bucket: trace.bucket.clone(),
-                        state_key: trace.state_key.clone(),
-                        // OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
-                        kinds: LockKinds::Unstated,
-                    }));
+                    return trace.claim(info).map(Some).map_err(|error| format!("{place}: {error}"));
                 }
                 Ok(Ok(Traced::Same(_))) => return Err(format!("{place} is this run's and is no lock of this state")),
                 Ok(Ok(Traced::Other(FoundLock::Held(holder)))) if trace.sha256.is_none() && trace.etag.is_none() => {

@@ -61,6 +61,8 @@ pub struct Plan {
     pub report: Option<PathBuf>,
     /// Which evidence is enough to delete a lock.
     pub evidence: Evidence,
+    /// Whether the holder is written beside its lock.
+    pub annotate: bool,
     /// The command takes no lock, and nothing else is asked of tfguard: it takes tfguard's place.
     pub unguarded: bool,
     /// What the user should know before the command runs.
@@ -113,6 +115,7 @@ impl Plan {
             deadline,
             before_expiry: cli.before_expiry,
             evidence: cli.evidence,
+            annotate: !cli.no_annotate,
             on_death: cli.on_death,
             unconditional: match cli.without_conditions {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,

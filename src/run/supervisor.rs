@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
+use super::annotate::Annotator;
 use super::child::{self, Child, StartError};
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
@@ -53,6 +54,8 @@ pub struct Job {
     pub flavour: Flavour,
     /// Which evidence is enough to delete a lock.
     pub evidence: Evidence,
+    /// Whether the holder is written beside its lock.
+    pub annotate: bool,
     /// When the session began; the machine's moments count from here.
     pub began: Instant,
 }
@@ -60,8 +63,8 @@ pub struct Job {
 /// Supervises a child from its start to the end of its locks.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
-    job: &'a Job,
-    journal: Journal,
+    pub(super) job: &'a Job,
+    pub(super) journal: Journal,
     machine: Machine,
     child: Child,
     watch: Watch,
@@ -72,7 +75,8 @@ pub struct Supervisor<'a> {
     interrupted_twice: bool,
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
-    releaser: Releaser,
+    pub(super) releaser: Releaser,
+    pub(super) annotator: Annotator,
     unlogging: Unlogging,
     /// What the child may have left on a backend that logs no locks.
     others: OtherBackends,
@@ -179,6 +183,7 @@ impl<'a> Supervisor<'a> {
             interrupted_twice: false,
             child_is_terraform: false,
             releaser: Releaser::default(),
+            annotator: Annotator::default(),
             unlogging: Unlogging::default(),
             others: OtherBackends::default(),
         }
@@ -225,6 +230,7 @@ impl<'a> Supervisor<'a> {
                     }
                 }
                 () = sleep_until(timer) => self.time_passed(),
+                () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
             }
         }
     }
@@ -318,6 +324,9 @@ impl<'a> Supervisor<'a> {
     fn lock_changed(&mut self, entry: &observe::Entry) {
         // The backend is read now: at the end the directory may be gone.
         let Located { places, settings } = self.locate(&entry.claim);
+        if self.job.annotate {
+            self.annotator.note_lock(entry);
+        }
         let locks = &mut self.journal.account.locks;
         if let Some(lock) = locks.iter_mut().find(|lock| lock.claim == entry.claim) {
             (lock.stage, lock.grade, lock.places, lock.settings) = (entry.stage, entry.grade, places, settings);
@@ -348,6 +357,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn child_ended(&mut self, ending: Ending) {
+        self.annotator.stop();
         // What a dead supervisor wrote down before it is better known.
         self.journal.account.ending.get_or_insert(ending);
         self.write_journal();

@@ -22,6 +22,9 @@ impl Supervisor<'_> {
         });
         self.journal.account.traces[at].entry = entry.clone();
         self.locate_trace(at);
+        if self.job.annotate {
+            self.annotator.note_trace(entry);
+        }
     }
 
     fn locate_trace(&mut self, at: usize) {

@@ -1,0 +1,286 @@
+//! A lock, seen and judged: what `locks`, `inspect` and `unlock` have in common.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
+use crate::lock::{Defect, FoundLock, LockInfo, LockPlace, Sighting};
+
+/// One half of a lock as it was seen.
+#[derive(Debug, Clone)]
+pub struct HalfSeen {
+    /// Where.
+    pub place: LockPlace,
+    /// What.
+    pub seen: Sighting,
+    /// Whether Terraform is set up to lock there, as far as it is known.
+    pub expected: bool,
+}
+
+/// A lock, or what blocks like one, as it was seen.
+#[derive(Debug, Clone)]
+pub struct SeenLock {
+    /// The state that it locks: `<bucket>/<state key>`, by its place.
+    pub state: String,
+    /// Where it was seen.
+    pub first: HalfSeen,
+    /// Where a lock of the same ID was seen, too: its other half.
+    pub others: Vec<HalfSeen>,
+}
+
+/// A lock and what it means.
+#[derive(Debug, Clone)]
+pub struct JudgedLock {
+    /// The lock.
+    pub lock: SeenLock,
+    /// Its holder, and whether it lives.
+    pub judged: Judged,
+    /// Whether the state's object is there. None where nobody asked or could.
+    pub state_exists: Option<bool>,
+    /// What else is noteworthy, as clauses.
+    pub notes: Vec<String>,
+}
+
+/// Why a lock is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stale {
+    /// Its holder is proven to be dead.
+    Dead,
+    /// It is older than was asked for.
+    Old,
+    /// It is an item without `Info`.
+    Ghost,
+    /// It is a lockfile without a byte.
+    Empty,
+    /// It is no lock by Terraform's format.
+    Malformed,
+}
+
+impl Stale {
+    /// One word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Old => "old",
+            Self::Ghost => "ghost",
+            Self::Empty => "empty",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+impl From<Defect> for Stale {
+    fn from(defect: Defect) -> Self {
+        match defect {
+            Defect::Ghost => Self::Ghost,
+            Defect::Empty => Self::Empty,
+            Defect::Malformed => Self::Malformed,
+        }
+    }
+}
+
+impl SeenLock {
+    /// Its halves.
+    pub fn halves(&self) -> impl Iterator<Item = &HalfSeen> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The lock's ID, if it has one.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.first.seen.id()
+    }
+
+    /// What it says, if it is a lock.
+    #[must_use]
+    pub fn info(&self) -> Option<&LockInfo> {
+        match &self.first.seen.lock {
+            FoundLock::Held(info) if self.id().is_some() => Some(info),
+            _ => None,
+        }
+    }
+
+    /// Why it is no lock, if it is none.
+    #[must_use]
+    pub fn defect(&self) -> Option<Defect> {
+        self.first.seen.defect()
+    }
+
+    /// Judges it by what stands beside it and by what this machine knows.
+    #[must_use]
+    pub fn judge(self, machine: &Machine) -> JudgedLock {
+        let judged = match self.info() {
+            Some(info) => {
+                // The run may not have been allowed to write its record beside both halves.
+                let rank = |recorded: &&Recorded| match recorded {
+                    Recorded::Holder(_) => 2,
+                    Recorded::Foreign(_) => 1,
+                    Recorded::Nothing => 0,
+                };
+                let recorded = self.halves().map(|half| &half.seen.recorded).max_by_key(rank);
+                machine.judge(info, recorded.unwrap_or(&Recorded::Nothing))
+            }
+            None => {
+                let why = self.defect().map_or("it has no ID", Defect::told).to_owned();
+                Judged { holder: None, verdict: Verdict::Unknown { why } }
+            }
+        };
+        let other = self.info().filter(|info| !info.path.is_empty() && info.path != self.state);
+        let notes = other.map(|info| format!("it says itself that it locks {}", info.path)).into_iter().collect();
+        JudgedLock { lock: self, judged, state_exists: None, notes }
+    }
+}
+
+impl JudgedLock {
+    /// When its holder began to ask for it, by the holder's clock; where it does not say that, when it was written.
+    #[must_use]
+    pub fn since(&self) -> Option<Timestamp> {
+        let created = self.lock.info().and_then(|info| info.created.parse().ok());
+        created.or_else(|| self.lock.halves().find_map(|half| half.seen.written))
+    }
+
+    /// How old it is. Clocks differ, so a lock of the future is as old as nothing.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        self.since().map(|since| now.duration_since(since).try_into().unwrap_or_default())
+    }
+
+    /// Why it is stale; empty if it is not. `older_than`: the age from which on a lock is stale by that alone.
+    #[must_use]
+    pub fn stale(&self, older_than: Option<Duration>, now: Timestamp) -> Vec<Stale> {
+        let dead = self.judged.verdict.is_dead().then_some(Stale::Dead);
+        let old = older_than.zip(self.age(now)).is_some_and(|(limit, age)| age > limit).then_some(Stale::Old);
+        [self.lock.defect().map(Stale::from), dead, old].into_iter().flatten().collect()
+    }
+
+    /// All that is noteworthy, as clauses.
+    #[must_use]
+    pub fn noteworthy(&self) -> Vec<String> {
+        let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
+        let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
+        let elsewhere =
+            self.lock.halves().filter(|half| !half.expected).map(|half| {
+                format!("Terraform is not set up to lock there now, and does not look at it: {}", half.place)
+            });
+        self.notes.iter().cloned().chain(missing).chain(elsewhere).collect()
+    }
+
+    /// The lock as JSON has it.
+    #[must_use]
+    pub fn view(&self, older_than: Option<Duration>, now: Timestamp) -> View<'_> {
+        let info = self.lock.info();
+        let of = |field: fn(&LockInfo) -> &String| info.map(|info| field(info).as_str());
+        View {
+            state: &self.lock.state,
+            id: self.lock.id(),
+            operation: of(|info| &info.operation),
+            who: of(|info| &info.who),
+            version: of(|info| &info.version),
+            created: of(|info| &info.created),
+            age_seconds: self.age(now).map(|age| age.as_secs()),
+            defect: self.lock.defect(),
+            content: match &self.lock.first.seen.lock {
+                FoundLock::Malformed(text) if !text.is_empty() => Some(text),
+                _ => None,
+            },
+            verdict: &self.judged.verdict,
+            holder: self.judged.holder.as_ref(),
+            stale: self.stale(older_than, now),
+            state_exists: self.state_exists,
+            notes: self.noteworthy(),
+            places: self.lock.halves().map(|half| &half.place).collect(),
+        }
+    }
+}
+
+/// A lock as JSON has it. Documented in `docs/operator.md`.
+#[derive(Debug, Serialize)]
+pub struct View<'a> {
+    state: &'a str,
+    id: Option<&'a str>,
+    operation: Option<&'a str>,
+    who: Option<&'a str>,
+    version: Option<&'a str>,
+    created: Option<&'a str>,
+    age_seconds: Option<u64>,
+    defect: Option<Defect>,
+    content: Option<&'a str>,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+    holder: Option<&'a Holder>,
+    stale: Vec<Stale>,
+    state_exists: Option<bool>,
+    notes: Vec<String>,
+    places: Vec<&'a LockPlace>,
+}
+
+/// An age in two units at most: `3d 4h`, `12m 5s`.
+#[must_use]
+pub fn age_in_words(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (first, second) = match seconds {
+        0..60 => return format!("{seconds}s"),
+        60..3600 => ((seconds / 60, "m"), (seconds % 60, "s")),
+        3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "m")),
+        _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
+    };
+    let of = |(count, unit): (u64, &str)| format!("{count}{unit}");
+    if second.0 == 0 { of(first) } else { format!("{} {}", of(first), of(second)) }
+}
+
+/// Brings the halves of the same locks together, by state and ID.
+#[derive(Debug, Default)]
+pub struct Merged {
+    locks: Vec<SeenLock>,
+    by_id: HashMap<(String, String), usize>,
+    places: HashSet<LockPlace>,
+}
+
+impl Merged {
+    /// Adds a half. A place that is seen twice counts once.
+    pub fn add(&mut self, state: String, half: HalfSeen) {
+        let Some(first) = self.absorb(&state, half) else { return };
+        self.places.insert(first.place.clone());
+        if let Some(id) = first.seen.id() {
+            self.by_id.insert((state.clone(), id.to_owned()), self.locks.len());
+        }
+        self.locks.push(SeenLock { state, first, others: Vec::new() });
+    }
+
+    /// Adds a half of a lock that is known already; gives it back if it is none.
+    pub fn absorb(&mut self, state: &str, half: HalfSeen) -> Option<HalfSeen> {
+        if self.places.contains(&half.place) {
+            return None;
+        }
+        let known = half.seen.id().and_then(|id| self.by_id.get(&(state.to_owned(), id.to_owned())));
+        let Some(at) = known else { return Some(half) };
+        self.places.insert(half.place.clone());
+        self.locks[*at].others.push(half);
+        None
+    }
+
+    /// The locks.
+    #[must_use]
+    pub fn into_locks(self) -> Vec<SeenLock> {
+        self.locks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_told_in_two_units_at_most() {
+        for (seconds, told) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (725, "12m 5s"), (3600, "1h"), (7265, "2h 1m"), (277_200, "3d 5h")]
+        {
+            assert_eq!(age_in_words(Duration::from_secs(seconds)), told);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Goes through the places, a page at a time, and hands each lock to the list.
+//!
+//! What is held: a page, the locks of directories, and the lockfiles where tables are listed as well, so that both
+//! halves of a lock come together.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+
+use super::sheet::{Row, Sheet};
+use super::{Args, Looked, Summary};
+use crate::backend::{AwsClients, Reader, Surroundings};
+use crate::commands::judged::{HalfSeen, JudgedLock, Merged, SeenLock};
+use crate::commands::{Failure, State, TargetError};
+use crate::holder::Machine;
+use crate::lock::{LockPlace, StoreError};
+
+/// So many requests are under way at a time.
+const AT_ONCE: usize = 16;
+/// Of so many locks it is asked whether their state exists.
+const MOST_STATES: usize = 1000;
+
+/// Goes through the places.
+pub struct Gatherer<'a> {
+    args: &'a Args,
+    machine: &'a Machine,
+    now: Timestamp,
+    env: HashMap<OsString, OsString>,
+    sheet: Box<dyn Sheet>,
+    summary: Summary,
+    /// Locks that may have another half elsewhere, and by whom they were read.
+    held: Merged,
+    readers: HashMap<String, Reader>,
+    /// Buckets that cannot be asked whether a state exists.
+    mute: HashSet<String>,
+    states_asked: usize,
+    progress: Progress,
+}
+
+impl<'a> Gatherer<'a> {
+    pub fn new(args: &'a Args, machine: &'a Machine, now: Timestamp, sheet: Box<dyn Sheet>) -> Self {
+        Self {
+            args,
+            machine,
+            now,
+            env: std::env::vars_os().collect(),
+            sheet,
+            summary: Summary::default(),
+            held: Merged::default(),
+            readers: HashMap::new(),
+            mute: HashSet::new(),
+            states_asked: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Goes through all places. One that cannot be read does not stop the others.
+    ///
+    /// # Errors
+    /// When the list cannot be written.
+    pub async fn gather(mut self) -> Result<Summary, Failure> {
+        let nothing_named = self.args.tables.is_empty() && self.args.buckets.is_empty() && self.args.dirs.is_empty();
+        let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.dirs.clone() };
+        for dir in &dirs {
+            let looked = self.directory(dir).await;
+            self.looked(format!("directory {}", dir.display()), looked);
+        }
+        if !self.args.buckets.is_empty() || !self.args.tables.is_empty() {
+            self.whole_places().await?;
+        }
+        let held = std::mem::take(&mut self.held).into_locks();
+        self.hand_over(held).await?;
+        self.progress.clear();
+        if self.summary.state_not_asked > 0 {
+            let count = self.summary.state_not_asked;
+            tracing::info!("of {count} locks it was not asked whether their state exists: there are too many");
+        }
+        self.sheet.end(&self.summary, self.now).map_err(Failure::Output)?;
+        Ok(self.summary)
+    }
+
+    fn looked(&mut self, place: String, looked: Result<(), String>) {
+        let error = looked.err();
+        if let Some(error) = &error {
+            self.progress.clear();
+            tracing::error!("{place}: {error}");
+        }
+        self.summary.places.push(Looked { place, error });
+    }
+
+    async fn whole_places(&mut self) -> Result<(), Failure> {
+        let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
+        let clients = AwsClients::connect_given(&self.args.access.settings(), surroundings).await;
+        let clients = match clients.map_err(TargetError::from) {
+            Ok(clients) => clients,
+            Err(error) => {
+                for place in self.args.buckets.iter().chain(&self.args.tables) {
+                    self.looked(place.clone(), Err(error.to_string()));
+                }
+                return Ok(());
+            }
+        };
+        for bucket in &self.args.buckets {
+            let bucket = bucket.strip_prefix("s3://").unwrap_or(bucket);
+            let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
+            let looked = self.bucket(&clients, bucket, prefix).await?;
+            self.looked(format!("s3://{bucket}/{prefix}"), looked);
+        }
+        for table in &self.args.tables {
+            let looked = self.table(&clients, table).await?;
+            self.looked(format!("DynamoDB table {table}"), looked);
+        }
+        Ok(())
+    }
+
+    /// The lock of a directory's state, both halves, consistently.
+    async fn directory(&mut self, dir: &Path) -> Result<(), String> {
+        let (workspace, given) = (self.args.workspace.as_deref(), self.args.access.settings());
+        let state = State::of_directory(dir, self.env.clone(), workspace, &given).await;
+        let state = state.map_err(|error| error.to_string())?;
+        let reader = state.clients.reader();
+        let mut trouble = Ok(());
+        for half in state.halves() {
+            match reader.look(&half.place).await {
+                Ok(Some(seen)) => {
+                    let half = HalfSeen { place: half.place, seen, expected: half.expected };
+                    self.held.add(state.lock_id(), half);
+                }
+                Ok(None) => {}
+                Err(error) if half.expected => trouble = Err(format!("{}: {error}", half.place)),
+                Err(error) => tracing::debug!("{}: {error}", half.place),
+            }
+        }
+        self.readers.insert(state.bucket().to_owned(), reader);
+        trouble
+    }
+
+    /// All lockfiles below a prefix. The inner error is the bucket's, the outer one the list's.
+    async fn bucket(
+        &mut self,
+        clients: &AwsClients,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Result<(), String>, Failure> {
+        let reader = clients.reader();
+        self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
+        let mut pages = clients.bucket_pages(bucket, prefix);
+        let mut unread = Unread::default();
+        loop {
+            let page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(unread.result()),
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            self.progress.note(page.scanned, page.found.len());
+            let looks = page.found.into_iter().map(|key| {
+                let (place, reader) = (reader.file_place(bucket, &key), &reader);
+                async move { (reader.look(&place).await, key, place) }
+            });
+            let looks: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+            let mut locks = Merged::default();
+            for (look, key, place) in looks {
+                match look {
+                    Ok(Some(seen)) => {
+                        let half = HalfSeen { place, seen, expected: true };
+                        let state = format!("{bucket}/{key}");
+                        let of_all = !self.args.tables.is_empty();
+                        if let Some(half) = self.held.absorb(&state, half) {
+                            if of_all { &mut self.held } else { &mut locks }.add(state, half);
+                        }
+                    }
+                    // Released in between.
+                    Ok(None) => {}
+                    Err(error) => unread.note(&place, &error),
+                }
+            }
+            self.hand_over(locks.into_locks()).await?;
+        }
+    }
+
+    /// All items of a table. Errors as of [`Self::bucket`].
+    async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<Result<(), String>, Failure> {
+        let reader = clients.reader();
+        let mut pages = clients.table_pages(table);
+        loop {
+            let page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            self.progress.note(page.scanned, page.found.len());
+            let mut locks = Vec::new();
+            for (state, seen) in page.found {
+                let half = HalfSeen { place: reader.table_place(table, &state), seen, expected: true };
+                if let Some(first) = self.held.absorb(&state, half) {
+                    if let Some((bucket, _)) = state.split_once('/') {
+                        self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
+                    }
+                    locks.push(SeenLock { state, first, others: Vec::new() });
+                }
+            }
+            self.hand_over(locks).await?;
+        }
+    }
+
+    /// Judges locks, counts them and hands them to the list.
+    async fn hand_over(&mut self, locks: Vec<SeenLock>) -> Result<(), Failure> {
+        let mut judged: Vec<_> = locks.into_iter().map(|lock| lock.judge(self.machine)).collect();
+        for some in judged.chunks_mut(AT_ONCE) {
+            self.ask_for_states(some).await;
+        }
+        if !judged.is_empty() {
+            self.progress.clear();
+        }
+        for lock in judged {
+            let stale = lock.stale(self.args.older_than, self.now);
+            self.summary.locks += 1;
+            self.summary.stale += usize::from(!stale.is_empty());
+            match &lock.judged.verdict {
+                verdict if verdict.is_alive() => self.summary.alive += 1,
+                verdict if verdict.is_dead() => self.summary.dead += 1,
+                _ => self.summary.unknown += 1,
+            }
+            if stale.is_empty() && self.args.stale {
+                continue;
+            }
+            let row = Row { lock: &lock, stale: &stale, older_than: self.args.older_than, now: self.now };
+            self.sheet.write(row).map_err(Failure::Output)?;
+        }
+        Ok(())
+    }
+
+    async fn ask_for_states(&mut self, locks: &mut [JudgedLock]) {
+        let left = MOST_STATES.saturating_sub(self.states_asked);
+        self.summary.state_not_asked += locks.len().saturating_sub(left);
+        self.states_asked += locks.len().min(left);
+        let (readers, mute) = (&self.readers, &self.mute);
+        let asked = locks.iter_mut().take(left).map(|lock| async move {
+            let (bucket, key) = lock.lock.state.split_once('/')?;
+            let reader = readers.get(bucket).filter(|_| !mute.contains(bucket))?;
+            match reader.state_exists(bucket, key).await {
+                Ok(exists) => lock.state_exists = Some(exists),
+                // It may be only this one that is missing.
+                Err(StoreError::Denied { .. }) => {}
+                Err(error) => {
+                    tracing::debug!("whether there is a state {}: {error}", lock.lock.state);
+                    return Some(bucket.to_owned());
+                }
+            }
+            None
+        });
+        let mute: Vec<_> = join_all(asked).await;
+        self.mute.extend(mute.into_iter().flatten());
+    }
+}
+
+/// Lockfiles that are listed and cannot be read.
+#[derive(Default)]
+struct Unread {
+    count: usize,
+    first: Option<String>,
+}
+
+impl Unread {
+    fn note(&mut self, place: &LockPlace, error: &StoreError) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| format!("{place}: {error}"));
+    }
+
+    fn result(self) -> Result<(), String> {
+        match self.first {
+            None => Ok(()),
+            Some(first) => Err(format!("{} lockfiles could not be read, the first: {first}", self.count)),
+        }
+    }
+}
+
+/// How far it is, on a terminal's stderr.
+struct Progress {
+    shown: bool,
+    wanted: bool,
+    scanned: usize,
+    found: usize,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let wanted = io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO);
+        Self { shown: false, wanted, scanned: 0, found: 0 }
+    }
+}
+
+impl Progress {
+    fn note(&mut self, scanned: usize, found: usize) {
+        (self.scanned, self.found) = (self.scanned + scanned, self.found + found);
+        if self.wanted {
+            self.shown = true;
+            let _ = write!(io::stderr(), "\r\u{1b}[Ktfguard: {} looked at, {} locks", self.scanned, self.found);
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
+}

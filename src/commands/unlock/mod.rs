@@ -1,0 +1,312 @@
+//! `tfguard unlock`: deletes one lock, by condition, after a look at whether its holder lives.
+
+mod decide;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::judged::{HalfSeen, JudgedLock, SeenLock};
+use super::looked::HalfLook;
+use super::{Answer, Failure, State, Target, block_on, confirm, describe, print, printable};
+use crate::cli::WithoutConditions;
+use crate::exit;
+use crate::holder::Machine;
+use crate::lock::{
+    self, FoundLock, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
+};
+use crate::report::{Half, HalfOutcome};
+use crate::run::write_report;
+use decide::{Finding, Permission, Wish, find, is_of_another, permission};
+use report::{By, Consent, Outcome, Report};
+
+/// How long the deletion of one half may take, retries and all.
+const BUDGET: Duration = Duration::from_secs(45);
+
+/// The options of `tfguard unlock`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The lock's ID, as Terraform shows it where it is refused the lock
+    #[arg(value_name = "LOCK_ID", required_unless_present = "broken")]
+    pub id: Option<String>,
+
+    /// Delete what blocks the state and is no lock of it: an item without Info, an empty or broken lockfile, a lock
+    /// that was copied from another state
+    #[arg(long, env = "TFGUARD_BROKEN", conflicts_with = "id")]
+    pub broken: bool,
+
+    /// Do not ask where nobody can tell whether the holder lives
+    #[arg(long, env = "TFGUARD_YES")]
+    pub yes: bool,
+
+    /// Only show what would be done
+    #[arg(long, env = "TFGUARD_DRY_RUN")]
+    pub dry_run: bool,
+
+    /// Write who did what to this file, as JSON
+    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// What to do with a lockfile in a store that does not keep the condition of a conditional delete
+    #[arg(long, env = "TFGUARD_WITHOUT_CONDITIONS", value_name = "POLICY", default_value = "refuse")]
+    pub without_conditions: WithoutConditions,
+
+    /// The state.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Deletes; gives tfguard's exit code.
+///
+/// # Errors
+/// When the state is not known, or its lock could not be looked at.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    block_on(async {
+        let state = args.target.state().await?;
+        let unlock = Unlock { args, wish: args.id.as_deref().map_or(Wish::Broken, Wish::Lock), state };
+        unlock.run().await
+    })
+}
+
+struct Unlock<'a> {
+    args: &'a Args,
+    wish: Wish<'a>,
+    state: State,
+}
+
+/// What became of the wish.
+struct Ended {
+    lock: Option<JudgedLock>,
+    consent: Consent,
+    outcome: Outcome,
+    why: String,
+    halves: Vec<Half>,
+}
+
+impl Ended {
+    fn without_lock(outcome: Outcome, why: String) -> Self {
+        Self { lock: None, consent: Consent::NotAsked, outcome, why, halves: Vec::new() }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.outcome {
+            Outcome::Deleted | Outcome::Gone | Outcome::WouldDelete => 0,
+            Outcome::Refused | Outcome::Left => exit::LOCK_LEFT,
+        }
+    }
+}
+
+impl Unlock<'_> {
+    async fn run(&self) -> Result<u8, Failure> {
+        let started = Timestamp::now();
+        let looks = self.state.look_at_lock().await;
+        let path = self.state.lock_id();
+        let ended = match find(self.wish, &path, &looks) {
+            Finding::NotSeen(error) => return Err(Failure::Store(error.clone())),
+            Finding::NotLocked => {
+                Ended::without_lock(Outcome::Gone, format!("{} is not locked; nothing to do", printable(&path)))
+            }
+            Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks, started)?),
+            Finding::These(first, others) => {
+                let seen = SeenLock { state: path.clone(), first, others };
+                let lock = seen.judge(&Machine::here(|name| std::env::var_os(name)));
+                self.delete(lock, &looks).await?
+            }
+        };
+        let code = ended.exit_code();
+        match ended.outcome {
+            Outcome::Refused | Outcome::Left => tracing::warn!("{}", ended.why),
+            _ => print(&format!("{}\n", ended.why))?,
+        }
+        if let Some(file) = &self.args.report {
+            let now = Timestamp::now();
+            write_report(
+                file,
+                &Report {
+                    schema: 1,
+                    command: "unlock",
+                    tfguard: env!("CARGO_PKG_VERSION"),
+                    exit_code: code,
+                    started,
+                    ended: now,
+                    by: By::this_process(),
+                    state: &path,
+                    id: self.args.id.as_deref(),
+                    lock: ended.lock.as_ref().map(|lock| lock.view(None, started)),
+                    consent: ended.consent,
+                    outcome: ended.outcome,
+                    why: ended.why,
+                    halves: ended.halves,
+                },
+            );
+        }
+        Ok(code)
+    }
+
+    /// Shows what is there, asks if need be, deletes.
+    async fn delete(&self, lock: JudgedLock, looks: &[HalfLook]) -> Result<Ended, Failure> {
+        let halves: Vec<_> = lock.lock.halves().cloned().collect();
+        print(&self.intention(&lock, looks))?;
+        let ended = |consent, outcome, why: &str| Ended {
+            lock: Some(lock.clone()),
+            consent,
+            outcome,
+            why: why.to_owned(),
+            halves: Vec::new(),
+        };
+        let verdict = &lock.judged.verdict;
+        let permission = permission(self.wish, verdict);
+        if permission == Permission::Refused {
+            let why = format!(
+                "the lock stays, because {}. Stop that run first: cancel it in its CI, or run `tfguard release` in a \
+                 later step of the same job",
+                printable(&verdict.to_string())
+            );
+            return Ok(ended(Consent::NotAsked, Outcome::Refused, &why));
+        }
+        if self.args.dry_run {
+            let why = match permission {
+                Permission::ToBeAsked if !self.args.yes => "dry run: nothing was deleted; it would be asked for",
+                _ => "dry run: nothing was deleted",
+            };
+            return Ok(ended(Consent::NotAsked, Outcome::WouldDelete, why));
+        }
+        let consent = match permission {
+            Permission::Given => Consent::NotNeeded,
+            _ if self.args.yes => Consent::ByOption,
+            _ => match confirm("Is it certain that no Terraform of it runs any more, and shall it be deleted?") {
+                Answer::Yes => Consent::Given,
+                Answer::No => {
+                    return Ok(ended(Consent::Refused, Outcome::Refused, "not confirmed, so nothing was deleted"));
+                }
+                Answer::NobodyThere => {
+                    let why = "nothing was deleted: whether its holder lives is not known, and there is no terminal to \
+                               ask on. Once you are certain that no Terraform of it runs any more, add --yes";
+                    return Ok(ended(Consent::NobodyThere, Outcome::Refused, why));
+                }
+            },
+        };
+        let mut done = Vec::new();
+        for half in &halves {
+            let outcome = HalfOutcome::from(self.release(half).await);
+            done.push(Half { place: half.place.clone(), outcome });
+        }
+        let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
+        let (outcome, why) = told(&done, &unseen);
+        Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
+    }
+
+    /// Deletes one half, if it still is what was shown.
+    async fn release(&self, half: &HalfSeen) -> Released {
+        let unconditional = match self.args.without_conditions {
+            WithoutConditions::Refuse => UnconditionalDelete::Refuse,
+            WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
+        };
+        let store = self.state.clients.open(&half.place, unconditional);
+        match self.claim(half) {
+            Some(claim) => {
+                let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
+                lock::release(&store, &claim, &terms).await
+            }
+            // Other programs than Terraform give IDs of other shapes, or none.
+            None => lock::release_seen(&store, &half.seen, BUDGET).await,
+        }
+    }
+
+    fn claim(&self, half: &HalfSeen) -> Option<LockClaim> {
+        let FoundLock::Held(info) = &half.seen.lock else { return None };
+        let id = info.id.parse().ok().filter(|_| self.wish == Wish::Lock(&info.id))?;
+        Some(LockClaim {
+            id,
+            operation: info.operation.clone(),
+            who: info.who.clone(),
+            version: info.version.clone(),
+            bucket: self.state.bucket().to_owned(),
+            state_key: self.state.key.clone(),
+            kinds: LockKinds::Unstated,
+        })
+    }
+
+    fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {
+        let mut text = describe::lock(lock, Timestamp::now());
+        for look in looks {
+            match (&look.seen, look.found()) {
+                (Err(error), _) if look.at.expected => {
+                    text += &format!("not looked at: {}: {}\n", look.at.place, printable(&error.to_string()));
+                }
+                (_, Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
+                    text += &format!("stays: {}, at {}\n", describe::in_a_line(seen), look.at.place);
+                }
+                _ => {}
+            }
+        }
+        text
+    }
+
+    /// Something is there, and not what was asked for.
+    fn about_another(&self, seen: &Sighting, looks: &[HalfLook], now: Timestamp) -> Result<String, Failure> {
+        let path = self.state.lock_id();
+        let mut text = String::new();
+        for half in looks.iter().filter_map(HalfLook::half) {
+            let lock = SeenLock { state: path.clone(), first: half, others: Vec::new() };
+            text += &describe::lock(&lock.judge(&Machine::here(|name| std::env::var_os(name))), now);
+        }
+        print(&text)?;
+        Ok(match self.wish {
+            Wish::Lock(id) if seen.id() == Some(id) && is_of_another(seen, &path) => format!(
+                "the lock {} says itself that it is another state's; nothing was deleted. Is it the right bucket and key? \
+                 If it was copied here, delete it with --broken",
+                printable(id)
+            ),
+            Wish::Lock(id) => {
+                format!("{} is not locked by {}; what is there was not touched", printable(&path), printable(id))
+            }
+            Wish::Broken => {
+                "it is a lock like any other; nothing was deleted. To delete it, name its ID instead of --broken"
+                    .to_owned()
+            }
+        })
+    }
+}
+
+/// What came of all halves, in words.
+fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, String) {
+    let mut outcome = Outcome::Gone;
+    let mut told = Vec::new();
+    for Half { place, outcome: of_half } in halves {
+        let place = printable(&place.to_string());
+        told.push(match of_half {
+            HalfOutcome::Deleted => {
+                if outcome == Outcome::Gone {
+                    outcome = Outcome::Deleted;
+                }
+                format!("deleted: {place}")
+            }
+            HalfOutcome::AlreadyGone => format!("already gone: {place}"),
+            HalfOutcome::NotOurs { holder } => {
+                let another = match holder {
+                    FoundLock::Held(info) => format!("{} by {}", info.id, info.who),
+                    FoundLock::Malformed(_) => "something that is no lock".to_owned(),
+                };
+                format!("changed hands meanwhile and not touched: {place} has {}", printable(&another))
+            }
+            HalfOutcome::Left { why } => {
+                outcome = Outcome::Left;
+                format!("NOT deleted: {place}: {}", printable(why))
+            }
+        });
+    }
+    for (place, error) in unseen {
+        outcome = Outcome::Left;
+        told.push(format!("NOT looked at: {}: {}", printable(&place.to_string()), printable(&error.to_string())));
+    }
+    if outcome == Outcome::Deleted {
+        told.push(
+            "next: `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state"
+                .to_owned(),
+        );
+    }
+    (outcome, told.join("\n"))
+}

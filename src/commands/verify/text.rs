@@ -1,0 +1,85 @@
+//! The result in words.
+
+use std::fmt::Write as _;
+
+use super::Fixed;
+use crate::commands::output::printable_whole;
+use crate::commands::printable;
+use crate::verify::{Fix, Judgement, Seen, Site, StoredDigest, Verdict, describe, is_at_odds};
+
+/// All of it. Whatever comes from the state or the lock is made fit for a terminal.
+pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[String], site: &Site) -> String {
+    let mut text = format!("state s3://{}/{} ({}): ", printable(&site.bucket), printable(&site.key), site.region);
+    text += match judgement.verdict {
+        Verdict::Whole if seen.object.is_none() => "not there yet",
+        Verdict::Whole => "whole",
+        Verdict::BeingWritten => "being written just now",
+        Verdict::NeedsALook => "NEEDS A LOOK",
+        Verdict::Unknown => "cannot be judged",
+    };
+    text += "\n";
+    if let Some(object) = &seen.object {
+        let _ = writeln!(text, "  {}", printable(&describe(object)));
+    }
+    let table = site.table.as_deref().map(|table| format!(" in table {}", printable(table))).unwrap_or_default();
+    let digest = match &seen.digest {
+        StoredDigest::NotKept => "none is kept, since there is no lock table".to_owned(),
+        StoredDigest::Absent => format!("none{table}"),
+        StoredDigest::Malformed => format!("no MD5{table}"),
+        StoredDigest::Md5(md5) if is_at_odds(seen.object.as_ref(), Some(md5)) => {
+            format!("{md5}{table} is not that of the state")
+        }
+        StoredDigest::Md5(_) => format!("fits{table}"),
+    };
+    let _ = writeln!(text, "  digest: {digest}");
+    for note in &judgement.notes {
+        let _ = writeln!(text, "  note: {}", printable(&note.to_string()));
+    }
+    list(&mut text, "What is wrong:", judgement.findings.iter().map(ToString::to_string));
+    list(&mut text, "What to do, in this order:", steps.iter().cloned());
+    text
+}
+
+fn list(text: &mut String, title: &str, items: impl Iterator<Item = String>) {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{title}");
+    for (number, item) in items.iter().enumerate() {
+        let _ = writeln!(text, "  {}. {}", number + 1, printable_whole(item));
+    }
+}
+
+/// What is about to be written.
+pub(super) fn fix(fix: &Fix, site: &Site) -> String {
+    let old = match &fix.old {
+        StoredDigest::Md5(md5) => md5.as_str(),
+        StoredDigest::Malformed => "(no MD5)",
+        StoredDigest::Absent | StoredDigest::NotKept => "(none)",
+    };
+    format!(
+        "\nThe digest of {}/{} in table {}:\n  now: {old}\n  to be written: {}, the MD5 of the state that is there now\n\
+         This is right if that state is the one you want, as shown above. It is wrong where the store may still serve an \
+         older object (a cache or a replica may, AWS's S3 does not): then wait, and look again.\n",
+        printable(&site.bucket),
+        printable(&site.key),
+        printable(site.table.as_deref().unwrap_or_default()),
+        fix.new,
+    )
+}
+
+/// What came of it.
+pub(super) fn fixed(fixed: &Fixed, table: Option<&str>) -> String {
+    let table = printable(table.unwrap_or_default());
+    match fixed {
+        Fixed::Written(fix) => format!("\nDigest {} is written to table {table}. Looked again:\n\n", fix.new),
+        Fixed::DryRun(_) => "\nNothing was written (--dry-run).\n".to_owned(),
+        Fixed::Declined { why, .. } => format!("\nNothing was written: {why}.\n"),
+        Fixed::Changed(_) => {
+            "\nNothing was written: state, digest or lock have changed meanwhile. Look again.\n".to_owned()
+        }
+        Fixed::Refused { why } => format!("\nNo digest can be written: {}.\n", printable(why)),
+        Fixed::NotNeeded => "\nThe digest fits, nothing was written.\n".to_owned(),
+    }
+}

@@ -1,0 +1,69 @@
+//! Who holds a lock: the record beside it, and what is made of it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+// A part of it is used here.
+#[allow(dead_code)]
+#[path = "../stores/bed.rs"]
+mod bed;
+
+mod annotation;
+mod judged;
+mod stores;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::*;
+
+const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
+/// Longer than anything here takes, so it only bounds a hang.
+const SOON: Duration = Duration::from_secs(120);
+/// What every AWS request of tfguard's has in its `User-Agent`.
+const OUR_AGENT: &str = "aws-sdk-rust";
+/// The attribute that holds the record.
+const ATTRIBUTE: &str = "TfguardHolder";
+
+fn terraform() -> PathBuf {
+    Tools::get().any_terraform()
+}
+
+/// Every version that can be had here.
+fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
+}
+
+fn project(kind: Kind) -> Project<'static> {
+    Project::new(Aws::shared(), kind)
+}
+
+/// A job of GitHub Actions.
+fn job(run: Run) -> Run {
+    run.envs([
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_SERVER_URL", "https://github.com"),
+        ("GITHUB_REPOSITORY", "owner/repository"),
+        ("GITHUB_RUN_ID", "7"),
+        ("GITHUB_RUN_ATTEMPT", "2"),
+        ("GITHUB_JOB", "apply"),
+        ("GITHUB_SHA", "0a1b2c"),
+        ("GITHUB_ACTOR", "alice"),
+    ])
+}
+
+/// The journal of the project's one session.
+fn journal(project: &Project) -> Value {
+    let sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("a session is there");
+    let sessions: Vec<_> = sessions.map(|entry| entry.expect("a directory can be read").path()).collect();
+    assert_eq!(sessions.len(), 1, "one session: {sessions:?}");
+    let text = std::fs::read(sessions[0].join("journal.json")).expect("a session has a journal");
+    serde_json::from_slice(&text).expect("a journal is JSON")
+}
+
+fn kill(pid: &Value) {
+    let pid = i32::try_from(pid.as_i64().expect("the journal has the process")).expect("a pid");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("it is alive");
+}

@@ -1,0 +1,87 @@
+//! The digest in the table.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
+
+use crate::SOON;
+use crate::bed::{Bed, kinds, md5, state};
+use crate::support::{Action, Gate, LockInfo, Match};
+
+#[test]
+fn a_digest_that_does_not_fit_needs_a_look_and_its_version_is_named() {
+    let bed = Bed::versioned();
+    let old = bed.write(state(4)).unwrap();
+    // Whoever wrote this one died before the digest.
+    bed.put(state(5));
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, kinds(&said)), (121, vec!["digest-differs"]));
+    let finding = json!({
+        "kind": "digest-differs", "stored": md5(state(4).as_bytes()), "actual": md5(state(5).as_bytes()), "of": old,
+    });
+    assert_eq!(said["findings"][0], finding);
+    let looks = bed.proxy.seen_matching(&Match::dynamodb("GetItem").body("-md5")).len();
+    assert!(looks > 1, "it looked {looks} times before it said so");
+    let exit = bed.verify(&[]).run().expect_code(121);
+    assert!(exit.out().contains("does not have the expected content"), "{exit}");
+    assert!(exit.out().contains("--fix-digest"), "{exit}");
+    assert_eq!(bed.digest(), Some(md5(state(4).as_bytes())), "nothing was written");
+}
+
+/// As Terraform: none and a malformed one are passed over, another case of the letters is the same.
+#[test]
+fn a_digest_that_terraform_passes_over_is_no_trouble() {
+    let bed = Bed::new();
+    bed.put(state(5));
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["notes"][0]["kind"]), (0, &json!("no-digest")));
+    for malformed in ["", "abc", &"g".repeat(32)] {
+        bed.put_digest(malformed);
+        let (code, said) = bed.json(&[]);
+        assert_eq!((code, &said["notes"][0]["kind"]), (0, &json!("malformed-digest")), "{malformed}");
+    }
+    let key = ("LockID".to_owned(), AttributeValue::S(format!("{}-md5", bed.lock_id())));
+    bed.aws.put_item(&bed.table, [key].into());
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["notes"][0]["kind"]), (0, &json!("malformed-digest")));
+    bed.put_digest(&md5(state(5).as_bytes()).to_uppercase());
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["notes"]), (0, &json!([])));
+}
+
+#[test]
+fn a_writer_at_work_is_not_taken_for_a_dead_one() {
+    let bed = Bed::new();
+    bed.write(state(4));
+    bed.put(state(5));
+    bed.aws.plant_lock(&bed.table, &LockInfo::foreign(&bed.lock_id()));
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["verdict"]), (0, &json!("being-written")));
+    let exit = bed.verify(&[]).run().expect_code(0);
+    assert!(exit.out().contains("being written just now, by runner@build-7f9c4"), "{exit}");
+
+    // By a lockfile, too. Nobody said that there is one, so it may be hidden.
+    bed.aws.delete_item(&bed.table, &bed.lock_id());
+    bed.aws.plant_lockfile(&LockInfo::foreign(&bed.lock_id()));
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["verdict"]), (0, &json!("being-written")));
+    // What is in the object is true whoever holds the lock.
+    bed.put("{");
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, kinds(&said)), (121, vec!["broken"]));
+}
+
+/// Between the first look and the second the writer writes the digest and goes.
+#[test]
+fn a_digest_that_comes_a_little_later_fits() {
+    let bed = Bed::new();
+    bed.write(state(4));
+    bed.put(state(5));
+    let gate = Gate::new();
+    bed.proxy.rule(Match::dynamodb("GetItem").body("-md5").nth(2), [gate.hold(), Action::Forward]);
+    let run = bed.verify(&["--format", "json"]).start();
+    gate.wait_for(1, SOON);
+    bed.put_digest(&md5(state(5).as_bytes()));
+    gate.release();
+    let exit = run.wait(SOON).expect_code(0);
+    assert!(exit.out().contains(r#""verdict": "whole""#), "{exit}");
+}

@@ -1,0 +1,158 @@
+//! What is in the object.
+
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, KEY, LINEAGE, json_of, kinds, md5, state, state_of};
+use crate::support::{Action, Answer, Match};
+
+#[test]
+fn a_whole_state_is_whole_and_nothing_is_written() {
+    let bed = Bed::versioned();
+    let version = bed.write(state(5)).unwrap();
+    let (code, said) = bed.json(&[]);
+    assert_eq!(
+        (code, &said["verdict"], &said["findings"], &said["steps"]),
+        (0, &json!("whole"), &json!([]), &json!([]))
+    );
+    assert_eq!(said["object"]["content"]["serial"], 5);
+    assert_eq!(said["object"]["content"]["lineage"], LINEAGE);
+    assert_eq!(said["object"]["version"], version);
+    assert_eq!(said["digest"], json!({"is": "md5", "md5": md5(state(5).as_bytes())}));
+
+    let exit = bed.verify(&["--lineage", LINEAGE, "--serial", "5"]).run().expect_code(0);
+    assert!(exit.out().contains("whole\n") && exit.out().contains("serial 5"), "{exit}");
+    assert!(!exit.out().contains("hush"), "nothing of the state's values is shown: {exit}");
+    for request in bed.proxy.seen() {
+        let read = request.method == "GET" || request.operation() == Some("GetItem");
+        assert!(read, "only reads: {request:#?}");
+        assert!(request.operation().is_none() || request.text().contains(r#""ConsistentRead":true"#), "{request:#?}");
+    }
+}
+
+#[test]
+fn a_state_that_is_not_there_yet_is_no_trouble_and_a_lost_one_is() {
+    let bed = Bed::new();
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["notes"][0]["kind"]), (0, &json!("no-state")));
+    let (code, said) = bed.json(&["--serial", "1"]);
+    assert_eq!((code, kinds(&said)), (121, vec!["missing"]));
+
+    bed.put_digest(&md5(b"it"));
+    let exit = bed.verify(&[]).run().expect_code(121);
+    assert!(exit.out().contains("Terraform refuses to go on"), "{exit}");
+    let key = format!("{}-md5", bed.lock_id());
+    assert!(exit.out().contains("aws dynamodb delete-item") && exit.out().contains(&key), "{exit}");
+}
+
+#[test]
+fn what_is_no_whole_state_is_told_from_one_that_is() {
+    let whole = state(5);
+    for (body, kind, flaw) in [
+        (String::new(), "empty", Value::Null),
+        (whole[..whole.len() / 2].to_owned(), "broken", json!("cut-off")),
+        (format!("{whole}{whole}"), "broken", json!("no-json")),
+        ("<html>hush</html>".to_owned(), "broken", json!("no-json")),
+        (whole.replace("\"serial\":5,", ""), "broken", json!("no-state")),
+        (whole.replace("\"serial\":5", "\"serial\":\"hush\""), "broken", json!("no-state")),
+        ("[]".to_owned(), "broken", json!("no-state")),
+    ] {
+        let bed = Bed::new();
+        bed.write(body.clone());
+        let exit = bed.verify(&["--format", "json"]).run();
+        assert!(!exit.out().contains("hush"), "{exit}");
+        let (code, said) = json_of(exit);
+        assert_eq!((code, kinds(&said), &said["findings"][0]["flaw"]["kind"]), (121, vec![kind], &flaw), "{body}");
+        assert!(said["steps"][0].as_str().unwrap().contains("let nobody run terraform"), "{said:#}");
+    }
+}
+
+#[test]
+fn the_version_to_go_back_to_is_the_newest_whole_one_of_the_right_lineage() {
+    let bed = Bed::versioned();
+    bed.write(state(3));
+    let good = bed.write(state(4)).unwrap();
+    let foreign = bed.write(state_of("another", 9)).unwrap();
+    bed.put("{\"version\": 4, ");
+    // An object whose key begins with this one's.
+    bed.aws.put_object(&bed.bucket, &format!("{KEY}.backup"), state(8).into());
+
+    let back = |options: &[&str]| {
+        let (code, said) = bed.json(options);
+        assert_eq!((code, kinds(&said)), (121, vec!["broken"]));
+        let steps = said["steps"].to_string();
+        steps.split_once("versionId=").map(|(_, rest)| rest.split(['\'', ' ']).next().unwrap().to_owned())
+    };
+    assert_eq!(back(&["--lineage", LINEAGE]).as_ref(), Some(&good));
+    assert_eq!(back(&[]).as_ref(), Some(&foreign), "nobody said which lineage is right");
+    assert_eq!(back(&["--lineage", LINEAGE, "--serial", "5"]), None);
+    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
+    let source = format!("--copy-source '{}/net%20work/prod.tfstate?versionId={good}'", bed.bucket);
+    assert!(exit.out().contains(&source), "{exit}");
+
+    bed.proxy.rule(Match::http("GET", "versions"), [Action::from(Answer::s3(403, "AccessDenied", "no"))]);
+    let exit = bed.verify(&[]).run().expect_code(121);
+    assert!(exit.out().contains("Grant s3:ListBucketVersions"), "{exit}");
+
+    let unversioned = Bed::new();
+    unversioned.write("{");
+    let exit = unversioned.verify(&[]).run().expect_code(121);
+    assert!(exit.out().contains("The bucket keeps no versions"), "{exit}");
+}
+
+#[test]
+fn another_lineage_and_an_older_serial_need_a_look() {
+    let bed = Bed::versioned();
+    let good = bed.write(state(7)).unwrap();
+    bed.write(state(6));
+    let (code, said) = bed.json(&["--serial", "7"]);
+    assert_eq!((code, &said["findings"]), (121, &json!([{"kind": "older-serial", "expected": 7, "found": 6}])));
+    assert!(said["steps"].to_string().contains(&good), "{said:#}");
+
+    bed.write(state_of("another", 9));
+    let (code, said) = bed.json(&["--lineage", LINEAGE, "--serial", "7"]);
+    let finding = json!([{"kind": "other-lineage", "expected": LINEAGE, "found": "another"}]);
+    assert_eq!((code, &said["findings"]), (121, &finding));
+    assert!(said["steps"].to_string().contains(&good), "{said:#}");
+
+    // Somebody else's text does not reach a terminal as it is.
+    bed.write(state_of("\u{1b}[2Jx", 9));
+    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
+    assert!(!exit.out().contains('\u{1b}'), "{exit}");
+}
+
+#[test]
+fn formats_that_cannot_be_looked_into_are_said_to_be_so() {
+    let bed = Bed::new();
+    bed.write(r#"{"version":5,"serial":1,"lineage":7}"#);
+    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(125);
+    assert!(exit.out().contains("format version 5, this tfguard knows version 4"), "{exit}");
+    bed.write(r#"{"version":3,"serial":1,"lineage":"l","modules":[]}"#);
+    bed.verify(&[]).run().expect_code(0);
+    let encrypted = json!({
+        "serial": 5, "lineage": LINEAGE, "meta": {"key_provider.pbkdf2.k": "e30="}, "encrypted_data": "c2VjcmV0",
+        "encryption_version": "v0",
+    });
+    bed.write(encrypted.to_string());
+    let exit = bed.verify(&["--lineage", LINEAGE, "--serial", "5"]).run().expect_code(0);
+    assert!(exit.out().contains("encrypted by OpenTofu"), "{exit}");
+    let (code, said) = bed.json(&["--serial", "6"]);
+    assert_eq!((code, kinds(&said)), (121, vec!["older-serial"]));
+}
+
+/// Nothing is claimed of what could not be read.
+#[test]
+fn what_cannot_be_looked_at_is_no_finding() {
+    for (matching, answer, says) in [
+        (Match::http("GET", "prod.tfstate"), Answer::s3(403, "AccessDenied", "no"), "Grant s3:GetObject"),
+        (Match::http("GET", "prod.tfstate"), Answer::s3(404, "NoSuchBucket", "no"), "no such bucket"),
+        (Match::dynamodb("GetItem"), Answer::dynamodb("AccessDeniedException", "no"), "Grant dynamodb:GetItem"),
+        (Match::dynamodb("GetItem"), Answer::dynamodb("ResourceNotFoundException", "no"), "no such DynamoDB table"),
+        (Match::http("GET", "prod.tfstate"), Answer::s3(403, "ExpiredToken", "no"), "credentials have expired"),
+    ] {
+        let bed = Bed::new();
+        bed.write(state(5));
+        bed.proxy.rule(matching, [Action::from(answer)]);
+        let exit = bed.verify(&[]).run().expect_code(125);
+        assert!(exit.err().contains(says) && exit.err().contains(&bed.lock_id()), "{exit}");
+    }
+}
