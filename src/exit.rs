@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 /// The child is gone but a lock of its own could not be released, or may not be because something of it may be alive.
 pub const LOCK_LEFT: u8 = 120;
-/// The lock was released, but the state needs a look.
+/// The lock is accounted for, but the state needs a look. Says more than how the child ended, less than [`LOCK_LEFT`].
 pub const STATE_NEEDS_A_LOOK: u8 = 121;
 /// `locks --fail` or `inspect` found a lock that is stale.
 pub const STALE_LOCK: u8 = 122;
@@ -24,6 +24,7 @@ Exit codes:
   the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
   128 + n        it died of signal n; its locks are accounted for
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run)
+  121            the state needs a look: of a run that died over it, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock
   124            it was stopped by --deadline
   125            tfguard itself failed (bad option, no session directory, exit status lost)

@@ -158,12 +158,11 @@ impl AwsClients {
     }
 
     fn s3_config(&self, region: &str, endpoint: Option<&str>) -> aws_sdk_s3::config::Builder {
-        let attributes = &self.backend.attributes;
         let builder = aws_sdk_s3::config::Builder::from(&self.config)
             .region(Region::new(region.to_owned()))
             // Stores that are not AWS's often do not know checksums in trailers.
             .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
-            .force_path_style(attributes.use_path_style.or(attributes.force_path_style).unwrap_or(false));
+            .force_path_style(self.backend.uses_path_style());
         match endpoint {
             Some(endpoint) => builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false),
             None => builder,

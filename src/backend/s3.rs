@@ -65,6 +65,11 @@ impl S3Backend {
         &self.bucket
     }
 
+    /// Whether the bucket is put into the path of URLs.
+    pub fn uses_path_style(&self) -> bool {
+        self.attributes.use_path_style.or(self.attributes.force_path_style).unwrap_or(false)
+    }
+
     /// The customer's key by which its objects are encrypted, if one is configured.
     pub(crate) fn customer_key(&self) -> Option<&SseCustomerKey> {
         self.customer_key.as_ref()
@@ -96,12 +101,16 @@ impl S3Backend {
 
     /// Whether a state belongs to this backend, in whichever workspace.
     pub fn stores_state(&self, bucket: &str, state_key: &str) -> bool {
+        bucket == self.bucket && self.workspace_of(state_key).is_some()
+    }
+
+    /// The workspace whose state has this key. None if none has.
+    pub fn workspace_of<'a>(&self, state_key: &'a str) -> Option<&'a str> {
+        if state_key == self.key {
+            return Some("default");
+        }
         // A workspace's name has no slash, so it is one of the segments.
-        bucket == self.bucket
-            && (state_key == self.key
-                || state_key
-                    .split('/')
-                    .any(|name| !matches!(name, "" | "." | "..") && self.state_key(name) == state_key))
+        state_key.split('/').find(|name| !matches!(*name, "" | "." | "..") && self.state_key(name) == state_key)
     }
 
     /// Where the claimed lock lives, the file half first, as Terraform unlocks.

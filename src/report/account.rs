@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::OtherLock;
+use super::{OtherLock, StateAccount};
 use crate::ci;
 use crate::exit;
 use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
@@ -54,6 +54,9 @@ pub struct Account {
     /// The lock of a state whose backend does not log locks, looked for after an unclean death.
     #[serde(default)]
     pub other_locks: Vec<OtherLock>,
+    /// The states that the child died over, looked at afterwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateAccount>,
     /// What went wrong for tfguard without stopping it.
     pub troubles: Vec<String>,
 }
@@ -287,6 +290,8 @@ impl Account {
         let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
         if self.lock_left() {
             exit::LOCK_LEFT
+        } else if self.state_needs_a_look() {
+            exit::STATE_NEEDS_A_LOOK
         } else if code != 0 && self.requests.first().is_some_and(|first| first.request == StopRequest::Deadline) {
             exit::DEADLINE
         } else {
@@ -324,11 +329,18 @@ impl Account {
         outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
             || self.other_locks.iter().any(OtherLock::is_left)
     }
+
+    /// Whether a state needs a look.
+    #[must_use]
+    pub fn state_needs_a_look(&self) -> bool {
+        self.states.iter().any(StateAccount::needs_a_look)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verify::{Finding, Verdict};
 
     fn account() -> Account {
         let at = Timestamp::UNIX_EPOCH;
@@ -358,14 +370,32 @@ mod tests {
             locks: Vec::new(),
             traces: Vec::new(),
             other_locks: Vec::new(),
+            states: Vec::new(),
             troubles: vec!["none".to_owned()],
         }
+    }
+
+    /// A state that needs a look, and one that could not be looked at.
+    fn states() -> [StateAccount; 2] {
+        let state = StateAccount {
+            bucket: "b".to_owned(),
+            state_key: "k".to_owned(),
+            verdict: Some(Verdict::NeedsALook),
+            why: None,
+            serial: Some(5),
+            lineage: Some("l".to_owned()),
+            findings: vec![Finding::DigestDiffers { stored: "0".to_owned(), actual: "1".to_owned(), of: None }],
+            next: "tfguard verify".to_owned(),
+        };
+        let unseen =
+            StateAccount { verdict: None, why: Some("denied".to_owned()), findings: Vec::new(), ..state.clone() };
+        [state, unseen]
     }
 
     /// A request whose field had the name of another once made the journal unreadable, and the end message with it.
     #[test]
     fn an_account_survives_the_journal_and_the_control_socket() {
-        let account = account();
+        let account = Account { states: states().to_vec(), ..account() };
         let text = serde_json::to_string(&account).unwrap();
         assert_eq!(serde_json::from_str::<Account>(&text).unwrap(), account);
     }
@@ -385,21 +415,36 @@ mod tests {
                 let entry = Entry { claim, stage: Stage::Held, grade: Grade::Record };
                 LockAccount { outcome: Some(outcome), ..LockAccount::new(&entry, vec![], None) }
             }));
-            account.exit_code()
+            account
         };
+        let code = |ending, first, outcome| with(ending, first, outcome).exit_code();
         let at = Timestamp::UNIX_EPOCH;
         let exited = |code| Ending::Exited { code, at };
         let killed = Ending::Died { signal: 9, at };
         let left = || Some(LockOutcome::Left("denied".to_owned()));
-        assert_eq!(with(exited(0), StopRequest::FrontDied, None), 0);
-        assert_eq!(with(exited(2), StopRequest::FrontDied, Some(LockOutcome::Unlocked)), 2);
-        assert_eq!(with(killed, StopRequest::FrontDied, Some(LockOutcome::Released)), 137);
-        assert_eq!(with(killed, StopRequest::FrontDied, Some(LockOutcome::Kept)), 137);
-        assert_eq!(with(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotTaken("denied".to_owned()))), 1);
-        assert_eq!(with(exited(1), StopRequest::Deadline, None), exit::DEADLINE);
-        assert_eq!(with(exited(0), StopRequest::Deadline, None), 0);
-        assert_eq!(with(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);
-        assert_eq!(with(exited(0), StopRequest::FrontDied, left()), exit::LOCK_LEFT);
-        assert_eq!(with(Ending::Unknown { at }, StopRequest::FrontDied, None), exit::TFGUARD_FAILED);
+        assert_eq!(code(exited(0), StopRequest::FrontDied, None), 0);
+        assert_eq!(code(exited(2), StopRequest::FrontDied, Some(LockOutcome::Unlocked)), 2);
+        assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Released)), 137);
+        assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Kept)), 137);
+        assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotTaken("denied".to_owned()))), 1);
+        assert_eq!(code(exited(1), StopRequest::Deadline, None), exit::DEADLINE);
+        assert_eq!(code(exited(0), StopRequest::Deadline, None), 0);
+        assert_eq!(code(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);
+        assert_eq!(code(exited(0), StopRequest::FrontDied, left()), exit::LOCK_LEFT);
+        assert_eq!(code(Ending::Unknown { at }, StopRequest::FrontDied, None), exit::TFGUARD_FAILED);
+
+        // A state that needs a look: only a lock that is left says more.
+        let with_state = |ending, first, outcome| {
+            let mut account = with(ending, first, outcome);
+            account.states.extend(states());
+            account.exit_code()
+        };
+        for first in [StopRequest::FrontDied, StopRequest::Deadline] {
+            for ending in [exited(0), exited(1), killed, Ending::Unknown { at }, Ending::StillAlive] {
+                let code = with_state(ending, first.clone(), Some(LockOutcome::Released));
+                assert_eq!(code, exit::STATE_NEEDS_A_LOOK);
+                assert_eq!(with_state(ending, first.clone(), left()), exit::LOCK_LEFT);
+            }
+        }
     }
 }

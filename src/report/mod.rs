@@ -2,6 +2,7 @@
 
 mod account;
 mod other;
+mod state;
 mod text;
 
 pub use account::{
@@ -9,3 +10,4 @@ pub use account::{
     Settings, TraceAccount,
 };
 pub use other::{OtherLock, OtherOutcome};
+pub use state::StateAccount;

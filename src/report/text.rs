@@ -8,8 +8,8 @@ use crate::lock::FoundLock;
 use crate::observe::{Grade, Phase};
 use crate::run::describe;
 
-use super::OtherLock;
 use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
+use super::{OtherLock, StateAccount};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -31,6 +31,7 @@ impl Account {
             || self.lock_left()
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
+            || self.state_needs_a_look()
     }
 
     /// The lines, each with whether it calls for action.
@@ -39,7 +40,9 @@ impl Account {
         lines.extend(self.locks.iter().map(|lock| lock.line(self.product())));
         lines.extend(self.traces.iter().filter_map(TraceAccount::line));
         lines.extend(self.other_locks.iter().map(OtherLock::line));
-        lines.extend(self.next_lines().into_iter().map(|line| (line, self.lock_left())));
+        lines.extend(self.states.iter().filter_map(StateAccount::line).map(|line| (line, true)));
+        let calls_for_action = self.lock_left() || self.state_needs_a_look();
+        lines.extend(self.next_lines().into_iter().map(|line| (line, calls_for_action)));
         lines
     }
 
@@ -100,6 +103,7 @@ impl Account {
             )
         }));
         lines.extend(self.other_locks.iter().filter_map(OtherLock::next));
+        lines.extend(self.states.iter().filter_map(StateAccount::next));
         if lines.is_empty() && self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean) {
             lines.push(format!(
                 "next: run `{} plan`; what was being changed when it died may be missing from the state",

@@ -23,6 +23,7 @@ use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
+use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
 use crate::ci;
@@ -52,12 +53,17 @@ pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
                 tracing::error!("{failure}");
                 failure.exit_code()
             });
-            worst = worst.max(code);
+            worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
         }
         Ok(worst)
     });
     runtime.shutdown_background();
     code
+}
+
+/// How much a code says beside those of other sessions: a state that needs a look, less than a lock that is left.
+fn weight(code: u8) -> u8 {
+    if code == exit::STATE_NEEDS_A_LOOK { 1 } else { code }
 }
 
 /// One session that was found.
@@ -279,6 +285,7 @@ impl Found<'_> {
             let (outcome, halves) = releaser.release(&leftover, false, job.unconditional).await;
             (lock.outcome, lock.halves) = (Some(outcome), halves);
         }
+        states::look(&mut journal.account, &releaser).await;
         Ok(journal.write(&self.session)?)
     }
 
@@ -306,6 +313,12 @@ impl Found<'_> {
     }
 
     fn left_behind(&self, account: &Account) -> u8 {
-        if account.lock_left() { exit::LOCK_LEFT } else { 0 }
+        if account.lock_left() {
+            exit::LOCK_LEFT
+        } else if account.state_needs_a_look() {
+            exit::STATE_NEEDS_A_LOOK
+        } else {
+            0
+        }
     }
 }

@@ -14,6 +14,7 @@ mod plan;
 mod release;
 mod requests;
 mod spool;
+mod states;
 mod supervisor;
 mod targets;
 mod terraforms;
@@ -154,6 +155,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         locks: Vec::new(),
         traces: Vec::new(),
         other_locks: Vec::new(),
+        states: Vec::new(),
         troubles: Vec::new(),
     }
 }

@@ -25,6 +25,7 @@ use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
 use super::other_backends::{End, OtherBackends};
 use super::release::{IN_FLIGHT, Located, Releaser, Started};
+use super::states;
 use super::targets::{Targets, targets};
 use super::watch::Watch;
 use crate::cli::Evidence;
@@ -558,6 +559,8 @@ impl<'a> Supervisor<'a> {
         }
         self.write_journal();
         self.release_on_other_backends().await;
+        states::look(&mut self.journal.account, &self.releaser).await;
+        self.write_journal();
         self.handle(Event::ReleaseEnded);
     }
 

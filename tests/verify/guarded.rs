@@ -1,1 +1,276 @@
+//! The same look by a guarded run, after an unclean death.
 
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::{Value, json};
+
+use crate::bed::md5;
+use crate::support::{Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Project, Running, Tools};
+use crate::{SOON, TFGUARD};
+
+const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
+const REPORT: [&str; 2] = ["--report", "report.json"];
+/// What every AWS request of tfguard's has in its `User-Agent`.
+const OUR_AGENT: &str = "aws-sdk-rust";
+
+/// An apply that has uploaded its state and waits to write the digest.
+struct Writing {
+    proxy: FaultProxy,
+    project: Project<'static>,
+    gate: Gate,
+    run: Running,
+}
+
+impl Writing {
+    /// `then`: what becomes of the digest once [`Self::gate`] is opened.
+    fn begin(project: impl FnOnce(Project<'static>) -> Project<'static>, args: &[&str], then: Action) -> Self {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = project(Project::new(Aws::shared(), Kind::Quick)).table().endpoint(proxy.url());
+        let project = project.init(&Tools::get().any_terraform());
+        project.apply();
+        let changed = std::fs::read_to_string(project.work().join("main.tf")).unwrap().replace("42", "43");
+        std::fs::write(project.work().join("main.tf"), changed).unwrap();
+        project.terraform(["plan", "-input=false", "-out=plan.tfplan"]).run().expect_code(0);
+        let gate = Gate::new();
+        proxy.rule(Match::dynamodb("PutItem").body("-md5"), [gate.hold(), then]);
+        let run = project.tfguard(TFGUARD, REPORT, args).start();
+        gate.wait_for(1, SOON);
+        Self { proxy, project, gate, run }
+    }
+
+    fn kill_terraform(&self) {
+        kill(&self.project, "child");
+    }
+}
+
+fn sessions(project: &Project) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(project.sessions().join("tfguard"));
+    entries.map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+}
+
+fn kill(project: &Project, who: &str) {
+    let journal = std::fs::read(sessions(project)[0].join("journal.json")).unwrap();
+    let journal: Value = serde_json::from_slice(&journal).unwrap();
+    let process = if who == "child" { &journal["child"]["id"] } else { &journal[who] };
+    let pid = i32::try_from(process["pid"].as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), SIGKILL).expect("it is alive");
+}
+
+fn report(project: &Project) -> Value {
+    serde_json::from_slice(&std::fs::read(project.work().join("report.json")).unwrap()).unwrap()
+}
+
+/// Runs the command that the last words of a run name.
+fn run_next(project: &Project, exit: &Exit, more: &str) -> Exit {
+    let err = exit.err();
+    let (_, next) = err.rsplit_once("run in ").unwrap_or_else(|| panic!("{exit}"));
+    let (dir, command) = next.lines().next().unwrap().split_once(": tfguard ").unwrap_or_else(|| panic!("{exit}"));
+    let script = format!("cd {dir} && {TFGUARD} {command} {more}");
+    project.command("sh").args(["-c", &script]).run()
+}
+
+fn state_md5(project: &Project) -> String {
+    md5(&project.aws().object(project.bucket(), &project.state_key()).unwrap().body)
+}
+
+/// The whole story: Terraform dies between state and digest, the run says so, the digest is put right, Terraform works.
+#[test]
+fn a_terraform_that_died_before_the_digest_leaves_a_state_that_needs_a_look() {
+    let Writing { proxy, project, gate, run } = Writing::begin(|project| project, &APPLY, Action::Close);
+    kill(&project, "child");
+    let exit = run.wait(SOON).expect_code(121);
+    gate.release();
+    proxy.clear_rules();
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert!(exit.err().contains("needs a look: the state (MD5 "), "{exit}");
+    assert_eq!(project.lock(), None);
+    let report = report(&project);
+    assert_eq!((&report["exit_code"], &report["lock_left"]), (&json!(121), &json!(false)));
+    let state = &report["states"][0];
+    assert_eq!((&state["verdict"], &state["findings"][0]["kind"]), (&json!("needs-a-look"), &json!("digest-differs")));
+    assert_eq!(state["findings"][0]["actual"], state_md5(&project));
+    assert_eq!((&state["bucket"], &state["state_key"]), (&json!(project.bucket()), &json!(project.state_key())));
+
+    project.terraform(["plan", "-input=false"]).run().expect_code(1);
+    run_next(&project, &exit, "").expect_code(121);
+    run_next(&project, &exit, "--fix-digest --yes").expect_code(0);
+    project.terraform(["plan", "-input=false"]).run().expect_code(0);
+}
+
+/// A request of the dead Terraform that is still on its way is waited for.
+#[test]
+fn a_digest_that_arrives_after_the_death_is_no_trouble() {
+    let writing = Writing::begin(|project| project, &APPLY, Action::Forward);
+    writing.kill_terraform();
+    let ours = |seen: &crate::support::Seen| seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT));
+    let looked =
+        |seen: &crate::support::Seen| ours(seen) && seen.operation() == Some("GetItem") && seen.text().contains("-md5");
+    writing.proxy.wait_for(looked, SOON);
+    writing.gate.release();
+    let exit = writing.run.wait(SOON).expect_code(137);
+    assert!(!exit.err().contains("needs a look"), "{exit}");
+    assert_eq!(report(&writing.project)["states"][0]["verdict"], "whole");
+}
+
+/// Somebody else took the lock as soon as it was free. What they are at is not broken.
+#[test]
+fn a_successor_at_work_is_not_taken_for_a_broken_state() {
+    let writing = Writing::begin(|project| project, &APPLY, Action::Close);
+    let (proxy, project) = (&writing.proxy, &writing.project);
+    let deleted = Gate::new();
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Forward, deleted.hold()]);
+    writing.kill_terraform();
+    deleted.wait_for(1, SOON);
+    let lock = LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &lock);
+    deleted.release();
+    let exit = writing.run.wait(SOON).expect_code(137);
+    writing.gate.release();
+    assert!(!exit.err().contains("needs a look"), "{exit}");
+    assert_eq!(report(project)["states"][0]["verdict"], "being-written");
+    assert!(project.lock().is_some(), "the successor's lock stays");
+}
+
+/// What cannot be looked at changes nothing.
+#[test]
+fn a_look_that_is_denied_changes_no_exit_code() {
+    let writing = Writing::begin(|project| project, &APPLY, Action::Close);
+    let denied = Answer::s3(403, "AccessDenied", "no");
+    writing.proxy.rule(Match::http("GET", "prod.tfstate?x-id"), [Action::from(denied)]);
+    writing.kill_terraform();
+    let exit = writing.run.wait(SOON).expect_code(137);
+    writing.gate.release();
+    assert!(!exit.err().contains("needs a look") && !exit.err().contains("looked at"), "{exit}");
+    let report = report(&writing.project);
+    assert_eq!(report["states"][0]["verdict"], Value::Null);
+    assert!(report["states"][0]["why"].as_str().unwrap().contains("Grant s3:GetObject"), "{report:#}");
+}
+
+/// The lock that is left says more than the state: its exit code stands, and both are said.
+#[test]
+fn a_lock_that_is_left_comes_first() {
+    let writing = Writing::begin(|project| project, &APPLY, Action::Close);
+    let denied = Answer::dynamodb("AccessDeniedException", "no");
+    writing.proxy.rule(Match::dynamodb("DeleteItem"), [Action::from(denied)]);
+    writing.kill_terraform();
+    let exit = writing.run.wait(SOON).expect_code(120);
+    writing.gate.release();
+    assert!(exit.err().contains("NOT released") && exit.err().contains("needs a look"), "{exit}");
+    let err = exit.err();
+    assert!(err.find("force-unlock") < err.find("tfguard verify"), "{exit}");
+
+    // The cleanup step may do what the run might not.
+    writing.proxy.clear_rules();
+    let exit = writing.project.command(TFGUARD).arg("release").run().expect_code(121);
+    assert!(exit.err().contains("deleted by tfguard") && exit.err().contains("needs a look"), "{exit}");
+    assert_eq!(writing.project.lock(), None);
+}
+
+/// The command that is shown leads to the state that was looked at: of a plan file, and of another workspace.
+#[test]
+fn the_next_command_finds_the_state_again() {
+    let of_plan = ["apply", "-input=false", "-no-color", "plan.tfplan"];
+    let cases: [(&[&str], fn(Project<'static>) -> Project<'static>); 2] =
+        [(&of_plan, |project| project), (&APPLY, |project| project.workspace("blue"))];
+    for (args, setting) in cases {
+        let Writing { proxy, project, gate, run } = Writing::begin(setting, args, Action::Close);
+        kill(&project, "child");
+        let exit = run.wait(SOON).expect_code(121);
+        gate.release();
+        proxy.clear_rules();
+        // Whatever the directory is set up for now.
+        if args == of_plan {
+            std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
+        } else {
+            std::fs::write(project.work().join(".terraform/environment"), "default").unwrap();
+        }
+        let said = run_next(&project, &exit, "--format json").expect_code(121);
+        let said: Value = serde_json::from_str(&said.out()).unwrap();
+        assert_eq!(
+            (&said["key"], &said["findings"][0]["kind"]),
+            (&json!(project.state_key()), &json!("digest-differs"))
+        );
+    }
+}
+
+/// The cleanup step says it too, where nobody was left to whom the run could.
+#[test]
+fn the_cleanup_step_says_it_too() {
+    let writing = Writing::begin(|project| project, &APPLY, Action::Close);
+    kill(&writing.project, "front");
+    writing.kill_terraform();
+    writing.run.wait(SOON).expect_signal(SIGKILL);
+    // Outside a CI, a run that is alive is no cleanup step's.
+    writing.project.guard().assert_no_process_left(SOON);
+    writing.gate.release();
+    let exit = writing.project.command(TFGUARD).arg("release").run().expect_code(121);
+    assert!(exit.err().contains("needs a look"), "{exit}");
+    assert!(sessions(&writing.project).is_empty());
+}
+
+/// Terraform cannot upload its state nor unlock: it leaves errored.tfstate, and the steps that are shown lead back.
+#[test]
+fn a_state_that_terraform_could_not_upload_is_found_and_pushed() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = Project::new(Aws::shared(), Kind::Quick).table().endpoint(proxy.url());
+    let project = project.init(&Tools::get().any_terraform());
+    proxy.rule(Match::http("PUT", "prod.tfstate?x-id"), [Action::from(Answer::s3(403, "AccessDenied", "no"))]);
+
+    // It says so itself, and unlocks: an ordinary end, which stays as it is.
+    project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    let file = project.work().join("errored.tfstate");
+    std::fs::remove_file(&file).unwrap();
+
+    let denied = Answer::dynamodb("AccessDeniedException", "no");
+    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::from(denied)]);
+    let exit = project.tfguard(TFGUARD, REPORT, APPLY).run().expect_code(121);
+    assert!(exit.err().contains("is a state that Terraform could not upload"), "{exit}");
+    assert_eq!(report(&project)["states"][0]["findings"][0]["relation"], "newer");
+    proxy.clear_rules();
+
+    let exit = run_next(&project, &exit, "").expect_code(121);
+    let push = format!("terraform state push {}", file.display());
+    assert!(exit.out().contains(&push), "{exit}");
+    project.terraform(["state", "push", "errored.tfstate"]).run().expect_code(0);
+    project.terraform(["plan", "-input=false", "-detailed-exitcode"]).run().expect_code(0);
+
+    // Pushed, it is one behind or the same; then somebody goes on.
+    let verify = || project.command(TFGUARD).args(["verify", "--format", "json"]).run();
+    let relation = |code: i32| {
+        let said: Value = serde_json::from_str(&verify().expect_code(code).out()).unwrap();
+        (said["findings"][0]["relation"].clone(), said["notes"][0]["kind"].clone())
+    };
+    let state = project.aws().object(project.bucket(), &project.state_key()).unwrap().body;
+    std::fs::write(&file, &state).unwrap();
+    assert_eq!(relation(0), (Value::Null, json!("errored-arrived")));
+    let mut other: Value = serde_json::from_slice(&state).unwrap();
+    other["outputs"] = json!({});
+    std::fs::write(&file, other.to_string()).unwrap();
+    assert_eq!(relation(121).0, "forked");
+    project.terraform(["state", "push", "errored.tfstate"]).run().expect_code(1);
+    other["serial"] = json!(0);
+    std::fs::write(&file, other.to_string()).unwrap();
+    assert_eq!(relation(121).0, "older");
+    other["lineage"] = json!("another");
+    std::fs::write(&file, other.to_string()).unwrap();
+    assert_eq!(relation(121).0, "foreign");
+    std::fs::write(&file, &state[..state.len() / 2]).unwrap();
+    assert_eq!(relation(121).0, "not-whole");
+    std::fs::remove_file(&file).unwrap();
+    verify().expect_code(0);
+}
+
+/// One that lies there since another run is none of this run's.
+#[test]
+fn what_another_run_left_does_not_change_this_ones_exit_code() {
+    let project = Project::new(Aws::shared(), Kind::Sleep).table().init(&Tools::get().any_terraform());
+    std::fs::write(project.work().join("errored.tfstate"), "{").unwrap();
+    let run = project.tfguard(TFGUARD, REPORT, APPLY).start();
+    run.wait_for_stdout("asleep", SOON);
+    kill(&project, "child");
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(!exit.err().contains("needs a look"), "{exit}");
+    assert_eq!(report(&project)["states"][0]["verdict"], "whole");
+    project.command(TFGUARD).arg("verify").run().expect_code(121);
+}

@@ -163,7 +163,9 @@ impl<'a> Verify<'a> {
     async fn look(&self) -> Result<(Look, Judgement), Failure> {
         let mut look =
             self.looker.look(PATIENCE, |info| self.is_dead(info)).await.map_err(|error| self.failed(error))?;
-        look.seen.errored = self.state.dir.as_ref().and_then(|dir| errored(dir, None));
+        // Where flags name the state, a directory is looked into only if it is named too.
+        let dir = self.state.dir.as_ref().or(self.args.target.chdir.as_ref());
+        look.seen.errored = dir.and_then(|dir| errored(dir, None));
         let judgement = self.looker.judge(&mut look.seen, &self.expected).await;
         Ok((look, judgement))
     }

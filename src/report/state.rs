@@ -1,0 +1,56 @@
+//! A state that a Terraform died over.
+
+use serde::{Deserialize, Serialize};
+
+use crate::verify::{Finding, Verdict};
+
+/// What was seen of a state whose Terraform died over it. Holds nothing of its resources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StateAccount {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key, with the workspace's prefix.
+    pub state_key: String,
+    /// All in all. None if it could not be looked at.
+    pub verdict: Option<Verdict>,
+    /// Why it could not be looked at.
+    pub why: Option<String>,
+    /// Its serial, as far as it was seen.
+    pub serial: Option<u64>,
+    /// Its lineage, as far as it was seen.
+    pub lineage: Option<String>,
+    /// What needs a look.
+    pub findings: Vec<Finding>,
+    /// The command that says what to do, and where to run it.
+    pub next: String,
+}
+
+impl StateAccount {
+    /// Whether somebody has to look at it.
+    #[must_use]
+    pub fn needs_a_look(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
+    /// Whether both are about the same state.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (&self.bucket, &self.state_key) == (&other.bucket, &other.state_key)
+    }
+
+    /// The line about it, if it needs a look.
+    pub(super) fn line(&self) -> Option<String> {
+        let (first, more) = self.findings.split_first()?;
+        let more = match more.len() {
+            0 => String::new(),
+            1 => " (and one thing more)".to_owned(),
+            count => format!(" (and {count} things more)"),
+        };
+        Some(format!("state s3://{}/{} needs a look: {first}{more}", self.bucket, self.state_key))
+    }
+
+    /// The next step, if it needs a look.
+    pub(super) fn next(&self) -> Option<String> {
+        self.needs_a_look().then(|| format!("next: before anything else is run on this state, {}", self.next))
+    }
+}

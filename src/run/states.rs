@@ -1,0 +1,125 @@
+//! Looks at the states that a Terraform died over, once their locks are looked after.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::release::Releaser;
+use crate::backend::{AwsClients, S3Backend};
+use crate::lock::{LockClaim, LockInfo};
+use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
+use crate::verify::{Expected, Finding, Judgement, Looker, PATIENCE, Relation, errored};
+
+/// How long all of it may take: the lock is looked after already, and a CI does not give much.
+const BUDGET: Duration = Duration::from_secs(30);
+
+/// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it had. What could not be
+/// looked at is only noted.
+pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
+    let unclean = account.ending.is_none_or(Ending::is_unclean);
+    let held = |lock: &&LockAccount| match &lock.outcome {
+        Some(LockOutcome::Released | LockOutcome::Kept | LockOutcome::Left(_)) => true,
+        Some(LockOutcome::Gone) => unclean,
+        Some(LockOutcome::Unlocked | LockOutcome::NotTaken(_)) | None => false,
+    };
+    let mut locks: Vec<&LockAccount> = Vec::new();
+    for lock in account.locks.iter().filter(held) {
+        // `init` locks a new workspace's state once more, before the command does.
+        if !locks.iter().any(|known| known.claim.lock_id() == lock.claim.lock_id()) {
+            locks.push(lock);
+        }
+    }
+    let states = join_all(locks.into_iter().map(|lock| state(account, lock, releaser))).await;
+    for state in &states {
+        if let Some(why) = &state.why {
+            tracing::debug!("state s3://{}/{} was not looked at: {why}", state.bucket, state.state_key);
+        }
+    }
+    // What was seen before is better than nothing.
+    let seen = |state: &&StateAccount| state.verdict.is_some();
+    let before = std::mem::take(&mut account.states);
+    account.states = states
+        .into_iter()
+        .map(|state| match before.iter().filter(seen).find(|known| known.is_of(&state)) {
+            Some(known) if state.verdict.is_none() => known.clone(),
+            _ => state,
+        })
+        .collect();
+}
+
+async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> StateAccount {
+    let LockClaim { bucket, state_key, .. } = &lock.claim;
+    let dir = lock.settings.as_ref().map(|settings| &settings.directory);
+    // An older one is of another run, which this one's ending says nothing of.
+    let errored = dir.and_then(|dir| errored(dir, Some(account.started)));
+    let backend = releaser.backend(&lock.claim);
+    let mut state = StateAccount {
+        bucket: bucket.clone(),
+        state_key: state_key.clone(),
+        verdict: None,
+        why: None,
+        serial: None,
+        lineage: None,
+        findings: Vec::new(),
+        next: next(lock.settings.as_ref(), backend.as_ref().ok().copied(), state_key),
+    };
+    // The child is dead, so whoever of its locks is left holds up nobody but others.
+    let dead = |info: &LockInfo| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
+    let looked = async {
+        let backend = backend?;
+        let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
+        let places = backend.places(&lock.claim).map_err(|error| error.to_string())?;
+        let looker = Looker::new(&clients, backend, state_key, places.into_iter().map(|place| (place, true)));
+        let mut seen = looker.look(PATIENCE, dead).await.map_err(|error| error.to_string())?.seen;
+        seen.errored.clone_from(&errored);
+        let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &Expected::default()).await;
+        let content = seen.object.and_then(|object| object.content.ok());
+        Ok::<_, String>((verdict, findings, content))
+    };
+    match tokio::time::timeout(BUDGET, looked).await.unwrap_or_else(|_| Err(format!("no answer within {BUDGET:?}"))) {
+        Ok((verdict, findings, content)) => {
+            state.verdict = Some(verdict);
+            state.findings = findings;
+            state.serial = content.as_ref().and_then(|content| content.serial);
+            state.lineage = content.and_then(|content| content.lineage);
+        }
+        Err(why) => {
+            state.why = Some(why);
+            // It lies here, whatever is there.
+            state.findings = errored
+                .map(|errored| Finding::Errored {
+                    path: errored.path,
+                    relation: Relation::NothingToCompare,
+                    serial: errored.state.content.as_ref().ok().and_then(|content| content.serial),
+                    modified: errored.state.modified,
+                })
+                .into_iter()
+                .collect();
+        }
+    }
+    state
+}
+
+/// The command that says what to do, and where to run it. A plan file's settings are its own, so there flags say them.
+fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &str) -> String {
+    let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
+    let mut add = |name: &str, value: Option<String>| {
+        words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+    };
+    if let (Some(Settings { plan_file: Some(_), .. }), Some(backend)) = (settings, backend) {
+        add("--chdir", Some(".".to_owned()));
+        add("--bucket", Some(backend.bucket().to_owned()));
+        add("--key", Some(state_key.to_owned()));
+        add("--region", Some(backend.region().to_owned()));
+        add("--table", backend.table().map(str::to_owned));
+        add("--s3-endpoint", backend.s3_endpoint());
+        add("--dynamodb-endpoint", backend.dynamodb_endpoint());
+        words.extend(backend.uses_path_style().then(|| "--path-style".to_owned()));
+    } else {
+        let workspace = backend.and_then(|backend| backend.workspace_of(state_key));
+        add("--workspace", workspace.filter(|name| *name != "default").map(str::to_owned));
+    }
+    let directory =
+        settings.map_or_else(|| "its directory".to_owned(), |settings| settings.directory.display().to_string());
+    format!("run in {directory}: {}", shell_words::join(words))
+}
