@@ -141,6 +141,15 @@ impl S3Backend {
         Ok(places)
     }
 
+    /// Where the lock of a state lives by what is configured, the file half first; none if the state is none of this
+    /// backend's. `path`: `<bucket>/<state key>`.
+    #[must_use]
+    pub fn places_of_state(&self, path: &str) -> Option<Vec<LockPlace>> {
+        let (_, state_key) = path.split_once('/').filter(|(bucket, key)| self.stores_state(bucket, key))?;
+        let file = (self.attributes.use_lockfile == Some(true)).then(|| self.file_place(state_key));
+        Some(file.into_iter().chain(self.table_place(state_key)).collect())
+    }
+
     /// Where the file half of a state's lock lives, if it has one.
     #[must_use]
     pub fn file_place(&self, state_key: &str) -> LockPlace {

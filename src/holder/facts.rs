@@ -56,6 +56,13 @@ impl Machine {
         Judged { holder: Some(holder), verdict }
     }
 
+    /// Whether a session of a CI job on this machine holds a lock.
+    #[must_use]
+    pub fn is_of_job(&self, lock: &str, job: Option<&ci::Run>) -> bool {
+        job.is_some()
+            && self.sessions.iter().any(|(_, journal)| names(journal, lock) && journal.account.ci.as_ref() == job)
+    }
+
     /// There is only what the lock says itself, which proves nothing.
     fn without_record(&self, info: &LockInfo, recorded: &Recorded) -> Judged {
         let record = match recorded {

@@ -171,10 +171,10 @@ impl LockfileStore {
         Err(StoreError::Misdirected { detail })
     }
 
-    /// The tags of the object that was read. In a bucket without versions they are those of whatever is there now.
-    async fn tags(&self, body: &Body) -> Result<Vec<Tag>, StoreError> {
-        let request = self.client.get_object_tagging().bucket(&self.bucket).key(&self.key);
-        let answer = request.set_version_id(body.version.clone()).send().await;
+    /// The tags of the object that is there now. They say themselves of which lock they are, so no version is named:
+    /// that would need another permission.
+    async fn tags(&self) -> Result<Vec<Tag>, StoreError> {
+        let answer = self.client.get_object_tagging().bucket(&self.bucket).key(&self.key).send().await;
         Ok(answer.map_err(|error| understand("s3:GetObjectTagging", error))?.tag_set)
     }
 
@@ -209,7 +209,7 @@ impl LockfileStore {
     async fn recorded(&self, body: &Body) -> Recorded {
         match &body.found {
             FoundLock::Malformed(_) => Recorded::Nothing,
-            FoundLock::Held(info) => match self.tags(body).await {
+            FoundLock::Held(info) => match self.tags().await {
                 Ok(tags) => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), &info.id),
                 Err(error) => Recorded::Foreign(format!("the tags of the lockfile cannot be read: {error}")),
             },
@@ -365,7 +365,7 @@ impl HolderStore for LockfileStore {
             return Ok(Annotation::NotThere);
         }
         // Tags are replaced all at once, and OpenTofu's `lock_tags` are to stay.
-        let mut set = self.tags(&body).await?;
+        let mut set = self.tags().await?;
         set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
         let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
             return Err(StoreError::Refused { detail: format!("the lockfile has {} tags already", set.len()) });
@@ -377,10 +377,11 @@ impl HolderStore for LockfileStore {
         let tagging = Tagging::builder().set_tag_set(Some(set)).build();
         let tagging = tagging.map_err(|error| StoreError::Refused { detail: error.to_string() })?;
         let request = self.client.put_object_tagging().bucket(&self.bucket).key(&self.key);
+        let action = if body.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         match request.set_version_id(body.version).tagging(tagging).send().await {
             Ok(_) => Ok(Annotation::Written),
             Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere),
-            Err(error) => Err(understand("s3:PutObjectTagging", error)),
+            Err(error) => Err(understand(action, error)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{OtherLock, StateAccount};
+use super::{OtherLock, RefusedLock, StateAccount};
 use crate::ci;
 use crate::exit;
 use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
@@ -57,6 +57,9 @@ pub struct Account {
     /// The states that the child died over, looked at afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateAccount>,
+    /// The lock that the child was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedLock>,
     /// What went wrong for tfguard without stopping it.
     pub troubles: Vec<String>,
 }
@@ -371,6 +374,7 @@ mod tests {
             traces: Vec::new(),
             other_locks: Vec::new(),
             states: Vec::new(),
+            refused: None,
             troubles: vec!["none".to_owned()],
         }
     }

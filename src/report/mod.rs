@@ -2,6 +2,7 @@
 
 mod account;
 mod other;
+mod refused;
 mod state;
 mod text;
 
@@ -10,4 +11,5 @@ pub use account::{
     Settings, TraceAccount,
 };
 pub use other::{OtherLock, OtherOutcome};
+pub use refused::RefusedLock;
 pub use state::StateAccount;

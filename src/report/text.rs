@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use crate::command::{self, Product};
 use crate::lock::FoundLock;
-use crate::observe::{Grade, Phase};
+use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 
 use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
-use super::{OtherLock, StateAccount};
+use super::{OtherLock, RefusedLock, StateAccount};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -32,15 +32,22 @@ impl Account {
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
             || self.state_needs_a_look()
+            || self.refused.is_some()
     }
 
     /// The lines, each with whether it calls for action.
     fn lines(&self) -> Vec<(String, bool)> {
         let mut lines = vec![(self.ending_line(), false)];
-        lines.extend(self.locks.iter().map(|lock| lock.line(self.product())));
+        // Of the lock that it was refused more is said below than that it does not have it.
+        let said_below = |lock: &&LockAccount| {
+            self.refused.is_some() && lock.stage == Stage::Attempted && lock.outcome == Some(LockOutcome::Gone)
+        };
+        let locks = self.locks.iter().filter(|lock| !said_below(lock));
+        lines.extend(locks.map(|lock| lock.line(self.product())));
         lines.extend(self.traces.iter().filter_map(TraceAccount::line));
         lines.extend(self.other_locks.iter().map(OtherLock::line));
         lines.extend(self.states.iter().filter_map(StateAccount::line).map(|line| (line, true)));
+        lines.extend(self.refused.iter().flat_map(RefusedLock::lines).map(|line| (line, false)));
         let calls_for_action = self.lock_left() || self.state_needs_a_look();
         lines.extend(self.next_lines().into_iter().map(|line| (line, calls_for_action)));
         lines
@@ -75,7 +82,7 @@ impl Account {
     }
 
     /// The command by which people run it.
-    fn command(&self) -> &'static str {
+    pub(crate) fn command(&self) -> &'static str {
         if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
     }
 

@@ -11,6 +11,7 @@ mod machine;
 mod nameless;
 mod other_backends;
 mod plan;
+mod refused;
 mod release;
 mod requests;
 mod spool;
@@ -156,6 +157,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         traces: Vec::new(),
         other_locks: Vec::new(),
         states: Vec::new(),
+        refused: None,
         troubles: Vec::new(),
     }
 }

@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Job {
     /// Where the child runs, as far as the command tells.
-    fn surroundings(&self) -> Option<Surroundings> {
+    pub(super) fn surroundings(&self) -> Option<Surroundings> {
         let arguments = self.command.get(1..).unwrap_or_default();
         Some(Surroundings::of_command(&std::env::current_dir().ok()?, arguments, self.env.clone()))
     }

@@ -202,6 +202,7 @@ impl<'a> Supervisor<'a> {
         loop {
             while let Some(action) = self.machine.poll_action() {
                 if let Some(finish) = self.act(action).await {
+                    self.explain_refusal().await;
                     return self.finish(finish);
                 }
             }

@@ -42,7 +42,7 @@ fn a_lock_that_is_held_for_long_names_its_holder_and_is_released_by_terraform() 
                 let lockfile = !["1.6.6", "1.8.4", "1.9.8"].contains(&version);
                 let project = if lockfile { project.lockfile() } else { project };
                 let project = project.endpoint(proxy.url()).init(&terraform);
-                let run = job(project.tfguard(TFGUARD, ["-v"], APPLY)).new_group().start();
+                let run = job(project.tfguard(TFGUARD, ["-v"], APPLY), "7").new_group().start();
                 let said = if lockfile { "recorded beside object" } else { "recorded beside item" };
                 run.wait_for_stderr(said, SOON);
                 run.wait_for_stderr("recorded beside item", SOON);

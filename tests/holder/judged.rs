@@ -29,7 +29,7 @@ fn judge_by_record(project: &Project, recorded: &Recorded) -> Judged {
 #[test]
 fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
     let project = project(Kind::Sleep).table().init(&terraform());
-    let run = job(project.tfguard(TFGUARD, ["-v"], APPLY)).new_group().start();
+    let run = job(project.tfguard(TFGUARD, ["-v"], APPLY), "7").new_group().start();
     run.wait_for_stdout("asleep", SOON);
     // The journal alone, while there is no record yet.
     let judged = judge(&project, &Recorded::Nothing);
@@ -118,7 +118,7 @@ fn a_holder_in_another_pid_namespace_is_judged_by_its_log() {
         return;
     }
     let run = project.command("unshare").args(unshare).args([TFGUARD, "-v", "--"]).arg(terraform()).args(APPLY);
-    let run = job(run).new_group().start();
+    let run = job(run, "7").new_group().start();
     run.wait_for_stderr("recorded beside item", SOON);
     let recorded = recorded(&project);
     let judged = judge_by_record(&project, &recorded);

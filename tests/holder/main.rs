@@ -10,6 +10,7 @@ mod bed;
 
 mod annotation;
 mod judged;
+mod refused;
 mod stores;
 
 use std::path::PathBuf;
@@ -40,13 +41,13 @@ fn project(kind: Kind) -> Project<'static> {
     Project::new(Aws::shared(), kind)
 }
 
-/// A job of GitHub Actions.
-fn job(run: Run) -> Run {
+/// A job of GitHub Actions, in the workflow run of this number.
+fn job(run: Run, number: &str) -> Run {
     run.envs([
         ("GITHUB_ACTIONS", "true"),
         ("GITHUB_SERVER_URL", "https://github.com"),
         ("GITHUB_REPOSITORY", "owner/repository"),
-        ("GITHUB_RUN_ID", "7"),
+        ("GITHUB_RUN_ID", number),
         ("GITHUB_RUN_ATTEMPT", "2"),
         ("GITHUB_JOB", "apply"),
         ("GITHUB_SHA", "0a1b2c"),

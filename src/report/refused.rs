@@ -1,0 +1,73 @@
+//! The account of a lock that somebody else has, which is why Terraform did not get it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::holder::{Holder, Verdict};
+use crate::lock::LockInfo;
+use crate::run::describe;
+
+/// The lock that Terraform was refused, and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedLock {
+    /// The lock's ID.
+    pub id: String,
+    /// The lock as its holder wrote it, as far as it could be seen.
+    pub lock: Option<LockInfo>,
+    /// The run that holds it, by the record beside the lock or a journal on this machine.
+    pub holder: Option<Holder>,
+    /// Whether that lives.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// When all this was found out.
+    pub at: Timestamp,
+    /// The next step.
+    pub next: String,
+}
+
+impl RefusedLock {
+    /// In words, a line for each thing.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![self.lock_line()];
+        lines.extend(self.holder.as_ref().map(|holder| format!("held by {holder}")));
+        lines.push(self.verdict.to_string());
+        lines.push(format!("next: {}", self.next));
+        lines
+    }
+
+    fn lock_line(&self) -> String {
+        let shown = |text: &str| text.chars().take(200).collect::<String>();
+        let Some(lock) = &self.lock else {
+            return format!("the state is locked: lock {}; who has it could not be seen", shown(&self.id));
+        };
+        let since = match lock.created.parse::<Timestamp>() {
+            Ok(created) => {
+                let age = self.at.duration_since(created).try_into().unwrap_or_default();
+                format!("{} ({} ago)", created.strftime("%Y-%m-%d %H:%M:%S UTC"), describe(whole_seconds(age)))
+            }
+            Err(_) => shown(&lock.created),
+        };
+        format!(
+            "the state {} is locked by {} since {since} for {} (version {}): lock {}",
+            shown(&lock.path),
+            shown(&lock.who),
+            operation(&shown(&lock.operation)),
+            shown(&lock.version),
+            shown(&self.id)
+        )
+    }
+}
+
+/// What Terraform calls `OperationTypeApply` (`internal/backend/backendrun/operationtype_string.go`), in plain words.
+fn operation(operation: &str) -> &str {
+    match operation {
+        "OperationTypePlan" => "a plan",
+        "OperationTypeApply" => "an apply",
+        "OperationTypeRefresh" => "a refresh",
+        other => other,
+    }
+}
+
+fn whole_seconds(duration: std::time::Duration) -> std::time::Duration {
+    std::time::Duration::from_secs(duration.as_secs())
+}

@@ -1,0 +1,213 @@
+//! Finds out, once the child has ended, who has the lock that it was refused.
+//!
+//! That it was refused is known by its log and what is in the lock's place now, and by what Terraform told people, where
+//! tfguard has that. The words only serve to tell people more: they make no lock this run's own.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use super::supervisor::Supervisor;
+use crate::backend::{self, AwsClients, Backend, S3Backend};
+use crate::holder::{Judged, Machine, Recorded, Verdict};
+use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
+use crate::observe::Stage;
+use crate::other::{self, Refusal};
+use crate::report::{Ending, HalfOutcome, RefusedLock};
+
+/// Looking at the lock never takes longer: the run is over, and the CI waits.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
+/// Terraform's words for it are among the last that it says.
+const TAIL: u64 = 1024 * 1024;
+
+/// A lock that Terraform was refused.
+struct Refused {
+    id: String,
+    info: Option<LockInfo>,
+    /// Where it is, if that is on S3 and known.
+    places: Option<(S3Backend, Vec<LockPlace>)>,
+    /// Where its backend is configured.
+    directory: Option<PathBuf>,
+}
+
+impl Supervisor<'_> {
+    /// Finds out who has the lock that the child was refused, if it was.
+    pub(super) async fn explain_refusal(&mut self) {
+        let ended_in_error = matches!(self.journal.account.ending, Some(Ending::Exited { code: 1.., .. }));
+        if !ended_in_error || self.journal.account.lock_left() {
+            return;
+        }
+        let Some(refused) = self.refused_by_log().or_else(|| self.refused_by_words()) else { return };
+        let found = match &refused.places {
+            // Whoever wants the run to stop does not want to wait for this.
+            Some((backend, places)) if self.journal.account.requests.is_empty() && !places.is_empty() => {
+                look(backend, places).await
+            }
+            _ => None,
+        };
+        self.journal.account.refused = Some(self.explain(refused, found));
+    }
+
+    /// It asked for a lock, never said that it has it, and another one is there.
+    fn refused_by_log(&self) -> Option<Refused> {
+        self.journal.account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).find_map(|lock| {
+            let info = lock.halves.iter().find_map(|half| match &half.outcome {
+                HalfOutcome::NotOurs { holder: FoundLock::Held(info) } => Some(info),
+                _ => None,
+            })?;
+            let backend = self.releaser.backend(&lock.claim).ok().cloned();
+            Some(Refused {
+                id: info.id.clone(),
+                info: Some(info.clone()),
+                places: backend.map(|backend| (backend, lock.places.clone())),
+                directory: lock.settings.as_ref().map(|settings| settings.directory.clone()),
+            })
+        })
+    }
+
+    /// It said so on its stderr, or with `-json` on its stdout.
+    fn refused_by_words(&self) -> Option<Refused> {
+        let session = &self.job.session;
+        let found = [session.stderr(), session.stdout()].iter().find_map(|spool| Refusal::find(&tail(spool)?));
+        let holder = found?.holder?;
+        // Its own, after the answer to its request was lost: that one was looked after.
+        if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
+            return None;
+        }
+        let id = holder.id().to_owned();
+        let info = match holder {
+            other::Holder::Known(info) => Some(info),
+            other::Holder::IdOnly(_) => None,
+        };
+        let places = info.as_ref().and_then(|info| self.places_of(&info.path));
+        Some(Refused { id, info, places, directory: None })
+    }
+
+    /// Where the lock of a state is, by its path.
+    fn places_of(&self, path: &str) -> Option<(S3Backend, Vec<LockPlace>)> {
+        let lock = self.journal.account.locks.iter().find(|lock| lock.claim.lock_id() == path);
+        if let Some((lock, backend)) = lock.and_then(|lock| Some((lock, self.releaser.backend(&lock.claim).ok()?))) {
+            return Some((backend.clone(), lock.places.clone()));
+        }
+        let Ok(Backend::S3(backend)) = backend::read_backend(&self.job.surroundings()?) else { return None };
+        let places = backend.places_of_state(path)?;
+        Some((*backend, places))
+    }
+
+    fn explain(&self, refused: Refused, found: Option<Option<HeldLock>>) -> RefusedLock {
+        let Refused { mut id, mut info, places, directory } = refused;
+        let mut recorded = Recorded::Nothing;
+        let is_free = found == Some(None);
+        if let Some(Some(HeldLock { lock: FoundLock::Held(lock), recorded: beside })) = found {
+            id.clone_from(&lock.id);
+            (info, recorded) = (Some(lock), beside);
+        }
+        let machine = Machine::here(|name| self.job.env.get(OsStr::new(name)).cloned());
+        let Judged { holder, verdict } = match &info {
+            Some(info) => machine.judge(info, &recorded),
+            None => Judged {
+                holder: None,
+                verdict: Verdict::Unknown { why: "no more than the ID of its lock could be seen".to_owned() },
+            },
+        };
+        let ci = self.journal.account.ci.as_ref();
+        let run = holder.as_ref().and_then(|holder| holder.ci.as_ref());
+        let release = if machine.is_of_job(&id, ci) {
+            Some("tfguard release")
+        } else if run.zip(ci).is_some_and(|(run, own)| run.is_same_job(own)) {
+            Some("tfguard release --run-identity")
+        } else {
+            None
+        };
+        let directory = directory.or_else(|| std::env::current_dir().ok());
+        let place = directory.map_or_else(|| "its directory".to_owned(), |directory| directory.display().to_string());
+        let unlock = match places {
+            Some(_) => format!("run in {place}: tfguard unlock {id}"),
+            None => format!("run in {place}: {} force-unlock {id}", self.journal.account.command()),
+        };
+        let next = next(is_free, &verdict, release, run.and_then(|run| run.url.as_deref()), &unlock);
+        RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }
+    }
+}
+
+/// The one safe next step. `release`: what finishes an earlier run of this very job.
+fn next(is_free: bool, verdict: &Verdict, release: Option<&str>, link: Option<&str>, unlock: &str) -> String {
+    match (verdict, release) {
+        _ if is_free => "run it again: the lock has been released meanwhile".to_owned(),
+        (_, Some(release)) => format!("it is of this very job; run: {release}"),
+        (Verdict::Alive { .. }, None) => {
+            "wait until that run has ended, then run this again (--lock-timeout 10m has it wait by itself)".to_owned()
+        }
+        (Verdict::Dead { .. }, None) => unlock.to_owned(),
+        (Verdict::Unknown { .. }, None) => {
+            let look = link.map(|link| format!("look at {link}; ")).unwrap_or_default();
+            format!("{look}once you are sure that nothing of that run is alive, {unlock}")
+        }
+    }
+}
+
+/// What is in the lock's place now: the half that tells most. None if that could not be seen in time.
+async fn look(backend: &S3Backend, places: &[LockPlace]) -> Option<Option<HeldLock>> {
+    let look = async {
+        let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
+        let mut found: Option<HeldLock> = None;
+        for place in places {
+            let held = clients.open(place, UnconditionalDelete::Refuse).read_held().await;
+            let held = held.map_err(|error| error.to_string())?;
+            if held.as_ref().is_some_and(|held| held.recorded.holder().is_some()) {
+                return Ok(held);
+            }
+            found = found.or(held);
+        }
+        Ok::<_, String>(found)
+    };
+    match timeout(LONGEST_LOOK, look).await {
+        Ok(Ok(found)) => Some(found),
+        Ok(Err(why)) => {
+            tracing::debug!("the lock cannot be looked at: {why}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("the lock cannot be looked at: no answer");
+            None
+        }
+    }
+}
+
+/// The end of a file, as text.
+fn tail(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_is_a_safe_one() {
+        let why = || "because".to_owned();
+        let (alive, dead) = (Verdict::Alive { why: why() }, Verdict::Dead { why: why() });
+        let unknown = Verdict::Unknown { why: why() };
+        let unlock = "run in /d: tfguard unlock x";
+        let link = Some("https://ci/7");
+        for verdict in [&alive, &dead, &unknown] {
+            assert!(next(true, verdict, Some("tfguard release"), link, unlock).starts_with("run it again"));
+            assert!(next(false, verdict, Some("tfguard release"), link, unlock).ends_with("run: tfguard release"));
+        }
+        assert!(next(false, &alive, None, link, unlock).starts_with("wait until"));
+        assert_eq!(next(false, &dead, None, link, unlock), unlock);
+        let asked = next(false, &unknown, None, link, unlock);
+        assert!(asked.starts_with("look at https://ci/7; once you are sure") && asked.ends_with(unlock), "{asked}");
+        assert!(next(false, &unknown, None, None, unlock).starts_with("once you are sure"));
+    }
+}

@@ -1,0 +1,150 @@
+//! What people are told when Terraform is refused the lock.
+
+use super::*;
+
+use nix::sys::signal::Signal::*;
+
+/// A second run of the same state, which knows nothing of the first one's session.
+fn second(project: &Project, options: &[&str], command: &[&str]) -> Run {
+    project.tfguard(TFGUARD, options, command).env("TFGUARD_DIR", project.work())
+}
+
+fn report(project: &Project) -> Value {
+    let text = std::fs::read(project.work().join("report.json")).expect("a report was written");
+    serde_json::from_slice(&text).expect("a report is JSON")
+}
+
+#[track_caller]
+fn assert_said(exit: &Exit, words: &[&str]) {
+    for words in words {
+        assert!(exit.err().contains(words), "{words:?} is not in {exit}");
+    }
+}
+
+/// Both kinds of lock; the holder alive, dead, and of the very job that asks.
+#[test]
+fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
+    for lockfile in [false, true] {
+        let project = project(Kind::Sleep);
+        let project = if lockfile { project.lockfile() } else { project.table() };
+        let project = project.init(&terraform());
+        let run = job(project.tfguard(TFGUARD, ["-v"], APPLY), "7").new_group().start();
+        run.wait_for_stderr("recorded beside", SOON);
+        let lock = if lockfile { project.lock_in_bucket() } else { project.lock() }.unwrap();
+        let id = lock["ID"].as_str().unwrap();
+        let held = [
+            &format!("the state {} is locked by {}", project.lock_id(), lock["Who"].as_str().unwrap()),
+            " ago) for an apply (version ",
+            "held by job apply of https://github.com/owner/repository/actions/runs/7 (attempt 2), started by alice",
+        ];
+
+        for json in [false, true] {
+            let plan = if json { ["plan", "-input=false", "-json"] } else { ["plan", "-input=false", "-no-color"] };
+            let exit = job(second(&project, &["--report", "report.json"], &plan), "8").run().expect_code(1);
+            assert_said(&exit, &held);
+            assert_said(&exit, &["the holder is alive: ", "next: wait until that run has ended"]);
+            assert!(!exit.err().contains("not there any more"), "{exit}");
+            let refused = &report(&project)["refused"];
+            assert_eq!(refused["lock"], lock);
+            assert_eq!((&refused["id"], &refused["verdict"]), (&id.into(), &"alive".into()));
+            assert_eq!(refused["holder"]["ci"]["job"], "apply");
+        }
+        let exit = job(second(&project, &[], &APPLY), "7").run().expect_code(1);
+        assert_said(&exit, &["it is of this very job; run: tfguard release --run-identity"]);
+        let exit = job(project.tfguard(TFGUARD, [""; 0], APPLY), "7").run().expect_code(1);
+        assert_said(&exit, &["the holder is alive: ", "it is of this very job; run: tfguard release\n"]);
+
+        let journal = journal(&project);
+        run.signal(SIGKILL);
+        run.wait(SOON);
+        kill(&journal["supervisor"]["pid"]);
+        kill(&journal["child"]["id"]["pid"]);
+        for left in project.guard().processes() {
+            kill(&left.split(' ').next().unwrap().parse::<i64>().unwrap().into());
+        }
+        project.guard().assert_no_process_left(SOON);
+        let exit = job(second(&project, &[], &APPLY), "8").run().expect_code(1);
+        assert_said(&exit, &held);
+        let command = format!("next: run in {}: tfguard unlock {id}", project.work().display());
+        assert_said(&exit, &["the holder is dead: ", &command]);
+    }
+}
+
+#[test]
+fn a_lock_without_a_record_is_judged_by_nothing_on_every_version() {
+    for (version, terraform) in terraforms() {
+        let project = project(Kind::Quick).table().init(&terraform);
+        let foreign = LockInfo::foreign(&project.lock_id());
+        project.aws().plant_lock(project.table_name(), &foreign);
+        let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+        let next = format!("nothing of that run is alive, run in {}", project.work().display());
+        assert_said(
+            &exit,
+            &[
+                "is locked by runner@build-7f9c4 since 2026-03-04 05:06:07 UTC (",
+                &foreign.id,
+                "the holder may be alive or dead: tfguard recorded no holder; it names the host build-7f9c4",
+                &next,
+                &format!(": tfguard unlock {}", foreign.id),
+            ],
+        );
+        assert_eq!(project.lock(), Some(serde_json::to_value(&foreign).unwrap()), "{version}");
+    }
+}
+
+/// Where tfguard does not see the output, it says what the log and the lock's place tell.
+#[test]
+fn it_is_said_on_a_terminal_too() {
+    let project = project(Kind::Quick).table().init(&terraform());
+    let foreign = LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &foreign);
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).env("TERM", "xterm").pty().start();
+    let exit = run.wait(SOON).expect_code(1);
+    for words in ["is locked by runner@build-7f9c4", "next: once you are sure"] {
+        assert!(exit.out().contains(words), "{exit}");
+    }
+}
+
+/// A run that fails for another reason says nothing of locks, and nobody is asked.
+#[test]
+fn without_a_refusal_nobody_is_asked() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let main =
+        "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"false\"\n  }\n}\n";
+    let project = project(Kind::Hcl(main.to_owned())).table().endpoint(proxy.url()).init(&terraform());
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    assert_eq!(exit.err().matches("tfguard: ").count(), 0, "{exit}");
+    let agent = |seen: &Seen| seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT));
+    assert_eq!(proxy.seen().iter().filter(|seen| agent(seen)).count(), 0);
+}
+
+#[test]
+fn what_cannot_be_read_or_hangs_is_told_by_terraforms_words() {
+    let fault: [(&str, Action); 2] =
+        [("denied", Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))), ("silent", Gate::new().hold())];
+    for (fault, action) in fault {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform());
+        let foreign = LockInfo::foreign(&project.lock_id());
+        project.aws().plant_lock(project.table_name(), &foreign);
+        proxy.rule(Match::dynamodb("GetItem").body(ATTRIBUTE), [action]);
+        let exit = project.tfguard(TFGUARD, [""; 0], APPLY).start().wait(SOON).expect_code(1);
+        assert_said(&exit, &["is locked by runner@build-7f9c4", &format!("tfguard unlock {}", foreign.id)]);
+        assert_eq!(proxy.seen_matching(&Match::dynamodb("GetItem").body(ATTRIBUTE)).len(), 1, "{fault}");
+    }
+}
+
+#[test]
+fn the_lock_of_another_backend_is_told_as_terraform_shows_it() {
+    let server = StateServer::start(Flavour::Strict);
+    let project = project(Kind::Quick).init(&terraform());
+    let work = project.work().join("http");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::write(work.join("main.tf"), server.backend() + "\nresource \"terraform_data\" \"quick\" {}\n").unwrap();
+    project.terraform(["init", "-input=false"]).current_dir(&work).run().expect_code(0);
+    let foreign = LockInfo::foreign("");
+    server.plant_lock(serde_json::to_value(&foreign).unwrap());
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).current_dir(&work).run().expect_code(1);
+    assert_said(&exit, &[&foreign.id, "next: ", &format!("terraform force-unlock {}", foreign.id)]);
+    assert!(server.lock().is_some());
+}
