@@ -81,6 +81,22 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
     pub report: Option<PathBuf>,
 
+    /// Whether to speak the language of the CI: annotations, step outputs, summaries
+    #[arg(long, env = "TFGUARD_CI_MESSAGES", value_name = "WHEN", default_value = "auto")]
+    pub ci_messages: CiMessages,
+
+    /// Write outcome and lock IDs to this file, as variables (GitLab's artifacts:reports:dotenv)
+    #[arg(long, env = "TFGUARD_DOTENV", value_name = "FILE")]
+    pub dotenv: Option<PathBuf>,
+
+    /// Write what became of each lock to this file, as a JUnit test report
+    #[arg(long, env = "TFGUARD_JUNIT", value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+
+    /// Write what there is to say to this file, as links on GitLab's job page (artifacts:reports:annotations)
+    #[arg(long, env = "TFGUARD_ANNOTATIONS", value_name = "FILE")]
+    pub annotations: Option<PathBuf>,
+
     /// How tfguard's own messages look
     #[arg(long, global = true, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -281,6 +297,15 @@ pub enum Evidence {
     /// Also the lock itself, if it was not there before and user, host, time, version and operation all fit. Not where
     /// the same user may work on the same state from another machine of the same name at the same time.
     Item,
+}
+
+/// Whether the CI's language is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CiMessages {
+    /// Where the CI is known.
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// How tfguard's own messages look on stderr.

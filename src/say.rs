@@ -68,6 +68,17 @@ pub fn directly() {
     set_through(None);
 }
 
+/// Writes text as it is, in the order of the lines.
+pub fn raw(text: String) {
+    if text.is_empty() {
+        return;
+    }
+    match &*THROUGH.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(take) => take(text),
+        None => to_stderr(&text),
+    }
+}
+
 fn set_through(take: Option<Box<Take>>) {
     *THROUGH.write().unwrap_or_else(PoisonError::into_inner) = take;
 }
@@ -103,11 +114,7 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let line = String::from_utf8_lossy(&self.0);
-        match &*THROUGH.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(take) => take(line.into_owned()),
-            None => to_stderr(&line),
-        }
+        raw(without_commands(&String::from_utf8_lossy(&self.0)));
     }
 }
 
@@ -139,12 +146,42 @@ fn printable(line: &str) -> String {
     line.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
+/// The same texts must not give orders to a CI: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
+/// wherever in a line they are (actions/runner, `ActionCommand.cs`; azure-pipelines-agent, `Command.cs`).
+fn without_commands(text: &str) -> String {
+    let mut before = None;
+    text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
+        if char == '#' && before.replace(char) == Some('#') {
+            text.push(' ');
+        }
+        before = Some(char);
+        text.push(char);
+        text
+    })
+}
+
 struct Message(String);
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_others_give_no_orders_to_a_ci() {
+        for (text, expected) in [
+            ("##[add-mask]a", "# #[add-mask]a"),
+            ("x ###vso[task.complete]", "x # # #vso[task.complete]"),
+            ("a # b #[c] \u{e4}#", "a # b #[c] \u{e4}#"),
+        ] {
+            assert_eq!(without_commands(text), expected);
         }
     }
 }

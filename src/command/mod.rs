@@ -11,4 +11,4 @@ pub use flavour::Flavour;
 pub(crate) use flavour::minor;
 pub use lockless::takes_no_lock;
 pub use shim::{ShimError, called_as, make_links, real_program};
-pub use wrapper::behind_wrapper;
+pub use wrapper::{behind_wrapper, on_path};

@@ -1,6 +1,9 @@
 //! What happened, for people and for programs.
 
 mod account;
+pub mod ci;
+mod file;
+mod finding;
 mod other;
 mod refused;
 mod state;
@@ -10,6 +13,8 @@ pub use account::{
     Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested,
     Settings, TraceAccount,
 };
+pub use file::replace;
+pub use finding::{Finding, Outcome};
 pub use other::{OtherLock, OtherOutcome};
 pub use refused::RefusedLock;
 pub use state::StateAccount;

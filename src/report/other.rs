@@ -1,9 +1,8 @@
 //! The account of a lock that nobody logged.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
+use super::{Finding, Outcome};
 use crate::lock::LockInfo;
 
 /// The lock of a state whose backend does not log its locks, looked for because the child died.
@@ -56,7 +55,7 @@ impl OtherLock {
         self.outcome != OtherOutcome::Free
     }
 
-    pub(super) fn line(&self) -> (String, bool) {
+    pub(super) fn finding(&self) -> Finding {
         let mut line = match &self.holder {
             // A stranger may have written it.
             Some(holder) => {
@@ -66,26 +65,36 @@ impl OtherLock {
             }
             None => format!("lock of the state, backend {}: ", self.backend),
         };
-        let _ = match &self.outcome {
-            OtherOutcome::Free => write!(line, "nobody has it"),
-            OtherOutcome::Released => write!(line, "left by Terraform by all that it says, released by tfguard"),
-            OtherOutcome::Gone => write!(line, "not there any more"),
-            OtherOutcome::Foreign { why } => write!(line, "somebody else's, not touched: {why}"),
-            OtherOutcome::Kept => write!(line, "left in place, as --on-death says"),
-            OtherOutcome::Left { why } => write!(line, "NOT released: {why}"),
+        let (outcome, what) = match &self.outcome {
+            OtherOutcome::Free => (Outcome::Gone, "nobody has it".to_owned()),
+            OtherOutcome::Released => {
+                (Outcome::Released, "left by Terraform by all that it says, released by tfguard".to_owned())
+            }
+            OtherOutcome::Gone => (Outcome::Gone, "not there any more".to_owned()),
+            OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),
+            OtherOutcome::Kept => (Outcome::Kept, "left in place, as --on-death says".to_owned()),
+            OtherOutcome::Left { why } => (Outcome::Left, format!("NOT released: {why}")),
         };
-        (line, self.is_left())
+        line += &what;
+        Finding {
+            id: self.holder.as_ref().map(|holder| holder.id.clone()),
+            state: format!("backend {}", self.backend),
+            outcome,
+            line,
+            details: Vec::new(),
+            next: self.next(),
+        }
     }
 
     /// The next step, if there is one.
-    pub(super) fn next(&self) -> Option<String> {
+    fn next(&self) -> Option<String> {
         // The unlock of this backend names no lock (OpenTofu's does since 1.10).
         let opens_any = if self.backend == "http" { " (it opens whatever lock is there then)" } else { "" };
         let sure = "once you are sure that this is the lock of this run and that nothing of it is alive";
         match &self.command {
-            Some(command) => Some(format!("next: {sure}, run in its directory: {command}{opens_any}")),
+            Some(command) => Some(format!("{sure}, run in its directory: {command}{opens_any}")),
             None if self.is_left() => Some(format!(
-                "next: run `terraform plan` in its directory; if that is refused the lock, {sure}, run: terraform \
+                "run `terraform plan` in its directory; if that is refused the lock, {sure}, run: terraform \
                  force-unlock <the ID it shows>{opens_any}"
             )),
             None => None,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::{Finding, Outcome};
 use crate::holder::{Holder, Verdict};
 use crate::lock::LockInfo;
 use crate::run::describe;
@@ -26,13 +27,16 @@ pub struct RefusedLock {
 }
 
 impl RefusedLock {
-    /// In words, a line for each thing.
-    pub(super) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![self.lock_line()];
-        lines.extend(self.holder.as_ref().map(|holder| format!("held by {holder}")));
-        lines.push(self.verdict.to_string());
-        lines.push(format!("next: {}", self.next));
-        lines
+    pub(super) fn finding(&self) -> Finding {
+        let holder = self.holder.as_ref().map(|holder| format!("held by {holder}"));
+        Finding {
+            id: Some(self.id.clone()),
+            state: self.lock.as_ref().map(|lock| lock.path.clone()).unwrap_or_default(),
+            outcome: Outcome::Foreign,
+            line: self.lock_line(),
+            details: holder.into_iter().chain([self.verdict.to_string()]).collect(),
+            next: Some(self.next.clone()),
+        }
     }
 
     fn lock_line(&self) -> String {

@@ -38,19 +38,22 @@ impl StateAccount {
         (&self.bucket, &self.state_key) == (&other.bucket, &other.state_key)
     }
 
-    /// The line about it, if it needs a look.
-    pub(super) fn line(&self) -> Option<String> {
+    /// What there is to say of it, if it needs a look.
+    pub(super) fn finding(&self) -> Option<super::Finding> {
         let (first, more) = self.findings.split_first()?;
         let more = match more.len() {
             0 => String::new(),
             1 => " (and one thing more)".to_owned(),
             count => format!(" (and {count} things more)"),
         };
-        Some(format!("state s3://{}/{} needs a look: {first}{more}", self.bucket, self.state_key))
-    }
-
-    /// The next step, if it needs a look.
-    pub(super) fn next(&self) -> Option<String> {
-        self.needs_a_look().then(|| format!("next: before anything else is run on this state, {}", self.next))
+        let state = format!("{}/{}", self.bucket, self.state_key);
+        Some(super::Finding {
+            id: None,
+            line: format!("state s3://{state} needs a look: {first}{more}"),
+            state,
+            outcome: super::Outcome::NeedsALook,
+            details: Vec::new(),
+            next: Some(format!("before anything else is run on this state, {}", self.next)),
+        })
     }
 }

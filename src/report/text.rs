@@ -9,7 +9,7 @@ use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 
 use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
-use super::{OtherLock, RefusedLock, StateAccount};
+use super::{Finding, OtherLock, Outcome, RefusedLock, StateAccount};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -25,7 +25,7 @@ impl Account {
     }
 
     /// Somebody asked for a stop, the child died, or a lock was left.
-    fn is_noteworthy(&self) -> bool {
+    pub(super) fn is_noteworthy(&self) -> bool {
         !self.requests.is_empty()
             || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
             || self.lock_left()
@@ -37,23 +37,51 @@ impl Account {
 
     /// The lines, each with whether it calls for action.
     fn lines(&self) -> Vec<(String, bool)> {
-        let mut lines = vec![(self.ending_line(), false)];
+        let mut said = vec![(self.ending_line(), false)];
+        let findings = self.findings();
+        let calls_for_action = self.lock_left() || self.state_needs_a_look();
+        let step = |next: String| (format!("next: {next}"), calls_for_action);
+        let next = self.next(&findings).map(step);
+        let mut steps = Vec::new();
+        for Finding { outcome, line, details, next, .. } in findings {
+            let lines = std::iter::once(line).chain(details);
+            said.extend(lines.map(|line| (line, outcome >= Outcome::NeedsALook)));
+            steps.extend(next.map(step));
+        }
+        said.extend(steps.into_iter().chain(next));
+        said
+    }
+
+    /// What became of each lock, with the next step for each that needs somebody.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let sure = if self.survivors.is_empty() {
+            format!("no {} of this run is alive", self.product())
+        } else {
+            "those processes have ended".to_owned()
+        };
         // Of the lock that it was refused more is said below than that it does not have it.
         let said_below = |lock: &&LockAccount| {
             self.refused.is_some() && lock.stage == Stage::Attempted && lock.outcome == Some(LockOutcome::Gone)
         };
-        let locks = self.locks.iter().filter(|lock| !said_below(lock));
-        lines.extend(locks.map(|lock| lock.line(self.product())));
-        lines.extend(self.traces.iter().filter_map(TraceAccount::line));
-        lines.extend(self.other_locks.iter().map(OtherLock::line));
-        lines.extend(self.states.iter().filter_map(StateAccount::line).map(|line| (line, true)));
-        lines.extend(self.refused.iter().flat_map(RefusedLock::lines).map(|line| (line, false)));
-        let calls_for_action = self.lock_left() || self.state_needs_a_look();
-        lines.extend(self.next_lines().into_iter().map(|line| (line, calls_for_action)));
-        lines
+        let locks = self.locks.iter().filter(|lock| !said_below(lock)).map(|lock| lock.finding(self, &sure));
+        let traces = self.traces.iter().filter_map(|trace| trace.finding(self, &sure));
+        let others = self.other_locks.iter().map(OtherLock::finding);
+        let states = self.states.iter().filter_map(StateAccount::finding);
+        let refused = self.refused.iter().map(RefusedLock::finding);
+        locks.chain(traces).chain(others).chain(states).chain(refused).collect()
     }
 
-    fn ending_line(&self) -> String {
+    /// What to do next if no lock needs somebody.
+    pub(super) fn next(&self, findings: &[Finding]) -> Option<String> {
+        let needed = findings.iter().all(|finding| finding.next.is_none())
+            && self.phase == Phase::Applying
+            && self.ending.is_some_and(Ending::is_unclean);
+        needed.then(|| {
+            format!("run `{} plan`; what was being changed when it died may be missing from the state", self.command())
+        })
+    }
+
+    pub(super) fn ending_line(&self) -> String {
         let program = &self.program;
         let mut line = match self.ending {
             Some(Ending::Exited { code, .. }) => format!("{program} ended with exit code {code}"),
@@ -86,40 +114,6 @@ impl Account {
         if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
     }
 
-    /// What to do next, one line for each lock that needs somebody.
-    fn next_lines(&self) -> Vec<String> {
-        let sure = if self.survivors.is_empty() {
-            format!("no {} of this run is alive", self.product())
-        } else {
-            "those processes have ended".to_owned()
-        };
-        let with =
-            |is: fn(&LockOutcome) -> bool| self.locks.iter().filter(move |lock| lock.outcome.as_ref().is_some_and(is));
-        let mut lines: Vec<_> = with(|outcome| matches!(outcome, LockOutcome::Left(_)))
-            .map(|lock| format!("next: once you are sure that {sure}, {}", self.unlock(lock)))
-            .collect();
-        let kept = with(|outcome| *outcome == LockOutcome::Kept);
-        lines.extend(kept.map(|lock| format!("next: when you have looked at the state, {}", self.unlock(lock))));
-        let traces = self.traces.iter().filter(|trace| matches!(trace.outcome, Some(LockOutcome::Left(_))));
-        lines.extend(traces.map(|trace| {
-            format!(
-                "next: run `{0} plan` in its directory; if that is refused a lock of {1}, and you are sure that {sure}, \
-                 run: {0} force-unlock <the ID it shows>",
-                self.command(),
-                trace.entry.trace.lock_id()
-            )
-        }));
-        lines.extend(self.other_locks.iter().filter_map(OtherLock::next));
-        lines.extend(self.states.iter().filter_map(StateAccount::next));
-        if lines.is_empty() && self.phase == Phase::Applying && self.ending.is_some_and(Ending::is_unclean) {
-            lines.push(format!(
-                "next: run `{} plan`; what was being changed when it died may be missing from the state",
-                self.command()
-            ));
-        }
-        lines
-    }
-
     /// The one command that removes a lock, and where to run it.
     fn unlock(&self, lock: &LockAccount) -> String {
         let place = match &lock.settings {
@@ -131,24 +125,29 @@ impl Account {
 }
 
 impl LockAccount {
-    fn line(&self, product: &str) -> (String, bool) {
-        let claim = &self.claim;
+    fn finding(&self, account: &Account, sure: &str) -> Finding {
+        let (claim, product) = (&self.claim, account.product());
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
-        let mut action = false;
-        line += &match &self.outcome {
-            Some(LockOutcome::Unlocked) => format!("released by {product}"),
-            Some(LockOutcome::Released) => format!("left by {product}, deleted by tfguard"),
-            Some(LockOutcome::Gone) => "not there any more".to_owned(),
+        let mut next = None;
+        let (outcome, what) = match &self.outcome {
+            Some(LockOutcome::Unlocked) => (Outcome::Unlocked, format!("released by {product}")),
+            Some(LockOutcome::Released) => (Outcome::Released, format!("left by {product}, deleted by tfguard")),
+            Some(LockOutcome::Gone) => (Outcome::Gone, "not there any more".to_owned()),
             Some(LockOutcome::NotTaken(why)) => {
-                format!("not taken, as far as {product} said; tfguard could not look: {why}")
+                let what = format!("not taken, as far as {product} said; tfguard could not look: {why}");
+                (Outcome::NotTaken, what)
             }
-            Some(LockOutcome::Kept) => "left in place, as --on-death says".to_owned(),
+            Some(LockOutcome::Kept) => {
+                next = Some(format!("when you have looked at the state, {}", account.unlock(self)));
+                (Outcome::Kept, "left in place, as --on-death says".to_owned())
+            }
             Some(LockOutcome::Left(why)) => {
-                action = true;
-                format!("NOT released: {why}")
+                next = Some(format!("once you are sure that {sure}, {}", account.unlock(self)));
+                (Outcome::Left, format!("NOT released: {why}"))
             }
-            None => "not looked after".to_owned(),
+            None => (Outcome::Unknown, "not looked after".to_owned()),
         };
+        line += &what;
         line += match self.grade {
             Grade::Record => "",
             Grade::Request => " (known by the request that took it)",
@@ -172,15 +171,26 @@ impl LockAccount {
                 HalfOutcome::Deleted | HalfOutcome::AlreadyGone => {}
             }
         }
-        (line, action)
+        Finding { id: Some(claim.id.to_string()), state: claim.lock_id(), outcome, line, details: Vec::new(), next }
     }
 }
 
 impl TraceAccount {
     /// Nothing is to be said of one that the child released or never had.
-    fn line(&self) -> Option<(String, bool)> {
+    fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
         let Some(LockOutcome::Left(why)) = &self.outcome else { return None };
-        Some((format!("lockfile of {}: NOT released: {why}", self.entry.trace.lock_id()), true))
+        let (state, command) = (self.entry.trace.lock_id(), account.command());
+        Some(Finding {
+            id: None,
+            outcome: Outcome::Left,
+            line: format!("lockfile of {state}: NOT released: {why}"),
+            details: Vec::new(),
+            next: Some(format!(
+                "run `{command} plan` in its directory; if that is refused a lock of {state}, and you are sure that \
+                 {sure}, run: {command} force-unlock <the ID it shows>"
+            )),
+            state,
+        })
     }
 }
 

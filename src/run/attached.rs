@@ -19,6 +19,7 @@ use super::plan::Plan;
 use super::requests;
 use super::supervisor::Supervisor;
 use super::{Failure, clean_up, conclude, job, new_account};
+use crate::report::ci::Summary;
 use crate::session::{Journal, ProcessId, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
@@ -68,8 +69,15 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     }
     let account = account?;
     conclude(plan, session, &account);
+    let summary = Summary::of(&account);
+    let (before, after) = plan.publisher.around(&summary, jiff::Timestamp::now());
+    // Where the cursor is on the child's terminal is not known.
+    let line_end = if before.is_empty() && after.is_empty() { "" } else { "\n" };
+    crate::say::raw(format!("{line_end}{before}"));
     account.say();
+    crate::say::raw(after);
     clean_up(session, &account);
+    plan.publisher.publish(&[summary]).await;
     Ok(account.exit_code())
 }
 

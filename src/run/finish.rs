@@ -11,6 +11,7 @@
 //! the kernel still tells whether a Terraform holds the session's log. Of another boot or machine nothing can be known,
 //! and nothing is touched.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -23,12 +24,14 @@ use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
+use super::spool::Relay;
 use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
 use crate::ci;
 use crate::exit;
 use crate::observe::{Entry, Grade, Leftover};
+use crate::report::ci::{Level, Message, Summary};
 use crate::report::{Account, LockOutcome};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_log_held};
 
@@ -44,8 +47,9 @@ pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
         let (to_us, mut requests) = unbounded_channel();
         requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
         let mut worst = 0;
+        let told = RefCell::default();
         for session in SessionDir::all(|name| std::env::var_os(name)) {
-            let found = Found { plan, session, wait };
+            let found = Found { plan, session, wait, told: &told };
             let ended = found.finish(&to_us, &mut requests).await;
             // Whatever relay there was, it may not take any words any more.
             crate::say::directly();
@@ -54,6 +58,10 @@ pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
                 failure.exit_code()
             });
             worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
+        }
+        let told = told.into_inner();
+        if !told.is_empty() {
+            plan.publisher.publish(&told).await;
         }
         Ok(worst)
     });
@@ -71,6 +79,8 @@ struct Found<'a> {
     plan: &'a Plan,
     session: SessionDir,
     wait: Duration,
+    /// What was said of the job's runs.
+    told: &'a RefCell<Vec<Summary>>,
 }
 
 impl Found<'_> {
@@ -86,10 +96,10 @@ impl Found<'_> {
             return Ok(0);
         }
         if journal.world.boot_id != World::here().boot_id {
-            tracing::warn!(
+            self.warn(format!(
                 "{name} was left by this job on another machine, or before a restart: whether its Terraform runs \
                  cannot be known from here, so its locks are not touched"
-            );
+            ));
             return Ok(self.left_behind(&journal.account));
         }
         let claim = match self.session.claim() {
@@ -159,12 +169,12 @@ impl Found<'_> {
         }
         let ended = tokio::time::timeout(self.wait, supervisor.gone()).await;
         if ended.is_err() {
-            tracing::warn!(
+            self.warn(format!(
                 "{} is still running after {}; it is being stopped, and its lock released after it, without being \
                  waited for",
                 journal.account.program,
                 describe(self.wait)
-            );
+            ));
             finish_output(stdout, stderr, requests).await;
             return Ok(exit::LOCK_LEFT);
         }
@@ -178,7 +188,7 @@ impl Found<'_> {
             finish_output(stdout, stderr, requests).await;
             return Box::pin(self.finish(to_us, requests)).await;
         }
-        tell(&account, stdout, stderr, requests).await;
+        self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))
     }
@@ -209,7 +219,7 @@ impl Found<'_> {
         let _ = to_us.send(StopRequest::Release);
         let account = supervisor.run(requests).await;
         conclude(self.plan, &self.session, &account);
-        tell(&account, stdout, stderr, requests).await;
+        self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))
     }
@@ -233,7 +243,7 @@ impl Found<'_> {
         let _ = to_us.send(StopRequest::Release);
         let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
         conclude(self.plan, &self.session, &account);
-        tell(&account, stdout, stderr, requests).await;
+        self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
         Ok(self.left_behind(&account))
     }
@@ -249,7 +259,7 @@ impl Found<'_> {
             journal.account.survivors.clear();
             self.release_again(&mut journal).await?;
         }
-        tell(&journal.account, stdout, stderr, requests).await;
+        self.tell(&journal.account, stdout, stderr, requests).await;
         clean_up(&self.session, &journal.account);
         Ok(self.left_behind(&journal.account))
     }
@@ -305,11 +315,33 @@ impl Found<'_> {
     }
 
     fn cannot_reach(&self) -> u8 {
-        tracing::warn!(
+        self.warn(format!(
             "{} is supervised from another container: run `tfguard release` in that one",
             self.session.path().display()
-        );
+        ));
         exit::LOCK_LEFT
+    }
+
+    async fn tell(
+        &self,
+        account: &Account,
+        stdout: Relay,
+        stderr: Relay,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) {
+        let summary = tell(self.plan, &self.session, account, stdout, stderr, requests).await;
+        self.told.borrow_mut().push(summary);
+    }
+
+    /// Says why this step cannot finish a run.
+    fn warn(&self, text: String) {
+        tracing::warn!("{text}");
+        let message = Message::new(Level::Warning, "A run is not finished", &text);
+        let command = self.plan.publisher.command(&message);
+        if !command.is_empty() {
+            // The run may be in the midst of a line.
+            crate::say::raw(format!("\n{command}"));
+        }
     }
 
     fn left_behind(&self, account: &Account) -> u8 {

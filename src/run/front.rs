@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -24,6 +24,7 @@ use super::supervisor::Supervisor;
 use super::{Failure, conclude, job, new_account};
 use crate::ci;
 use crate::report::Account;
+use crate::report::ci::Summary;
 use crate::session::{Journal, ProcessId, SessionDir, create_file};
 
 /// Longer than a child takes from fork to exec.
@@ -130,8 +131,9 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
             return Ok(failure.exit_code());
         }
     };
-    tell(&account, stdout, stderr, &mut requests).await;
+    let summary = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     super::clean_up(session, &account);
+    plan.publisher.publish(&[summary]).await;
     Ok(account.exit_code())
 }
 
@@ -218,13 +220,42 @@ async fn take_over(
 }
 
 /// Passes on the rest of the output, then says what happened.
-pub async fn tell(account: &Account, stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+pub async fn tell(
+    plan: &Plan,
+    session: &SessionDir,
+    account: &Account,
+    stdout: Relay,
+    stderr: Relay,
+    requests: &mut UnboundedReceiver<StopRequest>,
+) -> Summary {
     stdout.complete();
     join(stdout, requests).await;
+    let summary = Summary::of(account);
+    let (before, after) = plan.publisher.around(&summary, jiff::Timestamp::now());
+    // What is for the CI is understood at the beginning of a line only.
+    if !(before.is_empty() && after.is_empty()) && ends_within_a_line(session) {
+        crate::say::raw("\n".to_owned());
+    }
+    crate::say::raw(before);
     account.say();
+    crate::say::raw(after);
     stderr.complete();
     join(stderr, requests).await;
     crate::say::directly();
+    summary
+}
+
+/// Whether the last line of one of the child's streams has no end.
+fn ends_within_a_line(session: &SessionDir) -> bool {
+    let last = |path: &std::path::Path| -> io::Result<u8> {
+        let file = File::open(path)?;
+        let mut last = [b'\n'];
+        if let Some(at) = file.metadata()?.len().checked_sub(1) {
+            file.read_exact_at(&mut last, at)?;
+        }
+        Ok(last[0])
+    };
+    [session.stdout(), session.stderr()].iter().any(|path| last(path).is_ok_and(|last| last != b'\n'))
 }
 
 /// Passes on the rest of the output.

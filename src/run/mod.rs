@@ -38,8 +38,8 @@ use crate::backend::{InitRecord, Surroundings};
 use crate::command::Flavour;
 use crate::exit;
 use crate::observe::Phase;
-use crate::report::Account;
-use crate::session::{DirectoryError, JournalError, SessionDir, replace_file};
+use crate::report::{self, Account};
+use crate::session::{DirectoryError, JournalError, SessionDir};
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -175,12 +175,8 @@ fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
 
 /// Writes the file of `--report`. That it cannot be written changes nothing of what happened.
 pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serialize) {
-    // Through a link the file is meant, and what is no file (/dev/stdout) must not be replaced by one.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let written = match path.metadata() {
-        Ok(found) if !found.is_file() => Err(io::Error::other("it is there and not a regular file")),
-        _ => replace_file(&path, report),
-    };
+    let text = serde_json::to_vec_pretty(report).map_err(io::Error::from);
+    let written = text.and_then(|text| report::replace(path, &text, 0o600));
     if let Err(error) = written {
         tracing::warn!("cannot write the report {}: {error}", path.display());
     }

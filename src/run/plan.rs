@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::machine::Terms;
 use super::supervisor::describe;
 use crate::ci;
-use crate::cli::{Cli, Evidence, OnDeath, Setting, WithoutConditions};
+use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions};
 use crate::command;
 use crate::lock::UnconditionalDelete;
 use crate::report::Account;
+use crate::report::ci::{Files, Publisher};
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +60,8 @@ pub struct Plan {
     pub heed_hangup: bool,
     /// Where the report goes.
     pub report: Option<PathBuf>,
+    /// Who tells the CI.
+    pub publisher: Publisher,
     /// Which evidence is enough to delete a lock.
     pub evidence: Evidence,
     /// Whether the holder is written beside its lock.
@@ -123,8 +126,8 @@ impl Plan {
             },
             watch_parent: !cli.outlive_parent && !nohup,
             heed_hangup: !nohup,
-            // The supervisor may outlive the step, not its working directory's meaning.
-            report: cli.report.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+            report: absolute(&cli.report),
+            publisher: publisher(cli, ci.as_ref(), &env),
             command,
             words: cli.words.clone(),
             env,
@@ -141,6 +144,17 @@ impl Terms {
         let deadline = account.deadline.as_ref().map(|deadline| deadline.duration);
         Self { grace: grace.duration, deadline, ..self }
     }
+}
+
+/// The supervisor may outlive the step, and the working directory its meaning.
+fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+}
+
+fn publisher(cli: &Cli, ci: Option<&ci::Run>, env: &HashMap<OsString, OsString>) -> Publisher {
+    let provider = ci.map(|run| run.provider).filter(|_| cli.ci_messages == CiMessages::Auto);
+    let [dotenv, junit, annotations] = [&cli.dotenv, &cli.junit, &cli.annotations].map(absolute);
+    Publisher::new(provider, env, cli.quiet, Files { dotenv, junit, annotations })
 }
 
 fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> ci::Term {

@@ -152,19 +152,23 @@ impl Journal {
     }
 }
 
-/// Puts `content` in place of a file: readers see the old or the new one, never a part.
-pub fn replace_file(path: &Path, content: &impl Serialize) -> io::Result<()> {
+/// Puts `content` as JSON in place of a file of ours alone: readers see the old or the new one, never a part.
+fn replace_file(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    replace_bytes(path, &serde_json::to_vec_pretty(content)?, 0o600)
+}
+
+/// Puts `content` in place of a file, in one step; a new file has `mode`, less what the umask takes.
+pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
-    let text = serde_json::to_vec_pretty(content)?;
     let written = File::options()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
+        .mode(mode)
         .open(&aside)
-        .and_then(|mut file| file.write_all(&text))
+        .and_then(|mut file| file.write_all(content))
         .and_then(|()| std::fs::rename(&aside, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&aside);

@@ -1,0 +1,38 @@
+//! GitHub Actions: workflow commands, step outputs, the job's summary.
+
+use super::outputs::Outputs;
+use super::{Level, Message, Summary};
+
+/// A line that the runner makes an annotation of the run.
+pub fn command(message: &Message) -> String {
+    let name = match message.level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Notice => "notice",
+    };
+    format!("::{name} title={}::{}\n", property(&format!("tfguard: {}", message.title)), data(&message.text))
+}
+
+/// A text as @actions/core writes it behind a command (`packages/core/src/command.ts`).
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// The same, as the value of a property.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+/// What is added to the file of `GITHUB_OUTPUT`. `delimiter` is a word that nobody could have guessed.
+pub fn outputs(summaries: &[Summary], delimiter: &str) -> String {
+    let outputs = Outputs::of(summaries);
+    let values = [
+        ("tfguard-outcome", outputs.outcome.to_owned()),
+        ("tfguard-lock-left", outputs.lock_left.to_string()),
+        ("tfguard-lock-id", outputs.lock_id.to_owned()),
+        ("tfguard-locks", outputs.locks_json()),
+    ];
+    // Somebody's last line may lack its end; empty lines are passed over.
+    let lines = values.map(|(name, value)| format!("\n{name}<<{delimiter}\n{value}\n{delimiter}\n"));
+    lines.concat()
+}

@@ -1,0 +1,22 @@
+//! What tfguard says in the language of the CI it runs in, so that a tired person sees in the CI's own pages what became
+//! of which lock, and the next command.
+//!
+//! Everything passes through a [`Summary`], whose texts are one line each and free of control characters; each CI's file
+//! turns it into text, purely, and escapes what that CI would take for more than text. [`Publisher`] writes it.
+
+mod azure;
+mod buildkite;
+mod dotenv;
+mod github;
+mod gitlab;
+mod junit;
+mod markdown;
+mod outputs;
+mod publisher;
+mod summary;
+
+pub use publisher::{Files, Publisher};
+pub use summary::{Level, Message, Summary};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! A run's end as every CI is told it.
+
+use crate::report::{Account, Ending, Finding, Outcome};
+
+/// How much something matters to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// It was taken care of.
+    Notice,
+    /// Somebody should look.
+    Warning,
+    /// Somebody has to act.
+    Error,
+}
+
+/// The end of a run. Its texts are single lines without control characters, whoever wrote them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Names the run.
+    pub session: String,
+    /// A link to it.
+    pub url: Option<String>,
+    /// Whether it just ended, with nothing to say of it.
+    pub silent: bool,
+    /// How the command ended.
+    pub ending: String,
+    /// Its locks, worst first.
+    pub findings: Vec<Finding>,
+    /// What to do if no lock needs somebody.
+    pub next: Option<String>,
+    /// How much it matters.
+    pub level: Level,
+}
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// How much it matters.
+    pub level: Level,
+    /// A few words.
+    pub title: &'static str,
+    /// What happened to which lock, and the next step.
+    pub text: String,
+}
+
+/// Of one text. GitHub shows 4096 characters of a message (actions/runner, `ExecutionContext.cs`).
+const LONGEST: usize = 1000;
+/// GitHub shows so many messages of a level for a step.
+const MOST_MESSAGES: usize = 10;
+
+impl Summary {
+    /// The end of this run.
+    #[must_use]
+    pub fn of(account: &Account) -> Self {
+        let mut findings = account.findings();
+        let next = account.next(&findings).map(|next| line(&next));
+        for finding in &mut findings {
+            let Finding { id, state, line: says, details, next, .. } = finding;
+            for detail in details.drain(..) {
+                *says = format!("{says}; {detail}");
+            }
+            for text in [state, says].into_iter().chain(id).chain(next) {
+                *text = line(text);
+            }
+        }
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.outcome));
+        let worst = findings.first().map(|finding| finding.outcome);
+        let lost = matches!(account.ending, Some(Ending::Unknown { .. } | Ending::StillAlive));
+        let level = match worst {
+            Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
+            Some(Outcome::Kept) => Level::Warning,
+            _ if next.is_some() || lost => Level::Warning,
+            _ => Level::Notice,
+        };
+        Self {
+            session: line(&account.session),
+            url: account.ci.as_ref().and_then(|run| run.url.clone()).filter(|url| is_link(url)).map(|url| line(&url)),
+            silent: !account.is_noteworthy(),
+            ending: line(&account.ending_line()),
+            findings,
+            next,
+            level,
+        }
+    }
+
+    /// What there is to tell: one message for each lock that is not simply released, worst first, or one of how it ended.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        if self.silent {
+            return Vec::new();
+        }
+        let mut messages: Vec<_> = self.findings.iter().filter_map(|finding| self.message(finding)).collect();
+        if messages.is_empty() {
+            let locks = self.findings.iter().map(|finding| finding.line.as_str());
+            let text = std::iter::once(self.ending.as_str()).chain(locks).collect::<Vec<_>>().join("; ");
+            messages.push(Message {
+                level: self.level,
+                title: "No state lock is left",
+                text: self.with_next(text, None),
+            });
+        }
+        if messages.len() > MOST_MESSAGES {
+            let rest = messages.split_off(MOST_MESSAGES - 1);
+            let text = format!("{} more locks: see the lines of tfguard in the log", rest.len());
+            messages.push(Message { text, ..rest[0].clone() });
+        }
+        messages
+    }
+
+    fn message(&self, finding: &Finding) -> Option<Message> {
+        let (level, title) = match finding.outcome {
+            Outcome::Left => (Level::Error, "State lock left behind"),
+            Outcome::NeedsALook => (Level::Error, "State needs a look"),
+            Outcome::Kept => (Level::Warning, "State lock kept"),
+            Outcome::Released => (self.level, "State lock released"),
+            Outcome::Foreign if finding.next.is_some() => (Level::Warning, "State locked by somebody else"),
+            Outcome::Foreign => (Level::Notice, "State locked by somebody else"),
+            Outcome::Unknown | Outcome::NotTaken => (Level::Notice, "State lock not looked after"),
+            Outcome::Unlocked | Outcome::Gone => return None,
+        };
+        // What the next step of another lock does not do for this one.
+        let level = if finding.outcome == Outcome::Released { level.min(Level::Warning) } else { level };
+        Some(Message { level, title, text: self.with_next(finding.line.clone(), finding.next.as_ref()) })
+    }
+
+    fn with_next(&self, text: String, next: Option<&String>) -> String {
+        match next.or(self.next.as_ref()) {
+            Some(next) => format!("{text}. Next: {next}"),
+            None => text,
+        }
+    }
+}
+
+impl Message {
+    /// A message with a text that anybody may have written.
+    #[must_use]
+    pub fn new(level: Level, title: &'static str, text: &str) -> Self {
+        Self { level, title, text: line(text) }
+    }
+}
+
+fn is_link(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
+}
+
+/// A text as one line that steers no terminal and no page: of bounded length, without control characters, without those
+/// that end a line or turn the direction of writing, and without those that XML has no way to write.
+pub(super) fn line(text: &str) -> String {
+    let harmless = |char: char| match char {
+        _ if char.is_control() => char::REPLACEMENT_CHARACTER,
+        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
+            char::REPLACEMENT_CHARACTER
+        }
+        '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+        _ => char,
+    };
+    let mut chars = text.chars();
+    let mut line: String = chars.by_ref().take(LONGEST).map(harmless).collect();
+    if chars.next().is_some() {
+        line.push('…');
+    }
+    line
+}

@@ -1,0 +1,59 @@
+//! What became of one lock or state, in a sentence for people and a word for programs.
+
+/// What became of a lock, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Its ID, if it is known. A stranger may have written it.
+    pub id: Option<String>,
+    /// Its state: `bucket/key`, or the backend where it is not in S3.
+    pub state: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The same in one line.
+    pub line: String,
+    /// What else is known, a line for each thing.
+    pub details: Vec<String>,
+    /// What somebody has to do now.
+    pub next: Option<String>,
+}
+
+/// What became of a lock, from what troubles nobody to what somebody has to see to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It is not there: nobody had it, or it was released as its holder died.
+    Gone,
+    /// Terraform released it.
+    Unlocked,
+    /// Terraform did not say that it got it, and tfguard could not look.
+    NotTaken,
+    /// Nobody looked after it.
+    Unknown,
+    /// It is somebody else's, and stays.
+    Foreign,
+    /// Terraform left it, tfguard released it.
+    Released,
+    /// Left on purpose.
+    Kept,
+    /// No lock: the state needs a look.
+    NeedsALook,
+    /// It may be there, against tfguard's intention.
+    Left,
+}
+
+impl Outcome {
+    /// The word for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Unlocked => "unlocked",
+            Self::NotTaken => "not-taken",
+            Self::Unknown => "unknown",
+            Self::Foreign => "foreign",
+            Self::Released => "released",
+            Self::Kept => "kept",
+            Self::NeedsALook => "needs-a-look",
+            Self::Left => "left",
+        }
+    }
+}
