@@ -24,7 +24,7 @@ use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
-use super::spool::Relay;
+use super::spool::{Relay, Turn};
 use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
@@ -120,7 +120,7 @@ impl Found<'_> {
     }
 
     /// Reads the journal; none where the front of the run is removing its session at this moment, because everything is
-    /// accounted for.
+    /// accounted for, or was killed before it wrote one, and so before it started anything.
     async fn journal(&self) -> Result<Option<Journal>, JournalError> {
         for _ in 0..REMOVAL_LOOKS {
             match Journal::read(&self.session) {
@@ -132,7 +132,9 @@ impl Found<'_> {
             }
             tokio::time::sleep(A_MOMENT).await;
         }
-        Journal::read(&self.session).map(Some)
+        tracing::debug!("{} has no journal, so nothing was started in it", self.session.path().display());
+        self.session.remove();
+        Ok(None)
     }
 
     /// The supervisor lives, and does the work.
@@ -163,7 +165,7 @@ impl Found<'_> {
             tokio::time::sleep(A_MOMENT).await;
             return Box::pin(self.finish(to_us, requests)).await;
         };
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
         if !supervisor.signal(requests::RELEASE) {
             tracing::debug!("the supervisor is ending just now");
         }
@@ -208,7 +210,7 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let Some(supervisor) = Supervisor::take_over(&job, journal) else {
@@ -237,7 +239,7 @@ impl Found<'_> {
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
@@ -254,7 +256,7 @@ impl Found<'_> {
         mut journal: Journal,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
         if journal.account.lock_left() && !self.is_alive(&journal) {
             journal.account.survivors.clear();
             self.release_again(&mut journal).await?;

@@ -19,7 +19,7 @@ use super::expiry;
 use super::machine::StopRequest;
 use super::plan::Plan;
 use super::requests;
-use super::spool::{Relay, Spool};
+use super::spool::{Relay, Spool, Turn};
 use super::supervisor::Supervisor;
 use super::{Failure, conclude, job, new_account};
 use crate::ci;
@@ -34,9 +34,8 @@ pub const A_MOMENT: Duration = Duration::from_millis(20);
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     // Asked first: it may end while the session is made.
     let parent = requests::parent();
-    let session = SessionDir::create(|name| std::env::var_os(name))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
-    let ended = runtime.block_on(front(plan, &session, parent));
+    let ended = runtime.block_on(front(plan, parent));
     // What still waits in a thread (a stalled reader) is not waited for.
     runtime.shutdown_background();
     ended
@@ -96,16 +95,17 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
     Ok(())
 }
 
-async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> Result<u8, Failure> {
+async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     // First, so that from here on no signal kills this process.
     requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
+    let session = &SessionDir::create(|name| std::env::var_os(name))?;
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
     if let Some(parent) = parent.filter(|_| plan.watch_parent) {
         requests::from_parent(to_us.clone(), parent);
     }
     reap_as_init().map_err(Failure::Start)?;
-    let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
+    let (stdout, stderr) = relays(session, Turn::UntilTaken).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &stderr).await {
@@ -138,9 +138,9 @@ async fn front(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> 
 }
 
 /// Copies the session's output from here on.
-pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
-    let stdout = Relay::start(Spool::stdout(session)?, io::stdout())?;
-    let stderr = Relay::start(Spool::stderr(session)?, io::stderr())?;
+pub fn relays(session: &SessionDir, turn: Turn) -> io::Result<(Relay, Relay)> {
+    let stdout = Relay::start(Spool::stdout(session, turn)?, io::stdout())?;
+    let stderr = Relay::start(Spool::stderr(session, turn)?, io::stderr())?;
     crate::say::through(stderr.sayer());
     Ok((stdout, stderr))
 }

@@ -155,7 +155,8 @@ enum State {
     Running,
     /// A stop was requested; waiting to see whether Terraform was interrupted already.
     Looking {
-        until: Moment,
+        since: Moment,
+        everybody: bool,
     },
     /// Terraform was interrupted; it has its grace.
     Stopping {
@@ -223,7 +224,9 @@ impl Machine {
     pub fn next_time(&self) -> Option<Moment> {
         match self.state {
             State::Running => self.terms.deadline,
-            State::Looking { until } | State::Killing { until } => Some(until),
+            State::Looking { since, everybody: false } => Some(since + LOOK),
+            State::Looking { since, everybody: true } => Some(since + LOOK_EVERYBODY),
+            State::Killing { until } => Some(until),
             State::Stopping { since } => Some(since + self.grace()),
             State::Clearing { until, again, .. } => Some(again.map_or(until, |again| again.min(until))),
             State::Reading { .. } | State::Releasing | State::Finished => None,
@@ -305,9 +308,9 @@ impl Machine {
         self.first_request.get_or_insert(request);
         match self.state {
             State::Running if self.interrupted => self.already_stopping(now),
-            State::Running => {
-                self.state = State::Looking { until: now + if everybody { LOOK_EVERYBODY } else { LOOK } };
-            }
+            State::Running => self.state = State::Looking { since: now, everybody },
+            // The front had its turn before the supervisor.
+            State::Looking { since, .. } if everybody => self.state = State::Looking { since, everybody },
             State::Clearing { until, kill: false, then_release, .. } => self.clear(until, true, then_release),
             _ => {}
         }

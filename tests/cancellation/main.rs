@@ -6,9 +6,14 @@ mod simulators;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod azure;
+mod buildkite;
+mod container;
 mod github;
 mod gitlab;
 mod jenkins;
+mod moments;
+mod systemd;
 
 use std::time::Duration;
 
@@ -102,9 +107,10 @@ fn report(project: &Project) -> Value {
     serde_json::from_slice(&text).expect("a report is JSON")
 }
 
-/// What must be true after every job, however it ended. `log` is all that was shown of it.
+/// What must be true after every job, however it ended. `log` is all that was shown of it, `first` what first asked for
+/// the stop, where that is certain: a signal, or what else the report has.
 #[track_caller]
-fn assert_released(project: &Project, end: End, log: &str) {
+fn assert_released<'a>(project: &Project, end: End, first: impl Into<Option<&'a str>>, log: &str) {
     project.guard().assert_no_process_left(SOON);
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "no own lock is left: {log}");
     let theirs = foreign(project);
@@ -114,6 +120,10 @@ fn assert_released(project: &Project, end: End, log: &str) {
     // Front and cleanup step may end at the same time; one of them once told of what the other had removed already.
     assert!(!log.contains("cannot remove") && !log.contains("tfguard: error"), "{log}");
     let report = report(project);
+    let request = &report["requests"][0];
+    if let Some(first) = first.into() {
+        assert_eq!(request["name"].as_str().or(request["kind"].as_str()), Some(first), "{report:#}\n{log}");
+    }
     let outcome = &report["locks"][0]["outcome"]["is"];
     match end {
         End::Unlocked => assert_eq!(outcome, "unlocked", "{report:#}\n{log}"),
@@ -126,9 +136,9 @@ fn assert_released(project: &Project, end: End, log: &str) {
 
 /// The same of a job whose log shows everything that Terraform said.
 #[track_caller]
-fn assert_survived(project: &Project, work: Work, ended: &Ended) {
+fn assert_survived(project: &Project, work: Work, first: &str, ended: &Ended) {
     let log = ended.log();
-    assert_released(project, work.end(), &log);
+    assert_released(project, work.end(), first, &log);
     assert_eq!(log.matches("Interrupt received.").count(), 1, "{log}");
 }
 

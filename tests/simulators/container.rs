@@ -23,7 +23,8 @@ const UNSHARE: [&str; 5] = ["--pid", "--fork", "--mount", "--uts", "--kill-child
 
 pub struct Container {
     runtime: Running,
-    init: Pid,
+    /// None if it had ended before anybody looked.
+    init: Option<Pid>,
 }
 
 impl Container {
@@ -51,8 +52,7 @@ impl Container {
     pub fn start(command: Run) -> Self {
         let runtime = command.start();
         runtime.wait_for_stdout("container ready", SOON);
-        let children = processes::children(runtime.pid());
-        let [init] = children[..] else { panic!("unshare has one child: {children:?}") };
+        let init = processes::children(runtime.pid()).first().copied();
         Self { runtime, init }
     }
 
@@ -71,12 +71,13 @@ impl Container {
         let client = job.file("docker_exec.py", include_str!("docker_exec.py"));
         let into = ["--pid", "--mount", "--uts", "--target"];
         let run = job.run(Tools::get().python()).arg("-I").arg(client).arg("nsenter").args(into);
-        run.arg(self.init.to_string()).arg(format!("--wd={}", job.project().work().display()))
+        run.arg(self.init.expect("the container lives").to_string())
+            .arg(format!("--wd={}", job.project().work().display()))
     }
 
     /// To its PID 1, from outside, so that even a kill is obeyed.
     pub fn signal(&self, signal: Signal) {
-        processes::signal(self.init, signal);
+        self.init.into_iter().for_each(|init| processes::signal(init, signal));
     }
 
     /// Ends all that is left in it, as `docker rm --force` does.

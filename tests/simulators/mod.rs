@@ -16,15 +16,23 @@
 // Every test binary compiles this module and uses a part of it.
 #![allow(dead_code)]
 
+mod azure;
+mod buildkite;
 mod container;
+mod docker;
 mod github;
 mod gitlab;
 mod jenkins;
 mod job;
 mod processes;
+mod systemd;
 
+pub use azure::{Azure, Task};
+pub use buildkite::Buildkite;
 pub use container::Container;
+pub use docker::DockerStop;
 pub use github::{GitHub, Shell};
 pub use gitlab::{GitLabDocker, GitLabKubernetes, GitLabShell};
 pub use jenkins::Jenkins;
 pub use job::{Ended, Job, Started};
+pub use systemd::Systemd;

@@ -21,6 +21,10 @@ struct Witness {
     stop_requested: bool,
     reported: bool,
     interrupts: u32,
+    /// When the first stop was requested.
+    looking_since: Option<Moment>,
+    /// Somebody signals every process, and it was known before the interrupt.
+    everybody: bool,
     /// When Terraform is known to have been interrupted, by whomever, with a stop requested.
     stopping_since: Option<Moment>,
     phase: Phase,
@@ -46,6 +50,9 @@ impl Witness {
                     assert!(self.stop_requested, "P3: nobody asked: {}", told());
                     assert!(!self.reported, "P3: Terraform was interrupted already: {}", told());
                     assert!(!self.ended, "there is nobody to interrupt: {}", told());
+                    let look = if self.everybody { LOOK_EVERYBODY } else { LOOK };
+                    let since = self.looking_since.expect("asked");
+                    assert!(now >= since + look, "P3: somebody else may just have interrupted it: {}", told());
                     self.stopping_since = Some(now);
                 }
                 Action::NoteInterrupt => {
@@ -112,9 +119,13 @@ impl Witness {
         events
     }
 
-    fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &Event, now: Moment) {
         match event {
-            Event::StopRequested(_) => self.stop_requested = true,
+            Event::StopRequested(request) => {
+                self.stop_requested = true;
+                self.looking_since.get_or_insert(now);
+                self.everybody |= matches!(request, StopRequest::Signal { everybody: true, .. });
+            }
             Event::InterruptReported => self.reported = true,
             Event::PhaseChanged(phase) => self.phase = *phase,
             Event::TerraformStarted => {}
@@ -141,7 +152,7 @@ impl Witness {
 /// From here, if everything goes well, the end is reached.
 fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: Moment, story: &[String]) {
     if !witness.ended {
-        witness.note(&Event::ChildEnded { unclean: false });
+        witness.note(&Event::ChildEnded { unclean: false }, now);
         machine.handle(Event::ChildEnded { unclean: false }, now);
         witness.judge(&mut machine, now, story);
     }
@@ -158,7 +169,7 @@ fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: 
                 continue;
             }
         };
-        witness.note(&answer);
+        witness.note(&answer, now);
         machine.handle(answer, now);
         witness.judge(&mut machine, now, story);
     }
@@ -183,7 +194,7 @@ impl Explorer {
         for event in witness.possible() {
             let (mut machine, mut witness) = (machine.clone(), witness.clone());
             story.push(format!("{now:?} {event:?}"));
-            witness.note(&event);
+            witness.note(&event, now);
             machine.handle(event, now);
             witness.judge(&mut machine, now, story);
             self.explore(&machine, &witness, now, depth - 1, story);
@@ -199,7 +210,10 @@ impl Explorer {
             let now = time.max(now);
             story.push(format!("{now:?} time"));
             // The deadline is a request, and the machine makes it itself.
-            witness.stop_requested |= machine.state == State::Running;
+            if machine.state == State::Running {
+                witness.stop_requested = true;
+                witness.looking_since.get_or_insert(now);
+            }
             machine.handle_time(now);
             witness.judge(&mut machine, now, story);
             self.explore(&machine, &witness, now, depth - 1, story);

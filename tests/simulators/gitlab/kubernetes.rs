@@ -2,6 +2,7 @@
 //! the shells that run the stage's script, and at once the `after_script` next to whatever still runs. The pod lives as
 //! long as that.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal::SIGTERM;
@@ -78,13 +79,13 @@ impl Pod<'_> {
         let all = self.container.remove();
         *ends.last_mut().expect("the script's") = all.stdout.len();
         // All stages write to the one log.
-        let part = |from: usize, to: usize| {
-            let stdout = all.stdout[from..to].to_vec();
-            let code = exit_code(&String::from_utf8_lossy(&stdout));
-            Exit { code, signal: None, stdout, stderr: Vec::new() }
+        let part = |stage: &str, from: usize, to: usize| {
+            let code = exit_code(&all.out(), &self.job.place().join(stage));
+            Exit { code, signal: None, stdout: all.stdout[from..to].to_vec(), stderr: Vec::new() }
         };
-        let cleanup = ends.windows(2).map(|ends| part(ends[0], ends[1])).collect();
-        Ended { script: part(0, ends[0]), cleanup }
+        let cleanup = ends.windows(2).enumerate();
+        let cleanup = cleanup.map(|(number, ends)| part(&format!("after_script_{number}"), ends[0], ends[1])).collect();
+        Ended { script: part("step_script", 0, ends[0]), cleanup }
     }
 
     fn wait_for_end_of(&self, stage: &str, timeout: Duration) {
@@ -93,10 +94,11 @@ impl Pod<'_> {
     }
 }
 
-/// The exit code that a stage's script told last.
-fn exit_code(log: &str) -> Option<i32> {
-    let (_, told) = log.rsplit_once("{\"command_exit_code\": ")?;
-    told.split(',').next()?.parse().ok()
+/// The exit code that a stage's script told.
+fn exit_code(log: &str, script: &Path) -> Option<i32> {
+    let end = format!(", \"script\": \"{}\"}}", script.display());
+    let (before, _) = log.split_once(&end)?;
+    before.rsplit_once(' ')?.1.parse().ok()
 }
 
 impl Started for Pod<'_> {

@@ -1,0 +1,45 @@
+//! `docker stop`, and a pod that is deleted or evicted. There is no cleanup step, but there may be a next run.
+
+use super::*;
+
+fn case(script: &str, grace: &str, work: Work, end: End, first: Option<&str>) -> Ended {
+    let project = project(work);
+    // A volume.
+    let sessions = project.work().join("sessions");
+    let job = Job::new(&project, script).cleanup(RELEASE).env("TFGUARD_GRACE", grace).env("TFGUARD_DIR", sessions);
+    let ended = cancelled(&project, work, |job| DockerStop::default().start(job), job);
+    assert_released(&project, end, first, &ended.log());
+    assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
+    ended
+}
+
+#[test]
+fn tfguard_as_pid_1() {
+    let script = &format!("exec tfguard -- {APPLY}");
+    if !containers() {
+        return;
+    }
+    all_at_once([
+        &|| {
+            let ended = case(script, "5m", Work::Stops, End::Unlocked, Some("SIGTERM"));
+            assert_eq!(ended.script.code, Some(1), "{}", ended.log());
+        },
+        &|| {
+            let ended = case(script, "4s", Work::Hangs, End::Killed, Some("SIGTERM"));
+            assert_eq!(ended.script.code, Some(137), "{}", ended.log());
+        },
+        &|| drop(case(script, "5m", Work::Hangs, End::Deleted, Some("SIGTERM"))),
+    ]);
+}
+
+/// A shell as PID 1 does not heed the SIGTERM, and nobody else has it.
+#[test]
+fn a_shell_as_pid_1() {
+    let script = &format!("tfguard -- {APPLY}; echo done");
+    if !containers() {
+        return;
+    }
+    all_at_once([&|| drop(case(script, "5m", Work::Stops, End::Deleted, None)), &|| {
+        drop(case(script, "5m", Work::Hangs, End::Deleted, None))
+    }]);
+}
