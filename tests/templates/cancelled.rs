@@ -2,6 +2,9 @@
 //! gives them, with the signals of its CI system.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::action::Runner;
 use crate::install::{checksum, package, serve};
@@ -147,6 +150,9 @@ fn the_github_workflow_of_plain_steps() {
     assert_eq!(ended.cleanup[0].err(), "", "{}", ended.log());
 }
 
+/// What GitLab's template collects.
+const REPORTS: &[&str] = &["tfguard.env", "tfguard-annotations.json", "tfguard-junit.xml"];
+
 /// A job of GitLab's template: its scripts, with what the hidden job that it extends has, and its variables.
 fn gitlab<'a>(project: &'a Project, name: &str, release: &Server) -> Job<'a> {
     let jobs = yaml("gitlab/tfguard.yml");
@@ -169,6 +175,24 @@ fn the_gitlab_template_in_the_shell_executor() {
     plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
     let ended = cancel(&project, GitLabShell.start(gitlab(&project, ".tfguard-apply", &release)));
     assert_interrupted_by_tfguard(&ended);
+    assert_reported(&project, REPORTS);
+}
+
+/// The files that the template collects as artifacts tell of the run. They are removed.
+#[track_caller]
+fn assert_reported(project: &Project, files: &[&str]) {
+    for name in files {
+        let file = project.work().join(name);
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!text.contains("LOCK_LEFT=true") && !text.contains("<failure"), "{text}");
+        let subject = match *name {
+            "tfguard.env" => "TFGUARD_RESULT_LOCK_LEFT=false",
+            "tfguard-annotations.json" => "\"tfguard\": [",
+            _ => &project.lock_id(),
+        };
+        assert!(text.contains(subject), "{name}: {text}");
+        std::fs::remove_file(file).unwrap();
+    }
 }
 
 #[test]
@@ -180,9 +204,11 @@ fn the_gitlab_template_in_containers() {
     plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
     let ended = cancel(&project, GitLabKubernetes.start(gitlab(&project, ".tfguard-apply", &release)));
     assert!(ended.log().contains("stop requested"), "{}", ended.log());
+    assert_reported(&project, REPORTS);
     plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
     let ended = cancel(&project, GitLabDocker::default().start(gitlab(&project, ".tfguard-apply", &release)));
     assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
+    assert_reported(&project, REPORTS);
 }
 
 /// What is in the file is the ID token, and nobody else can read it.
@@ -213,6 +239,7 @@ fn the_jenkins_pipeline() {
     let job = Job::new(&project, the_one(&scripts, "terraform apply")).cleanup(the_one(&scripts, "tfguard release"));
     let ended = cancel(&project, Jenkins::Pipeline.start(with_variables(job, &variables)));
     assert_interrupted_by_tfguard(&ended);
+    assert_reported(&project, &["tfguard-junit.xml"]);
 }
 
 /// As a shared library's step runs it, here in a container.
@@ -224,5 +251,85 @@ fn the_jenkins_step() {
     let script = the_one(&scripts, "exec tfguard").replace("${options.command}", apply);
     let job = Job::new(&project, script).cleanup(the_one(&scripts, "tfguard release"));
     let ended = cancel(&project, Jenkins::Container.start(job.env("TFGUARD_CLEANUP_STEP", "1")));
+    assert_interrupted_by_tfguard(&ended);
+}
+
+/// Where a template expects its configuration.
+fn configured_in(project: &Project, dir: &str) {
+    std::os::unix::fs::symlink(".", project.work().join(dir)).expect("a link can be made");
+}
+
+#[test]
+fn the_buildkite_step_and_its_hook() {
+    let project = project();
+    configured_in(&project, "production");
+    let script = strings(&yaml("buildkite/pipeline.yml")["steps"][0]["command"]).join("\n");
+    let job = Job::new(&project, script).cleanup(format!("'{}'", template("buildkite/hooks/pre-exit").display()));
+    let ended = cancel(&project, Buildkite::default().start(job));
+    assert_interrupted_by_tfguard(&ended);
+}
+
+#[test]
+fn the_azure_steps() {
+    let project = project();
+    let pipeline = yaml("azure/azure-pipelines.yml");
+    let template = yaml("azure/tfguard-steps.yml");
+    let uses = pipeline["jobs"][0]["steps"].as_array().unwrap().iter().find(|step| step["template"].is_string());
+    let uses = uses.expect("the pipeline uses the template");
+    assert_eq!(uses["template"], "tfguard-steps.yml");
+    // As Azure expands it: what the pipeline says, else the default.
+    let expanded = |text: &Value| {
+        let parameters = template["parameters"].as_array().unwrap();
+        parameters.iter().fold(string(text), |text, parameter| {
+            let name = string(&parameter["name"]);
+            let value =
+                Some(&uses["parameters"][&name]).filter(|value| !value.is_null()).unwrap_or(&parameter["default"]);
+            text.replace(&format!("${{{{ parameters.{name} }}}}"), value.as_str().unwrap_or_default())
+        })
+    };
+    let [run, release] = template["steps"].as_array().unwrap().as_slice() else { panic!("two steps: {template}") };
+    assert_eq!((&run["condition"], &release["condition"]), (&Value::Null, &"always()".into()));
+    let mut job = Job::new(&project, expanded(&run["bash"])).cleanup(expanded(&release["bash"]));
+    for (name, value) in run["env"].as_object().unwrap().iter().filter(|(name, _)| !name.contains("insert")) {
+        job = job.env(name, expanded(value));
+    }
+    job = with_variables(job, &variables(&pipeline["variables"]));
+    let ended = cancel(&project, Azure::default().start(job));
+    assert_interrupted_by_tfguard(&ended);
+}
+
+/// The pod is deleted: SIGTERM to the first process of its container, and no cleanup step.
+#[test]
+fn the_kubernetes_job() {
+    let project = project();
+    let job = yaml("kubernetes/job.yaml");
+    let pod = &job["spec"]["template"]["spec"];
+    let words = strings(&pod["containers"][0]["command"]).join(" ");
+    let job = Job::new(&project, format!("exec {words}"));
+    if !Container::permitted(&job) {
+        return;
+    }
+    let timeout = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    let ended = cancel(&project, DockerStop { timeout }.start(job.env("KUBERNETES_SERVICE_HOST", "10.0.0.1")));
+    assert_interrupted_by_tfguard(&ended);
+}
+
+/// What a unit says behind a name, its programs by their names.
+fn setting(unit: &str, name: &str) -> String {
+    let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{name} in {unit}")).replace("/usr/local/bin/", "")
+}
+
+#[test]
+fn the_systemd_unit() {
+    let project = project();
+    let unit = text("systemd/terraform.service");
+    assert_eq!(setting(&unit, "KillMode"), "mixed");
+    let job = Job::new(&project, format!("exec {}", setting(&unit, "ExecStart")));
+    let job = job.cleanup(setting(&unit, "ExecStopPost"));
+    let (name, dir) = setting(&unit, "Environment").split_once('=').map(|(n, d)| (n.to_owned(), d.to_owned())).unwrap();
+    let state = project.sessions().display().to_string();
+    let job = job.env(name, dir.replace(&format!("%S/{}", setting(&unit, "StateDirectory")), &state));
+    let ended = cancel(&project, Systemd::Mixed.start(job));
     assert_interrupted_by_tfguard(&ended);
 }

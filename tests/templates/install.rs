@@ -85,14 +85,14 @@ fn the_script_installs_a_release_whose_checksum_is_right() {
 fn the_script_installs_nothing_else() {
     let server = serve(|_| None);
     let right = format!("{}/{}", server.url(), package().name);
-    for (url, sha256) in [
-        (right.as_str(), "0".repeat(64)),
-        (right.as_str(), String::new()),
-        (&format!("{}/missing.tar.gz", server.url()), checksum()),
+    for (url, sha256, why) in [
+        (right.as_str(), "0".repeat(64), "tfguard is not installed: "),
+        (right.as_str(), String::new(), "name the checksum"),
+        (&format!("{}/missing.tar.gz", server.url()), checksum(), "404"),
     ] {
         let (exit, _dir, bin) = install(url, &sha256);
         assert!(exit.code.is_some_and(|code| code != 0), "{exit}");
-        assert!(!exit.err().is_empty(), "it says why: {exit}");
+        assert!(exit.err().contains(why), "{why}: {exit}");
         assert!(!bin.join("tfguard").exists());
     }
 }

@@ -49,6 +49,20 @@ fn the_kubernetes_job_is_one() {
     succeed(&mut module("kubernetes_validate", ["--strict", "--no-warn", JOB]));
 }
 
+/// The schema says nothing of hidden jobs, so here they are jobs that anybody can see.
+#[test]
+fn the_hidden_gitlab_jobs_are_jobs() {
+    let check = |change: &dyn Fn(String) -> String| {
+        let template = change(yaml("gitlab/tfguard.yml").to_string()).replace("\".tfguard", "\"tfguard");
+        let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+        std::fs::write(&file, template).unwrap();
+        run(&mut check_schema("gitlab-ci", file.path()))
+    };
+    let output = check(&|text| text);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(!check(&|text| text.replace("\"annotations\"", "\"annotation\"")).status.success(), "it can fail");
+}
+
 /// That the checks above can fail at all.
 #[test]
 fn what_is_broken_is_refused() {
