@@ -143,7 +143,7 @@ pub enum Instead {
     },
     /// What a person runs by hand.
     #[command(flatten)]
-    ByHand(ByHand),
+    ByHand(Box<ByHand>),
 }
 
 impl Cli {

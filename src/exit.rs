@@ -7,6 +7,8 @@ use std::process::ExitStatus;
 pub const LOCK_LEFT: u8 = 120;
 /// The lock is accounted for, but the state needs a look. Says more than how the child ended, less than [`LOCK_LEFT`].
 pub const STATE_NEEDS_A_LOOK: u8 = 121;
+/// `doctor` found something as bad as `--fail-on` says.
+pub const DOCTOR_FOUND: u8 = 1;
 /// `locks --fail` or `inspect` found a lock that is stale.
 pub const STALE_LOCK: u8 = 122;
 /// Stopped by `--deadline`.
@@ -23,6 +25,7 @@ pub const TABLE: &str = "\
 Exit codes:
   the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
   128 + n        it died of signal n; its locks are accounted for
+  1              `doctor` found something as bad as --fail-on says
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run)
   121            the state needs a look: of a run that died over it, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// Every attribute that any Terraform from 0.12 to 1.17 or any OpenTofu knows and that matters for reaching a lock.
 ///
 /// Attributes that are not set are recorded as `null`. What matters only while Terraform itself runs is left out:
-/// `acl`, `encrypt`, `kms_key_id`, `max_retries`, `retry_mode`, the tags of objects, the `skip_…` checks,
+/// `acl`, `encrypt`, `max_retries`, `retry_mode`, the tags of objects, the `skip_…` checks,
 /// `allowed_account_ids` and `forbidden_account_ids` (checked when Terraform took the lock).
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
@@ -21,6 +21,8 @@ pub(super) struct Attributes {
     pub lock_table: Option<String>,
     pub use_lockfile: Option<bool>,
     pub sse_customer_key: Option<String>,
+    /// Matters only for what a policy has to grant.
+    pub kms_key_id: Option<String>,
 
     pub endpoints: Option<OneOrMany<Endpoints>>,
     pub endpoint: Option<String>,

@@ -66,6 +66,11 @@ impl AwsClients {
         self.backend.dynamodb_endpoint()
     }
 
+    /// Whether S3 is AWS's own, as far as settings and shared files tell.
+    pub fn is_s3_of_aws(&self) -> bool {
+        self.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
+    }
+
     /// All locks of a table of this region.
     pub fn table_pages(&self, table: &str) -> TablePages {
         TablePages::new(self.dynamodb(), table.to_owned())

@@ -20,6 +20,8 @@ pub struct InitRecord {
     pub terraform_version: Option<String>,
     /// The names of all attributes that the backend's schema had.
     pub attributes: Vec<String>,
+    /// The names of those that are set: neither null, nor false, nor empty.
+    pub set: Vec<String>,
 }
 
 impl InitRecord {
@@ -42,8 +44,19 @@ impl InitRecord {
         file.take(LARGEST).read_to_end(&mut bytes).ok()?;
         let Record { terraform_version, backend } = serde_json::from_slice(&bytes).ok()?;
         let (backend, config) = backend.map(|backend| (backend.kind, backend.config)).unzip();
-        let attributes = config.flatten().unwrap_or_default().keys().cloned().collect();
-        Some(Self { backend, terraform_version, attributes })
+        let config = config.flatten().unwrap_or_default();
+        let set = config.iter().filter(|(_, value)| is_set(value)).map(|(name, _)| name.clone()).collect();
+        Some(Self { backend, terraform_version, attributes: config.keys().cloned().collect(), set })
+    }
+}
+
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) | Value::Number(_) => true,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => values.iter().any(is_set),
+        Value::Object(values) => values.values().any(is_set),
     }
 }
 
@@ -60,10 +73,11 @@ mod tests {
 
     #[test]
     fn names_are_read_and_values_are_not() {
-        let text = r#"{"version":3,"terraform_version":"1.9.8","backend":{"type":"s3","config":{"bucket":"b","secret_key":"hush"},"hash":1}}"#;
+        let text = r#"{"version":3,"terraform_version":"1.9.8","backend":{"type":"s3","config":{"bucket":"b","secret_key":"hush","key":null,"insecure":false,"endpoints":{"s3":null}},"hash":1}}"#;
         let record = read(text).unwrap();
         assert_eq!((record.backend.as_deref(), record.terraform_version.as_deref()), (Some("s3"), Some("1.9.8")));
-        assert!(record.attributes.iter().any(|name| name == "secret_key"));
+        assert_eq!(record.attributes.len(), 5);
+        assert_eq!(record.set, ["bucket", "secret_key"]);
         assert!(!format!("{record:?}").contains("hush"));
         assert_eq!(read(r#"{"version":3}"#), Some(InitRecord::default()));
     }

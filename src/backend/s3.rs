@@ -90,6 +90,11 @@ impl S3Backend {
         self.attributes.use_lockfile == Some(true)
     }
 
+    /// The ID, ARN or alias of the KMS key with which Terraform encrypts the objects, if one is configured.
+    pub fn kms_key(&self) -> Option<&str> {
+        set(&self.attributes.kms_key_id)
+    }
+
     /// The key of a workspace's state.
     pub fn state_key(&self, workspace: &str) -> String {
         if workspace == "default" {

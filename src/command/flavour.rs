@@ -83,6 +83,7 @@ mod tests {
             backend: Some(backend.to_owned()),
             terraform_version: version.map(str::to_owned),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
+            set: Vec::new(),
         }
     }
 

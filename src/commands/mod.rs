@@ -5,6 +5,7 @@
 
 mod confirm;
 mod describe;
+pub mod doctor;
 pub mod inspect;
 pub mod judged;
 pub mod locks;
@@ -73,6 +74,8 @@ pub enum ByHand {
     Unlock(unlock::Args),
     /// Look at one state and its lock: who holds it, since when
     Inspect(inspect::Args),
+    /// Look before anybody needs it: permissions, table, bucket, settings, and what a cancel does here
+    Doctor(doctor::Args),
     /// Is the state whole: digest, JSON, lineage, serial, errored.tfstate; and what to do if not
     Verify(verify::Args),
 }
@@ -87,6 +90,7 @@ impl ByHand {
             Self::Locks(args) => locks::run(args),
             Self::Unlock(args) => unlock::run(args),
             Self::Inspect(args) => inspect::run(args),
+            Self::Doctor(args) => doctor::run(args),
             Self::Verify(args) => verify::run(args),
         }
     }

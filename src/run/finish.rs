@@ -39,6 +39,8 @@ use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, 
 const RESERVE: Duration = Duration::from_secs(30);
 /// How many moments a session may take to be removed by its front.
 const REMOVAL_LOOKS: u32 = 50;
+/// Longer than a front takes from its session to its journal on a machine that is out of breath.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
@@ -133,7 +135,10 @@ impl Found<'_> {
             tokio::time::sleep(A_MOMENT).await;
         }
         tracing::debug!("{} has no journal, so nothing was started in it", self.session.path().display());
-        self.session.remove();
+        // A younger one may be another job's, whose front is about to write it.
+        if self.session.age().is_some_and(|age| age >= FORGOTTEN) {
+            self.session.remove();
+        }
         Ok(None)
     }
 

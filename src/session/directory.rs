@@ -138,6 +138,12 @@ impl SessionDir {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// How long nothing was made or removed in it; none if the clocks do not tell.
+    #[must_use]
+    pub fn age(&self) -> Option<std::time::Duration> {
+        std::fs::symlink_metadata(&self.path).ok()?.modified().ok()?.elapsed().ok()
+    }
+
     /// The session's name.
     #[must_use]
     pub fn name(&self) -> &OsStr {

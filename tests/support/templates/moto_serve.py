@@ -13,7 +13,29 @@ import sys
 import threading
 
 import waitress
+from moto.s3.responses import S3Response
 from moto.server import DomainDispatcherApplication, create_backend_app
+
+# moto names the root of these answers after the operation, S3 after what it holds; the SDK for Rust reads only the latter.
+ROOTS = {
+    "GetBucketVersioning": "VersioningConfiguration",
+    "GetBucketEncryption": "ServerSideEncryptionConfiguration",
+    "GetObjectLockConfiguration": "ObjectLockConfiguration",
+    "GetObjectTagging": "Tagging",
+}
+serialized = S3Response.serialized
+
+
+def with_the_roots_of_s3(self, result):
+    status, headers, body = serialized(self, result)
+    action = self._get_action()
+    if action in ROOTS:
+        text = body.decode() if isinstance(body, bytes) else body
+        body = text.replace(f"{action}Response", ROOTS[action])
+    return status, headers, body
+
+
+S3Response.serialized = with_the_roots_of_s3
 
 logging.getLogger("waitress").setLevel(logging.ERROR)
 

@@ -1,0 +1,45 @@
+//! `tfguard doctor`, tried through the binary: with an API that enforces IAM, on tables and buckets that are not as
+//! they should be, and below processes that look like those of CI systems.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod permissions;
+mod places;
+mod policies;
+mod shapes;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::*;
+
+const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
+/// Longer than anything here takes, so it only bounds a hang.
+const SOON: Duration = Duration::from_secs(90);
+
+fn terraform() -> PathBuf {
+    Tools::get().any_terraform()
+}
+
+/// What the doctor says in JSON.
+#[track_caller]
+fn json(exit: &Exit) -> Value {
+    serde_json::from_str(&exit.out()).unwrap_or_else(|error| panic!("no JSON ({error}): {exit}"))
+}
+
+/// The severity of a finding; none if there is none.
+fn severity<'a>(report: &'a Value, id: &str) -> Option<&'a str> {
+    found(report, id)?["severity"].as_str()
+}
+
+fn found<'a>(report: &'a Value, id: &str) -> Option<&'a Value> {
+    report["findings"].as_array()?.iter().find(|finding| finding["id"] == id)
+}
+
+/// The doctor of a project.
+fn doctor(project: &Project) -> Run {
+    project.command(TFGUARD).args(["doctor", "--format", "json"])
+}

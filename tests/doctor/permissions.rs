@@ -1,0 +1,172 @@
+//! Under an API that enforces IAM: the printed policy is enough, and each part of it is missed where it is missing.
+
+use super::*;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// The policy that the doctor prints for a project.
+fn policy(project: &Project, role: &str) -> Value {
+    json(&project.command(TFGUARD).arg("doctor").arg(format!("--iam-policy={role}")).run().expect_code(0))
+}
+
+/// A project of which both halves of a lock are used.
+fn project(iam: &Iam, kind: Kind) -> Project<'_> {
+    iam.relax();
+    Project::new(&iam.aws, kind).table().lockfile().init(&terraform())
+}
+
+/// The statements of both.
+fn merged(one: &Value, other: &Value) -> Value {
+    let statements: Vec<_> = [one, other].iter().flat_map(|policy| policy["Statement"].as_array().unwrap()).collect();
+    json!({ "Version": "2012-10-17", "Statement": statements })
+}
+
+/// The same without one action of one statement.
+fn without(policy: &Value, statement: usize, action: &str) -> Value {
+    let mut policy = policy.clone();
+    policy["Statement"][statement]["Action"].as_array_mut().unwrap().retain(|found| found != action);
+    policy
+}
+
+/// The permissions that the doctor says are missing, as `action on`.
+fn missing(iam: &Iam, project: &Project) -> BTreeSet<String> {
+    let report = json(&doctor(project).envs(iam.env()).run());
+    let tried = report["permissions"].as_array().unwrap();
+    assert!(!tried.is_empty(), "{report}");
+    let missing = tried.iter().filter(|tried| tried["access"] == "missing");
+    let named = |tried: &Value| format!("{} {}", tried["action"].as_str().unwrap(), tried["on"].as_str().unwrap());
+    missing.map(named).collect()
+}
+
+/// An apply under tfguard, asleep, whose Terraform is then killed; how tfguard ended.
+fn killed(iam: &Iam, project: &Project) -> Exit {
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).envs(iam.env()).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let sessions: Vec<_> = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().flatten().collect();
+    let journal = std::fs::read(sessions[0].path().join("journal.json")).unwrap();
+    let journal: Value = serde_json::from_slice(&journal).unwrap();
+    let pid = i32::try_from(journal["child"]["id"]["pid"].as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    run.wait(SOON)
+}
+
+#[test]
+fn with_exactly_the_printed_policy_terraform_works_and_its_lock_is_released() {
+    let iam = Iam::start();
+    let quick = project(&iam, Kind::Quick);
+    iam.enforce(&policy(&quick, "pipeline"));
+    quick.tfguard(TFGUARD, [""; 0], APPLY).envs(iam.env()).run().expect_code(0);
+
+    let sleeper = project(&iam, Kind::Sleep);
+    iam.enforce(&policy(&sleeper, "pipeline"));
+    let exit = killed(&iam, &sleeper).expect_code(128 + 9);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    iam.relax();
+    assert_eq!((sleeper.lock(), sleeper.lock_in_bucket()), (None, None));
+}
+
+/// What is denied to a pipeline with its policy is only what people need who look after locks, and that is no problem.
+#[test]
+fn with_the_printed_policy_a_pipeline_has_no_problem() {
+    let iam = Iam::start();
+    let project = project(&iam, Kind::Quick);
+    iam.enforce(&policy(&project, "pipeline"));
+    let report = json(&doctor(&project).envs(iam.env()).run().expect_code(0));
+    for tried in report["permissions"].as_array().unwrap().iter().filter(|tried| tried["access"] == "missing") {
+        let needs = tried["needed_by"].to_string();
+        for need in ["terraform", "release", "annotate"] {
+            assert!(!needs.contains(&format!("\"{need}\"")), "{tried}");
+        }
+    }
+}
+
+#[test]
+fn each_permission_that_is_missing_is_told_and_no_other() {
+    let iam = Iam::start();
+    let project = project(&iam, Kind::Quick);
+    project.apply();
+    let all = merged(&policy(&project, "pipeline"), &policy(&project, "operator"));
+    iam.enforce(&all);
+    assert_eq!(missing(&iam, &project), BTreeSet::new());
+    // Each pair of an action and a thing, wherever the two policies grant it.
+    let on = |sid: &str| match sid.trim_start_matches("Pipeline").trim_start_matches("Operator") {
+        "Bucket" => "bucket",
+        "State" => "state",
+        "Lockfile" => "lockfile",
+        "LockTable" => "table",
+        "LockItems" => "items",
+        other => panic!("{other}"),
+    };
+    let statements = all["Statement"].as_array().unwrap();
+    let pairs: BTreeSet<(String, &str)> = statements
+        .iter()
+        .flat_map(|statement| {
+            let on = on(statement["Sid"].as_str().unwrap());
+            statement["Action"].as_array().unwrap().iter().map(move |action| (action.as_str().unwrap().to_owned(), on))
+        })
+        .collect();
+    // Tried by nothing harmless, or taken by moto for another action.
+    let untold = [
+        ("s3:PutObject", "state"),
+        ("s3:PutObject", "lockfile"),
+        ("s3:GetObjectVersionTagging", "lockfile"),
+        ("s3:PutObjectVersionTagging", "lockfile"),
+        ("s3:GetEncryptionConfiguration", "bucket"),
+        ("s3:GetBucketObjectLockConfiguration", "bucket"),
+    ];
+    for (action, thing) in &pairs {
+        let mut policy = all.clone();
+        for (number, statement) in statements.iter().enumerate() {
+            if on(statement["Sid"].as_str().unwrap()) == *thing {
+                policy = without(&policy, number, action);
+            }
+        }
+        iam.enforce(&policy);
+        let mut expected = BTreeSet::from([format!("{action} {thing}")]);
+        if untold.contains(&(action.as_str(), *thing)) {
+            expected.clear();
+        } else if action == "s3:ListBucket" {
+            expected.extend(untold[4..].iter().map(|(action, on)| format!("{action} {on}")));
+        }
+        assert_eq!(missing(&iam, &project), expected, "without {action} on {thing}");
+    }
+}
+
+#[test]
+fn without_what_the_release_needs_the_lock_stays_and_it_is_said_what_to_grant() {
+    let iam = Iam::start();
+    for (sid, action) in [("PipelineLockItems", "dynamodb:DeleteItem"), ("PipelineLockfile", "s3:DeleteObject")] {
+        let project = project(&iam, Kind::Sleep);
+        let whole = policy(&project, "pipeline");
+        let statement = whole["Statement"].as_array().unwrap().iter().position(|found| found["Sid"] == sid).unwrap();
+        iam.enforce(&without(&whole, statement, action));
+        let exit = killed(&iam, &project).expect_code(120);
+        assert!(exit.err().contains(&format!("{action} was denied")) || exit.err().contains("AccessDenied"), "{exit}");
+        let report = json(&doctor(&project).envs(iam.env()).run().expect_code(1));
+        let fix = format!("grant {action};");
+        let findings = report["findings"].as_array().unwrap();
+        let told = findings.iter().find(|found| found["fix"].as_str().is_some_and(|words| words.starts_with(&fix)));
+        assert_eq!(told.unwrap()["severity"], "problem", "{report}");
+    }
+}
+
+/// Guards against an examination that itself changes something.
+#[test]
+fn it_writes_nothing_and_deletes_nothing() {
+    let iam = Iam::start();
+    let project = project(&iam, Kind::Quick);
+    project.apply();
+    let lock = LockInfo::foreign(&project.lock_id());
+    iam.aws.plant_lock(project.table_name(), &lock);
+    iam.aws.plant_lockfile(&lock);
+    let all = || {
+        let mut items: Vec<_> = iam.aws.items(project.table_name()).iter().map(|item| format!("{item:?}")).collect();
+        items.sort();
+        let keys = iam.aws.keys(project.bucket(), "");
+        let objects: Vec<_> = keys.iter().map(|key| iam.aws.object(project.bucket(), key)).collect();
+        (items.len(), keys, objects)
+    };
+    let before = all();
+    doctor(&project).run();
+    assert_eq!(all(), before);
+}

@@ -1,0 +1,153 @@
+//! Tables, buckets, clocks and settings that are not as they should be.
+
+use super::*;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, TimeToLiveSpecification,
+};
+
+/// The doctor for a state that flags name.
+fn by_flags(guard: &Guard, dir: &tempfile::TempDir, url: &str, table: &str, bucket: &str) -> Run {
+    Run::new(TFGUARD, guard)
+        .current_dir(dir.path())
+        .envs(Aws::ENV)
+        .env("TFGUARD_DIR", dir.path())
+        .args(["doctor", "--format", "json", "--region", Aws::REGION, "--path-style"])
+        .args(["--s3-endpoint", url, "--dynamodb-endpoint", url])
+        .args(["--bucket", bucket, "--key", "prod.tfstate", "--table", table])
+        .env("AWS_ENDPOINT_URL_STS", url)
+}
+
+fn report(url: &str, table: &str, bucket: &str) -> Value {
+    let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+    json(&by_flags(&guard, &dir, url, table, bucket).run())
+}
+
+#[test]
+fn an_ordinary_place_is_found_in_order() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().versioned().init(&terraform());
+    let exit = doctor(&project).run().expect_code(0);
+    let report = json(&exit);
+    for id in ["table", "ttl", "bucket", "versioning", "clock", "credentials", "program", "session-place", "granted"] {
+        assert_eq!(severity(&report, id), Some("ok"), "{id}: {report}");
+    }
+    assert_eq!((severity(&report, "missing"), &report["schema"]), (None, &Value::from(1)));
+    assert_eq!(report["state"], Value::from(project.lock_id()));
+    let text = project.command(TFGUARD).arg("doctor").run().expect_code(0).out();
+    assert!(text.contains("Lock table\n  ok ") && text.contains("0 problems"), "{text}");
+    // Nothing of the credentials is shown.
+    let secrets = Aws::ENV.map(|(_, value)| value);
+    assert!(
+        secrets.iter().all(|secret| !text.contains(&format!("{secret}\n")) && !exit.out().contains(secret)),
+        "{text}"
+    );
+}
+
+#[test]
+fn tables_that_terraform_cannot_lock_in_are_problems() {
+    let aws = Aws::shared();
+    let bucket = aws.unique("doctor-states");
+    aws.create_bucket(&bucket, true);
+    let table = |keys: &[(&str, ScalarAttributeType, KeyType)]| {
+        let name = aws.unique("doctor-locks");
+        let mut create = aws.dynamodb().create_table().table_name(&name).billing_mode(BillingMode::PayPerRequest);
+        for (key, kind, role) in keys {
+            let attribute = AttributeDefinition::builder().attribute_name(*key).attribute_type(kind.clone());
+            let element = KeySchemaElement::builder().attribute_name(*key).key_type(role.clone());
+            create = create.attribute_definitions(attribute.build().unwrap()).key_schema(element.build().unwrap());
+        }
+        aws.block_on(create.send()).unwrap();
+        name
+    };
+    use KeyType::{Hash, Range};
+    use ScalarAttributeType::{N, S};
+    for keys in [&[("LockId", S, Hash)][..], &[("LockID", N, Hash)], &[("LockID", S, Hash), ("Info", S, Range)]] {
+        let report = report(aws.url(), &table(keys), &bucket);
+        assert_eq!(severity(&report, "table"), Some("problem"), "{keys:?} {report}");
+    }
+    let missing = report(aws.url(), "no-such-table", &bucket);
+    assert_eq!(severity(&missing, "table"), Some("problem"));
+    assert_eq!(missing["worst"], "problem");
+
+    let expiring = table(&[("LockID", S, Hash)]);
+    let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("ExpiresAt").build().unwrap();
+    aws.block_on(aws.dynamodb().update_time_to_live().table_name(&expiring).time_to_live_specification(ttl).send())
+        .unwrap();
+    let report = report(aws.url(), &expiring, &bucket);
+    assert_eq!((severity(&report, "table"), severity(&report, "ttl")), (Some("ok"), Some("warning")), "{report}");
+    assert!(found(&report, "ttl").unwrap()["seen"].as_str().unwrap().contains("ExpiresAt"));
+}
+
+#[test]
+fn buckets_without_versions_or_in_another_region_are_told() {
+    let aws = Aws::shared();
+    let (table, bucket) = (aws.unique("doctor-locks"), aws.unique("doctor-states"));
+    aws.create_table(&table);
+    aws.create_bucket(&bucket, false);
+    assert_eq!(severity(&report(aws.url(), &table, &bucket), "versioning"), Some("warning"));
+    assert_eq!(severity(&report(aws.url(), &table, "no-such-bucket"), "bucket"), Some("problem"));
+    let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+    let elsewhere = by_flags(&guard, &dir, aws.url(), &table, &bucket).args(["--region", "eu-west-1"]);
+    let exit = elsewhere.env("AWS_REGION", "eu-west-1").run();
+    // A flag cannot be given twice; the environment is asked where it is not given.
+    assert_eq!(exit.code, Some(125), "{exit}");
+}
+
+#[test]
+fn a_clock_that_is_off_is_told() {
+    for (date, expected) in [("Thu, 01 Jan 2026 00:00:00 GMT", "problem"), ("Fri, 01 Jan 2100 00:00:00 GMT", "problem")]
+    {
+        let server = Server::start(move |_| Reply::Answer {
+            status: 403,
+            headers: vec![("Date", date.to_owned())],
+            body: Vec::new(),
+        });
+        let report = report(&server.url(), "locks", "states");
+        assert_eq!(severity(&report, "clock"), Some(expected), "{report}");
+        let seen = found(&report, "clock").unwrap()["seen"].to_string();
+        assert_eq!(seen.contains("behind"), date.contains("2100"), "{seen}");
+    }
+}
+
+#[test]
+fn a_service_that_does_not_keep_conditions_is_not_asked_to_write() {
+    let aws = Aws::shared();
+    let (table, bucket) = (aws.unique("doctor-locks"), aws.unique("doctor-states"));
+    aws.create_table(&table);
+    aws.create_bucket(&bucket, true);
+    let proxy = FaultProxy::start(aws.url());
+    let done = Answer::new(200, "{}");
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(done)]);
+    let report = report(proxy.url(), &table, &bucket);
+    assert_eq!(severity(&report, "conditions"), Some("problem"), "{report}");
+    assert!(proxy.seen().iter().all(|seen| !matches!(seen.operation(), Some("PutItem" | "UpdateItem"))));
+}
+
+#[test]
+fn without_a_state_the_rest_is_told_and_offline_nobody_is_asked() {
+    let project = Project::new(Aws::shared(), Kind::Quick);
+    let report = json(&doctor(&project).run().expect_code(0));
+    assert_eq!(severity(&report, "state"), Some("warning"), "{report}");
+    assert!(severity(&report, "cancel-receiver").is_some() && severity(&report, "table").is_none());
+    doctor(&project).args(["--fail-on", "warning"]).run().expect_code(1);
+
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = Project::new(Aws::shared(), Kind::Quick).table().endpoint(proxy.url()).init(&terraform());
+    let before = proxy.seen().len();
+    let report = json(&doctor(&project).arg("--offline").env("TF_CLI_ARGS", "-lock=false").run().expect_code(1));
+    assert_eq!(
+        (severity(&report, "locking"), severity(&report, "lock-false")),
+        (Some("note"), Some("problem")),
+        "{report}"
+    );
+    project.command(TFGUARD).args(["doctor", "--iam-policy"]).run().expect_code(0);
+    assert_eq!(proxy.seen().len(), before, "nobody was asked");
+}
+
+#[test]
+fn credentials_that_cannot_be_had_end_the_questions() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&terraform());
+    let run = doctor(&project).env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let report = json(&run.run().expect_code(1));
+    assert_eq!(severity(&report, "credentials"), Some("problem"), "{report}");
+    assert_eq!(severity(&report, "table"), None);
+}

@@ -1,0 +1,146 @@
+//! The documents show what the binary prints, and every command line in them can be typed.
+
+use super::*;
+use clap::CommandFactory as _;
+use std::fs;
+use std::path::Path;
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+}
+
+/// The blocks of a document, each with the line before it that is not empty.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    let mut before = String::new();
+    while let Some(line) = lines.next() {
+        if line.trim_start().starts_with("```") {
+            let block: Vec<_> = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+            blocks.push((before.clone(), block.join("\n")));
+        } else if !line.trim().is_empty() {
+            before = line.to_owned();
+        }
+    }
+    blocks
+}
+
+/// Each policy in docs/iam.md is what the command above it prints.
+#[test]
+fn the_policies_in_the_document_are_those_that_are_printed() {
+    let text = fs::read_to_string(docs().join("iam.md")).unwrap();
+    let blocks = blocks(&text);
+    let examples: Vec<_> = blocks.windows(2).filter(|pair| pair[0].1.starts_with("tfguard doctor")).collect();
+    assert!(examples.len() >= 3);
+    for pair in examples {
+        let words = shell_words::split(&pair[0].1.replace("\\\n", " ")).unwrap();
+        let guard = Guard::new();
+        let exit = Run::new(TFGUARD, &guard).args(&words[1..]).envs(Aws::ENV).run().expect_code(0);
+        let shown: Value = serde_json::from_str(&pair[1].1).unwrap_or_else(|error| panic!("{error}: {}", pair[1].1));
+        assert_eq!(shown, json(&exit), "{words:?} prints\n{}", exit.out());
+    }
+}
+
+/// Each permission is explained.
+#[test]
+fn the_document_tells_of_each_permission_what_it_is_for() {
+    use tfguard::commands::doctor::{Audience, Features, needed};
+    let text = fs::read_to_string(docs().join("iam.md")).unwrap();
+    let all = Features { table: true, lockfile: true, annotate: true, kms: true };
+    for audience in [Audience::Pipeline, Audience::Operator] {
+        for permission in needed(all, audience.needs()) {
+            assert!(text.contains(&format!("| `{}` | ", permission.action)), "{permission:?}");
+        }
+    }
+}
+
+/// The alert rules are what Prometheus reads, and ask for metrics that there are.
+#[test]
+fn the_alerts_in_the_document_can_be_parsed_and_ask_for_metrics_that_there_are() {
+    const CHECK: &str = "
+import json, re, sys
+import promql_parser
+from ruamel.yaml import YAML
+rules = [rule for group in YAML(typ='safe', pure=True).load(sys.argv[1])['groups'] for rule in group['rules']]
+for rule in rules:
+    assert set(rule) <= {'alert', 'expr', 'for', 'labels', 'annotations'}, rule
+    promql_parser.parse(rule['expr'])
+print(json.dumps([[rule['alert'], rule['expr']] for rule in rules]))
+";
+    let text = fs::read_to_string(docs().join("monitoring.md")).unwrap();
+    let rules = blocks(&text).into_iter().find(|(_, block)| block.starts_with("groups:")).unwrap().1;
+    let packages = include_str!("../support/templates/alerting.txt");
+    let python = Tools::get().venv("alerting", packages).unwrap_or_else(|why| panic!("rules cannot be read: {why}"));
+    let guard = Guard::new();
+    let read = json(&Run::new(python, &guard).args(["-I", "-c", CHECK, &rules]).run().expect_code(0));
+
+    let aws = Aws::shared();
+    let table = aws.unique("monitored");
+    aws.create_table(&table);
+    aws.plant_lock(&table, &LockInfo::foreign("states/prod.tfstate"));
+    let locks =
+        Run::new(TFGUARD, &guard).envs(Aws::ENV).args(["locks", "--format", "prometheus", "--older-than", "1s"]);
+    let args = ["--table", &table, "--region", Aws::REGION, "--dynamodb-endpoint", aws.url()];
+    let printed = locks.args(args).run().expect_code(0).out();
+    let families: Vec<_> = printed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let told: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("| `tfguard_")?.split('`').next()).collect();
+    assert!(families.iter().all(|family| told.iter().any(|told| *family == format!("tfguard_{told}"))), "{families:?}");
+    for rule in read.as_array().unwrap() {
+        let words = rule[1].as_str().unwrap().split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+        let metrics: Vec<_> = words.filter(|word| word.starts_with("tfguard_")).collect();
+        assert!(!metrics.is_empty() && metrics.iter().all(|metric| families.contains(metric)), "{rule} {families:?}");
+    }
+}
+
+/// The command lines of a text: in blocks, and in between in backticks.
+fn command_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (_, block) in blocks(text) {
+        for line in block.replace("\\\n", " ").lines() {
+            // Where a command begins; elsewhere it is a word of a message or a comment.
+            const BEFORE: [&str; 9] = ["", "$ ", "exec ", "- ", "run: ", "sh '", "sh 'exec ", "&& ", ": "];
+            let begins = |at: &usize| {
+                BEFORE.iter().any(|before| {
+                    line[..*at].trim_start() == *before || (!before.is_empty() && line[..*at].ends_with(before))
+                })
+            };
+            let at = line.match_indices("tfguard ").map(|(at, _)| at).find(begins);
+            lines.extend(at.map(|at| line[at..].to_owned()));
+        }
+    }
+    let inline = text.split("```").step_by(2).flat_map(|part| part.split('`').skip(1).step_by(2));
+    // In brackets is what may be left out.
+    lines.retain(|line| !line.contains('['));
+    lines.extend(inline.filter(|code| code.starts_with("tfguard ")).map(str::to_owned));
+    lines
+}
+
+#[test]
+fn every_command_line_of_the_documents_can_be_typed() {
+    let mut tried = 0;
+    let mut files: Vec<_> = fs::read_dir(docs()).unwrap().map(|file| file.unwrap().path()).collect();
+    files.push(docs().join("../README.md"));
+    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "md")) {
+        for line in command_lines(&fs::read_to_string(file).unwrap()) {
+            // What stands for something else.
+            let typed = line
+                .replace("<ID>", "5f0c1b8e-93a7-2d64-1e0f-8a7b6c5d4e3f")
+                .replace("<LOCK_ID>", "5f0c1b8e-93a7-2d64-1e0f-8a7b6c5d4e3f");
+            let typed = typed.trim_end_matches([';', ')', '\'', '"', '}', ' ']);
+            let Ok(words) = shell_words::split(typed) else { panic!("{}: {line}", file.display()) };
+            let end =
+                words.iter().position(|word| matches!(word.as_str(), "|" | "||" | "&&" | ">" | ">>" | ";" | "2>"));
+            let words: Vec<_> = words.into_iter().take(end.unwrap_or(usize::MAX)).filter(|word| word != "…").collect();
+            let command = tfguard::cli::Cli::command();
+            if let Err(error) = command.try_get_matches_from(&words) {
+                use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, MissingRequiredArgument};
+                let fine = matches!(error.kind(), DisplayHelp | DisplayVersion)
+                    // A part of a command line, as documents name options: `tfguard unlock`.
+                    || (error.kind() == MissingRequiredArgument && words.len() <= 2);
+                assert!(fine, "{}: {line}\n{error}", file.display());
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 20, "{tried}");
+}

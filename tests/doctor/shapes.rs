@@ -1,0 +1,134 @@
+//! The doctor below processes that look like those of CI systems.
+
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+struct Machine {
+    guard: Guard,
+    dir: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { guard: Guard::new(), dir }
+    }
+
+    /// A program of this name that starts its arguments and waits for them, as an agent does.
+    fn program(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, "#!/bin/sh\n\"$@\"\nexit $?\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// What the doctor says in a script that an agent runs. In it, `doctor` is the doctor's command line.
+    fn report(&self, agent: &[&str], script: &str, env: &[(&str, &str)]) -> Value {
+        let step = self.dir.path().join("step.sh");
+        let doctor = format!("{TFGUARD} doctor --format json --offline");
+        fs::write(&step, script.replace("doctor", &doctor)).unwrap();
+        let mut words: Vec<String> = agent.iter().map(|name| self.program(name)).collect();
+        words.extend(["bash", "-e", step.to_str().unwrap()].map(str::to_owned));
+        let run = Run::new(&words[0], &self.guard).args(&words[1..]).current_dir(self.dir.path());
+        json(&run.env("TFGUARD_DIR", self.dir.path()).env("HOME", self.dir.path()).envs(env.iter().copied()).run())
+    }
+}
+
+const GITHUB: (&str, &str) = ("GITHUB_ACTIONS", "true");
+
+#[test]
+fn the_shape_of_a_step_decides_who_hears_of_a_cancel() {
+    let machine = Machine::new();
+    let agent = ["Runner.Worker"];
+    let of = |agent: &[&str], script: &str| {
+        let report = machine.report(agent, script, &[GITHUB]);
+        let severity = |id| severity(&report, id).map(str::to_owned);
+        (severity("cancel-receiver"), severity("pipe"))
+    };
+    let (ok, warning) = (Some("ok".to_owned()), Some("warning".to_owned()));
+    assert_eq!(of(&agent, "exec doctor"), (ok, None));
+    assert_eq!(of(&agent, "doctor\n:"), (warning.clone(), None));
+    assert_eq!(of(&agent, "exec doctor | cat"), (warning.clone(), warning.clone()));
+    assert_eq!(of(&["Runner.Worker", "node"], "exec doctor"), (warning, None));
+}
+
+#[test]
+fn a_job_put_into_a_container_from_outside_hears_nothing() {
+    let machine = Machine::new();
+    let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let possible = Run::new(unshare[0], &machine.guard).args(&unshare[1..]).arg("true").run().code == Some(0);
+    if !possible {
+        // Not by a macro, whose words the harness keeps to itself where a test passes.
+        let words = b"SKIPPED: this machine permits no PID namespaces, so the doctor is not tried in containers\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), words);
+        return;
+    }
+    let contained = |script: &str| {
+        let script = format!("{} {script}", unshare.join(" "));
+        machine.report(&["Runner.Worker"], &script, &[])
+    };
+    let first = contained("doctor");
+    assert_eq!(severity(&first, "cancel-receiver"), Some("ok"), "{first}");
+    let below = contained("sh -c 'doctor; :'");
+    assert_eq!(severity(&below, "cancel-receiver"), Some("warning"), "{below}");
+    assert!(below["processes"]["contained"] == true, "{below}");
+}
+
+#[test]
+fn a_blocked_signal_is_a_problem_and_an_ignored_one_is_not() {
+    let machine = Machine::new();
+    let python = Tools::get().python().display();
+    let script = |how: &str| {
+        format!("exec {python} -c 'import os, signal, sys\n{how}\nos.execvp(sys.argv[1], sys.argv[1:])' doctor")
+    };
+    let blocked = script("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])");
+    let report = machine.report(&["Runner.Worker"], &blocked, &[GITHUB]);
+    assert_eq!(
+        (severity(&report, "blocked"), report["worst"].as_str()),
+        (Some("problem"), Some("problem")),
+        "{report}"
+    );
+    let ignored = script("signal.signal(signal.SIGINT, signal.SIG_IGN)");
+    let report = machine.report(&["Runner.Worker"], &ignored, &[GITHUB]);
+    assert_eq!((severity(&report, "blocked"), severity(&report, "ignored")), (None, Some("note")), "{report}");
+}
+
+#[test]
+fn a_cleanup_step_and_the_place_that_it_sees_are_looked_for() {
+    let machine = Machine::new();
+    let report = machine.report(&["Runner.Worker"], "exec doctor", &[GITHUB]);
+    assert_eq!(severity(&report, "cleanup-step"), Some("warning"));
+    assert_eq!(severity(&report, "session-place"), Some("note"), "{report}");
+    let temp = machine.dir.path().to_str().unwrap();
+    let env = [GITHUB, ("TFGUARD_CLEANUP_STEP", "true"), ("RUNNER_TEMP", temp)];
+    let report = machine.report(&["Runner.Worker"], "exec doctor", &env);
+    assert_eq!((severity(&report, "cleanup-step"), severity(&report, "session-place")), (Some("ok"), Some("ok")));
+    // A session of which nobody lives.
+    let left = machine.dir.path().join("tfguard").join("20260101T000000-1-0");
+    fs::create_dir_all(&left).unwrap();
+    for path in [left.parent().unwrap(), &left] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let report = machine.report(&["Runner.Worker"], "exec doctor", &env);
+    assert_eq!(severity(&report, "session-left"), Some("warning"), "{report}");
+}
+
+#[test]
+fn the_node_wrapper_of_a_setup_action_is_seen_and_passed_by() {
+    let machine = Machine::new();
+    for (name, text) in [
+        ("terraform", "#!/usr/bin/env node\n"),
+        ("terraform-bin", "#!/bin/sh\necho '{\"terraform_version\":\"1.9.8\"}'\n"),
+    ] {
+        let path = machine.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", machine.dir.path().display(), std::env::var("PATH").unwrap());
+    let report = machine.report(&["Runner.Worker"], "exec doctor", &[GITHUB, ("PATH", &path)]);
+    let program = found(&report, "program").unwrap();
+    assert!(program["severity"] == "note" && program["seen"].to_string().contains("Terraform 1.9.8"), "{program}");
+    assert!(program["why"].to_string().contains("Node wrapper"), "{program}");
+}
