@@ -201,11 +201,24 @@ impl Found<'_> {
     }
 
     /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI it is
-    /// where somebody chose a place for the job's sessions, unless a person sits before it (then front and supervisor
-    /// are one process).
+    /// where somebody chose a place for the job's sessions, or where it is of the unit of systemd that is being stopped,
+    /// unless a person sits before it (then front and supervisor are one process).
     fn is_of_this_job(&self, journal: &Journal) -> bool {
         let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
-        self.plan.ci.is_some() || (place.is_some_and(|place| !place.is_empty()) && journal.front != journal.supervisor)
+        self.plan.ci.is_some()
+            || (journal.front != journal.supervisor
+                && (place.is_some_and(|place| !place.is_empty()) || self.is_of_this_unit(journal)))
+    }
+
+    /// Whether both were started by one start of a unit of systemd, and this one after its main process had ended: only
+    /// there `SERVICE_RESULT` is set (systemd.exec(5)).
+    fn is_of_this_unit(&self, journal: &Journal) -> bool {
+        let own = |name: &str| self.plan.env.get(OsStr::new(name));
+        let theirs = journal.supervisor.and_then(|supervisor| {
+            let environ = procfs::process::Process::new(supervisor.pid).and_then(|process| process.environ()).ok()?;
+            environ.get(OsStr::new("INVOCATION_ID")).cloned()
+        });
+        own("SERVICE_RESULT").is_some() && theirs.is_some() && theirs.as_ref() == own("INVOCATION_ID")
     }
 
     /// The supervisor is dead and its child may not be.

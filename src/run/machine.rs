@@ -141,9 +141,10 @@ pub struct Terms {
 /// How long the machine waits for Terraform's own "Interrupt received." before it interrupts. Terraform prints it
 /// within milliseconds of the signal; a busy machine needs some more.
 pub const LOOK: Duration = Duration::from_millis(300);
-/// The same when everybody is being signalled: GitLab's docker executor goes from process to process, and Terraform's
-/// turn came before ours (gitlab-runner, `executors/docker/docker.go`).
-pub const LOOK_EVERYBODY: Duration = Duration::from_secs(2);
+/// The same when everybody is being signalled, the supervisor too, so that it is nearly certain that Terraform was: it
+/// may be that only the machine is slow. GitLab's docker executor goes from process to process, and Terraform's turn came
+/// before ours (gitlab-runner, `executors/docker/docker.go`).
+pub const LOOK_EVERYBODY: Duration = Duration::from_secs(5);
 /// How often the machine looks whether a killed tree is gone.
 const INSPECT_EVERY: Duration = Duration::from_millis(100);
 /// How long processes may take to go after a SIGKILL, or on their own after an orderly end, before tfguard gives up

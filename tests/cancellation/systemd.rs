@@ -27,6 +27,15 @@ fn the_whole_control_group() {
     ]);
 }
 
+/// A shell is the main process and dies of its SIGTERM. What comes after it waits, so that the SIGTERM with which systemd
+/// clears up does not become Terraform's second interrupt.
+#[test]
+fn a_script_in_the_control_group() {
+    let script = &format!("tfguard -- {APPLY}\necho done");
+    let ended = case(Systemd::ControlGroup, script, "5m", Work::Stops, End::Unlocked);
+    assert!(!ended.log().contains("Two interrupts"), "{}", ended.log());
+}
+
 /// As a unit for Terraform should have it.
 #[test]
 fn the_main_process_first() {

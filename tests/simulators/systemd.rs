@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use super::processes;
 use super::{Ended, Job, Started};
 use crate::SOON;
-use crate::support::Running;
+use crate::support::{Run, Running};
 
 /// From SIGTERM to SIGKILL (`TimeoutStopSec`). Scaled: 90 seconds there, unless said otherwise.
 const STOP: Duration = Duration::from_secs(9);
@@ -30,13 +30,13 @@ pub enum Systemd {
 
 impl Systemd {
     pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
-        let main = start(&job, job.script());
+        let main = command(&job, job.script()).start();
         Box::new(Active { mode: self, job, main })
     }
 }
 
-fn start(job: &Job, script: &str) -> Running {
-    job.run("sh").args(["-c", script]).env("INVOCATION_ID", job.id()).new_group().start()
+fn command(job: &Job, script: &str) -> Run {
+    job.run("sh").args(["-c", script]).env("INVOCATION_ID", job.id()).new_group()
 }
 
 struct Active<'a> {
@@ -73,7 +73,7 @@ impl Active<'_> {
     /// After the main process.
     fn conclude(self) -> Ended {
         let cleanup = self.job.cleanups().iter().map(|script| {
-            let command = start(&self.job, script);
+            let command = command(&self.job, script).env("SERVICE_RESULT", "signal").start();
             if !command.ends_within(STOP) {
                 command.signal(SIGKILL);
             }
