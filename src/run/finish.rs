@@ -24,7 +24,7 @@ use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
-use super::spool::{Relay, Turn};
+use super::spool::Relay;
 use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
@@ -170,7 +170,7 @@ impl Found<'_> {
             tokio::time::sleep(A_MOMENT).await;
             return Box::pin(self.finish(to_us, requests)).await;
         };
-        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         if !supervisor.signal(requests::RELEASE) {
             tracing::debug!("the supervisor is ending just now");
         }
@@ -228,7 +228,7 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let Some(supervisor) = Supervisor::take_over(&job, journal) else {
@@ -257,7 +257,7 @@ impl Found<'_> {
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
-        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
@@ -274,7 +274,7 @@ impl Found<'_> {
         mut journal: Journal,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session, Turn::Taken).map_err(Failure::Start)?;
+        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         if journal.account.lock_left() && !self.is_alive(&journal) {
             journal.account.survivors.clear();
             self.release_again(&mut journal).await?;

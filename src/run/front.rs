@@ -19,7 +19,7 @@ use super::expiry;
 use super::machine::StopRequest;
 use super::plan::Plan;
 use super::requests;
-use super::spool::{Relay, Spool, Turn};
+use super::spool::{Relay, Spool};
 use super::supervisor::Supervisor;
 use super::{Failure, conclude, job, new_account};
 use crate::ci;
@@ -105,7 +105,7 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
         requests::from_parent(to_us.clone(), parent);
     }
     reap_as_init().map_err(Failure::Start)?;
-    let (stdout, stderr) = relays(session, Turn::UntilTaken).map_err(Failure::Start)?;
+    let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &stderr).await {
@@ -138,9 +138,9 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
 }
 
 /// Copies the session's output from here on.
-pub fn relays(session: &SessionDir, turn: Turn) -> io::Result<(Relay, Relay)> {
-    let stdout = Relay::start(Spool::stdout(session, turn)?, io::stdout())?;
-    let stderr = Relay::start(Spool::stderr(session, turn)?, io::stderr())?;
+pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
+    let stdout = Relay::start(Spool::stdout(session)?, io::stdout())?;
+    let stderr = Relay::start(Spool::stderr(session)?, io::stderr())?;
     crate::say::through(stderr.sayer());
     Ok((stdout, stderr))
 }

@@ -4,7 +4,7 @@
 //! front's signals. It never stalls the child, which writes to a file.
 
 use std::collections::VecDeque;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,16 +12,11 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
-use super::front::A_MOMENT;
 use crate::session::SessionDir;
-
-/// How long who takes the output over waits for who shows it now.
-const TAKING: Duration = Duration::from_millis(500);
 
 /// One stream on its way to the CI.
 #[derive(Debug)]
@@ -97,22 +92,10 @@ impl Relay {
     }
 }
 
-/// Who shows a session's output. A front may be alive while the cleanup step runs, and both write to the same log, or
-/// nobody reads any more what the front writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// The front's: as long as nobody takes it.
-    UntilTaken,
-    /// The cleanup step's, from now to its end.
-    Taken,
-}
-
-/// A spool file on the side of who reads it. While a part of it is copied the file is locked, so that nobody else shows
-/// the same.
+/// A spool file on the side of who reads it.
 #[derive(Debug)]
 pub struct Spool {
     file: File,
-    turn: Turn,
     /// Where it is noted how much was copied, for who goes on after this process.
     progress: File,
     /// Where in there.
@@ -123,60 +106,34 @@ pub struct Spool {
 
 impl Spool {
     /// Opens the spool of stdout; none where it was removed.
-    pub fn stdout(session: &SessionDir, turn: Turn) -> io::Result<Option<Self>> {
-        session.stdout().exists().then(|| Self::open(&session.stdout(), &session.progress(), 0, turn)).transpose()
+    pub fn stdout(session: &SessionDir) -> io::Result<Option<Self>> {
+        session.stdout().exists().then(|| Self::open(&session.stdout(), &session.progress(), 0)).transpose()
     }
 
     /// Opens the spool of stderr; none where that goes into the spool of stdout.
-    pub fn stderr(session: &SessionDir, turn: Turn) -> io::Result<Option<Self>> {
-        session.stderr().exists().then(|| Self::open(&session.stderr(), &session.progress(), 8, turn)).transpose()
+    pub fn stderr(session: &SessionDir) -> io::Result<Option<Self>> {
+        session.stderr().exists().then(|| Self::open(&session.stderr(), &session.progress(), 8)).transpose()
     }
 
-    fn open(path: &Path, progress: &Path, slot: u64, turn: Turn) -> io::Result<Self> {
+    fn open(path: &Path, progress: &Path, slot: u64) -> io::Result<Self> {
         let watch = || -> Result<OwnedFd, rustix::io::Errno> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
             inotify::add_watch(&fd, path, WatchFlags::MODIFY)?;
             Ok(fd)
         };
         let growth = watch().ok();
-        let file = File::open(path)?;
+        let mut file = File::open(path)?;
         let progress =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(progress)?;
-        Ok(Self { file, turn, progress, slot, growth })
-    }
-
-    /// Waits until who copies now has done so. One that is stalled by who reads it is not waited for: better twice than
-    /// not at all.
-    fn take(&self) {
-        let until = Instant::now() + TAKING;
-        while self.is_locked() && Instant::now() < until {
-            std::thread::sleep(A_MOMENT);
-        }
-    }
-
-    /// Whether somebody else has it locked; if not, it is locked now.
-    fn is_locked(&self) -> bool {
-        // Where a file system has no locks, nobody else has one.
-        matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
-    }
-
-    /// Copies what is there and was not copied yet, unless somebody else does.
-    fn copy(&mut self, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
-        if self.turn == Turn::UntilTaken && self.is_locked() {
-            return Ok(());
-        }
         let mut copied = [0; 8];
-        if self.progress.read_exact_at(&mut copied, self.slot).is_ok() {
-            self.file.seek(io::SeekFrom::Start(u64::from_ne_bytes(copied)))?;
+        if progress.read_exact_at(&mut copied, slot).is_ok() {
+            file.seek(io::SeekFrom::Start(u64::from_ne_bytes(copied)))?;
         }
-        let done = self.copy_on(to, buffer);
-        if self.turn == Turn::UntilTaken {
-            let _ = self.file.unlock();
-        }
-        done
+        Ok(Self { file, progress, slot, growth })
     }
 
-    fn copy_on(&mut self, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
+    /// Copies what is there.
+    fn copy(&mut self, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             match self.file.read(buffer) {
                 Ok(0) => return Ok(()),
@@ -193,9 +150,6 @@ impl Spool {
 /// A reader that is gone is nobody's trouble: nothing is written any more, and the child goes on.
 fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
     let mut buffer = vec![0; 64 * 1024];
-    if let Some(spool) = spool.as_ref().filter(|spool| spool.turn == Turn::Taken) {
-        spool.take();
-    }
     loop {
         // Asked before the file is read: what is complete then is read to its end.
         let complete = orders.lock().complete;
