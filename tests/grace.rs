@@ -96,7 +96,8 @@ fn the_deadline_is_the_jobs_own_where_the_ci_tells_it() {
     ];
     for (variables, most, words) in [
         (&gitlab[..], 3600.0 - 540.0 - 60.0, "GitLab's CI_JOB_TIMEOUT"),
-        (&buildkite[..], 3600.0 - 5.0 - 60.0, "BUILDKITE_TIMEOUT"),
+        // The five seconds of a hosted agent count once the CI asks.
+        (&buildkite[..], 3600.0 - 300.0 - 60.0, "BUILDKITE_TIMEOUT"),
     ] {
         let (exit, report) = ordinary(&stage, &["-v", "--deadline", "auto"], variables);
         let seconds = report["deadline"]["seconds"].as_f64().unwrap();
@@ -106,6 +107,24 @@ fn the_deadline_is_the_jobs_own_where_the_ci_tells_it() {
     let (exit, report) = ordinary(&stage, &["-v", "--deadline", "auto"], HOSTED);
     assert_eq!(report["deadline"], Value::Null);
     assert!(exit.err().contains("no deadline: this CI does not tell its time limit"), "{exit}");
+}
+
+/// Guards against killing at the deadline within the seconds that a CI leaves after a cancel, which nobody has asked for.
+#[test]
+fn a_deadline_in_good_time_leaves_more_than_a_cancel() {
+    let stage = Stage::new();
+    for (options, env, grace) in [
+        (&["--deadline", "0s"][..], HOSTED, "it has 5m to end gracefully"),
+        (&["--deadline", "0s", "--grace", "40s"], HOSTED, "it has 40s to end gracefully"),
+        (&["--deadline", "0s"], SHELL, "it has 9m to end gracefully"),
+    ] {
+        let run = stage.guarded(&[options, &["-v"]].concat()).envs(env.iter().copied()).start();
+        let child = stage.enter();
+        run.wait_for_stderr(grace, SOON);
+        child.wait_for_signal(SIGINT);
+        child.exit(1);
+        run.wait(SOON).expect_code(124);
+    }
 }
 
 /// Guards against a deadline of zero where the job's whole time is shorter than the grace.

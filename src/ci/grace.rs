@@ -33,8 +33,8 @@ pub struct Surroundings<'a> {
     pub cleanup_step: bool,
 }
 
-/// Where nothing ends the supervisor: longer than most providers need to end what they are doing.
-const UNHURRIED: Duration = Duration::from_secs(5 * 60);
+/// Where nobody waits: longer than most providers need to end what they are doing.
+pub const UNHURRIED: Duration = Duration::from_secs(5 * 60);
 /// How long `tfguard release` waits unless it is told otherwise, and what it keeps of that for the kill and the release.
 const CLEANUP_WAIT: Duration = Duration::from_secs(4 * 60);
 const CLEANUP_RESERVE: Duration = Duration::from_secs(30);
@@ -66,6 +66,13 @@ pub fn grace(of: &Surroundings) -> Term {
     }
 }
 
+/// What a cleanup step leaves that waits as long as `TFGUARD_WAIT` says, or as it does unless it is told otherwise.
+#[must_use]
+pub fn cleanup_grace(env: &dyn Fn(&str) -> Option<String>) -> Duration {
+    let wait = env("TFGUARD_WAIT").and_then(|text| duration(&text)).unwrap_or(CLEANUP_WAIT);
+    wait.saturating_sub(CLEANUP_RESERVE).max(wait / 2)
+}
+
 impl Surroundings<'_> {
     /// A variable that is set to something.
     fn get(&self, name: &str) -> Option<String> {
@@ -87,9 +94,7 @@ impl Surroundings<'_> {
 
     /// As long as the cleanup step waits, if the CI lets it for `at_most`.
     fn until_cleanup(&self, at_most: Duration, why: &str) -> Term {
-        let wait = self.get("TFGUARD_WAIT").and_then(|text| duration(&text)).unwrap_or(CLEANUP_WAIT);
-        let waited = wait.saturating_sub(CLEANUP_RESERVE).max(wait / 2);
-        Term::new(waited.min(less_release(at_most)), why)
+        Term::new(cleanup_grace(self.env).min(less_release(at_most)), why)
     }
 
     fn github(&self) -> Term {

@@ -6,7 +6,7 @@ mod origin;
 mod provider;
 mod time_limit;
 
-pub use grace::{Surroundings, Term, grace};
+pub use grace::{Surroundings, Term, UNHURRIED, cleanup_grace, grace};
 pub use origin::Origin;
 pub use provider::{HUNTING_VARIABLES, Provider, Run};
 pub use time_limit::{TimeLeft, job_age, time_left};

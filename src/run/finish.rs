@@ -324,7 +324,8 @@ impl Found<'_> {
         let _ = std::env::set_current_dir(&journal.directory);
         let mut job = job(self.plan, self.session.clone(), &journal.account);
         job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.env);
-        job.terms = Terms { grace: self.grace().duration, deadline: None, ..job.terms };
+        let (grace, none) = (self.grace().duration, Duration::ZERO);
+        job.terms = Terms { grace, cleanup_grace: none, own_grace: none, deadline: None, ..job.terms };
         job
     }
 

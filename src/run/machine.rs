@@ -130,12 +130,29 @@ pub enum Finish {
 /// The times by which the machine goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// From the interrupt to the kill while Terraform may be changing something.
+    /// From the interrupt to the kill while Terraform may be changing something, and the CI has asked for the stop: what
+    /// the CI leaves.
     pub grace: Duration,
+    /// The same while only the job's cleanup step has asked, if that is longer.
+    pub cleanup_grace: Duration,
+    /// The same while only tfguard itself has asked, if that is longer: the CI waits for nothing yet.
+    pub own_grace: Duration,
     /// From the interrupt to the kill while Terraform only plans: killing it then loses nothing but the lock.
     pub planning_grace: Duration,
     /// Ask for the stop at this moment.
     pub deadline: Option<Moment>,
+}
+
+impl Terms {
+    /// What a request leaves, counted from itself or from the interrupt, whichever is later.
+    #[must_use]
+    pub fn grace_for(&self, request: &StopRequest) -> Duration {
+        match request {
+            StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
+            StopRequest::Release => self.grace.max(self.cleanup_grace),
+            StopRequest::Deadline | StopRequest::CredentialsEnd { .. } => self.grace.max(self.own_grace),
+        }
+    }
 }
 
 /// How long the machine waits for Terraform's own "Interrupt received." before it interrupts. Terraform prints it
@@ -186,6 +203,8 @@ enum State {
 #[derive(Debug, Clone)]
 pub struct Machine {
     terms: Terms,
+    /// From the interrupt to the kill, by the most pressing request so far.
+    grace: Duration,
     state: State,
     phase: Phase,
     /// Terraform said that it was interrupted.
@@ -200,6 +219,7 @@ impl Machine {
     pub fn new(terms: Terms) -> Self {
         Self {
             terms,
+            grace: terms.grace,
             state: State::Running,
             phase: Phase::Unknown,
             interrupted: false,
@@ -244,8 +264,8 @@ impl Machine {
     #[must_use]
     pub fn grace(&self) -> Duration {
         match self.phase {
-            Phase::Planning => self.terms.planning_grace.min(self.terms.grace),
-            Phase::Unknown | Phase::Applying => self.terms.grace,
+            Phase::Planning => self.terms.planning_grace.min(self.grace),
+            Phase::Unknown | Phase::Applying => self.grace,
         }
     }
 
@@ -306,6 +326,13 @@ impl Machine {
 
     fn stop(&mut self, request: StopRequest, now: Moment) {
         let everybody = matches!(request, StopRequest::Signal { everybody: true, .. });
+        let leaves = self.terms.grace_for(&request);
+        self.grace = match self.state {
+            State::Running => leaves,
+            State::Looking { .. } => self.grace.min(leaves),
+            State::Stopping { since } => self.grace.min(now.saturating_sub(since) + leaves),
+            _ => self.grace,
+        };
         self.first_request.get_or_insert(request);
         match self.state {
             State::Running if self.interrupted => self.already_stopping(now),

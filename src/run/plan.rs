@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::machine::Terms;
+use super::machine::{StopRequest, Terms};
 use super::supervisor::describe;
 use crate::ci;
 use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions};
@@ -99,7 +99,15 @@ impl Plan {
         let ci = ci::Run::detect(text);
         let mut remarks = Vec::new();
         let grace = grace(cli, &text, &mut remarks);
-        let deadline = deadline(cli, &text, grace.duration, &mut remarks);
+        // Who chose a grace chose it for whatever asks for the stop.
+        let (cleanup_grace, own_grace) = match cli.grace {
+            Setting::Auto => (ci::cleanup_grace(&text), ci::UNHURRIED),
+            Setting::Fixed(_) => Default::default(),
+        };
+        let planning_grace = PLANNING_GRACE;
+        let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, deadline: None };
+        let deadline = deadline(cli, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
+        let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
@@ -109,11 +117,7 @@ impl Plan {
         Ok(Self {
             unguarded: !asked && command::takes_no_lock(&command, &here, &env),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
-            terms: Terms {
-                grace: grace.duration,
-                planning_grace: PLANNING_GRACE,
-                deadline: deadline.as_ref().map(|deadline| deadline.duration),
-            },
+            terms,
             grace,
             deadline,
             before_expiry: cli.before_expiry,

@@ -8,7 +8,7 @@ use super::outputs::Outputs;
 /// what is no letter, digit or harmless mark becomes `_`.
 pub fn variables(summaries: &[Summary]) -> String {
     let outputs = Outputs::of(summaries);
-    let ids: Vec<_> = outputs.locks.iter().filter_map(|lock| lock.id).take(20).map(harmless).collect();
+    let ids: Vec<_> = outputs.lock_ids.iter().take(20).map(|id| harmless(id)).collect();
     format!(
         "TFGUARD_RESULT_OUTCOME={}\nTFGUARD_RESULT_LOCK_LEFT={}\nTFGUARD_RESULT_LOCK_ID={}\nTFGUARD_RESULT_LOCK_IDS={}\n",
         outputs.outcome,

@@ -1,4 +1,5 @@
-//! A test report: each lock is a test, which fails if the lock is left, and so is each state that needs a look. For Jenkins, and whatever else shows such reports.
+//! A test report: each lock is a test, which fails if the lock is left, and each state that needs a look is one that fails.
+//! For Jenkins, and whatever else shows such reports.
 
 use std::fmt::Write as _;
 

@@ -8,9 +8,9 @@ use super::{Level, Summary};
 pub fn section(summaries: &[Summary]) -> String {
     let level = summaries.iter().map(|summary| summary.level).max().unwrap_or(Level::Notice);
     let (mark, heading) = match level {
-        Level::Error => ("❌", "a state lock is left"),
+        Level::Error => ("❌", "somebody has to act"),
         Level::Warning => ("⚠️", "have a look"),
-        Level::Notice => ("ℹ️", "no state lock is left"),
+        Level::Notice => ("ℹ️", "taken care of"),
     };
     let mut text = format!("### {mark} tfguard: {heading}\n\n");
     for summary in summaries {

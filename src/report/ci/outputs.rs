@@ -12,8 +12,10 @@ pub struct Outputs<'a> {
     pub outcome: &'static str,
     /// Whether somebody has to do something about a lock.
     pub lock_left: bool,
-    /// The ID of the lock that fared worst, as far as one is known; empty if none is.
+    /// The ID of the run's own lock that fared worst, as far as one is known; empty if none is.
     pub lock_id: &'a str,
+    /// Those of all of its own.
+    pub lock_ids: Vec<&'a str>,
     /// Every lock.
     pub locks: Vec<Lock<'a>>,
 }
@@ -35,7 +37,8 @@ impl<'a> Outputs<'a> {
         Self {
             outcome: worst.map_or("none", Outcome::name),
             lock_left: worst == Some(Outcome::Left),
-            lock_id: findings.iter().find_map(|finding| finding.id.as_deref()).unwrap_or_default(),
+            lock_id: findings.iter().find_map(|finding| own_id(finding)).unwrap_or_default(),
+            lock_ids: findings.iter().filter_map(|finding| own_id(finding)).collect(),
             locks: findings
                 .iter()
                 .filter(|finding| finding.outcome != Outcome::NeedsALook)
@@ -48,8 +51,13 @@ impl<'a> Outputs<'a> {
         }
     }
 
-    /// Every lock, as JSON in one line.
+    /// Every lock, also somebody else's that was in the way, as JSON in one line.
     pub fn locks_json(&self) -> String {
         serde_json::to_string(&self.locks).unwrap_or_default()
     }
+}
+
+/// A script may be about to remove the lock that it is told: never somebody else's.
+fn own_id(finding: &Finding) -> Option<&str> {
+    finding.id.as_deref().filter(|_| finding.outcome != Outcome::Foreign)
 }

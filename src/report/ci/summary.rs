@@ -69,6 +69,7 @@ impl Summary {
         let level = match worst {
             Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
             Some(Outcome::Kept) => Level::Warning,
+            _ if findings.iter().any(is_in_the_way) => Level::Warning,
             _ if next.is_some() || lost => Level::Warning,
             _ => Level::Notice,
         };
@@ -113,7 +114,7 @@ impl Summary {
             Outcome::NeedsALook => (Level::Error, "State needs a look"),
             Outcome::Kept => (Level::Warning, "State lock kept"),
             Outcome::Released => (self.level, "State lock released"),
-            Outcome::Foreign if finding.next.is_some() => (Level::Warning, "State locked by somebody else"),
+            Outcome::Foreign if is_in_the_way(finding) => (Level::Warning, "State locked by somebody else"),
             Outcome::Foreign => (Level::Notice, "State locked by somebody else"),
             Outcome::Unknown | Outcome::NotTaken => (Level::Notice, "State lock not looked after"),
             Outcome::Unlocked | Outcome::Gone => return None,
@@ -129,6 +130,11 @@ impl Summary {
             None => text,
         }
     }
+}
+
+/// Somebody else's lock, which Terraform was refused.
+fn is_in_the_way(finding: &Finding) -> bool {
+    finding.outcome == Outcome::Foreign && finding.next.is_some()
 }
 
 impl Message {

@@ -113,9 +113,26 @@ fn other_lock() -> impl Strategy<Value = Value> {
         })
 }
 
+fn refused() -> impl Strategy<Value = Value> {
+    (hostile(), hostile()).prop_map(|(text, next)| {
+        json!({"id": text, "lock": holder(&text), "holder": null, "verdict": "unknown", "why": text,
+               "at": "2026-01-01T00:00:00Z", "next": next})
+    })
+}
+
+fn state() -> impl Strategy<Value = Value> {
+    (hostile(), any::<bool>()).prop_map(|(text, whole)| {
+        let findings = if whole { json!([]) } else { json!([{"kind": "missing-but-digest", "stored": text}]) };
+        json!({"bucket": text, "state_key": text, "verdict": null, "why": null, "serial": 1, "lineage": text,
+               "findings": findings, "next": text})
+    })
+}
+
 prop_compose! {
     fn account()(
         locks in proptest::collection::vec(lock(), 0..13),
+        states in proptest::collection::vec(state(), 0..3),
+        refused in proptest::option::of(refused()),
         other_locks in proptest::collection::vec(other_lock(), 0..2),
         [program, url, session] in [hostile(), hostile(), hostile()],
         ending in prop_oneof![
@@ -130,7 +147,7 @@ prop_compose! {
             "tfguard": "0.1.0", "session": session, "started": "2026-01-01T00:00:00Z", "ended": null,
             "ci": {"provider": "gitlab", "url": format!("https://{url}")}, "program": program, "ending": ending,
             "requests": requests, "interrupt": null, "killed": null, "phase": "applying", "survivors": [],
-            "locks": locks, "other_locks": other_locks, "troubles": [],
+            "locks": locks, "states": states, "refused": refused, "other_locks": other_locks, "troubles": [],
         })).unwrap()
     }
 }
@@ -207,7 +224,7 @@ proptest! {
         prop_assert!(summary.findings.is_sorted_by_key(|finding| std::cmp::Reverse(finding.outcome)));
         prop_assert_eq!(summary.messages().is_empty(), summary.silent);
         prop_assert!(summary.messages().len() <= 10);
-        let left = account.lock_left();
+        let left = account.lock_left() || account.state_needs_a_look();
         prop_assert_eq!(summary.level == Level::Error, left);
         prop_assert_eq!(summary.messages().iter().any(|message| message.level == Level::Error), left);
     }
@@ -244,8 +261,8 @@ proptest! {
         prop_assert_eq!(&outputs[0].1, "1");
         prop_assert_eq!(&outputs[2].1, &accounts.iter().any(Account::lock_left).to_string());
         let locks: Vec<Value> = serde_json::from_str(&outputs[4].1).unwrap();
-        let findings: usize = summaries.iter().map(|summary| summary.findings.len()).sum();
-        prop_assert_eq!(locks.len(), findings);
+        let findings = summaries.iter().flat_map(|summary| &summary.findings);
+        prop_assert_eq!(locks.len(), findings.filter(|finding| finding.outcome != Outcome::NeedsALook).count());
     }
 
     #[test]
@@ -323,7 +340,8 @@ proptest! {
         prop_assert_eq!(cases.len(), findings.len() + without);
         prop_assert_eq!(suite.attribute("tests"), Some(&*cases.len().to_string()));
         let failures: Vec<_> = suite.descendants().filter(|node| node.has_tag_name("failure")).collect();
-        let left: Vec<_> = findings.iter().filter(|finding| finding.outcome == Outcome::Left).collect();
+        let bad = |finding: &&&Finding| matches!(finding.outcome, Outcome::Left | Outcome::NeedsALook);
+        let left: Vec<_> = findings.iter().filter(bad).collect();
         prop_assert_eq!(suite.attribute("failures"), Some(&*left.len().to_string()));
         prop_assert_eq!(failures.len(), left.len());
         for (failure, finding) in failures.iter().zip(left) {
@@ -415,4 +433,26 @@ fn the_first_message_says_what_happened_to_which_lock_and_the_next_command() {
             "::notice title=tfguard%3A No state lock is left::terraform died of SIGKILL; {lock}: released by Terraform\n"
         )
     );
+}
+
+/// A script that removes the lock it is told must never be told somebody else's.
+#[test]
+fn the_lock_of_somebody_else_is_told_to_people_and_not_as_an_output() {
+    let account: Account = serde_json::from_value(json!({
+        "tfguard": "0.1.0", "session": "s", "started": "2026-01-01T00:00:00Z", "ended": null, "ci": null,
+        "program": "terraform", "ending": {"kind": "exited", "code": 1, "at": "2026-01-01T00:00:00Z"},
+        "requests": [], "interrupt": null, "killed": null, "phase": "unknown", "survivors": [], "troubles": [],
+        "locks": [], "refused": {
+            "id": "4bb7d84c", "lock": null, "holder": null, "verdict": "alive", "why": "it works",
+            "at": "2026-01-01T00:00:00Z", "next": "wait",
+        },
+    }))
+    .unwrap();
+    let summaries = [Summary::of(&account)];
+    let told = after(Provider::GithubActions, &summaries[0]);
+    assert!(told.starts_with("::warning title=tfguard%3A State locked by somebody else::"), "{told}");
+    assert!(told.contains("4bb7d84c") && told.ends_with(". Next: wait\n"), "{told}");
+    let outputs: HashMap<_, _> = read_outputs(&github::outputs(&summaries, "tfguard_0")).into_iter().collect();
+    assert_eq!((&*outputs["tfguard-outcome"], &*outputs["tfguard-lock-id"]), ("foreign", ""));
+    assert!(dotenv::variables(&summaries).ends_with("LOCK_ID=\nTFGUARD_RESULT_LOCK_IDS=\n"));
 }

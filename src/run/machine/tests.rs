@@ -5,10 +5,14 @@ use std::collections::HashSet;
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(300);
+const CLEANUP: Duration = Duration::from_secs(400);
+const OWN: Duration = Duration::from_secs(500);
 const PLANNING: Duration = Duration::from_secs(10);
+const TERMS: Terms =
+    Terms { grace: GRACE, cleanup_grace: CLEANUP, own_grace: OWN, planning_grace: PLANNING, deadline: None };
 
 fn machine(deadline: Option<u64>) -> Machine {
-    Machine::new(Terms { grace: GRACE, planning_grace: PLANNING, deadline: deadline.map(Duration::from_secs) })
+    Machine::new(Terms { deadline: deadline.map(Duration::from_secs), ..TERMS })
 }
 
 fn signal(everybody: bool) -> StopRequest {
@@ -19,6 +23,10 @@ fn signal(everybody: bool) -> StopRequest {
 #[derive(Debug, Clone, Default)]
 struct Witness {
     stop_requested: bool,
+    /// How long the child has from its interrupt, by what was requested before.
+    grace: Option<Duration>,
+    /// When its time is over, by what was requested up to now.
+    end: Option<Moment>,
     reported: bool,
     interrupts: u32,
     /// When the first stop was requested.
@@ -53,11 +61,11 @@ impl Witness {
                     let look = if self.everybody { LOOK_EVERYBODY } else { LOOK };
                     let since = self.looking_since.expect("asked");
                     assert!(now >= since + look, "P3: somebody else may just have interrupted it: {}", told());
-                    self.stopping_since = Some(now);
+                    self.begins_to_stop(now);
                 }
                 Action::NoteInterrupt => {
                     assert!(self.reported && self.stop_requested && !self.ended, "{}", told());
-                    self.stopping_since = Some(now);
+                    self.begins_to_stop(now);
                 }
                 Action::InterruptNewcomers => {
                     assert!(self.stopping_since.is_some() && !self.ended, "P3: {}", told());
@@ -66,9 +74,10 @@ impl Witness {
                     assert!(self.stop_requested || (self.unclean && self.locks_left), "{}", told());
                 }
                 Action::Kill => {
-                    let grace = if self.phase == Phase::Planning { PLANNING } else { GRACE };
                     let since = self.stopping_since.expect("killed without an interrupt");
-                    assert!(now >= since + grace, "killed within its grace: {}", told());
+                    let planned = (self.phase == Phase::Planning).then_some(since + PLANNING);
+                    let end = self.end.into_iter().chain(planned).min().expect("an interrupt has an end");
+                    assert_eq!(now, end, "not killed at the end of its grace: {}", told());
                     self.unclean = true;
                 }
                 Action::ReadLog => assert!(self.ended, "{}", told()),
@@ -87,13 +96,27 @@ impl Witness {
         }
     }
 
+    fn begins_to_stop(&mut self, now: Moment) {
+        self.stopping_since = Some(now);
+        self.end = self.grace.map(|grace| now + grace);
+    }
+
+    fn asked_for_stop(&mut self, leaves: Duration, now: Moment) {
+        self.stop_requested = true;
+        self.looking_since.get_or_insert(now);
+        match &mut self.end {
+            Some(end) => *end = (*end).min(now + leaves),
+            None => self.grace = self.grace.into_iter().chain([leaves]).min(),
+        }
+    }
+
     /// What may happen next.
     fn possible(&self) -> Vec<Event> {
         let mut events = vec![Event::StopRequested(signal(false)), Event::StopRequested(signal(true))];
         if self.finished {
             return events;
         }
-        events.push(Event::StopRequested(StopRequest::FrontDied));
+        events.push(Event::StopRequested(StopRequest::Release));
         if !self.ended {
             events.extend([
                 Event::InterruptReported,
@@ -122,8 +145,7 @@ impl Witness {
     fn note(&mut self, event: &Event, now: Moment) {
         match event {
             Event::StopRequested(request) => {
-                self.stop_requested = true;
-                self.looking_since.get_or_insert(now);
+                self.asked_for_stop(if *request == StopRequest::Release { CLEANUP } else { GRACE }, now);
                 self.everybody |= matches!(request, StopRequest::Signal { everybody: true, .. });
             }
             Event::InterruptReported => self.reported = true,
@@ -211,8 +233,7 @@ impl Explorer {
             story.push(format!("{now:?} time"));
             // The deadline is a request, and the machine makes it itself.
             if machine.state == State::Running {
-                witness.stop_requested = true;
-                witness.looking_since.get_or_insert(now);
+                witness.asked_for_stop(OWN, now);
             }
             machine.handle_time(now);
             witness.judge(&mut machine, now, story);
@@ -278,7 +299,36 @@ fn an_apply_that_begins_after_the_interrupt_gets_the_whole_grace() {
 
 #[test]
 fn a_grace_shorter_than_that_of_planning_holds_for_planning_too() {
-    let mut machine = Machine::new(Terms { grace: Duration::from_secs(3), planning_grace: PLANNING, deadline: None });
+    let mut machine = Machine::new(Terms { grace: Duration::from_secs(3), ..TERMS });
     machine.handle(Event::PhaseChanged(Phase::Planning), Duration::ZERO);
     assert_eq!(machine.grace(), Duration::from_secs(3));
+}
+
+#[test]
+fn who_asks_tells_how_long_there_is() {
+    let interrupted_by = |request| {
+        let mut machine = machine(None);
+        machine.handle(Event::StopRequested(request), Duration::ZERO);
+        machine.handle_time(LOOK);
+        machine
+    };
+    let end = jiff::Timestamp::UNIX_EPOCH;
+    for (request, grace) in [
+        (signal(false), GRACE),
+        (StopRequest::FrontDied, GRACE),
+        (StopRequest::ParentDied, GRACE),
+        (StopRequest::Release, CLEANUP),
+        (StopRequest::Deadline, OWN),
+        (StopRequest::CredentialsEnd { end }, OWN),
+    ] {
+        assert_eq!(interrupted_by(request).next_time(), Some(LOOK + grace));
+    }
+    // tfguard stops in good time, and then the CI cancels the job.
+    let mut machine = interrupted_by(StopRequest::Deadline);
+    let now = Duration::from_secs(100);
+    machine.handle(Event::StopRequested(signal(false)), now);
+    assert_eq!(machine.next_time(), Some(now + GRACE));
+    machine.handle(Event::StopRequested(StopRequest::Release), now * 2);
+    machine.handle(Event::StopRequested(signal(false)), now * 2);
+    assert_eq!(machine.next_time(), Some(now + GRACE), "nobody who asks again gives more time");
 }
