@@ -6,9 +6,9 @@ const { spawn } = require("node:child_process");
 // Not there if the installation failed, and then nothing ran under tfguard either.
 const binary = process.env.STATE_binary;
 if (binary) {
-  const release = spawn(binary, ["release"], { stdio: ["ignore", "inherit", "inherit"] });
   // Node would die of them and leave the release alone.
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => release.kill(signal));
+  const release = spawn(binary, ["release"], { stdio: ["ignore", "inherit", "inherit"] });
   release.on("error", (error) => {
     console.log(`::error title=tfguard::cannot run ${binary}: ${error.message}`);
     process.exitCode = 1;

@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};
 
-use crate::install::{Package, package, serve};
+use crate::install::{Package, content, package, serve};
 use crate::read::{Variables, template, yaml};
-use crate::support::{Exit, Guard, Run};
+use crate::support::{Exit, Guard, Reply, Run};
 use crate::tools::node;
 use crate::{SOON, TFGUARD};
 
@@ -133,11 +135,11 @@ fn it_installs_a_release_whose_checksum_is_right() {
 #[test]
 fn it_does_not_install_what_it_was_not_asked_for() {
     let zeros = "0".repeat(64);
-    let wrong = serve(|request| request.ends_with(".sha256").then(|| format!("{}  x\n", "0".repeat(64)).into_bytes()));
-    let html = serve(|_| Some(b"<html>Sign in</html>".to_vec()));
-    let garbage = serve(|request| {
-        let body = b"no tarball".to_vec();
-        Some(if request.ends_with(".sha256") { format!("{}  x\n", sum(&body)).into_bytes() } else { body })
+    let wrong = serve(|file| file.ends_with(".sha256").then(|| content("0".repeat(64).as_bytes())));
+    let html = serve(|_| Some(content(b"<html>Sign in</html>")));
+    let garbage = serve(|file| {
+        let body: &[u8] = b"no tarball";
+        Some(if file.ends_with(".sha256") { content(sum(body).as_bytes()) } else { content(body) })
     });
     let right = serve(|_| None);
     let url = |server: &crate::support::Server| server.url();
@@ -157,6 +159,49 @@ fn it_does_not_install_what_it_was_not_asked_for() {
         let inputs: Vec<_> = inputs.iter().map(|(name, value)| (*name, value.as_str())).collect();
         runner.assert_not_installed(runner.main(&inputs).start().wait(SOON), why);
     }
+}
+
+/// What a server cannot answer for a moment is asked for again.
+#[test]
+fn it_tries_again_what_may_pass() {
+    let asked = AtomicU32::new(0);
+    let server = serve(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => Some(Reply::status(503)),
+        1 => Some(Reply::Close),
+        _ => None,
+    });
+    let runner = Runner::new();
+    runner.main(&[("download-url", &server.url())]).start().wait(SOON).expect_code(0);
+    // Three times the tarball, once its checksum; what is not there is asked for once.
+    assert_eq!(server.requests().len(), 4);
+    let runner = Runner::new();
+    runner.main(&[("download-url", &server.url()), ("version", "9.9.9")]).start().wait(SOON).expect_code(1);
+    assert_eq!(server.requests().len(), 5);
+}
+
+/// A lock that is left must not pass unnoticed; and what the runner sends to Node is for `tfguard release`.
+#[test]
+fn its_post_is_what_tfguard_release_makes_of_it() {
+    let runner = Runner::new();
+    let stand_in = runner.temp().join("tfguard");
+    let post = |script: &str| {
+        std::fs::write(&stand_in, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let state = [("binary".to_owned(), stand_in.display().to_string())].into();
+        runner.post(&Told { state, ..Told::default() }).start()
+    };
+    let exit = post("echo \"$@\"; exit 120").wait(SOON).expect_code(120);
+    assert_eq!(exit.out(), "release\n");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let post = post("trap 'exit 7' INT TERM; echo ready; while :; do sleep 0.1; done");
+        post.wait_for_stdout("ready", SOON);
+        post.signal(signal);
+        post.wait(SOON).expect_code(7);
+    }
+    std::fs::remove_file(&stand_in).unwrap();
+    let state = [("binary".to_owned(), stand_in.display().to_string())].into();
+    let exit = runner.post(&Told { state, ..Told::default() }).start().wait(SOON).expect_code(1);
+    assert!(exit.out().contains("::error title=tfguard::cannot run"), "{exit}");
 }
 
 /// By default it is the release of the version and the repository that the action itself is of.
