@@ -134,6 +134,11 @@ pub enum Instead {
         /// How long to wait for a Terraform that is still alive; half a minute of it is kept for the kill and the release
         #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
         wait: Duration,
+
+        /// Where there is no session of this job (another container, another machine): delete the lock of this directory's
+        /// state if it is recorded as this very job's and the run is known to be dead
+        #[arg(long, env = "TFGUARD_RUN_IDENTITY")]
+        run_identity: bool,
     },
     /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
     Shim {

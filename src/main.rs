@@ -41,11 +41,11 @@ fn main() -> ExitCode {
         Some(Instead::Shim { dir }) => {
             return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Instead::Release { wait }) => Some(*wait),
+        Some(Instead::Release { wait, run_identity }) => Some((*wait, *run_identity)),
         None => None,
     };
     let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {
-        (Some(wait), _) => run::finish(&plan, wait),
+        (Some((wait, by_identity)), _) => run::finish(&plan, wait, by_identity),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
     });

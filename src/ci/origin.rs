@@ -1,4 +1,4 @@
-//! What a CI run works on, and for whom.
+//! What a CI run works on, for whom, and where.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,10 @@ pub struct Origin {
     /// Who started the run, by the CI's name for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
+    /// The runner, where the CI's names for the job do not tell jobs apart that run at the same time: those of a matrix
+    /// on GitHub, parallel branches on Jenkins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<String>,
 }
 
 /// By provider in the order of [`super::Provider`]; `GIT_COMMIT` is that of Jenkins' Git plugin.
@@ -31,6 +35,8 @@ impl Origin {
     /// Reads it from the environment.
     pub fn detect(env: impl Fn(&str) -> Option<String>) -> Self {
         let first = |names: &[&str]| names.iter().filter_map(|name| env(name)).find(|value| !value.is_empty());
-        Self { commit: first(&COMMITS), actor: first(&ACTORS) }
+        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+        let on_jenkins = || Some(format!("{}#{}", get("NODE_NAME")?, get("EXECUTOR_NUMBER")?));
+        Self { commit: first(&COMMITS), actor: first(&ACTORS), runner: get("RUNNER_NAME").or_else(on_jenkins) }
     }
 }

@@ -95,14 +95,6 @@ impl Run {
     }
 }
 
-impl Run {
-    /// Whether both are the same attempt at the same job, as surely as the CI's variables tell.
-    #[must_use]
-    pub fn is_same_job(&self, other: &Self) -> bool {
-        self == other && self.provider != Provider::Other && self.url.is_some() && self.job.is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

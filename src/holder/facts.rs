@@ -48,7 +48,7 @@ impl Machine {
             (Some(holder), _) => holder.clone(),
             (None, Some((session, journal))) => {
                 let Ok(lock) = info.id.parse::<LockId>() else { return self.without_record(info, recorded) };
-                Holder::of_session(journal, session, lock, ci::Origin::default())
+                Holder::of_session(journal, session, lock)
             }
             (None, None) => return self.without_record(info, recorded),
         };

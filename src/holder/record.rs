@@ -34,6 +34,9 @@ pub struct Holder {
     /// What the run works on, and for whom.
     #[serde(flatten)]
     pub origin: ci::Origin,
+    /// The CI's own container that it runs in, where the end of that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ci::Container>,
     /// The name of the machine or container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -53,7 +56,7 @@ pub struct Holder {
 impl Holder {
     /// The record of a session that holds a lock, as its journal tells it.
     #[must_use]
-    pub fn of_session(journal: &Journal, session: &SessionDir, lock: LockId, origin: ci::Origin) -> Self {
+    pub fn of_session(journal: &Journal, session: &SessionDir, lock: LockId) -> Self {
         let run = journal.account.ci.clone().map(|run| ci::Run {
             url: run.url.map(without_user).filter(|url| url.chars().count() <= LONGEST),
             job: run.job.and_then(bounded),
@@ -67,13 +70,38 @@ impl Holder {
             tfguard: journal.account.tfguard.clone(),
             started: journal.account.started,
             ci: run,
-            origin: ci::Origin { commit: origin.commit.and_then(bounded), actor: origin.actor.and_then(bounded) },
+            origin: ci::Origin::default(),
+            container: None,
             host: journal.nodename.clone().and_then(bounded),
             world: journal.world.clone(),
             supervisor: journal.supervisor,
             child: journal.child,
             session: (path.as_os_str().len() <= 4 * LONGEST).then(|| path.to_owned()),
         }
+    }
+
+    /// With what the run's environment tells besides.
+    #[must_use]
+    pub fn with_environment(self, env: impl Fn(&str) -> Option<String>) -> Self {
+        let ci::Origin { commit, actor, runner } = ci::Origin::detect(&env);
+        let origin = ci::Origin {
+            commit: commit.and_then(bounded),
+            actor: actor.and_then(bounded),
+            runner: runner.and_then(bounded),
+        };
+        Self { origin, container: ci::Container::detect(env), ..self }
+    }
+
+    /// Whether it is the record of this very job and attempt, as surely as the CI tells them apart.
+    #[must_use]
+    pub fn is_of_job(&self, job: &ci::Run, runner: Option<&str>) -> bool {
+        use ci::Provider::{Azure, Buildkite, Circleci, GithubActions, Gitlab, Jenkins, Other};
+        let told_apart = match job.provider {
+            Gitlab | Buildkite | Azure | Circleci => true,
+            GithubActions | Jenkins => runner.is_some() && self.origin.runner.as_deref() == runner,
+            Other => false,
+        };
+        told_apart && self.ci.as_ref() == Some(job) && job.url.is_some() && job.job.is_some()
     }
 
     /// The same run's record beside another lock.
@@ -201,7 +229,12 @@ mod tests {
                 job: Some("7".to_owned()),
                 attempt: None,
             }),
-            origin: ci::Origin { commit: Some("0a1b".to_owned()), actor: Some("alice".to_owned()) },
+            origin: ci::Origin {
+                commit: Some("0a1b".to_owned()),
+                actor: Some("alice".to_owned()),
+                runner: Some("r".to_owned()),
+            },
+            container: Some(ci::Container::GitlabDocker),
             host: Some("runner-7".to_owned()),
             world: World { boot_id: "b".to_owned(), pid_namespace: 4_026_531_836 },
             supervisor: Some(id(10)),

@@ -51,11 +51,18 @@ pub(crate) fn encode(holder: &Holder, room: usize) -> Option<Vec<Tag>> {
                 holder.host.as_deref(),
                 Some(&*holder.world.boot_id).filter(|id| !id.is_empty()),
                 Some(&holder.world.pid_namespace.to_string()),
+                holder.container.and_then(|container| name(&container)).as_deref(),
             ])),
         ),
         (PROCESS, Some(line([holder.supervisor.map(process).as_deref(), child.as_deref()]))),
         (SESSION, holder.session.as_ref().map(|path| escape(path.as_os_str().as_bytes()))),
-        (JOB, run.map(|run| line([name(&run.provider).as_deref(), run.job.as_deref(), run.attempt.as_deref()]))),
+        (
+            JOB,
+            run.map(|run| {
+                let runner = holder.origin.runner.as_deref();
+                line([name(&run.provider).as_deref(), run.job.as_deref(), run.attempt.as_deref(), runner])
+            }),
+        ),
         (CHANGE, Some(line([holder.origin.commit.as_deref(), holder.origin.actor.as_deref()]))),
     ];
     if room < needed.len() || needed.iter().any(|(_, value)| value.len() > LONGEST) {
@@ -76,22 +83,22 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>, loc
     }
     let get =
         |wanted: &str| tags.iter().find(|(name, _)| *name == wanted).map(|(_, value)| parts(value)).unwrap_or_default();
-    let [schema, tfguard, started] = three(get(RECORD));
+    let [schema, tfguard, started, _] = four(get(RECORD));
     if schema.as_deref() != Some(&*SCHEMA.to_string()) {
         let found = schema.unwrap_or_else(|| "unknown".to_owned());
         return Recorded::Foreign(format!(
             "the record of its holder has format {found}, this tfguard knows format {SCHEMA}"
         ));
     }
-    let [id, ..] = three(get(LOCK));
+    let [id, ..] = four(get(LOCK));
     let (Some(Ok(id)), Some(Ok(started))) = (id.map(|id| id.parse()), started.map(|started| started.parse())) else {
         return Recorded::Foreign("the record of its holder, in the lockfile's tags, cannot be understood".to_owned());
     };
-    let [provider, job, attempt] = three(get(JOB));
-    let [url, ..] = three(get(RUN));
-    let [host, boot_id, pid_namespace] = three(get(HOST));
-    let [supervisor, child, _] = three(get(PROCESS));
-    let [commit, actor, _] = three(get(CHANGE));
+    let [provider, job, attempt, runner] = four(get(JOB));
+    let [url, ..] = four(get(RUN));
+    let [host, boot_id, pid_namespace, container] = four(get(HOST));
+    let [supervisor, child, ..] = four(get(PROCESS));
+    let [commit, actor, ..] = four(get(CHANGE));
     let session = tags.iter().find(|(name, _)| *name == SESSION).and_then(|(_, value)| unescape(value));
     let provider = match (provider, &url) {
         (Some(provider), _) => of_name::<ci::Provider>(&provider),
@@ -105,7 +112,8 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>, loc
         tfguard: tfguard.unwrap_or_default(),
         started,
         ci: provider.map(|provider| ci::Run { provider, url, job, attempt }),
-        origin: ci::Origin { commit, actor },
+        origin: ci::Origin { commit, actor, runner },
+        container: container.and_then(|name| of_name(&name)),
         host,
         world: World {
             boot_id: boot_id.unwrap_or_default(),
@@ -129,7 +137,7 @@ fn parts(line: &str) -> Vec<Option<String>> {
     line.split(' ').map(|text| if text == "-" { None } else { part(text) }).collect()
 }
 
-fn three(parts: Vec<Option<String>>) -> [Option<String>; 3] {
+fn four(parts: Vec<Option<String>>) -> [Option<String>; 4] {
     let mut parts = parts.into_iter();
     std::array::from_fn(|_| parts.next().flatten())
 }
@@ -197,6 +205,7 @@ mod tests {
             second in 0..2_000_000_000_i64,
             run in proptest::option::of((0..7usize, some(text), some(text), some(text))),
             (commit, actor, host) in (some(text), some(text), some(text)),
+            (runner, gitlab) in (some(text), any::<bool>()),
             (boot_id, pid_namespace) in ("|[0-9a-f-]{36}", any::<u64>()),
             supervisor in proptest::option::of((any::<i32>(), any::<u64>())),
             child in proptest::option::of((any::<i32>(), any::<u64>(), any::<i32>())),
@@ -205,13 +214,16 @@ mod tests {
             use ci::Provider::*;
             let providers = [GithubActions, Gitlab, Jenkins, Buildkite, Azure, Circleci, Other];
             let id = |(pid, start_ticks)| ProcessId { pid, start_ticks };
+            // Without a CI it has no runner.
+            let runner = runner.filter(|_| run.is_some());
             Holder {
                 schema: SCHEMA,
                 lock: lock.parse().unwrap(),
                 tfguard: "0.1.0".to_owned(),
                 started: jiff::Timestamp::new(second, 123_456_789).unwrap(),
                 ci: run.map(|(at, url, job, attempt)| ci::Run { provider: providers[at], url, job, attempt }),
-                origin: ci::Origin { commit, actor },
+                origin: ci::Origin { commit, actor, runner },
+                container: gitlab.then_some(ci::Container::GitlabDocker),
                 host,
                 world: World { boot_id, pid_namespace },
                 supervisor: supervisor.map(id),
@@ -291,7 +303,8 @@ mod tests {
                 job: Some("apply prod".to_owned()),
                 attempt: Some("1".to_owned()),
             }),
-            origin: ci::Origin { commit: Some("0a1b".to_owned()), actor: None },
+            origin: ci::Origin { commit: Some("0a1b".to_owned()), actor: None, runner: Some("runner 7".to_owned()) },
+            container: None,
             host: Some("runner-7".to_owned()),
             world: World { boot_id: "b".to_owned(), pid_namespace: 4_026_531_836 },
             supervisor: Some(id(10)),
@@ -306,10 +319,10 @@ mod tests {
                 ("tfguard:lock", "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4"),
                 ("tfguard:record", "1 0.1.0 2026-11-20T04:11:21Z"),
                 ("tfguard:run", "https://github.com/acme/network/actions/runs/7"),
-                ("tfguard:host", "runner-7 b 4026531836"),
+                ("tfguard:host", "runner-7 b 4026531836 -"),
                 ("tfguard:process", "10:91 11:91:10"),
                 ("tfguard:session", "/home/ci/_temp/tfguard/s"),
-                ("tfguard:job", "github-actions apply=20prod 1"),
+                ("tfguard:job", "github-actions apply=20prod 1 runner=207"),
                 ("tfguard:change", "0a1b -"),
             ]
         );

@@ -11,7 +11,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::supervisor::Supervisor;
 use crate::backend::{AwsClients, S3Backend, Store};
-use crate::ci;
 use crate::holder::Holder;
 use crate::lock::{
     Annotation, FoundLock, HolderStore as _, LockClaim, LockKinds, LockPlace, LockTrace, StoreError, Traced,
@@ -152,7 +151,7 @@ impl Supervisor<'_> {
 
     fn holder(&self, claim: LockClaim) -> Holder {
         let env = |name: &str| self.job.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
-        Holder::of_session(&self.journal, &self.job.session, claim.id, ci::Origin::detect(env))
+        Holder::of_session(&self.journal, &self.job.session, claim.id).with_environment(env)
     }
 }
 

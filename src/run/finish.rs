@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::front::{A_MOMENT, finish_output, relays, tell};
+use super::identity;
 use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
@@ -43,15 +44,19 @@ const REMOVAL_LOOKS: u32 = 50;
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
-pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
+///
+/// `by_identity`: where this job has no session here, its lock is looked for by the record beside it.
+pub fn finish(plan: &Plan, wait: Duration, by_identity: bool) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
         requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
         let mut worst = 0;
         let told = RefCell::default();
+        let mut found_own = false;
         for session in SessionDir::all(|name| std::env::var_os(name)) {
             let found = Found { plan, session, wait, told: &told };
+            found_own |= found.is_own();
             let ended = found.finish(&to_us, &mut requests).await;
             // Whatever relay there was, it may not take any words any more.
             crate::say::directly();
@@ -64,6 +69,9 @@ pub fn finish(plan: &Plan, wait: Duration) -> Result<u8, Failure> {
         let told = told.into_inner();
         if !told.is_empty() {
             plan.publisher.publish(&told).await;
+        }
+        if by_identity && !found_own {
+            worst = std::cmp::max_by_key(worst, identity::release(plan).await, |code| weight(*code));
         }
         Ok(worst)
     });
@@ -86,6 +94,11 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// A session that cannot be read may be this job's.
+    fn is_own(&self) -> bool {
+        Journal::read(&self.session).map_or(true, |journal| journal.account.ci == self.plan.ci)
+    }
+
     async fn finish(
         &self,
         to_us: &UnboundedSender<StopRequest>,

@@ -7,6 +7,7 @@ mod control;
 mod expiry;
 mod finish;
 mod front;
+mod identity;
 mod machine;
 mod nameless;
 mod other_backends;

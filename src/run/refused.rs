@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::supervisor::Supervisor;
 use crate::backend::{self, AwsClients, Backend, S3Backend};
+use crate::ci;
 use crate::holder::{Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
@@ -116,10 +117,12 @@ impl Supervisor<'_> {
             },
         };
         let ci = self.journal.account.ci.as_ref();
+        let env = |name: &str| self.job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
+        let runner = ci::Origin::detect(env).runner;
         let run = holder.as_ref().and_then(|holder| holder.ci.as_ref());
         let release = if machine.is_of_job(&id, ci) {
             Some("tfguard release")
-        } else if run.zip(ci).is_some_and(|(run, own)| run.is_same_job(own)) {
+        } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner.as_deref())) {
             Some("tfguard release --run-identity")
         } else {
             None

@@ -13,7 +13,7 @@ use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
 use crate::session::{ProcessId, Tree};
 
 /// How long the release of one half of a lock may take, retries and all.
-const BUDGET: Duration = Duration::from_secs(45);
+pub(super) const BUDGET: Duration = Duration::from_secs(45);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.

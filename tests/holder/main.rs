@@ -1,5 +1,8 @@
 //! Who holds a lock: the record beside it, and what is made of it.
 
+#[allow(unused_imports)]
+#[path = "../simulators/mod.rs"]
+mod simulators;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,6 +12,7 @@ mod support;
 mod bed;
 
 mod annotation;
+mod identity;
 mod judged;
 mod refused;
 mod stores;

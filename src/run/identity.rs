@@ -1,0 +1,258 @@
+//! `tfguard release --run-identity`: the cleanup step of a job of which there is no session here, because it ran in
+//! another container or on another machine. It looks at the lock of the current directory's state.
+//!
+//! It deletes that lock if the record beside it is of this very job, and the run is dead by proof, or was in a container
+//! that the CI is known to have ended before ([`ci::Container`]). In everything else it says what it knows.
+
+use tokio::time::{Duration, sleep, timeout};
+
+use super::plan::Plan;
+use super::release::{BUDGET, IN_FLIGHT};
+use crate::backend::GivenSettings;
+use crate::ci;
+use crate::commands::{State, TargetError};
+use crate::exit;
+use crate::holder::{Holder, Machine, Verdict};
+use crate::lock::{
+    self, FoundLock, HolderStore as _, LockClaim, LockInfo, LockKinds, LockPlace, ReleaseTerms, StoreError,
+    UnconditionalDelete,
+};
+use crate::report::{Half, HalfOutcome, LockOutcome};
+use crate::session::World;
+
+/// Looking at one half of the lock never takes longer.
+const LONGEST_LOOK: Duration = Duration::from_secs(15);
+
+/// What becomes of the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Decision {
+    /// It is another job's, and none of ours.
+    NotOurs,
+    /// It goes, for this reason.
+    Release(String),
+    /// It stays, for this reason.
+    Stay(String),
+}
+
+/// The job whose cleanup step this is.
+struct Own<'a> {
+    run: Option<&'a ci::Run>,
+    runner: Option<String>,
+    container: Option<ci::Container>,
+    world: World,
+}
+
+impl Own<'_> {
+    fn decide(&self, holder: &Holder, verdict: &Verdict) -> Decision {
+        if !self.run.is_some_and(|run| holder.is_of_job(run, self.runner.as_deref())) {
+            return Decision::NotOurs;
+        }
+        match verdict {
+            Verdict::Dead { why } => Decision::Release(why.clone()),
+            Verdict::Unknown { .. } if self.ended_with_its_container(holder) => {
+                Decision::Release("its container was GitLab's, which has ended it before this one".to_owned())
+            }
+            Verdict::Alive { why } | Verdict::Unknown { why } => Decision::Stay(why.clone()),
+        }
+    }
+
+    /// It was in a container of the CI's, on this very kernel, which is not this container.
+    fn ended_with_its_container(&self, holder: &Holder) -> bool {
+        let (here, there) = (&self.world, &holder.world);
+        self.container == Some(ci::Container::GitlabDocker)
+            && holder.container == self.container
+            && !here.boot_id.is_empty()
+            && here.boot_id == there.boot_id
+            && here.pid_namespace != 0
+            && there.pid_namespace != 0
+            && here.pid_namespace != there.pid_namespace
+    }
+}
+
+/// Releases what the job left; gives tfguard's exit code: 0 when nothing of it is left.
+pub async fn release(plan: &Plan) -> u8 {
+    let here = std::env::current_dir().unwrap_or_default();
+    let state = match State::of_directory(&here, plan.env.clone(), None, &GivenSettings::default()).await {
+        Ok(state) => state,
+        // What has no backend has no lock of ours.
+        Err(error @ (TargetError::NotInitialised { .. } | TargetError::Local { .. })) => {
+            tracing::debug!("{error}");
+            return 0;
+        }
+        Err(error) => {
+            tracing::warn!("whether this job left a lock cannot be known here: {error}");
+            return exit::LOCK_LEFT;
+        }
+    };
+    match look(plan, &state).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::warn!("whether this job left a lock of {} cannot be known: {error}", state.lock_id());
+            exit::LOCK_LEFT
+        }
+    }
+}
+
+async fn look(plan: &Plan, state: &State) -> Result<u8, StoreError> {
+    let env = |name: &str| plan.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
+    let own = Own {
+        run: plan.ci.as_ref(),
+        runner: ci::Origin::detect(env).runner,
+        container: ci::Container::of_cleanup(env),
+        world: World::here(),
+    };
+    let places: Vec<_> = state.halves().into_iter().filter(|half| half.expected).map(|half| half.place).collect();
+    let machine = Machine::here(|name| std::env::var_os(name));
+    let mut code = 0;
+    // Both halves are of one lock.
+    let mut settled = Vec::new();
+    for place in &places {
+        let read = state.clients.open(place, UnconditionalDelete::Refuse);
+        let held = timeout(LONGEST_LOOK, read.read_held()).await;
+        let held = held.unwrap_or_else(|_| Err(StoreError::TimedOut { detail: format!("{place} did not answer") }))?;
+        let Some((info, recorded)) = held.and_then(|held| match held.lock {
+            FoundLock::Held(info) => Some((info, held.recorded)),
+            FoundLock::Malformed(_) => None,
+        }) else {
+            continue;
+        };
+        if settled.contains(&info.id) {
+            continue;
+        }
+        let decision = recorded.holder().map(|holder| own.decide(holder, &machine.judge(&info, &recorded).verdict));
+        match decision {
+            None | Some(Decision::NotOurs) => tracing::debug!("lock {}: not recorded as this job's", info.id),
+            Some(Decision::Stay(why)) => {
+                tracing::warn!("lock {} of {} is this job's and stays: {why}", info.id, state.lock_id());
+                settled.push(info.id);
+                code = exit::LOCK_LEFT;
+            }
+            Some(Decision::Release(why)) => {
+                tracing::info!("lock {} of {} was left by this job: {why}", info.id, state.lock_id());
+                settled.push(info.id.clone());
+                code = code.max(delete(plan, state, &places, info).await);
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Deletes each half of a lock by its own condition.
+async fn delete(plan: &Plan, state: &State, places: &[LockPlace], info: LockInfo) -> u8 {
+    let claim = match info.id.parse() {
+        Ok(id) => LockClaim {
+            id,
+            operation: info.operation,
+            who: info.who,
+            version: info.version,
+            bucket: state.bucket().to_owned(),
+            state_key: state.key.clone(),
+            kinds: LockKinds::Unstated,
+        },
+        Err(error) => {
+            tracing::warn!("the lock stays: {error}");
+            return exit::LOCK_LEFT;
+        }
+    };
+    if plan.on_death.keeps(&claim) {
+        tracing::info!("lock {}: left in place, as --on-death says", claim.id);
+        return 0;
+    }
+    // It may have died just now, with a state upload on its way.
+    sleep(IN_FLIGHT).await;
+    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
+    let mut halves = Vec::new();
+    for place in places {
+        let store = state.clients.open(place, plan.unconditional);
+        let outcome = HalfOutcome::from(lock::release(&store, &claim, &terms).await);
+        halves.push(Half { place: place.clone(), outcome });
+    }
+    match LockOutcome::of(&halves) {
+        LockOutcome::Left(why) => {
+            tracing::warn!("lock {}: NOT released: {why}", claim.id);
+            exit::LOCK_LEFT
+        }
+        LockOutcome::Released => {
+            tracing::info!("lock {}: left by Terraform, deleted by tfguard", claim.id);
+            0
+        }
+        _ => {
+            tracing::info!("lock {}: not there any more", claim.id);
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(provider: ci::Provider, world: World, container: Option<ci::Container>) -> Holder {
+        let text = serde_json::json!({
+            "schema": 1, "lock": "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "tfguard": "0.1.0",
+            "started": "2026-11-20T04:11:21Z", "world": world, "container": container, "runner": "r",
+            "ci": {"provider": provider, "url": "https://ci/7", "job": "7"},
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn world(boot_id: &str, pid_namespace: u64) -> World {
+        World { boot_id: boot_id.to_owned(), pid_namespace }
+    }
+
+    fn own(run: &ci::Run, container: Option<ci::Container>) -> Own<'_> {
+        Own { run: Some(run), runner: Some("r".to_owned()), container, world: world("b", 2) }
+    }
+
+    /// Without proof of death only one container counts as ended: GitLab's own, of this kernel, that is not this one.
+    #[test]
+    fn a_lock_goes_only_by_proof_or_with_gitlabs_container() {
+        let gitlab = Some(ci::Container::GitlabDocker);
+        let verdicts = ["alive", "dead", "unknown"]
+            .map(|word| serde_json::from_value::<Verdict>(serde_json::json!({"verdict": word, "why": "x"})).unwrap());
+        let worlds = [world("b", 1), world("b", 2), world("c", 1), world("", 1), world("b", 0)];
+        for verdict in &verdicts {
+            for (number, world) in worlds.iter().enumerate() {
+                for there in [None, gitlab, Some(ci::Container::Other)] {
+                    for here in [None, gitlab, Some(ci::Container::Other)] {
+                        let holder = holder(ci::Provider::Gitlab, world.clone(), there);
+                        let run = holder.ci.clone().unwrap();
+                        let decision = own(&run, here).decide(&holder, verdict);
+                        let gone = here == gitlab && there == gitlab && number == 0;
+                        let goes = verdict.is_dead() || (verdict.word() == "unknown" && gone);
+                        let context = format!("{verdict:?} {world:?} {there:?} {here:?}: {decision:?}");
+                        assert_eq!(matches!(decision, Decision::Release(_)), goes, "{context}");
+                        assert_eq!(matches!(decision, Decision::Stay(_)), !goes, "{context}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_of_another_job_is_none_of_ours() {
+        let dead = Verdict::Dead { why: "x".to_owned() };
+        for provider in [ci::Provider::GithubActions, ci::Provider::Gitlab, ci::Provider::Jenkins] {
+            let holder = holder(provider, world("b", 2), None);
+            let run = holder.ci.clone().unwrap();
+            assert_ne!(own(&run, None).decide(&holder, &dead), Decision::NotOurs);
+            let text = || Some("8".to_owned());
+            for other in [
+                ci::Run { url: text(), ..run.clone() },
+                ci::Run { job: text(), ..run.clone() },
+                ci::Run { attempt: text(), ..run.clone() },
+                ci::Run { provider: ci::Provider::Azure, ..run.clone() },
+            ] {
+                assert_eq!(own(&other, None).decide(&holder, &dead), Decision::NotOurs, "{other:?}");
+            }
+            // Jobs of a matrix, or parallel branches, have the same names: the runner tells them apart.
+            let elsewhere = Own { runner: Some("s".to_owned()), ..own(&run, None) };
+            let same = provider == ci::Provider::Gitlab;
+            assert_eq!(elsewhere.decide(&holder, &dead) != Decision::NotOurs, same, "{provider:?}");
+            assert_eq!(Own { run: None, ..own(&run, None) }.decide(&holder, &dead), Decision::NotOurs);
+        }
+        let nameless = holder(ci::Provider::Other, world("b", 2), None);
+        let run = nameless.ci.clone().unwrap();
+        assert_eq!(own(&run, None).decide(&nameless, &dead), Decision::NotOurs);
+    }
+}
