@@ -19,7 +19,7 @@ use crate::lock::LockClaim;
 #[derive(Debug, Parser)]
 #[command(name = "tfguard", version, after_help = exit::TABLE)]
 #[command(
-    override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]\n       tfguard shim --dir <DIR>"
+    override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]\n       tfguard <locks|inspect|unlock|verify|doctor> [OPTIONS]\n       tfguard shim --dir <DIR>"
 )]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Cli {

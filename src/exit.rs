@@ -3,7 +3,8 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-/// The child is gone but a lock of its own could not be released, or may not be because something of it may be alive.
+/// The child is gone but a lock of its own could not be released, or may not be because something of it may be alive;
+/// or `unlock` left the lock.
 pub const LOCK_LEFT: u8 = 120;
 /// The lock is accounted for, but the state needs a look. Says more than how the child ended, less than [`LOCK_LEFT`].
 pub const STATE_NEEDS_A_LOOK: u8 = 121;
@@ -26,7 +27,8 @@ Exit codes:
   the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
   128 + n        it died of signal n; its locks are accounted for
   1              `doctor` found something as bad as --fail-on says
-  120            it is gone, but a lock of its own is left (the message says which, why, and what to run)
+  120            it is gone, but a lock of its own is left (the message says which, why, and what to run);
+                 `unlock`: the lock stays
   121            the state needs a look: of a run that died over it, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock
   124            it was stopped by --deadline

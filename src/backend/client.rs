@@ -56,7 +56,7 @@ impl AwsClients {
         self.backend.region()
     }
 
-    /// A place of a whole table's or bucket's kind has this endpoint: that of S3, as far as settings tell.
+    /// The endpoint of S3, as far as settings tell it.
     pub fn s3_endpoint(&self) -> Option<String> {
         self.backend.s3_endpoint()
     }
@@ -64,6 +64,11 @@ impl AwsClients {
     /// The same for DynamoDB.
     pub fn dynamodb_endpoint(&self) -> Option<String> {
         self.backend.dynamodb_endpoint()
+    }
+
+    /// Whether S3 is where these settings say: not where they name another DynamoDB than AWS's and no S3.
+    pub(crate) fn knows_s3(&self) -> bool {
+        self.s3_endpoint().is_some() || self.dynamodb_endpoint().as_deref().is_none_or(is_aws)
     }
 
     /// Whether S3 is AWS's own, as far as settings and shared files tell.

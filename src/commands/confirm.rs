@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+use crate::ci;
+
 /// What was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
@@ -9,14 +11,15 @@ pub enum Answer {
     Yes,
     /// Anything else.
     No,
-    /// Nobody can be asked: stdin or stderr is no terminal.
+    /// Nobody can be asked: stdin or stderr is no terminal, or it is a CI's.
     NobodyThere,
 }
 
-/// Asks on the terminal. Only `yes` is a yes, as Terraform has it.
+/// Asks on the terminal. Only `yes` is a yes, as Terraform has it. The terminals of CI systems have nobody before them.
 #[must_use]
 pub fn confirm(question: &str) -> Answer {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    let in_ci = ci::Run::detect(|name| std::env::var(name).ok()).is_some();
+    if in_ci || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Answer::NobodyThere;
     }
     let mut line = String::new();

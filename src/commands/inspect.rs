@@ -120,7 +120,9 @@ impl Found {
         for half in looks.iter().filter_map(HalfLook::half) {
             merged.add(state.lock_id(), half);
         }
-        let locks = merged.into_locks().into_iter().map(|lock| lock.judge(&machine)).collect();
+        let state_exists = object_seen.then_some(object.is_some());
+        let judged = merged.into_locks().into_iter().map(|lock| JudgedLock { state_exists, ..lock.judge(&machine) });
+        let locks = judged.collect();
         Self { now: Timestamp::now(), caller, locks, unseen, object, object_seen, digest }
     }
 

@@ -45,7 +45,7 @@ pub enum Defect {
 
 impl Sighting {
     /// Reads an item of a lock table.
-    pub(super) fn of_item(item: &HashMap<String, AttributeValue>) -> Self {
+    pub(crate) fn of_item(item: &HashMap<String, AttributeValue>) -> Self {
         let HeldLock { lock, recorded } = HeldLock::in_item(item);
         Self { lock, recorded, written: None, content: Content::Item(item.get("Info").cloned()) }
     }

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 pub use machine::StopRequest;
 pub use plan::{Mode, Plan, Remark};
+pub(crate) use release::IN_FLIGHT;
 pub use spool::Sayer;
 pub use supervisor::{Job, describe};
 

@@ -17,7 +17,7 @@ pub(super) const BUDGET: Duration = Duration::from_secs(45);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
-pub(super) const IN_FLIGHT: Duration = Duration::from_secs(2);
+pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(2);
 
 /// What Terraform takes the second lock of a migration for (`internal/command/meta_backend_migrate.go`).
 const MIGRATION_DESTINATION: &str = "migration destination state";

@@ -198,7 +198,7 @@ impl<'a> Gatherer<'a> {
             for (state, seen) in page.found {
                 let half = HalfSeen { place: reader.table_place(table, &state), seen, expected: true };
                 if let Some(first) = self.held.absorb(&state, half) {
-                    if let Some((bucket, _)) = state.split_once('/') {
+                    if let Some((bucket, _)) = state.split_once('/').filter(|_| clients.knows_s3()) {
                         self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
                     }
                     locks.push(SeenLock { state, first, others: Vec::new() });

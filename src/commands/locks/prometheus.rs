@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::Summary;
 use super::sheet::{Row, Sheet};
 use crate::commands::printable;
+use crate::lock::LockPlace;
 
 const CREATED: &str = "tfguard_lock_created_timestamp_seconds";
 
@@ -43,6 +44,8 @@ impl<W: Write> Sheet for Prometheus<W> {
             ("run", run.unwrap_or_default()),
             ("verdict", lock.judged.verdict.word()),
             ("stale", &words.join(",")),
+            // Something without an ID can lie at both places of one state.
+            ("place", &store_of(&lock.lock.first.place)),
         ]);
         match lock.since() {
             Some(since) => writeln!(self.out, "{CREATED}{labels} {}", since.as_second()),
@@ -72,6 +75,13 @@ impl<W: Write> Sheet for Prometheus<W> {
 
 fn family(out: &mut impl Write, name: &str, help: &str) -> io::Result<()> {
     writeln!(out, "# HELP {name} {help}.\n# TYPE {name} gauge")
+}
+
+fn store_of(place: &LockPlace) -> String {
+    match place {
+        LockPlace::DynamoDb { table, .. } => format!("dynamodb:{table}"),
+        LockPlace::Lockfile { bucket, .. } => format!("s3:{bucket}"),
+    }
 }
 
 /// Label values are foreign texts: what would end them, or steer whoever looks at them, does not get through.

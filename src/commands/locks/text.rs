@@ -100,8 +100,13 @@ impl<W: Write> Sheet for Text<W> {
         } else {
             writeln!(
                 self.out,
-                "{} locks, {} stale; holders: {} alive, {} dead, {} unknown",
-                summary.locks, summary.stale, summary.alive, summary.dead, summary.unknown
+                "{} {}, {} stale; holders: {} alive, {} dead, {} unknown",
+                summary.locks,
+                if summary.locks == 1 { "lock" } else { "locks" },
+                summary.stale,
+                summary.alive,
+                summary.dead,
+                summary.unknown
             )?;
         }
         self.out.flush()

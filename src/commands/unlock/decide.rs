@@ -1,6 +1,6 @@
 //! What `tfguard unlock` does, given what was asked for and what was seen. Pure.
 
-use crate::commands::judged::HalfSeen;
+use crate::commands::judged::SeenLock;
 use crate::commands::looked::HalfLook;
 use crate::holder::Verdict;
 use crate::lock::{FoundLock, LockInfo, Sighting, StoreError};
@@ -17,8 +17,8 @@ pub enum Wish<'a> {
 /// What was found for a wish.
 #[derive(Debug)]
 pub enum Finding<'a> {
-    /// The halves to delete: at least one.
-    These(HalfSeen, Vec<HalfSeen>),
+    /// What is to be deleted.
+    This(Box<SeenLock>),
     /// Nothing is there that fits, and nothing else either.
     NotLocked,
     /// Another thing is there.
@@ -35,7 +35,7 @@ pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
     };
     let mut fitting = looks.iter().filter(|look| look.found().is_some_and(fits)).filter_map(HalfLook::half);
     if let Some(first) = fitting.next() {
-        return Finding::These(first, fitting.collect());
+        return Finding::This(Box::new(SeenLock { state: state.to_owned(), first, others: fitting.collect() }));
     }
     if let Some(other) = looks.iter().find_map(HalfLook::found) {
         return Finding::Other(other);
@@ -72,5 +72,116 @@ pub fn permission(wish: Wish, verdict: &Verdict) -> Permission {
         (Verdict::Alive { .. }, _) => Permission::Refused,
         (Verdict::Dead { .. }, Wish::Lock(_)) => Permission::Given,
         _ => Permission::ToBeAsked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use aws_sdk_dynamodb::types::AttributeValue;
+
+    use super::*;
+    use crate::commands::target::HalfPlace;
+    use crate::lock::LockPlace;
+
+    const STATE: &str = "b/k";
+    const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
+
+    /// What can be seen at a half.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum At {
+        Nothing,
+        Ours,
+        OursWithoutPath,
+        Another,
+        Copied,
+        Ghost,
+        Broken,
+        Denied,
+    }
+
+    const ALL: [At; 8] =
+        [At::Nothing, At::Ours, At::OursWithoutPath, At::Another, At::Copied, At::Ghost, At::Broken, At::Denied];
+
+    fn look(at: At, table: &str, expected: bool) -> HalfLook {
+        let item = |info: Option<String>| {
+            let info = info.map(|info| ("Info".to_owned(), AttributeValue::S(info)));
+            Ok(Some(Sighting::of_item(&info.into_iter().collect::<HashMap<_, _>>())))
+        };
+        let lock = |id: &str, path: &str| item(Some(format!(r#"{{"ID":"{id}","Path":"{path}"}}"#)));
+        let seen = match at {
+            At::Nothing => Ok(None),
+            At::Ours => lock(ID, STATE),
+            At::OursWithoutPath => lock(ID, ""),
+            At::Another => lock("5bb7d84c-f09d-7909-0219-02f6e8d9eeb4", STATE),
+            At::Copied => lock(ID, "b/elsewhere"),
+            At::Ghost => item(None),
+            At::Broken => item(Some("{".to_owned())),
+            At::Denied => Err(StoreError::Denied { action: "dynamodb:GetItem", detail: String::new() }),
+        };
+        let place = LockPlace::DynamoDb {
+            table: table.to_owned(),
+            lock_id: STATE.to_owned(),
+            region: "r".to_owned(),
+            endpoint: None,
+        };
+        HalfLook { at: HalfPlace { place, expected }, seen }
+    }
+
+    /// Every pair of halves, for every wish: only what was asked for is deleted, all of it, and nothing is called
+    /// unlocked that was not seen to be.
+    #[test]
+    fn only_what_was_asked_for_is_found() {
+        for (first, second, expected) in
+            ALL.iter().flat_map(|first| ALL.iter().flat_map(move |second| [true, false].map(|e| (*first, *second, e))))
+        {
+            let looks = [look(first, "1", expected), look(second, "2", true)];
+            for (wish, fits) in [
+                (Wish::Lock(ID), &[At::Ours, At::OursWithoutPath][..]),
+                (Wish::Broken, &[At::Copied, At::Ghost, At::Broken]),
+                (Wish::Lock(""), &[]),
+                (Wish::Lock("7bb7d84c-f09d-7909-0219-02f6e8d9eeb4"), &[]),
+            ] {
+                let wanted: Vec<_> = [(first, "1"), (second, "2")]
+                    .iter()
+                    .filter(|(at, _)| fits.contains(at))
+                    .map(|(_, name)| *name)
+                    .collect();
+                let seen = |at: At| !matches!(at, At::Nothing | At::Denied);
+                match find(wish, STATE, &looks) {
+                    Finding::This(lock) => {
+                        let tables: Vec<_> = lock
+                            .halves()
+                            .map(|half| match &half.place {
+                                LockPlace::DynamoDb { table, .. } => table.as_str(),
+                                LockPlace::Lockfile { .. } => "",
+                            })
+                            .collect();
+                        assert_eq!(tables, wanted, "{first:?} {second:?} {wish:?}");
+                    }
+                    other => {
+                        assert_eq!(wanted, [""; 0], "{first:?} {second:?} {wish:?}");
+                        let unseen = (first == At::Denied && expected) || second == At::Denied;
+                        match other {
+                            Finding::Other(_) => assert!(seen(first) || seen(second)),
+                            Finding::NotSeen(_) => assert!(unseen && !seen(first) && !seen(second)),
+                            _ => assert!(!unseen && !seen(first) && !seen(second)),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_living_holder_is_never_robbed_and_only_a_dead_one_needs_no_question() {
+        let why = String::new;
+        for wish in [Wish::Lock(ID), Wish::Broken] {
+            assert_eq!(permission(wish, &Verdict::Alive { why: why() }), Permission::Refused);
+            assert_eq!(permission(wish, &Verdict::Unknown { why: why() }), Permission::ToBeAsked);
+        }
+        assert_eq!(permission(Wish::Lock(ID), &Verdict::Dead { why: why() }), Permission::Given);
+        assert_eq!(permission(Wish::Broken, &Verdict::Dead { why: why() }), Permission::ToBeAsked);
     }
 }

@@ -13,12 +13,12 @@ use super::looked::HalfLook;
 use super::{Answer, Failure, State, Target, block_on, confirm, describe, print, printable};
 use crate::cli::WithoutConditions;
 use crate::exit;
-use crate::holder::Machine;
+use crate::holder::{Machine, Verdict};
 use crate::lock::{
     self, FoundLock, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
 };
 use crate::report::{Half, HalfOutcome};
-use crate::run::write_report;
+use crate::run::{IN_FLIGHT, write_report};
 use decide::{Finding, Permission, Wish, find, is_of_another, permission};
 use report::{By, Consent, Outcome, Report};
 
@@ -65,8 +65,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     block_on(async {
         let state = args.target.state().await?;
-        let unlock = Unlock { args, wish: args.id.as_deref().map_or(Wish::Broken, Wish::Lock), state };
-        unlock.run().await
+        let wish = args.id.as_deref().map_or(Wish::Broken, Wish::Lock);
+        Unlock { args, wish, state, machine: Machine::here(|name| std::env::var_os(name)) }.run().await
     })
 }
 
@@ -74,6 +74,7 @@ struct Unlock<'a> {
     args: &'a Args,
     wish: Wish<'a>,
     state: State,
+    machine: Machine,
 }
 
 /// What became of the wish.
@@ -108,10 +109,9 @@ impl Unlock<'_> {
             Finding::NotLocked => {
                 Ended::without_lock(Outcome::Gone, format!("{} is not locked; nothing to do", printable(&path)))
             }
-            Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks, started)?),
-            Finding::These(first, others) => {
-                let seen = SeenLock { state: path.clone(), first, others };
-                let lock = seen.judge(&Machine::here(|name| std::env::var_os(name)));
+            Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks)?),
+            Finding::This(seen) => {
+                let lock = seen.judge(&self.machine);
                 self.delete(lock, &looks).await?
             }
         };
@@ -156,14 +156,17 @@ impl Unlock<'_> {
             why: why.to_owned(),
             halves: Vec::new(),
         };
-        let verdict = &lock.judged.verdict;
-        let permission = permission(self.wish, verdict);
+        let verdict = self.verdict(&lock);
+        let permission = permission(self.wish, &verdict);
         if permission == Permission::Refused {
-            let why = format!(
-                "the lock stays, because {}. Stop that run first: cancel it in its CI, or run `tfguard release` in a \
-                 later step of the same job",
-                printable(&verdict.to_string())
-            );
+            let ci = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref());
+            let stop = match ci.map(|run| run.url.as_deref()) {
+                Some(Some(url)) => format!("cancel {url}, whose cleanup step (`tfguard release`) frees the lock"),
+                Some(None) => "cancel its job, whose cleanup step (`tfguard release`) frees the lock".to_owned(),
+                None => "end it, and its tfguard frees the lock".to_owned(),
+            };
+            let why = format!("the lock stays, because {verdict}. To have it freed, {stop}");
+            let why = printable(&why);
             return Ok(ended(Consent::NotAsked, Outcome::Refused, &why));
         }
         if self.args.dry_run {
@@ -188,13 +191,20 @@ impl Unlock<'_> {
                 }
             },
         };
+        if consent != Consent::Given {
+            // Whoever died may have done so a moment ago. A person's answer takes longer than this.
+            tokio::time::sleep(IN_FLIGHT).await;
+        }
         let mut done = Vec::new();
         for half in &halves {
             let outcome = HalfOutcome::from(self.release(half).await);
             done.push(Half { place: half.place.clone(), outcome });
         }
         let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
-        let (outcome, why) = told(&done, &unseen);
+        let (outcome, mut why) = told(&done, &unseen);
+        if outcome == Outcome::Deleted {
+            why += "\nnext: run `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state";
+        }
         Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
     }
 
@@ -230,30 +240,43 @@ impl Unlock<'_> {
     }
 
     fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {
-        let mut text = describe::lock(lock, Timestamp::now());
+        let mut text = match lock.lock.id() {
+            Some(_) => describe::lock(lock, Timestamp::now()),
+            // They have nothing in common but the state.
+            None => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
+        };
         for look in looks {
-            match (&look.seen, look.found()) {
-                (Err(error), _) if look.at.expected => {
-                    text += &format!("not looked at: {}: {}\n", look.at.place, printable(&error.to_string()));
-                }
+            let line = match (look.failure(), look.found()) {
+                (Some(error), _) => format!("not looked at: {}: {error}", look.at.place),
                 (_, Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
-                    text += &format!("stays: {}, at {}\n", describe::in_a_line(seen), look.at.place);
+                    format!("stays: {}, at {}", describe::in_a_line(seen), look.at.place)
                 }
-                _ => {}
-            }
+                _ => continue,
+            };
+            text += &format!("{}\n", printable(&line));
         }
         text
     }
 
+    fn describe(&self, half: HalfSeen) -> String {
+        describe::lock(&self.judge(half), Timestamp::now())
+    }
+
+    /// One half by itself.
+    fn judge(&self, half: HalfSeen) -> JudgedLock {
+        SeenLock { state: self.state.lock_id(), first: half, others: Vec::new() }.judge(&self.machine)
+    }
+
+    /// The verdict that counts: what is broken may be so in one half, and in the other the copy of somebody's lock.
+    fn verdict(&self, lock: &JudgedLock) -> Verdict {
+        let mut verdicts = lock.lock.halves().map(|half| self.judge(half.clone()).judged.verdict);
+        verdicts.find(Verdict::is_alive).unwrap_or_else(|| lock.judged.verdict.clone())
+    }
+
     /// Something is there, and not what was asked for.
-    fn about_another(&self, seen: &Sighting, looks: &[HalfLook], now: Timestamp) -> Result<String, Failure> {
+    fn about_another(&self, seen: &Sighting, looks: &[HalfLook]) -> Result<String, Failure> {
         let path = self.state.lock_id();
-        let mut text = String::new();
-        for half in looks.iter().filter_map(HalfLook::half) {
-            let lock = SeenLock { state: path.clone(), first: half, others: Vec::new() };
-            text += &describe::lock(&lock.judge(&Machine::here(|name| std::env::var_os(name))), now);
-        }
-        print(&text)?;
+        print(&looks.iter().filter_map(HalfLook::half).map(|half| self.describe(half)).collect::<String>())?;
         Ok(match self.wish {
             Wish::Lock(id) if seen.id() == Some(id) && is_of_another(seen, &path) => format!(
                 "the lock {} says itself that it is another state's; nothing was deleted. Is it the right bucket and key? \
@@ -301,12 +324,6 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
     for (place, error) in unseen {
         outcome = Outcome::Left;
         told.push(format!("NOT looked at: {}: {}", printable(&place.to_string()), printable(&error.to_string())));
-    }
-    if outcome == Outcome::Deleted {
-        told.push(
-            "next: `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state"
-                .to_owned(),
-        );
     }
     (outcome, told.join("\n"))
 }

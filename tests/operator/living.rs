@@ -1,0 +1,133 @@
+//! Locks of real Terraforms, alive and dead, as the commands judge them.
+
+use serde_json::{Value, json};
+
+use crate::bed::{SOON, TFGUARD, json, reach};
+use crate::support::{Aws, Exit, Kind, Project, Run, Running, Tools};
+
+/// A guarded apply that holds both halves of its lock, and its command line's front.
+fn guarded() -> (Project<'static>, Running) {
+    let project = Project::new(Aws::shared(), Kind::Sleep).table().lockfile().init(&Tools::get().any_terraform());
+    let apply = ["apply", "-input=false", "-auto-approve", "-no-color"];
+    let run = project.tfguard(TFGUARD, [""; 0], apply).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    (project, run)
+}
+
+fn command(project: &Project, words: &[&str]) -> Run {
+    project.command(TFGUARD).args(words)
+}
+
+fn id(project: &Project) -> String {
+    project.lock().expect("it is locked")["ID"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn verdict(exit: &Exit) -> Value {
+    json(exit)["locks"][0]["verdict"].clone()
+}
+
+/// Front, supervisor and Terraform die at once, as with their machine's memory.
+fn kill_all(project: &Project, run: Running) {
+    let sessions = std::fs::read_dir(project.sessions().join("tfguard")).unwrap();
+    let session = sessions.map(|entry| entry.unwrap().path()).next().unwrap();
+    let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
+    let kill = |pid: &Value| {
+        let pid = nix::unistd::Pid::from_raw(pid.as_i64().unwrap().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("it is alive");
+    };
+    run.signal(nix::sys::signal::SIGSTOP);
+    kill(&journal["supervisor"]["pid"]);
+    let child = nix::unistd::Pid::from_raw(i32::try_from(journal["child"]["id"]["pid"].as_i64().unwrap()).unwrap());
+    nix::sys::signal::killpg(child, nix::sys::signal::SIGKILL).expect("it is alive");
+    run.signal(nix::sys::signal::SIGKILL);
+    run.wait(SOON);
+    project.guard().assert_no_process_left(SOON);
+}
+
+#[test]
+fn the_lock_of_a_living_terraform_stays_whatever_is_said() {
+    let (project, run) = guarded();
+    let id = id(&project);
+    let exit = command(&project, &["locks", "--format", "json", "--fail"]).run().expect_code(0);
+    assert_eq!(verdict(&exit), "alive", "{exit}");
+    let exit = command(&project, &["unlock", &id, "--yes", "--report", "unlock.json"]).run().expect_code(120);
+    assert!(exit.err().contains("the holder is alive"), "{exit}");
+    assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "{exit}");
+    let report: Value = serde_json::from_slice(&std::fs::read(project.work().join("unlock.json")).unwrap()).unwrap();
+    assert_eq!((&report["outcome"], &report["lock"]["verdict"]), (&json!("refused"), &json!("alive")), "{report:#}");
+    let exit = command(&project, &["inspect"]).run().expect_code(0);
+    assert!(exit.out().contains(&id) && exit.out().contains("the holder is alive"), "{exit}");
+    run.signal(nix::sys::signal::SIGINT);
+    run.wait(SOON);
+    assert_eq!(project.lock(), None);
+}
+
+#[test]
+fn the_lock_of_a_dead_terraform_needs_no_question() {
+    let (project, run) = guarded();
+    let id = id(&project);
+    kill_all(&project, run);
+    assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "nobody was left to release it");
+
+    let exit = command(&project, &["locks", "--format", "json", "--fail"]).run().expect_code(122);
+    assert_eq!(verdict(&exit), "dead", "{exit}");
+    assert_eq!(json(&exit)["locks"][0]["stale"], json!(["dead"]), "{exit}");
+    let exit = command(&project, &["inspect"]).run().expect_code(122);
+    assert!(exit.out().contains("the holder is dead"), "{exit}");
+    let exit = command(&project, &["inspect", "--format", "json"]).run().expect_code(122);
+    let found = json(&exit);
+    assert_eq!((&found["locks"][0]["id"], &found["exit_code"]), (&json!(id), &json!(122)), "{found:#}");
+
+    let exit = command(&project, &["unlock", &id]).run().expect_code(0);
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{exit}");
+    project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
+}
+
+/// What Terraform shows where it is refused the lock is what a person pastes, wherever they are.
+#[test]
+fn what_a_refused_terraform_shows_is_enough() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile().workspace("blue");
+    let project = project.init(&Tools::get().any_terraform());
+    let lock = crate::support::LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &lock);
+    project.aws().plant_lockfile(&lock);
+    let refused = project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(1);
+    let field = |name: &str| {
+        let err = refused.err();
+        let line = err.lines().find_map(|line| line.trim_start_matches(['│', ' ']).strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{refused}")).trim().to_owned()
+    };
+    let (id, path) = (field("ID:"), field("Path:"));
+    let (bucket, key) = path.split_once('/').unwrap();
+    std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
+    let words = ["unlock", &id, "--yes", "--bucket", bucket, "--key", key, "--table", project.table_name()];
+    let exit = command(&project, &words).args(reach(project.aws().url())).run().expect_code(0);
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{exit}");
+}
+
+#[test]
+fn a_state_is_shown_with_its_digest_and_as_whom_it_was_seen() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&Tools::get().any_terraform());
+    let exit = command(&project, &["inspect"]).run().expect_code(0);
+    assert!(exit.out().contains("none yet") && exit.out().contains("not locked"), "{exit}");
+    project.apply();
+    let state = project.state().unwrap();
+    let exit = command(&project, &["inspect"]).run().expect_code(0);
+    let lineage = state["lineage"].as_str().unwrap();
+    for shown in [lineage, "serial 1", "digest      fits", "not locked", "workspace   default", "account 123456789012"]
+    {
+        assert!(exit.out().contains(shown), "{shown}: {exit}");
+    }
+    assert!(!exit.out().contains(Aws::ENV[1].1) && !exit.out().contains(Aws::ENV[0].1), "no keys: {exit}");
+    let found = json(&command(&project, &["inspect", "--format", "json"]).run().expect_code(0));
+    assert_eq!(found["object"]["content"]["lineage"], lineage, "{found:#}");
+    assert_eq!((&found["digest_fits"], &found["locks"]), (&json!(true), &json!([])), "{found:#}");
+    assert_eq!(found["credentials"]["account"], "123456789012", "{found:#}");
+
+    project.aws().put_object(project.bucket(), &project.state_key(), b"{".to_vec());
+    let exit = command(&project, &["inspect"]).run().expect_code(0);
+    assert!(exit.out().contains("does NOT fit: run `tfguard verify`"), "{exit}");
+    let missing = command(&project, &["inspect", "--table", "no-such-table"]).run().expect_code(125);
+    assert!(missing.out().contains("no such DynamoDB table") && missing.out().contains("bytes"), "{missing}");
+}
