@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use super::release::Releaser;
 use crate::backend::{AwsClients, S3Backend};
+use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
 use crate::verify::{Expected, Finding, Judgement, Looker, PATIENCE, Relation, errored};
@@ -64,7 +65,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         next: next(lock.settings.as_ref(), backend.as_ref().ok().copied(), state_key),
     };
     // The child is dead, so whoever of its locks is left holds up nobody but others.
-    let dead = |info: &LockInfo| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
+    let dead = |info: &LockInfo, _: &Recorded| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
     let looked = async {
         let backend = backend?;
         let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;

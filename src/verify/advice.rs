@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::finding::{Finding, Relation};
 use super::judge::way_back;
 use super::{Expected, Judgement, Seen, StateObject, Version, Versions};
@@ -89,111 +91,128 @@ impl Site {
     }
 }
 
-/// The steps, each a sentence and perhaps a command. None where nothing needs a look.
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What, and under which condition.
+    pub say: String,
+    /// The command that does it.
+    pub run: Option<String>,
+}
+
+impl Step {
+    fn new(say: impl Into<String>) -> Self {
+        Self { say: say.into(), run: None }
+    }
+
+    fn run(say: impl Into<String>, command: impl Into<String>) -> Self {
+        Self { say: say.into(), run: Some(command.into()) }
+    }
+}
+
+/// What to do. None where nothing needs a look.
 #[must_use]
-pub fn steps(seen: &Seen, judgement: &Judgement, expected: &Expected, site: &Site) -> Vec<String> {
+pub fn steps(seen: &Seen, judgement: &Judgement, expected: &Expected, site: &Site) -> Vec<Step> {
     let mut steps = Vec::new();
     let Site { program, verify, .. } = site;
-    let broken = judgement
-        .findings
-        .iter()
-        .find(|finding| !matches!(finding, Finding::DigestDiffers { .. } | Finding::Errored { .. }));
-    if let Some(finding) = broken {
-        steps.push(format!("let nobody run {program} on this state until it is settled"));
+    if let Some(finding) = judgement.findings.iter().find(|finding| finding.is_about_content()) {
+        steps.push(Step::new(format!("let nobody run {program} on this state until it is settled")));
         if seen.object.as_ref().is_some_and(|object| object.size > 0) {
-            steps.push(format!("keep a copy of what is there: {}", site.get("before.tfstate")));
+            steps.push(Step::run("keep a copy of what is there", site.get("before.tfstate")));
         }
-        match finding {
+        let condition = match finding {
             Finding::MissingButDigest { stored } => {
                 steps.extend(site.table.as_ref().map(|table| {
-                    format!(
-                        "if it was removed on purpose, remove its digest too: {}",
-                        site.remove_digest(table, stored)
-                    )
+                    let remove = site.remove_digest(table, stored);
+                    Step::run("if the state was removed on purpose, remove its digest too", remove)
                 }));
-                steps.push(format!("if not, {}", bring_back(seen, expected, site)));
+                "if not, "
             }
-            Finding::OtherLineage { .. } | Finding::OlderSerial { .. } => {
-                steps.push(format!("unless the change was meant, {}", bring_back(seen, expected, site)));
-            }
-            _ => steps.push(bring_back(seen, expected, site)),
-        }
-        steps.push(format!("look again, because the digest may have to follow: {verify}"));
+            Finding::OtherLineage { .. } | Finding::OlderSerial { .. } => "unless the change was meant, ",
+            _ => "",
+        };
+        steps.push(bring_back(condition, seen, expected, site));
+        steps.push(Step::run("look again: the digest may have to follow", verify));
     }
     for finding in &judgement.findings {
         match finding {
             Finding::DigestDiffers { .. } => {
-                let object = seen.object.as_ref().map(describe).unwrap_or_default();
-                steps.push(format!(
-                    "see whether this is the state that you want ({object}): {}",
-                    site.get("now.tfstate")
+                steps.push(Step::run(
+                    "see whether the state that is there is the one you want",
+                    site.get("now.tfstate"),
                 ));
-                let unless = "if so, let its digest be written. (Not where the store may still serve an older object: a \
-                              cache or a replica may, AWS's S3 does not. Then wait, and look again.)";
-                steps.push(format!("{unless} {verify} --fix-digest"));
+                steps.push(Step::run(
+                    "if it is, let its digest be written. Not where the store may still serve an older object (a cache or \
+                     a replica may, AWS's S3 does not): then wait, and look again",
+                    format!("{verify} --fix-digest"),
+                ));
             }
             Finding::Errored { path, relation, .. } => steps.push(about_errored(path, *relation, site)),
             _ => {}
         }
     }
     if !steps.is_empty() {
-        steps.push(format!(
-            "run `{program} plan`: what was being changed when a {program} died may be missing from the state"
-        ));
+        let say =
+            format!("see what {program} would do: what was being changed when one died may be missing from the state");
+        steps.push(Step::run(say, format!("{program} plan")));
     }
     steps
 }
 
-fn bring_back(seen: &Seen, expected: &Expected, site: &Site) -> String {
+fn bring_back(condition: &str, seen: &Seen, expected: &Expected, site: &Site) -> Step {
     if let Some(version) = way_back(seen, expected) {
         let Version { id, .. } = version;
-        return format!(
-            "bring back version {id}, the newest that is whole ({}): {}",
-            describe_version(version),
-            site.restore(id)
-        );
+        let described = describe_version(version);
+        let say = format!("{condition}bring back version {id}, the newest that is whole and fits ({described})");
+        return Step::run(say, site.restore(id));
     }
-    match &seen.versions {
+    let why = match &seen.versions {
         Versions::NotAsked | Versions::NotKept => {
-            "bring back a backup. The bucket keeps no versions: look for an errored.tfstate and for what `state pull` or a \
-             backup kept"
+            "The bucket keeps no versions: look for an errored.tfstate, and for what a backup or `state pull` kept"
                 .to_owned()
         }
-        Versions::Unknown(why) => format!("bring back an earlier version. They could not be looked at: {why}"),
-        Versions::Listed(versions) => format!(
-            "bring back an earlier version or a backup: of the newest {} versions none is whole and fits",
-            versions.len()
-        ),
-    }
+        Versions::Unknown(why) => format!("They could not be looked at: {why}"),
+        Versions::Listed(versions) => {
+            format!("Of the newest ({}) none that was read is whole and fits", versions.len())
+        }
+    };
+    Step::new(format!("{condition}bring back an earlier version or a backup. {why}"))
 }
 
-fn about_errored(path: &Path, relation: Relation, site: &Site) -> String {
-    let (program, path) = (site.program, path.display());
+fn about_errored(path: &Path, relation: Relation, site: &Site) -> Step {
+    let program = site.program;
+    let file = path.display().to_string();
+    let push = || shell_words::join([program, "state", "push", &file]);
     match relation {
-        Relation::Newer => {
+        Relation::Newer => Step::run(
             format!(
-                "upload what Terraform could not: {program} state push {path} (never with -force, it checks that it fits)"
-            )
-        }
-        Relation::Same => format!("remove {path}"),
-        Relation::Forked => format!(
-            "compare {path} with what `{program} state pull` gives. `{program} state push {path}` goes through only if both \
-             have the same content; do not use -force"
+                "upload what {program} could not. It checks that it fits: never use -force, and then remove the file"
+            ),
+            push(),
         ),
-        Relation::Older => format!(
-            "do not push {path}. Compare it with what `{program} state pull` gives: what only the file has exists and \
-             belongs to no state, so import it or remove it; then remove the file"
-        ),
-        Relation::Foreign => {
-            format!("do not push {path} here. Find the workspace or project of its lineage, or remove it")
-        }
-        Relation::NotWhole => {
+        Relation::Same => Step::new(format!("remove {file}")),
+        Relation::Forked => Step::run(
             format!(
-                "do not push {path}. Where Terraform could not write it, it showed the state in the job's output instead"
-            )
-        }
+                "compare {file} with what `{program} state pull` gives, then try to upload it, which goes through only if \
+                 both have the same content: never use -force"
+            ),
+            push(),
+        ),
+        Relation::Older => Step::run(
+            format!(
+                "do not push {file}: it would be refused. Compare it with what is there: what only the file has exists and \
+                 is in no state, so import it or remove it; then remove the file"
+            ),
+            format!("{program} state pull"),
+        ),
+        Relation::Foreign => Step::new(format!(
+            "do not push {file} here. Find the workspace or the project of its lineage, or remove it"
+        )),
+        Relation::NotWhole => Step::new(format!(
+            "do not push {file}. What {program} cannot write into a file it shows: look into the output of that run"
+        )),
         Relation::NothingToCompare => {
-            format!("keep {path} until the state itself is settled; then look again: {}", site.verify)
+            Step::run(format!("keep {file} until the state itself can be read; then look again"), &site.verify)
         }
     }
 }

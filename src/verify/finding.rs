@@ -124,6 +124,14 @@ pub enum Note {
     },
 }
 
+impl Finding {
+    /// Whether the object itself is not as it should be, be its digest what it may.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        !matches!(self, Self::DigestDiffers { .. } | Self::Errored { .. })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -155,11 +163,10 @@ impl fmt::Display for Finding {
             Self::OlderSerial { expected, found } => {
                 write!(f, "the state is older than the one that was there before: serial {found}, before {expected}")
             }
-            Self::DigestDiffers { stored, actual, of } => {
-                write!(
-                    f,
-                    "the state (MD5 {actual}) is not the one whose digest is in the table ({stored}), so that every \
-                     Terraform fails with \"state data in S3 does not have the expected content\". "
+            Self::DigestDiffers { of, .. } => {
+                f.write_str(
+                    "it is not the state whose digest is in the table, so that every Terraform fails with \"state data in \
+                     S3 does not have the expected content\". ",
                 )?;
                 match of {
                     Some(version) => write!(

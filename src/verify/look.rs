@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::judge::{Judgement, is_at_odds, judge, wanted};
 use super::store::{DigestItem, DigestStore, StateStore};
 use super::{Errored, Expected, Finding, Seen, StateObject, StoredDigest, Version, Versions};
-use crate::backend::{AwsClients, S3Backend, Store};
-use crate::lock::{FoundLock, LockInfo, LockPlace, LockStore as _, StoreError, UnconditionalDelete};
+use crate::backend::{AwsClients, Reader, S3Backend};
+use crate::holder::Recorded;
+use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
 
 /// How long state and digest may be at odds before that is said. Terraform itself waits as long before it gives up
 /// (`consistencyRetryTimeout` in its S3 client).
@@ -30,15 +31,10 @@ const ERRORED: &str = "errored.tfstate";
 pub struct Looker {
     state: StateStore,
     digest: Option<DigestStore>,
-    locks: Vec<Lock>,
-}
-
-/// One half of the state's lock.
-#[derive(Debug)]
-struct Lock {
-    store: Store,
-    /// Terraform locks there. Elsewhere one is looked at if that is allowed.
-    expected: bool,
+    reader: Reader,
+    /// Where the halves of its lock live, each with whether Terraform locks there. Elsewhere one is looked at if that is
+    /// allowed.
+    locks: Vec<(LockPlace, bool)>,
 }
 
 /// What was seen, and the item that a new digest would replace.
@@ -59,11 +55,11 @@ impl Looker {
         key: &str,
         locks: impl IntoIterator<Item = (LockPlace, bool)>,
     ) -> Self {
-        let open = |(place, expected)| Lock { store: clients.open(&place, UnconditionalDelete::Refuse), expected };
         Self {
             state: StateStore::new(clients, backend, key),
             digest: DigestStore::new(clients, backend, key),
-            locks: locks.into_iter().map(open).collect(),
+            reader: clients.reader(),
+            locks: locks.into_iter().collect(),
         }
     }
 
@@ -77,7 +73,11 @@ impl Looker {
     ///
     /// # Errors
     /// When one of the two could not be read.
-    pub async fn look(&self, patience: Duration, dead: impl Fn(&LockInfo) -> bool) -> Result<Look, StoreError> {
+    pub async fn look(
+        &self,
+        patience: Duration,
+        dead: impl Fn(&LockInfo, &Recorded) -> bool,
+    ) -> Result<Look, StoreError> {
         let until = Instant::now() + patience;
         loop {
             let object = self.state.read().await?;
@@ -101,16 +101,19 @@ impl Looker {
     ///
     /// # Errors
     /// When a half could not be read where Terraform locks.
-    pub async fn lock(&self, dead: impl Fn(&LockInfo) -> bool) -> Result<Option<FoundLock>, StoreError> {
+    pub async fn lock(&self, dead: impl Fn(&LockInfo, &Recorded) -> bool) -> Result<Option<FoundLock>, StoreError> {
         let mut malformed = None;
-        for Lock { store, expected } in &self.locks {
-            match store.read().await {
-                Ok(Some(FoundLock::Held(info))) if dead(&info) => {}
-                Ok(Some(found @ FoundLock::Held(_))) => return Ok(Some(found)),
-                Ok(Some(found)) => malformed = Some(found),
+        for (place, expected) in &self.locks {
+            match self.reader.look(place).await {
+                Ok(Some(Sighting { lock: FoundLock::Held(info), recorded, .. })) => {
+                    if !dead(&info, &recorded) {
+                        return Ok(Some(FoundLock::Held(info)));
+                    }
+                }
+                Ok(Some(Sighting { lock, .. })) => malformed = Some(lock),
                 Ok(None) => {}
                 Err(error) if *expected => return Err(error),
-                Err(error) => tracing::debug!("{}: {error}", store.place()),
+                Err(error) => tracing::debug!("{place}: {error}"),
             }
         }
         Ok(malformed)
@@ -123,10 +126,7 @@ impl Looker {
             Finding::DigestDiffers { stored, .. } => Some(stored.clone()),
             _ => None,
         });
-        let back = judgement
-            .findings
-            .iter()
-            .any(|finding| !matches!(finding, Finding::DigestDiffers { .. } | Finding::Errored { .. }));
+        let back = judgement.findings.iter().any(Finding::is_about_content);
         if digest.is_none() && !back {
             return judgement;
         }

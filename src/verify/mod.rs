@@ -16,7 +16,7 @@ mod look;
 mod seen;
 mod store;
 
-pub use advice::{Site, describe, steps};
+pub use advice::{Site, Step, describe, steps};
 pub use content::{Content, Flaw, Format};
 pub use finding::{Finding, Note, Relation};
 pub use fix::{Fix, Refusal, fix};

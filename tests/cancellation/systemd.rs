@@ -32,8 +32,11 @@ fn the_whole_control_group() {
 #[test]
 fn a_script_in_the_control_group() {
     let script = &format!("tfguard -- {APPLY}\necho done");
-    let ended = case(Systemd::ControlGroup, script, "5m", Work::Stops, End::Unlocked);
-    assert!(!ended.log().contains("Two interrupts"), "{}", ended.log());
+    let project = project(Work::Stops);
+    let job = Job::new(&project, script).cleanup(RELEASE);
+    let ended = cancelled(&project, Work::Stops, |job| Systemd::ControlGroup.start(job), job);
+    assert_released(&project, End::Unlocked, None, &ended.log());
+    assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
 }
 
 /// As a unit for Terraform should have it.

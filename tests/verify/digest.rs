@@ -83,5 +83,5 @@ fn a_digest_that_comes_a_little_later_fits() {
     bed.put_digest(&md5(state(5).as_bytes()));
     gate.release();
     let exit = run.wait(SOON).expect_code(0);
-    assert!(exit.out().contains(r#""verdict": "whole""#), "{exit}");
+    assert!(exit.out().contains(r#""verdict":"whole""#), "{exit}");
 }

@@ -83,7 +83,7 @@ fn a_terraform_that_died_before_the_digest_leaves_a_state_that_needs_a_look() {
     gate.release();
     proxy.clear_rules();
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
-    assert!(exit.err().contains("needs a look: the state (MD5 "), "{exit}");
+    assert!(exit.err().contains("needs a look: it is not the state whose digest is in the table"), "{exit}");
     assert_eq!(project.lock(), None);
     let report = report(&project);
     assert_eq!((&report["exit_code"], &report["lock_left"]), (&json!(121), &json!(false)));
@@ -207,6 +207,28 @@ fn the_cleanup_step_says_it_too() {
     let exit = writing.project.command(TFGUARD).arg("release").run().expect_code(121);
     assert!(exit.err().contains("needs a look"), "{exit}");
     assert!(sessions(&writing.project).is_empty());
+}
+
+/// Nobody is left of the run, and this machine knows it: the lock is no sign of a writer at work.
+#[test]
+fn the_lock_of_a_dead_holder_is_no_excuse() {
+    let Writing { proxy, project, gate, run } = Writing::begin(|project| project, &APPLY, Action::Close);
+    for who in ["front", "supervisor", "child"] {
+        kill(&project, who);
+    }
+    run.wait(SOON).expect_signal(SIGKILL);
+    project.guard().assert_no_process_left(SOON);
+    gate.release();
+    proxy.clear_rules();
+    assert!(project.lock().is_some());
+    let verify = |options: &[&str]| project.command(TFGUARD).arg("verify").args(options).run();
+    let exit = verify(&[]).expect_code(121);
+    assert!(exit.out().contains("What is wrong"), "{exit}");
+    let exit = verify(&["--fix-digest", "--yes"]).expect_code(121);
+    assert!(exit.out().contains("No digest can be written"), "any lock stands in the way: {exit}");
+    let exit = project.command(TFGUARD).arg("release").run().expect_code(121);
+    assert!(exit.err().contains("needs a look"), "{exit}");
+    verify(&["--fix-digest", "--yes"]).expect_code(0);
 }
 
 /// Terraform cannot upload its state nor unlock: it leaves errored.tfstate, and the steps that are shown lead back.

@@ -62,7 +62,7 @@ fn what_is_no_whole_state_is_told_from_one_that_is() {
         assert!(!exit.out().contains("hush"), "{exit}");
         let (code, said) = json_of(exit);
         assert_eq!((code, kinds(&said), &said["findings"][0]["flaw"]["kind"]), (121, vec![kind], &flaw), "{body}");
-        assert!(said["steps"][0].as_str().unwrap().contains("let nobody run terraform"), "{said:#}");
+        assert!(said["steps"][0]["say"].as_str().unwrap().contains("let nobody run terraform"), "{said:#}");
     }
 }
 

@@ -2,9 +2,10 @@
 
 mod text;
 
-use clap::ValueEnum;
 use serde::Serialize;
 
+use super::inspect::Format;
+use super::output::to_json;
 use super::{Answer, Failure, State, Target, block_on, confirm, print};
 use crate::backend::{InitRecord, Surroundings};
 use crate::command::Flavour;
@@ -12,8 +13,8 @@ use crate::exit;
 use crate::holder::{Machine, Recorded};
 use crate::lock::{LockInfo, StoreError};
 use crate::verify::{
-    Expected, Fix, Format as StateFormat, Judgement, Look, Looker, PATIENCE, Refusal, Seen, Site, Verdict, Written,
-    errored, fix, steps,
+    Expected, Fix, Format as StateFormat, Judgement, Look, Looker, PATIENCE, Refusal, Seen, Site, Step, Verdict,
+    Written, errored, fix, steps,
 };
 
 /// The options of `tfguard verify`.
@@ -48,15 +49,6 @@ pub struct Args {
     pub format: Format,
 }
 
-/// How the result looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 /// What is said of a state. Documented in `docs/verify.md`.
 #[derive(Debug, Serialize)]
 struct Said<'a> {
@@ -72,7 +64,7 @@ struct Said<'a> {
     seen: &'a Seen,
     /// The findings and notes in words.
     text: Vec<String>,
-    steps: &'a [String],
+    steps: &'a [Step],
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<&'a Fixed>,
 }
@@ -155,14 +147,20 @@ impl<'a> Verify<'a> {
         match self.args.format {
             Format::Text if fixed.is_none() || written => print(&self.text(&look.seen, &judgement))?,
             Format::Text => {}
-            Format::Json => print(&self.json(&look.seen, &judgement, fixed.as_ref(), code))?,
+            Format::Json => {
+                let said = self.json(&look.seen, &judgement, fixed.as_ref(), code);
+                print(&(said.map_err(Failure::Output)? + "\n"))?;
+            }
         }
         Ok(code)
     }
 
     async fn look(&self) -> Result<(Look, Judgement), Failure> {
-        let mut look =
-            self.looker.look(PATIENCE, |info| self.is_dead(info)).await.map_err(|error| self.failed(error))?;
+        let mut look = self
+            .looker
+            .look(PATIENCE, |info, recorded| self.is_dead(info, recorded))
+            .await
+            .map_err(|error| self.failed(error))?;
         // Where flags name the state, a directory is looked into only if it is named too.
         let dir = self.state.dir.as_ref().or(self.args.target.chdir.as_ref());
         look.seen.errored = dir.and_then(|dir| errored(dir, None));
@@ -170,8 +168,8 @@ impl<'a> Verify<'a> {
         Ok((look, judgement))
     }
 
-    fn is_dead(&self, info: &LockInfo) -> bool {
-        self.machine.judge(info, &Recorded::Nothing).verdict.is_dead()
+    fn is_dead(&self, info: &LockInfo, recorded: &Recorded) -> bool {
+        self.machine.judge(info, recorded).verdict.is_dead()
     }
 
     fn failed(&self, error: StoreError) -> Failure {
@@ -207,7 +205,7 @@ impl<'a> Verify<'a> {
             }
         }
         // The answer may have taken its time.
-        let now = self.looker.look(std::time::Duration::ZERO, |info| self.is_dead(info)).await;
+        let now = self.looker.look(std::time::Duration::ZERO, |info, recorded| self.is_dead(info, recorded)).await;
         let now = now.map_err(|error| self.failed(error))?;
         let (Ok(Some(still)), Some(item)) = (self.decide(&now).await?, &now.digest) else {
             return Ok(Fixed::Changed(fix));
@@ -229,7 +227,7 @@ impl<'a> Verify<'a> {
 
     /// Any lock stands in the way here, be its holder dead or alive.
     async fn decide(&self, look: &Look) -> Result<Result<Option<Fix>, Refusal>, Failure> {
-        let lock = self.looker.lock(|_| false).await.map_err(|error| self.failed(error))?;
+        let lock = self.looker.lock(|_, _| false).await.map_err(|error| self.failed(error))?;
         Ok(fix(&look.seen, &self.expected, lock.as_ref()))
     }
 
@@ -272,7 +270,7 @@ impl<'a> Verify<'a> {
         text::text(seen, judgement, &steps(seen, judgement, &self.expected, &site), &site)
     }
 
-    fn json(&self, seen: &Seen, judgement: &Judgement, fixed: Option<&Fixed>, code: u8) -> String {
+    fn json(&self, seen: &Seen, judgement: &Judgement, fixed: Option<&Fixed>, code: u8) -> std::io::Result<String> {
         let findings = judgement.findings.iter().map(ToString::to_string);
         let said = Said {
             schema: 1,
@@ -286,7 +284,7 @@ impl<'a> Verify<'a> {
             steps: &steps(seen, judgement, &self.expected, &self.site(seen)),
             fix: fixed,
         };
-        serde_json::to_string_pretty(&said).unwrap_or_default() + "\n"
+        to_json(&said)
     }
 }
 

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use super::Fixed;
 use crate::commands::output::printable_whole;
 use crate::commands::printable;
-use crate::verify::{Fix, Judgement, Seen, Site, StoredDigest, Verdict, describe, is_at_odds};
+use crate::verify::{Fix, Judgement, Seen, Site, Step, StoredDigest, Verdict, describe, is_at_odds};
 
 /// All of it. Whatever comes from the state or the lock is made fit for a terminal.
-pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[String], site: &Site) -> String {
+pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[Step], site: &Site) -> String {
     let mut text = format!("state s3://{}/{} ({}): ", printable(&site.bucket), printable(&site.key), site.region);
     text += match judgement.verdict {
         Verdict::Whole if seen.object.is_none() => "not there yet",
@@ -35,20 +35,22 @@ pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[String], site: &
     for note in &judgement.notes {
         let _ = writeln!(text, "  note: {}", printable(&note.to_string()));
     }
-    list(&mut text, "What is wrong:", judgement.findings.iter().map(ToString::to_string));
-    list(&mut text, "What to do, in this order:", steps.iter().cloned());
+    if !judgement.findings.is_empty() {
+        text += "\nWhat is wrong:\n";
+    }
+    for (number, finding) in judgement.findings.iter().enumerate() {
+        let _ = writeln!(text, "  {}. {}", number + 1, printable_whole(&finding.to_string()));
+    }
+    if !steps.is_empty() {
+        text += "\nWhat to do, in this order:\n";
+    }
+    for (number, step) in steps.iter().enumerate() {
+        let _ = writeln!(text, "  {}. {}", number + 1, printable_whole(&step.say));
+        if let Some(command) = &step.run {
+            let _ = writeln!(text, "       {}", printable_whole(command));
+        }
+    }
     text
-}
-
-fn list(text: &mut String, title: &str, items: impl Iterator<Item = String>) {
-    let items: Vec<String> = items.collect();
-    if items.is_empty() {
-        return;
-    }
-    let _ = writeln!(text, "\n{title}");
-    for (number, item) in items.iter().enumerate() {
-        let _ = writeln!(text, "  {}. {}", number + 1, printable_whole(item));
-    }
 }
 
 /// What is about to be written.
