@@ -1,6 +1,8 @@
 //! `tfguard doctor`, tried through the binary: with an API that enforces IAM, on tables and buckets that are not as
 //! they should be, and below processes that look like those of CI systems.
 
+#[path = "../simulators/mod.rs"]
+mod simulators;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -8,6 +10,7 @@ mod permissions;
 mod places;
 mod policies;
 mod shapes;
+mod simulated;
 
 use std::path::PathBuf;
 use std::time::Duration;

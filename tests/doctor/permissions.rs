@@ -40,18 +40,28 @@ fn missing(iam: &Iam, project: &Project) -> BTreeSet<String> {
 
 /// An apply under tfguard, asleep, whose Terraform is then killed; how tfguard ended.
 fn killed(iam: &Iam, project: &Project) -> Exit {
-    let run = project.tfguard(TFGUARD, [""; 0], APPLY).envs(iam.env()).new_group().start();
+    let run = asleep(iam, project);
+    kill_terraform(project);
+    run.wait(SOON)
+}
+
+/// A guarded apply with the user's credentials, already asleep.
+fn asleep(iam: &Iam, project: &Project) -> Running {
+    let run = project.tfguard(TFGUARD, ["-v"], APPLY).envs(iam.env()).new_group().start();
     run.wait_for_stdout("asleep", SOON);
+    run
+}
+
+fn kill_terraform(project: &Project) {
     let sessions: Vec<_> = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().flatten().collect();
     let journal = std::fs::read(sessions[0].path().join("journal.json")).unwrap();
     let journal: Value = serde_json::from_slice(&journal).unwrap();
     let pid = i32::try_from(journal["child"]["id"]["pid"].as_i64().unwrap()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-    run.wait(SOON)
 }
 
 #[test]
-fn with_exactly_the_printed_policy_terraform_works_and_its_lock_is_released() {
+fn with_exactly_the_printed_policy_terraform_works_its_holder_is_recorded_and_its_lock_released() {
     let iam = Iam::start();
     let quick = project(&iam, Kind::Quick);
     iam.enforce(&policy(&quick, "pipeline"));
@@ -59,10 +69,43 @@ fn with_exactly_the_printed_policy_terraform_works_and_its_lock_is_released() {
 
     let sleeper = project(&iam, Kind::Sleep);
     iam.enforce(&policy(&sleeper, "pipeline"));
-    let exit = killed(&iam, &sleeper).expect_code(128 + 9);
+    let run = asleep(&iam, &sleeper);
+    for half in ["recorded beside object s3://", "recorded beside item "] {
+        run.wait_for_stderr(half, SOON);
+    }
+    kill_terraform(&sleeper);
+    let exit = run.wait(SOON).expect_code(128 + 9);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert!(!exit.err().contains("denied"), "{exit}");
     iam.relax();
     assert_eq!((sleeper.lock(), sleeper.lock_in_bucket()), (None, None));
+}
+
+/// The people who look after locks can do all of that, and take no lock.
+#[test]
+fn with_the_operators_policy_their_commands_work_and_terraform_does_not() {
+    let iam = Iam::start();
+    let project = project(&iam, Kind::Quick);
+    project.apply();
+    let lock = LockInfo::foreign(&project.lock_id());
+    iam.aws.plant_lock(project.table_name(), &lock);
+    iam.aws.plant_lockfile(&lock);
+    iam.enforce(&policy(&project, "operator"));
+    let run = |args: &[&str]| project.command(TFGUARD).args(args).envs(iam.env()).run();
+    let listed = json(&run(&["locks", "--format", "json"]).expect_code(0));
+    assert!(listed.to_string().contains(&lock.id), "{listed}");
+    let access =
+        ["--region", Aws::REGION, "--s3-endpoint", iam.aws.url(), "--dynamodb-endpoint", iam.aws.url(), "--path-style"];
+    let places = ["locks", "--format", "json", "--table", project.table_name(), "--bucket", project.bucket()];
+    let listed = json(&run(&[&places[..], &access].concat()).expect_code(0));
+    assert!(listed.to_string().contains(&lock.id), "{listed}");
+    assert!(run(&["inspect"]).expect_code(0).out().contains(&lock.id));
+    run(&["unlock", &lock.id, "--yes"]).expect_code(0);
+    run(&["verify"]).expect_code(0);
+    let plan = project.terraform(["plan", "-input=false", "-no-color"]).envs(iam.env()).run().expect_code(1);
+    assert!(plan.err().contains("Error acquiring the state lock"), "{plan}");
+    iam.relax();
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None));
 }
 
 /// What is denied to a pipeline with its policy is only what people need who look after locks, and that is no problem.
@@ -93,6 +136,7 @@ fn each_permission_that_is_missing_is_told_and_no_other() {
         "Bucket" => "bucket",
         "State" => "state",
         "Lockfile" => "lockfile",
+        "Examination" => "unused",
         "LockTable" => "table",
         "LockItems" => "items",
         other => panic!("{other}"),
@@ -109,6 +153,7 @@ fn each_permission_that_is_missing_is_told_and_no_other() {
     let untold = [
         ("s3:PutObject", "state"),
         ("s3:PutObject", "lockfile"),
+        ("s3:PutObject", "unused"),
         ("s3:GetObjectVersionTagging", "lockfile"),
         ("s3:PutObjectVersionTagging", "lockfile"),
         ("s3:GetEncryptionConfiguration", "bucket"),
@@ -126,7 +171,7 @@ fn each_permission_that_is_missing_is_told_and_no_other() {
         if untold.contains(&(action.as_str(), *thing)) {
             expected.clear();
         } else if action == "s3:ListBucket" {
-            expected.extend(untold[4..].iter().map(|(action, on)| format!("{action} {on}")));
+            expected.extend(untold[5..].iter().map(|(action, on)| format!("{action} {on}")));
         }
         assert_eq!(missing(&iam, &project), expected, "without {action} on {thing}");
     }

@@ -46,7 +46,7 @@ fn the_policies_in_the_document_are_those_that_are_printed() {
 fn the_document_tells_of_each_permission_what_it_is_for() {
     use tfguard::commands::doctor::{Audience, Features, needed};
     let text = fs::read_to_string(docs().join("iam.md")).unwrap();
-    let all = Features { table: true, lockfile: true, annotate: true, kms: true };
+    let all = Features { table: true, lockfile: true, annotate: true, kms: true, foreign_store: true };
     for audience in [Audience::Pipeline, Audience::Operator] {
         for permission in needed(all, audience.needs()) {
             assert!(text.contains(&format!("| `{}` | ", permission.action)), "{permission:?}");
@@ -92,6 +92,38 @@ print(json.dumps([[rule['alert'], rule['expr']] for rule in rules]))
     }
 }
 
+/// A lock is stuck, and somebody tired does what the runbook says, line by line.
+#[test]
+fn the_runbook_frees_a_stuck_state() {
+    use nix::sys::signal::SIGKILL;
+    let project = Project::new(Aws::shared(), Kind::Sleep).table().lockfile().init(&terraform());
+    let run = project.terraform(APPLY).start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    let id = project.lock().unwrap()["ID"].as_str().unwrap().to_owned();
+    let text = fs::read_to_string(docs().join("runbook.md")).unwrap();
+    let steps = blocks(text.split("## It happens again").next().unwrap());
+    let lines: Vec<_> =
+        steps.iter().flat_map(|(_, block)| block.lines()).filter(|line| line.starts_with("tfguard ")).collect();
+    let mut did = Vec::new();
+    // What has no ID is for other cases.
+    for line in lines.into_iter().filter(|line| !line.contains("--broken")) {
+        let words = shell_words::split(&line.replace("<ID>", &id)).unwrap();
+        let is_deletion = words[1] == "unlock" && !words.contains(&"--dry-run".to_owned());
+        // Where it asks, somebody says yes.
+        let yes = is_deletion.then_some("--yes");
+        let exit = project.command(TFGUARD).args(&words[1..]).args(yes).run().expect_code(0);
+        assert!(words[1] != "inspect" || exit.out().contains(&id), "{exit}");
+        let there = project.lock().is_some();
+        assert_eq!(there, project.lock_in_bucket().is_some());
+        assert_eq!(there, !did.contains(&"delete") && !is_deletion, "{line}: {exit}");
+        did.push(if is_deletion { "delete" } else { "look" });
+    }
+    assert!(did.contains(&"delete") && did.last() == Some(&"look"), "{did:?}");
+    project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
+}
+
 /// The command lines of a text: in blocks, and in between in backticks.
 fn command_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -109,9 +141,9 @@ fn command_lines(text: &str) -> Vec<String> {
         }
     }
     let inline = text.split("```").step_by(2).flat_map(|part| part.split('`').skip(1).step_by(2));
+    lines.extend(inline.filter(|code| code.starts_with("tfguard ")).map(str::to_owned));
     // In brackets is what may be left out.
     lines.retain(|line| !line.contains('['));
-    lines.extend(inline.filter(|code| code.starts_with("tfguard ")).map(str::to_owned));
     lines
 }
 

@@ -104,7 +104,7 @@ impl Answers {
             Answer::Denied(detail) => detail,
         };
         let unknown = |why: &str| Access::Unknown { why: why.to_owned() };
-        let lists = self.answer("s3:ListBucket", On::Bucket) == Some(&Answer::Allowed);
+        let lists = self.is_allowed("s3:ListBucket", On::Bucket);
         match (permission.on, permission.action) {
             // The reading of a missing object is denied to who may not list the bucket.
             (On::State | On::Lockfile, "s3:GetObject") if !lists => {
@@ -124,8 +124,16 @@ impl Answers {
                     "the policy names single objects, and it is tried on one that nobody uses: grant it on <key>.tflock*",
                 )
             }
+            // S3 User Guide, "Conditional requests": a condition on an ETag asks for s3:GetObject too.
+            (On::Lockfile, "s3:DeleteObject" | "s3:PutObject") if !self.is_allowed("s3:GetObject", On::Lockfile) => {
+                unknown("S3 asks for s3:GetObject too before it looks at the condition under which it is tried")
+            }
             _ => Access::Missing { detail: detail.clone() },
         }
+    }
+
+    fn is_allowed(&self, action: &str, on: On) -> bool {
+        self.answer(action, on) == Some(&Answer::Allowed)
     }
 
     fn limited(&self, real: Option<&Answer>, unused: &Option<Answer>) -> bool {
@@ -150,6 +158,7 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
             On::Bucket => "the bucket",
             On::State => "the state's object",
             On::Lockfile => "the lockfile",
+            On::Unused => "unused names beside the lockfile",
             On::Table => "the lock table",
             On::Items => "the state's items in the lock table",
             On::Key => "the key of the objects",
@@ -205,7 +214,7 @@ mod tests {
     use super::*;
     use crate::commands::doctor::permissions::{Features, needed};
 
-    const ALL: Features = Features { table: true, lockfile: true, annotate: true, kms: false };
+    const ALL: Features = Features { table: true, lockfile: true, annotate: true, kms: false, foreign_store: false };
     const NEEDS: &[Need] = &[
         Need::Terraform,
         Need::Release,
@@ -253,10 +262,16 @@ mod tests {
         let denied = Some(Answer::Denied("no".to_owned()));
         let limited = Answers { unused_item: denied.clone(), unused_object: denied.clone(), ..answers(&writes) };
         assert!(not_present(&limited).iter().all(|(_, _, missing)| !missing));
-        // Nothing may be read at all: then the denied write says what it says.
-        let reads = [writes[0], writes[1], ("dynamodb:GetItem", On::Items), ("s3:GetObject", On::Lockfile)];
-        let nothing = Answers { unused_item: denied.clone(), unused_object: denied, ..answers(&reads) };
+        // Nothing may be read at all: then a denied write says what it says.
+        let all = [writes[0], ("dynamodb:GetItem", On::Items)];
+        let nothing = Answers { unused_item: denied, ..answers(&all) };
         assert!(not_present(&nothing).iter().all(|(_, _, missing)| *missing));
+    }
+
+    #[test]
+    fn a_condition_on_an_etag_needs_reading_too() {
+        let told = not_present(&answers(&[("s3:GetObject", On::Lockfile), ("s3:DeleteObject", On::Lockfile)]));
+        assert_eq!(told, [("s3:GetObject", On::Lockfile, true), ("s3:DeleteObject", On::Lockfile, false)]);
     }
 
     #[test]

@@ -39,8 +39,7 @@ pub async fn look(clients: &AwsClients, env: &HashMap<OsString, OsString>) -> Id
         Ok(None) => Ok(env.get(OsStr::new(EXPIRATION)).and_then(|end| end.to_str()?.parse().ok())),
         Err(error) => return Identity { end: Err(error), arn: None },
     };
-    let caller = clients.sts().get_caller_identity().send().await.ok();
-    Identity { end, arn: caller.and_then(|caller| caller.arn) }
+    Identity { end, arn: clients.caller().await.identity.map(|identity| identity.arn) }
 }
 
 /// What follows. `left` is what remains of the job's time, where the CI tells.

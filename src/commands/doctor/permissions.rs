@@ -75,6 +75,9 @@ pub enum On {
     State,
     /// The object of the lockfile, and names beside it that nobody uses.
     Lockfile,
+    /// Of these only the names that nobody uses: in a store that is not AWS's, a small object of that name shows whether
+    /// deletes keep their condition.
+    Unused,
     /// The lock table as a whole.
     Table,
     /// The state's items in the lock table: lock and digest.
@@ -105,6 +108,8 @@ pub struct Features {
     pub annotate: bool,
     /// Its objects are encrypted with a KMS key of one's own.
     pub kms: bool,
+    /// S3 is not AWS's own.
+    pub foreign_store: bool,
 }
 
 use Need::{Annotate, Doctor, FixDigest, Inspect, Locks, Release, Terraform, Unlock, Verify};
@@ -121,6 +126,7 @@ const CATALOGUE: &[Permission] = &[
     of("s3:GetObject", On::Lockfile, &[Terraform, Release, Annotate, Locks, Inspect, Unlock]),
     of("s3:PutObject", On::Lockfile, &[Terraform]),
     of("s3:DeleteObject", On::Lockfile, &[Terraform, Release, Unlock]),
+    of("s3:PutObject", On::Unused, &[Release, Unlock]),
     of("s3:GetObjectTagging", On::Lockfile, &[Annotate, Locks, Inspect, Unlock]),
     of("s3:PutObjectTagging", On::Lockfile, &[Annotate]),
     of("s3:GetObjectVersionTagging", On::Lockfile, &[Annotate, Locks, Inspect, Unlock]),
@@ -147,6 +153,7 @@ pub fn needed<'a>(features: Features, needs: &'a [Need]) -> impl Iterator<Item =
         let is_there = match permission.on {
             On::Bucket | On::State => true,
             On::Lockfile => features.lockfile,
+            On::Unused => features.lockfile && features.foreign_store,
             On::Table | On::Items => features.table,
             On::Key => features.kms,
         };

@@ -20,6 +20,8 @@ pub struct Subject {
     pub annotate: bool,
     /// The ID, ARN or alias of the KMS key of the backend block.
     pub kms_key: Option<String>,
+    /// S3 is not AWS's own.
+    pub foreign_store: bool,
     /// The region of bucket and table.
     pub region: String,
     /// The account of table and key; any where it is not given.
@@ -89,6 +91,7 @@ impl Subject {
             lockfile: self.lockfile,
             annotate: self.annotate,
             kms: self.kms_key.is_some(),
+            foreign_store: self.foreign_store,
         }
     }
 
@@ -112,6 +115,7 @@ impl Subject {
             // With the star go the names that nobody uses, on which tfguard tries whether a delete is permitted and
             // keeps its condition.
             On::Lockfile => ("Lockfile", self.objects(".tflock*"), Value::Null),
+            On::Unused => ("Examination", self.objects(".tflock.tfguard-*"), Value::Null),
             On::Table => ("LockTable", self.table_arn().into_iter().collect(), Value::Null),
             On::Items => {
                 let items: Vec<_> = self.state_keys.iter().flat_map(|key| self.items(key)).collect();
@@ -213,6 +217,7 @@ mod tests {
             lockfile: true,
             annotate: true,
             kms_key: None,
+            foreign_store: false,
             region: "eu-west-1".to_owned(),
             account: None,
         }
@@ -247,6 +252,15 @@ mod tests {
         assert!(!actions(&policy, "OperatorState").contains(&"s3:PutObject"));
         assert!(!actions(&policy, "OperatorLockfile").contains(&"s3:PutObject"));
         assert!(actions(&policy, "OperatorLockTable").contains(&"dynamodb:Scan"));
+    }
+
+    /// Where deletes are examined before they are trusted.
+    #[test]
+    fn in_a_store_that_is_not_awss_an_operator_may_write_names_that_nobody_uses() {
+        let policy = Subject { foreign_store: true, ..subject() }.policy(Audience::Operator);
+        let examination = policy.statement.iter().find(|found| found.sid == "OperatorExamination").unwrap();
+        assert_eq!(examination.action, ["s3:PutObject"]);
+        assert_eq!(examination.resource[0], "arn:aws:s3:::states/network/prod.tfstate.tflock.tfguard-*");
     }
 
     #[test]

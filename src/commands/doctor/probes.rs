@@ -144,8 +144,11 @@ impl Items {
                 .update_item()
                 .table_name(table)
                 .key("LockID", key(unused.clone()))
-                .update_expression("SET Holder = :holder")
-                .set_expression_attribute_values(Some(HashMap::from([(":holder".to_owned(), key(String::new()))])))
+                .update_expression("SET TfguardHolder = :holder")
+                .set_expression_attribute_values(Some(HashMap::from([(
+                    ":holder".to_owned(),
+                    key("doctor".to_owned()),
+                )])))
                 .condition_expression(IMPOSSIBLE);
             (put, conditional("dynamodb:UpdateItem", update.send().await.map(|_| ())))
         };
@@ -267,6 +270,9 @@ impl Objects {
             (On::Lockfile, "s3:PutObject") => self.put.clone(),
             (On::State, "s3:PutObject") => {
                 Answer::NotAsked("it would have to be tried on the state itself; the first `terraform apply` shows it")
+            }
+            (On::Unused, _) => {
+                Answer::NotAsked("it would really write; it is needed where a lockfile is to be deleted")
             }
             _ => Answer::NotAsked("nothing harmless shows it"),
         }

@@ -115,6 +115,7 @@ fn subject(args: &Args, state: &State) -> Subject {
         lockfile: uses_lockfile(state),
         annotate: !args.no_annotate,
         kms_key: args.kms_key.clone().or_else(|| state.backend.kms_key().map(str::to_owned)),
+        foreign_store: !state.clients.is_s3_of_aws(),
         region: state.backend.region().to_owned(),
         account: args.account.clone(),
     }

@@ -13,6 +13,8 @@ pub struct Process {
     pub group: i32,
     /// Its program's name, as the kernel has it (15 bytes at most).
     pub name: String,
+    /// It was started with the variables of this very job.
+    pub in_job: bool,
     /// Its command line. Not shown: it can hold secrets.
     #[serde(skip)]
     pub arguments: Vec<String>,
@@ -110,11 +112,20 @@ impl Chain {
         self.processes.get(1)
     }
 
-    /// The process that the CI started: below its agent, else the topmost that can be seen. What is PID 1 outside a
-    /// container started nothing of the job itself.
+    /// Where the CI's own processes begin in the list, if one of them can be seen.
+    fn agent(&self) -> Option<usize> {
+        self.processes.iter().position(Process::is_agent)
+    }
+
+    /// The process that the CI started: below its agent, else the topmost with the job's variables, else the topmost that
+    /// can be seen. What is PID 1 outside a container started nothing of the job itself.
     #[must_use]
     pub fn entry(&self) -> Option<&Process> {
-        let top = self.processes.iter().position(|process| process.is_agent()).unwrap_or(self.processes.len());
+        let of_job = || self.processes.iter().take_while(|process| process.in_job).count();
+        let top = self.agent().unwrap_or_else(|| match of_job() {
+            0 => self.processes.len(),
+            count => count,
+        });
         let job = &self.processes[..top];
         let job = match job {
             [below @ .., first] if first.pid == 1 && !self.contained && !below.is_empty() => below,
@@ -128,6 +139,16 @@ impl Chain {
     #[must_use]
     pub fn came_by_exec(&self) -> bool {
         self.entry().is_some_and(|entry| entry.parent == 0 && entry.pid != 1)
+    }
+
+    /// Whether this process is in the group of the job's shell.
+    #[must_use]
+    pub fn is_in_jobs_group(&self) -> bool {
+        let (Some(own), Some(entry)) = (self.own(), self.entry()) else { return false };
+        let leader = self.processes.iter().find(|process| process.pid == own.group);
+        own.group == entry.group
+            // The CI itself cannot be seen: then the shell above that leads the group is the job's.
+            || (self.agent().is_none() && leader.is_some_and(|leader| leader.pid != own.pid && leader.is_shell()))
     }
 
     /// The processes between this one and the entry, both left out.

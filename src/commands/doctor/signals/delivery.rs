@@ -144,7 +144,7 @@ fn receiver(job: Job, chain: &Chain) -> Finding {
         Receiver::Entry => Finding::warning(Signals, ID, format!("a cancel is sent to {}, which started tfguard, and not to tfguard", entry.name))
             .why(format!("a shell passes no signal on and ends seconds later; {at_parents_end}"))
             .fix("write `exec tfguard -- terraform …` as the last and only command of the step, without a pipe"),
-        Receiver::Group if own.group == entry.group => {
+        Receiver::Group if chain.is_in_jobs_group() => {
             Finding::ok(Signals, ID, "a cancel is sent to the job's process group, and tfguard is in it")
         }
         Receiver::Group => Finding::warning(Signals, ID, "a cancel is sent to the job's process group, and tfguard is in another one")
@@ -282,7 +282,14 @@ mod tests {
 
     fn process(pid: i32, parent: i32, group: i32, words: &[&str]) -> Process {
         let name: String = words[0].rsplit('/').next().unwrap().chars().take(15).collect();
-        Process { pid, parent, group, name, arguments: words.iter().map(|word| (*word).to_owned()).collect() }
+        Process {
+            pid,
+            parent,
+            group,
+            name,
+            in_job: false,
+            arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+        }
     }
 
     fn chain(processes: Vec<Process>, contained: bool) -> Chain {

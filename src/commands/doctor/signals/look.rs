@@ -1,5 +1,6 @@
 //! Looks at the processes around this one.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::IsTerminal as _;
 
@@ -11,6 +12,8 @@ use super::chain::{Chain, Process, Stdout};
 const MACHINES_OWN_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// A longer way up means that something is wrong with what was read.
 const HIGHEST: usize = 128;
+/// Variables with which GitHub's and Azure's agents start the processes of a job, and which only that job has.
+const OF_JOB: [&str; 2] = ["GITHUB_RUN_ID", "BUILD_BUILDID"];
 
 /// What can be seen from here.
 #[must_use]
@@ -48,8 +51,15 @@ fn read(pid: i32) -> Option<Process> {
         parent: stat.ppid,
         group: stat.pgrp,
         name: stat.comm,
+        in_job: OF_JOB.iter().any(|name| is_with(&process, name)),
         arguments: process.cmdline().unwrap_or_default(),
     })
+}
+
+/// Whether a process has a variable as this one has it.
+fn is_with(process: &Proc, name: &str) -> bool {
+    let Some(own) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return false };
+    process.environ().is_ok_and(|env| env.get(OsStr::new(name)) == Some(&own))
 }
 
 fn stdout(chain: &[Process]) -> Stdout {
