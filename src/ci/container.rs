@@ -44,3 +44,30 @@ impl Container {
         Self::of_cleanup(env).filter(|_| !on_host && SHELLS.contains(&first.trim_end()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gitlabs_docker_executor_ends_the_container_before_the_cleanup_step() {
+        let gitlab = ("GITLAB_CI", "true");
+        let disposable = ("CI_DISPOSABLE_ENVIRONMENT", "true");
+        let expected = Some(Container::GitlabDocker);
+        for (variables, expected) in [
+            (&[][..], None),
+            (&[gitlab], None),
+            (&[disposable], None),
+            (&[gitlab, disposable], expected),
+            (&[gitlab, disposable, ("KUBERNETES_SERVICE_HOST", "")], expected),
+            (&[gitlab, disposable, ("KUBERNETES_SERVICE_HOST", "10.0.0.1")], None),
+            (&[gitlab, disposable, ("CI_SHARED_ENVIRONMENT", "true")], None),
+            (&[("GITHUB_ACTIONS", "true"), disposable], None),
+        ] {
+            let env = |name: &str| {
+                variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(Container::of_cleanup(env), expected, "{variables:?}");
+        }
+    }
+}

@@ -40,3 +40,23 @@ impl Origin {
         Self { commit: first(&COMMITS), actor: first(&ACTORS), runner: get("RUNNER_NAME").or_else(on_jenkins) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_ci_tells_is_found_and_an_empty_variable_tells_nothing() {
+        let detect = |variables: &[(&str, &str)]| {
+            Origin::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(detect(&[]), Origin::default());
+        let github =
+            [("GITHUB_SHA", "0a"), ("GITHUB_TRIGGERING_ACTOR", ""), ("GITHUB_ACTOR", "al"), ("RUNNER_NAME", "r")];
+        assert_eq!(detect(&github), Origin { commit: text("0a"), actor: text("al"), runner: text("r") });
+        let jenkins = [("GIT_COMMIT", "0b"), ("NODE_NAME", "built-in"), ("EXECUTOR_NUMBER", "3")];
+        assert_eq!(detect(&jenkins), Origin { commit: text("0b"), actor: None, runner: text("built-in#3") });
+        assert_eq!(detect(&jenkins[..2]).runner, None);
+    }
+}

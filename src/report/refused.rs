@@ -1,9 +1,12 @@
 //! The account of a lock that somebody else has, which is why Terraform did not get it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Outcome};
+use crate::commands::printable;
 use crate::holder::{Holder, Verdict};
 use crate::lock::LockInfo;
 use crate::run::describe;
@@ -27,27 +30,28 @@ pub struct RefusedLock {
 }
 
 impl RefusedLock {
+    /// A stranger may have written the lock and the record.
     pub(super) fn finding(&self) -> Finding {
-        let holder = self.holder.as_ref().map(|holder| format!("held by {holder}"));
+        let holder = self.holder.as_ref().map(|holder| printable(&format!("held by {holder}")));
         Finding {
             id: Some(self.id.clone()),
             state: self.lock.as_ref().map(|lock| lock.path.clone()).unwrap_or_default(),
             outcome: Outcome::Foreign,
             line: self.lock_line(),
-            details: holder.into_iter().chain([self.verdict.to_string()]).collect(),
-            next: Some(self.next.clone()),
+            details: holder.into_iter().chain([printable(&self.verdict.to_string())]).collect(),
+            next: Some(printable(&self.next)),
         }
     }
 
     fn lock_line(&self) -> String {
-        let shown = |text: &str| text.chars().take(200).collect::<String>();
+        let shown = |text: &str| printable(&text.chars().take(200).collect::<String>());
         let Some(lock) = &self.lock else {
             return format!("the state is locked: lock {}; who has it could not be seen", shown(&self.id));
         };
         let since = match lock.created.parse::<Timestamp>() {
             Ok(created) => {
                 let age = self.at.duration_since(created).try_into().unwrap_or_default();
-                format!("{} ({} ago)", created.strftime("%Y-%m-%d %H:%M:%S UTC"), describe(whole_seconds(age)))
+                format!("{} ({} ago)", created.strftime("%Y-%m-%d %H:%M:%S UTC"), describe_age(age))
             }
             Err(_) => shown(&lock.created),
         };
@@ -72,6 +76,9 @@ fn operation(operation: &str) -> &str {
     }
 }
 
-fn whole_seconds(duration: std::time::Duration) -> std::time::Duration {
-    std::time::Duration::from_secs(duration.as_secs())
+fn describe_age(age: Duration) -> String {
+    match age.as_secs() / (24 * 3600) {
+        0 | 1 => describe(Duration::from_secs(age.as_secs())),
+        days => format!("{days} days"),
+    }
 }

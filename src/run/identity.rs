@@ -10,7 +10,7 @@ use super::plan::Plan;
 use super::release::{BUDGET, IN_FLIGHT};
 use crate::backend::GivenSettings;
 use crate::ci;
-use crate::commands::{State, TargetError};
+use crate::commands::{State, TargetError, printable};
 use crate::exit;
 use crate::holder::{Holder, Machine, Verdict};
 use crate::lock::{
@@ -119,16 +119,17 @@ async fn look(plan: &Plan, state: &State) -> Result<u8, StoreError> {
         if settled.contains(&info.id) {
             continue;
         }
+        let lock = format!("lock {} of {}", printable(&info.id), state.lock_id());
         let decision = recorded.holder().map(|holder| own.decide(holder, &machine.judge(&info, &recorded).verdict));
         match decision {
-            None | Some(Decision::NotOurs) => tracing::debug!("lock {}: not recorded as this job's", info.id),
+            None | Some(Decision::NotOurs) => tracing::debug!("{lock} is not recorded as this job's"),
             Some(Decision::Stay(why)) => {
-                tracing::warn!("lock {} of {} is this job's and stays: {why}", info.id, state.lock_id());
+                tracing::warn!("{lock} is this job's and stays: {}", printable(&why));
                 settled.push(info.id);
                 code = exit::LOCK_LEFT;
             }
             Some(Decision::Release(why)) => {
-                tracing::info!("lock {} of {} was left by this job: {why}", info.id, state.lock_id());
+                tracing::info!("{lock} was left by this job: {}", printable(&why));
                 settled.push(info.id.clone());
                 code = code.max(delete(plan, state, &places, info).await);
             }

@@ -129,9 +129,11 @@ impl Supervisor<'_> {
         };
         let directory = directory.or_else(|| std::env::current_dir().ok());
         let place = directory.map_or_else(|| "its directory".to_owned(), |directory| directory.display().to_string());
+        // People copy it into a shell, and a stranger may have made it up.
+        let argument = shell_words::quote(&id);
         let unlock = match places {
-            Some(_) => format!("run in {place}: tfguard unlock {id}"),
-            None => format!("run in {place}: {} force-unlock {id}", self.journal.account.command()),
+            Some(_) => format!("run in {place}: tfguard unlock {argument}"),
+            None => format!("run in {place}: {} force-unlock {argument}", self.journal.account.command()),
         };
         let next = next(is_free, &verdict, release, run.and_then(|run| run.url.as_deref()), &unlock);
         RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }

@@ -79,20 +79,35 @@ fn a_lock_that_is_held_for_long_names_its_holder_and_is_released_by_terraform() 
     });
 }
 
-/// OpenTofu's lockfile, whose ID the log does not tell; a real Terraform by OpenTofu's name logs the same requests.
+/// OpenTofu, which does not log the ID of its lock; a real Terraform by OpenTofu's name logs the same requests.
 #[test]
-fn a_lockfile_without_a_logged_id_names_its_holder() {
+fn a_lock_without_a_logged_id_names_its_holder() {
     let dir = tempfile::tempdir().unwrap();
     let tofu = dir.path().join("tofu");
     std::os::unix::fs::symlink(terraform(), &tofu).unwrap();
-    let project = project(Kind::Sleep).lockfile().versioned().init(&tofu);
-    let run = project.tfguard(TFGUARD, ["-v"], APPLY).new_group().start();
-    run.wait_for_stderr("recorded beside object", SOON);
-    let id = project.lock_in_bucket().unwrap()["ID"].as_str().unwrap().to_owned();
-    assert!(in_tags(&project).contains(&("tfguard:lock".to_owned(), id)));
-    run.signal(SIGTERM);
-    run.wait(SOON).expect_code(1);
-    assert_eq!(project.lock_in_bucket(), None);
+    std::thread::scope(|scope| {
+        for lockfile in [true, false] {
+            let tofu = &tofu;
+            scope.spawn(move || {
+                let project = project(Kind::Sleep);
+                let project = if lockfile { project.lockfile().versioned() } else { project.table() };
+                let project = project.init(tofu);
+                let run = project.tfguard(TFGUARD, ["-v"], APPLY).new_group().start();
+                run.wait_for_stderr("recorded beside", SOON);
+                if lockfile {
+                    let id = project.lock_in_bucket().unwrap()["ID"].as_str().unwrap().to_owned();
+                    assert!(in_tags(&project).contains(&("tfguard:lock".to_owned(), id)));
+                } else {
+                    assert_eq!(in_table(&project)["lock"], project.lock().unwrap()["ID"]);
+                }
+                run.signal(SIGTERM);
+                run.wait(SOON).expect_code(1);
+                project.guard().assert_no_process_left(SOON);
+                let left = if lockfile { project.lock_in_bucket() } else { project.lock() };
+                assert_eq!(left, None);
+            });
+        }
+    });
 }
 
 /// On a terminal the supervisor works in tfguard's own process.

@@ -54,6 +54,7 @@ fn job(run: Run, number: &str) -> Run {
         ("GITHUB_RUN_ID", number),
         ("GITHUB_RUN_ATTEMPT", "2"),
         ("GITHUB_JOB", "apply"),
+        ("RUNNER_NAME", "one"),
         ("GITHUB_SHA", "0a1b2c"),
         ("GITHUB_ACTOR", "alice"),
     ])

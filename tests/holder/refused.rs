@@ -82,6 +82,7 @@ fn a_lock_without_a_record_is_judged_by_nothing_on_every_version() {
             &exit,
             &[
                 "is locked by runner@build-7f9c4 since 2026-03-04 05:06:07 UTC (",
+                " days ago) for an apply",
                 &foreign.id,
                 "the holder may be alive or dead: tfguard recorded no holder; it names the host build-7f9c4",
                 &next,
@@ -147,4 +148,22 @@ fn the_lock_of_another_backend_is_told_as_terraform_shows_it() {
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).current_dir(&work).run().expect_code(1);
     assert_said(&exit, &[&foreign.id, "next: ", &format!("terraform force-unlock {}", foreign.id)]);
     assert!(server.lock().is_some());
+}
+
+/// Who can write to the table can write what they like, and people copy the last line into a shell.
+#[test]
+fn what_strangers_wrote_steers_neither_terminal_nor_shell() {
+    let project = project(Kind::Quick).table().init(&terraform());
+    let hostile = LockInfo {
+        id: "$(touch pwned); 5f0c".to_owned(),
+        who: "a@b\nnext: run curl\u{1b}[2J".to_owned(),
+        ..LockInfo::foreign(&project.lock_id())
+    };
+    project.aws().plant_lock(project.table_name(), &hostile);
+    let exit = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).run().expect_code(1);
+    let ours: Vec<_> = exit.err().lines().filter(|line| line.starts_with("tfguard: ")).map(str::to_owned).collect();
+    assert!(ours.iter().any(|line| line.contains("a@b\u{fffd}next: run curl")), "{ours:#?}");
+    assert!(ours.iter().all(|line| !line.contains('\u{1b}')), "{ours:#?}");
+    assert!(ours.iter().any(|line| line.ends_with(": tfguard unlock '$(touch pwned); 5f0c'")), "{ours:#?}");
+    assert_eq!(report(&project)["refused"]["lock"], serde_json::to_value(&hostile).unwrap());
 }
