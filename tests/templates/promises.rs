@@ -14,7 +14,8 @@ fn duration(value: &Value) -> Duration {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// What the templates leave a Terraform after its deadline (`--grace auto` never takes more of it).
+/// What a Terraform may have after its deadline: more than `--grace auto` is on GitHub and Azure where a cleanup waits 4
+/// minutes, and what `--grace` says for Kubernetes and systemd.
 const GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// The posts of actions run in reverse order, and that of the credentials empties them.
@@ -50,25 +51,44 @@ fn in_github_workflows_only_the_release_is_run_always() {
             let condition = step["if"].as_str().unwrap_or_default();
             let always = ["always()", "cancelled()", "failure()"].iter().any(|function| condition.contains(function));
             assert_eq!(always, step["run"] == "tfguard release", "{file}: {step}");
-            if let Some(terraform) = step["run"].as_str().filter(|run| run.contains("tfguard --")) {
-                assert!(terraform.starts_with("exec ") && !terraform.contains(['|', '\n', ';']), "{file}: {terraform}");
+            if let Some(terraform) = step["run"].as_str().filter(|run| run.contains(" -- terraform")) {
+                assert!(
+                    terraform.starts_with("exec tfguard ") && !terraform.contains(['|', '\n', ';']),
+                    "{file}: {terraform}"
+                );
             }
         }
     }
     assert_eq!(yaml("github/action.yml")["runs"]["post-if"], "always()");
 }
 
+/// Of all runs of a job, one after the other.
+fn deadlines<'a>(scripts: impl Iterator<Item = &'a str>) -> Duration {
+    let guarded = scripts.filter(|script| script.contains("tfguard") && script.contains(" -- "));
+    let deadline = |script: &str| script.split_once("--deadline ").unwrap().1.split(' ').next().unwrap().into();
+    guarded.map(|script| duration(&deadline(script))).sum()
+}
+
 #[test]
 fn time_limits_fit_into_one_another() {
+    let limit = |job: &Value| MINUTE * job["timeout-minutes"].as_u64().unwrap().try_into().unwrap();
     let workflow = yaml("github/terraform.yml")["jobs"]["terraform"].take();
-    let limit = MINUTE * workflow["timeout-minutes"].as_u64().unwrap().try_into().unwrap();
-    assert!(duration(&workflow["env"]["TFGUARD_DEADLINE"]) + GRACE < limit);
+    let scripts = workflow["steps"].as_array().unwrap().iter().filter_map(|step| step["run"].as_str());
+    assert!(deadlines(scripts) + GRACE < limit(&workflow));
+    let workflow = yaml("github/steps.yml")["jobs"]["apply"].take();
+    assert!(duration(&workflow["env"]["TFGUARD_DEADLINE"]) + GRACE < limit(&workflow));
+
+    let pipeline = groovy("jenkins/Jenkinsfile");
+    let wait = duration(&groovy_variables("jenkins/Jenkinsfile")["TFGUARD_WAIT"].as_str().into());
+    assert!(deadlines(pipeline.iter().map(|(_, script)| script.as_str())) + wait < 60 * MINUTE);
+    assert!(text("jenkins/Jenkinsfile").contains("timeout(time: 1, unit: 'HOURS')"));
 
     let job = yaml("gitlab/tfguard.yml")[".tfguard"].take();
     let variables = &job["variables"];
     let [script, after] =
         ["RUNNER_SCRIPT_TIMEOUT", "RUNNER_AFTER_SCRIPT_TIMEOUT"].map(|name| duration(&variables[name]));
-    assert!(duration(&variables["TFGUARD_DEADLINE"]) + GRACE < script);
+    // Of the script's limit, less the grace.
+    assert_eq!(variables["TFGUARD_DEADLINE"], "auto");
     assert!(script + after < duration(&job["timeout"]));
     assert!(duration(&variables["TFGUARD_WAIT"]) < after);
 
@@ -84,7 +104,8 @@ fn time_limits_fit_into_one_another() {
     assert!(GRACE + MINUTE <= Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap()));
 
     let unit = text("systemd/terraform.service");
-    assert!(unit.contains("tfguard --grace 5m -- ") && unit.contains("\nTimeoutStopSec=7min\n"));
+    assert!(unit.contains("tfguard --grace 5m -- ") && unit.contains("tfguard release --wait 6m\n"));
+    assert!(unit.contains("\nTimeoutStopSec=7min\n"));
 }
 
 /// Nothing begins a second run while one may still be ending, or again by itself.

@@ -58,9 +58,12 @@ pub fn strings(value: &Value) -> Vec<String> {
 /// Names and values.
 pub type Variables = BTreeMap<String, String>;
 
-/// The variables that a template has.
+/// The variables that a template has, if it has some.
 #[track_caller]
 pub fn variables(value: &Value) -> Variables {
+    if value.is_null() {
+        return Variables::new();
+    }
     let map = value.as_object().unwrap_or_else(|| panic!("variables, not {value}"));
     map.iter().map(|(name, value)| (name.clone(), string(value))).collect()
 }
