@@ -141,14 +141,31 @@ where
     }
 }
 
-/// Texts of other people's making (a lock's holder, a service's answer) must not steer terminals or CI logs.
+/// Texts of other people's making (a lock's holder, a service's answer) must not steer terminals, pages or CI logs.
 fn printable(line: &str) -> String {
-    line.chars().map(|char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char }).collect()
+    line.chars().map(harmless).collect()
+}
+
+/// What stands for a character of such a text: itself, unless it controls something, ends a line, is not to be seen, turns
+/// the direction of writing, or is none that XML could write.
+#[must_use]
+pub fn harmless(char: char) -> char {
+    match char {
+        '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fffe}'
+        | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    }
 }
 
 /// The same texts must not give orders to a CI: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
 /// wherever in a line they are (actions/runner, `ActionCommand.cs`; azure-pipelines-agent, `Command.cs`).
-fn without_commands(text: &str) -> String {
+#[must_use]
+pub fn without_commands(text: &str) -> String {
     let mut before = None;
     text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
         if char == '#' && before.replace(char) == Some('#') {

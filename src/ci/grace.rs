@@ -60,7 +60,7 @@ pub fn grace(of: &Surroundings) -> Term {
         Some(Provider::Jenkins) => of.jenkins(),
         Some(Provider::Buildkite) => of.buildkite(),
         Some(Provider::Azure) => of.azure(),
-        Some(Provider::Circleci) => Term::new(UNHURRIED, "CircleCI documents neither a signal nor a time"),
+        Some(Provider::Circleci) => of.unhurried("CircleCI documents neither a signal nor a time"),
         Some(Provider::Other) => of.elsewhere(true),
         None => of.elsewhere(false),
     }
@@ -97,13 +97,15 @@ impl Surroundings<'_> {
         Term::new(cleanup_grace(self.env).min(less_release(at_most)), why)
     }
 
+    /// As long as the cleanup step waits, if there is one, where nothing else is known.
+    fn unhurried(&self, why: &str) -> Term {
+        if self.cleanup_step { self.until_cleanup(Duration::MAX, why) } else { Term::new(UNHURRIED, why) }
+    }
+
     fn github(&self) -> Term {
         if self.get("RUNNER_ENVIRONMENT").is_none() {
             // Gitea, Forgejo and act call themselves GitHub Actions too.
-            return Term::new(
-                UNHURRIED,
-                "GITHUB_ACTIONS is set but RUNNER_ENVIRONMENT is not: its cancel is not known",
-            );
+            return self.unhurried("GITHUB_ACTIONS is set but RUNNER_ENVIRONMENT is not: its cancel is not known");
         }
         if self.cleanup_step {
             self.until_cleanup(LATER_STEPS, "GitHub gives the steps after a cancel 5 minutes, and one of them waits")
@@ -222,7 +224,7 @@ impl Surroundings<'_> {
             let why = "systemd stops a unit within 90 seconds unless its TimeoutStopSec says otherwise";
             Term::ends_after(Duration::from_secs(90), why)
         } else {
-            Term::new(UNHURRIED, "nothing is known to end it sooner here")
+            self.unhurried("nothing is known to end it sooner here")
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use super::Failure;
+use crate::say::{harmless, without_commands};
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
 ///
@@ -17,7 +18,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
-/// direction of the text are replaced, and what is very long is cut.
+/// direction of the text are replaced, what would give an order to a CI does not, and what is very long is cut.
 #[must_use]
 pub fn printable(text: &str) -> String {
     const LONGEST: usize = 512;
@@ -25,7 +26,7 @@ pub fn printable(text: &str) -> String {
     if text.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }
-    shown
+    without_commands(&shown)
 }
 
 /// JSON that a terminal can be shown, too: what [`printable`] replaces is escaped, so that the value stays what it is.
@@ -51,16 +52,6 @@ pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
 /// The same for a text that must not be cut, such as a command to run.
 pub(super) fn printable_whole(text: &str) -> String {
     text.chars().map(harmless).collect()
-}
-
-fn harmless(char: char) -> char {
-    match char {
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-            char::REPLACEMENT_CHARACTER
-        }
-        char if char.is_control() => char::REPLACEMENT_CHARACTER,
-        char => char,
-    }
 }
 
 #[cfg(test)]

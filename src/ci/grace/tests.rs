@@ -48,6 +48,7 @@ fn github() {
     check(&own, CONTAINER, 6, "no cleanup step");
     check(&[own[0], own[1], POD_HOST], MACHINE, 6, "no cleanup step");
     check(&alike, CONTAINER, 300, "not known");
+    check(&alike, cleanup(CONTAINER), 210, "not known");
 }
 
 /// The cleanup step waits no longer than it is told, and the CI no longer than it does.
@@ -135,6 +136,7 @@ fn elsewhere() {
     check(&[("CI", "true"), ("INVOCATION_ID", "f00d")], MACHINE, 300, "nothing is known");
     check(&[("CI", "true")], CONTAINER, 6, "container");
     check(&[("CIRCLECI", "true")], CONTAINER, 300, "CircleCI");
+    check(&[], cleanup(MACHINE), 210, "nothing is known");
 }
 
 const VARIABLES: &[&str] = &[

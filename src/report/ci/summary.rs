@@ -1,6 +1,7 @@
 //! A run's end as every CI is told it.
 
 use crate::report::{Account, Ending, Finding, Outcome};
+use crate::say::harmless;
 
 /// How much something matters to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,17 +150,8 @@ fn is_link(url: &str) -> bool {
     url.starts_with("https://") || url.starts_with("http://")
 }
 
-/// A text as one line that steers no terminal and no page: of bounded length, without control characters, without those
-/// that end a line or turn the direction of writing, and without those that XML has no way to write.
+/// A text as one line of bounded length that steers no terminal and no page.
 pub(super) fn line(text: &str) -> String {
-    let harmless = |char: char| match char {
-        _ if char.is_control() => char::REPLACEMENT_CHARACTER,
-        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
-            char::REPLACEMENT_CHARACTER
-        }
-        '\u{fffe}' | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
-        _ => char,
-    };
     let mut chars = text.chars();
     let mut line: String = chars.by_ref().take(LONGEST).map(harmless).collect();
     if chars.next().is_some() {
