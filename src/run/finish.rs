@@ -176,6 +176,14 @@ impl Found<'_> {
             };
         }
         if journal.world != World::here() {
+            // Who holds it may be another cleanup step, next to this one, that is about to write itself down.
+            for _ in 0..REMOVAL_LOOKS {
+                tokio::time::sleep(A_MOMENT).await;
+                let Some(journal) = self.journal().await? else { return Ok(0) };
+                if journal.world == World::here() || self.session.claim().is_ok_and(|claim| claim.is_some()) {
+                    return Box::pin(self.finish(to_us, requests)).await;
+                }
+            }
             return Ok(self.cannot_reach());
         }
         let Some(supervisor) = journal.supervisor.filter(|supervisor| supervisor.is_alive()) else {
@@ -264,6 +272,11 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
+        if !self.session.log().exists() && !self.session.child().exists() {
+            // It never came to start the command.
+            self.session.remove();
+            return Ok(0);
+        }
         let held = File::open(self.session.log()).map(|log| is_log_held(&log));
         if !matches!(held, Ok(Some(false))) {
             return Ok(self.cannot_reach());

@@ -12,30 +12,19 @@ fn case(task: Task, script: &str, grace: &str, work: Work, first: &str) {
 }
 
 #[test]
-fn a_step_that_execs_tfguard() {
-    let script = &format!("exec tfguard -- {APPLY}");
+fn a_step() {
+    let exec = &format!("exec tfguard -- {APPLY}");
+    let lines = &format!("tfguard -- {APPLY}\necho done");
     all_at_once([
-        &|| case(Task::Terminates, script, "5m", Work::Stops, "SIGTERM"),
-        &|| case(Task::Terminates, script, "14s", Work::Hangs, "SIGTERM"),
-        &|| case(Task::Forwards, script, "5m", Work::Stops, "SIGINT"),
-        &|| case(Task::Forwards, script, "14s", Work::Hangs, "SIGINT"),
+        ("exec, SIGTERM passed on", &|| case(Task::Terminates, exec, "5m", Work::Stops, "SIGTERM")),
+        ("exec, SIGTERM passed on, hangs", &|| case(Task::Terminates, exec, "13s", Work::Hangs, "SIGTERM")),
+        ("exec, SIGINT passed on", &|| case(Task::Forwards, exec, "5m", Work::Stops, "SIGINT")),
+        ("exec, SIGINT passed on, hangs", &|| case(Task::Forwards, exec, "13s", Work::Hangs, "SIGINT")),
+        ("no exec, SIGTERM passed on", &|| case(Task::Terminates, lines, "5m", Work::Stops, "parent-died")),
+        ("no exec, SIGINT passed on", &|| case(Task::Forwards, lines, "5m", Work::Stops, "parent-died")),
+        ("no exec, SIGINT passed on, hangs", &|| case(Task::Forwards, lines, "4s", Work::Hangs, "parent-died")),
+        // The task is dead and nobody reads any more what the script writes.
+        ("exec, nothing passed on", &|| case(Task::Dies, exec, "5m", Work::Stops, "parent-died")),
+        ("no exec, nothing passed on, hangs", &|| case(Task::Dies, lines, "4s", Work::Hangs, "release")),
     ]);
-}
-
-#[test]
-fn a_step_without_exec() {
-    let script = &format!("tfguard -- {APPLY}\necho done");
-    all_at_once([
-        &|| case(Task::Terminates, script, "5m", Work::Stops, "parent-died"),
-        &|| case(Task::Forwards, script, "5m", Work::Stops, "parent-died"),
-        &|| case(Task::Forwards, script, "4s", Work::Hangs, "parent-died"),
-    ]);
-}
-
-/// The task is dead and nobody reads any more what the script writes.
-#[test]
-fn a_task_that_passes_nothing_on() {
-    all_at_once([&|| case(Task::Dies, &format!("exec tfguard -- {APPLY}"), "5m", Work::Stops, "parent-died"), &|| {
-        case(Task::Dies, &format!("tfguard -- {APPLY}\necho done"), "4s", Work::Hangs, "release")
-    }]);
 }

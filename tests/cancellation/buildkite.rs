@@ -13,19 +13,19 @@ fn case(agent: Buildkite, script: &str, grace: &str, work: Work) -> Ended {
 
 #[test]
 fn a_command() {
-    let script = &format!("tfguard -- {APPLY}");
+    let command = &format!("tfguard -- {APPLY}");
     let lines = &format!("tfguard -- {APPLY}\necho done");
-    let patient = || Buildkite { grace: Duration::from_secs(60) };
     all_at_once([
-        &|| drop(case(Buildkite::default(), script, "5m", Work::Stops)),
-        &|| drop(case(Buildkite::default(), script, "4s", Work::Hangs)),
-        &|| drop(case(Buildkite::default(), lines, "5m", Work::Stops)),
+        ("one command", &|| drop(case(Buildkite::default(), command, "5m", Work::Stops))),
+        ("one command, hangs", &|| drop(case(Buildkite::default(), command, "4s", Work::Hangs))),
+        ("lines", &|| drop(case(Buildkite::default(), lines, "5m", Work::Stops))),
         // Longer than the agent waits: front and hook are gone before it is over.
-        &|| drop(case(Buildkite::default(), lines, "14s", Work::Hangs)),
+        ("lines, hangs for long", &|| drop(case(Buildkite::default(), lines, "13s", Work::Hangs))),
         // The shell dies of the SIGTERM, and the hook awaits the rest.
-        &|| {
-            let ended = case(patient(), lines, "12s", Work::Hangs);
+        ("lines, a patient agent, hangs", &|| {
+            let agent = Buildkite { grace: Duration::from_secs(60) };
+            let ended = case(agent, lines, "12s", Work::Hangs);
             assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
-        },
+        }),
     ]);
 }

@@ -14,32 +14,26 @@ fn case(script: &str, grace: &str, work: Work, end: End, first: Option<&str>) ->
 }
 
 #[test]
-fn tfguard_as_pid_1() {
-    let script = &format!("exec tfguard -- {APPLY}");
+fn a_container() {
+    let tfguard = &format!("exec tfguard -- {APPLY}");
+    let shell = &format!("tfguard -- {APPLY}; echo done");
     if !containers() {
         return;
     }
     all_at_once([
-        &|| {
-            let ended = case(script, "5m", Work::Stops, End::Unlocked, Some("SIGTERM"));
+        ("tfguard", &|| {
+            let ended = case(tfguard, "5m", Work::Stops, End::Unlocked, Some("SIGTERM"));
             assert_eq!(ended.script.code, Some(1), "{}", ended.log());
-        },
-        &|| {
-            let ended = case(script, "4s", Work::Hangs, End::Killed, Some("SIGTERM"));
+        }),
+        ("tfguard, hangs", &|| {
+            let ended = case(tfguard, "4s", Work::Hangs, End::Killed, Some("SIGTERM"));
             assert_eq!(ended.script.code, Some(137), "{}", ended.log());
-        },
-        &|| drop(case(script, "5m", Work::Hangs, End::Deleted, Some("SIGTERM"))),
+        }),
+        ("tfguard, hangs for long", &|| {
+            case(tfguard, "5m", Work::Hangs, End::Deleted, Some("SIGTERM"));
+        }),
+        // A shell as PID 1 does not heed the SIGTERM, and nobody else has it.
+        ("shell", &|| drop(case(shell, "5m", Work::Stops, End::Deleted, None))),
+        ("shell, hangs", &|| drop(case(shell, "5m", Work::Hangs, End::Deleted, None))),
     ]);
-}
-
-/// A shell as PID 1 does not heed the SIGTERM, and nobody else has it.
-#[test]
-fn a_shell_as_pid_1() {
-    let script = &format!("tfguard -- {APPLY}; echo done");
-    if !containers() {
-        return;
-    }
-    all_at_once([&|| drop(case(script, "5m", Work::Stops, End::Deleted, None)), &|| {
-        drop(case(script, "5m", Work::Hangs, End::Deleted, None))
-    }]);
 }

@@ -2,8 +2,16 @@
 
 use super::*;
 
-/// The first and only command of its step, as the documentation has it.
+/// The first and only command of its step, as the documentation has it: the runner signals tfguard itself.
 const EXEC: &str = "exec tfguard -- terraform apply -input=false -auto-approve -no-color";
+
+fn lines() -> String {
+    format!("tfguard -- {APPLY}\necho done")
+}
+
+fn in_shell(shell: Shell) -> GitHub {
+    GitHub { shell, ..GitHub::default() }
+}
 
 fn case(runner: GitHub, script: &str, grace: &str, work: Work, first: &str) -> Ended {
     let project = project(work);
@@ -14,89 +22,71 @@ fn case(runner: GitHub, script: &str, grace: &str, work: Work, first: &str) -> E
     ended
 }
 
-/// As it should be written: the runner signals tfguard itself.
 #[test]
-fn a_step_that_execs_tfguard() {
+fn a_step() {
     all_at_once([
-        &|| {
+        ("exec", &|| {
             let ended = case(GitHub::default(), EXEC, "5m", Work::Stops, "SIGINT");
             assert_eq!(ended.script.code, Some(1), "{}", ended.log());
             assert_eq!(ended.cleanup[0].err(), "", "nothing was left to do");
-        },
-        &|| {
+        }),
+        ("exec, hangs", &|| {
             let ended = case(GitHub::default(), EXEC, "4s", Work::Hangs, "SIGINT");
             assert_eq!(ended.script.code, Some(137), "{}", ended.log());
-        },
-        // Longer than the ladder: the front is killed, the cleanup step awaits the rest.
-        &|| {
-            let ended = case(GitHub::default(), EXEC, "14s", Work::Hangs, "SIGINT");
+        }),
+        // The front is killed, the cleanup step awaits the rest.
+        ("exec, hangs for longer than the ladder", &|| {
+            let ended = case(GitHub::default(), EXEC, "13s", Work::Hangs, "SIGINT");
             assert_eq!(ended.script.signal, Some(9), "{}", ended.log());
             assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
-        },
-        &|| drop(case(GitHub { shell: Shell::Sh, ..GitHub::default() }, EXEC, "5m", Work::Stops, "SIGINT")),
+        }),
+        ("exec, sh", &|| drop(case(in_shell(Shell::Sh), EXEC, "5m", Work::Stops, "SIGINT"))),
+        // The shell passes nothing on and dies of the SIGTERM: that is the request to stop.
+        ("no exec", &|| drop(case(GitHub::default(), &lines(), "5m", Work::Stops, "parent-died"))),
+        ("no exec, hangs", &|| drop(case(GitHub::default(), &lines(), "4s", Work::Hangs, "parent-died"))),
+        ("no exec, bash", &|| drop(case(in_shell(Shell::Bash), &lines(), "5m", Work::Stops, "parent-died"))),
+        ("no exec, sh", &|| drop(case(in_shell(Shell::Sh), &lines(), "5m", Work::Stops, "parent-died"))),
     ]);
 }
 
-/// The shell passes nothing on and dies of the SIGTERM: that is the request to stop.
+/// Below a pipe `exec` is done by the pipeline's subshell, and the runner signals the shell above it.
 #[test]
-fn a_step_without_exec() {
-    let script = &format!("tfguard -- {APPLY}\necho done");
+fn a_step_that_reaches_tfguard_with_no_signal() {
+    let tee = &format!("{EXEC} | tee log");
+    let bash = || in_shell(Shell::Bash);
+    let without_cleanup = |script: &str, work: Work, first: &str| {
+        let project = project(work);
+        let job = Job::new(&project, script).env("TFGUARD_GRACE", "13s");
+        let ended = cancelled(&project, work, |job| GitHub::default().start(job), job);
+        assert_released(&project, work.end(), first, &ended.log());
+    };
+    let in_container = |grace: &str, work| {
+        if containers() {
+            case(GitHub { container: true, ..GitHub::default() }, EXEC, grace, work, "release");
+        }
+    };
     all_at_once([
-        &|| drop(case(GitHub::default(), script, "5m", Work::Stops, "parent-died")),
-        &|| drop(case(GitHub::default(), script, "4s", Work::Hangs, "parent-died")),
-        &|| drop(case(GitHub { shell: Shell::Bash, ..GitHub::default() }, script, "5m", Work::Stops, "parent-died")),
-        &|| drop(case(GitHub { shell: Shell::Sh, ..GitHub::default() }, script, "5m", Work::Stops, "parent-died")),
-    ]);
-}
-
-/// Here `exec` is done by the pipeline's subshell, and the runner signals the shell above it.
-#[test]
-fn a_step_with_a_pipe() {
-    let bash = || GitHub { shell: Shell::Bash, ..GitHub::default() };
-    let script = &format!("{EXEC} | tee log");
-    all_at_once([
-        &|| drop(case(bash(), script, "5m", Work::Stops, "parent-died")),
-        &|| drop(case(bash(), script, "4s", Work::Hangs, "parent-died")),
+        ("tee", &|| drop(case(bash(), tee, "5m", Work::Stops, "parent-died"))),
+        ("tee, hangs", &|| drop(case(bash(), tee, "4s", Work::Hangs, "parent-died"))),
         // Whoever reads ends first, and Terraform does not notice.
-        &|| {
+        ("head, hangs", &|| {
             let project = project(Work::Hangs);
             let job = Job::new(&project, format!("{EXEC} | head -n 3")).cleanup(RELEASE).env("TFGUARD_GRACE", "4s");
             let ended = cancelled(&project, Work::Hangs, |job| bash().start(job), job);
             assert_released(&project, End::Killed, "parent-died", &ended.log());
-        },
+        }),
+        // In a container the first to tell of the cancel is the cleanup step.
+        ("container", &|| in_container("5m", Work::Stops)),
+        ("container, hangs", &|| in_container("4s", Work::Hangs)),
+        // The runner is stopped, so no later step runs; or there is none. What carries its tracking ID is killed at the
+        // end, and what tfguard supervises does not.
+        ("exec, no cleanup", &|| without_cleanup(EXEC, Work::Hangs, "SIGINT")),
+        ("no exec, no cleanup", &|| without_cleanup(&lines(), Work::Stops, "parent-died")),
+        ("no exec, no cleanup, hangs", &|| without_cleanup(&lines(), Work::Hangs, "parent-died")),
     ]);
 }
 
-/// In a container no signal arrives at all. The first to tell of the cancel is the cleanup step.
-#[test]
-fn a_step_in_a_container() {
-    let container = || GitHub { container: true, ..GitHub::default() };
-    if !containers() {
-        return;
-    }
-    all_at_once([&|| drop(case(container(), EXEC, "5m", Work::Stops, "release")), &|| {
-        drop(case(container(), EXEC, "4s", Work::Hangs, "release"))
-    }]);
-}
-
-/// The runner is stopped, so no later step runs; or there is none. What carries its tracking ID is killed at the end, and
-/// what tfguard supervises does not.
-#[test]
-fn a_job_without_a_cleanup_step() {
-    let case = |script: &str, work, first: &str| {
-        let project = project(work);
-        let job = Job::new(&project, script).env("TFGUARD_GRACE", "14s");
-        let ended = cancelled(&project, work, |job| GitHub::default().start(job), job);
-        assert_released(&project, work.end(), first, &ended.log());
-    };
-    all_at_once([
-        &|| case(EXEC, Work::Hangs, "SIGINT"),
-        &|| case(&format!("tfguard -- {APPLY}\necho done"), Work::Stops, "parent-died"),
-        &|| case(&format!("tfguard -- {APPLY}\necho done"), Work::Hangs, "parent-died"),
-    ]);
-}
-
-/// Nobody cancels: the job is as it would be without tfguard.
+/// The job is as it would be without tfguard.
 #[test]
 fn a_job_that_nobody_cancels() {
     let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile().init(&Tools::get().any_terraform());

@@ -2,52 +2,78 @@
 
 use super::*;
 
-fn script() -> String {
+fn lines() -> String {
     format!("tfguard -- {APPLY}\necho done")
 }
 
 /// The whole process group gets SIGTERM and, much later, SIGKILL.
 #[test]
 fn shell_executor() {
-    let case = |grace: &str, work| {
+    fn case(start: fn(Job<'_>) -> Box<dyn Started + '_>, grace: &str, work: Work, first: &str) {
         let project = project(work);
-        let job = Job::new(&project, script()).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
-        let ended = cancelled(&project, work, |job| GitLabShell.start(job), job);
-        assert_survived(&project, work, "SIGTERM", &ended);
+        let job = Job::new(&project, lines()).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
+        let ended = cancelled(&project, work, start, job);
+        assert_survived(&project, work, first, &ended);
         assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
-    };
+    }
+    let script = |grace: &str, work| case(|job| GitLabShell.start(job), grace, work, "SIGTERM");
+    // The shell alone is told, and then the group is killed.
+    let steps = |grace: &str, work| case(|job| GitLabSteps.start(job), grace, work, "front-died");
     all_at_once([
-        &|| case("5m", Work::Stops),
-        &|| case("4s", Work::Hangs),
+        ("script", &|| script("5m", Work::Stops)),
+        ("script, hangs", &|| script("4s", Work::Hangs)),
         // Longer than the runner waits: the group is killed, and `after_script` awaits the rest.
-        &|| case("16s", Work::Hangs),
+        ("script, hangs for long", &|| script("15s", Work::Hangs)),
+        ("steps", &|| steps("5m", Work::Stops)),
+        ("steps, hangs", &|| steps("7s", Work::Hangs)),
+        // After the job's time-out, or when the runner is stopped, there is no `after_script`.
+        ("no after_script, hangs for long", &|| {
+            let project = project(Work::Hangs);
+            let job = Job::new(&project, lines()).env("TFGUARD_GRACE", "14s");
+            let ended = cancelled(&project, Work::Hangs, |job| GitLabShell.start(job), job);
+            assert_released(&project, End::Killed, "SIGTERM", &ended.log());
+        }),
     ]);
 }
 
 /// Every process in the container gets SIGTERM, the highest pid first, Terraform before tfguard; then all are killed.
 #[test]
 fn docker_executor() {
-    let case = |runner: GitLabDocker, grace: &str, work, end, first: Option<&str>| {
+    let case = |native_stop, grace: &str, work, end, first: Option<&str>| {
         let project = project(work);
-        let job = Job::new(&project, script()).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
-        let ended = cancelled(&project, work, |job| runner.start(job), job);
+        let job = Job::new(&project, lines()).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
+        let ended = cancelled(&project, work, |job| GitLabDocker { native_stop }.start(job), job);
         assert_released(&project, end, first, &ended.log());
         assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
-        ended
+        ended.log().matches("Interrupt received.").count()
     };
-    let interrupts = |ended: &Ended| ended.log().matches("Interrupt received.").count();
     if !containers() {
         return;
     }
     all_at_once([
         // What a provisioner started has the higher pid, and Terraform fails before it is interrupted.
-        &|| assert!(interrupts(&case(GitLabDocker::default(), "5m", Work::Stops, End::Unlocked, None)) <= 1),
-        &|| assert_eq!(interrupts(&case(GitLabDocker::default(), "4s", Work::Hangs, End::Killed, Some("SIGTERM"))), 1),
-        &|| assert_eq!(interrupts(&case(GitLabDocker::default(), "5m", Work::Hangs, End::Deleted, Some("SIGTERM"))), 1),
+        ("loop", &|| assert!(case(false, "5m", Work::Stops, End::Unlocked, None) <= 1)),
+        ("loop, hangs", &|| assert_eq!(case(false, "4s", Work::Hangs, End::Killed, Some("SIGTERM")), 1)),
+        ("loop, hangs for long", &|| assert_eq!(case(false, "5m", Work::Hangs, End::Deleted, Some("SIGTERM")), 1)),
         // Only the shell that is PID 1 is signalled, and does not heed it.
-        &|| assert_eq!(interrupts(&case(GitLabDocker { native_stop: true }, "5m", Work::Hangs, End::Deleted, None)), 0),
-        &|| assert_eq!(interrupts(&case(GitLabDocker { native_stop: true }, "5m", Work::Stops, End::Deleted, None)), 0),
+        ("native stop", &|| assert_eq!(case(true, "5m", Work::Stops, End::Deleted, None), 0)),
+        ("native stop, hangs", &|| assert_eq!(case(true, "5m", Work::Hangs, End::Deleted, None), 0)),
+        ("lost log", &a_log_that_is_lost),
     ]);
+}
+
+/// A lock that the journal knows and Terraform's log does not was once said to be released.
+fn a_log_that_is_lost() {
+    let project = project(Work::Stops);
+    let lose = ": > tfguard/*/terraform.log";
+    let job = Job::new(&project, lines()).cleanup(format!("{lose}\n{RELEASE}")).cleanup(RELEASE);
+    let runner = GitLabDocker { native_stop: true };
+    let ended = cancelled(&project, Work::Stops, |job| runner.start(job), job);
+    assert_eq!(ended.cleanup[0].code, Some(120), "{}", ended.log());
+    assert!(ended.cleanup[0].err().contains("cannot be read"), "{}", ended.log());
+    // It is known by now that Terraform is dead, and of which lock.
+    assert_eq!(ended.cleanup[1].code, Some(0), "{}", ended.log());
+    assert_released(&project, End::Deleted, None, &ended.log());
 }
 
 /// tfguard gets SIGTERM, and `after_script` runs beside it at once.
@@ -61,14 +87,15 @@ fn kubernetes_executor() {
         assert_released(&project, work.end(), first, &ended.log());
         assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
     };
+    let below = &format!("sh -c 'tfguard -- {APPLY}; echo done'");
     if !containers() {
         return;
     }
     all_at_once([
-        &|| case(&script(), Work::Stops, "SIGTERM"),
-        &|| case(&script(), Work::Hangs, "SIGTERM"),
+        ("script", &|| case(&lines(), Work::Stops, "SIGTERM")),
+        ("script, hangs", &|| case(&lines(), Work::Hangs, "SIGTERM")),
         // A shell between, and the signal reaches only that one.
-        &|| case(&format!("sh -c 'tfguard -- {APPLY}; echo done'"), Work::Stops, "parent-died"),
-        &|| case(&format!("sh -c 'tfguard -- {APPLY}; echo done'"), Work::Hangs, "parent-died"),
+        ("below a script", &|| case(below, Work::Stops, "parent-died")),
+        ("below a script, hangs", &|| case(below, Work::Hangs, "parent-died")),
     ]);
 }

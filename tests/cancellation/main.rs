@@ -89,11 +89,17 @@ fn cancelled<'a>(
     started.cancel()
 }
 
-/// Runs cases that mostly wait.
-fn all_at_once<const N: usize>(cases: [&(dyn Fn() + Sync); N]) {
-    std::thread::scope(|scope| cases.map(|case| scope.spawn(case)).map(|case| case.join()))
-        .into_iter()
-        .for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+/// Runs cases, which mostly wait, each in a thread of its name.
+fn all_at_once<const N: usize>(cases: [(&str, &(dyn Fn() + Sync)); N]) {
+    let failed = std::thread::scope(|scope| {
+        let started = cases.map(|(name, case)| {
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, case);
+            (name, thread.expect("a thread can be started"))
+        });
+        started.map(|(name, thread)| thread.join().is_err().then_some(name))
+    });
+    let failed: Vec<_> = failed.into_iter().flatten().collect();
+    assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
 /// Whether this machine permits containers.
@@ -108,9 +114,9 @@ fn report(project: &Project) -> Value {
 }
 
 /// What must be true after every job, however it ended. `log` is all that was shown of it, `first` what first asked for
-/// the stop, where that is certain: a signal, or what else the report has.
+/// the stop, where that is certain: a signal, or what else the report has. Gives the report.
 #[track_caller]
-fn assert_released<'a>(project: &Project, end: End, first: impl Into<Option<&'a str>>, log: &str) {
+fn assert_released<'a>(project: &Project, end: End, first: impl Into<Option<&'a str>>, log: &str) -> Value {
     project.guard().assert_no_process_left(SOON);
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "no own lock is left: {log}");
     let theirs = foreign(project);
@@ -132,6 +138,7 @@ fn assert_released<'a>(project: &Project, end: End, first: impl Into<Option<&'a 
         End::Deleted => assert!(outcome != "unlocked" && report["killed"].is_null(), "{report:#}\n{log}"),
     }
     assert_whole(project);
+    report
 }
 
 /// The same of a job whose log shows everything that Terraform said.

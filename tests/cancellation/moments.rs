@@ -28,15 +28,20 @@ const MOMENTS: [u64; 5] = [0, 60, 150, 400, 900];
 fn whenever_a_job_is_cancelled_its_lock_is_gone() {
     let cis = IN_ANY_CASE.into_iter().chain(IN_CONTAINERS.into_iter().filter(|_| containers()));
     let cases = cis.flat_map(|ci| MOMENTS.map(|moment| (ci, moment)));
-    let cases = Mutex::new(cases.collect::<Vec<_>>());
+    in_turn(cases.collect(), |((name, start), moment)| cancelled_after(name, start, Duration::from_millis(moment)));
+}
+
+/// A few at a time, since each starts a Terraform.
+fn in_turn<T: Send>(cases: Vec<T>, run: impl Fn(T) + Sync) {
+    let cases = Mutex::new(cases);
     let work = || {
         loop {
             let next = cases.lock().expect("no case panics while it is chosen").pop();
-            let Some(((name, start), moment)) = next else { return };
-            cancelled_after(name, start, Duration::from_millis(moment));
+            let Some(case) = next else { return };
+            run(case);
         }
     };
-    all_at_once([&work; 6]);
+    all_at_once([("moments", &work as _); 6]);
 }
 
 fn cancelled_after(name: &str, start: Start, moment: Duration) {
@@ -50,5 +55,32 @@ fn cancelled_after(name: &str, start: Start, moment: Duration) {
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{log}");
     assert!(!log.contains("Two interrupts"), "{log}");
     assert_eq!(ended.cleanup[0].code, Some(0), "{log}");
+    assert_whole(&project);
+}
+
+/// A container is killed, and in the next one two cleanup steps begin at the same time.
+#[test]
+fn whenever_a_container_is_killed_two_cleanup_steps_agree() {
+    if containers() {
+        in_turn((0..12).collect(), |number| killed_after(Duration::from_millis(number * 100)));
+    }
+}
+
+fn killed_after(moment: Duration) {
+    let project = project(Work::Stops);
+    let both = format!("{RELEASE} & one=$!; {RELEASE}; two=$?; wait $one; echo $? and $two");
+    let job = Job::new(&project, format!("tfguard -- {APPLY}\necho done")).cleanup(both).cleanup(RELEASE);
+    let job = job.env("TFGUARD_DIR", project.work().join("sessions"));
+    let job = job.env("GITLAB_CI", "true").env("CI_JOB_ID", "1");
+    let started = DockerStop { timeout: Duration::ZERO }.start(job);
+    std::thread::sleep(moment);
+    let ended = started.cancel();
+    let log = format!("after {moment:?}: {}", ended.log());
+    project.guard().assert_no_process_left(SOON);
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{log}");
+    // One that came second once believed that the first was in a container that it cannot reach. And where there was no
+    // Terraform yet, both did, for ever.
+    assert!(ended.cleanup[0].out().contains("0 and 0"), "{log}");
+    assert_eq!((ended.cleanup[1].code, ended.cleanup[1].err().as_str()), (Some(0), ""), "{log}");
     assert_whole(&project);
 }

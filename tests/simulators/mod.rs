@@ -32,7 +32,7 @@ pub use buildkite::Buildkite;
 pub use container::Container;
 pub use docker::DockerStop;
 pub use github::{GitHub, Shell};
-pub use gitlab::{GitLabDocker, GitLabKubernetes, GitLabShell};
+pub use gitlab::{GitLabDocker, GitLabKubernetes, GitLabShell, GitLabSteps};
 pub use jenkins::Jenkins;
 pub use job::{Ended, Job, Started};
 pub use systemd::Systemd;

@@ -14,13 +14,27 @@ const GRACEFUL: Duration = Duration::from_secs(12);
 /// How long the runner waits for the kill to take.
 const KILL: Duration = Duration::from_secs(10);
 
+/// The same of the step runner.
+const STEP_GRACEFUL: Duration = Duration::from_secs(5);
+
 /// A runner with the shell executor.
 pub struct GitLabShell;
+
+/// The same with the step runner (`FF_SCRIPT_TO_STEP_MIGRATION`; `functions/script_legacy/script_legacy.go`): SIGTERM to the
+/// shell alone, SIGKILL to its group.
+pub struct GitLabSteps;
 
 impl GitLabShell {
     pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
         let script = start(&job, job.script());
-        Box::new(InScript { job, script })
+        Box::new(InScript { job, script, steps: false })
+    }
+}
+
+impl GitLabSteps {
+    pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
+        let script = start(&job, job.script());
+        Box::new(InScript { job, script, steps: true })
     }
 }
 
@@ -34,22 +48,28 @@ fn start(job: &Job, lines: &str) -> Running {
 struct InScript<'a> {
     job: Job<'a>,
     script: Running,
+    steps: bool,
 }
 
 impl InScript<'_> {
     fn conclude(self, cancelled: bool) -> Ended {
-        let script = end(self.script, cancelled, AFTER_SCRIPT);
-        let cleanup = self.job.cleanups().iter().map(|lines| end(start(&self.job, lines), false, AFTER_SCRIPT));
+        let script = end(self.script, cancelled, self.steps);
+        let cleanup = self.job.cleanups().iter().map(|lines| end(start(&self.job, lines), false, self.steps));
         Ended { script, cleanup: cleanup.collect() }
     }
 }
 
 /// The end of a shell: it has ended when nobody holds its output any more.
-fn end(shell: Running, mut cancelled: bool, timeout: Duration) -> Exit {
-    cancelled = cancelled || !shell.closes_within(timeout);
-    if cancelled {
-        shell.signal_group(SIGTERM);
-        if !shell.closes_within(GRACEFUL) {
+fn end(shell: Running, cancelled: bool, steps: bool) -> Exit {
+    if cancelled || !shell.closes_within(AFTER_SCRIPT) {
+        let graceful = if steps {
+            shell.signal(SIGTERM);
+            STEP_GRACEFUL
+        } else {
+            shell.signal_group(SIGTERM);
+            GRACEFUL
+        };
+        if !shell.closes_within(graceful) {
             shell.signal_group(SIGKILL);
             shell.closes_within(KILL);
         }
