@@ -273,7 +273,28 @@ impl Merged {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn lock(info: Option<&str>) -> JudgedLock {
+        let item = info.map(|info| ("Info".to_owned(), AttributeValue::S(info.to_owned())));
+        let first = half(0, Sighting::of_item(&item.into_iter().collect()));
+        let verdict = Verdict::Unknown { why: String::new() };
+        JudgedLock {
+            lock: SeenLock { state: "b/k".to_owned(), first, others: Vec::new() },
+            judged: Judged { holder: None, verdict },
+            state_exists: None,
+            notes: Vec::new(),
+        }
+    }
+
+    fn half(table: u8, seen: Sighting) -> HalfSeen {
+        let (region, endpoint) = ("r".to_owned(), None);
+        let place = LockPlace::DynamoDb { table: table.to_string(), lock_id: "b/k".to_owned(), region, endpoint };
+        HalfSeen { place, seen, expected: true }
+    }
 
     #[test]
     fn ages_are_told_in_two_units_at_most() {
@@ -281,6 +302,52 @@ mod tests {
             [(0, "0s"), (59, "59s"), (60, "1m"), (725, "12m 5s"), (3600, "1h"), (7265, "2h 1m"), (277_200, "3d 5h")]
         {
             assert_eq!(age_in_words(Duration::from_secs(seconds)), told);
+        }
+    }
+
+    #[test]
+    fn a_lock_is_stale_by_proof_by_what_it_is_or_by_an_age_that_was_asked_for() {
+        let now: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
+        let hour = Some(Duration::from_secs(3600));
+        let at = |created: &str| lock(Some(&format!(r#"{{"ID":"x","Created":"{created}"}}"#)));
+        assert_eq!(at("2026-11-20T08:00:00Z").stale(None, now), []);
+        assert_eq!(at("2026-11-20T08:00:00Z").stale(hour, now), [Stale::Old]);
+        assert_eq!(at("2026-11-20T09:00:00Z").stale(hour, now), [], "not older than an hour");
+        assert_eq!(at("2026-11-21T10:00:00Z").stale(hour, now), [], "clocks differ");
+        assert_eq!(at("yesterday").stale(hour, now), [], "what tells no time has no age");
+        let mut dead = at("2026-11-20T08:00:00Z");
+        dead.judged.verdict = Verdict::Dead { why: String::new() };
+        assert_eq!(dead.stale(hour, now), [Stale::Dead, Stale::Old]);
+        assert_eq!(dead.stale(None, now), [Stale::Dead]);
+        assert_eq!(lock(None).stale(hour, now), [Stale::Ghost]);
+        assert_eq!(lock(Some("{")).stale(None, now), [Stale::Malformed]);
+    }
+
+    proptest! {
+        /// In whatever order halves come: each place counts once, and what has one state and one ID is one lock.
+        #[test]
+        fn halves_come_together(halves in proptest::collection::vec((0..4_u8, 0..3_u8, 0..3_u8), 0..20)) {
+            let mut merged = Merged::default();
+            for (table, state, id) in &halves {
+                let info = match id {
+                    0 => "{".to_owned(),
+                    id => format!(r#"{{"ID":"{id}"}}"#),
+                };
+                let seen = lock(Some(&info)).lock.first.seen;
+                merged.add(format!("b/{state}"), half(*table, seen));
+            }
+            let locks = merged.into_locks();
+            let mut places: Vec<_> = locks.iter().flat_map(SeenLock::halves).map(|half| half.place.to_string()).collect();
+            places.sort_unstable();
+            let mut expected: Vec<_> = halves.iter().map(|(table, ..)| half(*table, lock(None).lock.first.seen).place.to_string()).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            prop_assert_eq!(places, expected);
+            let mut keys = HashSet::new();
+            for lock in &locks {
+                prop_assert!(lock.halves().all(|half| half.seen.id() == lock.id()));
+                prop_assert!(lock.id().is_none_or(|id| keys.insert((lock.state.clone(), id.to_owned()))));
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ pub enum ByHand {
     Locks(locks::Args),
     /// Delete one lock, by condition, after a look at whether its holder lives
     Unlock(unlock::Args),
-    /// Look at one state and its lock: who holds it, since when
+    /// Look at one state and its lock: who holds it, since when, and whether they live
     Inspect(inspect::Args),
     /// Look before anybody needs it: permissions, table, bucket, settings, and what a cancel does here
     Doctor(doctor::Args),

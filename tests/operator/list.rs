@@ -136,6 +136,15 @@ fn a_directory_shows_its_states_lock_and_several_are_shown_at_once() {
     let listed = json(&both);
     assert_eq!(listed["locks"].as_array().unwrap().len(), 2, "the table's lock is the directory's: {listed:#}");
     assert_eq!(lock_of(&listed, &projects[0].lock_id())["places"].as_array().unwrap().len(), 2, "{listed:#}");
+    // The key was changed: the lock of the old one blocks nobody, and is nobody's.
+    let old = LockInfo::foreign(&format!("{}/before", projects[0].bucket()));
+    projects[0].aws().plant_lock(projects[0].table_name(), &old);
+    let words = ["locks", "--format=json", "--chdir=.", "--table", projects[0].table_name(), "--region", Aws::REGION];
+    let both = projects[0].command(TFGUARD).args(words).args(["--dynamodb-endpoint", projects[0].aws().url()]);
+    let listed = json(&both.run().expect_code(0));
+    let notes = |state: &str| lock_of(&listed, state)["notes"].to_string();
+    assert!(notes(&old.path).contains("none of the directories") && notes(&old.path).contains("no state object"));
+    assert!(!notes(&projects[0].lock_id()).contains("none of the directories"), "{listed:#}");
     let missing = projects[0].command(TFGUARD).args(["locks", "--chdir", "missing"]).run().expect_code(125);
     assert!(missing.err().contains("terraform init"), "{missing}");
 }
@@ -216,6 +225,27 @@ fn a_list_of_several_pages_is_whole() {
     for scan in bed.proxy.seen_matching(&Match::dynamodb("Scan")) {
         assert!(scan.text().contains("ProjectionExpression") && !scan.text().contains("ConsistentRead\":true"));
     }
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_how_far_it_is() {
+    let bed = menagerie();
+    let exit = bed.tfguard(&["locks", "--table", &bed.table]).pty().run().expect_code(0);
+    assert!(exit.out().contains("tfguard: 7 looked at, 5 locks"), "{exit}");
+    let quiet = bed.tfguard(&["locks", "--table", &bed.table, "-q"]).pty().run().expect_code(0);
+    assert!(!quiet.out().contains("looked at"), "{quiet}");
+    let piped = bed.tfguard(&["locks", "--table", &bed.table]).run().expect_code(0);
+    assert!(piped.err().is_empty(), "{piped}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let bed = Bed::new();
+    let long = "x".repeat(100_000);
+    bed.many((0..10).map(|n| LockInfo { who: long.clone(), ..bed.lock(&n.to_string(), OWN) }));
+    let script = ["-c", "\"$@\" | head -c 10; exit 7", "sh", TFGUARD, "locks", "--format=json", "--table", &bed.table];
+    let exit = Run::new("sh", &bed.guard).args(script).args(reach(bed.proxy.url())).envs(Aws::ENV).run();
+    assert_eq!((exit.code, exit.err().as_str()), (Some(7), ""), "{exit}");
 }
 
 /// A table of 100 000 locks is gone through in pages: what is held does not grow with it. (The table is played: moto

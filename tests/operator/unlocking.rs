@@ -134,6 +134,18 @@ fn an_id_that_is_not_there_deletes_nothing() {
 }
 
 #[test]
+fn what_else_blocks_the_state_is_told() {
+    let bed = locked();
+    bed.object("a/k.tflock", "");
+    let exit = bed.about("a/k", &["unlock", OWN, "--yes"]).run().expect_code(0);
+    assert!(
+        exit.out().contains("blocks the state: a lockfile without a byte") && exit.out().contains("--broken"),
+        "{exit}"
+    );
+    assert_eq!(bed.left().1, ["a/k", "a/k.tflock"], "{exit}");
+}
+
+#[test]
 fn a_lock_that_says_it_is_another_states_is_refused() {
     let bed = Bed::new();
     let copied = bed.lock("elsewhere", OWN).json();
@@ -258,6 +270,7 @@ fn what_is_denied_is_named_and_the_rest_is_done() {
     bed.proxy.rule(Match::http("GET", ".tflock"), [Answer::s3(403, "AccessDenied", "no").into()]);
     let exit = bed.about("a/k", &["unlock", OWN, "--yes"]).run().expect_code(0);
     assert_eq!(bed.left().0, [bed.path("a/k-md5")], "{exit}");
+    assert!(exit.out().contains("not looked at") && exit.out().contains("s3:GetObject"), "but it is said: {exit}");
 
     let bed = locked();
     bed.aws.delete_object(&bed.bucket, "a/k.tflock");
@@ -293,6 +306,39 @@ fn flags_are_enough_where_the_directory_is_broken() {
     for wrong in [&["unlock"][..], &["unlock", OWN, "--broken"], &["unlock", OWN, "--key", "k"]] {
         bed.tfguard(wrong).run().expect_code(125);
     }
+}
+
+#[test]
+fn every_option_has_its_variable_and_an_empty_one_is_none() {
+    let bed = locked();
+    let url = bed.proxy.url();
+    let variables = |yes: &'static str| {
+        [
+            ("TFGUARD_BUCKET", bed.bucket.as_str()),
+            ("TFGUARD_KEY", "a/k"),
+            ("TFGUARD_TABLE", &bed.table),
+            ("TFGUARD_REGION", "us-east-1"),
+            ("TFGUARD_S3_ENDPOINT", url),
+            ("TFGUARD_DYNAMODB_ENDPOINT", url),
+            ("TFGUARD_PATH_STYLE", "1"),
+            ("TFGUARD_PROFILE", ""),
+            ("TFGUARD_CHDIR", ""),
+            ("TFGUARD_WORKSPACE", ""),
+            ("TFGUARD_BROKEN", "false"),
+            ("TFGUARD_DRY_RUN", "no"),
+            ("TFGUARD_REPORT", "report.json"),
+            ("TFGUARD_YES", yes),
+        ]
+    };
+    let unlock = |yes| {
+        let run = crate::support::Run::new(crate::bed::TFGUARD, &bed.guard).current_dir(bed.dir.path());
+        run.envs(crate::support::Aws::ENV).envs(variables(yes)).args(["unlock", OWN]).run()
+    };
+    let exit = unlock("0").expect_code(120);
+    assert!(exit.err().contains("add --yes"), "{exit}");
+    assert_locked(&bed);
+    assert_unlocked(&bed, &unlock("true").expect_code(0));
+    assert_eq!(report(&bed)["outcome"], "deleted");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::sheet::{Row, Sheet};
 use super::{Args, Looked, Summary};
-use crate::backend::{AwsClients, Reader, Surroundings};
+use crate::backend::{AwsClients, Reader, S3Backend, Surroundings};
 use crate::commands::judged::{HalfSeen, JudgedLock, Merged, SeenLock};
 use crate::commands::{Failure, State, TargetError};
 use crate::holder::Machine;
@@ -36,6 +36,8 @@ pub struct Gatherer<'a> {
     /// Locks that may have another half elsewhere, and by whom they were read.
     held: Merged,
     readers: HashMap<String, Reader>,
+    /// The backends of the directories.
+    backends: Vec<S3Backend>,
     /// Buckets that cannot be asked whether a state exists.
     mute: HashSet<String>,
     states_asked: usize,
@@ -53,6 +55,7 @@ impl<'a> Gatherer<'a> {
             summary: Summary::default(),
             held: Merged::default(),
             readers: HashMap::new(),
+            backends: Vec::new(),
             mute: HashSet::new(),
             states_asked: 0,
             progress: Progress::default(),
@@ -137,6 +140,7 @@ impl<'a> Gatherer<'a> {
             }
         }
         self.readers.insert(state.bucket().to_owned(), reader);
+        self.backends.push(state.backend);
         trouble
     }
 
@@ -217,7 +221,10 @@ impl<'a> Gatherer<'a> {
         if !judged.is_empty() {
             self.progress.clear();
         }
-        for lock in judged {
+        for mut lock in judged {
+            if self.is_nobodys(&lock.lock.state) {
+                lock.notes.push("none of the directories is set up for this state".to_owned());
+            }
             let stale = lock.stale(self.args.older_than, self.now);
             self.summary.locks += 1;
             self.summary.stale += usize::from(!stale.is_empty());
@@ -233,6 +240,14 @@ impl<'a> Gatherer<'a> {
             self.sheet.write(row).map_err(Failure::Output)?;
         }
         Ok(())
+    }
+
+    /// Whether directories were named, and none of them has this state in any of its workspaces: then its key may have
+    /// been changed.
+    fn is_nobodys(&self, state: &str) -> bool {
+        let of =
+            |backend: &S3Backend| state.split_once('/').is_some_and(|(bucket, key)| backend.stores_state(bucket, key));
+        !self.backends.is_empty() && !self.backends.iter().any(of)
     }
 
     async fn ask_for_states(&mut self, locks: &mut [JudgedLock]) {

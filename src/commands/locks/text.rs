@@ -13,6 +13,8 @@ use crate::commands::printable;
 
 /// So many locks are sorted and aligned together.
 const TOGETHER: usize = 1000;
+/// A cell that is wider sticks out, so that one long name does not push all else away.
+const WIDEST: usize = 80;
 const COLUMNS: [&str; 6] = ["STATE", "AGE", "OPERATION", "VERDICT", "LOCK ID", "HOLDER"];
 
 pub struct Text<W> {
@@ -40,7 +42,7 @@ impl<W: Write> Text<W> {
         let mut widths = COLUMNS.map(|name| name.chars().count());
         for line in &lines {
             for (width, cell) in widths.iter_mut().zip(&line.cells) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(cell.chars().count().min(WIDEST));
             }
         }
         let row = |cells: &[String; 6]| {

@@ -246,10 +246,14 @@ impl Unlock<'_> {
             None => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
         };
         for look in looks {
-            let line = match (look.failure(), look.found()) {
-                (Some(error), _) => format!("not looked at: {}: {error}", look.at.place),
-                (_, Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
-                    format!("stays: {}, at {}", describe::in_a_line(seen), look.at.place)
+            let line = match &look.seen {
+                // By flags alone nobody knows whether Terraform locks there.
+                Err(error) if look.at.expected || self.state.dir.is_none() => {
+                    format!("not looked at: {}: {error}", look.at.place)
+                }
+                Ok(Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
+                    let how = if seen.defect().is_some() { " (--broken deletes it)" } else { "" };
+                    format!("stays, and blocks the state: {}, at {}{how}", describe::in_a_line(seen), look.at.place)
                 }
                 _ => continue,
             };
