@@ -28,6 +28,6 @@ pub use discover::{Backend, Surroundings, read_backend, read_planned_backend};
 pub use error::BackendError;
 pub use given::GivenSettings;
 pub use http_state::HttpBackend;
-pub use planfile::PlanFlaw;
+pub use planfile::{PlanFlaw, read_planned_state};
 pub use record::InitRecord;
 pub use s3::S3Backend;

@@ -1,9 +1,10 @@
-//! The backend in a plan file, from which `apply <plan file>` takes it.
+//! The backend in a plan file, from which `apply <plan file>` takes it, and the state that the plan was made of.
 //!
 //! A plan file is a zip archive. Its entry `tfplan` is a protobuf message in which field 13 is the backend: its type
 //! and its settings, a MessagePack value (`internal/plans/planfile` and `internal/plans/planproto/planfile.proto`, the
 //! same from Terraform 0.12 to 1.15 and in OpenTofu). The rest, which can be hundreds of megabytes, is passed over
-//! without being held in memory.
+//! without being held in memory. Its entry `tfstate` is the state that was planned on, as a file of its own would be;
+//! `apply` refuses to go on where the state has another lineage or serial by then.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,7 +16,8 @@ use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-const ENTRY: &[u8] = b"tfplan";
+const PLAN: &[u8] = b"tfplan";
+const STATE: &[u8] = b"tfstate";
 /// `Plan.backend`
 const BACKEND: u64 = 13;
 /// `Backend.type`, `Backend.config`
@@ -66,6 +68,24 @@ pub(super) struct PlannedBackend {
 
 /// Reads a plan file.
 pub(super) fn read(path: &Path) -> Result<PlannedBackend, PlanFlaw> {
+    decode(&entry(open(path)?, PLAN, &mut backend)?)
+}
+
+/// Reads the state that a plan was made of, as long as it has no more than `most` bytes.
+///
+/// # Errors
+/// When it is no plan file with a state, or one that only OpenTofu can read.
+pub fn read_planned_state(path: &Path, most: usize) -> Result<Vec<u8>, PlanFlaw> {
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    entry(open(path)?, STATE, &mut |state| {
+        let mut bytes = Vec::new();
+        state.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(damaged)?;
+        if bytes.len() as u64 > most { Err(PlanFlaw::TooLarge) } else { Ok(bytes) }
+    })
+}
+
+/// Opens a plan file that is a zip archive.
+fn open(path: &Path) -> Result<File, PlanFlaw> {
     // A pipe that nobody writes to must not hold anybody up.
     let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -75,7 +95,7 @@ pub(super) fn read(path: &Path) -> Result<PlannedBackend, PlanFlaw> {
     let length = file.read(&mut start)?;
     match &start[..length] {
         // Of an entry, or of an archive without any.
-        b"PK\x03\x04" | b"PK\x05\x06" => decode(&entry(file)?),
+        b"PK\x03\x04" | b"PK\x05\x06" => Ok(file),
         [b'{', ..] => Err(other_format(file)),
         _ => Err(PlanFlaw::NoPlan),
     }
@@ -103,14 +123,14 @@ fn other_format(file: File) -> PlanFlaw {
     }
 }
 
-/// The message `Backend` of a plan file's entry `tfplan`.
-fn entry(file: File) -> Result<Vec<u8>, PlanFlaw> {
+/// What `take` reads of a plan file's entry.
+fn entry(file: File, name: &[u8], take: &mut Take) -> Result<Vec<u8>, PlanFlaw> {
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let archive = ZipArchive::from_file(file, &mut buffer).map_err(zip)?;
     let mut entries = archive.entries(&mut buffer);
     for _ in 0..MOST_ENTRIES {
         let Some(header) = entries.next_entry().map_err(zip)? else { return Err(PlanFlaw::NoPlan) };
-        if header.file_path().as_ref() != ENTRY {
+        if header.file_path().as_ref() != name {
             continue;
         }
         if header.uncompressed_size_hint() > LARGEST_PLAN {
@@ -120,9 +140,9 @@ fn entry(file: File) -> Result<Vec<u8>, PlanFlaw> {
         let entry = archive.get_entry(header.wayfinder()).map_err(zip)?;
         // The verifying reader ends with an error beyond the size that was just looked at.
         return if method == CompressionMethod::DEFLATE {
-            backend(entry.verifying_reader(DeflateDecoder::new(BufReader::new(entry.reader()))))
+            take(&mut entry.verifying_reader(DeflateDecoder::new(BufReader::new(entry.reader()))))
         } else if method == CompressionMethod::STORE {
-            backend(entry.verifying_reader(entry.reader()))
+            take(&mut entry.verifying_reader(entry.reader()))
         } else {
             Err(PlanFlaw::Damaged("its compression is none that Terraform uses".to_owned()))
         };
@@ -134,7 +154,11 @@ fn zip(error: rawzip::Error) -> PlanFlaw {
     PlanFlaw::Damaged(error.to_string())
 }
 
-fn backend(plan: impl Read) -> Result<Vec<u8>, PlanFlaw> {
+/// Reads an entry.
+type Take<'a> = dyn FnMut(&mut dyn Read) -> Result<Vec<u8>, PlanFlaw> + 'a;
+
+/// The message `Backend` of a plan.
+fn backend(plan: &mut dyn Read) -> Result<Vec<u8>, PlanFlaw> {
     let backend = field(&mut BufReader::new(plan), BACKEND).map_err(damaged)?;
     backend.ok_or_else(|| PlanFlaw::Damaged("it has no backend".to_owned()))
 }

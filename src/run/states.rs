@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::release::Releaser;
-use crate::backend::{AwsClients, S3Backend};
+use crate::backend::{AwsClients, S3Backend, read_planned_state};
 use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
-use crate::verify::{Expected, Finding, Judgement, Looker, PATIENCE, Relation, errored};
+use crate::verify::{Content, Expected, Finding, Judgement, Looker, PATIENCE, Relation, StateObject, errored};
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
 const BUDGET: Duration = Duration::from_secs(30);
@@ -54,6 +54,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
     // An older one is of another run, which this one's ending says nothing of.
     let errored = dir.and_then(|dir| errored(dir, Some(account.started)));
     let backend = releaser.backend(&lock.claim);
+    let expected = planned(lock.settings.as_ref());
     let mut state = StateAccount {
         bucket: bucket.clone(),
         state_key: state_key.clone(),
@@ -62,7 +63,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         serial: None,
         lineage: None,
         findings: Vec::new(),
-        next: next(lock.settings.as_ref(), backend.as_ref().ok().copied(), state_key),
+        next: next(lock.settings.as_ref(), backend.as_ref().ok().copied(), state_key, &expected),
     };
     // The child is dead, so whoever of its locks is left holds up nobody but others.
     let dead = |info: &LockInfo, _: &Recorded| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
@@ -73,7 +74,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         let looker = Looker::new(&clients, backend, state_key, places.into_iter().map(|place| (place, true)));
         let mut seen = looker.look(PATIENCE, dead).await.map_err(|error| error.to_string())?.seen;
         seen.errored.clone_from(&errored);
-        let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &Expected::default()).await;
+        let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &expected).await;
         let content = seen.object.and_then(|object| object.content.ok());
         Ok::<_, String>((verdict, findings, content))
     };
@@ -101,8 +102,19 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
     state
 }
 
+/// The state that a plan was made of, where one was applied: Terraform saw that it was still the one before it began.
+/// What it is otherwise, nobody knows without asking AWS while Terraform works.
+fn planned(settings: Option<&Settings>) -> Expected {
+    let plan = settings.and_then(|settings| settings.plan_file.as_ref());
+    let bytes = plan.and_then(|path| read_planned_state(path, StateObject::LARGEST).ok());
+    let Some(Ok(content)) = bytes.map(|bytes| Content::read(&bytes)) else { return Expected::default() };
+    // Before the first apply there is none, and the plan has an empty one without a lineage.
+    let Some(lineage) = content.lineage().map(str::to_owned) else { return Expected::default() };
+    Expected { lineage: Some(lineage), serial: content.serial }
+}
+
 /// The command that says what to do, and where to run it. A plan file's settings are its own, so there flags say them.
-fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &str) -> String {
+fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &str, expected: &Expected) -> String {
     let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
     let mut add = |name: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
@@ -115,6 +127,8 @@ fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &st
         add("--table", backend.table().map(str::to_owned));
         add("--s3-endpoint", backend.s3_endpoint());
         add("--dynamodb-endpoint", backend.dynamodb_endpoint());
+        add("--lineage", expected.lineage.clone());
+        add("--serial", expected.serial.map(|serial| serial.to_string()));
         words.extend(backend.uses_path_style().then(|| "--path-style".to_owned()));
     } else {
         let workspace = backend.and_then(|backend| backend.workspace_of(state_key));

@@ -136,7 +136,13 @@ pub fn steps(seen: &Seen, judgement: &Judgement, expected: &Expected, site: &Sit
     }
     for finding in &judgement.findings {
         match finding {
-            Finding::DigestDiffers { .. } => {
+            Finding::DigestDiffers { of, .. } => {
+                if of.is_none() && matches!(seen.versions, Versions::Listed(_)) {
+                    steps.push(Step::new(
+                        "find out where the digest comes from: no earlier version that was looked at has it, so it may be \
+                         that of a newer state, which was lost or went elsewhere",
+                    ));
+                }
                 steps.push(Step::run(
                     "see whether the state that is there is the one you want",
                     site.get("now.tfstate"),
@@ -189,6 +195,13 @@ fn about_errored(path: &Path, relation: Relation, site: &Site) -> Step {
                 "upload what {program} could not. It checks that it fits: never use -force, and then remove the file"
             ),
             push(),
+        ),
+        Relation::Overtaken => Step::run(
+            format!(
+                "do not push {file}, although it would not be refused. Compare it with what is there: what only the file \
+                 has exists and is in no state, so import it or remove it; then remove the file"
+            ),
+            format!("{program} state pull"),
         ),
         Relation::Same => Step::new(format!("remove {file}")),
         Relation::Forked => Step::run(

@@ -68,8 +68,12 @@ pub enum Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
-    /// It comes after it.
+    /// It comes after it, and nothing was written since.
     Newer,
+    /// It comes after it by its serial, but the state was written after it: by somebody else. Terraform counts every
+    /// failed upload, so the serial alone does not tell, and `terraform state push`, which looks at nothing else, would
+    /// undo what they did.
+    Overtaken,
     /// It is the very same: the upload was carried out after all.
     Same,
     /// Both have the same serial and differ: one of them is lost to the other.
@@ -187,6 +191,10 @@ impl fmt::Display for Finding {
                 }
                 f.write_str(match relation {
                     Relation::Newer => " is a state that Terraform could not upload. It is newer than the one that is there: what it did last is only in this file",
+                    Relation::Overtaken => {
+                        " is a state that Terraform could not upload. By its serial it is newer than the one that is \
+                         there, but that was written later, by somebody else: to push it would undo what they did"
+                    }
                     Relation::Same => " is the state that is there",
                     Relation::Forked => " is a state that Terraform could not upload. The one that is there has the same serial and differs",
                     Relation::Older => " is a state that Terraform could not upload, and somebody has written the state since: what it did may be in neither of the two",

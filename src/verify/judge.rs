@@ -208,11 +208,19 @@ pub fn relation(errored: &Errored, object: Option<&StateObject>) -> Relation {
         return Relation::Foreign;
     }
     match left.serial.cmp(&there.serial) {
+        std::cmp::Ordering::Greater if is_later(object, errored) => Relation::Overtaken,
         std::cmp::Ordering::Greater => Relation::Newer,
         std::cmp::Ordering::Less => Relation::Older,
         std::cmp::Ordering::Equal if object.is_some_and(|object| object.md5 == errored.state.md5) => Relation::Same,
         std::cmp::Ordering::Equal => Relation::Forked,
     }
+}
+
+/// Whether the state was written after what could not be uploaded: by S3's clock and the file's, which may be this
+/// machine's. They hardly differ by as much as it takes another run to begin and to write.
+fn is_later(object: Option<&StateObject>, errored: &Errored) -> bool {
+    let written = object.and_then(|object| object.modified);
+    written.zip(errored.state.modified).is_some_and(|(written, left)| written > left)
 }
 
 #[cfg(test)]

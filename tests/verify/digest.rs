@@ -25,6 +25,11 @@ fn a_digest_that_does_not_fit_needs_a_look_and_its_version_is_named() {
     assert!(exit.out().contains("does not have the expected content"), "{exit}");
     assert!(exit.out().contains("--fix-digest"), "{exit}");
     assert_eq!(bed.digest(), Some(md5(state(4).as_bytes())), "nothing was written");
+    assert!(!exit.out().contains("find out where the digest comes from"), "{exit}");
+    // A digest of a state that never was here.
+    bed.put_digest(&md5(b"elsewhere"));
+    let exit = bed.verify(&[]).run().expect_code(121);
+    assert!(exit.out().contains("find out where the digest comes from"), "{exit}");
 }
 
 /// As Terraform: none and a malformed one are passed over, another case of the letters is the same.

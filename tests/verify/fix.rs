@@ -128,7 +128,8 @@ fn what_changes_between_showing_and_writing_is_looked_at_again() {
 #[test]
 fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
     let wrong = md5(b"other");
-    let cases: [(&dyn Fn(&Bed), &[&str], &str); 6] = [
+    type Case<'a> = (&'a dyn Fn(&Bed), &'a [&'a str], &'a str);
+    let cases: [Case; 6] = [
         (&|bed| _ = bed.put("{\"version\":"), &[], "is not whole"),
         (&|bed| _ = bed.put(""), &[], "is not whole"),
         (&|bed| _ = bed.put(r#"{"version":5}"#), &[], "format version 5"),

@@ -171,8 +171,8 @@ fn a_lock_that_is_left_comes_first() {
 #[test]
 fn the_next_command_finds_the_state_again() {
     let of_plan = ["apply", "-input=false", "-no-color", "plan.tfplan"];
-    let cases: [(&[&str], fn(Project<'static>) -> Project<'static>); 2] =
-        [(&of_plan, |project| project), (&APPLY, |project| project.workspace("blue"))];
+    type Setting = fn(Project<'static>) -> Project<'static>;
+    let cases: [(&[&str], Setting); 2] = [(&of_plan, |project| project), (&APPLY, |project| project.workspace("blue"))];
     for (args, setting) in cases {
         let Writing { proxy, project, gate, run } = Writing::begin(setting, args, Action::Close);
         kill(&project, "child");
@@ -191,6 +191,31 @@ fn the_next_command_finds_the_state_again() {
             (&said["key"], &said["findings"][0]["kind"]),
             (&json!(project.state_key()), &json!("digest-differs"))
         );
+    }
+}
+
+/// A plan file tells of which state it was made, so that another one in its place is noticed.
+#[test]
+fn another_state_than_the_plan_was_made_of_needs_a_look() {
+    let of_plan = ["apply", "-input=false", "-no-color", "plan.tfplan"];
+    for (field, other, kind) in [("lineage", json!("another"), "other-lineage"), ("serial", json!(0), "older-serial")] {
+        let writing = Writing::begin(|project| project, &of_plan, Action::Close);
+        let project = &writing.project;
+        let mut state = project.state().unwrap();
+        state[field] = other;
+        let state = state.to_string();
+        let mut item = project.aws().item(project.table_name(), &format!("{}-md5", project.lock_id())).unwrap();
+        item.insert("Digest".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S(md5(state.as_bytes())));
+        project.aws().put_object(project.bucket(), &project.state_key(), state.into());
+        project.aws().put_item(project.table_name(), item);
+        writing.kill_terraform();
+        let exit = writing.run.wait(SOON).expect_code(121);
+        writing.gate.release();
+        assert_eq!(report(project)["states"][0]["findings"][0]["kind"], kind, "{exit}");
+        assert_eq!(report(project)["states"][0]["findings"].as_array().unwrap().len(), 1, "{exit}");
+        writing.proxy.clear_rules();
+        let said = run_next(project, &exit, "--format json").expect_code(121);
+        assert!(said.out().contains(kind), "the command that is shown looks for the same: {said}");
     }
 }
 

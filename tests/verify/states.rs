@@ -85,13 +85,25 @@ fn the_version_to_go_back_to_is_the_newest_whole_one_of_the_right_lineage() {
     assert_eq!(back(&["--lineage", LINEAGE]).as_ref(), Some(&good));
     assert_eq!(back(&[]).as_ref(), Some(&foreign), "nobody said which lineage is right");
     assert_eq!(back(&["--lineage", LINEAGE, "--serial", "5"]), None);
-    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
-    let source = format!("--copy-source '{}/net%20work/prod.tfstate?versionId={good}'", bed.bucket);
-    assert!(exit.out().contains(&source), "{exit}");
-
     bed.proxy.rule(Match::http("GET", "versions"), [Action::from(Answer::s3(403, "AccessDenied", "no"))]);
     let exit = bed.verify(&[]).run().expect_code(121);
     assert!(exit.out().contains("Grant s3:ListBucketVersions"), "{exit}");
+
+    // Done as shown, it is there again, and its digest can follow.
+    bed.proxy.clear_rules();
+    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
+    let source = format!("{}/net%20work/prod.tfstate?versionId={good}", bed.bucket);
+    assert!(exit.out().contains(&format!("--copy-source '{source}'")), "{exit}");
+    let copy = bed.aws.s3().copy_object().bucket(&bed.bucket).key(KEY).copy_source(source);
+    bed.aws.block_on(copy.send()).unwrap();
+    let (code, said) = bed.json(&["--lineage", LINEAGE]);
+    assert_eq!((code, kinds(&said)), (121, vec!["digest-differs"]));
+    bed.verify(&["--lineage", LINEAGE, "--serial", "4", "--fix-digest", "--yes"]).run().expect_code(0);
+
+    // One that was deleted.
+    bed.aws.delete_object(&bed.bucket, KEY);
+    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
+    assert!(exit.out().contains("?versionId="), "{exit}");
 
     let unversioned = Bed::new();
     unversioned.write("{");
@@ -137,6 +149,40 @@ fn formats_that_cannot_be_looked_into_are_said_to_be_so() {
     assert!(exit.out().contains("encrypted by OpenTofu"), "{exit}");
     let (code, said) = bed.json(&["--serial", "6"]);
     assert_eq!((code, kinds(&said)), (121, vec!["older-serial"]));
+}
+
+/// Terraform counts every upload that fails, so what it left can have a higher serial than what somebody else wrote
+/// since. `terraform state push` would take it, and undo theirs.
+#[test]
+fn what_was_overtaken_is_not_to_be_pushed() {
+    let bed = Bed::new();
+    bed.write(state(6));
+    let file = bed.dir.path().join("errored.tfstate");
+    std::fs::write(&file, state(8)).unwrap();
+    let pushes = |relation: &str| {
+        let (code, said) = bed.json(&["--chdir", "."]);
+        assert_eq!((code, &said["findings"][0]["relation"]), (121, &json!(relation)));
+        said["steps"].to_string().contains("terraform state push")
+    };
+    assert!(pushes("newer"));
+    let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(earlier).unwrap();
+    assert!(!pushes("overtaken"));
+    // Named by flags alone, no directory is looked into.
+    let (code, said) = bed.json(&[]);
+    assert_eq!((code, &said["errored"]), (0, &Value::Null));
+}
+
+/// A customer's key, as for Terraform itself.
+#[test]
+fn a_state_under_a_customers_key_is_read_with_it() {
+    let bed = Bed::new();
+    bed.write(state(5));
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let exit = bed.verify(&["-v"]).env("AWS_SSE_CUSTOMER_KEY", key).run().expect_code(0);
+    assert!(!exit.out().contains(key) && !exit.err().contains(key), "{exit}");
+    let reads = bed.proxy.seen_matching(&Match::http("GET", "prod.tfstate?"));
+    assert_eq!(reads[0].header("x-amz-server-side-encryption-customer-key"), Some(key));
 }
 
 /// Nothing is claimed of what could not be read.

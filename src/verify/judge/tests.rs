@@ -149,6 +149,22 @@ fn what_could_not_be_uploaded_is_compared_as_terraform_does() {
         let pushes = steps.iter().any(|step| runs(step, "terraform state push /w/errored.tfstate"));
         assert_eq!(pushes, matches!(expected, Newer | Forked), "no other goes through");
     }
+    let at = |second| Some(jiff::Timestamp::from_second(second).unwrap());
+    for (written, left, expected) in [
+        (at(9), at(10), Newer),
+        (at(10), at(10), Newer),
+        (at(11), at(10), Overtaken),
+        (None, at(10), Newer),
+        (at(11), None, Newer),
+    ] {
+        let there = StateObject { modified: written, ..there.clone() };
+        let left = errored(StateObject { modified: left, ..state("l", 8, "x") });
+        assert_eq!(relation(&left, Some(&there)), expected);
+        let seen = Seen { errored: Some(left), ..whole() };
+        let seen = Seen { object: Some(StateObject { modified: written, ..seen.object.clone().unwrap() }), ..seen };
+        let steps = steps(&seen, &judge(&seen, &Expected::default()), &Expected::default(), &site());
+        assert_eq!(steps.iter().any(|step| runs(step, "state push")), expected == Newer, "{steps:#?}");
+    }
     let left = errored(state("l", 6, ""));
     assert_eq!(relation(&left, None), Newer);
     assert_eq!(relation(&left, Some(&StateObject::of(b""))), Newer);
