@@ -66,14 +66,14 @@ impl AwsClients {
         self.backend.dynamodb_endpoint()
     }
 
-    /// Whether S3 is AWS's own, as far as settings and shared files tell.
-    pub fn is_s3_of_aws(&self) -> bool {
-        self.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
-    }
-
     /// Whether S3 is where these settings say: not where they name another DynamoDB than AWS's and no S3.
     pub(crate) fn knows_s3(&self) -> bool {
         self.s3_endpoint().is_some() || self.dynamodb_endpoint().as_deref().is_none_or(is_aws)
+    }
+
+    /// Whether S3 is AWS's own, as far as settings and shared files tell.
+    pub fn is_s3_of_aws(&self) -> bool {
+        self.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
     }
 
     /// All locks of a table of this region.

@@ -180,6 +180,11 @@ impl StoreError {
         matches!(self, Self::TimedOut { .. } | Self::ServiceFailed { .. } | Self::Nonsense { .. })
     }
 
+    /// Whether nobody answered.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+
     /// Whether the same request may succeed a little later.
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -15,6 +15,16 @@ fn project(iam: &Iam, kind: Kind) -> Project<'_> {
     Project::new(&iam.aws, kind).table().lockfile().init(&terraform())
 }
 
+/// The same with a state that somebody else has locked.
+fn locked(iam: &Iam) -> (Project<'_>, LockInfo) {
+    let project = project(iam, Kind::Quick);
+    project.apply();
+    let lock = LockInfo::foreign(&project.lock_id());
+    iam.aws.plant_lock(project.table_name(), &lock);
+    iam.aws.plant_lockfile(&lock);
+    (project, lock)
+}
+
 /// The statements of both.
 fn merged(one: &Value, other: &Value) -> Value {
     let statements: Vec<_> = [one, other].iter().flat_map(|policy| policy["Statement"].as_array().unwrap()).collect();
@@ -85,11 +95,7 @@ fn with_exactly_the_printed_policy_terraform_works_its_holder_is_recorded_and_it
 #[test]
 fn with_the_operators_policy_their_commands_work_and_terraform_does_not() {
     let iam = Iam::start();
-    let project = project(&iam, Kind::Quick);
-    project.apply();
-    let lock = LockInfo::foreign(&project.lock_id());
-    iam.aws.plant_lock(project.table_name(), &lock);
-    iam.aws.plant_lockfile(&lock);
+    let (project, lock) = locked(&iam);
     iam.enforce(&policy(&project, "operator"));
     let run = |args: &[&str]| project.command(TFGUARD).args(args).envs(iam.env()).run();
     let listed = json(&run(&["locks", "--format", "json"]).expect_code(0));
@@ -199,11 +205,7 @@ fn without_what_the_release_needs_the_lock_stays_and_it_is_said_what_to_grant() 
 #[test]
 fn it_writes_nothing_and_deletes_nothing() {
     let iam = Iam::start();
-    let project = project(&iam, Kind::Quick);
-    project.apply();
-    let lock = LockInfo::foreign(&project.lock_id());
-    iam.aws.plant_lock(project.table_name(), &lock);
-    iam.aws.plant_lockfile(&lock);
+    let (project, _) = locked(&iam);
     let all = || {
         let mut items: Vec<_> = iam.aws.items(project.table_name()).iter().map(|item| format!("{item:?}")).collect();
         items.sort();

@@ -116,6 +116,38 @@ fn a_service_that_does_not_keep_conditions_is_not_asked_to_write() {
     assert!(proxy.seen().iter().all(|seen| !matches!(seen.operation(), Some("PutItem" | "UpdateItem"))));
 }
 
+/// What is asked may be asked beside a living pipeline: on the real names there is only reading.
+#[test]
+fn what_could_change_something_has_a_condition_and_a_name_that_nobody_uses() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile().endpoint(proxy.url()).init(&terraform());
+    let before = proxy.seen().len();
+    doctor(&project).run().expect_code(0);
+    let asked = proxy.seen().split_off(before);
+    let mut written = 0;
+    for seen in &asked {
+        let is_unused =
+            || seen.text().contains(".tfguard-doctor") || seen.path.contains(".tfstate.tflock.tfguard-doctor");
+        match (seen.operation(), seen.method.as_str()) {
+            (Some("GetItem" | "Scan" | "DescribeTable" | "DescribeTimeToLive" | "DescribeContinuousBackups"), _) => {}
+            (Some("DeleteItem" | "PutItem" | "UpdateItem"), _) => {
+                written += 1;
+                let condition = "attribute_exists(LockID) AND attribute_not_exists(LockID)";
+                assert!(seen.text().contains(condition) && is_unused(), "{}", seen.text());
+            }
+            (None, "GET" | "HEAD") | (None, "POST") => {}
+            (None, "DELETE") => {
+                written += 1;
+                assert!(seen.headers.contains_key("if-match") && is_unused(), "{}", seen.path);
+            }
+            // Tags of what is not there.
+            (None, "PUT") => assert!(seen.path.contains("?tagging") && is_unused(), "{}", seen.path),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(written, 4, "all were tried");
+}
+
 #[test]
 fn without_a_state_the_rest_is_told_and_offline_nobody_is_asked() {
     let project = Project::new(Aws::shared(), Kind::Quick);
@@ -135,6 +167,15 @@ fn without_a_state_the_rest_is_told_and_offline_nobody_is_asked() {
     );
     project.command(TFGUARD).args(["doctor", "--iam-policy"]).run().expect_code(0);
     assert_eq!(proxy.seen().len(), before, "nobody was asked");
+}
+
+#[test]
+fn an_endpoint_where_nobody_answers_is_told_and_no_more_is_asked() {
+    // Bound and closed again: nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let report = report(&format!("http://127.0.0.1:{port}"), "locks", "states");
+    assert_eq!(severity(&report, "bucket"), Some("problem"), "{report}");
+    assert!(severity(&report, "table").is_none() && report["permissions"] == serde_json::json!([]), "{report}");
 }
 
 #[test]

@@ -16,7 +16,9 @@ fn blocks(text: &str) -> Vec<(String, String)> {
     let mut before = String::new();
     while let Some(line) = lines.next() {
         if line.trim_start().starts_with("```") {
-            let block: Vec<_> = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+            let indent = line.len() - line.trim_start().len();
+            let block = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```"));
+            let block: Vec<_> = block.map(|line| line.get(indent..).unwrap_or_default()).collect();
             blocks.push((before.clone(), block.join("\n")));
         } else if !line.trim().is_empty() {
             before = line.to_owned();

@@ -105,14 +105,28 @@ fn a_cleanup_step_and_the_place_that_it_sees_are_looked_for() {
     let env = [GITHUB, ("TFGUARD_CLEANUP_STEP", "true"), ("RUNNER_TEMP", temp)];
     let report = machine.report(&["Runner.Worker"], "exec doctor", &env);
     assert_eq!((severity(&report, "cleanup-step"), severity(&report, "session-place")), (Some("ok"), Some("ok")));
-    // A session of which nobody lives.
-    let left = machine.dir.path().join("tfguard").join("20260101T000000-1-0");
-    fs::create_dir_all(&left).unwrap();
-    for path in [left.parent().unwrap(), &left] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn sessions_are_told_by_whether_somebody_of_them_lives() {
+    let machine = Machine::new();
+    let of = |id| severity(&machine.report(&["Runner.Worker"], "exec doctor", &[]), id).map(str::to_owned);
+    let run = Run::new(TFGUARD, &machine.guard).args(["--", "sh", "-c", "echo up; exec sleep 600"]);
+    let run = run.env("TFGUARD_DIR", machine.dir.path()).new_group().start();
+    run.wait_for_stdout("up", SOON);
+    assert_eq!((of("session-running").as_deref(), of("session-left")), (Some("note"), None));
+    let sessions = machine.dir.path().join("tfguard");
+    let session = fs::read_dir(&sessions).unwrap().next().unwrap().unwrap().path();
+    let journal: Value = serde_json::from_slice(&fs::read(session.join("journal.json")).unwrap()).unwrap();
+    for process in [&journal["front"], &journal["supervisor"], &journal["child"]["id"]] {
+        let pid = i32::try_from(process["pid"].as_i64().unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
     }
-    let report = machine.report(&["Runner.Worker"], "exec doctor", &env);
-    assert_eq!(severity(&report, "session-left"), Some("warning"), "{report}");
+    run.wait(SOON).expect_signal(nix::sys::signal::SIGKILL);
+    machine.guard.assert_no_process_left(SOON);
+    assert_eq!((of("session-running"), of("session-left").as_deref()), (None, Some("warning")));
+    fs::write(session.join("journal.json"), "{").unwrap();
+    assert_eq!(of("session-elsewhere").as_deref(), Some("note"));
 }
 
 #[test]

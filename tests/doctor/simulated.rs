@@ -43,6 +43,25 @@ fn on_github_the_step_has_to_exec() {
 }
 
 #[test]
+fn on_azure_the_task_decides() {
+    let azure = || Azure::default();
+    assert_judged(&format!("exec {DOCTOR}"), "warning", "that started tfguard", |job| azure().start(job));
+    let dies = || Azure { task: Task::Dies, ..Azure::default() };
+    assert_judged(&format!("{DOCTOR}\necho done"), "warning", "not to tfguard", |job| dies().start(job));
+}
+
+#[test]
+fn on_buildkite_the_group_hears_of_it() {
+    assert_judged(&format!("exec {DOCTOR}"), "ok", "process group", |job| Buildkite::default().start(job));
+    assert_judged(&format!("{DOCTOR}; echo done"), "ok", "process group", |job| Buildkite::default().start(job));
+}
+
+#[test]
+fn without_a_ci_little_is_known() {
+    assert_judged(DOCTOR, "note", "no CI", |job| Systemd::ControlGroup.start(job));
+}
+
+#[test]
 fn on_gitlab_it_depends_on_the_executor() {
     assert_judged(DOCTOR, "ok", "process group", |job| GitLabShell.start(job));
     assert_judged(&format!("setsid --wait {DOCTOR}"), "warning", "another one", |job| GitLabShell.start(job));
@@ -64,6 +83,8 @@ fn in_containers_it_depends_on_who_is_told() {
     }
     let github = GitHub { container: true, ..GitHub::default() };
     assert_judged(&format!("exec {DOCTOR}"), "warning", "outside this container", |job| github.start(job));
+    assert_judged(&format!("exec {DOCTOR}"), "ok", "that is tfguard", |job| DockerStop::default().start(job));
+    assert_judged(&format!("{DOCTOR}; echo done"), "warning", "not to tfguard", |job| DockerStop::default().start(job));
     assert_judged(DOCTOR, "ok", "every process", |job| GitLabDocker::default().start(job));
     assert_judged(DOCTOR, "warning", "first process", |job| {
         GitLabDocker { native_stop: true }.start(job.env("FF_USE_NATIVE_CONTAINER_STOP", "true"))

@@ -153,6 +153,8 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
             format!("{present} of {} permissions are granted", tried.len()),
         ));
     }
+    // By reason: a table that is not there would otherwise be told of once for each action.
+    let mut untold: Vec<(&String, Vec<String>)> = Vec::new();
     for Tried { permission, access } in tried {
         let on = match permission.on {
             On::Bucket => "the bucket",
@@ -180,12 +182,15 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
                     role(permission)
                 )),
             ),
-            Access::Unknown { why } => findings.push(
-                Finding::note(Permissions, "untold", format!("cannot be told: {action} on {on}: {why}"))
-                    .why(format!("needed by {needed}")),
-            ),
+            Access::Unknown { why } => match untold.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, list)) => list.push(format!("{action} on {on}")),
+                None => untold.push((why, vec![format!("{action} on {on}")])),
+            },
         }
     }
+    findings.extend(untold.into_iter().map(|(why, list)| {
+        Finding::note(Permissions, "untold", format!("cannot be told: {}", list.join(", "))).why(why.clone())
+    }));
     findings
 }
 
@@ -215,17 +220,6 @@ mod tests {
     use crate::commands::doctor::permissions::{Features, needed};
 
     const ALL: Features = Features { table: true, lockfile: true, annotate: true, kms: false, foreign_store: false };
-    const NEEDS: &[Need] = &[
-        Need::Terraform,
-        Need::Release,
-        Need::Annotate,
-        Need::Locks,
-        Need::Inspect,
-        Need::Unlock,
-        Need::Verify,
-        Need::FixDigest,
-        Need::Doctor,
-    ];
 
     fn answers(denied: &[(&str, On)]) -> Answers {
         let of = |permission: &Permission| {
@@ -233,7 +227,7 @@ mod tests {
             if is_denied { Answer::Denied("no".to_owned()) } else { Answer::Allowed }
         };
         Answers {
-            list: needed(ALL, NEEDS).map(|permission| (*permission, of(permission))).collect(),
+            list: needed(ALL, Need::ALL).map(|permission| (*permission, of(permission))).collect(),
             unused_item: Some(Answer::Allowed),
             unused_object: Some(Answer::Allowed),
         }
@@ -249,7 +243,7 @@ mod tests {
 
     #[test]
     fn each_missing_permission_is_the_only_one_told() {
-        for permission in needed(ALL, NEEDS) {
+        for permission in needed(ALL, Need::ALL) {
             let (action, on) = (permission.action, permission.on);
             assert_eq!(not_present(&answers(&[(action, on)])), [(action, on, true)]);
         }

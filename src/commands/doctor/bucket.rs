@@ -50,6 +50,18 @@ pub async fn look(client: &Client, bucket: &str, clock: &ServerClock) -> BucketF
             }
         }
     };
+    if let Err(error) = &region
+        && error.is_silence()
+    {
+        // It would be waited for as long again for each question.
+        let error = error.clone();
+        return BucketFacts {
+            versioning: Err(error.clone()),
+            encryption: Err(error.clone()),
+            object_lock: Err(error),
+            region,
+        };
+    }
     let versioning = client.get_bucket_versioning().bucket(bucket).send().await;
     let encryption = client.get_bucket_encryption().bucket(bucket).send().await;
     let object_lock = client.get_object_lock_configuration().bucket(bucket).send().await;

@@ -1,6 +1,6 @@
-//! `tfguard doctor`: looks before anybody needs it. What it looks at is gathered first ([`place`], [`signals`],
-//! [`program`], [`table`], [`bucket`], [`probes`]); what follows is decided by functions without I/O. It changes
-//! nothing: each request that would write has a condition that cannot hold, and a name that nobody uses.
+//! `tfguard doctor`: looks before anybody needs it. What it looks at is gathered first (place, signals, program, table,
+//! bucket, probes); what follows is decided by functions without I/O. It changes nothing: each request that would write
+//! has a condition that cannot hold, and a name that nobody uses.
 
 mod access;
 mod bucket;

@@ -28,6 +28,9 @@ pub enum Need {
 }
 
 impl Need {
+    /// Every one.
+    pub const ALL: &[Self] = &[Terraform, Release, Annotate, Locks, Inspect, Unlock, Verify, FixDigest, Doctor];
+
     /// As people know it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -9,7 +9,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use super::finding::Area::{Machine, Session};
 use super::finding::Finding;
 use crate::ci::Provider;
-use crate::session::{DirectoryError, Journal, SessionDir, create_file, is_log_held};
+use crate::session::{DirectoryError, Journal, ProcessId, SessionDir, World, create_file, is_log_held};
 
 /// Less is too little for the output and the log of a long run.
 const LITTLE_SPACE: u64 = 200 * 1024 * 1024;
@@ -23,12 +23,35 @@ pub struct Place {
     pub leases: bool,
     /// Free bytes there, for this user.
     pub free: Option<u64>,
-    /// Sessions that are there: name, and whether their supervisor lives.
-    pub left: Vec<(String, bool)>,
+    /// Sessions that are there.
+    pub left: Vec<(String, Life)>,
     /// The kernel has pidfds.
     pub pidfd: bool,
     /// An inotify instance could be had.
     pub inotify: bool,
+}
+
+/// What is known of a session's processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// One of them lives.
+    Alive,
+    /// None of those that its journal names lives.
+    Dead,
+    /// It is of another container or boot, or its journal cannot be read.
+    Unknown,
+}
+
+impl Life {
+    fn of(session: &SessionDir) -> Self {
+        let Ok(journal) = Journal::read(session) else { return Self::Unknown };
+        if journal.world != World::here() {
+            return Self::Unknown;
+        }
+        let child = journal.child.map(|child| child.id);
+        let processes = [journal.front, journal.supervisor, child];
+        if processes.into_iter().flatten().any(ProcessId::is_alive) { Self::Alive } else { Self::Dead }
+    }
 }
 
 /// Looks. It makes a session directory and removes it again.
@@ -37,10 +60,7 @@ pub fn look() -> Place {
     let variable = |name: &str| std::env::var_os(name);
     let left = SessionDir::all(variable)
         .iter()
-        .map(|session| {
-            let supervisor = Journal::read(session).ok().and_then(|journal| journal.supervisor);
-            (session.path().display().to_string(), supervisor.is_some_and(crate::session::ProcessId::is_alive))
-        })
+        .map(|session| (session.path().display().to_string(), Life::of(session)))
         .collect();
     let (mut leases, mut free) = (false, None);
     let session = SessionDir::create(variable).map(|session| {
@@ -98,13 +118,14 @@ pub fn findings(place: &Place, provider: Option<Provider>) -> Vec<Finding> {
                 .fix("free some space, or set TFGUARD_DIR to a larger place"),
         );
     }
-    for (session, alive) in &place.left {
-        findings.push(if *alive {
-            Finding::note(Session, "session-running", format!("a run is under way: {session}"))
-        } else {
-            Finding::warning(Session, "session-left", format!("a run left its session: {session}"))
+    for (session, life) in &place.left {
+        findings.push(match life {
+            Life::Alive => Finding::note(Session, "session-running", format!("a run is under way: {session}")),
+            Life::Unknown => Finding::note(Session, "session-elsewhere", format!("there is a session of another container or boot, or with a journal that cannot be read: {session}"))
+                .why("whether its run lives cannot be told by its processes; `tfguard release` in its job can tell by its log"),
+            Life::Dead => Finding::warning(Session, "session-left", format!("a run left its session: {session}"))
                 .why("its lock may still be there, and what Terraform printed or logged")
-                .fix("run `tfguard release` in the job that it is of; once nobody needs it, remove the directory")
+                .fix("run `tfguard release` in the job that it is of; once nobody needs it, remove the directory"),
         });
     }
     if !place.pidfd {
@@ -174,7 +195,7 @@ mod tests {
         let bad = Place {
             leases: false,
             free: Some(5),
-            left: vec![("a".to_owned(), true), ("b".to_owned(), false)],
+            left: vec![("a".to_owned(), Life::Alive), ("b".to_owned(), Life::Dead), ("c".to_owned(), Life::Unknown)],
             pidfd: false,
             inotify: false,
             ..good()
@@ -185,6 +206,7 @@ mod tests {
             ("space", Severity::Warning),
             ("session-running", Severity::Note),
             ("session-left", Severity::Warning),
+            ("session-elsewhere", Severity::Note),
             ("pidfd", Severity::Note),
             ("inotify", Severity::Note),
         ];

@@ -22,18 +22,6 @@ const IMPOSSIBLE: &str = "attribute_exists(LockID) AND attribute_not_exists(Lock
 /// No object has this ETag: it is no MD5 and no multipart sum.
 const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
 
-const EVERY_NEED: &[Need] = &[
-    Need::Terraform,
-    Need::Release,
-    Need::Annotate,
-    Need::Locks,
-    Need::Inspect,
-    Need::Unlock,
-    Need::Verify,
-    Need::FixDigest,
-    Need::Doctor,
-];
-
 /// The state that is asked about.
 #[derive(Debug)]
 pub struct Place<'a> {
@@ -81,7 +69,7 @@ pub async fn probe(
                 .fix("read about --without-conditions in `tfguard --help` before you choose another way"),
         );
     }
-    for permission in needed(place.features, EVERY_NEED) {
+    for permission in needed(place.features, Need::ALL) {
         let answer = match (permission.on, permission.action) {
             (On::Items, action) => items.as_ref().map(|items| items.answer(action)),
             (On::Table, "dynamodb:Scan") => items.as_ref().map(|items| items.scan.clone()),

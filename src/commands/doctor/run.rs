@@ -220,12 +220,9 @@ async fn examine_state(
     if let Some(ahead) = clock.ahead() {
         findings.push(credentials::clock(ahead));
     }
-    if let Err(
-        error @ (StoreError::Unreachable { .. }
-        | StoreError::TimedOut { .. }
-        | StoreError::CredentialsRejected { .. }
-        | StoreError::CredentialsExpired { .. }),
-    ) = &bucket_facts.region
+    if let Err(error) = &bucket_facts.region
+        && (error.is_silence()
+            || matches!(error, StoreError::CredentialsRejected { .. } | StoreError::CredentialsExpired { .. }))
     {
         findings.push(Finding::problem(Area::Bucket, "bucket", error.to_string()).why("nothing more was asked"));
         return (findings, Vec::new());
@@ -238,10 +235,11 @@ async fn examine_state(
     if let (Some(facts), Some(table)) = (&table_facts, table_name) {
         findings.extend(table::findings(facts, table, state.backend.region()));
     }
+    let silent = table_facts.as_ref().is_some_and(|facts| facts.described.as_ref().is_err_and(StoreError::is_silence));
     let place = Place {
         bucket: state.bucket(),
         key: &state.key,
-        table: table_name,
+        table: table_name.filter(|_| !silent),
         features: subject(args, state).features(),
         s3_of_aws: state.clients.is_s3_of_aws(),
     };

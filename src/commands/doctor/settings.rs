@@ -178,6 +178,17 @@ pub fn environment(env: &HashMap<OsString, OsString>) -> Vec<Finding> {
                 .fix("take it away; --forbid-lock-false makes tfguard refuse such a run"),
         );
     }
+    // GitLab takes the job's token back at a cancel (gitlab-org/gitlab#473376).
+    let passwords = ["TF_HTTP_PASSWORD", "TF_PASSWORD"].into_iter();
+    if let Some(token) = value("CI_JOB_TOKEN")
+        && let Some(name) = passwords.into_iter().find(|name| value(name) == Some(token))
+    {
+        findings.push(
+            Finding::warning(Settings, "job-token", format!("{name} is the job's own token (CI_JOB_TOKEN)"))
+                .why("GitLab takes it back when the job is cancelled: then Terraform can neither save its state nor unlock, nor can tfguard")
+                .fix("use the token of a project or group, with the role Maintainer and the scope api"),
+        );
+    }
     let logs: Vec<_> = ["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"]
         .into_iter()
         .filter(|name| value(name).is_some())
@@ -288,6 +299,11 @@ mod tests {
         assert_eq!(of("TF_CLI_ARGS_apply", "-lock=false"), [("lock-false", Severity::Problem)]);
         assert_eq!(of("TF_CLI_ARGS", "-lock=true"), []);
         assert_eq!(of("TF_LOG", "debug"), [("terraform-log", Severity::Note)]);
+        let gitlab = |password: &str| {
+            let env = [("CI_JOB_TOKEN", "t"), ("TF_HTTP_PASSWORD", password)];
+            environment(&env.map(|(name, value)| (name.into(), value.into())).into()).len()
+        };
+        assert_eq!((gitlab("t"), gitlab("other")), (1, 0));
         assert_eq!(of("TF_LOG", ""), []);
         assert_eq!(of("TF_FORK", "0"), []);
         assert_eq!(of("TF_FORK", "1"), [("fork", Severity::Note)]);

@@ -39,12 +39,19 @@ pub struct Described {
 /// Asks for them.
 pub async fn look(client: &Client, table: &str) -> TableFacts {
     let described = client.describe_table().table_name(table).send().await;
+    let described = described
+        .map(|answer| answer.table().map(read).unwrap_or_default())
+        .map_err(|error| understand("dynamodb:DescribeTable", error));
+    if let Err(error) = &described
+        && error.is_silence()
+    {
+        // It would be waited for as long again for each question.
+        return TableFacts { expires_by: Err(error.clone()), recovery: Err(error.clone()), described };
+    }
     let ttl = client.describe_time_to_live().table_name(table).send().await;
     let backups = client.describe_continuous_backups().table_name(table).send().await;
     TableFacts {
-        described: described
-            .map(|answer| answer.table().map(read).unwrap_or_default())
-            .map_err(|error| understand("dynamodb:DescribeTable", error)),
+        described,
         expires_by: ttl
             .map(|answer| {
                 let ttl = answer.time_to_live_description()?;
@@ -93,6 +100,11 @@ pub fn findings(facts: &TableFacts, table: &str, region: &str) -> Vec<Finding> {
                 Finding::problem(Table, "table", format!("there is no table {table} in {region}, in the account of these credentials"))
                     .why("Terraform cannot take its lock and refuses to work")
                     .fix("create it with the string partition key LockID, or set dynamodb_table, region and credentials right"),
+            ];
+        }
+        Err(error) if error.is_silence() => {
+            return vec![
+                Finding::problem(Table, "table", error.to_string()).why("nothing more was asked of the table"),
             ];
         }
         Err(error) => findings.push(unknown("table", "the table's key schema", error)),
@@ -204,6 +216,9 @@ mod tests {
         let denied = || StoreError::Denied { action: "x", detail: String::new() };
         let facts = TableFacts { described: Err(denied()), expires_by: Err(denied()), recovery: Err(denied()) };
         assert!(findings(&facts, "t", "r").iter().all(|found| found.severity == Note));
+        let silent = Err(StoreError::Unreachable { detail: String::new() });
+        let facts = TableFacts { described: silent, expires_by: Ok(None), recovery: Ok(true) };
+        assert_eq!(findings(&facts, "t", "r").iter().map(|found| found.severity).collect::<Vec<_>>(), [Problem]);
         let missing = Err(StoreError::NoSuchTable { detail: String::new() });
         let facts = TableFacts { described: missing, expires_by: Ok(None), recovery: Ok(true) };
         assert_eq!(findings(&facts, "t", "r").iter().map(|found| found.severity).collect::<Vec<_>>(), [Problem]);

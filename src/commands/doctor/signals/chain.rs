@@ -92,6 +92,12 @@ impl Process {
         self.name.starts_with("node") || self.arguments.first().is_some_and(|program| program.ends_with("/node"))
     }
 
+    /// Whether it is a task of Azure Pipelines that passes signals on to the script's shell (`Tasks/BashV3/bash.ts`).
+    #[must_use]
+    pub fn is_bash_task(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.contains("/Bash_") && argument.ends_with("/bash.js"))
+    }
+
     /// Whether it is an init for containers, which passes signals on to what it started itself.
     #[must_use]
     pub fn is_init(&self) -> bool {
@@ -145,15 +151,24 @@ impl Chain {
     #[must_use]
     pub fn is_in_jobs_group(&self) -> bool {
         let (Some(own), Some(entry)) = (self.own(), self.entry()) else { return false };
-        let leader = self.processes.iter().find(|process| process.pid == own.group);
-        own.group == entry.group
-            // The CI itself cannot be seen: then the shell above that leads the group is the job's.
-            || (self.agent().is_none() && leader.is_some_and(|leader| leader.pid != own.pid && leader.is_shell()))
+        if own.group == entry.group {
+            return true;
+        }
+        if self.agent().is_some() {
+            return false;
+        }
+        // The CI itself cannot be seen: then the shell above that leads the group is the job's, or whoever started this
+        // process as a leader is the CI.
+        if own.pid == own.group {
+            return self.parent().is_some_and(|parent| !parent.is_shell() && parent.name != "setsid");
+        }
+        self.processes.iter().any(|above| above.pid == own.group && above.is_shell())
     }
 
     /// The processes between this one and the entry, both left out.
     pub fn between(&self) -> impl Iterator<Item = &Process> {
         let entry = self.entry().map(|entry| entry.pid);
-        self.processes.iter().skip(1).take_while(move |process| Some(process.pid) != entry)
+        let end = self.processes.iter().position(|process| Some(process.pid) == entry).unwrap_or(0);
+        self.processes[..end].iter().skip(1)
     }
 }

@@ -32,6 +32,10 @@ pub struct Job {
     pub cleanup_step: bool,
     /// tfguard is told not to stop when the process that started it ends.
     pub outlives_parent: bool,
+    /// The job runs on a machine of its owner's, which goes on after it.
+    pub self_hosted: bool,
+    /// No CI is known, and systemd started it.
+    pub systemd_unit: bool,
 }
 
 impl Job {
@@ -59,6 +63,9 @@ impl Job {
             executor,
             cleanup_step: says_yes("TFGUARD_CLEANUP_STEP"),
             outlives_parent: says_yes("TFGUARD_OUTLIVE_PARENT"),
+            self_hosted: get("RUNNER_ENVIRONMENT").as_deref() == Some("self-hosted")
+                || get("AGENT_ISSELFHOSTED").as_deref() == Some("1"),
+            systemd_unit: provider.is_none() && get("INVOCATION_ID").is_some(),
         }
     }
 }
@@ -68,6 +75,8 @@ impl Job {
 enum Receiver {
     /// The process that the CI started itself, and nobody else.
     Entry,
+    /// A task of Azure Pipelines, which may pass it on to what it started.
+    Task,
     /// Its process group.
     Group,
     /// Every process of the job.
@@ -85,7 +94,8 @@ enum Receiver {
 impl Job {
     fn receiver(self, chain: &Chain) -> Receiver {
         match (self.provider, self.executor) {
-            (Some(Provider::GithubActions | Provider::Azure), _) => Receiver::Entry,
+            (Some(Provider::GithubActions), _) => Receiver::Entry,
+            (Some(Provider::Azure), _) => Receiver::Task,
             (Some(Provider::Gitlab), Some(Executor::Docker)) | (Some(Provider::Jenkins), _) => Receiver::Everybody,
             (Some(Provider::Gitlab), Some(Executor::Kubernetes)) => Receiver::ChildrenOfScript,
             (Some(Provider::Gitlab), Some(Executor::DockerNativeStop)) => Receiver::First,
@@ -105,7 +115,7 @@ pub fn findings(job: Job, chain: &Chain) -> Vec<Finding> {
     findings.extend(special(job));
     findings.extend(pipe(chain));
     findings.extend(dispositions(job, chain));
-    findings.extend(cleanup(job));
+    findings.extend(cleanup(job, chain.contained));
     findings
 }
 
@@ -144,6 +154,18 @@ fn receiver(job: Job, chain: &Chain) -> Finding {
         Receiver::Entry => Finding::warning(Signals, ID, format!("a cancel is sent to {}, which started tfguard, and not to tfguard", entry.name))
             .why(format!("a shell passes no signal on and ends seconds later; {at_parents_end}"))
             .fix("write `exec tfguard -- terraform …` as the last and only command of the step, without a pipe"),
+        Receiver::Task if is_entry => Finding::ok(Signals, ID, "a cancel is sent to the process that the agent started, and that is tfguard"),
+        Receiver::Task if chain.parent().is_some_and(|parent| parent.pid == entry.pid) && entry.is_bash_task() => {
+            Finding::ok(Signals, ID, "a cancel is sent to the Bash task, which passes it on to tfguard")
+        }
+        Receiver::Task if chain.parent().is_some_and(|parent| parent.pid == entry.pid) => {
+            Finding::warning(Signals, ID, format!("a cancel is sent to the task ({}) that started tfguard", entry.name))
+                .why(format!("Bash@3 passes it on, AzureCLI@2 and others die of it; {at_parents_end}"))
+                .fix("use a `bash:` step; get credentials in a step before it")
+        }
+        Receiver::Task => Finding::warning(Signals, ID, "a cancel is sent to the task, and by some passed on to its shell, but not to tfguard")
+            .why(format!("a shell passes no signal on and ends; {at_parents_end}"))
+            .fix("write `exec tfguard -- terraform …` as the last and only command of a `bash:` step, without a pipe"),
         Receiver::Group if chain.is_in_jobs_group() => {
             Finding::ok(Signals, ID, "a cancel is sent to the job's process group, and tfguard is in it")
         }
@@ -195,6 +217,13 @@ fn in_the_way(job: Job, chain: &Chain) -> Vec<Finding> {
 
 fn special(job: Job) -> Option<Finding> {
     const ID: &str = "cancel-special";
+    if job.systemd_unit {
+        return Some(
+            Finding::note(Signals, ID, "a systemd unit: unless its KillMode says otherwise, a stop signals every process of it")
+                .why("Terraform's providers die of SIGTERM in the midst of their work, and tfguard's own processes cannot leave the unit")
+                .fix("set KillMode=mixed, and TimeoutStopSec to more than the grace"),
+        );
+    }
     match (job.provider?, job.executor) {
         (Provider::Gitlab, Some(Executor::Docker)) => Some(
             Finding::warning(Signals, ID, "GitLab's docker executor signals every process of the container, Terraform's providers first, and removes it after some 20 seconds")
@@ -254,11 +283,11 @@ fn are(signals: &[&str]) -> String {
     format!("{} {}", signals.join(", "), if signals.len() == 1 { "is" } else { "are" })
 }
 
-fn cleanup(job: Job) -> Option<Finding> {
+fn cleanup(job: Job, contained: bool) -> Option<Finding> {
     const ID: &str = "cleanup-step";
     let (where_to, needed) = match job.provider? {
-        Provider::GithubActions => ("a later step with `if: always()`", true),
-        Provider::Azure => ("a later step with `condition: always()`", true),
+        Provider::GithubActions => ("a later step with `if: always()`", contained || !job.self_hosted),
+        Provider::Azure => ("a later step with `condition: always()`", contained || !job.self_hosted),
         Provider::Gitlab => ("`after_script`", job.executor != Some(Executor::Shell)),
         Provider::Jenkins => ("`post { always { … } }` of the same agent", false),
         Provider::Buildkite => ("the `pre-exit` hook", false),
@@ -276,189 +305,4 @@ fn cleanup(job: Job) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::commands::doctor::finding::Severity;
-
-    fn process(pid: i32, parent: i32, group: i32, words: &[&str]) -> Process {
-        let name: String = words[0].rsplit('/').next().unwrap().chars().take(15).collect();
-        Process {
-            pid,
-            parent,
-            group,
-            name,
-            in_job: false,
-            arguments: words.iter().map(|word| (*word).to_owned()).collect(),
-        }
-    }
-
-    fn chain(processes: Vec<Process>, contained: bool) -> Chain {
-        Chain { processes, stdout: Stdout::Other, ignored: Vec::new(), blocked: Vec::new(), contained }
-    }
-
-    fn job(variables: &[(&str, &str)]) -> Job {
-        Job::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
-    }
-
-    const GITHUB: (&str, &str) = ("GITHUB_ACTIONS", "true");
-    const GITLAB: (&str, &str) = ("GITLAB_CI", "true");
-    const SHARED: (&str, &str) = ("CI_SHARED_ENVIRONMENT", "true");
-    const POD: (&str, &str) = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
-
-    /// Each shape of a step: who is told to stop, and whether that is good enough.
-    #[test]
-    fn whom_a_cancel_reaches_is_told_of_every_shape() {
-        let worker = || process(10, 1, 10, &["/opt/runner/Runner.Worker", "spawnclient"]);
-        let init = || process(1, 0, 1, &["systemd"]);
-        let bash = |parent| process(20, parent, 10, &["/usr/bin/bash", "-e", "/tmp/x.sh"]);
-        let own = |parent, group| process(30, parent, group, &["tfguard", "doctor"]);
-        let stage = || process(20, 1, 20, &["/bin/bash", "/scripts-1-2/step_script"]);
-        let runner = || process(10, 1, 10, &["gitlab-runner", "run"]);
-        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Chain, Severity, &'a str);
-        let cases: &[Case] = &[
-            ("exec", &[GITHUB], chain(vec![own(10, 10), worker(), init()], false), Severity::Ok, "that is tfguard"),
-            (
-                "no exec",
-                &[GITHUB],
-                chain(vec![own(20, 10), bash(10), worker(), init()], false),
-                Severity::Warning,
-                "sent to bash",
-            ),
-            (
-                "a JavaScript action",
-                &[GITHUB],
-                chain(vec![own(20, 10), process(20, 10, 10, &["node", "index.js"]), worker(), init()], false),
-                Severity::Warning,
-                "Node",
-            ),
-            (
-                "a container job",
-                &[GITHUB],
-                chain(vec![own(20, 10), bash(0)], true),
-                Severity::Warning,
-                "outside this container",
-            ),
-            (
-                "Azure",
-                &[("TF_BUILD", "True")],
-                chain(vec![own(20, 10), bash(10), process(10, 1, 1, &["Agent.Worker"])], false),
-                Severity::Warning,
-                "sent to bash",
-            ),
-            (
-                "GitLab, shell",
-                &[GITLAB, SHARED],
-                chain(vec![own(20, 30), bash(10), runner(), init()], false),
-                Severity::Warning,
-                "another one",
-            ),
-            ("GitLab, docker", &[GITLAB], chain(vec![own(20, 1), bash(1)], true), Severity::Ok, "every process"),
-            (
-                "GitLab, pod",
-                &[GITLAB, POD],
-                chain(vec![own(20, 20), stage(), process(1, 0, 1, &["sh"])], true),
-                Severity::Ok,
-                "`script:`",
-            ),
-            (
-                "GitLab, pod, in a script",
-                &[GITLAB, POD],
-                chain(vec![own(25, 20), process(25, 20, 20, &["/bin/sh", "./deploy.sh"]), stage()], true),
-                Severity::Warning,
-                "below that",
-            ),
-            (
-                "Jenkins",
-                &[("JENKINS_URL", "x")],
-                chain(vec![own(20, 20), bash(1)], false),
-                Severity::Ok,
-                "every process",
-            ),
-            (
-                "Buildkite",
-                &[("BUILDKITE", "true")],
-                chain(
-                    vec![
-                        own(20, 20),
-                        process(20, 10, 20, &["sh", "-c", "x"]),
-                        process(10, 1, 10, &["buildkite-agent", "bootstrap"]),
-                    ],
-                    false,
-                ),
-                Severity::Ok,
-                "process group",
-            ),
-            (
-                "CircleCI",
-                &[("CIRCLECI", "true")],
-                chain(vec![own(20, 20), bash(1)], false),
-                Severity::Warning,
-                "documents no signal",
-            ),
-            ("PID 1", &[], chain(vec![process(1, 0, 1, &["tfguard"])], true), Severity::Ok, "first process"),
-            (
-                "below a shell as PID 1",
-                &[],
-                chain(vec![own(1, 1), process(1, 0, 1, &["sh", "-c", "x; y"])], true),
-                Severity::Warning,
-                "first process",
-            ),
-            (
-                "below tini",
-                &[],
-                chain(vec![own(1, 1), process(1, 0, 1, &["/sbin/tini", "--"])], true),
-                Severity::Ok,
-                "init",
-            ),
-            ("a person", &[], chain(vec![own(20, 30), bash(1), init()], false), Severity::Note, "no CI"),
-            ("nothing to be seen", &[GITHUB], chain(vec![], false), Severity::Note, "cannot be seen"),
-        ];
-        for (name, variables, chain, severity, says) in cases {
-            let found = receiver(job(variables), chain);
-            assert_eq!(found.severity, *severity, "{name}: {found:?}");
-            assert!(found.seen.contains(says), "{name}: {found:?}");
-            assert_eq!(found.fix.is_some(), *severity == Severity::Warning, "{name}");
-        }
-        let in_group = chain(
-            vec![process(30, 20, 20, &["tfguard"]), process(20, 10, 20, &["bash", "-l"]), runner(), init()],
-            false,
-        );
-        assert_eq!(receiver(job(&[GITLAB, SHARED]), &in_group).severity, Severity::Ok);
-        let outliving = receiver(job(&[GITHUB, ("TFGUARD_OUTLIVE_PARENT", "1")]), &cases[1].2);
-        assert!(outliving.why.unwrap().contains("nothing stops the run"));
-    }
-
-    #[test]
-    fn pipes_masks_and_ignored_signals_are_told() {
-        let own = process(30, 20, 20, &["tfguard"]);
-        let tee = process(31, 20, 20, &["tee", "log"]);
-        let mut chain = chain(vec![own, process(20, 10, 20, &["bash"])], false);
-        let ids = |chain: &Chain, job: Job| {
-            let mut found: Vec<_> = findings(job, chain).iter().map(|found| (found.id, found.severity)).collect();
-            found.retain(|(id, _)| matches!(*id, "pipe" | "blocked" | "ignored"));
-            found
-        };
-        assert_eq!(ids(&chain, job(&[])), []);
-        chain.stdout = Stdout::Pipe { reader: None };
-        assert_eq!(ids(&chain, job(&[])), []);
-        chain.stdout = Stdout::Pipe { reader: Some(tee) };
-        chain.ignored = vec![libc::SIGHUP, libc::SIGINT, libc::SIGPIPE];
-        chain.blocked = vec![libc::SIGTERM, libc::SIGUSR1];
-        let all = [("pipe", Severity::Warning), ("blocked", Severity::Problem), ("ignored", Severity::Note)];
-        assert_eq!(ids(&chain, job(&[GITHUB])), all);
-        let why = |job| dispositions(job, &chain).remove(1).why.unwrap();
-        assert!(why(job(&[])).contains("nohup") && !why(job(&[GITHUB])).contains("nohup"));
-    }
-
-    #[test]
-    fn a_cleanup_step_is_asked_for_where_the_machine_goes_with_the_job() {
-        let of = |variables: &[(&str, &str)]| cleanup(job(variables)).map(|found| found.severity);
-        assert_eq!(of(&[GITHUB]), Some(Severity::Warning));
-        assert_eq!(of(&[GITHUB, ("TFGUARD_CLEANUP_STEP", "true")]), Some(Severity::Ok));
-        assert_eq!(of(&[GITHUB, ("TFGUARD_CLEANUP_STEP", "no")]), Some(Severity::Warning));
-        assert_eq!(of(&[GITLAB, SHARED]), Some(Severity::Note));
-        assert_eq!(of(&[GITLAB, POD]), Some(Severity::Warning));
-        assert_eq!(of(&[("CIRCLECI", "true")]), None);
-        assert_eq!(of(&[]), None);
-    }
-}
+mod tests;
