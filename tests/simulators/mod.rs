@@ -14,7 +14,7 @@
 //! A test binary includes this by `#[path]`, next to `tests/support` as `support`.
 
 // Every test binary compiles this module and uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod azure;
 mod buildkite;
