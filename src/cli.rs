@@ -140,15 +140,15 @@ pub enum Instead {
         #[arg(long, env = "TFGUARD_RUN_IDENTITY")]
         run_identity: bool,
     },
+    /// What a person runs by hand.
+    #[command(flatten)]
+    ByHand(Box<ByHand>),
     /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
     Shim {
         /// The directory for the links
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// What a person runs by hand.
-    #[command(flatten)]
-    ByHand(Box<ByHand>),
 }
 
 impl Cli {

@@ -70,14 +70,14 @@ impl Failure {
 pub enum ByHand {
     /// List locks, by table, bucket or working directory, and find the stale ones
     Locks(locks::Args),
-    /// Delete one lock, by condition, after a look at whether its holder lives
-    Unlock(unlock::Args),
     /// Look at one state and its lock: who holds it, since when, and whether they live
     Inspect(inspect::Args),
-    /// Look before anybody needs it: permissions, table, bucket, settings, and what a cancel does here
-    Doctor(doctor::Args),
+    /// Delete one lock, by condition, after a look at whether its holder lives
+    Unlock(unlock::Args),
     /// Is the state whole: digest, JSON, lineage, serial, errored.tfstate; and what to do if not
     Verify(verify::Args),
+    /// Look before anybody needs it: permissions, table, bucket, settings, and what a cancel does here
+    Doctor(doctor::Args),
 }
 
 impl ByHand {
@@ -88,10 +88,10 @@ impl ByHand {
     pub fn run(&self) -> Result<u8, Failure> {
         match self {
             Self::Locks(args) => locks::run(args),
-            Self::Unlock(args) => unlock::run(args),
             Self::Inspect(args) => inspect::run(args),
-            Self::Doctor(args) => doctor::run(args),
+            Self::Unlock(args) => unlock::run(args),
             Self::Verify(args) => verify::run(args),
+            Self::Doctor(args) => doctor::run(args),
         }
     }
 }
