@@ -14,6 +14,7 @@ mod gitlab;
 mod jenkins;
 mod moments;
 mod systemd;
+mod waiting;
 
 use std::time::Duration;
 

@@ -1,0 +1,66 @@
+//! What was found, in numbers.
+
+use crate::exit;
+
+/// What was found, in numbers.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Summary {
+    /// All locks.
+    pub locks: usize,
+    /// Those that are stale.
+    pub stale: usize,
+    /// Those whose holder is alive, dead, and neither for sure.
+    pub alive: usize,
+    /// See [`Self::alive`].
+    pub dead: usize,
+    /// See [`Self::alive`].
+    pub unknown: usize,
+    /// Locks whose state object was not asked about, because there are so many.
+    pub state_not_asked: usize,
+    /// Where was looked.
+    pub places: Vec<Looked>,
+}
+
+/// A place where was looked.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Looked {
+    /// The place, in words.
+    pub place: String,
+    /// Why it could not be read, or not all of it. None if it was.
+    pub error: Option<String>,
+}
+
+impl Summary {
+    pub(super) fn exit_code(&self, fail: bool) -> u8 {
+        if fail && self.stale > 0 {
+            exit::STALE_LOCK
+        } else if self.places.iter().any(|place| place.error.is_some()) {
+            exit::TFGUARD_FAILED
+        } else {
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_lock_is_told_before_a_place_that_could_not_be_read() {
+        let summary = |stale, error: Option<&str>| {
+            let place = Looked { place: "table t".to_owned(), error: error.map(str::to_owned) };
+            Summary { stale, places: vec![place], ..Summary::default() }
+        };
+        for (stale, error, fail, code) in [
+            (0, None, true, 0),
+            (1, None, false, 0),
+            (1, None, true, 122),
+            (0, Some("denied"), true, 125),
+            (1, Some("denied"), true, 122),
+            (1, Some("denied"), false, 125),
+        ] {
+            assert_eq!(summary(stale, error).exit_code(fail), code, "{stale} {error:?} {fail}");
+        }
+    }
+}

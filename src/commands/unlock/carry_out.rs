@@ -1,0 +1,297 @@
+//! Looks, shows, asks, deletes.
+
+use super::Args;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::decide::{Finding, Permission, Wish, find, is_of_another, permission};
+use super::report::{By, Consent, Outcome, Report};
+use crate::cli::WithoutConditions;
+use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
+use crate::commands::looked::HalfLook;
+use crate::commands::{Answer, Failure, State, block_on, confirm, describe, print, printable};
+use crate::exit;
+use crate::holder::{Machine, Verdict};
+use crate::lock::{
+    self, FoundLock, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
+};
+use crate::report::{Half, HalfOutcome};
+use crate::run::{IN_FLIGHT, write_report};
+
+/// How long the deletion of one half may take, retries and all.
+const BUDGET: Duration = Duration::from_secs(45);
+
+/// Deletes; gives tfguard's exit code.
+///
+/// # Errors
+/// When the state is not known, or its lock could not be looked at.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    block_on(async {
+        let state = args.target.state().await?;
+        let wish = args.id.as_deref().map_or(Wish::Broken, Wish::Lock);
+        Unlock { args, wish, state, machine: Machine::here(|name| std::env::var_os(name)) }.run().await
+    })
+}
+
+struct Unlock<'a> {
+    args: &'a Args,
+    wish: Wish<'a>,
+    state: State,
+    machine: Machine,
+}
+
+/// What became of the wish.
+struct Ended {
+    lock: Option<JudgedLock>,
+    consent: Consent,
+    outcome: Outcome,
+    why: String,
+    halves: Vec<Half>,
+}
+
+impl Ended {
+    fn without_lock(outcome: Outcome, why: String) -> Self {
+        Self { lock: None, consent: Consent::NotAsked, outcome, why, halves: Vec::new() }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.outcome {
+            Outcome::Deleted | Outcome::Gone | Outcome::WouldDelete => 0,
+            Outcome::Refused | Outcome::Left => exit::LOCK_LEFT,
+        }
+    }
+}
+
+impl Unlock<'_> {
+    async fn run(&self) -> Result<u8, Failure> {
+        let started = Timestamp::now();
+        let looks = self.state.look_at_lock().await;
+        let path = self.state.lock_id();
+        let ended = match find(self.wish, &path, &looks) {
+            Finding::NotSeen(error) => return Err(Failure::Store(error.clone())),
+            Finding::NotLocked => {
+                Ended::without_lock(Outcome::Gone, format!("{} is not locked; nothing to do", printable(&path)))
+            }
+            Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks)?),
+            Finding::This(seen) => {
+                let lock = seen.judge(&self.machine);
+                self.delete(lock, &looks).await?
+            }
+        };
+        let code = ended.exit_code();
+        match ended.outcome {
+            Outcome::Refused | Outcome::Left => tracing::warn!("{}", ended.why),
+            _ => print(&format!("{}\n", ended.why))?,
+        }
+        if let Some(file) = &self.args.report {
+            let now = Timestamp::now();
+            write_report(
+                file,
+                &Report {
+                    schema: 1,
+                    command: "unlock",
+                    tfguard: env!("CARGO_PKG_VERSION"),
+                    exit_code: code,
+                    started,
+                    ended: now,
+                    by: By::this_process(),
+                    state: &path,
+                    id: self.args.id.as_deref(),
+                    lock: ended.lock.as_ref().map(|lock| lock.view(None, started)),
+                    consent: ended.consent,
+                    outcome: ended.outcome,
+                    why: ended.why,
+                    halves: ended.halves,
+                },
+            );
+        }
+        Ok(code)
+    }
+
+    /// Shows what is there, asks if need be, deletes.
+    async fn delete(&self, lock: JudgedLock, looks: &[HalfLook]) -> Result<Ended, Failure> {
+        let halves: Vec<_> = lock.lock.halves().cloned().collect();
+        print(&self.intention(&lock, looks))?;
+        let ended = |consent, outcome, why: &str| Ended {
+            lock: Some(lock.clone()),
+            consent,
+            outcome,
+            why: why.to_owned(),
+            halves: Vec::new(),
+        };
+        let verdict = self.verdict(&lock);
+        let permission = permission(self.wish, &verdict);
+        if permission == Permission::Refused {
+            let ci = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref());
+            let stop = match ci.map(|run| run.url.as_deref()) {
+                Some(Some(url)) => format!("cancel {url}, whose cleanup step (`tfguard release`) frees the lock"),
+                Some(None) => "cancel its job, whose cleanup step (`tfguard release`) frees the lock".to_owned(),
+                None => "end it, and its tfguard frees the lock".to_owned(),
+            };
+            let why = format!("the lock stays, because {verdict}. To have it freed, {stop}");
+            let why = printable(&why);
+            return Ok(ended(Consent::NotAsked, Outcome::Refused, &why));
+        }
+        if self.args.dry_run {
+            let why = match permission {
+                Permission::ToBeAsked if !self.args.yes => "dry run: nothing was deleted; it would be asked for",
+                _ => "dry run: nothing was deleted",
+            };
+            return Ok(ended(Consent::NotAsked, Outcome::WouldDelete, why));
+        }
+        let consent = match permission {
+            Permission::Given => Consent::NotNeeded,
+            _ if self.args.yes => Consent::ByOption,
+            _ => match confirm("Is it certain that no Terraform of it runs any more, and shall it be deleted?") {
+                Answer::Yes => Consent::Given,
+                Answer::No => {
+                    return Ok(ended(Consent::Refused, Outcome::Refused, "not confirmed, so nothing was deleted"));
+                }
+                Answer::NobodyThere => {
+                    let why = "nothing was deleted: whether its holder lives is not known, and there is no terminal to \
+                               ask on. Once you are certain that no Terraform of it runs any more, add --yes";
+                    return Ok(ended(Consent::NobodyThere, Outcome::Refused, why));
+                }
+            },
+        };
+        if consent != Consent::Given {
+            // Whoever died may have done so a moment ago. A person's answer takes longer than this.
+            tokio::time::sleep(IN_FLIGHT).await;
+        }
+        let mut done = Vec::new();
+        for half in &halves {
+            let outcome = HalfOutcome::from(self.release(half).await);
+            done.push(Half { place: half.place.clone(), outcome });
+        }
+        let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
+        let (outcome, mut why) = told(&done, &unseen);
+        if outcome == Outcome::Deleted {
+            why += "\nnext: run `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state";
+        }
+        Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
+    }
+
+    /// Deletes one half, if it still is what was shown.
+    async fn release(&self, half: &HalfSeen) -> Released {
+        let unconditional = match self.args.without_conditions {
+            WithoutConditions::Refuse => UnconditionalDelete::Refuse,
+            WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
+        };
+        let store = self.state.clients.open(&half.place, unconditional);
+        match self.claim(half) {
+            Some(claim) => {
+                let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
+                lock::release(&store, &claim, &terms).await
+            }
+            // Other programs than Terraform give IDs of other shapes, or none.
+            None => lock::release_seen(&store, &half.seen, BUDGET).await,
+        }
+    }
+
+    fn claim(&self, half: &HalfSeen) -> Option<LockClaim> {
+        let FoundLock::Held(info) = &half.seen.lock else { return None };
+        let id = info.id.parse().ok().filter(|_| self.wish == Wish::Lock(&info.id))?;
+        Some(LockClaim {
+            id,
+            operation: info.operation.clone(),
+            who: info.who.clone(),
+            version: info.version.clone(),
+            bucket: self.state.bucket().to_owned(),
+            state_key: self.state.key.clone(),
+            kinds: LockKinds::Unstated,
+        })
+    }
+
+    fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {
+        let mut text = match lock.lock.id() {
+            Some(_) => describe::lock(lock, Timestamp::now()),
+            // They have nothing in common but the state.
+            None => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
+        };
+        for look in looks {
+            let line = match &look.seen {
+                // By flags alone nobody knows whether Terraform locks there.
+                Err(error) if look.at.expected || self.state.dir.is_none() => {
+                    format!("not looked at: {}: {error}", look.at.place)
+                }
+                Ok(Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
+                    let how = if seen.defect().is_some() { " (--broken deletes it)" } else { "" };
+                    format!("stays, and blocks the state: {}, at {}{how}", describe::in_a_line(seen), look.at.place)
+                }
+                _ => continue,
+            };
+            text += &format!("{}\n", printable(&line));
+        }
+        text
+    }
+
+    fn describe(&self, half: HalfSeen) -> String {
+        describe::lock(&self.judge(half), Timestamp::now())
+    }
+
+    /// One half by itself.
+    fn judge(&self, half: HalfSeen) -> JudgedLock {
+        SeenLock { state: self.state.lock_id(), first: half, others: Vec::new() }.judge(&self.machine)
+    }
+
+    /// The verdict that counts: what is broken may be so in one half, and in the other the copy of somebody's lock.
+    fn verdict(&self, lock: &JudgedLock) -> Verdict {
+        let mut verdicts = lock.lock.halves().map(|half| self.judge(half.clone()).judged.verdict);
+        verdicts.find(Verdict::is_alive).unwrap_or_else(|| lock.judged.verdict.clone())
+    }
+
+    /// Something is there, and not what was asked for.
+    fn about_another(&self, seen: &Sighting, looks: &[HalfLook]) -> Result<String, Failure> {
+        let path = self.state.lock_id();
+        print(&looks.iter().filter_map(HalfLook::half).map(|half| self.describe(half)).collect::<String>())?;
+        Ok(match self.wish {
+            Wish::Lock(id) if seen.id() == Some(id) && is_of_another(seen, &path) => format!(
+                "the lock {} says itself that it is another state's; nothing was deleted. Is it the right bucket and key? \
+                 If it was copied here, delete it with --broken",
+                printable(id)
+            ),
+            Wish::Lock(id) => {
+                format!("{} is not locked by {}; what is there was not touched", printable(&path), printable(id))
+            }
+            Wish::Broken => {
+                "it is a lock like any other; nothing was deleted. To delete it, name its ID instead of --broken"
+                    .to_owned()
+            }
+        })
+    }
+}
+
+/// What came of all halves, in words.
+fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, String) {
+    let mut outcome = Outcome::Gone;
+    let mut told = Vec::new();
+    for Half { place, outcome: of_half } in halves {
+        let place = printable(&place.to_string());
+        told.push(match of_half {
+            HalfOutcome::Deleted => {
+                if outcome == Outcome::Gone {
+                    outcome = Outcome::Deleted;
+                }
+                format!("deleted: {place}")
+            }
+            HalfOutcome::AlreadyGone => format!("already gone: {place}"),
+            HalfOutcome::NotOurs { holder } => {
+                let another = match holder {
+                    FoundLock::Held(info) => format!("{} by {}", info.id, info.who),
+                    FoundLock::Malformed(_) => "something that is no lock".to_owned(),
+                };
+                format!("changed hands meanwhile and not touched: {place} has {}", printable(&another))
+            }
+            HalfOutcome::Left { why } => {
+                outcome = Outcome::Left;
+                format!("NOT deleted: {place}: {}", printable(why))
+            }
+        });
+    }
+    for (place, error) in unseen {
+        outcome = Outcome::Left;
+        told.push(format!("NOT looked at: {}: {}", printable(&place.to_string()), printable(&error.to_string())));
+    }
+    (outcome, told.join("\n"))
+}
