@@ -173,6 +173,8 @@ fn what_cannot_be_read_is_said_and_does_not_stop_the_rest() {
     says(3, "dynamodb:Scan was denied");
     assert!(errors[4].is_null(), "{errors:?}");
     assert!(exit.err().contains("Grant dynamodb:Scan"), "{exit}");
+    let empty = bed.tfguard(&["locks", "--bucket", "no-bucket"]).run().expect_code(125);
+    assert_eq!(empty.out(), "no locks; 1 of 1 places NOT read\n", "not seen is not gone: {empty}");
     let fail = bed.tfguard(&[&words[..], &["--fail"]].concat()).run();
     assert_eq!(fail.code, Some(122), "that something is stale is told first: {fail}");
 }

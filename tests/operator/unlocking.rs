@@ -277,6 +277,7 @@ fn what_is_denied_is_named_and_the_rest_is_done() {
     bed.proxy.rule(Match::dynamodb("GetItem"), [denied().into()]);
     let exit = bed.about("a/k", &["unlock", OWN, "--yes"]).run().expect_code(125);
     assert!(exit.err().contains("Grant dynamodb:GetItem"), "not seen is not gone: {exit}");
+    assert!(exit.err().contains(&bed.table), "{exit}");
 }
 
 #[test]

@@ -4,16 +4,15 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{SIGINT, SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 
-use super::github::climb;
-use super::processes;
+use super::ladder::{clean_up, climb, end, hunt};
 use super::{Ended, Job, Started};
 use crate::SOON;
 use crate::support::{Running, Stdin, Tools};
 
-/// How long the agent waits for the output of a task that has ended.
-const OUTPUT: Duration = Duration::from_secs(5);
+/// What is left for the steps after a cancel (`cancelTimeoutInMinutes`).
+const AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// What a task does at a signal.
 #[derive(Clone, Copy, Default)]
@@ -81,18 +80,9 @@ impl Worker<'_> {
     }
 
     fn conclude(self, step: Running) -> Ended {
-        step.closes_within(OUTPUT);
-        let script = step.wait(SOON);
-        let cleanup = self.job.cleanups().iter().enumerate().map(|(number, script)| {
-            let step = self.start(&format!("cleanup-{number}"), script);
-            step.ends_within(SOON);
-            step.closes_within(OUTPUT);
-            step.wait(SOON)
-        });
-        let cleanup = cleanup.collect();
-        for orphan in processes::with_variable("VSTS_PROCESS_LOOKUP_ID", &self.lookup_id()) {
-            processes::signal(orphan, SIGKILL);
-        }
+        let script = end(step);
+        let cleanup = clean_up(&self.job, AFTER, |name, script| self.start(name, script));
+        hunt("VSTS_PROCESS_LOOKUP_ID", &self.lookup_id());
         Ended { script, cleanup }
     }
 }
@@ -114,6 +104,7 @@ impl Started for InStep<'_> {
     }
 
     fn finish(self: Box<Self>) -> Ended {
+        self.step.ends_within(SOON);
         self.worker.conclude(self.step)
     }
 }

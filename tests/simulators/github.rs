@@ -4,17 +4,15 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 
 use super::container::Container;
-use super::processes;
+use super::ladder::{clean_up, climb, end, hunt};
 use super::{Ended, Job, Started};
-use crate::support::{Exit, Running, Stdin};
+use crate::support::{Running, Stdin};
 
 /// How long the runner waits after each signal. Constants there, and too short to be scaled.
 const LADDER: [(Signal, Duration); 2] = [(SIGINT, Duration::from_millis(7500)), (SIGTERM, Duration::from_millis(2500))];
-/// How long it waits for the output of a process that has ended.
-const OUTPUT: Duration = Duration::from_secs(5);
 /// What all steps after a cancel have together, less what the runner keeps to itself.
 const AFTER: Duration = Duration::from_secs(285);
 
@@ -102,18 +100,11 @@ impl Worker<'_> {
     /// The end of the job after its step.
     fn conclude(self, step: Running) -> Ended {
         let script = end(step);
-        let cleanup = self.job.cleanups().iter().enumerate().map(|(number, script)| {
-            let step = self.start(&format!("cleanup-{number}"), script);
-            step.ends_within(AFTER);
-            end(step)
-        });
-        let cleanup = cleanup.collect();
+        let cleanup = clean_up(&self.job, AFTER, |name, script| self.start(name, script));
         if let Some(container) = self.container {
             container.remove();
         }
-        for orphan in processes::with_variable("RUNNER_TRACKING_ID", &self.tracking) {
-            processes::signal(orphan, SIGKILL);
-        }
+        hunt("RUNNER_TRACKING_ID", &self.tracking);
         Ended { script, cleanup }
     }
 }
@@ -138,22 +129,4 @@ impl Started for InStep<'_> {
         assert!(self.step.ends_within(AFTER), "nobody cancels it, so it should end by itself");
         self.worker.conclude(self.step)
     }
-}
-
-/// A step has ended once its output has, too.
-fn end(step: Running) -> Exit {
-    step.closes_within(OUTPUT);
-    step.wait(Duration::ZERO)
-}
-
-/// The ladder: each signal to the entry process alone, and so the kill, whatever the method in the source is called.
-pub(super) fn climb(entry: &Running, ladder: [(Signal, Duration); 2]) {
-    for (signal, time) in ladder {
-        entry.signal(signal);
-        if entry.ends_within(time) {
-            return;
-        }
-    }
-    entry.signal(SIGKILL);
-    entry.ends_within(OUTPUT);
 }

@@ -24,6 +24,7 @@ mod github;
 mod gitlab;
 mod jenkins;
 mod job;
+mod ladder;
 mod processes;
 mod systemd;
 

@@ -97,12 +97,16 @@ impl<W: Write> Sheet for Text<W> {
         if !self.lines.is_empty() {
             self.flush()?;
         }
+        let unread = match summary.places.iter().filter(|place| place.error.is_some()).count() {
+            0 => String::new(),
+            count => format!("; {count} of {} places NOT read", summary.places.len()),
+        };
         if summary.locks == 0 {
-            writeln!(self.out, "no locks")?;
+            writeln!(self.out, "no locks{unread}")?;
         } else {
             writeln!(
                 self.out,
-                "{} {}, {} stale; holders: {} alive, {} dead, {} unknown",
+                "{} {}, {} stale; holders: {} alive, {} dead, {} unknown{unread}",
                 summary.locks,
                 if summary.locks == 1 { "lock" } else { "locks" },
                 summary.stale,

@@ -69,7 +69,10 @@ impl Unlock<'_> {
         let looks = self.state.look_at_lock().await;
         let path = self.state.lock_id();
         let ended = match find(self.wish, &path, &looks) {
-            Finding::NotSeen(error) => return Err(Failure::Store(error.clone())),
+            Finding::NotSeen(place, error) => {
+                let state = format!("{path} (its lock: {place})");
+                return Err(Failure::NotLookedAt { state, error: error.clone() });
+            }
             Finding::NotLocked => {
                 Ended::without_lock(Outcome::Gone, format!("{} is not locked; nothing to do", printable(&path)))
             }

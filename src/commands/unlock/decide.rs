@@ -3,7 +3,7 @@
 use crate::commands::judged::SeenLock;
 use crate::commands::looked::HalfLook;
 use crate::holder::Verdict;
-use crate::lock::{FoundLock, LockInfo, Sighting, StoreError};
+use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
 
 /// What is to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Finding<'a> {
     /// Another thing is there.
     Other(&'a Sighting),
     /// Some of it could not be looked at, and the rest has not what is wished for.
-    NotSeen(&'a StoreError),
+    NotSeen(&'a LockPlace, &'a StoreError),
 }
 
 /// Finds what is wished for among the halves of a state's lock. `state`: `<bucket>/<state key>`.
@@ -40,8 +40,8 @@ pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
     if let Some(other) = looks.iter().find_map(HalfLook::found) {
         return Finding::Other(other);
     }
-    match looks.iter().find_map(HalfLook::failure) {
-        Some(error) => Finding::NotSeen(error),
+    match looks.iter().find_map(|look| Some((&look.at.place, look.failure()?))) {
+        Some((place, error)) => Finding::NotSeen(place, error),
         None => Finding::NotLocked,
     }
 }
@@ -83,7 +83,6 @@ mod tests {
 
     use super::*;
     use crate::commands::target::HalfPlace;
-    use crate::lock::LockPlace;
 
     const STATE: &str = "b/k";
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
@@ -165,7 +164,7 @@ mod tests {
                         let unseen = (first == At::Denied && expected) || second == At::Denied;
                         match other {
                             Finding::Other(_) => assert!(seen(first) || seen(second)),
-                            Finding::NotSeen(_) => assert!(unseen && !seen(first) && !seen(second)),
+                            Finding::NotSeen(..) => assert!(unseen && !seen(first) && !seen(second)),
                             _ => assert!(!unseen && !seen(first) && !seen(second)),
                         }
                     }
