@@ -152,7 +152,7 @@ fn a_plan_that_cannot_be_read_any_more_leaves_the_lock() {
         run.signal(SIGTERM);
         let exit = run.wait(SOON).expect_code(120);
         assert!(exit.err().contains(reason) && exit.err().contains("tfplan"), "{exit}");
-        assert!(exit.err().contains(&format!("terraform force-unlock {id}")), "{exit}");
+        assert!(exit.err().contains(&format!("tfguard unlock {id} --bucket ")), "{exit}");
         assert!(project.lock().is_some(), "{exit}");
         planned.assert_other_table_untouched(before);
         project.guard().assert_no_process_left(SOON);

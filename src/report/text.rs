@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 
 use crate::command::{self, Product};
-use crate::lock::FoundLock;
+use crate::lock::{FoundLock, LockPlace};
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 
@@ -113,18 +113,43 @@ impl Account {
     pub(crate) fn command(&self) -> &'static str {
         if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
     }
-
-    /// The one command that removes a lock, and where to run it.
-    fn unlock(&self, lock: &LockAccount) -> String {
-        let place = match &lock.settings {
-            Some(settings) => settings.directory.display().to_string(),
-            None => "its directory".to_owned(),
-        };
-        format!("run in {place}: {} force-unlock {}", self.command(), lock.claim.id)
-    }
 }
 
 impl LockAccount {
+    /// The one command that removes it, and where to run it.
+    fn unlock(&self) -> String {
+        let mut words = vec!["tfguard".to_owned(), "unlock".to_owned(), self.claim.id.to_string()];
+        // What the directory is set up for says nothing of a plan that was applied there.
+        if self.settings.as_ref().is_some_and(|settings| settings.plan_file.is_some()) {
+            words.extend(self.place_as_flags());
+        }
+        let directory = match &self.settings {
+            Some(settings) => settings.directory.display().to_string(),
+            None => "its directory".to_owned(),
+        };
+        format!("run in {directory}: {}", shell_words::join(words))
+    }
+
+    fn place_as_flags(&self) -> Vec<String> {
+        let mut flags = vec![("--bucket", self.claim.bucket.clone()), ("--key", self.claim.state_key.clone())];
+        for place in &self.places {
+            let (region, endpoint) = match place {
+                LockPlace::DynamoDb { table, region, endpoint, .. } => {
+                    flags.push(("--table", table.clone()));
+                    (region, endpoint.clone().map(|endpoint| ("--dynamodb-endpoint", endpoint)))
+                }
+                LockPlace::Lockfile { region, endpoint, .. } => {
+                    (region, endpoint.clone().map(|endpoint| ("--s3-endpoint", endpoint)))
+                }
+            };
+            if !flags.iter().any(|(name, _)| *name == "--region") {
+                flags.push(("--region", region.clone()));
+            }
+            flags.extend(endpoint);
+        }
+        flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    }
+
     fn finding(&self, account: &Account, sure: &str) -> Finding {
         let (claim, product) = (&self.claim, account.product());
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
@@ -138,11 +163,11 @@ impl LockAccount {
                 (Outcome::NotTaken, what)
             }
             Some(LockOutcome::Kept) => {
-                next = Some(format!("when you have looked at the state, {}", account.unlock(self)));
+                next = Some(format!("when you have looked at the state, {}", self.unlock()));
                 (Outcome::Kept, "left in place, as --on-death says".to_owned())
             }
             Some(LockOutcome::Left(why)) => {
-                next = Some(format!("once you are sure that {sure}, {}", account.unlock(self)));
+                next = Some(format!("once you are sure that {sure}, {}", self.unlock()));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
             None => (Outcome::Unknown, "not looked after".to_owned()),

@@ -39,7 +39,7 @@ fn they_tell_of_a_lock_that_is_left_and_then_released() {
     assert_eq!(variable(&project, "LOCK_IDS"), id);
     let (failed, tests) = failures(&project);
     assert_eq!((failed.len(), tests), (1, 1), "{failed:?}");
-    assert!(failed[0].contains(&id) && failed[0].contains("terraform force-unlock"), "{failed:?}");
+    assert!(failed[0].contains(&id) && failed[0].contains("tfguard unlock"), "{failed:?}");
     let [link] = &links(&project)[..] else { panic!("one link: {:?}", links(&project)) };
     assert_eq!(link["external_link"]["url"], "https://gitlab/-/jobs/1");
     assert!(link["external_link"]["label"].as_str().unwrap().contains(&id), "{link}");

@@ -11,7 +11,7 @@ fn gitlab_has_a_section_around_what_is_said() {
     assert!(start == 0 || err[..start].ends_with('\n'), "{err:?}");
     let (header, rest) = err[start..].split_once('\n').unwrap();
     assert!(header.contains("[collapsed=false]\r\x1b[0K"), "{header:?}");
-    for words in [format!("State lock left behind\x1b[0m: lock {id}"), format!("terraform force-unlock {id}")] {
+    for words in [format!("State lock left behind\x1b[0m: lock {id}"), format!("tfguard unlock {id}")] {
         assert!(header.contains(&words), "{header:?}");
     }
     let (inside, after) = rest.split_once("\x1b[0Ksection_end:").expect("it ends");

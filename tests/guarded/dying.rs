@@ -57,7 +57,7 @@ fn on_death_keeps_what_it_is_told_to() {
         let exit = run.wait(SOON).expect_code(137);
         assert_eq!(project.lock().is_some(), kept, "{policy} {command:?}: {exit}");
         assert_eq!(exit.err().contains("left in place, as --on-death says"), kept, "{exit}");
-        assert_eq!(exit.err().contains("terraform force-unlock"), kept, "{exit}");
+        assert_eq!(exit.err().contains("tfguard unlock"), kept, "{exit}");
         project.aws().delete_item(project.table_name(), &project.lock_id());
         assert_clean(&project);
     }

@@ -122,7 +122,7 @@ fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
     kill(&journal(&project)["child"]["id"]["pid"]);
     let exit = run.wait(SOON).expect_code(120);
     assert!(exit.err().contains("NOT released: dynamodb:DeleteItem was denied"), "{exit}");
-    assert!(exit.err().contains(&format!("terraform force-unlock {id}")), "{exit}");
+    assert!(exit.err().contains(&format!("tfguard unlock {id}")), "{exit}");
     assert_eq!(project.lock(), Some(lock.clone()));
     let files: Vec<_> = std::fs::read_dir(session(&project)).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(files.contains(&"journal.json".into()) && !files.contains(&"terraform.log".into()), "{files:?}");

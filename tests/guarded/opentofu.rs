@@ -170,7 +170,7 @@ fn a_lock_that_no_log_names_is_only_reported() {
         let exit = run.wait(SOON).expect_code(120);
         assert_eq!(project.lock(), Some(lock.clone()), "{version}: {exit}");
         let id = lock["ID"].as_str().unwrap();
-        for said in [&format!("tofu force-unlock {id}"), "--evidence item", lock["Who"].as_str().unwrap()] {
+        for said in [&format!("tfguard unlock {id}"), "--evidence item", lock["Who"].as_str().unwrap()] {
             assert!(exit.err().contains(said), "{version}: {said}: {exit}");
         }
         let report = report(&project);

@@ -105,7 +105,7 @@ fn a_lock_of_an_opentofu_that_is_called_terraform_is_reported() {
         kill(&journal(&project)["child"]["id"]["pid"]);
         let exit = run.wait(SOON).expect_code(if reported { 120 } else { 137 });
         assert_eq!(project.lock(), Some(serde_json::to_value(&lock).unwrap()), "{exit}");
-        assert_eq!(exit.err().contains(&format!("force-unlock {}", lock.id)), reported, "{exit}");
+        assert_eq!(exit.err().contains(&format!("tfguard unlock {}", lock.id)), reported, "{exit}");
         assert_eq!(exit.err().contains("not this run's lock"), !reported, "{exit}");
         for session in sessions(&project) {
             std::fs::remove_dir_all(session).unwrap();

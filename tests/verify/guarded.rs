@@ -158,7 +158,7 @@ fn a_lock_that_is_left_comes_first() {
     writing.gate.release();
     assert!(exit.err().contains("NOT released") && exit.err().contains("needs a look"), "{exit}");
     let err = exit.err();
-    assert!(err.find("force-unlock") < err.find("tfguard verify"), "{exit}");
+    assert!(err.find("tfguard unlock") < err.find("tfguard verify"), "{exit}");
 
     // The cleanup step may do what the run might not.
     writing.proxy.clear_rules();

@@ -412,7 +412,7 @@ fn the_first_message_says_what_happened_to_which_lock_and_the_next_command() {
         first(json!({"is": "left", "why": "denied"}), "applying"),
         format!(
             "::error title=tfguard%3A State lock left behind::{lock}: NOT released: denied. Next: once you are sure that \
-             no Terraform of this run is alive, run in /builds/net: terraform force-unlock \
+             no Terraform of this run is alive, run in /builds/net: tfguard unlock \
              4bb7d84c-f09d-7909-0219-02f6e8d9eeb4\n"
         )
     );
