@@ -1,7 +1,8 @@
 //! `tfguard release`, the cleanup step of a CI job: finishes what dead or dying runs of this very job left.
 //!
 //! For each session of the job, by what is alive of it:
-//! * its supervisor: it is asked to stop, the rest of the output is shown as it comes, its end is awaited;
+//! * its supervisor: it is asked to stop, the rest of the output is shown as it comes, its end is awaited,
+//!   and a lock that it could not release is tried again;
 //! * no supervisor: this process takes its place, interrupts Terraform unless the journal says that it was done, waits,
 //!   kills, releases;
 //! * nothing: the rest of the output is shown, and a lock that could not be released is tried again, with the
@@ -211,8 +212,8 @@ impl Found<'_> {
             finish_output(stdout, stderr, requests).await;
             return Ok(0);
         };
-        if account.ended.is_none() {
-            // It was killed meanwhile.
+        if account.ended.is_none() || account.lock_left() {
+            // It was killed meanwhile, or could not release: with the credentials of this step it may be possible.
             finish_output(stdout, stderr, requests).await;
             return Box::pin(self.finish(to_us, requests)).await;
         }

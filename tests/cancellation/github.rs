@@ -96,3 +96,21 @@ fn a_job_that_nobody_cancels() {
     assert_eq!((ended.script.code, ended.cleanup[0].code), (Some(0), Some(0)), "{}", ended.log());
     assert_eq!(ended.script.err() + &ended.cleanup[0].out() + &ended.cleanup[0].err(), "");
 }
+
+/// The step's credentials are denied when the lock is to be released, those of the cleanup step that awaits it are not.
+#[test]
+fn a_cleanup_step_that_awaited_the_run_tries_again() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = Project::new(Aws::shared(), Kind::HangInApply).table().endpoint(proxy.url());
+    let project = project.init(&Tools::get().any_terraform());
+    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
+    let job = Job::new(&project, EXEC).cleanup(RELEASE).env("TFGUARD_GRACE", "12s");
+    let started = GitHub::default().start(job);
+    project.wait_for_hang(SOON);
+    let ended = started.cancel();
+    assert_eq!(ended.script.signal, Some(9), "{}", ended.log());
+    assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
+    assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
+    assert_eq!(project.lock(), None);
+    project.guard().assert_no_process_left(SOON);
+}

@@ -81,7 +81,7 @@ fn a_log_that_is_lost() {
 fn kubernetes_executor() {
     let case = |script: &str, work: Work, first: &str| {
         let project = project(work);
-        let job = Job::new(&project, script).cleanup(RELEASE).env("TFGUARD_GRACE", "4s");
+        let job = Job::new(&project, script).cleanup(RELEASE).env("TFGUARD_GRACE", "6s");
         let ended = cancelled(&project, work, |job| GitLabKubernetes.start(job), job);
         // The end of Terraform's output is there twice: the front passes on all of it, and the cleanup step shows it too.
         assert_released(&project, work.end(), first, &ended.log());

@@ -16,6 +16,7 @@ mod moments;
 mod systemd;
 mod waiting;
 
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -90,11 +91,35 @@ fn cancelled<'a>(
     started.cancel()
 }
 
+/// How many cases may run at the same time, whatever tests they are of: each starts a Terraform, and all ask one server.
+static FREE: (Mutex<u32>, Condvar) = (Mutex::new(16), Condvar::new());
+
+/// A case's place among those that run.
+struct Place;
+
+impl Place {
+    fn take() -> Self {
+        let free = FREE.0.lock().expect("nobody panics with it");
+        *FREE.1.wait_while(free, |free| *free == 0).expect("nobody panics with it") -= 1;
+        Self
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *FREE.0.lock().expect("nobody panics with it") += 1;
+        FREE.1.notify_one();
+    }
+}
+
 /// Runs cases, which mostly wait, each in a thread of its name.
 fn all_at_once<const N: usize>(cases: [(&str, &(dyn Fn() + Sync)); N]) {
     let failed = std::thread::scope(|scope| {
         let started = cases.map(|(name, case)| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, case);
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, || {
+                let _place = Place::take();
+                case();
+            });
             (name, thread.expect("a thread can be started"))
         });
         started.map(|(name, thread)| thread.join().is_err().then_some(name))
