@@ -1,6 +1,5 @@
 //! Who holds a lock: the record beside it, and what is made of it.
 
-#[allow(unused_imports)]
 #[path = "../simulators/mod.rs"]
 mod simulators;
 #[path = "../support/mod.rs"]

@@ -2,7 +2,6 @@
 //! and their scripts, as they stand there, run around a real Terraform and cancelled.
 
 #[path = "../simulators/mod.rs"]
-#[allow(unused_imports)]
 mod simulators;
 #[path = "../support/mod.rs"]
 mod support;

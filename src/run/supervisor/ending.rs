@@ -1,0 +1,181 @@
+//! What the supervisor does once the child is dead: reads the log to its end, releases, accounts for everything.
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use super::{Supervisor, trouble};
+use crate::lock::LockClaim;
+use crate::observe::{self, Stage, Verdict};
+use crate::other::Permission;
+use crate::report::{Account, Ending, LockAccount, LockOutcome};
+use crate::run::machine::{Event, Finish};
+use crate::run::other_backends::End;
+use crate::run::release::IN_FLIGHT;
+use crate::run::states;
+
+impl Supervisor<'_> {
+    pub(super) fn log_ended(&mut self) {
+        self.read_log();
+        let facts = self.observer.finish(Timestamp::now());
+        self.learn(facts);
+        self.follow_output_to_its_end();
+        self.suspect();
+        let locks_left = !self.left().is_empty()
+            || !self.traces_left().is_empty()
+            || self.may_be_unlogged()
+            || self.others.is_suspected();
+        self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned() });
+    }
+
+    pub(super) fn suspect(&mut self) {
+        let end = End {
+            ending: self.journal.account.ending,
+            is_terraform: self.child_is_terraform,
+            started: self.journal.account.started,
+            under_lock: self.observer.under_lock(),
+        };
+        let mut others = std::mem::take(&mut self.others);
+        let messages = others.suspect(end, &self.job.command, &self.job.env, || {
+            if self.output.is_empty() {
+                self.follow_output();
+            }
+            self.read_output();
+            self.interrupted_twice
+        });
+        self.others = others;
+        for message in messages {
+            trouble(&mut self.journal.account, message);
+        }
+    }
+
+    pub(super) async fn release_on_other_backends(&mut self) {
+        if !self.others.is_suspected() {
+            return;
+        }
+        let ended = self.journal.account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
+        let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
+        tokio::time::sleep(IN_FLIGHT).await;
+        self.journal.account.other_locks = self.others.look_after(ended, permission).await;
+        self.write_journal();
+    }
+
+    /// A script ended, and no Terraform of it is alive: the orphans of one that died over its lock (a local command, a
+    /// provider) are nobody's any more. Of an orderly Terraform's own end this is not said: what lives then may have been
+    /// left on purpose.
+    pub(super) fn is_orphaned(&self) -> bool {
+        let tree = self.look();
+        !self.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
+    }
+
+    /// A forced exit after two interrupts leaves requests on their way, and only the output tells of it. It is
+    /// read only where it matters: it may be large.
+    pub(super) fn follow_output_to_its_end(&mut self) {
+        let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));
+        if self.output.is_empty() && !exited_zero && !self.left().is_empty() {
+            self.follow_output();
+        } else {
+            self.read_output();
+        }
+    }
+
+    pub(super) fn observed_ending(&self) -> observe::Ending {
+        let ending = self.journal.account.ending;
+        let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
+        observe::Ending {
+            exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
+            by_signal_or_kill: !own_end || self.interrupted_twice,
+        }
+    }
+
+    pub(super) fn left(&self) -> Vec<observe::Leftover> {
+        match self.observer.verdict(self.observed_ending()) {
+            Verdict::Left(left) => left,
+            Verdict::NoLocks | Verdict::Released => Vec::new(),
+        }
+    }
+
+    /// All at once: each may take its time, and a CI does not give much.
+    pub(super) async fn release(&mut self) {
+        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        let mut left = self.left();
+        self.identify_traces(&mut left).await;
+        if self.may_be_unlogged() {
+            self.look_for_unlogged(&mut left).await;
+        }
+        let located: Vec<_> = left.iter().map(|leftover| self.locate(&leftover.entry.claim)).collect();
+        let (job, releaser) = (self.job, &self.releaser);
+        let outcomes = join_all(left.iter().map(async |leftover| {
+            if job.on_death.keeps(&leftover.entry.claim) {
+                (LockOutcome::Kept, Vec::new())
+            } else {
+                releaser.release(leftover, unclean, job.unconditional).await
+            }
+        }))
+        .await;
+        for ((leftover, located), (outcome, halves)) in left.iter().zip(located).zip(outcomes) {
+            if let Some(lock) = self.lock(&leftover.entry.claim) {
+                (lock.places, lock.settings) = (located.places, located.settings);
+                lock.outcome = Some(outcome);
+                lock.halves = halves;
+            }
+        }
+        self.write_journal();
+        self.release_on_other_backends().await;
+        states::look(&mut self.journal.account, &self.releaser).await;
+        self.write_journal();
+        self.handle(Event::ReleaseEnded);
+    }
+
+    pub(super) fn lock(&mut self, claim: &LockClaim) -> Option<&mut LockAccount> {
+        self.journal.account.locks.iter_mut().find(|lock| lock.claim == *claim)
+    }
+
+    pub(super) fn finish(mut self, finish: Finish) -> Account {
+        if finish == Finish::Alive {
+            let tree = self.look();
+            let mut alive: Vec<_> =
+                tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
+            if alive.is_empty() {
+                alive.push("one that cannot be seen from here".to_owned());
+            }
+            // Never empty here: a journal that ended without survivors says that everything of the run is gone.
+            self.journal.account.survivors.clone_from(&alive);
+            let who = alive.join(", ");
+            for leftover in self.left() {
+                if let Some(lock) = self.lock(&leftover.entry.claim) {
+                    lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
+                }
+            }
+            for trace in self.journal.account.traces.iter_mut().filter(|trace| trace.entry.stage != Stage::Unlocked) {
+                trace.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
+            }
+            if self.may_be_unlogged() {
+                let what =
+                    format!("a lock that no log names may be left, and a process of this run may be alive: {who}");
+                trouble(&mut self.journal.account, what);
+            }
+            self.journal.account.other_locks =
+                self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
+        }
+        let account = &mut self.journal.account;
+        account.ending.get_or_insert(Ending::StillAlive);
+        let known = self.observer.ledger().entries();
+        for lock in account.locks.iter_mut().filter(|lock| lock.outcome.is_none()) {
+            // A supervisor that is dead learned of it, and what it learned from is lost.
+            let lost = lock.stage != Stage::Unlocked && !known.iter().any(|entry| entry.claim == lock.claim);
+            lock.outcome = Some(if lost {
+                LockOutcome::Left(
+                    "Terraform's log, which would tell whether it was released, cannot be read".to_owned(),
+                )
+            } else {
+                LockOutcome::Unlocked
+            });
+        }
+        for trace in &mut account.traces {
+            trace.outcome.get_or_insert(LockOutcome::Unlocked);
+        }
+        account.ended = Some(Timestamp::now());
+        self.write_journal();
+        self.journal.account
+    }
+}

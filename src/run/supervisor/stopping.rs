@@ -1,0 +1,81 @@
+//! How the supervisor stops the child: one interrupt for each process that is to have one, and the kill.
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::{Supervisor, describe, ticks_since_boot};
+use crate::report::{Interrupt, InterruptedBy};
+use crate::run::targets::{Targets, targets};
+use crate::session::Tree;
+
+impl Supervisor<'_> {
+    pub(super) fn look(&self) -> Tree {
+        Tree::look(self.journal.child.as_ref(), &self.log.file)
+    }
+
+    pub(super) fn interrupt(&mut self) {
+        self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
+        self.interrupt_processes();
+        let grace = describe(self.machine.grace());
+        tracing::info!("{} interrupted; it has {grace} to end gracefully", self.journal.account.program);
+    }
+
+    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
+    pub(super) fn interrupt_processes(&mut self) {
+        let child = self.journal.child.map(|child| child.id);
+        match targets(&self.look(), child, &self.journal.interrupted) {
+            Targets::Processes(processes) if processes.is_empty() => {}
+            Targets::Processes(processes) => {
+                self.journal.interrupted.processes.extend(&processes);
+                self.write_journal();
+                for process in processes {
+                    let sent = process.signal(Signal::SIGINT);
+                    tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
+                }
+            }
+            Targets::Group => {
+                let Some(child) = child.filter(|child| child.is_alive()) else { return };
+                self.journal.interrupted.all_started_until = Some(ticks_since_boot());
+                self.write_journal();
+                if let Err(error) = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGINT) {
+                    tracing::debug!("SIGINT to group {}: {error}", child.pid);
+                }
+            }
+        }
+    }
+
+    pub(super) fn note_interrupt(&mut self) {
+        if self.journal.account.interrupt.is_none() {
+            self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
+            let grace = describe(self.machine.grace());
+            tracing::info!(
+                "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",
+                self.journal.account.program
+            );
+        }
+        self.journal.interrupted.all_started_until = Some(ticks_since_boot());
+        self.write_journal();
+    }
+
+    pub(super) fn kill(&mut self) {
+        let child = self.journal.child.map(|child| child.id);
+        let tree = self.look();
+        if self.journal.account.ending.is_none() && self.journal.account.killed.is_none() {
+            tracing::warn!(
+                "{} has not ended within its grace of {}: killing it",
+                self.journal.account.program,
+                describe(self.machine.grace())
+            );
+            self.journal.account.killed = Some(Timestamp::now());
+            self.write_journal();
+        }
+        // All at once first, so that nobody starts somebody meanwhile.
+        if let Some(child) = child.filter(|child| child.is_alive()) {
+            let _ = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
+        }
+        for survivor in tree.survivors {
+            let _ = survivor.id.signal(Signal::SIGKILL);
+        }
+    }
+}
