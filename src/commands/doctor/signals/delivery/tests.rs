@@ -29,9 +29,9 @@ const POD: (&str, &str) = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
 /// Each shape of a step: who is told to stop, and whether that is good enough.
 #[test]
 fn whom_a_cancel_reaches_is_told_of_every_shape() {
-    let worker = || process(10, 1, 10, &["/opt/runner/Runner.Worker", "spawnclient"]);
+    let worker = || process(10, 1, 10, &["/runner/bin/Runner.Worker", "spawnclient"]);
     let init = || process(1, 0, 1, &["systemd"]);
-    let bash = |parent| process(20, parent, 10, &["/usr/bin/bash", "-e", "/tmp/x.sh"]);
+    let bash = |parent| process(20, parent, 10, &["/usr/bin/bash", "-e", "/w/x.sh"]);
     let own = |parent, group| process(30, parent, group, &["tfguard", "doctor"]);
     let stage = || process(20, 1, 20, &["/bin/bash", "/scripts-1-2/step_script"]);
     const AZURE: &[(&str, &str)] = &[("TF_BUILD", "True")];
