@@ -139,6 +139,10 @@ pub enum Instead {
         /// state if it is recorded as this very job's and the run is known to be dead
         #[arg(long, env = "TFGUARD_RUN_IDENTITY")]
         run_identity: bool,
+
+        /// Only say what would be done
+        #[arg(long, env = "TFGUARD_DRY_RUN")]
+        dry_run: bool,
     },
     /// What a person runs by hand.
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use tfguard::cli::{Cli, Instead};
-use tfguard::run::{self, Plan};
+use tfguard::run::{self, Cleanup, Plan};
 use tfguard::say::{self, Volume};
 use tfguard::{command, exit};
 
@@ -41,11 +41,13 @@ fn main() -> ExitCode {
         Some(Instead::Shim { dir }) => {
             return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Instead::Release { wait, run_identity }) => Some((*wait, *run_identity)),
+        Some(Instead::Release { wait, run_identity, dry_run }) => {
+            Some(Cleanup { wait: *wait, by_identity: *run_identity, dry_run: *dry_run })
+        }
         None => None,
     };
     let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {
-        (Some((wait, by_identity)), _) => run::finish(&plan, wait, by_identity),
+        (Some(cleanup), _) => run::finish(&plan, cleanup),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
     });

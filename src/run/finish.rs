@@ -12,6 +12,8 @@
 //! the kernel still tells whether a Terraform holds the session's log. Of another boot or machine nothing can be known,
 //! and nothing is touched.
 
+mod foretell;
+
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -32,9 +34,9 @@ use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job};
 use crate::ci;
 use crate::exit;
-use crate::observe::{Entry, Grade, Leftover};
+use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::ci::{Level, Message, Summary};
-use crate::report::{Account, LockOutcome};
+use crate::report::{Account, LockAccount, LockOutcome};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_log_held};
 
 /// What is kept of the time to wait for the kill and the release.
@@ -44,10 +46,20 @@ const REMOVAL_LOOKS: u32 = 50;
 /// Longer than a front takes from its session to its journal on a machine that is out of breath.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// What `tfguard release` was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Cleanup {
+    /// How long to wait for a Terraform that is still alive.
+    pub wait: Duration,
+    /// Where this job has no session here, its lock is looked for by the record beside it.
+    pub by_identity: bool,
+    /// Only says what would be done.
+    pub dry_run: bool,
+}
+
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
-///
-/// `by_identity`: where this job has no session here, its lock is looked for by the record beside it.
-pub fn finish(plan: &Plan, wait: Duration, by_identity: bool) -> Result<u8, Failure> {
+pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
+    let Cleanup { wait, by_identity, dry_run } = cleanup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
@@ -56,7 +68,7 @@ pub fn finish(plan: &Plan, wait: Duration, by_identity: bool) -> Result<u8, Fail
         let told = RefCell::default();
         let mut found_own = false;
         for session in SessionDir::all(|name| std::env::var_os(name)) {
-            let found = Found { plan, session, wait, told: &told };
+            let found = Found { plan, session, wait, dry_run, told: &told };
             found_own |= found.is_own();
             let ended = found.finish(&to_us, &mut requests).await;
             // Whatever relay there was, it may not take any words any more.
@@ -72,7 +84,7 @@ pub fn finish(plan: &Plan, wait: Duration, by_identity: bool) -> Result<u8, Fail
             plan.publisher.publish(&told).await;
         }
         if by_identity && !found_own {
-            worst = std::cmp::max_by_key(worst, identity::release(plan).await, |code| weight(*code));
+            worst = std::cmp::max_by_key(worst, identity::release(plan, dry_run).await, |code| weight(*code));
         }
         Ok(worst)
     });
@@ -90,6 +102,7 @@ struct Found<'a> {
     plan: &'a Plan,
     session: SessionDir,
     wait: Duration,
+    dry_run: bool,
     /// What was said of the job's runs.
     told: &'a RefCell<Vec<Summary>>,
 }
@@ -116,7 +129,22 @@ impl Found<'_> {
                 "{name} was left by this job on another machine, or before a restart: whether its Terraform runs \
                  cannot be known from here, so its locks are not touched"
             ));
-            return Ok(self.left_behind(&journal.account));
+            let held = |lock: &&LockAccount| lock.outcome.is_none() && lock.stage != Stage::Unlocked;
+            let mut code = self.left_behind(&journal.account);
+            for LockAccount { claim, .. } in journal.account.locks.iter().filter(held) {
+                code = exit::LOCK_LEFT;
+                let (id, directory) = (&claim.id, journal.directory.display());
+                self.warn(format!(
+                    "lock {id} of {}: once you are sure that no Terraform of that run is alive, run in {directory}: \
+                     tfguard unlock {id}",
+                    claim.lock_id()
+                ));
+            }
+            return Ok(code);
+        }
+        if self.dry_run {
+            self.foretell(&journal);
+            return Ok(0);
         }
         let claim = match self.session.claim() {
             Err(_) if !self.session.path().exists() => return Ok(0),
@@ -150,7 +178,7 @@ impl Found<'_> {
         }
         tracing::debug!("{} has no journal, so nothing was started in it", self.session.path().display());
         // A younger one may be another job's, whose front is about to write it.
-        if self.session.age().is_some_and(|age| age >= FORGOTTEN) {
+        if !self.dry_run && self.session.age().is_some_and(|age| age >= FORGOTTEN) {
             self.session.remove();
         }
         Ok(None)

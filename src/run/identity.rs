@@ -70,7 +70,7 @@ impl Own<'_> {
 }
 
 /// Releases what the job left; gives tfguard's exit code: 0 when nothing of it is left.
-pub async fn release(plan: &Plan) -> u8 {
+pub async fn release(plan: &Plan, dry_run: bool) -> u8 {
     let here = std::env::current_dir().unwrap_or_default();
     let state = match State::of_directory(&here, plan.env.clone(), None, &GivenSettings::default()).await {
         Ok(state) => state,
@@ -84,7 +84,7 @@ pub async fn release(plan: &Plan) -> u8 {
             return exit::LOCK_LEFT;
         }
     };
-    match look(plan, &state).await {
+    match look(plan, &state, dry_run).await {
         Ok(code) => code,
         Err(error) => {
             tracing::warn!("whether this job left a lock of {} cannot be known: {error}", state.lock_id());
@@ -93,7 +93,7 @@ pub async fn release(plan: &Plan) -> u8 {
     }
 }
 
-async fn look(plan: &Plan, state: &State) -> Result<u8, StoreError> {
+async fn look(plan: &Plan, state: &State, dry_run: bool) -> Result<u8, StoreError> {
     let env = |name: &str| plan.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
     let own = Own {
         run: plan.ci.as_ref(),
@@ -131,7 +131,11 @@ async fn look(plan: &Plan, state: &State) -> Result<u8, StoreError> {
             Some(Decision::Release(why)) => {
                 tracing::info!("{lock} was left by this job: {}", printable(&why));
                 settled.push(info.id.clone());
-                code = code.max(delete(plan, state, &places, info).await);
+                if dry_run {
+                    tracing::info!("lock {}: would delete it by condition", info.id);
+                } else {
+                    code = code.max(delete(plan, state, &places, info).await);
+                }
             }
         }
     }

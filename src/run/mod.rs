@@ -108,7 +108,7 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
     }
 }
 
-pub use finish::finish;
+pub use finish::{Cleanup, finish};
 pub use front::supervise;
 
 fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {

@@ -24,6 +24,14 @@ fn release(project: &Project, number: &str) -> Run {
     job(project.command(TFGUARD).args(["release", "--wait", "1m"]), number)
 }
 
+fn wait_until_gone(pid: &Value) {
+    let pid = i32::try_from(pid.as_i64().unwrap()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
+    let mut gone = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let soon = SOON.try_into().unwrap();
+    assert_eq!(rustix::event::poll(&mut gone, Some(&soon)), Ok(1), "it was killed");
+}
+
 #[test]
 fn with_nothing_to_do_it_is_silent() {
     let project = table(Kind::Quick);
@@ -89,6 +97,36 @@ fn outside_a_ci_the_chosen_place_tells_whose_a_run_is() {
         assert_eq!(run.out().matches("Interrupt received.").count(), 1, "{run}");
         assert_clean(&project);
     }
+}
+
+/// Whatever is alive of a run: what would be done is said, and nothing is.
+#[test]
+fn a_dry_run_says_what_it_would_do_and_does_nothing() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    let dry = |words: &[&str]| {
+        let (lock, session) = (project.lock(), sessions(&project));
+        let exit = release(&project, "1").env("TFGUARD_DRY_RUN", "1").run().expect_code(0);
+        assert!(exit.out().is_empty() && words.iter().all(|word| exit.err().contains(word)), "{words:?}: {exit}");
+        assert_eq!((project.lock(), sessions(&project)), (lock, session), "{exit}");
+    };
+    let id = project.lock().expect("it is locked")["ID"].as_str().unwrap().to_owned();
+    dry(&["would ask the run to stop"]);
+    let journal = journal(&project);
+    // Stopped, the front cannot take the supervisor's place, and while it is not dead nobody interrupts Terraform.
+    run.signal(SIGSTOP);
+    kill(&journal["supervisor"]["pid"]);
+    wait_until_gone(&journal["supervisor"]["pid"]);
+    run.signal(SIGKILL);
+    let output = run.wait(SOON);
+    assert_eq!(output.out().matches("Interrupt received.").count(), 0, "{output}");
+    dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it by condition"]);
+    kill(&journal["child"]["id"]["pid"]);
+    dry(&[&format!("lock {id} of "), "would delete it by condition"]);
+    assert_eq!(release(&project, "2").env("TFGUARD_DRY_RUN", "1").run().expect_code(0).err(), "");
+    release(&project, "1").run().expect_code(0);
+    assert_clean(&project);
 }
 
 #[test]
@@ -163,6 +201,31 @@ fn it_tries_a_lock_again_that_was_left() {
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);
     assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
+}
+
+/// Another machine that shares the place, or this one before a restart: nothing can be known of the run.
+#[test]
+fn what_another_kernel_left_is_named_and_not_touched() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    let known = journal(&project);
+    run.signal(SIGSTOP);
+    kill(&known["supervisor"]["pid"]);
+    kill(&known["child"]["id"]["pid"]);
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    let path = sessions(&project)[0].join("journal.json");
+    let mut elsewhere = known.clone();
+    elsewhere["world"]["boot_id"] = "another".into();
+    std::fs::write(&path, elsewhere.to_string()).unwrap();
+    let lock = project.lock().expect("it is locked");
+    let exit = release(&project, "1").run().expect_code(120);
+    assert!(exit.err().contains(&format!("tfguard unlock {}", lock["ID"].as_str().unwrap())), "{exit}");
+    assert_eq!(project.lock(), Some(lock), "{exit}");
+    std::fs::write(&path, known.to_string()).unwrap();
+    release(&project, "1").run().expect_code(0);
+    assert_clean(&project);
 }
 
 #[test]
