@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
@@ -179,6 +180,16 @@ impl Cli {
         let words: Vec<OsString> = words.into_iter().collect();
         let typed = without_environment(Self::command()).ignore_errors(true).try_get_matches_from(&words).ok();
         let matches = heed(Self::command(), typed.as_ref()).try_get_matches_from(&words)?;
+        if let Some((name, _)) = matches.subcommand().filter(|(name, _)| *name != "release") {
+            let typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+            let command = Self::command();
+            let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(typed);
+            if let Some(option) = of_a_run.and_then(Arg::get_long) {
+                let words =
+                    format!("--{option} before `{name}` is an option of a run; write those of `{name}` behind it");
+                return Err(Self::command().error(ErrorKind::ArgumentConflict, words));
+            }
+        }
         let cli = Self::from_arg_matches(&matches)?;
         Ok(Self { words: words.into_iter().skip(1).collect(), ..cli })
     }

@@ -251,6 +251,9 @@ fn what_is_typed_overrules_a_variable_that_says_the_opposite() {
         let exit = stage.tfguard(&[typed], ["true"]).env(format!("TFGUARD_{variable}"), "1").run().expect_code(0);
         assert_eq!(!exit.err().is_empty(), says, "{exit}");
     }
+    // An option that a command by hand would pass over in silence.
+    let exit = stage.run(TFGUARD).args(["--report", "f", "unlock", "an-id"]).run().expect_code(125);
+    assert!(exit.err().contains("behind it"), "{exit}");
     let exit = stage.tfguard(&["-v", "-q"], ["true"]).run().expect_code(125);
     assert!(exit.err().contains("cannot be used with"), "{exit}");
 }
