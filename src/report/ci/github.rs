@@ -32,6 +32,11 @@ pub fn outputs(summaries: &[Summary], delimiter: &str) -> String {
         ("tfguard-lock-id", outputs.lock_id.to_owned()),
         ("tfguard-locks", outputs.locks_json()),
     ];
+    // If somebody could guess it all the same, it is not the one.
+    let mut delimiter = delimiter.to_owned();
+    while values.iter().any(|(_, value)| value.contains(&delimiter)) {
+        delimiter.push('_');
+    }
     // Somebody's last line may lack its end; empty lines are passed over.
     let lines = values.map(|(name, value)| format!("\n{name}<<{delimiter}\n{value}\n{delimiter}\n"));
     lines.concat()
