@@ -33,6 +33,16 @@ pub struct Surroundings<'a> {
     pub cleanup_step: bool,
 }
 
+impl<'a> Surroundings<'a> {
+    /// Those of this process.
+    #[must_use]
+    pub fn here(env: &'a dyn Fn(&str) -> Option<String>, cleanup_step: bool) -> Self {
+        // Docker's mark and Podman's.
+        let in_container = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| std::path::Path::new(mark).exists());
+        Self { env, is_pid_1: std::process::id() == 1, in_container, cleanup_step }
+    }
+}
+
 /// Where nobody waits: longer than most providers need to end what they are doing.
 pub const UNHURRIED: Duration = Duration::from_secs(5 * 60);
 /// How long `tfguard release` waits unless it is told otherwise, and what it keeps of that for the kill and the release.

@@ -8,7 +8,7 @@ use super::verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
 use super::{Holder, Recorded};
 use crate::ci;
 use crate::lock::{LockId, LockInfo};
-use crate::session::{Journal, ProcessId, SessionDir, Tree, World, is_log_held};
+use crate::session::{Journal, ProcessId, SessionDir, Tree, World, is_log_held, nodename};
 
 /// This machine: who it is, and which sessions it knows. Read once, asked about many locks.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Machine {
             let journal = Journal::read(&session).inspect_err(|error| tracing::debug!("{error}")).ok()?;
             Some((session, journal))
         });
-        Self { world: World::here(), host: hostname(), sessions: journals.collect() }
+        Self { world: World::here(), host: nodename().filter(|name| !name.is_empty()), sessions: journals.collect() }
     }
 
     /// Judges the holder of a lock by what was found beside it and by what this machine knows.
@@ -158,9 +158,4 @@ fn look_at(session: &SessionDir, journal: &Journal, kernel: bool, here: bool) ->
     let (log, group, hidden) = facts;
     let supervised = kernel.then(|| session.is_claimed()).flatten();
     Session::Here { concluded, supervised, log, group, hidden }
-}
-
-/// The name of this machine or container.
-fn hostname() -> Option<String> {
-    nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
 }

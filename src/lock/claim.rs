@@ -27,6 +27,23 @@ pub struct LockClaim {
 }
 
 impl LockClaim {
+    /// The claim to a lock that was found and is known to be the one that is meant: the lock of this state. Which halves it
+    /// has does not stand in it.
+    ///
+    /// # Errors
+    /// When the lock has no ID that Terraform gives.
+    pub fn of_found(info: LockInfo, bucket: &str, state_key: &str) -> Result<Self, InvalidLockId> {
+        Ok(Self {
+            id: info.id.parse()?,
+            operation: info.operation,
+            who: info.who,
+            version: info.version,
+            bucket: bucket.to_owned(),
+            state_key: state_key.to_owned(),
+            kinds: LockKinds::Unstated,
+        })
+    }
+
     /// The partition key of the lock's item: `<bucket>/<state key>`, which is also `Path` in [`super::LockInfo`].
     pub fn lock_id(&self) -> String {
         format!("{}/{}", self.bucket, self.state_key)
@@ -74,16 +91,8 @@ impl LockTrace {
     /// # Errors
     /// When the lock has no ID that Terraform gives.
     pub fn claim(&self, info: LockInfo) -> Result<LockClaim, InvalidLockId> {
-        Ok(LockClaim {
-            id: info.id.parse()?,
-            operation: info.operation,
-            who: info.who,
-            version: info.version,
-            bucket: self.bucket.clone(),
-            state_key: self.state_key.clone(),
-            // OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
-            kinds: LockKinds::Unstated,
-        })
+        // Of the halves only this one is sure: OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
+        LockClaim::of_found(info, &self.bucket, &self.state_key)
     }
 
     /// The lock's path: `<bucket>/<state key>`.

@@ -12,8 +12,8 @@ use super::sighting::{Content, Sighting};
 use super::{Annotation, Deletion, FoundLock, HeldLock, HolderStore, LockClaim, LockPlace, LockStore, StoreError};
 use crate::holder::{Holder, Recorded};
 
-/// The suffix of the item that holds the state's digest, not a lock.
-pub(super) const DIGEST_SUFFIX: &str = "-md5";
+/// The suffix of the item that holds the state's digest, not a lock (`stateIDSuffix` in Terraform's S3 client).
+pub(crate) const DIGEST_SUFFIX: &str = "-md5";
 /// The attribute that holds the holder's record, JSON as text. Terraform reads `LockID` and `Info` only.
 const HOLDER: &str = "TfguardHolder";
 /// All that a look at an item needs.

@@ -29,7 +29,7 @@ use super::{
 use crate::holder::{Holder, Recorded, tags};
 
 /// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
-pub(super) const SUFFIX: &str = ".tflock";
+pub(crate) const SUFFIX: &str = ".tflock";
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
 /// No object has this ETag: it is no MD5 and no multipart sum.

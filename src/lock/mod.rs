@@ -20,12 +20,13 @@ mod sighting;
 mod store;
 
 pub use claim::{LockClaim, LockKinds, LockTrace};
+pub(crate) use dynamodb::DIGEST_SUFFIX;
 pub use dynamodb::TableStore;
 pub use info::{FoundLock, InvalidLockId, LockId, LockInfo};
 pub(crate) use listing::object_exists;
 pub use listing::{BucketPages, Page, TablePages};
 pub use lockfile::{LockfileStore, SseCustomerKey, Traced, UnconditionalDelete};
-pub(crate) use lockfile::{lockfile_key, unreadable};
+pub(crate) use lockfile::{SUFFIX as LOCKFILE_SUFFIX, lockfile_key, unreadable};
 pub use place::LockPlace;
 pub use release::{ReleaseTerms, Released, release, release_seen};
 pub(crate) use sdk_error::{no_credentials, told, understand};

@@ -13,14 +13,10 @@ use serde::Deserialize;
 
 use super::evidence::Refusal;
 use super::hclog::{Level, Record, SDK_V1};
-use crate::lock::{LockInfo, LockTrace};
+use crate::lock::{DIGEST_SUFFIX, LOCKFILE_SUFFIX, LockInfo, LockTrace};
 
 /// Terraform's condition for a lock to be new.
 const NEW: &str = "attribute_not_exists(LockID)";
-/// The suffix of the item that holds a state's digest.
-const DIGEST: &str = "-md5";
-/// The suffix of a lockfile (`lockFileSuffix`).
-const LOCKFILE: &str = ".tflock";
 
 /// What kind of request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +189,7 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     };
     if operation == Operation::DeleteItem {
         let path = text(|body| &mut body.key, "LockID").unwrap_or_default();
-        if path.is_empty() || path.ends_with(DIGEST) {
+        if path.is_empty() || path.ends_with(DIGEST_SUFFIX) {
             return Ok(Request::Other(path));
         }
         let info = text(|body| &mut body.expression_attribute_values, ":info");
@@ -201,7 +197,7 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
         return Ok(Request::Unlock { path, id });
     }
     let path = text(|body| &mut body.item, "LockID").unwrap_or_default();
-    let Some(info) = text(|body| &mut body.item, "Info").filter(|_| !path.ends_with(DIGEST)) else {
+    let Some(info) = text(|body| &mut body.item, "Info").filter(|_| !path.ends_with(DIGEST_SUFFIX)) else {
         return Ok(Request::Other(path));
     };
     if body.condition_expression.as_deref() != Some(NEW) {
@@ -229,7 +225,7 @@ fn context(record: &Record, one: &str, other: &str) -> String {
 
 /// Bucket and state key of the lockfile that a record is about.
 fn lockfile(record: &Record) -> Option<(String, String)> {
-    let state_key = record.field("aws.s3.key")?.strip_suffix(LOCKFILE)?;
+    let state_key = record.field("aws.s3.key")?.strip_suffix(LOCKFILE_SUFFIX)?;
     Some((record.field("aws.s3.bucket")?.to_owned(), state_key.to_owned()))
 }
 

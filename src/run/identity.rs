@@ -14,8 +14,7 @@ use crate::commands::{State, TargetError, printable};
 use crate::exit;
 use crate::holder::{Holder, Machine, Verdict};
 use crate::lock::{
-    self, FoundLock, HolderStore as _, LockClaim, LockInfo, LockKinds, LockPlace, ReleaseTerms, StoreError,
-    UnconditionalDelete,
+    self, FoundLock, HolderStore as _, LockClaim, LockInfo, LockPlace, ReleaseTerms, StoreError, UnconditionalDelete,
 };
 use crate::report::{Half, HalfOutcome, LockOutcome};
 use crate::session::World;
@@ -144,16 +143,8 @@ async fn look(plan: &Plan, state: &State, dry_run: bool) -> Result<u8, StoreErro
 
 /// Deletes each half of a lock by its own condition.
 async fn delete(plan: &Plan, state: &State, places: &[LockPlace], info: LockInfo) -> u8 {
-    let claim = match info.id.parse() {
-        Ok(id) => LockClaim {
-            id,
-            operation: info.operation,
-            who: info.who,
-            version: info.version,
-            bucket: state.bucket().to_owned(),
-            state_key: state.key.clone(),
-            kinds: LockKinds::Unstated,
-        },
+    let claim = match LockClaim::of_found(info, state.bucket(), &state.key) {
+        Ok(claim) => claim,
         Err(error) => {
             tracing::warn!("the lock stays: {error}");
             return exit::LOCK_LEFT;

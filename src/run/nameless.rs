@@ -12,7 +12,7 @@ use super::release::{Located, Releaser, Started};
 use super::supervisor::Job;
 use crate::backend::{self, AwsClients, Backend, S3Backend, Store, Surroundings};
 use crate::command::{self, Flavour, Product};
-use crate::lock::{FoundLock, LockClaim, LockKinds, LockPlace, LockStore as _, Traced, UnconditionalDelete};
+use crate::lock::{FoundLock, LockClaim, LockPlace, LockStore as _, Traced, UnconditionalDelete};
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
 use crate::report::{Account, LockAccount, LockOutcome, TraceAccount};
@@ -214,16 +214,9 @@ impl Unlogging {
             baseline,
         };
         let fits = item::judge(&info, &terms);
-        let claim = LockClaim {
-            id: info.id.parse().ok()?,
-            operation: info.operation,
-            who: info.who,
-            version: info.version,
-            bucket: backend.bucket().to_owned(),
-            state_key,
-            kinds: LockKinds::Unstated,
-        };
-        Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created: info.created, fits })
+        let created = info.created.clone();
+        let claim = LockClaim::of_found(info, backend.bucket(), &state_key).ok()?;
+        Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created, fits })
     }
 }
 

@@ -162,14 +162,7 @@ fn publisher(cli: &Cli, ci: Option<&ci::Run>, env: &HashMap<OsString, OsString>)
 }
 
 fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> ci::Term {
-    let is_container = |mark: &&str| std::path::Path::new(mark).exists();
-    let fitting = ci::grace(&ci::Surroundings {
-        env,
-        is_pid_1: std::process::id() == 1,
-        // Docker's mark and Podman's.
-        in_container: ["/.dockerenv", "/run/.containerenv"].iter().any(is_container),
-        cleanup_step: cli.cleanup_step,
-    });
+    let fitting = ci::grace(&ci::Surroundings::here(env, cli.cleanup_step));
     let (what, why) = (describe(fitting.duration), &fitting.why);
     match cli.grace {
         Setting::Auto => {

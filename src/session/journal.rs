@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::directory::SessionDir;
-use super::process::{ProcessId, World};
+use super::process::{ProcessId, World, nodename};
 use crate::report::Account;
 
 /// The version of the journal's format that this tfguard writes and reads.
@@ -118,7 +118,7 @@ impl Journal {
         Self {
             schema: SCHEMA,
             world: World::here(),
-            nodename: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+            nodename: nodename(),
             directory: std::env::current_dir().unwrap_or_default(),
             front: None,
             supervisor: None,

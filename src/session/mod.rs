@@ -8,4 +8,4 @@ mod process;
 pub use directory::{DirectoryError, SessionDir, create_file};
 pub use holders::{Survivor, Tree, is_log_held, is_terraform};
 pub use journal::{ChildRecord, Interrupted, Journal, JournalError, replace_bytes};
-pub use process::{ProcessId, World, awaitable};
+pub use process::{ProcessId, World, awaitable, nodename};

@@ -41,6 +41,12 @@ impl World {
     }
 }
 
+/// The name of this machine or container.
+#[must_use]
+pub fn nodename() -> Option<String> {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
+}
+
 impl ProcessId {
     /// The process that has this pid now; none if there is none or it is a zombie's.
     #[must_use]

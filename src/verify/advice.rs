@@ -8,6 +8,7 @@ use super::finding::{Finding, Relation};
 use super::judge::way_back;
 use super::{Expected, Judgement, Seen, StateObject, Version, Versions};
 use crate::backend::S3Backend;
+use crate::lock::DIGEST_SUFFIX;
 
 /// Which state it is about, for the commands that people are told to run.
 #[derive(Debug, Clone)]
@@ -71,7 +72,8 @@ impl Site {
 
     /// Removes the digest, if it is still this one.
     fn remove_digest(&self, table: &str, digest: &str) -> String {
-        let key = serde_json::json!({"LockID": {"S": format!("{}/{}-md5", self.bucket, self.key)}}).to_string();
+        let key =
+            serde_json::json!({"LockID": {"S": format!("{}/{}{DIGEST_SUFFIX}", self.bucket, self.key)}}).to_string();
         let values = serde_json::json!({":digest": {"S": digest}}).to_string();
         self.aws(
             "dynamodb",

@@ -13,10 +13,8 @@ use jiff::Timestamp;
 
 use super::{StateObject, StoredDigest, Version};
 use crate::backend::{AwsClients, S3Backend};
-use crate::lock::{SseCustomerKey, StoreError, understand, unreadable};
+use crate::lock::{DIGEST_SUFFIX, SseCustomerKey, StoreError, understand, unreadable};
 
-/// The suffix of the item that holds a state's digest (`stateIDSuffix` in Terraform's S3 client).
-const DIGEST_SUFFIX: &str = "-md5";
 /// The versions that are listed: one page. The present one comes first.
 const LISTED: i32 = 100;
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::permissions::{Audience, Features, On, needed};
+use crate::lock::DIGEST_SUFFIX;
 
 /// What a policy is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +160,7 @@ impl Subject {
     fn items(&self, key: &KeyPattern) -> [String; 3] {
         let lock_id = format!("{}/{}", literal(&self.bucket), key.pattern());
         let beside = |suffix: &str| format!("{lock_id}{suffix}");
-        [lock_id.clone(), beside("-md5"), beside(UNUSED_ITEM)]
+        [lock_id.clone(), beside(DIGEST_SUFFIX), beside(UNUSED_ITEM)]
     }
 
     fn arn(&self, service: &str, resource: &str) -> String {

@@ -166,10 +166,7 @@ async fn examine(args: &Args) -> Result<u8, Failure> {
 
 /// What a run would give Terraform after its interrupt, where nobody chooses a time.
 fn grace(env: &dyn Fn(&str) -> Option<String>, cleanup_step: bool) -> Finding {
-    // Docker's mark and Podman's.
-    let in_container = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists());
-    let is_pid_1 = std::process::id() == 1;
-    let term = ci::grace(&ci::Surroundings { env, is_pid_1, in_container, cleanup_step });
+    let term = ci::grace(&ci::Surroundings::here(env, cleanup_step));
     let seen = format!("an apply has {} to end after its interrupt: {}", describe(term.duration), term.why);
     Finding::ok(Area::Signals, "grace", seen)
 }

@@ -14,7 +14,7 @@ use crate::commands::{Answer, Failure, State, block_on, confirm, describe, print
 use crate::exit;
 use crate::holder::{Machine, Verdict};
 use crate::lock::{
-    self, FoundLock, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
+    self, FoundLock, LockClaim, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
 };
 use crate::report::{Half, HalfOutcome};
 use crate::run::{IN_FLIGHT, write_report};
@@ -194,16 +194,8 @@ impl Unlock<'_> {
 
     fn claim(&self, half: &HalfSeen) -> Option<LockClaim> {
         let FoundLock::Held(info) = &half.seen.lock else { return None };
-        let id = info.id.parse().ok().filter(|_| self.wish == Wish::Lock(&info.id))?;
-        Some(LockClaim {
-            id,
-            operation: info.operation.clone(),
-            who: info.who.clone(),
-            version: info.version.clone(),
-            bucket: self.state.bucket().to_owned(),
-            state_key: self.state.key.clone(),
-            kinds: LockKinds::Unstated,
-        })
+        let claim = LockClaim::of_found(info.clone(), self.state.bucket(), &self.state.key);
+        claim.ok().filter(|_| self.wish == Wish::Lock(&info.id))
     }
 
     fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::ci;
 use crate::commands::judged::View;
 use crate::report::Half;
+use crate::session::nodename;
 
 /// The file of `tfguard unlock --report`. Documented in `docs/operator.md`.
 #[derive(Debug, Serialize)]
@@ -55,8 +56,7 @@ impl By {
     /// Whoever runs this process.
     pub fn this_process() -> Self {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
-        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        Self { user, host, ci: ci::Run::detect(|name| std::env::var(name).ok()) }
+        Self { user, host: nodename(), ci: ci::Run::detect(|name| std::env::var(name).ok()) }
     }
 }
 
