@@ -45,6 +45,22 @@ impl GivenSettings {
         S3Backend::new(self.over(backend.attributes.clone()), backend.surroundings.clone())
     }
 
+    /// The flags by which commands are given these settings, each name before its value.
+    #[must_use]
+    pub fn flags(&self) -> Vec<String> {
+        let values = [
+            ("--bucket", &self.bucket),
+            ("--key", &self.key),
+            ("--region", &self.region),
+            ("--table", &self.table),
+            ("--profile", &self.profile),
+            ("--s3-endpoint", &self.s3_endpoint),
+            ("--dynamodb-endpoint", &self.dynamodb_endpoint),
+        ];
+        let given = values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value.clone()?]));
+        given.flatten().chain(self.path_style.then(|| "--path-style".to_owned())).collect()
+    }
+
     pub(super) fn over(&self, attributes: Attributes) -> Attributes {
         let mut all = attributes;
         let or = |given: &Option<String>, before: Option<String>| given.clone().or(before);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 
+use crate::backend::GivenSettings;
 use crate::command::{self, Product};
 use crate::lock::{FoundLock, LockPlace};
 use crate::observe::{Grade, Phase, Stage};
@@ -131,23 +132,23 @@ impl LockAccount {
     }
 
     fn place_as_flags(&self) -> Vec<String> {
-        let mut flags = vec![("--bucket", self.claim.bucket.clone()), ("--key", self.claim.state_key.clone())];
+        let mut settings = GivenSettings {
+            bucket: Some(self.claim.bucket.clone()),
+            key: Some(self.claim.state_key.clone()),
+            ..GivenSettings::default()
+        };
         for place in &self.places {
-            let (region, endpoint) = match place {
+            match place.clone() {
                 LockPlace::DynamoDb { table, region, endpoint, .. } => {
-                    flags.push(("--table", table.clone()));
-                    (region, endpoint.clone().map(|endpoint| ("--dynamodb-endpoint", endpoint)))
+                    (settings.table, settings.region, settings.dynamodb_endpoint) =
+                        (Some(table), Some(region), endpoint);
                 }
                 LockPlace::Lockfile { region, endpoint, .. } => {
-                    (region, endpoint.clone().map(|endpoint| ("--s3-endpoint", endpoint)))
+                    (settings.region, settings.s3_endpoint) = (Some(region), endpoint);
                 }
-            };
-            if !flags.iter().any(|(name, _)| *name == "--region") {
-                flags.push(("--region", region.clone()));
             }
-            flags.extend(endpoint);
         }
-        flags.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
+        settings.flags()
     }
 
     fn finding(&self, account: &Account, sure: &str) -> Finding {

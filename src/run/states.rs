@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::release::Releaser;
-use crate::backend::{AwsClients, S3Backend, read_planned_state};
+use crate::backend::{AwsClients, GivenSettings, S3Backend, read_planned_state};
 use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
@@ -120,16 +120,20 @@ fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &st
         words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     };
     if let (Some(Settings { plan_file: Some(_), .. }), Some(backend)) = (settings, backend) {
+        let settings = GivenSettings {
+            bucket: Some(backend.bucket().to_owned()),
+            key: Some(state_key.to_owned()),
+            region: Some(backend.region().to_owned()),
+            table: backend.table().map(str::to_owned),
+            s3_endpoint: backend.s3_endpoint(),
+            dynamodb_endpoint: backend.dynamodb_endpoint(),
+            profile: None,
+            path_style: backend.uses_path_style(),
+        };
         add("--chdir", Some(".".to_owned()));
-        add("--bucket", Some(backend.bucket().to_owned()));
-        add("--key", Some(state_key.to_owned()));
-        add("--region", Some(backend.region().to_owned()));
-        add("--table", backend.table().map(str::to_owned));
-        add("--s3-endpoint", backend.s3_endpoint());
-        add("--dynamodb-endpoint", backend.dynamodb_endpoint());
         add("--lineage", expected.lineage.clone());
         add("--serial", expected.serial.map(|serial| serial.to_string()));
-        words.extend(backend.uses_path_style().then(|| "--path-style".to_owned()));
+        words.extend(settings.flags());
     } else {
         let workspace = backend.and_then(|backend| backend.workspace_of(state_key));
         add("--workspace", workspace.filter(|name| *name != "default").map(str::to_owned));

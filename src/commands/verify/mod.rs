@@ -245,23 +245,10 @@ impl<'a> Verify<'a> {
     fn command(&self) -> String {
         let target = &self.args.target;
         let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
-        let mut add = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                words.extend([name.to_owned(), value]);
-            }
-        };
-        add("--chdir", target.chdir.as_ref().map(|dir| dir.display().to_string()));
-        add("--workspace", target.workspace.clone());
-        add("--bucket", target.bucket.clone());
-        add("--key", target.key.clone());
-        add("--table", target.table.clone());
-        add("--region", target.access.region.clone());
-        add("--profile", target.access.profile.clone());
-        add("--s3-endpoint", target.access.s3_endpoint.clone());
-        add("--dynamodb-endpoint", target.access.dynamodb_endpoint.clone());
-        if target.access.path_style {
-            words.push("--path-style".to_owned());
-        }
+        let dir = target.chdir.as_ref().map(|dir| dir.display().to_string());
+        let place = [("--chdir", dir), ("--workspace", target.workspace.clone())];
+        words.extend(place.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten());
+        words.extend(target.settings().flags());
         shell_words::join(words)
     }
 
