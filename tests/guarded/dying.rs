@@ -5,7 +5,7 @@ use nix::sys::signal::Signal::*;
 
 #[test]
 fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Sleep).table().init(&terraform);
         let run = asleep(&project, &["--report", "report.json"]);
         kill(&journal(&project)["child"]["id"]["pid"]);
@@ -19,7 +19,7 @@ fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
 
 #[test]
 fn a_terraform_that_cannot_stop_is_killed_after_its_grace_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::HangInApply).table().init(&terraform);
         let run = hanging(&project, &["--grace", "2s"], &APPLY);
         run.signal(SIGTERM);

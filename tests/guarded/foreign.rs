@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_lock_that_was_there_before_stays_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Quick).table().init(&terraform);
         let foreign = LockInfo::foreign(&project.lock_id());
         project.aws().plant_lock(project.table_name(), &foreign);

@@ -5,7 +5,7 @@ use super::*;
 /// Terraform works as without tfguard, tfguard says nothing, asks AWS nothing and leaves nothing.
 #[test]
 fn an_ordinary_run_is_left_alone_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let proxy = FaultProxy::start(Aws::shared().url());
         let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform);
         let apply = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
@@ -62,7 +62,7 @@ fn the_users_log_settings_keep_their_effect_on_every_version() {
         (&[("TF_LOG_CORE", "debug"), ("TF_LOG_PATH", "mine.log")], false, true),
         (&[("TF_LOG_PROVIDER", "trace")], false, false),
     ];
-    for (number, (version, terraform)) in terraforms().enumerate() {
+    for (number, (version, terraform)) in Tools::get().terraforms().enumerate() {
         // Each version with two of the settings, each setting with three of the versions.
         for (variables, on_stderr, in_file) in [settings[number % 6], settings[(number + 3) % 6]] {
             let project = project(Kind::HangInApply).table().init(&terraform);

@@ -16,7 +16,7 @@ fn assert_graceful(exit: Exit, what: &str) -> Exit {
 #[test]
 fn each_signal_is_one_interrupt_on_every_version() {
     let signals = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
-    for (number, (version, terraform)) in terraforms().enumerate() {
+    for (number, (version, terraform)) in Tools::get().terraforms().enumerate() {
         let project = project(Kind::Sleep).table().init(&terraform);
         for signal in [signals[number % 4], signals[(number + 1) % 4]] {
             let run = asleep(&project, &[]);
@@ -93,7 +93,7 @@ fn the_end_of_the_shell_around_tfguard_is_one_interrupt() {
 
 #[test]
 fn a_killed_front_is_one_interrupt_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Sleep).table().init(&terraform);
         let run = asleep(&project, &["--report", "report.json"]);
         run.signal(SIGKILL);

@@ -35,7 +35,7 @@ fn in_tags(project: &Project) -> Vec<(String, String)> {
 #[test]
 fn a_lock_that_is_held_for_long_names_its_holder_and_is_released_by_terraform() {
     std::thread::scope(|scope| {
-        for (version, terraform) in terraforms() {
+        for (version, terraform) in Tools::get().terraforms() {
             scope.spawn(move || {
                 let proxy = FaultProxy::start(Aws::shared().url());
                 let project = project(Kind::Sleep).table();

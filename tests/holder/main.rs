@@ -35,11 +35,6 @@ fn terraform() -> PathBuf {
     Tools::get().any_terraform()
 }
 
-/// Every version that can be had here.
-fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
-    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
-}
-
 fn project(kind: Kind) -> Project<'static> {
     Project::new(Aws::shared(), kind)
 }

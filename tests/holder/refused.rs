@@ -72,7 +72,7 @@ fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
 
 #[test]
 fn a_lock_without_a_record_is_judged_by_nothing_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Quick).table().init(&terraform);
         let foreign = LockInfo::foreign(&project.lock_id());
         project.aws().plant_lock(project.table_name(), &foreign);

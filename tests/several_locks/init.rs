@@ -5,7 +5,7 @@ use super::*;
 /// Terraform takes a lock before its lock when the selected workspace has no state yet (T: `StateMgr` of the backend).
 #[test]
 fn the_hidden_lock_of_a_new_workspace_is_released_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let proxy = FaultProxy::start(Aws::shared().url());
         let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform);
         let gate = Gate::new();
@@ -89,7 +89,7 @@ fn killed_while_it_migrates(terraform: &std::path::Path, partial: bool) {
 
 #[test]
 fn both_locks_of_a_migration_are_released_on_every_version() {
-    for (_, terraform) in terraforms() {
+    for (_, terraform) in Tools::get().terraforms() {
         killed_while_it_migrates(&terraform, false);
     }
 }

@@ -69,6 +69,11 @@ impl Tools {
         })
     }
 
+    /// Every version that can be had here, oldest first.
+    pub fn terraforms(&'static self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        Self::VERSIONS.into_iter().filter_map(|version| Some((version, self.terraform(version)?)))
+    }
+
     /// A real Terraform of one of [`Self::VERSIONS`]: an executable that is one process. `None`, with the reason on
     /// stderr, where it cannot be had: another platform, an older C library, no package index.
     pub fn terraform(&self, version: &str) -> Option<PathBuf> {

@@ -1,21 +1,15 @@
 //! Real Terraforms take locks, and leave them, as the product has to expect.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
 use crate::support::{Kind, LockInfo, Tools};
 use crate::{APPLY, SOON, project, terraform};
 
-/// Every version that can be had here.
-fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
-    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
-}
-
 #[test]
 fn every_terraform_applies_with_its_kinds_of_lock() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let lockfile = !matches!(version, "1.6.6" | "1.8.4" | "1.9.8");
         let new = project(Kind::Quick).table();
         let project = if lockfile { new.lockfile() } else { new }.init(&terraform);
@@ -33,7 +27,7 @@ fn every_terraform_applies_with_its_kinds_of_lock() {
 /// The launcher of the wheels' library must not change what signals do: Python has handlers of its own.
 #[test]
 fn every_terraform_is_one_process_that_signals_reach() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Sleep).table().init(&terraform);
         for signal in [Signal::SIGINT, Signal::SIGTERM] {
             let run = project.terraform(APPLY).new_group().start();
@@ -58,7 +52,7 @@ fn every_terraform_is_one_process_that_signals_reach() {
 /// As the binary does; Python ignores SIGPIPE and would pass that on.
 #[test]
 fn every_terraform_dies_with_the_reader_of_its_stdout() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Chatty(10_000)).table().init(&terraform);
         let mut run = project.terraform(APPLY).hand_stdout().start();
         let mut lines = BufReader::new(run.take_stdout()).lines().map(|line| line.expect("a pipe can be read"));

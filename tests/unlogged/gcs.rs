@@ -16,7 +16,7 @@ fn deletes(server: &GcsServer) -> Vec<String> {
 
 #[test]
 fn the_lock_of_a_killed_terraform_is_released_by_its_generation_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let server = GcsServer::start();
         let place = Place::new(&terraform, &server.backend(), SLEEP).init();
         let run = place.asleep(&ITEM);
@@ -37,7 +37,7 @@ fn the_lock_of_a_killed_terraform_is_released_by_its_generation_on_every_version
 /// Guards the promise that a look which gets the lock changes nothing: state object, its generation, directory.
 #[test]
 fn a_look_that_gets_the_lock_gives_it_back_and_changes_nothing_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let server = GcsServer::start();
         let place = Place::new(&terraform, &server.backend(), QUICK).init();
         place.terraform(APPLY).run().expect_code(0);

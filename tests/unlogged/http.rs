@@ -18,7 +18,7 @@ fn killed(place: &Place, options: &[&str]) -> Exit {
 
 #[test]
 fn the_lock_of_a_killed_terraform_is_given_back_on_every_version() {
-    for (version, terraform) in terraforms() {
+    for (version, terraform) in Tools::get().terraforms() {
         let server = StateServer::start(Strict);
         let place = Place::new(&terraform, &server.backend(), SLEEP).init();
         let exit = killed(&place, &ITEM).expect_code(137);

@@ -128,8 +128,3 @@ impl Place {
 fn any_terraform() -> PathBuf {
     Tools::get().any_terraform()
 }
-
-/// Every version that can be had here.
-fn terraforms() -> impl Iterator<Item = (&'static str, PathBuf)> {
-    Tools::VERSIONS.into_iter().filter_map(|version| Some((version, Tools::get().terraform(version)?)))
-}
