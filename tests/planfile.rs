@@ -169,13 +169,8 @@ fn the_cleanup_step_looks_where_the_plan_says_too() {
             [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];
         let run = project.tfguard(TFGUARD, [""; 0], APPLY_PLAN).envs(ci).start();
         project.wait_for_hang(SOON);
-        for line in project.guard().processes() {
-            let pid = line.split_once(' ').and_then(|(pid, _)| pid.parse().ok()).expect("a pid");
-            // One may have ended of the others' death.
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
+        assert!(project.guard().kill_all());
         run.wait(SOON);
-        project.guard().assert_no_process_left(SOON);
         assert!(project.lock().is_some(), "nobody was left to release it");
         if plan_is_gone {
             std::fs::remove_file(project.work().join("tfplan")).unwrap();

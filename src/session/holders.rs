@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use procfs::process::{FDPermissions, Process};
 
 use super::journal::ChildRecord;
-use super::process::{ProcessId, is_dead};
+use super::process::{ProcessId, is_running};
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Tree {
         };
         for process in processes.flatten() {
             let Ok(stat) = process.stat() else { continue };
-            if is_dead(stat.state) {
+            if !is_running(&stat) {
                 continue;
             }
             let in_session = child.is_some_and(|child| child.session == stat.session);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use procfs::process::Process;
+use procfs::process::{Process, Stat};
 use rustix::process::PidfdFlags;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -52,7 +52,7 @@ impl ProcessId {
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         let stat = Process::new(pid).ok()?.stat().ok()?;
-        (!is_dead(stat.state)).then_some(Self { pid, start_ticks: stat.starttime })
+        is_running(&stat).then_some(Self { pid, start_ticks: stat.starttime })
     }
 
     /// This process.
@@ -121,10 +121,11 @@ pub fn awaitable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Whether a state of `/proc/<pid>/stat` is that of a process that runs no more.
+/// Whether the process of a `/proc/<pid>/stat` still runs. Of several threads the first one may be a zombie while
+/// others are at work: the process is dead when the last of them is.
 #[must_use]
-pub fn is_dead(state: char) -> bool {
-    matches!(state, 'Z' | 'X' | 'x')
+pub fn is_running(stat: &Stat) -> bool {
+    !matches!(stat.state, 'Z' | 'X' | 'x') || stat.num_threads > 1
 }
 
 #[cfg(test)]
@@ -137,6 +138,27 @@ mod tests {
         assert!(own.is_alive());
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.is_alive());
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.signal(Signal::SIGKILL));
+    }
+
+    /// The first thread of a killed Terraform may be gone while another one still writes.
+    #[test]
+    fn a_process_lives_as_long_as_its_last_thread() {
+        let script = "import ctypes, os, platform, sys, threading
+def stay():
+    while open(f'/proc/{os.getpid()}/stat').read().rsplit(') ', 1)[1][0] != 'Z': pass
+    print('up', flush=True)
+    sys.stdin.read()
+threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)";
+        let mut child = std::process::Command::new("python3");
+        let child = child.args(["-c", script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let id = ProcessId::of(child.id().cast_signed()).unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+        assert!(id.is_alive());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!id.is_alive());
     }
 
     #[tokio::test]

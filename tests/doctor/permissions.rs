@@ -66,8 +66,7 @@ fn kill_terraform(project: &Project) {
     let sessions: Vec<_> = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().flatten().collect();
     let journal = std::fs::read(sessions[0].path().join("journal.json")).unwrap();
     let journal: Value = serde_json::from_slice(&journal).unwrap();
-    let pid = i32::try_from(journal["child"]["id"]["pid"].as_i64().unwrap()).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+    kill(pid_of(&journal["child"]["id"]));
 }
 
 #[test]

@@ -24,14 +24,6 @@ fn release(project: &Project, number: &str) -> Run {
     job(project.command(TFGUARD).args(["release", "--wait", "1m"]), number)
 }
 
-fn wait_until_gone(pid: &Value) {
-    let pid = i32::try_from(pid.as_i64().unwrap()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
-    let mut gone = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    let soon = SOON.try_into().unwrap();
-    assert_eq!(rustix::event::poll(&mut gone, Some(&soon)), Ok(1), "it was killed");
-}
-
 #[test]
 fn with_nothing_to_do_it_is_silent() {
     let project = table(Kind::Quick);
@@ -114,15 +106,10 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let id = project.lock().expect("it is locked")["ID"].as_str().unwrap().to_owned();
     dry(&["would ask the run to stop"]);
     let journal = journal(&project);
-    // Stopped, the front cannot take the supervisor's place, and while it is not dead nobody interrupts Terraform.
-    run.signal(SIGSTOP);
-    kill(&journal["supervisor"]["pid"]);
-    wait_until_gone(&journal["supervisor"]["pid"]);
-    run.signal(SIGKILL);
-    let output = run.wait(SOON);
+    let output = run.kill_with_supervisor(&journal);
     assert_eq!(output.out().matches("Interrupt received.").count(), 0, "{output}");
     dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it by condition"]);
-    kill(&journal["child"]["id"]["pid"]);
+    kill(pid_of(&journal["child"]["id"]));
     dry(&[&format!("lock {id} of "), "would delete it by condition"]);
     assert_eq!(release(&project, "2").env("TFGUARD_DRY_RUN", "1").run().expect_code(0).err(), "");
     release(&project, "1").run().expect_code(0);
@@ -143,9 +130,7 @@ fn it_takes_the_place_of_a_dead_supervisor() {
             guarded(&project, &[])
         };
         let journal = journal(&project);
-        run.signal(SIGKILL);
-        run.wait(SOON).expect_signal(SIGKILL);
-        kill(&journal["supervisor"]["pid"]);
+        run.kill_with_supervisor(&journal);
         assert!(project.lock().is_some());
         let exit = release(&project, "1").run().expect_code(0);
         let interrupts = exit.out().matches("Interrupt received.").count();
@@ -161,10 +146,8 @@ fn it_releases_what_a_run_left_of_which_nothing_lives() {
     let project = table(Kind::Sleep);
     let run = guarded(&project, &[]);
     let journal = journal(&project);
-    run.signal(SIGKILL);
-    run.wait(SOON).expect_signal(SIGKILL);
-    kill(&journal["supervisor"]["pid"]);
-    kill(&journal["child"]["id"]["pid"]);
+    run.kill_with_supervisor(&journal);
+    kill(pid_of(&journal["child"]["id"]));
     let exit = release(&project, "1").run().expect_code(0);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);
@@ -192,7 +175,7 @@ fn it_tries_a_lock_again_that_was_left() {
     let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
     let run = guarded(&project, &[]);
     proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     run.wait(SOON).expect_code(120);
     release(&project, "1").run().expect_code(120);
     assert!(project.lock().is_some());
@@ -210,11 +193,8 @@ fn what_another_kernel_left_is_named_and_not_touched() {
     let run = guarded(&project, &[]);
     run.wait_for_stdout("asleep", SOON);
     let known = journal(&project);
-    run.signal(SIGSTOP);
-    kill(&known["supervisor"]["pid"]);
-    kill(&known["child"]["id"]["pid"]);
-    run.signal(SIGKILL);
-    run.wait(SOON).expect_signal(SIGKILL);
+    run.kill_with_supervisor(&known);
+    kill(pid_of(&known["child"]["id"]));
     let path = sessions(&project)[0].join("journal.json");
     let mut elsewhere = known.clone();
     elsewhere["world"]["boot_id"] = "another".into();

@@ -8,7 +8,7 @@ fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
     for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::Sleep).table().init(&terraform);
         let run = asleep(&project, &["--report", "report.json"]);
-        kill(&journal(&project)["child"]["id"]["pid"]);
+        kill(pid_of(&journal(&project)["child"]["id"]));
         let exit = run.wait(SOON).expect_code(137);
         assert!(exit.err().contains("died of SIGKILL"), "{version}: {exit}");
         assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version}: {exit}");
@@ -68,7 +68,7 @@ fn on_death_keeps_what_it_is_told_to() {
 fn a_killed_supervisor_is_replaced() {
     let project = table(Kind::Sleep);
     let run = asleep(&project, &[]);
-    kill(&journal(&project)["supervisor"]["pid"]);
+    kill(pid_of(&journal(&project)["supervisor"]));
     run.wait_for_stderr("takes its place", SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON).expect_code(125);
@@ -84,7 +84,7 @@ fn a_supervisor_killed_after_the_interrupt_is_replaced_by_one_that_sends_no_seco
     let run = hanging(&project, &["--grace", "4s"], &APPLY);
     run.signal(SIGTERM);
     run.wait_for_stdout("Interrupt received.", SOON);
-    kill(&journal(&project)["supervisor"]["pid"]);
+    kill(pid_of(&journal(&project)["supervisor"]));
     let exit = run.wait(SOON).expect_code(125);
     assert!(!exit.err().contains("Two interrupts"), "{exit}");
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
@@ -99,9 +99,11 @@ fn front_or_supervisor_killed_at_any_moment_leave_no_lock() {
         let run = project.tfguard(TFGUARD, ["--grace", "5s"], APPLY).new_group().start();
         // Moments spread over start, init, plan and apply.
         std::thread::sleep(Duration::from_millis(u64::try_from(number).unwrap() * 150));
-        let pid = (!sessions(&project).is_empty()).then(|| journal(&project)[victim]["pid"].clone());
-        if let Some(pid) = pid.filter(|pid| !pid.is_null()) {
-            kill(&pid);
+        // A session may be too young for a journal.
+        let journal = sessions(&project).first().and_then(|session| std::fs::read(session.join("journal.json")).ok());
+        let journal: Value = journal.map(|text| serde_json::from_slice(&text).unwrap()).unwrap_or_default();
+        if !journal[victim].is_null() {
+            kill(pid_of(&journal[victim]));
         }
         if victim == "supervisor" {
             run.signal(SIGTERM);
@@ -136,7 +138,7 @@ fn the_orphans_of_a_terraform_that_died_below_a_script_do_not_keep_its_lock() {
         let found = std::fs::read_dir(dir.join("fd")).is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(writes)));
         found.then(|| dir.file_name().unwrap().to_str().unwrap().parse::<i32>().unwrap())
     });
-    kill(&Value::from(terraform.expect("a Terraform has the log open")));
+    kill(terraform.expect("a Terraform has the log open"));
     let exit = run.wait(SOON).expect_code(7);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);

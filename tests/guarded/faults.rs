@@ -28,7 +28,7 @@ fn a_lock_that_appears_after_terraforms_death_is_released() {
     proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
     let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
     gate.wait_for(1, SOON);
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     // tfguard has looked once and found nothing.
     proxy.wait_for(
         |seen| {
@@ -48,7 +48,7 @@ fn every_delete_names_the_lock_in_a_condition() {
     let project = behind(&proxy, Kind::Sleep);
     let run = asleep(&project, &[]);
     let id = project.lock().unwrap()["ID"].as_str().unwrap().to_owned();
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     run.wait(SOON).expect_code(137);
     let ours: Vec<_> = proxy
         .seen()
@@ -73,7 +73,7 @@ fn a_lost_answer_to_the_delete_is_settled() {
     let project = behind(&proxy, Kind::Sleep);
     let run = asleep(&project, &[]);
     proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Forward, Action::Close]);
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert!(!exit.err().contains("NOT released"), "{exit}");
     assert_clean(&project);
@@ -88,7 +88,7 @@ fn throttling_and_failures_are_ridden_out() {
     proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Answer(throttled)]);
     proxy.rule(Match::dynamodb("DeleteItem").nth(2), [Action::Answer(Answer::new(500, "oops"))]);
     proxy.rule(Match::dynamodb("DeleteItem").nth(3), [Action::Close]);
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);
@@ -119,7 +119,7 @@ fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
         let _ = id;
         lock["ID"].as_str().unwrap()
     };
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(120);
     assert!(exit.err().contains("NOT released: dynamodb:DeleteItem was denied"), "{exit}");
     assert!(exit.err().contains(&format!("tfguard unlock {id}")), "{exit}");

@@ -22,7 +22,7 @@ fn a_lock_that_took_the_place_of_ours_stays() {
     let run = asleep(&project, &[]);
     let foreign = LockInfo::foreign(&project.lock_id());
     project.aws().plant_lock(project.table_name(), &foreign);
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert_eq!(project.lock(), Some(serde_json::to_value(&foreign).unwrap()), "{exit}");
     assert!(exit.err().contains("another one is there now, not touched"), "{exit}");

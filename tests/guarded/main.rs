@@ -75,11 +75,6 @@ fn sessions(project: &Project) -> Vec<PathBuf> {
     }
 }
 
-fn kill(pid: &Value) {
-    let pid = i32::try_from(pid.as_i64().expect("the journal has the process")).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("it is alive");
-}
-
 fn report(project: &Project) -> Value {
     let text = std::fs::read(project.work().join("report.json")).expect("a report was written");
     serde_json::from_slice(&text).expect("a report is JSON")

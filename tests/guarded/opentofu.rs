@@ -29,7 +29,7 @@ fn sleeping(project: &Project, options: &[&str]) -> Running {
 }
 
 fn kill_child(project: &Project) {
-    kill(&journal(project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(project)["child"]["id"]));
 }
 
 /// Waits until the journal knows a lock by this name (`locks` or `traces`) at this stage.

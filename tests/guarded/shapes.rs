@@ -7,7 +7,7 @@ use nix::sys::signal::Signal::*;
 #[track_caller]
 fn assert_released(project: &Project, run: Running) {
     assert!(project.lock().is_some());
-    kill(&journal(project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(project);
@@ -72,7 +72,7 @@ fn both_halves_of_a_dual_lock_are_released() {
     let project = project(Kind::Sleep).table().lockfile().init(&terraform());
     let run = asleep(&project, &["--report", "report.json"]);
     assert!(project.lock_in_bucket().is_some());
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     run.wait(SOON).expect_code(137);
     let report = report(&project);
     let halves = report["locks"][0]["halves"].as_array().unwrap();
@@ -155,7 +155,7 @@ fn a_shim_guards_the_real_terraform() {
     let run = project.command(links.join("terraform")).args(APPLY).env("PATH", &path).start();
     run.wait_for_stdout("asleep", SOON);
     assert!(project.lock().is_some());
-    kill(&journal(&project)["child"]["id"]["pid"]);
+    kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);

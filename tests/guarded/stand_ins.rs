@@ -80,7 +80,7 @@ fn the_lock_of_a_killed_old_terraform_is_deleted() {
         let run = run.env("TZ", zone).new_group().start();
         run.wait_for_stdout("asleep", SOON);
         project.aws().plant_lock(project.table_name(), &lock);
-        kill(&journal(&project)["child"]["id"]["pid"]);
+        kill(pid_of(&journal(&project)["child"]["id"]));
         let exit = run.wait(SOON).expect_code(137);
         assert_eq!(exit.out(), "TF_LOG=trace\nTF_LOG_PATH=LOG\nTF_LOG_PROVIDER=off\nasleep\n", "{zone}: {exit}");
         let report = report(&project);
@@ -102,7 +102,7 @@ fn a_lock_of_an_opentofu_that_is_called_terraform_is_reported() {
         run.wait_for_stdout("asleep", SOON);
         let lock = own_lock(&project, version);
         project.aws().plant_lock(project.table_name(), &lock);
-        kill(&journal(&project)["child"]["id"]["pid"]);
+        kill(pid_of(&journal(&project)["child"]["id"]));
         let exit = run.wait(SOON).expect_code(if reported { 120 } else { 137 });
         assert_eq!(project.lock(), Some(serde_json::to_value(&lock).unwrap()), "{exit}");
         assert_eq!(exit.err().contains(&format!("tfguard unlock {}", lock.id)), reported, "{exit}");

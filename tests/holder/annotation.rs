@@ -175,7 +175,7 @@ fn a_record_that_lands_late_makes_no_lock_and_spoils_none() {
             run.signal(SIGTERM);
             run.wait(SOON).expect_code(1);
         } else {
-            kill(&journal(&project)["child"]["id"]["pid"]);
+            kill(pid_of(&journal(&project)["child"]["id"]));
             let exit = run.wait(SOON).expect_code(137);
             assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
         }

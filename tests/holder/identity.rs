@@ -93,14 +93,8 @@ fn elsewhere_it_goes_only_by_proof_and_only_that_of_the_very_job() {
     assert!(exit.err().contains("is this job's and stays: ") && project.lock().is_some(), "{exit}");
 
     let journal = journal(&project);
-    run.signal(nix::sys::signal::SIGKILL);
-    run.wait(SOON);
-    kill(&journal["supervisor"]["pid"]);
-    kill(&journal["child"]["id"]["pid"]);
-    for left in project.guard().processes() {
-        kill(&left.split(' ').next().unwrap().parse::<i64>().unwrap().into());
-    }
-    project.guard().assert_no_process_left(SOON);
+    run.kill_with_supervisor(&journal);
+    assert!(project.guard().kill_all());
 
     // Another job of the matrix; another workflow run; outside a CI; without being asked.
     for other in [

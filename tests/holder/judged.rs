@@ -46,19 +46,17 @@ fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
 
     // Terraform is alive, its tfguard is not.
     let journal = journal(&project);
-    run.signal(nix::sys::signal::SIGKILL);
-    run.wait(SOON);
-    kill(&journal["supervisor"]["pid"]);
+    run.kill_with_supervisor(&journal);
     let judged = judge_by_record(&project, &recorded);
     assert!(judged.verdict.is_alive(), "{}", judged.verdict);
 
     // What Terraform started is of its process group.
-    kill(&journal["child"]["id"]["pid"]);
+    kill(pid_of(&journal["child"]["id"]));
     let judged = judge_by_record(&project, &recorded);
     assert!(judged.verdict.word() == "unknown" && judged.verdict.why().contains("sleep ("), "{}", judged.verdict);
     let left = project.guard().processes();
     let [sleep] = &left[..] else { panic!("{left:?}") };
-    kill(&sleep.split(' ').next().unwrap().parse::<i64>().unwrap().into());
+    kill(sleep.split(' ').next().unwrap().parse().unwrap());
     project.guard().assert_no_process_left(SOON);
     for judged in
         [judge(&project, &recorded), judge(&project, &Recorded::Nothing), judge_by_record(&project, &recorded)]
@@ -96,14 +94,12 @@ fn a_grandchild_terraform_keeps_the_holder_alive() {
     let run = project.command(TFGUARD).args(["-v", "--", "setsid", "-w", "sh", "-c", script]).new_group().start();
     run.wait_for_stderr("recorded beside item", SOON);
     let (recorded, journal) = (recorded(&project), journal(&project));
-    run.signal(nix::sys::signal::SIGKILL);
-    run.wait(SOON);
-    kill(&journal["supervisor"]["pid"]);
-    kill(&journal["child"]["id"]["pid"]);
+    run.kill_with_supervisor(&journal);
+    kill(pid_of(&journal["child"]["id"]));
     let judged = judge_by_record(&project, &recorded);
     assert!(judged.verdict.is_alive() && judged.verdict.why().contains("log open"), "{}", judged.verdict);
     let pid = std::fs::read_to_string(project.work().join("pid")).unwrap();
-    kill(&pid.trim().parse::<i64>().unwrap().into());
+    kill(pid.trim().parse().unwrap());
 }
 
 /// As a container sees the run of another, and the other way round.

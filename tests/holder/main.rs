@@ -62,8 +62,3 @@ fn journal(project: &Project) -> Value {
     let text = std::fs::read(sessions[0].join("journal.json")).expect("a session has a journal");
     serde_json::from_slice(&text).expect("a journal is JSON")
 }
-
-fn kill(pid: &Value) {
-    let pid = i32::try_from(pid.as_i64().expect("the journal has the process")).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("it is alive");
-}

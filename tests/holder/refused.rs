@@ -2,8 +2,6 @@
 
 use super::*;
 
-use nix::sys::signal::Signal::*;
-
 /// A second run of the same state, which knows nothing of the first one's session.
 fn second(project: &Project, options: &[&str], command: &[&str]) -> Run {
     project.tfguard(TFGUARD, options, command).env("TFGUARD_DIR", project.work())
@@ -55,14 +53,8 @@ fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
         assert_said(&exit, &["the holder is alive: ", "it is of this very job; run: tfguard release\n"]);
 
         let journal = journal(&project);
-        run.signal(SIGKILL);
-        run.wait(SOON);
-        kill(&journal["supervisor"]["pid"]);
-        kill(&journal["child"]["id"]["pid"]);
-        for left in project.guard().processes() {
-            kill(&left.split(' ').next().unwrap().parse::<i64>().unwrap().into());
-        }
-        project.guard().assert_no_process_left(SOON);
+        run.kill_with_supervisor(&journal);
+        assert!(project.guard().kill_all());
         let exit = job(second(&project, &[], &APPLY), "8").run().expect_code(1);
         assert_said(&exit, &held);
         let command = format!("next: run in {}: tfguard unlock {id}", project.work().display());

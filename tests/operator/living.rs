@@ -32,17 +32,8 @@ fn kill_all(project: &Project, run: Running) {
     let sessions = std::fs::read_dir(project.sessions().join("tfguard")).unwrap();
     let session = sessions.map(|entry| entry.unwrap().path()).next().unwrap();
     let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
-    let kill = |pid: &Value| {
-        let pid = nix::unistd::Pid::from_raw(pid.as_i64().unwrap().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("it is alive");
-    };
-    run.signal(nix::sys::signal::SIGSTOP);
-    kill(&journal["supervisor"]["pid"]);
-    let child = nix::unistd::Pid::from_raw(i32::try_from(journal["child"]["id"]["pid"].as_i64().unwrap()).unwrap());
-    nix::sys::signal::killpg(child, nix::sys::signal::SIGKILL).expect("it is alive");
-    run.signal(nix::sys::signal::SIGKILL);
-    run.wait(SOON);
-    project.guard().assert_no_process_left(SOON);
+    run.kill_with_supervisor(&journal);
+    assert!(project.guard().kill_all());
 }
 
 #[test]

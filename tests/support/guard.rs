@@ -62,6 +62,24 @@ impl Guard {
         }
     }
 
+    /// Kills every marked process and waits until they are dead; whether they are.
+    pub fn kill_all(&self) -> bool {
+        // Again until none is found: a process may have started another meanwhile.
+        for _ in 0..100 {
+            let processes = self.marked();
+            if processes.is_empty() {
+                return true;
+            }
+            for process in &processes {
+                let _ = pidfd_send_signal(&process.fd, Signal::KILL);
+            }
+            for process in &processes {
+                wait_for_end(&process.fd, Duration::from_secs(5));
+            }
+        }
+        false
+    }
+
     fn marked(&self) -> Vec<Marked> {
         let entry = format!("{MARK}={}\0", self.mark);
         let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -76,21 +94,26 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Again until none is found: a process may have started another meanwhile.
-        for _ in 0..100 {
-            let processes = self.marked();
-            if processes.is_empty() {
-                return;
-            }
-            for process in &processes {
-                let _ = pidfd_send_signal(&process.fd, Signal::KILL);
-            }
-            for process in &processes {
-                wait_for_end(&process.fd, Duration::from_secs(5));
-            }
+        if !self.kill_all() {
+            eprintln!("test bed: could not end {:?}", self.processes());
         }
-        eprintln!("test bed: could not end {:?}", self.processes());
     }
+}
+
+/// Kills a living process and waits until it is dead: a Terraform of many threads takes its time, and until then it is
+/// alive to whoever looks.
+#[track_caller]
+pub fn kill(pid: i32) {
+    let pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let pidfd = pidfd.unwrap_or_else(|| panic!("process {pid} is gone"));
+    pidfd_send_signal(&pidfd, Signal::KILL).expect("it is alive");
+    assert!(wait_for_end(&pidfd, Duration::from_secs(60)), "process {pid} does not die");
+}
+
+/// The pid of a process as the journal has it.
+#[track_caller]
+pub fn pid_of(process: &serde_json::Value) -> i32 {
+    process["pid"].as_i64().and_then(|pid| pid.try_into().ok()).unwrap_or_else(|| panic!("no process: {process}"))
 }
 
 /// Waits until a process has ended (it may remain as a zombie); whether it did within `timeout`.

@@ -33,7 +33,7 @@ mod watched;
 pub use aws::{Aws, Item, Object};
 pub use black_hole::BlackHole;
 pub use gcs_server::GcsServer;
-pub use guard::Guard;
+pub use guard::{Guard, kill, pid_of};
 pub use iam::Iam;
 pub use lock_info::LockInfo;
 pub use project::{Kind, Project};

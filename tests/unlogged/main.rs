@@ -98,8 +98,7 @@ impl Place {
         let journal = self.session().expect("there is a session").join("journal.json");
         let journal: Value =
             serde_json::from_slice(&std::fs::read(journal).expect("it has a journal")).expect("in JSON");
-        let pid = journal["supervisor"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).expect("it is alive");
+        kill(pid_of(&journal["supervisor"]));
     }
 
     fn session(&self) -> Option<PathBuf> {

@@ -53,8 +53,7 @@ fn kill(project: &Project, who: &str) {
     let journal = std::fs::read(sessions(project)[0].join("journal.json")).unwrap();
     let journal: Value = serde_json::from_slice(&journal).unwrap();
     let process = if who == "child" { &journal["child"]["id"] } else { &journal[who] };
-    let pid = i32::try_from(process["pid"].as_i64().unwrap()).unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), SIGKILL).expect("it is alive");
+    crate::support::kill(crate::support::pid_of(process));
 }
 
 fn report(project: &Project) -> Value {

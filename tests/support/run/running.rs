@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use super::super::guard::wait_for_end;
+use super::super::guard::{self, pid_of, wait_for_end};
 use super::super::watched::Watched;
 use super::Exit;
 use super::stream::{Stream, drain};
@@ -63,6 +63,17 @@ impl Running {
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("a child that was not waited for can be signalled");
+    }
+
+    /// Kills a guarded run's front and supervisor as if at once: neither gets to act on the other's death.
+    #[track_caller]
+    pub fn kill_with_supervisor(self, journal: &serde_json::Value) -> Exit {
+        let supervisor = pid_of(&journal["supervisor"]);
+        kill(Pid::from_raw(supervisor), Signal::SIGSTOP).expect("it is alive");
+        self.signal(Signal::SIGSTOP);
+        guard::kill(supervisor);
+        self.signal(Signal::SIGKILL);
+        self.wait(Duration::from_secs(60)).expect_signal(Signal::SIGKILL)
     }
 
     /// To the group the program leads (`Run::new_group`, `Run::pty`).
