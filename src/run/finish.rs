@@ -21,6 +21,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 use super::front::{A_MOMENT, finish_output, relays, tell};
 use super::identity;
@@ -97,6 +98,30 @@ fn weight(code: u8) -> u8 {
     if code == exit::STATE_NEEDS_A_LOOK { 1 } else { code }
 }
 
+/// What comes next for a session.
+enum Next {
+    /// Nothing: the exit code.
+    Done(u8),
+    /// What there is of it has changed.
+    LookAgain,
+}
+
+/// Takes back this process's own request, if the run was over before anybody heard it: it is not to cut the rest of the
+/// output short.
+fn take_back(to_us: &UnboundedSender<StopRequest>, requests: &mut UnboundedReceiver<StopRequest>) {
+    let others: Vec<_> = std::iter::from_fn(|| requests.try_recv().ok()).collect();
+    for request in others.into_iter().filter(|request| *request != StopRequest::Release) {
+        let _ = to_us.send(request);
+    }
+}
+
+/// Whether a journal is of the kernel that runs here. One that does not tell its boot ID may be any; then only a living
+/// supervisor is proof, by its start time.
+fn is_of_this_kernel(journal: &Journal) -> bool {
+    let here = World::here().boot_id;
+    journal.world.boot_id == here && (!here.is_empty() || journal.supervisor.is_some_and(ProcessId::is_alive))
+}
+
 /// One session that was found.
 struct Found<'a> {
     plan: &'a Plan,
@@ -108,9 +133,13 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// A session that cannot be read may be this job's.
+    /// A session that cannot be read may be this job's. In one without a journal nothing was started.
     fn is_own(&self) -> bool {
-        Journal::read(&self.session).map_or(true, |journal| journal.account.ci == self.plan.ci)
+        match Journal::read(&self.session) {
+            Ok(journal) => journal.account.ci == self.plan.ci,
+            Err(JournalError::Io { error, .. }) => error.kind() != io::ErrorKind::NotFound,
+            Err(_) => true,
+        }
     }
 
     async fn finish(
@@ -118,49 +147,48 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let Some(journal) = self.journal().await? else { return Ok(0) };
-        let name = self.session.path().display();
-        if journal.account.ci != self.plan.ci {
-            tracing::debug!("{name} is another job's");
-            return Ok(0);
-        }
-        if journal.world.boot_id != World::here().boot_id {
-            self.warn(format!(
-                "{name} was left by this job on another machine, or before a restart: whether its Terraform runs \
-                 cannot be known from here, so its locks are not touched"
-            ));
-            let held = |lock: &&LockAccount| lock.outcome.is_none() && lock.stage != Stage::Unlocked;
-            let mut code = self.left_behind(&journal.account);
-            for LockAccount { claim, .. } in journal.account.locks.iter().filter(held) {
-                code = exit::LOCK_LEFT;
-                let (id, directory) = (&claim.id, journal.directory.display());
-                self.warn(format!(
-                    "lock {id} of {}: once you are sure that no Terraform of that run is alive, run in {directory}: \
-                     tfguard unlock {id}",
-                    claim.lock_id()
-                ));
+        let until = Instant::now() + self.wait;
+        loop {
+            if let Next::Done(code) = self.step(until, to_us, requests).await? {
+                return Ok(code);
             }
-            return Ok(code);
+        }
+    }
+
+    async fn step(
+        &self,
+        until: Instant,
+        to_us: &UnboundedSender<StopRequest>,
+        requests: &mut UnboundedReceiver<StopRequest>,
+    ) -> Result<Next, Failure> {
+        let done = |code| Ok(Next::Done(code));
+        let Some(journal) = self.journal().await? else { return done(0) };
+        if journal.account.ci != self.plan.ci {
+            tracing::debug!("{} is another job's", self.session.path().display());
+            return done(0);
+        }
+        if !is_of_this_kernel(&journal) {
+            let why = "was left by this job on another machine, or before a restart: whether its Terraform runs cannot \
+                       be known from here, so its locks are not touched";
+            return done(self.cannot_know(&journal, why));
         }
         if self.dry_run {
             self.foretell(&journal);
-            return Ok(0);
+            return done(0);
         }
         let claim = match self.session.claim() {
-            Err(_) if !self.session.path().exists() => return Ok(0),
+            Err(_) if !self.session.path().exists() => return done(0),
             claim => claim?,
         };
-        match claim {
-            None => self.await_supervisor(&journal, to_us, requests).await,
-            Some(_claim) => {
-                let Some(journal) = self.journal().await? else { return Ok(0) };
-                match (journal.account.ended, journal.world == World::here()) {
-                    (Some(_), _) => self.look_again(journal, requests).await,
-                    (None, true) => self.take_over(journal, to_us, requests).await,
-                    (None, false) => self.take_over_from_a_container(journal, to_us, requests).await,
-                }
-            }
+        if claim.is_none() {
+            return self.await_supervisor(&journal, until, requests).await;
         }
+        let Some(journal) = self.journal().await? else { return done(0) };
+        done(match (journal.account.ended, journal.world == World::here()) {
+            (Some(_), _) => self.look_again(journal, requests).await?,
+            (None, true) => self.take_over(journal, to_us, requests).await?,
+            (None, false) => self.take_over_from_a_container(journal, to_us, requests).await?,
+        })
     }
 
     /// Reads the journal; none where the front of the run is removing its session at this moment, because everything is
@@ -188,19 +216,23 @@ impl Found<'_> {
     async fn await_supervisor(
         &self,
         journal: &Journal,
-        to_us: &UnboundedSender<StopRequest>,
+        until: Instant,
         requests: &mut UnboundedReceiver<StopRequest>,
-    ) -> Result<u8, Failure> {
+    ) -> Result<Next, Failure> {
+        let done = |code| Ok(Next::Done(code));
         if !self.is_of_this_job(journal) {
             let dies = async |supervisor: ProcessId| {
                 tokio::time::timeout(REMOVAL_LOOKS * A_MOMENT, supervisor.gone()).await.is_ok()
             };
             return match journal.supervisor {
                 // It had been killed, and still held its claim for a moment.
-                Some(supervisor) if dies(supervisor).await => Box::pin(self.finish(to_us, requests)).await,
+                Some(supervisor) if Instant::now() < until && dies(supervisor).await => {
+                    tokio::time::sleep(A_MOMENT).await;
+                    Ok(Next::LookAgain)
+                }
                 _ => {
                     tracing::debug!("{} is alive and may be somebody else's", self.session.path().display());
-                    Ok(0)
+                    done(0)
                 }
             };
         }
@@ -208,23 +240,27 @@ impl Found<'_> {
             // Who holds it may be another cleanup step, next to this one, that is about to write itself down.
             for _ in 0..REMOVAL_LOOKS {
                 tokio::time::sleep(A_MOMENT).await;
-                let Some(journal) = self.journal().await? else { return Ok(0) };
+                let Some(journal) = self.journal().await? else { return done(0) };
                 if journal.world == World::here() || self.session.claim().is_ok_and(|claim| claim.is_some()) {
-                    return Box::pin(self.finish(to_us, requests)).await;
+                    return Ok(Next::LookAgain);
                 }
             }
-            return Ok(self.cannot_reach());
+            return done(self.cannot_reach());
         }
         let Some(supervisor) = journal.supervisor.filter(|supervisor| supervisor.is_alive()) else {
             // It died just now, or has not written itself down yet.
-            tokio::time::sleep(A_MOMENT).await;
-            return Box::pin(self.finish(to_us, requests)).await;
+            if Instant::now() < until {
+                tokio::time::sleep(A_MOMENT).await;
+                return Ok(Next::LookAgain);
+            }
+            let why = "is held by a process that does not say which it is, so it is left to that one";
+            return done(exit::LOCK_LEFT.max(self.cannot_know(journal, why)));
         };
         let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
         if !supervisor.signal(requests::RELEASE) {
             tracing::debug!("the supervisor is ending just now");
         }
-        let ended = tokio::time::timeout(self.wait, supervisor.gone()).await;
+        let ended = tokio::time::timeout_at(until, supervisor.gone()).await;
         if ended.is_err() {
             self.warn(format!(
                 "{} is still running after {}; it is being stopped, and its lock released after it, without being \
@@ -233,21 +269,21 @@ impl Found<'_> {
                 describe(self.wait)
             ));
             finish_output(stdout, stderr, requests).await;
-            return Ok(exit::LOCK_LEFT);
+            return done(exit::LOCK_LEFT);
         }
         let Some(Journal { account, .. }) = self.journal().await? else {
             // The front of the run lives too and has told what happened.
             finish_output(stdout, stderr, requests).await;
-            return Ok(0);
+            return done(0);
         };
         if account.ended.is_none() || account.lock_left() {
             // It was killed meanwhile, or could not release: with the credentials of this step it may be possible.
             finish_output(stdout, stderr, requests).await;
-            return Box::pin(self.finish(to_us, requests)).await;
+            return Ok(Next::LookAgain);
         }
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
-        Ok(self.left_behind(&account))
+        done(self.left_behind(&account))
     }
 
     /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI it is
@@ -288,6 +324,7 @@ impl Found<'_> {
         };
         let _ = to_us.send(StopRequest::Release);
         let account = supervisor.run(requests).await;
+        take_back(to_us, requests);
         conclude(self.plan, &self.session, &account);
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
@@ -306,9 +343,14 @@ impl Found<'_> {
             self.session.remove();
             return Ok(0);
         }
-        let held = File::open(self.session.log()).map(|log| is_log_held(&log));
-        if !matches!(held, Ok(Some(false))) {
-            return Ok(self.cannot_reach());
+        match File::open(self.session.log()).map(|log| is_log_held(&log)) {
+            Ok(Some(false)) => {}
+            Ok(Some(true)) => return Ok(self.cannot_reach()),
+            Ok(None) | Err(_) => {
+                let why = "was left by this job in another container: whether its Terraform runs cannot be known from \
+                           here, so its locks are not touched";
+                return Ok(exit::LOCK_LEFT.max(self.cannot_know(&journal, why)));
+            }
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
@@ -317,6 +359,7 @@ impl Found<'_> {
         journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
         let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
+        take_back(to_us, requests);
         conclude(self.plan, &self.session, &account);
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
@@ -330,23 +373,26 @@ impl Found<'_> {
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
-        if journal.account.lock_left() && !self.is_alive(&journal) {
+        if journal.account.lock_left() && !self.may_be_alive(&journal) {
             journal.account.survivors.clear();
-            self.release_again(&mut journal).await?;
+            self.release_again(&mut journal).await;
         }
         self.tell(&journal.account, stdout, stderr, requests).await;
         clean_up(&self.session, &journal.account);
         Ok(self.left_behind(&journal.account))
     }
 
-    /// Whether one of the processes that were left at the end is still there.
-    fn is_alive(&self, journal: &Journal) -> bool {
-        let child = journal.child.filter(|_| journal.world == World::here());
-        // The log is removed only where everybody was seen to be gone.
-        File::open(self.session.log()).is_ok_and(|log| !Tree::look(child.as_ref(), &log).is_gone())
+    /// Whether one of the processes that were left at the end is, or may be, still there.
+    fn may_be_alive(&self, journal: &Journal) -> bool {
+        match File::open(self.session.log()) {
+            Ok(log) if journal.world == World::here() => !Tree::look(journal.child.as_ref(), &log).is_gone(),
+            Ok(log) => is_log_held(&log) != Some(false),
+            // tfguard removes it only where everybody was seen to be gone.
+            Err(error) => error.kind() != io::ErrorKind::NotFound || !journal.account.survivors.is_empty(),
+        }
     }
 
-    async fn release_again(&self, journal: &mut Journal) -> Result<(), Failure> {
+    async fn release_again(&self, journal: &mut Journal) {
         let job = self.job(journal);
         let command = [OsString::from(&journal.account.program)];
         let mut releaser = Releaser::default();
@@ -371,7 +417,9 @@ impl Found<'_> {
             (lock.outcome, lock.halves) = (Some(outcome), halves);
         }
         states::look(&mut journal.account, &releaser).await;
-        Ok(journal.write(&self.session)?)
+        if let Err(error) = journal.write(&self.session) {
+            tracing::warn!("{error}");
+        }
     }
 
     fn job(&self, journal: &Journal) -> Job {
@@ -388,6 +436,26 @@ impl Found<'_> {
     fn grace(&self) -> ci::Term {
         let duration = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
         ci::Term { duration, why: "tfguard release waits no longer".to_owned() }
+    }
+
+    /// Says why nothing is done about a session, and which locks of it may be there.
+    fn cannot_know(&self, journal: &Journal, why: &str) -> u8 {
+        self.warn(format!("{} {why}", self.session.path().display()));
+        let may_be_left = |lock: &&LockAccount| match &lock.outcome {
+            None => lock.stage != Stage::Unlocked,
+            Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
+        };
+        let mut code = self.left_behind(&journal.account);
+        for LockAccount { claim, .. } in journal.account.locks.iter().filter(may_be_left) {
+            code = exit::LOCK_LEFT;
+            let (id, directory) = (&claim.id, journal.directory.display());
+            self.warn(format!(
+                "lock {id} of {}: once you are sure that no Terraform of that run is alive, run in {directory}: tfguard \
+                 unlock {id}",
+                claim.lock_id()
+            ));
+        }
+        code
     }
 
     fn cannot_reach(&self) -> u8 {

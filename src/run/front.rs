@@ -30,6 +30,12 @@ use crate::session::{Journal, ProcessId, SessionDir, create_file};
 /// Longer than a child takes from fork to exec.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
 
+/// Who asks for a stop while the rest of the output is passed on does not wait for a log that nobody reads. Both streams
+/// together have less than the 2.5 seconds that GitHub's runner leaves between its last two signals.
+const READER: Duration = Duration::from_secs(1);
+/// How many moments a supervisor tries to get its session.
+const CLAIM_LOOKS: u32 = 50;
+
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     // Asked first: it may end while the session is made.
@@ -267,12 +273,13 @@ pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut Unbounde
     crate::say::directly();
 }
 
-/// Waits until a stream is copied, however slowly it is read; whoever asks for a stop now does not wait for the reader.
+/// Waits until a stream is copied, however slowly it is read; once somebody has asked for a stop, no longer than a
+/// reader takes that reads.
 async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
-    let copied = tokio::task::spawn_blocking(move || relay.join());
+    let mut copied = tokio::task::spawn_blocking(move || relay.join());
     tokio::select! {
-        _ = copied => {}
-        Some(_) = requests.recv() => {}
+        _ = &mut copied => {}
+        Some(_) = requests.recv() => drop(tokio::time::timeout(READER, copied).await),
     }
 }
 
@@ -297,7 +304,7 @@ fn reap_as_init() -> io::Result<()> {
 /// The supervisor's process: everything after its start by the front.
 pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
     let session = SessionDir::open(session)?;
-    let _claim = session.claim()?;
+    let Some(_claim) = claim(&session)? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
@@ -340,6 +347,18 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         let _ = sender.await;
         Ok(0)
     })
+}
+
+/// Becomes the one that supervises. None where a `tfguard release` was quicker, which ends what did not begin.
+fn claim(session: &SessionDir) -> Result<Option<File>, Failure> {
+    for _ in 0..CLAIM_LOOKS {
+        if let Some(claim) = session.claim()? {
+            return Ok(Some(claim));
+        }
+        // Somebody may only have asked whether it is claimed.
+        std::thread::sleep(A_MOMENT);
+    }
+    Ok(None)
 }
 
 fn started(job: &super::Job, journal: Journal) -> Result<Supervisor<'_>, Failure> {

@@ -107,15 +107,23 @@ pub struct Spool {
 impl Spool {
     /// Opens the spool of stdout; none where it was removed.
     pub fn stdout(session: &SessionDir) -> io::Result<Option<Self>> {
-        session.stdout().exists().then(|| Self::open(&session.stdout(), &session.progress(), 0)).transpose()
+        Self::open(&session.stdout(), &session.progress(), 0)
     }
 
     /// Opens the spool of stderr; none where that goes into the spool of stdout.
     pub fn stderr(session: &SessionDir) -> io::Result<Option<Self>> {
-        session.stderr().exists().then(|| Self::open(&session.stderr(), &session.progress(), 8)).transpose()
+        Self::open(&session.stderr(), &session.progress(), 8)
     }
 
-    fn open(path: &Path, progress: &Path, slot: u64) -> io::Result<Self> {
+    /// None also where another process removes the session at this moment, which has shown everything.
+    fn open(path: &Path, progress: &Path, slot: u64) -> io::Result<Option<Self>> {
+        match Self::open_there(path, progress, slot) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn open_there(path: &Path, progress: &Path, slot: u64) -> io::Result<Self> {
         let watch = || -> Result<OwnedFd, rustix::io::Errno> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
             inotify::add_watch(&fd, path, WatchFlags::MODIFY)?;
@@ -194,5 +202,29 @@ fn wait(spool: Option<&Spool>, orders: &Orders) {
         let mut events = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(growth, &mut events);
         while reader.next().is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a cleanup step that fails (125) because the front removed the session between two looks at it.
+    #[test]
+    fn a_spool_may_go_at_any_moment() {
+        let place = tempfile::tempdir().unwrap();
+        let [path, progress] = ["session/stdout", "session/progress"].map(|name| place.path().join(name));
+        std::thread::scope(|scope| {
+            let front = scope.spawn(|| {
+                for _ in 0..2000 {
+                    std::fs::create_dir(path.parent().unwrap()).unwrap();
+                    std::fs::write(&path, "").unwrap();
+                    while std::fs::remove_dir_all(path.parent().unwrap()).is_err() {}
+                }
+            });
+            while !front.is_finished() {
+                Spool::open(&path, &progress, 0).unwrap();
+            }
+        });
     }
 }

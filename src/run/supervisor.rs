@@ -131,7 +131,7 @@ impl<'a> Supervisor<'a> {
     /// Takes over the child of a supervisor that is dead. None if that had not started one.
     #[must_use]
     pub fn take_over(job: &'a Job, mut journal: Journal) -> Option<Self> {
-        let record = child::read_record(&job.session)?;
+        let record = child::read_record(&job.session).or(journal.child)?;
         journal.child = Some(record);
         Some(Self::go_on(job, journal, Child::Adopted(record.id)))
     }

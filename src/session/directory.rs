@@ -99,17 +99,16 @@ impl SessionDir {
             None => PLACES.iter().filter_map(set).map(|place| place.join("tfguard")).collect(),
         };
         roots.push(std::env::temp_dir().join(format!("tfguard-{}", nix::unistd::geteuid())));
+        // What is not there was never made, or another run that just ended took it away.
+        let say = |error: &DirectoryError| match error {
+            DirectoryError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {}
+            error => tracing::warn!("{error}"),
+        };
         let mut sessions = Vec::new();
-        for root in roots.iter().filter(|root| std::fs::symlink_metadata(root).is_ok()) {
+        for root in &roots {
             let entries = check_private(root).and_then(|()| std::fs::read_dir(root).map_err(io_error("read", root)));
-            match entries {
-                Ok(entries) => {
-                    sessions.extend(entries.flatten().filter_map(|entry| {
-                        Self::open(&entry.path()).inspect_err(|error| tracing::warn!("{error}")).ok()
-                    }))
-                }
-                Err(error) => tracing::warn!("{error}"),
-            }
+            let entries = entries.inspect_err(say).into_iter().flatten().flatten();
+            sessions.extend(entries.filter_map(|entry| Self::open(&entry.path()).inspect_err(say).ok()));
         }
         sessions.sort_by(|one, other| one.name().cmp(other.name()));
         sessions
@@ -348,5 +347,28 @@ mod tests {
             }
         });
         assert!(!root.exists());
+    }
+
+    /// Guards against a warning, with bad advice, of a session that went while it was looked for.
+    #[test]
+    fn sessions_that_end_meanwhile_are_passed_over_in_silence() {
+        let place = tempfile::tempdir().unwrap();
+        let said = tempfile::NamedTempFile::new().unwrap();
+        let writer = std::sync::Arc::new(said.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                for _ in 0..2000 {
+                    SessionDir::create_below(&place.path().join("tfguard")).unwrap().remove();
+                }
+            });
+            tracing::subscriber::with_default(subscriber, || {
+                while !run.is_finished() {
+                    SessionDir::all(|name| (name == "TFGUARD_DIR").then(|| place.path().into()));
+                }
+            });
+        });
+        let place = place.path().to_str().unwrap();
+        assert_eq!(std::fs::read_to_string(said.path()).unwrap().lines().find(|line| line.contains(place)), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Every Terraform has the log open for its whole life, wherever it moved (another group, another session, another
 //! PID namespace). A daemon that a provisioner left behind has not: Go opens files close-on-exec.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -38,8 +38,9 @@ impl Tree {
     #[must_use]
     pub fn look(child: Option<&ChildRecord>, log: &File) -> Self {
         let open = is_log_held(log);
-        let log_file = log.metadata().map(|file| (file.dev(), file.ino())).ok();
-        let mut tree = Self::default();
+        let log_file = identity(log);
+        // Where there is no log, nobody can be told to be gone.
+        let mut tree = Self { hidden: log_file.is_none(), ..Self::default() };
         let Ok(processes) = procfs::process::all_processes() else {
             return Self { hidden: true, ..tree };
         };
@@ -85,8 +86,13 @@ impl Tree {
 /// Whether a process has the log open for writing, so that it is a Terraform.
 #[must_use]
 pub fn is_terraform(process: ProcessId, log: &File) -> bool {
-    let log_file = log.metadata().map(|file| (file.dev(), file.ino())).ok();
+    let log_file = identity(log);
     Process::new(process.pid).is_ok_and(|found| holds_for_writing(&found, log_file) == Some(true)) && process.is_alive()
+}
+
+/// What a log is known by; none if it is no log, as where /dev/null stands for one that is lost: everybody has that open.
+fn identity(log: &File) -> Option<(u64, u64)> {
+    log.metadata().ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()))
 }
 
 /// Which signal tells of a lease to be given back (`asm-generic/fcntl.h`, the same on every Linux tfguard is built for).
@@ -191,6 +197,18 @@ mod tests {
         drop(child);
         assert!(Tree::look(Some(&gone), &log).is_gone());
         drop(stranger);
+    }
+
+    /// Guards against interrupting and killing everybody who has /dev/null open, where the log was removed.
+    #[test]
+    fn without_a_log_nobody_is_a_terraform_and_nobody_is_known_to_be_gone() {
+        let null = File::open("/dev/null").unwrap();
+        let stranger = cat(Stdio::null(), true);
+        let tree = Tree::look(None, &null);
+        assert_eq!(tree, Tree { survivors: Vec::new(), hidden: true });
+        assert!(!tree.is_gone());
+        let stranger = ProcessId::of(stranger.0.id().cast_signed()).unwrap();
+        assert!(!is_terraform(stranger, &null));
     }
 
     #[test]

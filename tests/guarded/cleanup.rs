@@ -208,6 +208,36 @@ fn what_another_kernel_left_is_named_and_not_touched() {
     assert_clean(&project);
 }
 
+/// Guards against taking processes that were left at the end of a run for gone, because the log that they hold was
+/// removed by somebody.
+#[test]
+fn while_a_process_that_was_left_may_live_the_lock_stays() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    let mut known = journal(&project);
+    run.kill_with_supervisor(&known);
+    let account = &mut known["account"];
+    account["ended"] = account["started"].clone();
+    account["ending"] = serde_json::json!({"kind": "still-alive"});
+    account["survivors"] = serde_json::json!(["terraform (1)"]);
+    account["locks"][0]["outcome"] = serde_json::json!({"is": "left", "why": "it may be alive"});
+    let session = session(&project);
+    std::fs::write(session.join("journal.json"), known.to_string()).unwrap();
+    let (log, aside) = (session.join("terraform.log"), session.join("aside"));
+    for moved in [false, true] {
+        if moved {
+            std::fs::rename(&log, &aside).unwrap();
+        }
+        let exit = release(&project, "1").run().expect_code(120);
+        assert!(project.lock().is_some() && exit.err().contains("NOT released"), "moved: {moved}: {exit}");
+    }
+    std::fs::rename(&aside, &log).unwrap();
+    assert!(project.guard().kill_all());
+    release(&project, "1").run().expect_code(0);
+    assert_clean(&project);
+}
+
 #[test]
 fn a_journal_of_another_version_is_told_of_and_left_alone() {
     let project = table(Kind::Quick);

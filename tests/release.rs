@@ -1,0 +1,126 @@
+//! `tfguard release` beside whatever is left of a run. Its locks are tested elsewhere; here the children are actors.
+
+mod stage;
+mod support;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use serde_json::Value;
+use stage::*;
+use support::*;
+
+fn release(stage: &Stage, wait: &str) -> Run {
+    stage.run(TFGUARD).args(["release", "--wait", wait])
+}
+
+fn journal(stage: &Stage) -> Value {
+    let [session] = stage.session_dirs().try_into().expect("one session");
+    serde_json::from_slice(&std::fs::read(session.join("journal.json")).expect("a journal")).expect("it is JSON")
+}
+
+/// Guards against a cleanup step that ended before it had shown what nobody else had.
+#[test]
+fn what_nobody_has_read_is_shown_to_its_end() {
+    let stage = Stage::new();
+    let mut run = stage.guarded(&[]).hand_stdout().start();
+    let mut pipe = run.take_stdout();
+    let child = stage.enter();
+    child.perform("sent = b''.join(b'%07d\\n' % number for number in range(500000))");
+    child.perform("for at in range(0, len(sent), 65536): os.write(1, sent[at:at + 65536])");
+    run.kill_with_supervisor(&journal(&stage));
+    child.exit(0);
+    stage.guard.assert_no_process_left(SOON);
+    let mut shown = Vec::new();
+    pipe.read_to_end(&mut shown).unwrap();
+    let mut cleanup = release(&stage, "1m").hand_stdout().start();
+    let mut pipe = cleanup.take_stdout();
+    // More than enough for one that does not wait for its reader.
+    assert!(!cleanup.ends_within(Duration::from_secs(4)), "the rest of the output is still to be read");
+    let mut rest = Vec::new();
+    pipe.read_to_end(&mut rest).unwrap();
+    cleanup.wait(SOON).expect_code(0);
+    let sent: Vec<u8> = (0..500_000).flat_map(|number| format!("{number:07}\n").into_bytes()).collect();
+    assert!(sent.starts_with(&shown) && sent.ends_with(&rest), "{} {}", shown.len(), rest.len());
+    assert!(shown.len() + rest.len() >= sent.len(), "{} {}", shown.len(), rest.len());
+    stage.assert_clean();
+}
+
+/// Guards against waiting for ever for somebody who holds the session and does not say who it is: a supervisor on a full
+/// disk, a child that does not come to be its command.
+#[test]
+fn who_does_not_name_himself_is_awaited_no_longer_than_told() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    run.kill_with_supervisor(&journal(&stage));
+    let [session] = stage.session_dirs().try_into().unwrap();
+    let claim = File::open(session.join("supervisor.lock")).unwrap();
+    claim.lock().unwrap();
+    let exit = release(&stage, "1s").run().expect_code(120);
+    assert!(exit.err().contains("warning: "), "{exit}");
+    assert_eq!(child.signals(), [""; 0]);
+    drop(claim);
+    let cleanup = release(&stage, "1m").start();
+    child.wait_for_signal(SIGINT);
+    child.exit(0);
+    cleanup.wait(SOON).expect_code(0);
+    stage.assert_clean();
+}
+
+/// Guards against two that supervise: a cleanup step had taken the session before its supervisor came to it.
+#[test]
+fn a_supervisor_that_comes_second_starts_nothing() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    run.kill_with_supervisor(&journal(&stage));
+    child.exit(0);
+    let [session] = stage.session_dirs().try_into().unwrap();
+    for name in ["child", "terraform.log"] {
+        std::fs::remove_file(session.join(name)).unwrap();
+    }
+    let claim = File::open(session.join("supervisor.lock")).unwrap();
+    claim.lock().unwrap();
+    let second = stage.run(TFGUARD).arg("--supervise").arg(&session).args(["--", "touch", "ran"]);
+    second.run().expect_code(125);
+    assert!(!stage.work().join("ran").exists());
+    drop(claim);
+}
+
+/// A program that the kernel does not tell its boot ID.
+fn without_boot_id(run: Run) -> Run {
+    let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    run.args(["-rm", "sh", "-c", script, "sh"])
+}
+
+/// Guards against taking another machine's run for a dead one of this machine where both hide their boot IDs.
+#[test]
+fn without_a_boot_id_only_a_living_supervisor_is_known() {
+    let stage = Stage::new();
+    if without_boot_id(stage.run("unshare")).arg("true").run().code != Some(0) {
+        // Not by a macro, whose words the harness keeps to itself where a test passes.
+        let words = b"SKIPPED: no user and mount namespaces here, so nothing is tried of hidden boot IDs\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), words);
+        return;
+    }
+    let hidden = |stage: &Stage| without_boot_id(stage.run("unshare")).arg(TFGUARD);
+    let run = hidden(&stage).arg("--").args(stage.actor()).start();
+    let child = stage.enter();
+    let cleanup = hidden(&stage).args(["release", "--wait", "1m"]).start();
+    child.wait_for_signal(SIGINT);
+    child.exit(1);
+    cleanup.wait(SOON).expect_code(0);
+    run.wait(SOON).expect_code(1);
+    stage.assert_clean();
+
+    let run = hidden(&stage).arg("--").args(stage.actor()).start();
+    let child = stage.enter();
+    run.kill_with_supervisor(&journal(&stage));
+    child.exit(1);
+    let exit = hidden(&stage).args(["release", "--wait", "1m"]).run();
+    assert!(exit.err().contains("cannot be known from here"), "{exit}");
+    assert_eq!(stage.session_dirs().len(), 1, "{exit}");
+}
