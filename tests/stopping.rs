@@ -386,6 +386,26 @@ fn a_stop_waits_for_no_reader() {
     stage.assert_clean();
 }
 
+/// Guards against a signal that comes when all is over, and once cost the rest of the output and the words about the end.
+#[test]
+fn a_request_at_the_end_loses_no_output() {
+    for _ in 0..6 {
+        let stage = Stage::new();
+        let run = stage.guarded(&[]).start();
+        let child = stage.enter();
+        run.signal(SIGSTOP);
+        let supervisor = Other::new(child.parent);
+        child.order_last("os.write(1, b'x' * 20_000_000); os.kill(os.getpid(), 9)");
+        supervisor.wait_for_end();
+        run.signal(SIGTERM);
+        run.signal(SIGCONT);
+        let exit = run.wait(SOON).expect_code(128 + 9);
+        assert_eq!(exit.stdout.len(), 20_000_000);
+        assert!(exit.err().contains("died of SIGKILL"), "{exit}");
+        stage.assert_clean();
+    }
+}
+
 #[test]
 fn a_script_and_what_it_runs_are_interrupted_once_each() {
     let stage = Stage::new();
@@ -432,6 +452,55 @@ fn below_a_script_each_terraform_is_interrupted_once_and_providers_are_not() {
     assert_eq!(first.signals(), ["SIGINT"]);
     assert_eq!(second.signals(), ["SIGINT"]);
     assert_eq!(provider.signals(), [] as [&str; 0]);
+    stage.guard.assert_no_process_left(SOON);
+}
+
+/// Guards against a Terraform that was killed at the end of its grace and never interrupted, because one that ran before
+/// it in the same script had been.
+#[test]
+fn the_interrupt_of_one_that_is_gone_is_not_that_of_the_next() {
+    let stage = Stage::new();
+    let command = ["sh", "-c", "\"$@\"; \"$@\"; exit 7", "sh"].map(Into::into).into_iter().chain(stage.actor());
+    let run = stage.tfguard(&["-v"], command.collect::<Vec<_>>()).start();
+    let first = stage.enter();
+    first.perform(OPEN_LOG);
+    first.perform(&format!("os.write(1, b\"{TERRAFORMS_WORDS}\")"));
+    first.exit(1);
+    let second = stage.enter();
+    second.perform(OPEN_LOG);
+    run.signal(SIGTERM);
+    second.wait_for_signal(SIGINT);
+    run.signal(SIGHUP);
+    run.wait_for_stderr("again: SIGHUP", SOON);
+    second.exit(1);
+    run.wait(SOON);
+    assert_eq!(second.signals(), ["SIGINT"]);
+    stage.guard.assert_no_process_left(SOON);
+}
+
+/// Guards against a Terraform that a script started while nobody supervised it, and that was taken for interrupted.
+#[test]
+fn who_takes_over_after_the_interrupt_interrupts_those_that_came_since() {
+    let stage = Stage::new();
+    let script = r#"trap : INT; "$@"; "$@"; exit 7"#;
+    let command = ["sh", "-c", script, "sh"].map(Into::into).into_iter().chain(stage.actor());
+    let run = stage.tfguard(&[], command.collect::<Vec<_>>()).start();
+    let first = stage.enter();
+    first.perform(OPEN_LOG);
+    run.signal(SIGTERM);
+    first.wait_for_signal(SIGINT);
+    let [session] = stage.session_dirs().try_into().unwrap();
+    let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
+    run.kill_with_supervisor(&journal);
+    first.exit(1);
+    let second = stage.enter();
+    second.perform(OPEN_LOG);
+    let release = stage.run(TFGUARD).args(["release", "-v"]).start();
+    second.wait_for_signal(SIGINT);
+    second.exit(1);
+    release.wait(SOON);
+    assert_eq!(first.signals(), ["SIGINT"]);
+    assert_eq!(second.signals(), ["SIGINT"]);
     stage.guard.assert_no_process_left(SOON);
 }
 

@@ -186,6 +186,20 @@ fn ctrl_z_stops_a_script_that_runs_tfguard() {
     shell.ends();
 }
 
+/// Guards against a stop that nobody saw, because the child was quicker than who looks for it: the terminal was dead.
+#[test]
+fn a_child_that_stops_at_once() {
+    let stage = Stage::new();
+    let mut shell = Shell::start(&stage);
+    for round in 1..=5 {
+        shell.line(&format!("$t -- sh -c 'kill -TSTP $$; echo went=$((6 * 7)).{round}'"));
+        shell.answers(round);
+        shell.line("fg");
+        shell.shows(&format!("went=42.{round}"));
+    }
+    shell.ends();
+}
+
 /// Guards against a child that stays stopped for ever where there is no shell (ssh, docker) to continue tfguard.
 #[test]
 fn ctrl_z_does_nothing_where_nobody_could_continue() {

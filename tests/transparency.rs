@@ -294,6 +294,29 @@ fn arguments_are_passed_on_as_they_are() {
     assert_eq!(exit.stdout, expected, "{exit}");
 }
 
+/// Guards against two shims that took each other for the real program and started one another without end.
+#[test]
+fn two_installations_do_not_call_each_other() {
+    let stage = Stage::new();
+    let at = |name: &str| stage.dir().join(name);
+    for name in ["copy", "real"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::copy(TFGUARD, at("copy/tfguard")).unwrap();
+    fs::write(at("real/terraform"), "#!/bin/sh\necho real \"$@\"\n").unwrap();
+    fs::set_permissions(at("real/terraform"), fs::Permissions::from_mode(0o755)).unwrap();
+    stage.run(TFGUARD).args(["shim", "--dir"]).arg(at("one")).run().expect_code(0);
+    stage.run(at("copy/tfguard")).args(["shim", "--dir"]).arg(at("two")).run().expect_code(0);
+    let path = std::env::join_paths([at("one"), at("two"), at("one"), at("real"), "/usr/bin".into(), "/bin".into()]);
+    for shim in ["one/terraform", "two/terraform"] {
+        for argument in ["version", "apply"] {
+            let exit = stage.run(at(shim)).arg(argument).env("PATH", path.as_ref().unwrap()).run().expect_code(0);
+            assert_eq!((exit.out(), exit.err()), (format!("real {argument}\n"), String::new()));
+        }
+    }
+    stage.assert_clean();
+}
+
 #[test]
 fn the_working_directory_is_kept() {
     let stage = Stage::new();

@@ -57,10 +57,13 @@ pub fn real_program(name: &OsStr, env: &HashMap<OsString, OsString>) -> Result<P
     real.ok_or_else(|| ShimError::NoRealProgram(name.to_string_lossy().into_owned()))
 }
 
-/// Whether a path is this very program: the same file, or a copy with its name and a link's.
+/// Whether a path is this very program, or a link to another installation of it: two would call each other for ever.
 fn is_self(path: &Path) -> bool {
     let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let is_named_so =
+        |real: &Path| real.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tfguard"));
     file(path).is_some_and(|found| Some(found) == file(Path::new("/proc/self/exe")))
+        || std::fs::canonicalize(path).is_ok_and(|real| is_named_so(&real))
 }
 
 /// Puts the links into a directory, over links that are there.

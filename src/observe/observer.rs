@@ -54,7 +54,6 @@ pub struct Observer {
     tracker: PhaseTracker,
     phase: Phase,
     refused: Vec<Refused>,
-    core_stopped: bool,
     under_lock: Option<Timestamp>,
 }
 
@@ -77,7 +76,6 @@ impl Observer {
             tracker: PhaseTracker::default(),
             phase: Phase::default(),
             refused: Vec::new(),
-            core_stopped: false,
             under_lock: None,
         }
     }
@@ -148,10 +146,7 @@ impl Observer {
                 self.under_lock = Some(record.time);
             }
         } else if is_stop(record) {
-            if !self.core_stopped {
-                facts.push(Fact::CoreStopped);
-            }
-            self.core_stopped = true;
+            facts.push(Fact::CoreStopped);
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
             let judged = read.and_then(|event| {
                 self.expectations.check(record, &event, now)?;

@@ -50,10 +50,12 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     journal.write(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;
+    // Before the child, which may stop at once.
+    let stops = Stops::listen().map_err(Failure::Start)?;
     let foreground = terminal.is_some_and(|terminal| terminal.foreground);
     let supervisor = Supervisor::start(&job, journal, Output::Terminal { foreground });
     let child = supervisor.as_ref().ok().and_then(Supervisor::child_pid);
-    let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow_stops(child)));
+    let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow(stops, child)));
     if supervisor.is_ok() {
         expiry::watch(&job, plan.before_expiry, to_us);
     }
@@ -79,6 +81,19 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     clean_up(session, &account);
     plan.publisher.publish(&[summary]).await;
     Ok(account.exit_code())
+}
+
+/// What tells that the child may have been stopped, and that tfguard was continued.
+struct Stops {
+    changed: unix::Signal,
+    continued: unix::Signal,
+}
+
+impl Stops {
+    fn listen() -> io::Result<Self> {
+        let continued = SignalKind::from_raw(libc::SIGCONT);
+        Ok(Self { changed: unix::signal(SignalKind::child())?, continued: unix::signal(continued)? })
+    }
 }
 
 /// The terminal of tfguard's session.
@@ -115,12 +130,7 @@ impl Terminal {
     }
 
     /// Stops with the child and continues it with us.
-    async fn follow_stops(self, child: Pid) {
-        let (Ok(mut changed), Ok(mut continued)) =
-            (unix::signal(SignalKind::child()), unix::signal(SignalKind::from_raw(libc::SIGCONT)))
-        else {
-            return;
-        };
+    async fn follow(self, Stops { mut changed, mut continued }: Stops, child: Pid) {
         loop {
             tokio::select! {
                 _ = changed.recv() => {

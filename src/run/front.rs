@@ -30,9 +30,8 @@ use crate::session::{Journal, ProcessId, SessionDir, create_file};
 /// Longer than a child takes from fork to exec.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
 
-/// Who asks for a stop while the rest of the output is passed on does not wait for a log that nobody reads. Both streams
-/// together have less than the 2.5 seconds that GitHub's runner leaves between its last two signals.
-const READER: Duration = Duration::from_secs(1);
+/// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
+const STALLED: Duration = Duration::from_secs(1);
 /// How many moments a supervisor tries to get its session.
 const CLAIM_LOOKS: u32 = 50;
 
@@ -234,8 +233,9 @@ pub async fn tell(
     stderr: Relay,
     requests: &mut UnboundedReceiver<StopRequest>,
 ) -> Summary {
+    let mut hurried = false;
     stdout.complete();
-    join(stdout, requests).await;
+    join(stdout, requests, &mut hurried).await;
     let summary = Summary::of(account);
     let (before, after) = plan.publisher.around(&summary, jiff::Timestamp::now());
     // What is for the CI is understood at the beginning of a line only.
@@ -246,7 +246,7 @@ pub async fn tell(
     account.say();
     crate::say::raw(after);
     stderr.complete();
-    join(stderr, requests).await;
+    join(stderr, requests, &mut hurried).await;
     crate::say::directly();
     summary
 }
@@ -266,20 +266,30 @@ fn ends_within_a_line(session: &SessionDir) -> bool {
 
 /// Passes on the rest of the output.
 pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+    let mut hurried = false;
     stdout.complete();
     stderr.complete();
-    join(stdout, requests).await;
-    join(stderr, requests).await;
+    join(stdout, requests, &mut hurried).await;
+    join(stderr, requests, &mut hurried).await;
     crate::say::directly();
 }
 
-/// Waits until a stream is copied, however slowly it is read; once somebody has asked for a stop, no longer than a
-/// reader takes that reads.
-async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
+/// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
+/// read at all.
+async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>, hurried: &mut bool) {
+    let taken = relay.taken();
     let mut copied = tokio::task::spawn_blocking(move || relay.join());
-    tokio::select! {
-        _ = &mut copied => {}
-        Some(_) = requests.recv() => drop(tokio::time::timeout(READER, copied).await),
+    while !*hurried {
+        tokio::select! {
+            _ = &mut copied => return,
+            Some(_) = requests.recv() => *hurried = true,
+        }
+    }
+    loop {
+        let before = taken();
+        if tokio::time::timeout(STALLED, &mut copied).await.is_ok() || taken() == before {
+            return;
+        }
     }
 }
 

@@ -73,8 +73,11 @@ pub enum Event {
     InterruptReported,
     /// Terraform's log says that it is doing something else now.
     PhaseChanged(Phase),
-    /// A Terraform began after the interrupt was sent (a script went on to its next command).
-    TerraformStarted,
+    /// A Terraform began (a script went on to its next command).
+    TerraformStarted {
+        /// Every Terraform that lives has only just begun: who was interrupted before is gone.
+        only_new: bool,
+    },
     /// The child is gone.
     ChildEnded {
         /// By a signal, its own panic or tfguard's kill: what it held may be left, and others of its tree may live on.
@@ -280,11 +283,11 @@ impl Machine {
                 }
             }
             Event::PhaseChanged(phase) => self.phase = phase,
-            Event::TerraformStarted => {
-                if let State::Stopping { .. } = self.state {
-                    self.actions.push_back(Action::InterruptNewcomers);
-                }
-            }
+            Event::TerraformStarted { only_new } => match self.state {
+                State::Running if only_new => self.interrupted = false,
+                State::Stopping { .. } => self.actions.push_back(Action::InterruptNewcomers),
+                _ => {}
+            },
             Event::ChildEnded { unclean } => self.child_ended(unclean),
             Event::LogRead { locks_left, orphaned } => {
                 if let State::Reading { unclean } = self.state {

@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -30,6 +31,8 @@ pub struct Relay {
 struct Orders {
     wake: OwnedFd,
     state: Mutex<State>,
+    /// How many bytes the reader has taken.
+    taken: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +69,7 @@ impl Relay {
     /// Starts copying `spool`, if there is one, to `to`, from where whoever copied it before left off.
     pub fn start(spool: Option<Spool>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let orders = Arc::new(Orders { wake, state: Mutex::default() });
+        let orders = Arc::new(Orders { wake, state: Mutex::default(), taken: AtomicU64::new(0) });
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn({
             let orders = orders.clone();
             move || relay(spool, to.as_fd(), &orders)
@@ -84,6 +87,12 @@ impl Relay {
     pub fn complete(&self) {
         self.orders.lock().complete = true;
         self.orders.wake();
+    }
+
+    /// How many bytes the reader has taken so far.
+    pub fn taken(&self) -> impl Fn() -> u64 + use<> {
+        let orders = self.orders.clone();
+        move || orders.taken.load(Ordering::Relaxed)
     }
 
     /// Waits until everything is copied, or the reader is gone.
@@ -141,11 +150,11 @@ impl Spool {
     }
 
     /// Copies what is there.
-    fn copy(&mut self, to: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<()> {
+    fn copy(&mut self, to: BorrowedFd<'_>, orders: &Orders, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             match self.file.read(buffer) {
                 Ok(0) => return Ok(()),
-                Ok(length) => write_all(to, &buffer[..length])?,
+                Ok(length) => write_all(to, orders, &buffer[..length])?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
@@ -161,10 +170,10 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
     loop {
         // Asked before the file is read: what is complete then is read to its end.
         let complete = orders.lock().complete;
-        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, &mut buffer));
+        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, orders, &mut buffer));
         let written = copied.and_then(|()| {
             while let Some(line) = { orders.lock().lines.pop_front() } {
-                write_all(to, line.as_bytes())?;
+                write_all(to, orders, line.as_bytes())?;
             }
             Ok(())
         });
@@ -176,10 +185,13 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
 }
 
 /// Like `Write::write_all`, but also to a descriptor that somebody else made non-blocking (Node does that to pipes).
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(to: BorrowedFd<'_>, orders: &Orders, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
-            Ok(length) => bytes = &bytes[length..],
+            Ok(length) => {
+                bytes = &bytes[length..];
+                orders.taken.fetch_add(length as u64, Ordering::Relaxed);
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
                 let _ = rustix::event::poll(&mut [PollFd::new(&to, PollFlags::OUT)], None);

@@ -11,7 +11,7 @@ mod unnamed;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -71,6 +71,10 @@ pub struct Supervisor<'a> {
     observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
+    /// The Terraforms below a script that lived when one was started last.
+    seen: Vec<ProcessId>,
+    /// So much of stdout and of stderr is of Terraforms that are gone.
+    said_by_others: [u64; 2],
     interrupted_twice: bool,
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
@@ -88,8 +92,10 @@ struct Follow {
 }
 
 impl Follow {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: File::open(path)? })
+    fn open(path: &Path, from: u64) -> std::io::Result<Self> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(from))?;
+        Ok(Self { file })
     }
 
     /// What was added since the last time, in pieces of bounded size.
@@ -165,7 +171,7 @@ impl<'a> Supervisor<'a> {
     fn new(job: &'a Job, journal: Journal, child: Child) -> Self {
         let mut watch = Watch::new();
         watch.add(&job.session.log());
-        let log = Follow::open(&job.session.log()).unwrap_or_else(|error| {
+        let log = Follow::open(&job.session.log(), 0).unwrap_or_else(|error| {
             tracing::error!("cannot read Terraform's log, so its lock will not be known: {error}");
             Follow { file: File::open("/dev/null").expect("there is always /dev/null") }
         });
@@ -179,6 +185,8 @@ impl<'a> Supervisor<'a> {
             log,
             observer,
             output: Vec::new(),
+            seen: Vec::new(),
+            said_by_others: [0; 2],
             interrupted_twice: false,
             child_is_terraform: false,
             releaser: Releaser::default(),
@@ -215,18 +223,20 @@ impl<'a> Supervisor<'a> {
                 change = self.watch.changed(), if !ended => {
                     let was_known = self.child_is_terraform;
                     self.child_is_terraform = was_known || self.child_holds_log();
+                    let mut only_new = false;
                     // Its own log, opened for the first time by a child that is Terraform itself, needs no look around.
                     if change.opened && self.child_is_terraform == was_known {
                         let tree = self.look();
                         self.releaser.note(&tree);
                         if !self.child_is_terraform {
                             self.others.remember(&tree, self.journal.child.as_ref());
+                            only_new = self.only_new(&tree);
                         }
                     }
                     self.read_log();
                     self.read_output();
                     if change.opened {
-                        self.handle(Event::TerraformStarted);
+                        self.handle(Event::TerraformStarted { only_new });
                     }
                 }
                 () = sleep_until(timer) => self.time_passed(),

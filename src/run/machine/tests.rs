@@ -120,7 +120,8 @@ impl Witness {
         if !self.ended {
             events.extend([
                 Event::InterruptReported,
-                Event::TerraformStarted,
+                Event::TerraformStarted { only_new: false },
+                Event::TerraformStarted { only_new: true },
                 Event::PhaseChanged(Phase::Planning),
                 Event::PhaseChanged(Phase::Applying),
                 Event::ChildEnded { unclean: false },
@@ -150,7 +151,7 @@ impl Witness {
             }
             Event::InterruptReported => self.reported = true,
             Event::PhaseChanged(phase) => self.phase = *phase,
-            Event::TerraformStarted => {}
+            Event::TerraformStarted { only_new } => self.reported &= !only_new || self.stop_requested,
             Event::ChildEnded { unclean } => {
                 self.ended = true;
                 self.unclean |= unclean;

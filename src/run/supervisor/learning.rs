@@ -1,5 +1,7 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 
 use super::{Follow, Supervisor, trouble};
@@ -8,18 +10,36 @@ use crate::observe::{self, Fact, InterruptScanner, Phase};
 use crate::report::LockAccount;
 use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
-use crate::session::{Tree, is_terraform};
+use crate::session::{ProcessId, Tree, is_terraform};
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
     pub(super) fn follow_output(&mut self) {
-        for path in [self.job.session.stdout(), self.job.session.stderr()] {
-            if let Ok(follow) = Follow::open(&path) {
+        for (path, from) in self.spools().into_iter().zip(self.said_by_others) {
+            if let Ok(follow) = Follow::open(&path, from) {
                 self.watch.add(&path);
                 self.output.push((follow, InterruptScanner::default()));
             }
         }
         self.read_output();
+    }
+
+    fn spools(&self) -> [PathBuf; 2] {
+        [self.job.session.stdout(), self.job.session.stderr()]
+    }
+
+    /// Below a script a Terraform has just started; whether no other lives. Then what the script's output says of
+    /// interrupts up to now is of those that are gone.
+    pub(super) fn only_new(&mut self, tree: &Tree) -> bool {
+        let alive: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
+        // Before the first one nobody was there to be interrupted.
+        let others_were = !self.seen.is_empty() && !alive.is_empty();
+        let only_new = others_were && !alive.iter().any(|id| self.seen.contains(id));
+        self.seen = alive;
+        if only_new {
+            self.said_by_others = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
+        }
+        only_new
     }
 
     pub(super) fn read_output(&mut self) {

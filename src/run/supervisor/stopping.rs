@@ -46,14 +46,16 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn note_interrupt(&mut self) {
-        if self.journal.account.interrupt.is_none() {
-            self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
-            let grace = describe(self.machine.grace());
-            tracing::info!(
-                "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",
-                self.journal.account.program
-            );
+        if self.journal.account.interrupt.is_some() {
+            // A supervisor that is dead interrupted those that lived then. A script may have started more since.
+            return self.interrupt_processes();
         }
+        self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
+        let grace = describe(self.machine.grace());
+        tracing::info!(
+            "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",
+            self.journal.account.program
+        );
         self.journal.interrupted.all_started_until = Some(ticks_since_boot());
         self.write_journal();
     }
