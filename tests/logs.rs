@@ -93,7 +93,7 @@ fn orderly_runs_of_every_version_leave_nothing() {
     use Phase::{Applying, Planning, Unknown};
     for version in VERSIONS {
         let run = |name: &str| summary(&load(version, name), DONE);
-        let plan = (vec!["OperationTypePlan".to_owned()], Verdict::Released, vec![Planning]);
+        let plan = (vec!["OperationTypePlan".to_owned()], Verdict::Released, vec![Planning, Unknown]);
         assert_eq!(run("plan.log"), plan, "{version}");
         assert_eq!(run("waited.log"), plan, "{version}");
         let apply = (vec!["OperationTypeApply".to_owned()], Verdict::Released, vec![Planning, Applying, Unknown]);
@@ -168,6 +168,9 @@ fn an_interrupt_shows_in_output_and_log() {
         assert_eq!(facts.iter().filter(|fact| **fact == Fact::CoreStopped).count(), 1, "{version}");
         let (_, facts) = observe(load(version, "apply.log"));
         assert!(!facts.contains(&Fact::CoreStopped));
+        // As OpenTofu words it.
+        let log = load(version, "interrupted.log").replace(" terraform: Stop", " tofu: Stop");
+        assert!(observe(log).1.contains(&Fact::CoreStopped));
         assert_eq!(scan(version, "refused.stderr"), Interrupts::default());
     }
     assert_eq!(scan("1.11.4", "interrupted-json.stdout"), once);
@@ -184,6 +187,25 @@ fn a_lock_that_two_interrupts_leaked_is_left() {
         assert_eq!(phases, [Phase::Planning]);
         // The plan inside an apply is not told to stop.
         assert!(!observe(load("1.11.4", name)).1.contains(&Fact::CoreStopped));
+    }
+}
+
+/// Guards somebody else's lock that was asked for while the child planned: of an apply that had its lock by then, the
+/// moment at which it began to plan counts, not the one at which it began to apply.
+#[test]
+fn the_first_word_under_a_lock_bounds_when_that_was_made() {
+    for version in VERSIONS {
+        let log = load(version, "apply.log");
+        let time = |log: &str, words: &str| -> Timestamp {
+            let line = log.lines().rfind(|line| line.contains(words)).unwrap();
+            line.split(' ').next().unwrap().parse().unwrap()
+        };
+        assert_eq!(observe(&log).0.under_lock(), Some(time(&log, "apply calling Plan")), "{version}");
+        // The next one's is another lock, but a Terraform that only reads has none.
+        let next = load(version, "plan.log").replace("2026-11-20", "2026-11-21");
+        let begun = next.split_inclusive('\n').next().unwrap();
+        assert_eq!(observe(format!("{log}{begun}")).0.under_lock(), observe(&log).0.under_lock());
+        assert_eq!(observe(format!("{log}{next}")).0.under_lock(), Some(time(&next, "plan calling Plan")), "{version}");
     }
 }
 

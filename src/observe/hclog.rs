@@ -32,10 +32,11 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_CONTINUATION: usize = 256 * 1024;
 
 /// How the records begin that anybody here reads. All others are skipped without a look at their text.
-const INTERESTING: [&[u8]; 7] = [
+const INTERESTING: [&[u8]; 8] = [
     b"backend-s3: ",
     b"backend/local: ",
     b"terraform: ",
+    b"tofu: ",
     b"Terraform version: ",
     b"OpenTofu version: ",
     b"[aws-sdk-go] DEBUG: Request dynamodb/",

@@ -26,7 +26,7 @@ pub enum Fact {
     /// Terraform does something else than before.
     Phase(Phase),
     /// An interrupt has reached Terraform's core (`terraform: Stop called, initiating interrupt sequence`,
-    /// `internal/terraform/context.go`). An interrupted apply that still plans does not log this.
+    /// `internal/terraform/context.go`; OpenTofu says `tofu: ` before it, `internal/tofu/context.go`). An interrupted apply that still plans does not log this.
     CoreStopped,
 }
 
@@ -55,6 +55,8 @@ pub struct Observer {
     phase: Phase,
     refused: Vec<Refused>,
     under_lock: Option<Timestamp>,
+    /// A Terraform began and has done nothing under a lock yet.
+    begun: bool,
 }
 
 impl Observer {
@@ -77,6 +79,7 @@ impl Observer {
             phase: Phase::default(),
             refused: Vec::new(),
             under_lock: None,
+            begun: true,
         }
     }
 
@@ -124,7 +127,8 @@ impl Observer {
         self.phase
     }
 
-    /// When a Terraform last said that it begins what it does only once it has its lock, on whatever backend.
+    /// When a Terraform said for the first time since one began that it does what it does only once it has its lock, on
+    /// whatever backend. What it says later proves less: somebody else may have begun to wait for that lock meanwhile.
     pub fn under_lock(&self) -> Option<Timestamp> {
         self.under_lock
     }
@@ -137,12 +141,13 @@ impl Observer {
     }
 
     fn enter(&mut self, record: &Record, now: Timestamp, facts: &mut Vec<Fact>) {
-        if self.product.is_none() {
-            self.product = product(record);
-        }
-        if let Some(marker) = Marker::read(record) {
+        if let Some(product) = product(record) {
+            self.product.get_or_insert(product);
+            self.tracker.begin();
+            self.begun = true;
+        } else if let Some(marker) = Marker::read(record) {
             self.tracker.enter(marker);
-            if marker.is_under_lock() {
+            if marker.is_under_lock() && std::mem::take(&mut self.begun) {
                 self.under_lock = Some(record.time);
             }
         } else if is_stop(record) {
@@ -209,7 +214,7 @@ fn product(record: &Record) -> Option<(Product, String)> {
 }
 
 fn is_stop(record: &Record) -> bool {
-    record.logger == "terraform"
+    matches!(record.logger.as_str(), "terraform" | "tofu")
         && record.level == Level::Warn
         && record.message == "Stop called, initiating interrupt sequence"
 }

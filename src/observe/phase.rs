@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hclog::{Level, Record};
-use super::ledger::{Ledger, Stage};
+use super::ledger::{Entry, Ledger, Stage};
 
 /// What Terraform is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -20,13 +20,16 @@ pub enum Phase {
 
 /// A record that says what Terraform begins to do.
 ///
-/// The texts are those of `internal/backend/local/backend_{plan,apply,refresh}.go`, alike in Terraform 1.6.0 to 1.15.9.
+/// The texts are those of `internal/backend/local/backend_{plan,apply,refresh}.go`, alike in Terraform 0.13 to 1.15 and
+/// OpenTofu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Marker {
     /// `starting Plan operation`.
     StartingPlan,
     /// `plan calling Plan`.
     PlanCallingPlan,
+    /// `plan operation completed`: the plan is told, and saved where that was asked for.
+    PlanCompleted,
     /// `starting Apply operation`; the apply plans first, unless it was given a plan.
     StartingApply,
     /// `apply calling Plan`.
@@ -46,6 +49,7 @@ impl Marker {
         Some(match record.message.as_str() {
             "starting Plan operation" => Self::StartingPlan,
             "plan calling Plan" => Self::PlanCallingPlan,
+            "plan operation completed" => Self::PlanCompleted,
             "starting Apply operation" => Self::StartingApply,
             "apply calling Plan" => Self::ApplyCallingPlan,
             "apply calling Apply" => Self::ApplyCallingApply,
@@ -68,6 +72,8 @@ impl Marker {
 /// Several Terraforms may share the log, and a record does not say whose it is. So the answer errs towards
 /// [`Phase::Applying`]: an apply is over only when as many locks of applies as there were applies are being released
 /// and no other such lock is open. With `-lock=false` it is never over.
+///
+/// What plans is planning only while it does: whatever a script does next, by Terraform or not, may change things.
 #[derive(Debug, Clone, Default)]
 pub struct PhaseTracker {
     last: Option<Marker>,
@@ -86,6 +92,11 @@ impl PhaseTracker {
         self.last = Some(marker);
     }
 
+    /// A Terraform begins, and has not said yet what it does.
+    pub fn begin(&mut self) {
+        self.last = None;
+    }
+
     /// What the session is doing, given its locks.
     pub fn phase(&self, ledger: &Ledger) -> Phase {
         if is_changing(self.applies, "OperationTypeApply", ledger)
@@ -99,15 +110,20 @@ impl PhaseTracker {
             !entry.stage.is_over()
                 && !matches!(entry.claim.operation.as_str(), "OperationTypePlan" | "OperationTypeApply")
         });
-        match self.last {
-            Some(Marker::StartingPlan | Marker::PlanCallingPlan | Marker::StartingApply | Marker::ApplyCallingPlan)
-                if !other_open =>
-            {
-                Phase::Planning
-            }
-            _ => Phase::Unknown,
-        }
+        let plans = match self.last {
+            Some(Marker::StartingPlan | Marker::StartingApply) => true,
+            Some(Marker::PlanCallingPlan | Marker::ApplyCallingPlan) => !is_planned(ledger),
+            _ => false,
+        };
+        if plans && !other_open { Phase::Planning } else { Phase::Unknown }
     }
+}
+
+/// Whether those who planned have released their locks, as far as they are known.
+fn is_planned(ledger: &Ledger) -> bool {
+    let plans = |entry: &&Entry| matches!(entry.claim.operation.as_str(), "OperationTypePlan" | "OperationTypeApply");
+    let mut stages = ledger.entries().iter().filter(plans).map(|entry| entry.stage).peekable();
+    stages.peek().is_some() && stages.all(Stage::is_over)
 }
 
 fn is_changing(calls: usize, operation: &str, ledger: &Ledger) -> bool {
@@ -125,11 +141,12 @@ mod tests {
 
     /// A step of a session: a marker, or an event of the lock `n` that was taken for `operation`.
     enum Step {
+        Begin,
         Mark(Marker),
         Take(u8, &'static str),
         Free(u8, &'static str),
     }
-    use Step::{Free, Mark, Take};
+    use Step::{Begin, Free, Mark, Take};
 
     fn claim(n: u8, operation: &str) -> LockClaim {
         LockClaim {
@@ -148,6 +165,7 @@ mod tests {
         assert_eq!(tracker.phase(&ledger), Unknown);
         for (at, (step, phase)) in steps.iter().enumerate() {
             match step {
+                Begin => tracker.begin(),
                 Mark(marker) => tracker.enter(*marker),
                 Take(n, operation) => {
                     ledger.enter(&LockEvent::Attempting(claim(*n, operation)));
@@ -174,7 +192,8 @@ mod tests {
             (Free(1, "init"), Planning),
             (Take(2, PLAN), Planning),
             (Mark(PlanCallingPlan), Planning),
-            (Free(2, PLAN), Planning),
+            (Mark(PlanCompleted), Unknown),
+            (Free(2, PLAN), Unknown),
             (Mark(StartingApply), Planning),
             (Take(3, APPLY), Planning),
             (Mark(ApplyCallingPlan), Planning),
@@ -185,6 +204,30 @@ mod tests {
             (Free(4, REFRESH), Unknown),
             (Mark(StartingPlan), Planning),
             (Take(5, "state-mv"), Unknown),
+        ]);
+    }
+
+    /// A script goes on: with a command of its own, with a Terraform that changes things and marks nothing (`test`,
+    /// `state`), after a plan that failed.
+    #[test]
+    fn what_comes_after_a_plan_is_no_plan() {
+        use Marker::*;
+        for over in [PlanCompleted, ApplyCallingApply] {
+            check(&[
+                (Mark(StartingPlan), Planning),
+                (Mark(over), if over == PlanCompleted { Unknown } else { Applying }),
+            ]);
+        }
+        check(&[(Mark(StartingPlan), Planning), (Begin, Unknown), (Mark(StartingPlan), Planning)]);
+        check(&[
+            (Mark(StartingApply), Planning),
+            (Take(1, APPLY), Planning),
+            (Mark(ApplyCallingPlan), Planning),
+            (Free(1, APPLY), Unknown),
+            (Begin, Unknown),
+            (Mark(StartingPlan), Planning),
+            (Take(2, PLAN), Planning),
+            (Mark(PlanCallingPlan), Planning),
         ]);
     }
 
@@ -199,7 +242,7 @@ mod tests {
             (Mark(StartingPlan), Applying),
             (Free(2, APPLY), Applying),
             (Mark(ApplyCallingPlan), Applying),
-            (Free(1, APPLY), Planning),
+            (Free(1, APPLY), Unknown),
         ]);
         // Nobody unlocks what was never locked; the other's unlock is not taken for it.
         check(&[

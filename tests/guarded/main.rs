@@ -9,6 +9,7 @@ mod faults;
 mod foreign;
 mod opentofu;
 mod ordinary;
+mod scripts;
 mod shapes;
 mod stand_ins;
 mod stopping;
