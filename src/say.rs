@@ -163,12 +163,16 @@ pub fn harmless(char: char) -> char {
 }
 
 /// The same texts must not give orders to a CI: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
-/// wherever in a line they are (actions/runner, `ActionCommand.cs`; azure-pipelines-agent, `Command.cs`).
+/// wherever in a line they are, and GitHub's `::…::` where a line begins so (actions/runner, `ActionCommand.cs`;
+/// azure-pipelines-agent, `Command.cs`).
 #[must_use]
 pub fn without_commands(text: &str) -> String {
+    let begins = text.len() - text.trim_start().len();
+    let begins = text[begins..].starts_with("::").then_some(begins + 1);
     let mut before = None;
-    text.chars().fold(String::with_capacity(text.len()), |mut text, char| {
-        if char == '#' && before.replace(char) == Some('#') {
+    text.char_indices().fold(String::with_capacity(text.len()), |mut text, (at, char)| {
+        let hashes = char == '#' && before.replace(char) == Some('#');
+        if hashes || begins == Some(at) {
             text.push(' ');
         }
         before = Some(char);
@@ -197,6 +201,9 @@ mod tests {
             ("##[add-mask]a", "# #[add-mask]a"),
             ("x ###vso[task.complete]", "x # # #vso[task.complete]"),
             ("a # b #[c] \u{e4}#", "a # b #[c] \u{e4}#"),
+            ("::error::a", ": :error::a"),
+            (" \u{a0}::error::a", " \u{a0}: :error::a"),
+            ("a ::error::b", "a ::error::b"),
         ] {
             assert_eq!(without_commands(text), expected);
         }

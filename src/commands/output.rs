@@ -29,18 +29,20 @@ pub fn printable(text: &str) -> String {
     without_commands(&shown)
 }
 
-/// JSON that a terminal can be shown, too: what [`printable`] replaces is escaped, so that the value stays what it is.
+/// JSON that a terminal and a CI can be shown, too: what [`printable`] replaces is escaped, so that the value stays what
+/// it is.
 ///
 /// # Errors
 /// When the value cannot be written as JSON.
 pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
     let text = serde_json::to_string(value)?;
-    if text.chars().all(|char| harmless(char) == char) {
+    if !text.contains("##") && text.chars().all(|char| harmless(char) == char) {
         return Ok(text);
     }
     // Such characters stand in strings only, and all of them are of the basic plane.
+    let mut before = None;
     Ok(text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
-        if harmless(char) == char {
+        if harmless(char) == char && (char, before.replace(char)) != ('#', Some('#')) {
             escaped.push(char)
         } else {
             escaped += &format!("\\u{:04x}", u32::from(char))
@@ -49,8 +51,13 @@ pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
     }))
 }
 
-/// The same for a text that must not be cut, such as a command to run.
+/// The same as [`printable`] for a text that must not be cut.
 pub(super) fn printable_whole(text: &str) -> String {
+    without_commands(&printable_command(text))
+}
+
+/// The same for a command to run, which is to stay what it is.
+pub(super) fn printable_command(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
@@ -60,9 +67,9 @@ mod tests {
 
     #[test]
     fn json_keeps_the_value_and_steers_nothing() {
-        let text = "a\u{1b}[2J\n\u{9b}\u{202e}\u{7f}ä𝄞";
+        let text = "a\u{1b}[2J\n\u{9b}\u{202e}\u{7f}ä𝄞 # ##[a] ###";
         let json = to_json(&text).unwrap();
-        assert!(json.chars().all(|char| harmless(char) == char), "{json}");
+        assert!(json.chars().all(|char| harmless(char) == char) && !json.contains("##"), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 

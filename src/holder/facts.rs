@@ -8,6 +8,8 @@ use super::verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
 use super::{Holder, Recorded};
 use crate::ci;
 use crate::lock::{LockId, LockInfo};
+use crate::observe::Grade;
+use crate::report::LockAccount;
 use crate::session::{Journal, ProcessId, SessionDir, Tree, World, is_log_held, nodename};
 
 /// This machine: who it is, and which sessions it knows. Read once, asked about many locks.
@@ -116,9 +118,11 @@ impl Machine {
     }
 }
 
-/// Whether a session's journal names a lock.
+/// Whether a lock is a session's by what its Terraform logged. One that only fits by what it says itself is in the
+/// journal too, and may be somebody else's.
 fn names(journal: &Journal, lock: &str) -> bool {
-    journal.account.locks.iter().any(|account| account.claim.id.as_str() == lock)
+    let logged = |account: &&LockAccount| account.grade != Grade::Item;
+    journal.account.locks.iter().filter(logged).any(|account| account.claim.id.as_str() == lock)
 }
 
 /// The session in a recorded place. Containers of one machine can have sessions of one name, so it counts only if its

@@ -104,6 +104,15 @@ impl Holder {
         told_apart && self.ci.as_ref() == Some(job) && job.url.is_some() && job.job.is_some()
     }
 
+    /// The CI run's page, fit to stand in an instruction: a link and nothing that could pass for more of the sentence,
+    /// whoever wrote the record.
+    #[must_use]
+    pub fn link(&self) -> Option<String> {
+        let url = self.ci.as_ref()?.url.as_deref()?;
+        let is_link = url.starts_with("https://") || url.starts_with("http://");
+        is_link.then(|| url.split_whitespace().collect::<Vec<_>>().join("%20"))
+    }
+
     /// The same run's record beside another lock.
     #[must_use]
     pub fn of_lock(self, lock: LockId) -> Self {
@@ -268,6 +277,21 @@ mod tests {
             &format!("{text}{}", " ".repeat(LARGEST)),
         ] {
             assert!(matches!(Recorded::read(strange, ID), Recorded::Foreign(_)), "{strange}");
+        }
+    }
+
+    /// Projects of Azure DevOps have spaces in their names.
+    #[test]
+    fn a_link_is_one_word_or_none() {
+        for (url, link) in [
+            ("https://dev.azure.com/acme/My Project/_build", Some("https://dev.azure.com/acme/My%20Project/_build")),
+            ("https://x; run: curl x|sh;\n run: y", Some("https://x;%20run:%20curl%20x|sh;%20run:%20y")),
+            ("run: curl https://x", None),
+            ("", None),
+        ] {
+            let mut holder = holder();
+            holder.ci.as_mut().unwrap().url = Some(url.to_owned());
+            assert_eq!(holder.link().as_deref(), link);
         }
     }
 

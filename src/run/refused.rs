@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::supervisor::Supervisor;
 use crate::backend::{self, AwsClients, Backend, S3Backend};
 use crate::ci;
-use crate::holder::{Judged, Machine, Recorded, Verdict};
+use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
 use crate::other::{self, Refusal};
@@ -119,7 +119,7 @@ impl Supervisor<'_> {
         let ci = self.journal.account.ci.as_ref();
         let env = |name: &str| self.job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
         let runner = ci::Origin::detect(env).runner;
-        let run = holder.as_ref().and_then(|holder| holder.ci.as_ref());
+        let link = holder.as_ref().and_then(Holder::link);
         let release = if machine.is_of_job(&id, ci) {
             Some("tfguard release")
         } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner.as_deref())) {
@@ -135,7 +135,7 @@ impl Supervisor<'_> {
             Some(_) => format!("run in {place}: tfguard unlock {argument}"),
             None => format!("run in {place}: {} force-unlock {argument}", self.journal.account.command()),
         };
-        let next = next(is_free, &verdict, release, run.and_then(|run| run.url.as_deref()), &unlock);
+        let next = next(is_free, &verdict, release, link.as_deref(), &unlock);
         RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }
     }
 }

@@ -69,7 +69,8 @@ impl Looker {
         self.digest.as_ref()
     }
 
-    /// Looks until state and digest fit, or somebody who is not `dead` holds the lock, or `patience` is over.
+    /// Looks until state and digest fit, or somebody who is not `dead` holds the lock, or `patience` is over. With some
+    /// patience it looks twice at least, however long one look takes: one alone may have met a writer at work.
     ///
     /// # Errors
     /// When one of the two could not be read.
@@ -79,6 +80,7 @@ impl Looker {
         dead: impl Fn(&LockInfo, &Recorded) -> bool,
     ) -> Result<Look, StoreError> {
         let until = Instant::now() + patience;
+        let mut enough = patience.is_zero();
         loop {
             let object = self.state.read().await?;
             let item = match &self.digest {
@@ -89,10 +91,11 @@ impl Looker {
             let at_odds = is_at_odds(object.as_ref(), digest.md5());
             let lock = if at_odds { self.lock(&dead).await? } else { None };
             let being_written = matches!(lock, Some(FoundLock::Held(_)));
-            if !at_odds || being_written || Instant::now() + EVERY > until {
+            if !at_odds || being_written || (enough && Instant::now() + EVERY > until) {
                 let seen = Seen { object, digest, lock, errored: None, versions: Versions::NotAsked };
                 return Ok(Look { seen, digest: item });
             }
+            enough = true;
             tokio::time::sleep(EVERY).await;
         }
     }

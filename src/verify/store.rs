@@ -189,9 +189,12 @@ impl DigestStore {
             (StoredDigest::Absent | StoredDigest::NotKept, _) => {
                 request.condition_expression("attribute_not_exists(LockID)")
             }
-            (_, None) => request.condition_expression("attribute_exists(LockID) AND attribute_not_exists(Digest)"),
+            // Without the last part, the lock of a state whose key ends as digests' do would be replaced.
+            (_, None) => request.condition_expression(
+                "attribute_exists(LockID) AND attribute_not_exists(Digest) AND attribute_not_exists(Info)",
+            ),
             (_, Some(attribute)) => request
-                .condition_expression("Digest = :old")
+                .condition_expression("Digest = :old AND attribute_not_exists(Info)")
                 .set_expression_attribute_values(Some(HashMap::from([(":old".to_owned(), attribute.clone())]))),
         };
         match request.send().await {

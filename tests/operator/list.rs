@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, OWN, SOON, TFGUARD, json, reach};
-use crate::support::{Answer, Aws, Guard, Kind, LockInfo, Match, Project, Reply, Run, Server, Tools};
+use crate::support::{Answer, Aws, Exit, Guard, Kind, LockInfo, Match, Project, Reply, Run, Server, Tools};
 
 /// The lock of a state, from `--format json`.
 #[track_caller]
@@ -204,6 +204,34 @@ fn foreign_texts_steer_no_terminal() {
     }
     let exit = bed.about("a", &["inspect"]).run();
     assert!(!exit.out().contains(|char: char| char != '\n' && char.is_control()), "{exit}");
+}
+
+/// Nor the CI in whose log a monitor's job shows them: GitHub's runner and Azure's agent obey `##[…]` and `##vso[…]`
+/// wherever in a line they are, and GitHub's `::…::` where a line begins so.
+#[test]
+fn foreign_texts_give_no_orders_to_a_ci() {
+    let bed = Bed::new();
+    let orders = "##vso[task.setvariable variable=a]b ###[add-path]c";
+    let lock = LockInfo { who: orders.to_owned(), operation: orders.to_owned(), ..bed.lock("a", OWN) };
+    bed.in_table(&lock);
+    bed.item(&bed.path("b"), &[("Info", orders)]);
+    bed.item("::add-path::/tmp/evil", &[]);
+    bed.item(&format!(" ::error::{orders}"), &[]);
+    let assert_no_orders = |exit: &Exit| {
+        let obeyed = |line: &str| line.contains("##") || line.trim_start().starts_with("::");
+        assert!(!exit.out().lines().any(obeyed), "{exit}");
+    };
+    for format in ["table", "json", "prometheus"] {
+        let exit = bed.tfguard(&["locks", "--table", &bed.table, "--format", format]).run().expect_code(0);
+        assert_no_orders(&exit);
+        if format == "json" {
+            assert_eq!(lock_of(&json(&exit), &bed.path("a"))["who"], orders, "the value is what it was");
+        }
+    }
+    for key in ["a", "b"] {
+        assert_no_orders(&bed.about(key, &["inspect"]).run());
+        assert_no_orders(&bed.about(key, &["unlock", OWN]).run());
+    }
 }
 
 #[test]

@@ -3,14 +3,16 @@
 use serde_json::{Value, json};
 
 use crate::bed::{SOON, TFGUARD, json, reach};
-use crate::support::{Aws, Exit, Kind, Project, Run, Running, Tools};
+use crate::support::{Aws, Exit, FaultProxy, Gate, Kind, Match, Project, Run, Running, Tools};
+
+const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 
 /// A guarded apply that holds both halves of its lock, and its command line's front.
 fn guarded() -> (Project<'static>, Running) {
     let project = Project::new(Aws::shared(), Kind::Sleep).table().lockfile().init(&Tools::get().any_terraform());
-    let apply = ["apply", "-input=false", "-auto-approve", "-no-color"];
-    let run = project.tfguard(TFGUARD, [""; 0], apply).new_group().start();
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
     run.wait_for_stdout("asleep", SOON);
+    project.wait_for_known_lock(SOON);
     (project, run)
 }
 
@@ -73,6 +75,80 @@ fn the_lock_of_a_dead_terraform_needs_no_question() {
     let exit = command(&project, &["unlock", &id]).run().expect_code(0);
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{exit}");
     project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
+}
+
+/// The question is asked while the lock is young and nothing is known of its holder; the record comes before the answer.
+#[test]
+fn a_holder_that_is_known_to_live_by_the_time_of_the_answer_keeps_its_lock() {
+    for asks in [true, false] {
+        let (proxy, gate) = (FaultProxy::start(Aws::shared().url()), Gate::new());
+        let project = Project::new(Aws::shared(), Kind::Sleep).table().endpoint(proxy.url());
+        let project = project.init(&Tools::get().any_terraform());
+        proxy.rule(Match::dynamodb("UpdateItem"), [gate.hold()]);
+        let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
+        gate.wait_for(1, SOON);
+        let recorded = || {
+            gate.release();
+            proxy.wait_for(|seen| seen.operation() == Some("UpdateItem") && seen.finished, SOON);
+        };
+
+        // It knows nothing of the place of the run's session but what the record says.
+        let id = id(&project);
+        let unlock = |more: &[&str]| {
+            command(&project, &["unlock", &id, "--report", "unlock.json"]).args(more).env("TFGUARD_DIR", project.work())
+        };
+        let exit = if asks {
+            let mut unlock = unlock(&[]).pty().start();
+            unlock.wait_for_stdout("Only `yes` will be accepted", SOON);
+            recorded();
+            unlock.write(b"yes\r");
+            unlock.wait(SOON)
+        } else {
+            let look = Gate::new();
+            // Its second look.
+            proxy.rule(Match::dynamodb("GetItem").body("TfguardHolder").nth(2), [look.hold()]);
+            let unlock = unlock(&["--yes"]).start();
+            look.wait_for(1, SOON);
+            recorded();
+            look.release();
+            unlock.wait(SOON)
+        };
+        let exit = exit.expect_code(120);
+        assert!(exit.out().contains("may be alive or dead"), "by what was known before the question: {exit}");
+        assert!((exit.out() + &exit.err()).contains("the lock stays, because the holder is alive"), "{exit}");
+        assert!(project.lock().is_some(), "{exit}");
+        assert!(proxy.seen_matching(&Match::dynamodb("DeleteItem")).is_empty(), "{exit}");
+        run.signal(nix::sys::signal::SIGINT);
+        run.wait(SOON);
+    }
+}
+
+/// A lock that no log names is in the journal too, as one that may be the run's or somebody else's. That the run is dead
+/// says nothing of such a lock: here it is that of another OpenTofu of the same user on the same machine, which lives.
+#[test]
+fn a_lock_that_a_dead_run_may_have_had_is_not_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let tofu = dir.path().join("tofu");
+    std::os::unix::fs::symlink(Tools::get().any_terraform(), &tofu).unwrap();
+    let project = Project::new(Aws::shared(), Kind::Sleep).table().init(&tofu);
+    // Its user keeps both logs for himself.
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group();
+    let run = run.env("TF_LOG", "error").env("TF_LOG_PATH", "mine.log").env("TF_TEMP_LOG_PATH", "/dev/null").start();
+    run.wait_for_stdout("asleep", SOON);
+    project.aws().delete_item(project.table_name(), &project.lock_id());
+    let other = project.terraform(APPLY).new_group().start();
+    other.wait_for_stdout("asleep", SOON);
+    let (id, lock) = (id(&project), project.lock());
+    let journal = project.wait_for_journal(SOON, |journal| journal["child"].is_object());
+    crate::support::kill(crate::support::pid_of(&journal["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains(&id), "{exit}");
+
+    let exit = command(&project, &["locks", "--format", "json", "--fail"]).run().expect_code(0);
+    assert_eq!(verdict(&exit), "unknown", "{exit}");
+    let exit = command(&project, &["unlock", &id]).run().expect_code(120);
+    assert!(exit.err().contains("add --yes"), "{exit}");
+    assert_eq!(project.lock(), lock, "{exit}");
 }
 
 /// What Terraform shows where it is refused the lock is what a person pastes, wherever they are.

@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -250,6 +251,37 @@ impl<'a> Project<'a> {
     pub fn state(&self) -> Option<serde_json::Value> {
         let object = self.aws.object(&self.bucket, &self.state_key())?;
         Some(serde_json::from_slice(&object.body).expect("a state is JSON"))
+    }
+
+    /// Waits until the journal of the project's one session is as wanted: what Terraform logged is in it a little after
+    /// Terraform went on. Panics after `timeout`.
+    #[track_caller]
+    pub fn wait_for_journal(
+        &self,
+        timeout: Duration,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let start = Instant::now();
+        loop {
+            let sessions = fs::read_dir(self.sessions().join("tfguard")).into_iter().flatten().flatten();
+            let journals: Vec<_> =
+                sessions.filter_map(|entry| fs::read(entry.path().join("journal.json")).ok()).collect();
+            let journal = match &journals[..] {
+                [journal] => serde_json::from_slice(journal).expect("a journal is JSON"),
+                journals => serde_json::json!(format!("{} journals", journals.len())),
+            };
+            if wanted(&journal) {
+                return journal;
+            }
+            assert!(start.elapsed() < timeout, "not within {timeout:?}: {journal:#}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the journal names a lock, and returns it.
+    #[track_caller]
+    pub fn wait_for_known_lock(&self, timeout: Duration) -> serde_json::Value {
+        self.wait_for_journal(timeout, |journal| journal["account"]["locks"][0]["id"].is_string())
     }
 
     /// Waits until Terraform hangs in [`Kind::HangInPlan`] or [`Kind::HangInApply`].

@@ -1,5 +1,6 @@
 //! `--fix-digest`: the one writer of digests.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
 use crate::bed::{Bed, kinds, md5, state};
@@ -23,7 +24,7 @@ fn a_real_terraform_works_again() {
     let right = aws.digest(table, &project.lock_id()).unwrap();
     let wrong = md5(b"an earlier state");
     let mut item = aws.item(table, &format!("{}-md5", project.lock_id())).unwrap();
-    item.insert("Digest".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S(wrong.clone()));
+    item.insert("Digest".to_owned(), AttributeValue::S(wrong.clone()));
     aws.put_item(table, item);
     let plan = || project.terraform(["plan", "-input=false", "-no-color", "-lock=false"]).run();
     assert!(plan().expect_code(1).err().contains("does not have the expected content"));
@@ -95,6 +96,26 @@ fn a_digest_that_changes_between_look_and_write_stays() {
         let exit = run.wait(SOON).expect_code(121);
         assert!(exit.out().contains("have changed meanwhile"), "{exit}");
         assert_eq!(bed.digest(), Some(others));
+    }
+}
+
+/// A state whose key ends as digests' do has its lock where this state's digest would be.
+#[test]
+fn the_lock_of_another_state_is_never_replaced_by_a_digest() {
+    let bed = Bed::new();
+    bed.put(state(5));
+    let lock = LockInfo::foreign(&format!("{}-md5", bed.lock_id()));
+    let plants: [&dyn Fn(); 2] = [&|| bed.aws.plant_lock(&bed.table, &lock), &|| {
+        bed.put_digest(&md5(b"other"));
+        let mut item = bed.aws.item(&bed.table, &lock.path).unwrap();
+        item.insert("Info".to_owned(), AttributeValue::S(lock.json()));
+        bed.aws.put_item(&bed.table, item);
+    }];
+    for plant in plants {
+        plant();
+        let exit = bed.verify(&FIX).run().expect_code(121);
+        assert!(exit.out().contains("Nothing was written"), "{exit}");
+        assert_eq!(bed.aws.lock(&bed.table, &lock.path), Some(serde_json::to_value(&lock).unwrap()), "{exit}");
     }
 }
 

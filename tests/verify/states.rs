@@ -126,10 +126,12 @@ fn another_lineage_and_an_older_serial_need_a_look() {
     assert_eq!((code, &said["findings"]), (121, &finding));
     assert!(said["steps"].to_string().contains(&good), "{said:#}");
 
-    // Somebody else's text does not reach a terminal as it is.
-    bed.write(state_of("\u{1b}[2Jx", 9));
-    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
-    assert!(!exit.out().contains('\u{1b}'), "{exit}");
+    // Somebody else's text does not reach a terminal as it is, nor a CI that takes it for an order.
+    bed.write(state_of("\u{1b}[2J##vso[task.setvariable variable=a]b", 9));
+    for format in ["text", "json"] {
+        let exit = bed.verify(&["--lineage", LINEAGE, "--format", format]).run().expect_code(121);
+        assert!(!exit.out().contains('\u{1b}') && !exit.out().contains("##"), "{exit}");
+    }
 }
 
 #[test]

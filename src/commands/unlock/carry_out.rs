@@ -12,7 +12,7 @@ use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
 use crate::commands::looked::HalfLook;
 use crate::commands::{Answer, Failure, State, block_on, confirm, describe, print, printable};
 use crate::exit;
-use crate::holder::{Machine, Verdict};
+use crate::holder::{Holder, Machine, Verdict};
 use crate::lock::{
     self, FoundLock, LockClaim, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
 };
@@ -126,15 +126,7 @@ impl Unlock<'_> {
         let verdict = self.verdict(&lock);
         let permission = permission(self.wish, &verdict);
         if permission == Permission::Refused {
-            let ci = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref());
-            let stop = match ci.map(|run| run.url.as_deref()) {
-                Some(Some(url)) => format!("cancel {url}, whose cleanup step (`tfguard release`) frees the lock"),
-                Some(None) => "cancel its job, whose cleanup step (`tfguard release`) frees the lock".to_owned(),
-                None => "end it, and its tfguard frees the lock".to_owned(),
-            };
-            let why = format!("the lock stays, because {verdict}. To have it freed, {stop}");
-            let why = printable(&why);
-            return Ok(ended(Consent::NotAsked, Outcome::Refused, &why));
+            return Ok(ended(Consent::NotAsked, Outcome::Refused, &stays(&lock, &verdict)));
         }
         if self.args.dry_run {
             let why = match permission {
@@ -162,6 +154,12 @@ impl Unlock<'_> {
             // Whoever died may have done so a moment ago. A person's answer takes longer than this.
             tokio::time::sleep(IN_FLIGHT).await;
         }
+        // The record of who holds a young lock may have come meanwhile. One that is dead stays so.
+        if permission == Permission::ToBeAsked
+            && let Some((lock, verdict)) = self.alive_by_now().await
+        {
+            return Ok(ended(consent, Outcome::Refused, &stays(&lock, &verdict)));
+        }
         let mut done = Vec::new();
         for half in &halves {
             let outcome = HalfOutcome::from(self.release(half).await);
@@ -173,6 +171,15 @@ impl Unlock<'_> {
             why += "\nnext: run `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state";
         }
         Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
+    }
+
+    /// Looks again: what is to be deleted, if by now its holder is known to be alive.
+    async fn alive_by_now(&self) -> Option<(JudgedLock, Verdict)> {
+        let looks = self.state.look_at_lock().await;
+        let Finding::This(seen) = find(self.wish, &self.state.lock_id(), &looks) else { return None };
+        let lock = seen.judge(&self.machine);
+        let verdict = self.verdict(&lock);
+        verdict.is_alive().then_some((lock, verdict))
     }
 
     /// Deletes one half, if it still is what was shown.
@@ -255,6 +262,17 @@ impl Unlock<'_> {
             }
         })
     }
+}
+
+/// Why a lock stays whose holder is alive, and what frees it.
+fn stays(lock: &JudgedLock, verdict: &Verdict) -> String {
+    let holder = lock.judged.holder.as_ref().filter(|holder| holder.ci.is_some());
+    let stop = match holder.map(Holder::link) {
+        Some(Some(link)) => format!("cancel {link}, whose cleanup step (`tfguard release`) frees the lock"),
+        Some(None) => "cancel its job, whose cleanup step (`tfguard release`) frees the lock".to_owned(),
+        None => "end it, and its tfguard frees the lock".to_owned(),
+    };
+    printable(&format!("the lock stays, because {verdict}. To have it freed, {stop}"))
 }
 
 /// What came of all halves, in words.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Fixed;
-use crate::commands::output::printable_whole;
+use crate::commands::output::{printable_command, printable_whole};
 use crate::commands::printable;
 use crate::verify::{Fix, Judgement, Seen, Site, Step, StoredDigest, Verdict, describe, is_at_odds};
 
@@ -47,7 +47,7 @@ pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[Step], site: &Si
     for (number, step) in steps.iter().enumerate() {
         let _ = writeln!(text, "  {}. {}", number + 1, printable_whole(&step.say));
         if let Some(command) = &step.run {
-            let _ = writeln!(text, "       {}", printable_whole(command));
+            let _ = writeln!(text, "       {}", printable_command(command));
         }
     }
     text
