@@ -22,7 +22,7 @@ use support::{Aws, Exit, Guard, Kind, Project, Running, Tools};
 
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);
-/// Between the two signals of a cancelled step. GitHub Actions waits 7.5 seconds.
+/// Between the two signals of a cancelled step. GitHub Actions waits 7.5 seconds (`ProcessInvoker.cs`).
 const PAUSE: Duration = Duration::from_secs(1);
 
 fn main() {
@@ -31,6 +31,12 @@ fn main() {
     let terraform = Tools::get().any_terraform();
     let aws = Aws::start();
     let tfguard = build_tfguard();
+    println!(
+        "Three jobs run `terraform apply` and are cancelled as GitHub Actions cancels a step: SIGINT to the step's own"
+    );
+    println!(
+        "process and nobody else, a little later SIGTERM, and at the end of the job SIGKILL to what is left of it."
+    );
 
     let began = Instant::now();
     let without = without_tfguard(&aws, &terraform, &tfguard);
@@ -103,7 +109,7 @@ fn with_tfguard_and_an_apply_that_cannot_stop(aws: &Aws, terraform: &Path, tfgua
         "tfguard deleted the lock that Terraform left, and named it",
         exit.err().contains(id) && exit.err().contains("left by Terraform, deleted by tfguard"),
     );
-    println!("  (the configuration is mended: nothing in it hangs any more)");
+    println!("  (what hangs is taken out of the configuration, so that the next plan can end)");
     std::fs::write(project.work().join("main.tf"), "resource \"terraform_data\" \"work\" {}\n")
         .expect("a file can be written");
     clean_afterwards(&project, &exit, 128 + Signal::SIGKILL as i32)
@@ -124,7 +130,8 @@ fn start(project: &Project, tfguard: &Path, command: &str) -> Running {
     say("$", command);
     std::fs::write(project.work().join("step.sh"), format!("{command}\n")).expect("a file can be written");
     let mut run = project.command("bash").args(["-e", "step.sh"]);
-    let path = path_of(run.command()).into_iter().chain(tfguard.parent().map(Path::to_owned));
+    // The one that was just built comes before one that is installed.
+    let path = tfguard.parent().map(Path::to_owned).into_iter().chain(path_of(run.command()));
     run.env("PATH", std::env::join_paths(path).expect("PATH was one before"))
         .envs([("CI", "true"), ("GITHUB_ACTIONS", "true"), ("RUNNER_TRACKING_ID", &tracking_id(project))])
         .start()

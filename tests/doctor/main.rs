@@ -12,8 +12,8 @@ mod policies;
 mod shapes;
 mod simulated;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::*;
@@ -40,6 +40,25 @@ fn severity<'a>(report: &'a Value, id: &str) -> Option<&'a str> {
 
 fn found<'a>(report: &'a Value, id: &str) -> Option<&'a Value> {
     report["findings"].as_array()?.iter().find(|finding| finding["id"] == id)
+}
+
+/// The journal of the one session in a directory, once it names the child: the child may be at work, and its output be
+/// shown, before the supervisor has written that down.
+fn journal_of_child(sessions: &Path) -> (PathBuf, Value) {
+    let start = Instant::now();
+    loop {
+        let mut entries = std::fs::read_dir(sessions.join("tfguard")).into_iter().flatten().flatten();
+        if let Some(session) = entries.next().map(|entry| entry.path())
+            && let Ok(text) = std::fs::read(session.join("journal.json"))
+        {
+            let journal: Value = serde_json::from_slice(&text).expect("a journal is JSON");
+            if journal["child"]["id"]["pid"].is_i64() {
+                return (session, journal);
+            }
+        }
+        assert!(start.elapsed() < SOON, "no journal in {} names a child", sessions.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The doctor of a project.

@@ -81,9 +81,18 @@ fn buckets_without_versions_or_in_another_region_are_told() {
     aws.create_bucket(&bucket, false);
     assert_eq!(severity(&report(aws.url(), &table, &bucket), "versioning"), Some("warning"));
     assert_eq!(severity(&report(aws.url(), &table, "no-such-bucket"), "bucket"), Some("problem"));
-    let elsewhere = report_from("eu-west-1", aws.url(), &table, &bucket);
+    // As AWS does.
+    let elsewhere = Server::start(|_| Reply::Answer {
+        status: 301,
+        headers: vec![("x-amz-bucket-region", "us-east-1".to_owned())],
+        body: Vec::new(),
+    });
+    let elsewhere = report_from("eu-west-1", &elsewhere.url(), &table, &bucket);
     assert_eq!(severity(&elsewhere, "bucket"), Some("problem"), "{elsewhere}");
     assert!(found(&elsewhere, "bucket").unwrap()["fix"].as_str().unwrap().contains(r#"region = "us-east-1""#));
+    // A store that is not AWS's may call its region as it likes, and answer all the same.
+    let own_name = report_from("eu-west-1", aws.url(), &table, &bucket);
+    assert_eq!(severity(&own_name, "bucket"), Some("ok"), "{own_name}");
 }
 
 #[test]
@@ -171,9 +180,10 @@ fn without_a_state_the_rest_is_told_and_offline_nobody_is_asked() {
 
 #[test]
 fn an_endpoint_where_nobody_answers_is_told_and_no_more_is_asked() {
-    // Bound and closed again: nobody listens there.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let report = report(&format!("http://127.0.0.1:{port}"), "locks", "states");
+    // The port of a connection: nobody listens there, and nobody else can be given it meanwhile.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let report = report(&format!("http://{}", connection.local_addr().unwrap()), "locks", "states");
     assert_eq!(severity(&report, "bucket"), Some("problem"), "{report}");
     assert!(severity(&report, "table").is_none() && report["permissions"] == serde_json::json!([]), "{report}");
 }
@@ -185,4 +195,80 @@ fn credentials_that_cannot_be_had_end_the_questions() {
     let report = json(&run.run().expect_code(1));
     assert_eq!(severity(&report, "credentials"), Some("problem"), "{report}");
     assert_eq!(severity(&report, "table"), None);
+}
+
+/// Guards against "no problem" from services that take none of the requests: a refused HEAD has no body that says why.
+#[test]
+fn credentials_that_are_not_accepted_are_a_problem() {
+    let iam = Iam::start();
+    let project = Project::new(&iam.aws, Kind::Quick).lockfile().init(&terraform());
+    let nothing = serde_json::json!([{ "Effect": "Deny", "Action": ["s3:*"], "Resource": "*" }]);
+    iam.enforce(&serde_json::json!({ "Version": "2012-10-17", "Statement": nothing }));
+    let exit = doctor(&project).run();
+    let report = json(&exit);
+    assert_eq!((exit.code, severity(&report, "credentials")), (Some(1), Some("problem")), "{report:#}");
+}
+
+/// Guards against the advice to grant what is granted already, where it is the KMS key that refuses.
+#[test]
+fn a_kms_key_that_refuses_is_what_has_to_be_granted() {
+    let aws = Aws::shared();
+    let (table, bucket) = (aws.unique("doctor-locks"), aws.unique("doctor-states"));
+    aws.create_table(&table);
+    aws.create_bucket(&bucket, true);
+    let proxy = FaultProxy::start(aws.url());
+    let refused = "KMS key access denied error: com.amazonaws.services.kms.model.AWSKMSException: you are not allowed";
+    for operation in ["GetItem", "PutItem", "DeleteItem", "UpdateItem", "Scan"] {
+        proxy.rule(Match::dynamodb(operation), [Answer::dynamodb("AccessDeniedException", refused).into()]);
+    }
+    let refused = "User: x is not authorized to perform: kms:Decrypt on resource: y";
+    proxy.rule(Match::http("GET", "prod.tfstate?"), [Answer::s3(403, "AccessDenied", refused).into()]);
+    let report = report(proxy.url(), &table, &bucket);
+    let missing = |tried: &&Value| tried["access"] == "missing";
+    let tried = report["permissions"].as_array().unwrap().iter().filter(missing);
+    let told: Vec<_> = tried.map(|tried| (tried["action"].as_str().unwrap(), tried["on"].as_str().unwrap())).collect();
+    assert_eq!(told, [("kms:Decrypt", "key"), ("kms:Decrypt", "table-key")], "{report}");
+    let fixes: Vec<_> =
+        report["findings"].as_array().unwrap().iter().filter(|finding| finding["id"] == "missing").collect();
+    assert!(fixes.iter().all(|finding| finding["severity"] == "problem"), "{report}");
+    assert!(fixes[0]["fix"].as_str().unwrap().contains("--iam-policy --kms-key <KEY>`"), "{report}");
+    assert!(fixes[1]["fix"].as_str().unwrap().contains("--iam-policy --table-kms-key <KEY>`"), "{report}");
+}
+
+/// Guards against an examination that cannot tell whether a state may be read that only its customer's key opens.
+#[test]
+fn objects_of_a_customers_key_are_read_with_it() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = Project::new(Aws::shared(), Kind::Quick).lockfile().endpoint(proxy.url());
+    let project = project.backend("encrypt = true").init(&terraform());
+    let before = proxy.seen().len();
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let exit = doctor(&project).env("AWS_SSE_CUSTOMER_KEY", key).run();
+    let seen = proxy.seen().split_off(before);
+    let reads = seen.iter().filter(|seen| {
+        let path = seen.path.split('?').next().unwrap();
+        matches!(seen.method.as_str(), "GET" | "HEAD") && (path.ends_with(".tfstate") || path.ends_with(".tflock"))
+    });
+    let keys: Vec<_> = reads.map(|seen| seen.header("x-amz-server-side-encryption-customer-key")).collect();
+    assert_eq!(keys, [Some(key); 3], "state, its oldest version and lockfile: {seen:?}");
+    assert!(!exit.out().contains(key) && !exit.err().contains(key), "{exit}");
+}
+
+/// Guards against settings of one backend that are told of another.
+#[test]
+fn of_a_state_that_flags_name_the_directorys_settings_are_not_told() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&terraform());
+    assert!(severity(&json(&doctor(&project).arg("--offline").run()), "skipped-checks").is_some());
+    let named = doctor(&project).args(["--offline", "--bucket", "b", "--key", "k", "--region", Aws::REGION]);
+    assert_eq!(severity(&json(&named.run()), "skipped-checks"), None);
+}
+
+/// Guards against an examination that writes into the log that the user has told Terraform to write.
+#[test]
+fn the_users_log_of_terraform_is_not_written() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&terraform());
+    let log = project.work().join("terraform.log");
+    let report = json(&doctor(&project).env("TF_LOG", "trace").env("TF_LOG_PATH", &log).run());
+    assert_eq!(severity(&report, "program"), Some("ok"), "{report}");
+    assert!(!log.exists());
 }

@@ -48,7 +48,17 @@ fn the_policies_in_the_document_are_those_that_are_printed() {
 fn the_document_tells_of_each_permission_what_it_is_for() {
     use tfguard::commands::doctor::{Audience, Features, needed};
     let text = fs::read_to_string(docs().join("iam.md")).unwrap();
-    let all = Features { table: true, lockfile: true, annotate: true, kms: true, foreign_store: true };
+    let all = Features {
+        table: true,
+        lockfile: true,
+        annotate: true,
+        kms: true,
+        table_kms: true,
+        acl: true,
+        state_tags: true,
+        lock_tags: true,
+        foreign_store: true,
+    };
     for audience in [Audience::Pipeline, Audience::Operator] {
         for permission in needed(all, audience.needs()) {
             assert!(text.contains(&format!("| `{}` | ", permission.action)), "{permission:?}");
@@ -177,4 +187,19 @@ fn every_command_line_of_the_documents_can_be_typed() {
         }
     }
     assert!(tried > 20, "{tried}");
+}
+
+/// What a directory's backend block says, and what people add, is in the policy that is printed.
+#[test]
+fn the_settings_of_a_directory_are_in_its_policy() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile().backend(r#"acl = "private""#);
+    let project = project.init(&terraform());
+    let printed =
+        |args: &[&str]| project.command(TFGUARD).args(["doctor", "--iam-policy"]).args(args).run().expect_code(0).out();
+    assert_eq!(printed(&[]).matches("s3:PutObjectAcl").count(), 2, "of state and lockfile");
+    assert!(!printed(&[]).contains("kms:"));
+    let with_keys = printed(&["--kms-key", "alias/objects", "--table-kms-key", "alias/table"]);
+    assert!(with_keys.contains("PipelineStateKey") && with_keys.contains("PipelineTableKey"), "{with_keys}");
+    let by_flags = printed(&["--bucket", "b", "--key", "k", "--region", Aws::REGION]);
+    assert!(!by_flags.contains("s3:PutObjectAcl"), "{by_flags}");
 }

@@ -50,8 +50,23 @@ fn the_shape_of_a_step_decides_who_hears_of_a_cancel() {
     let (ok, warning) = (Some("ok".to_owned()), Some("warning".to_owned()));
     assert_eq!(of(&agent, "exec doctor"), (ok, None));
     assert_eq!(of(&agent, "doctor\n:"), (warning.clone(), None));
-    assert_eq!(of(&agent, "exec doctor | cat"), (warning.clone(), warning.clone()));
+    // Once there is a reader, as one would be long before a run is cancelled.
+    let pipeline = "mkfifo go; { read _ < go; exec doctor; } | { echo > go; exec cat; }";
+    assert_eq!(of(&agent, pipeline), (warning.clone(), warning.clone()));
     assert_eq!(of(&["Runner.Worker", "node"], "exec doctor"), (warning, None));
+}
+
+/// Guards against a reader that is not seen because the shell that made the pipe has not let go of it yet.
+#[test]
+fn a_reader_is_seen_beside_whoever_made_the_pipe() {
+    let machine = Machine::new();
+    let script = format!(
+        "exec {} -c 'import os, subprocess, sys\nr, w = os.pipe()\ncat = subprocess.Popen([\"cat\"], stdin=r)
+subprocess.run(sys.argv[1:], stdout=w)\nos.close(w)\ncat.wait()' doctor",
+        Tools::get().python().display()
+    );
+    let report = machine.report(&["Runner.Worker"], &script, &[GITHUB]);
+    assert_eq!(report["processes"]["stdout"]["reader"]["name"], "cat", "{report}");
 }
 
 #[test]
@@ -114,19 +129,34 @@ fn sessions_are_told_by_whether_somebody_of_them_lives() {
     let run = Run::new(TFGUARD, &machine.guard).args(["--", "sh", "-c", "echo up; exec sleep 600"]);
     let run = run.env("TFGUARD_DIR", machine.dir.path()).new_group().start();
     run.wait_for_stdout("up", SOON);
+    let (session, journal) = journal_of_child(machine.dir.path());
     assert_eq!((of("session-running").as_deref(), of("session-left")), (Some("note"), None));
-    let sessions = machine.dir.path().join("tfguard");
-    let session = fs::read_dir(&sessions).unwrap().next().unwrap().unwrap().path();
-    let journal: Value = serde_json::from_slice(&fs::read(session.join("journal.json")).unwrap()).unwrap();
-    for process in [&journal["front"], &journal["supervisor"], &journal["child"]["id"]] {
-        let pid = i32::try_from(process["pid"].as_i64().unwrap()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
-    }
-    run.wait(SOON).expect_signal(nix::sys::signal::SIGKILL);
+    // Without front and supervisor the child goes on.
+    run.kill_with_supervisor(&journal);
+    kill(pid_of(&journal["child"]["id"]));
     machine.guard.assert_no_process_left(SOON);
     assert_eq!((of("session-running"), of("session-left").as_deref()), (None, Some("warning")));
     fs::write(session.join("journal.json"), "{").unwrap();
     assert_eq!(of("session-elsewhere").as_deref(), Some("note"));
+}
+
+/// Guards against findings about another version than that which runs in the directory.
+#[test]
+fn a_version_manager_decides_by_the_directory() {
+    let machine = Machine::new();
+    let terraform = machine.dir.path().join("terraform");
+    fs::write(&terraform, "#!/bin/sh\necho \"{\\\"terraform_version\\\":\\\"$(cat .terraform-version)\\\"}\"\n")
+        .unwrap();
+    fs::set_permissions(&terraform, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", machine.dir.path().display(), std::env::var("PATH").unwrap());
+    let other = machine.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    for (dir, version) in [(machine.dir.path(), "1.9.8"), (&other, "1.13.5")] {
+        fs::write(dir.join(".terraform-version"), version).unwrap();
+        let env = [("PATH", path.as_str()), ("TFGUARD_CHDIR", dir.to_str().unwrap())];
+        let report = machine.report(&["Runner.Worker"], "exec doctor", &env);
+        assert!(found(&report, "program").unwrap()["seen"].to_string().contains(version), "{report}");
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl Tools {
         hash: String,
         make: impl FnOnce(&Path, &Path) -> Result<(), String>,
     ) -> Result<PathBuf, String> {
-        let [dir, lock, aside] = ["", ".lock", ".partial"].map(|end| self.place.join(format!("{name}-{hash}{end}")));
+        let [dir, lock] = ["", ".lock"].map(|end| self.place.join(format!("{name}-{hash}{end}")));
         if dir.is_dir() {
             return Ok(dir);
         }
@@ -147,12 +147,21 @@ impl Tools {
         if dir.is_dir() {
             return Ok(dir);
         }
-        // Left by one that was killed.
-        let _ = fs::remove_dir_all(&aside);
+        let partial = format!("{name}-{hash}.partial");
+        // Left by those that were killed.
+        for entry in fs::read_dir(&self.place).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&partial) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         say(&format!("making {name} in {} (once)", self.place.display()));
-        fs::create_dir(&aside).map_err(|error| at("cannot create", &aside, error))?;
-        make(&aside, &dir).inspect_err(|_| drop(fs::remove_dir_all(&aside)))?;
-        fs::rename(&aside, &dir).map_err(|error| at("cannot rename", &aside, error))?;
+        // A folder of its own: the pip that a killed one had started may still be writing into the other.
+        let aside = tempfile::Builder::new().prefix(&partial).tempdir_in(&self.place);
+        let aside = aside.map_err(|error| at("cannot make a folder in", &self.place, error))?;
+        make(aside.path(), &dir)?;
+        fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755))
+            .and_then(|()| fs::rename(aside.path(), &dir))
+            .map_err(|error| at("cannot rename", aside.path(), error))?;
         Ok(dir)
     }
 }

@@ -11,7 +11,8 @@ use crate::support::Tools;
 fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
     let dir = tempfile::tempdir().expect("a directory can be made");
     // What a killed attempt leaves.
-    fs::create_dir_all(dir.path().join("tool-1.partial/half")).expect("a directory can be made");
+    let left = dir.path().join("tool-1.partial");
+    fs::create_dir_all(left.join("half")).expect("a directory can be made");
     let (made, start) = (AtomicU32::new(0), Barrier::new(4));
     let make = || {
         // As four processes: each locks a file it opened itself.
@@ -21,9 +22,12 @@ fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
             made.fetch_add(1, Ordering::Relaxed);
             assert!(!aside.join("half").exists());
             assert!(!last.exists());
+            // What the killed one had started may go on for a while, where it began.
+            fs::create_dir_all(left.join("late")).expect("a directory can be made");
             fs::write(aside.join("whole"), "").map_err(|error| error.to_string())
         });
-        assert!(path.expect("it can be made").join("whole").exists());
+        let path = path.expect("it can be made");
+        assert!(path.join("whole").exists() && !path.join("late").exists());
     };
     thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(make))));
     assert_eq!(made.into_inner(), 1);

@@ -30,6 +30,15 @@ impl Answer {
         }
     }
 
+    /// What a KMS key said that was asked by the service for the one who asked this.
+    #[must_use]
+    pub fn of_kms(&self) -> Option<&str> {
+        match self {
+            Self::Denied(detail) if is_of_kms(detail) => Some(detail),
+            _ => None,
+        }
+    }
+
     /// The same of a whole result.
     pub fn of<T>(result: &Result<T, StoreError>) -> Self {
         match result {
@@ -37,6 +46,11 @@ impl Answer {
             Err(error) => Self::of_error(error),
         }
     }
+}
+
+/// Whether it is a KMS key that refused: the texts of S3 and of DynamoDB.
+fn is_of_kms(detail: &str) -> bool {
+    ["perform: kms:", "KMS key access denied", "customer master key"].iter().any(|text| detail.contains(text))
 }
 
 /// Whether the credentials have a permission.
@@ -104,11 +118,14 @@ impl Answers {
             Answer::Denied(detail) => detail,
         };
         let unknown = |why: &str| Access::Unknown { why: why.to_owned() };
+        if is_of_kms(detail) && !matches!(permission.on, On::Key | On::TableKey) {
+            return unknown("the KMS key refused before it showed");
+        }
         let lists = self.is_allowed("s3:ListBucket", On::Bucket);
         match (permission.on, permission.action) {
-            // The reading of a missing object is denied to who may not list the bucket.
-            (On::State | On::Lockfile, "s3:GetObject") if !lists => {
-                unknown("S3 denies the reading of a missing object where s3:ListBucket is not granted")
+            // What may be missing, or surely is.
+            (On::State | On::Lockfile, _) if !lists => {
+                unknown("S3 denies every request for a missing object where s3:ListBucket is not granted")
             }
             (On::Items, "dynamodb:GetItem") => Access::Missing { detail: detail.clone() },
             // These are tried on a name beside the real one. Where the same credentials may read the one and not the
@@ -164,6 +181,7 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
             On::Table => "the lock table",
             On::Items => "the state's items in the lock table",
             On::Key => "the key of the objects",
+            On::TableKey => "the key of the lock table",
         };
         let needed = permission.needed_by.iter().map(|need| need.name()).collect::<Vec<_>>().join(", ");
         let action = permission.action;
@@ -178,7 +196,12 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
                 )
                 .why(format!("needed by {needed}"))
                 .fix(format!(
-                    "grant {action}; `tfguard doctor --iam-policy` prints the whole policy{}",
+                    "grant {action}; `tfguard doctor --iam-policy{}` prints the whole policy{}",
+                    match permission.on {
+                        On::Key => " --kms-key <KEY>",
+                        On::TableKey => " --table-kms-key <KEY>",
+                        _ => "",
+                    },
                     role(permission)
                 )),
             ),
@@ -219,7 +242,9 @@ mod tests {
     use super::*;
     use crate::commands::doctor::permissions::{Features, needed};
 
-    const ALL: Features = Features { table: true, lockfile: true, annotate: true, kms: false, foreign_store: false };
+    fn all() -> Features {
+        Features { table: true, lockfile: true, annotate: true, ..Features::default() }
+    }
 
     fn answers(denied: &[(&str, On)]) -> Answers {
         let of = |permission: &Permission| {
@@ -227,7 +252,7 @@ mod tests {
             if is_denied { Answer::Denied("no".to_owned()) } else { Answer::Allowed }
         };
         Answers {
-            list: needed(ALL, Need::ALL).map(|permission| (*permission, of(permission))).collect(),
+            list: needed(all(), Need::ALL).map(|permission| (*permission, of(permission))).collect(),
             unused_item: Some(Answer::Allowed),
             unused_object: Some(Answer::Allowed),
         }
@@ -243,7 +268,7 @@ mod tests {
 
     #[test]
     fn each_missing_permission_is_the_only_one_told() {
-        for permission in needed(ALL, Need::ALL) {
+        for permission in needed(all(), Need::ALL) {
             let (action, on) = (permission.action, permission.on);
             assert_eq!(not_present(&answers(&[(action, on)])), [(action, on, true)]);
         }
@@ -272,6 +297,10 @@ mod tests {
     fn without_list_bucket_a_denied_read_proves_nothing() {
         let both = answers(&[("s3:ListBucket", On::Bucket), ("s3:GetObject", On::Lockfile)]);
         assert_eq!(not_present(&both), [("s3:ListBucket", On::Bucket, true), ("s3:GetObject", On::Lockfile, false)]);
+        for (action, on) in [("s3:DeleteObject", On::Lockfile), ("s3:GetObjectVersion", On::State)] {
+            let told = not_present(&answers(&[("s3:ListBucket", On::Bucket), (action, on)]));
+            assert_eq!(told, [("s3:ListBucket", On::Bucket, true), (action, on, false)]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::{BucketVersioningStatus, ServerSideEncryption};
 
-use super::credentials::ServerClock;
+use super::credentials::{self, ServerClock};
 use super::finding::Area::Bucket;
 use super::finding::Finding;
 use crate::lock::{StoreError, understand};
@@ -12,7 +12,8 @@ use crate::lock::{StoreError, understand};
 /// What could be learned of a bucket. An error is what the service answered.
 #[derive(Debug)]
 pub struct BucketFacts {
-    /// The region it is in, where it tells.
+    /// The region that it says it is in where it does not let itself be reached. None where it does: stores that are
+    /// not AWS's call their regions what they like, and take requests for others.
     pub region: Result<Option<String>, StoreError>,
     /// Whether it keeps versions.
     pub versioning: Result<Versioning, StoreError>,
@@ -20,6 +21,15 @@ pub struct BucketFacts {
     pub encryption: Result<Option<ServerSideEncryption>, StoreError>,
     /// Whether objects can be locked against deletion.
     pub object_lock: Result<bool, StoreError>,
+}
+
+impl BucketFacts {
+    /// Why the service did not take the credentials, if that is so. A HEAD's answer cannot say it.
+    #[must_use]
+    pub fn refused_credentials(&self) -> Option<&StoreError> {
+        let errors = [self.region.as_ref().err(), self.versioning.as_ref().err()];
+        errors.into_iter().flatten().find(|error| credentials::are_refused(error))
+    }
 }
 
 /// Whether a bucket keeps versions.
@@ -38,7 +48,7 @@ pub async fn look(client: &Client, bucket: &str, clock: &ServerClock) -> BucketF
     let head = client.head_bucket().bucket(bucket).customize().interceptor(clock.clone()).send().await;
     // A bucket elsewhere answers with an error that says where it is.
     let region = match head {
-        Ok(answer) => Ok(answer.bucket_region().map(str::to_owned)),
+        Ok(_) => Ok(None),
         Err(error) => {
             let raw = error.raw_response();
             let elsewhere = raw.and_then(|raw| raw.headers().get("x-amz-bucket-region")).map(str::to_owned);
@@ -90,7 +100,7 @@ pub async fn look(client: &Client, bucket: &str, clock: &ServerClock) -> BucketF
     }
 }
 
-/// What follows. `lockfile`: locks live here too.
+/// What follows. `region` is that of the backend. `lockfile`: locks live here too.
 #[must_use]
 pub fn findings(facts: &BucketFacts, bucket: &str, region: &str, lockfile: bool) -> Vec<Finding> {
     let mut findings = Vec::new();

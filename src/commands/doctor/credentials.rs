@@ -42,6 +42,11 @@ pub async fn look(clients: &AwsClients, env: &HashMap<OsString, OsString>) -> Id
     Identity { end, arn: clients.caller().await.identity.map(|identity| identity.arn) }
 }
 
+/// Whether the service did not take the credentials, whatever they may do.
+pub fn are_refused(error: &StoreError) -> bool {
+    matches!(error, StoreError::CredentialsRejected { .. } | StoreError::CredentialsExpired { .. })
+}
+
 /// What follows. `left` is what remains of the job's time, where the CI tells.
 #[must_use]
 pub fn findings(identity: &Identity, source: &str, left: Option<Duration>, now: Timestamp) -> Vec<Finding> {
@@ -50,7 +55,7 @@ pub fn findings(identity: &Identity, source: &str, left: Option<Duration>, now: 
         Ok(end) => end,
         Err(error) => {
             return vec![
-                Finding::problem(Credentials, ID, error.to_string())
+                Finding::problem(Credentials, ID, format!("{source}: {error}"))
                     .why("neither Terraform nor the release of its lock can ask AWS"),
             ];
         }

@@ -87,6 +87,8 @@ pub enum On {
     Items,
     /// The KMS key that encrypts the objects.
     Key,
+    /// The KMS key that encrypts the lock table.
+    TableKey,
 }
 
 /// One action on one kind of thing.
@@ -101,7 +103,7 @@ pub struct Permission {
 }
 
 /// What the state's settings ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Features {
     /// It is locked in a table.
     pub table: bool,
@@ -111,6 +113,14 @@ pub struct Features {
     pub annotate: bool,
     /// Its objects are encrypted with a KMS key of one's own.
     pub kms: bool,
+    /// So is its table.
+    pub table_kms: bool,
+    /// Its objects are written with an ACL.
+    pub acl: bool,
+    /// Its state is written with tags (OpenTofu's `state_tags`).
+    pub state_tags: bool,
+    /// Its lockfile is written with tags (OpenTofu's `lock_tags`).
+    pub lock_tags: bool,
     /// S3 is not AWS's own.
     pub foreign_store: bool,
 }
@@ -125,25 +135,31 @@ const CATALOGUE: &[Permission] = &[
     of("s3:GetBucketObjectLockConfiguration", On::Bucket, &[Doctor]),
     of("s3:GetObject", On::State, &[Terraform, Locks, Inspect, Verify]),
     of("s3:PutObject", On::State, &[Terraform]),
+    of("s3:PutObjectAcl", On::State, &[Terraform]),
+    of("s3:PutObjectTagging", On::State, &[Terraform]),
     of("s3:GetObjectVersion", On::State, &[Verify]),
     of("s3:GetObject", On::Lockfile, &[Terraform, Release, Annotate, Locks, Inspect, Unlock]),
     of("s3:PutObject", On::Lockfile, &[Terraform]),
+    of("s3:PutObjectAcl", On::Lockfile, &[Terraform]),
     of("s3:DeleteObject", On::Lockfile, &[Terraform, Release, Unlock]),
     of("s3:PutObject", On::Unused, &[Release, Unlock]),
     of("s3:GetObjectTagging", On::Lockfile, &[Annotate, Locks, Inspect, Unlock]),
     of("s3:PutObjectTagging", On::Lockfile, &[Annotate]),
-    of("s3:GetObjectVersionTagging", On::Lockfile, &[Annotate, Locks, Inspect, Unlock]),
+    // The same where Terraform needs it too.
+    of("s3:PutObjectTagging", On::Lockfile, &[Terraform, Annotate]),
     of("s3:PutObjectVersionTagging", On::Lockfile, &[Annotate]),
     of("dynamodb:DescribeTable", On::Table, &[Doctor]),
     of("dynamodb:DescribeTimeToLive", On::Table, &[Doctor]),
     of("dynamodb:DescribeContinuousBackups", On::Table, &[Doctor]),
     of("dynamodb:Scan", On::Table, &[Locks]),
-    of("dynamodb:GetItem", On::Items, &[Terraform, Release, Inspect, Unlock, Verify]),
+    of("dynamodb:GetItem", On::Items, &[Terraform, Release, Locks, Inspect, Unlock, Verify]),
     of("dynamodb:PutItem", On::Items, &[Terraform, FixDigest]),
     of("dynamodb:DeleteItem", On::Items, &[Terraform, Release, Unlock]),
     of("dynamodb:UpdateItem", On::Items, &[Annotate]),
-    of("kms:Decrypt", On::Key, &[Terraform, Release, Locks, Inspect, Unlock, Verify]),
+    of("kms:Decrypt", On::Key, &[Terraform, Release, Annotate, Locks, Inspect, Unlock, Verify]),
     of("kms:GenerateDataKey", On::Key, &[Terraform]),
+    // For writing too (aws-cdk#10010).
+    of("kms:Decrypt", On::TableKey, &[Terraform, Release, Annotate, Locks, Inspect, Unlock, Verify, FixDigest]),
 ];
 
 const fn of(action: &'static str, on: On, needed_by: &'static [Need]) -> Permission {
@@ -159,8 +175,15 @@ pub fn needed<'a>(features: Features, needs: &'a [Need]) -> impl Iterator<Item =
             On::Unused => features.lockfile && features.foreign_store,
             On::Table | On::Items => features.table,
             On::Key => features.kms,
+            On::TableKey => features.table && features.table_kms,
+        };
+        let is_set = match (permission.on, permission.action) {
+            (_, "s3:PutObjectAcl") => features.acl,
+            (On::State, "s3:PutObjectTagging") => features.state_tags,
+            (On::Lockfile, "s3:PutObjectTagging") => features.lock_tags == permission.needed_by.contains(&Terraform),
+            _ => true,
         };
         let wanted = |need: &&Need| needs.contains(need) && (features.annotate || **need != Annotate);
-        is_there && permission.needed_by.iter().any(|need| wanted(&need))
+        is_there && is_set && permission.needed_by.iter().any(|need| wanted(&need))
     })
 }

@@ -21,6 +21,10 @@ pub struct Subject {
     pub annotate: bool,
     /// The ID, ARN or alias of the KMS key of the backend block.
     pub kms_key: Option<String>,
+    /// The same of the key that encrypts the table.
+    pub table_kms_key: Option<String>,
+    /// The names of the backend's attributes that are set, where a directory tells them.
+    pub set: Vec<String>,
     /// S3 is not AWS's own.
     pub foreign_store: bool,
     /// The region of bucket and table.
@@ -87,11 +91,16 @@ impl Subject {
     /// What it asks for.
     #[must_use]
     pub fn features(&self) -> Features {
+        let is_set = |name: &str| self.set.iter().any(|set| set == name);
         Features {
             table: self.table.is_some(),
             lockfile: self.lockfile,
             annotate: self.annotate,
             kms: self.kms_key.is_some(),
+            table_kms: self.table_kms_key.is_some(),
+            acl: is_set("acl"),
+            state_tags: is_set("state_tags"),
+            lock_tags: is_set("lock_tags"),
             foreign_store: self.foreign_store,
         }
     }
@@ -123,10 +132,8 @@ impl Subject {
                 let keys = json!({ "ForAllValues:StringLike": { "dynamodb:LeadingKeys": items } });
                 ("LockItems", self.table_arn().into_iter().collect(), keys)
             }
-            On::Key => {
-                let (resource, condition) = self.kms_key_arn().unwrap_or_default();
-                ("StateKey", vec![resource], condition)
-            }
+            On::Key => self.key_statement("StateKey", self.kms_key.as_deref()),
+            On::TableKey => self.key_statement("TableKey", self.table_kms_key.as_deref()),
         };
         let who = match audience {
             Audience::Pipeline => "Pipeline",
@@ -143,17 +150,31 @@ impl Subject {
         match &self.region {
             region if region.starts_with("cn-") => "aws-cn",
             region if region.starts_with("us-gov-") => "aws-us-gov",
+            region if region.starts_with("us-iso-") => "aws-iso",
+            region if region.starts_with("us-isob-") => "aws-iso-b",
+            region if region.starts_with("eu-isoe-") => "aws-iso-e",
+            region if region.starts_with("us-isof-") => "aws-iso-f",
+            region if region.starts_with("eusc-") => "aws-eusc",
             _ => "aws",
         }
     }
 
+    /// Whether the bucket is named by an access point's ARN.
+    fn is_access_point(&self) -> bool {
+        self.bucket.starts_with("arn:")
+    }
+
     fn bucket_arn(&self) -> String {
+        if self.is_access_point() {
+            return self.bucket.clone();
+        }
         format!("arn:{}:s3:::{}", self.partition(), self.bucket)
     }
 
     fn objects(&self, suffix: &str) -> Vec<String> {
         let bucket = self.bucket_arn();
-        self.state_keys.iter().map(|key| format!("{bucket}/{}{suffix}", key.pattern())).collect()
+        let objects = if self.is_access_point() { "/object" } else { "" };
+        self.state_keys.iter().map(|key| format!("{bucket}{objects}/{}{suffix}", key.pattern())).collect()
     }
 
     /// The items of a state: lock, digest, and the key that is never used, on which the doctor tries what is permitted.
@@ -173,18 +194,22 @@ impl Subject {
         Some(if table.starts_with("arn:") { table.clone() } else { self.arn("dynamodb", &format!("table/{table}")) })
     }
 
-    fn kms_key_arn(&self) -> Option<(String, Value)> {
-        let key = self.kms_key.as_ref()?;
-        let alias = key.rsplit_once(":alias/").map_or(key.strip_prefix("alias/"), |(_, alias)| Some(alias));
-        Some(match alias {
-            // An alias in a resource is the alias, not its key.
-            Some(alias) => (
-                self.arn("kms", "key/*"),
-                json!({ "ForAnyValue:StringEquals": { "kms:ResourceAliases": [format!("alias/{alias}")] } }),
-            ),
-            None if key.starts_with("arn:") => (key.clone(), Value::Null),
-            None => (self.arn("kms", &format!("key/{key}")), Value::Null),
-        })
+    fn key_statement(&self, name: &'static str, key: Option<&str>) -> (&'static str, Vec<String>, Value) {
+        let (resource, condition) = self.kms_key_arn(key.unwrap_or_default());
+        (name, vec![resource], condition)
+    }
+
+    fn kms_key_arn(&self, key: &str) -> (String, Value) {
+        // An alias in a resource is the alias, not its key.
+        let by_alias = |keys: String, alias: &str| {
+            (keys, json!({ "ForAnyValue:StringEquals": { "kms:ResourceAliases": [format!("alias/{alias}")] } }))
+        };
+        match (key.split_once(":alias/"), key.strip_prefix("alias/")) {
+            (Some((account, alias)), _) => by_alias(format!("{account}:key/*"), alias),
+            (None, Some(alias)) => by_alias(self.arn("kms", "key/*"), alias),
+            _ if key.starts_with("arn:") => (key.to_owned(), Value::Null),
+            _ => (self.arn("kms", &format!("key/{key}")), Value::Null),
+        }
     }
 }
 
@@ -218,6 +243,8 @@ mod tests {
             lockfile: true,
             annotate: true,
             kms_key: None,
+            table_kms_key: None,
+            set: Vec::new(),
             foreign_store: false,
             region: "eu-west-1".to_owned(),
             account: None,
@@ -287,14 +314,73 @@ mod tests {
 
     #[test]
     fn keys_tables_and_partitions_are_named_as_they_are() {
-        let of = |key: &str| Subject { kms_key: Some(key.to_owned()), ..subject() }.kms_key_arn().unwrap().0;
+        let of = |key: &str| subject().kms_key_arn(key).0;
         assert_eq!(of("1234"), "arn:aws:kms:eu-west-1:*:key/1234");
         assert_eq!(of("arn:aws:kms:eu-west-1:1:key/1"), "arn:aws:kms:eu-west-1:1:key/1");
         assert_eq!(of("alias/x"), "arn:aws:kms:eu-west-1:*:key/*");
-        assert_eq!(of("arn:aws:kms:eu-west-1:1:alias/x"), "arn:aws:kms:eu-west-1:*:key/*");
+        assert_eq!(of("arn:aws:kms:eu-west-2:1:alias/x/y"), "arn:aws:kms:eu-west-2:1:key/*");
+        let alias = json!({ "ForAnyValue:StringEquals": { "kms:ResourceAliases": ["alias/x/y"] } });
+        assert_eq!(subject().kms_key_arn("arn:aws:kms:eu-west-2:1:alias/x/y").1, alias);
         let given = Subject { region: "cn-north-1".to_owned(), account: Some("1".to_owned()), ..subject() };
         assert_eq!(given.table_arn().unwrap(), "arn:aws-cn:dynamodb:cn-north-1:1:table/locks");
         let arn = "arn:aws:dynamodb:eu-west-1:1:table/t";
         assert_eq!(Subject { table: Some(arn.to_owned()), ..subject() }.table_arn().as_deref(), Some(arn));
+        for (region, partition) in [
+            ("us-gov-west-1", "aws-us-gov"),
+            ("us-iso-east-1", "aws-iso"),
+            ("us-isob-east-1", "aws-iso-b"),
+            ("eusc-de-east-1", "aws-eusc"),
+            ("us-east-1", "aws"),
+        ] {
+            assert_eq!(Subject { region: region.to_owned(), ..subject() }.partition(), partition);
+        }
+    }
+
+    /// An access point has objects of its own in IAM's eyes, and its items in the table have its ARN in their keys.
+    #[test]
+    fn a_bucket_that_is_named_by_an_access_point_is_granted_by_it() {
+        let point = "arn:aws:s3:eu-west-1:1:accesspoint/states";
+        let subject = Subject { bucket: point.to_owned(), state_keys: vec![KeyPattern::one("k")], ..subject() };
+        assert_eq!(subject.bucket_arn(), point);
+        assert_eq!(subject.objects(".tflock*"), [format!("{point}/object/k.tflock*")]);
+        assert_eq!(subject.items(&subject.state_keys[0])[0], format!("{point}/k"));
+    }
+
+    /// What S3 asks for besides where an object is written with an ACL or with tags (S3 API, `PutObject`).
+    #[test]
+    fn acls_and_tags_of_the_backend_block_are_granted_to_pipelines_alone() {
+        let set = |names: &[&str]| Subject { set: names.iter().map(|name| (*name).to_owned()).collect(), ..subject() };
+        let of = |names: &[&str], annotate, sid| {
+            let mut all = actions(&Subject { annotate, ..set(names) }.policy(Audience::Pipeline), sid);
+            all.retain(|action| action.ends_with("Acl") || action.ends_with(":PutObjectTagging"));
+            all
+        };
+        let none: Vec<&str> = Vec::new();
+        assert_eq!(of(&["bucket"], false, "PipelineState"), none);
+        assert_eq!(of(&["bucket"], false, "PipelineLockfile"), none);
+        for sid in ["PipelineState", "PipelineLockfile"] {
+            assert_eq!(of(&["acl"], false, sid), ["s3:PutObjectAcl"]);
+        }
+        assert_eq!(of(&["state_tags"], true, "PipelineState"), ["s3:PutObjectTagging"]);
+        assert_eq!(of(&["lock_tags"], true, "PipelineState"), none);
+        for (names, annotate) in [(&[][..], true), (&["lock_tags"], true), (&["lock_tags"], false)] {
+            assert_eq!(of(names, annotate, "PipelineLockfile"), ["s3:PutObjectTagging"], "{names:?} {annotate}");
+        }
+        let people =
+            serde_json::to_string(&set(&["acl", "state_tags", "lock_tags"]).policy(Audience::Operator)).unwrap();
+        assert!(!people.contains("PutObjectAcl") && !people.contains("PutObjectTagging"));
+    }
+
+    #[test]
+    fn the_key_of_the_table_is_granted_to_all_who_ask_the_table() {
+        let key = Some("arn:aws:kms:eu-west-1:1:key/2".to_owned());
+        let with = Subject { table_kms_key: key.clone(), ..subject() };
+        for (audience, sid) in [(Audience::Pipeline, "PipelineTableKey"), (Audience::Operator, "OperatorTableKey")] {
+            let policy = with.policy(audience);
+            assert_eq!(actions(&policy, sid), ["kms:Decrypt"]);
+            assert_eq!(policy.statement.last().unwrap().resource, [key.clone().unwrap()]);
+        }
+        let fileless = Subject { table: None, ..with }.policy(Audience::Pipeline);
+        assert!(actions(&fileless, "PipelineTableKey").is_empty());
     }
 }

@@ -15,7 +15,7 @@ use super::finding::Finding;
 use super::permissions::{Features, Need, On, needed};
 use super::policy::UNUSED_ITEM;
 use super::table::TableFacts;
-use crate::lock::{StoreError, lockfile_key, understand};
+use crate::lock::{SseCustomerKey, StoreError, lockfile_key, object_exists, understand};
 
 /// No item meets it.
 const IMPOSSIBLE: &str = "attribute_exists(LockID) AND attribute_not_exists(LockID)";
@@ -35,6 +35,8 @@ pub struct Place<'a> {
     pub features: Features,
     /// S3 is AWS's own, which keeps the condition of every conditional request.
     pub s3_of_aws: bool,
+    /// The customer's key by which objects are encrypted: without it nobody may read them.
+    pub customer_key: Option<&'a SseCustomerKey>,
 }
 
 /// What came of all requests: the answers, and what was found on the way.
@@ -69,7 +71,15 @@ pub async fn probe(
                 .fix("read about --without-conditions in `tfguard --help` before you choose another way"),
         );
     }
-    for permission in needed(place.features, Need::ALL) {
+    // A bucket or a table can have a key of which the backend block says nothing.
+    let key_said = objects.state.of_kms().map(str::to_owned);
+    let table_key_said = items.as_ref().and_then(|items| items.get.of_kms()).map(str::to_owned);
+    let features = Features {
+        kms: place.features.kms || key_said.is_some(),
+        table_kms: place.features.table_kms || table_key_said.is_some(),
+        ..place.features
+    };
+    for permission in needed(features, Need::ALL) {
         let answer = match (permission.on, permission.action) {
             (On::Items, action) => items.as_ref().map(|items| items.answer(action)),
             (On::Table, "dynamodb:Scan") => items.as_ref().map(|items| items.scan.clone()),
@@ -82,7 +92,13 @@ pub async fn probe(
             (On::Bucket, "s3:GetEncryptionConfiguration") => Some(Answer::of(&bucket.encryption)),
             (On::Bucket, "s3:GetBucketObjectLockConfiguration") => Some(Answer::of(&bucket.object_lock)),
             (On::Key, "kms:Decrypt") if objects.state_was_read => Some(Answer::Allowed),
+            (On::Key, "kms:Decrypt") if let Some(detail) = &key_said => Some(Answer::Denied(detail.clone())),
             (On::Key, _) => Some(Answer::NotAsked("only reading and writing objects shows it")),
+            (On::TableKey, _) => items.as_ref().map(|items| match (&items.get, &table_key_said) {
+                (Answer::Allowed, _) => Answer::Allowed,
+                (_, Some(detail)) => Answer::Denied(detail.clone()),
+                _ => Answer::NotAsked("only reading the table shows it"),
+            }),
             (on, action) => Some(objects.answer(on, action)),
         };
         if let Some(answer) = answer {
@@ -203,12 +219,22 @@ impl Objects {
         let list = client.list_objects_v2().bucket(bucket).prefix(key).max_keys(1).send().await;
         let versions = client.list_object_versions().bucket(bucket).prefix(key).max_keys(1).send().await;
         // One byte shows it; the rest can hold secrets.
-        let state = client.get_object().bucket(bucket).key(key).range("bytes=0-0").send().await;
+        let get = || {
+            let request = client.get_object().bucket(bucket).key(key).range("bytes=0-0");
+            match place.customer_key {
+                Some(key) => request
+                    .sse_customer_algorithm("AES256")
+                    .sse_customer_key(key.base64())
+                    .sse_customer_key_md5(key.md5()),
+                None => request,
+            }
+        };
+        let state = get().send().await;
         let state_was_read = state.is_ok();
-        let lock = client.head_object().bucket(bucket).key(&lockfile).send().await;
+        let lock = object_exists(client, bucket, &lockfile, place.customer_key).await;
         let beside = client.head_object().bucket(bucket).key(&unused).send().await;
         // The version of an object that was made before the bucket kept versions.
-        let version = client.get_object().bucket(bucket).key(key).version_id("null").range("bytes=0-0").send().await;
+        let version = get().version_id("null").send().await;
         let delete = client.delete_object().bucket(bucket).key(&unused).if_match(IMPOSSIBLE_ETAG).send().await;
         let ignores_conditions = delete.is_ok();
         let put = if place.s3_of_aws {
@@ -234,7 +260,7 @@ impl Objects {
             list_versions: missing("s3:ListBucketVersions", versions.map(|_| ())),
             state: missing("s3:GetObject", state.map(|_| ())),
             state_version: missing("s3:GetObjectVersion", version.map(|_| ())),
-            lockfile: missing("s3:GetObject", lock.map(|_| ())),
+            lockfile: Answer::of(&lock),
             unused: missing("s3:GetObject", beside.map(|_| ())),
             put,
             delete: missing("s3:DeleteObject", delete.map(|_| ())),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -37,8 +37,9 @@ pub struct Installed {
     pub version: (u32, u32, u32),
 }
 
-/// Finds the program on PATH, OpenTofu first if that is what initialised the directory, and asks its version.
-pub async fn find(env: &HashMap<OsString, OsString>, opentofu: bool) -> Option<Program> {
+/// Finds the program on PATH, OpenTofu first if that is what initialised the directory, and asks its version there: a
+/// version manager decides by the directory.
+pub async fn find(env: &HashMap<OsString, OsString>, opentofu: bool, dir: &Path) -> Option<Program> {
     let names = if opentofu { ["tofu", "terraform"] } else { ["terraform", "tofu"] };
     let (name, path) = names.into_iter().find_map(|name| {
         let path = command::real_program(OsStr::new(name), env).ok()?;
@@ -48,7 +49,7 @@ pub async fn find(env: &HashMap<OsString, OsString>, opentofu: bool) -> Option<P
     let behind = command::behind_wrapper(path.as_os_str(), env);
     let node_wrapper = behind.is_some();
     let path = behind.unwrap_or(path);
-    let installed = ask(&path, env).await.map(|version| Installed { product: product(name), version });
+    let installed = ask(&path, env, dir).await.map(|version| Installed { product: product(name), version });
     Some(Program { name, path, shim, node_wrapper, installed })
 }
 
@@ -56,7 +57,7 @@ fn product(name: &str) -> Product {
     if name == "tofu" { Product::OpenTofu } else { Product::Terraform }
 }
 
-async fn ask(program: &std::path::Path, env: &HashMap<OsString, OsString>) -> Option<(u32, u32, u32)> {
+async fn ask(program: &Path, env: &HashMap<OsString, OsString>, dir: &Path) -> Option<(u32, u32, u32)> {
     #[derive(Deserialize)]
     struct Told {
         // OpenTofu calls it so too.
@@ -64,12 +65,12 @@ async fn ask(program: &std::path::Path, env: &HashMap<OsString, OsString>) -> Op
     }
     let mut command = tokio::process::Command::new(program);
     command.args(["version", "-json"]).env_clear().envs(env).env("CHECKPOINT_DISABLE", "1");
-    // Of the command line, only what is typed here.
-    for name in env.keys().filter(|name| name.to_string_lossy().starts_with("TF_CLI_ARGS")) {
+    // Of the command line, only what is typed here; and nothing is written to a log.
+    let leave = ["TF_CLI_ARGS", "TF_LOG", "TF_TEMP_LOG_PATH"];
+    for name in env.keys().filter(|name| leave.iter().any(|leave| name.to_string_lossy().starts_with(leave))) {
         command.env_remove(name);
     }
-    // Where no working directory's files are read.
-    command.current_dir("/").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    command.current_dir(dir).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LONGEST, command.output()).await.ok()?.ok()?;
     parse(&serde_json::from_slice::<Told>(&output.stdout).ok()?.terraform_version)
 }

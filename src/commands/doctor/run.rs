@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -20,6 +20,7 @@ use super::{bucket, place, table};
 use crate::backend::{InitRecord, Surroundings};
 use crate::ci;
 use crate::command::Flavour;
+use crate::commands::output::to_json;
 use crate::commands::{Failure, State, Target, TargetError, block_on, print};
 use crate::exit;
 use crate::lock::StoreError;
@@ -67,6 +68,10 @@ pub struct Args {
     /// For the policy: one KMS key encrypts the objects though the backend block names none (ID, ARN or alias)
     #[arg(long, env = "TFGUARD_KMS_KEY", value_name = "KEY")]
     pub kms_key: Option<String>,
+
+    /// For the policy: this KMS key of your own encrypts the lock table (ID, ARN or alias)
+    #[arg(long, env = "TFGUARD_TABLE_KMS_KEY", value_name = "KEY")]
+    pub table_kms_key: Option<String>,
 }
 
 /// How findings look.
@@ -93,14 +98,20 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 
 async fn print_policy(args: &Args, audience: Audience) -> Result<u8, Failure> {
     let state = args.target.state().await?;
-    let policy = subject(args, &state).policy(audience);
+    let set = state.dir.clone().and_then(|dir| record(dir, std::env::vars_os().collect())).map(|record| record.set);
+    let policy = subject(args, &state, &set.unwrap_or_default()).policy(audience);
     let text = serde_json::to_string_pretty(&policy).map_err(|error| Failure::Output(error.into()))?;
     print(&format!("{text}\n"))?;
     Ok(0)
 }
 
+fn record(dir: PathBuf, env: HashMap<OsString, OsString>) -> Option<InitRecord> {
+    InitRecord::read(&Surroundings { dir: std::path::absolute(&dir).unwrap_or(dir), env })
+}
+
 /// What a policy for this state is about: the state in every workspace, where a directory tells how its keys are made.
-fn subject(args: &Args, state: &State) -> Subject {
+/// `set`: the names of the backend's attributes that are set.
+fn subject(args: &Args, state: &State, set: &[String]) -> Subject {
     let mut state_keys = vec![KeyPattern::one(&state.key)];
     if state.workspace.is_some() {
         state_keys = vec![
@@ -115,6 +126,8 @@ fn subject(args: &Args, state: &State) -> Subject {
         lockfile: uses_lockfile(state),
         annotate: !args.no_annotate,
         kms_key: args.kms_key.clone().or_else(|| state.backend.kms_key().map(str::to_owned)),
+        table_kms_key: args.table_kms_key.clone(),
+        set: set.to_vec(),
         foreign_store: !state.clients.is_s3_of_aws(),
         region: state.backend.region().to_owned(),
         account: args.account.clone(),
@@ -137,16 +150,17 @@ async fn examine(args: &Args) -> Result<u8, Failure> {
     findings.extend(settings::environment(&env));
 
     let dir = args.target.chdir.clone().unwrap_or_else(|| ".".into());
-    let record = InitRecord::read(&Surroundings { dir: std::path::absolute(&dir).unwrap_or(dir), env: env.clone() });
+    let record = record(dir.clone(), env.clone());
     let opentofu = Flavour::decide(OsStr::new("terraform"), &env, record.as_ref()) == Flavour::OpenTofu;
-    let program = program::find(&env, opentofu).await;
+    let program = program::find(&env, opentofu, &dir).await;
     findings.push(settings::program(program.as_ref()));
 
     let (mut state_of, mut tried) = (None, Vec::new());
     match args.target.state().await {
         Ok(state) => {
             state_of = Some(state.lock_id());
-            let set = record.map(|record| record.set).unwrap_or_default();
+            // Where flags name the state, the directory is about another one.
+            let set = record.filter(|_| state.dir.is_some()).map(|record| record.set).unwrap_or_default();
             let (found, permissions) = examine_state(args, &state, &set, program.as_ref(), &env).await;
             findings.extend(found);
             tried = permissions;
@@ -157,8 +171,7 @@ async fn examine(args: &Args) -> Result<u8, Failure> {
     match args.format {
         Format::Text => print(&report.text(Severity::Ok))?,
         Format::Json => {
-            let text = serde_json::to_string(&report).map_err(|error| Failure::Output(error.into()))?;
-            print(&format!("{text}\n"))?;
+            print(&format!("{}\n", to_json(&report).map_err(Failure::Output)?))?;
         }
     }
     Ok(if report.worst >= args.fail_on { exit::DOCTOR_FOUND } else { 0 })
@@ -202,12 +215,17 @@ async fn examine_state(
     }
 
     let now = Timestamp::now();
-    let identity = credentials::look(&state.clients, env).await;
+    let mut identity = credentials::look(&state.clients, env).await;
     let variable = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
     let age = || ci::job_age("BUILDKITE_JOB_ID", &variable("BUILDKITE_JOB_ID")?);
     let left = ci::time_left(variable, now, age).map(|limit| limit.left);
-    findings.extend(credentials::findings(&identity, credentials::source(set, env), left, now));
+    let source = if args.target.access.profile.is_some() {
+        "the profile that --profile names"
+    } else {
+        credentials::source(set, env)
+    };
     if identity.end.is_err() {
+        findings.extend(credentials::findings(&identity, source, left, now));
         return (findings, Vec::new());
     }
 
@@ -217,9 +235,16 @@ async fn examine_state(
     if let Some(ahead) = clock.ahead() {
         findings.push(credentials::clock(ahead));
     }
+    let refused = bucket_facts.refused_credentials();
+    if let Some(error) = refused {
+        identity.end = Err(error.clone());
+    }
+    findings.extend(credentials::findings(&identity, source, left, now));
+    if refused.is_some() {
+        return (findings, Vec::new());
+    }
     if let Err(error) = &bucket_facts.region
-        && (error.is_silence()
-            || matches!(error, StoreError::CredentialsRejected { .. } | StoreError::CredentialsExpired { .. }))
+        && error.is_silence()
     {
         findings.push(Finding::problem(Area::Bucket, "bucket", error.to_string()).why("nothing more was asked"));
         return (findings, Vec::new());
@@ -237,8 +262,9 @@ async fn examine_state(
         bucket: state.bucket(),
         key: &state.key,
         table: table_name.filter(|_| !silent),
-        features: subject(args, state).features(),
+        features: subject(args, state, set).features(),
         s3_of_aws: state.clients.is_s3_of_aws(),
+        customer_key: state.backend.customer_key(),
     };
     let (answers, found) = probe(&place, &dynamodb, &s3, (table_facts.as_ref(), &bucket_facts)).await;
     findings.extend(found);

@@ -80,12 +80,10 @@ fn stdout(chain: &[Process]) -> Stdout {
             })
         })
     };
-    let reader = all_processes().ok().and_then(|all| {
-        all.flatten().find(|process| process.pid != std::process::id().cast_signed() && reads(process))
-    });
-    // The CI itself reads what its steps print; that is nobody's doing.
-    let reader = reader
-        .and_then(|process| read(process.pid))
-        .filter(|reader| !chain.iter().any(|above| above.pid == reader.pid) && !reader.is_agent());
-    Stdout::Pipe { reader }
+    // The CI itself reads what its steps print, which is nobody's doing; and a shell may still hold what it made for
+    // the commands of a pipeline.
+    let is_above = |process: &Proc| chain.iter().any(|above| above.pid == process.pid);
+    let readers = all_processes().into_iter().flatten().flatten();
+    let mut readers = readers.filter(|process| !is_above(process) && reads(process));
+    Stdout::Pipe { reader: readers.find_map(|process| read(process.pid).filter(|reader| !reader.is_agent())) }
 }
