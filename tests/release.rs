@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::time::Duration;
 
-use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use nix::sys::signal::Signal::SIGINT;
 use serde_json::Value;
 use stage::*;
 use support::*;

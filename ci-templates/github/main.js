@@ -57,7 +57,8 @@ async function download(dir) {
   if (named.toLowerCase() !== found) throw new Error(`${url} has the SHA-256 ${found}, not ${named}`);
   const file = path.join(dir, "tarball");
   fs.writeFileSync(file, tarball);
-  execFileSync("tar", ["-xzf", file, "-C", dir, "--strip-components=1"]);
+  // -o: not as the files of whoever made the release, who may be somebody else on this machine.
+  execFileSync("tar", ["-xozf", file, "-C", dir, "--strip-components=1"]);
   fs.rmSync(file);
   return path.join(dir, "tfguard");
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// Every attribute that any Terraform from 0.12 to 1.17 or any OpenTofu knows and that matters for reaching a lock.
 ///
 /// Attributes that are not set are recorded as `null`. What matters only while Terraform itself runs is left out:
-/// `acl`, `encrypt`, `max_retries`, `retry_mode`, the tags of objects, the `skip_…` checks,
+/// `acl`, `max_retries`, `retry_mode`, the tags of objects, the `skip_…` checks,
 /// `allowed_account_ids` and `forbidden_account_ids` (checked when Terraform took the lock).
 #[derive(Clone, Default, Deserialize)]
 #[serde(default)]
@@ -20,6 +20,8 @@ pub(super) struct Attributes {
     /// The name of `dynamodb_table` in 0.12 and before.
     pub lock_table: Option<String>,
     pub use_lockfile: Option<bool>,
+    /// Without it Terraform uses no key of its own for anything.
+    pub encrypt: Option<bool>,
     pub sse_customer_key: Option<String>,
     /// Matters only for what a policy has to grant.
     pub kms_key_id: Option<String>,

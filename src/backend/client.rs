@@ -15,8 +15,7 @@ use crate::lock::{
     object_exists,
 };
 
-use super::attributes::Attributes;
-use super::{BackendError, GivenSettings, S3Backend, Surroundings, credentials, http};
+use super::{BackendError, GivenSettings, S3Backend, Surroundings, credentials};
 
 /// How often a question is asked at most that a person waits for, where the service is busy or does not answer.
 const TRIES: u32 = 3;
@@ -39,7 +38,7 @@ impl AwsClients {
     /// # Errors
     /// When a setting cannot be followed.
     pub async fn connect(backend: &S3Backend) -> Result<Self, BackendError> {
-        let config = credentials::sdk_config(backend, http::http_client(backend)?).await?;
+        let config = credentials::sdk_config(backend).await?;
         Ok(Self { backend: backend.clone(), config })
     }
 
@@ -48,7 +47,7 @@ impl AwsClients {
     /// # Errors
     /// When a setting cannot be followed, or there is no region.
     pub async fn connect_given(given: &GivenSettings, surroundings: Surroundings) -> Result<Self, BackendError> {
-        Self::connect(&S3Backend::without_state(given.over(Attributes::default()), surroundings)?).await
+        Self::connect(&S3Backend::without_state(given.alone(), surroundings)?).await
     }
 
     /// The region of these clients.

@@ -16,7 +16,8 @@ use super::{Backend, BackendError, Surroundings};
 const SUFFIXES: [&str; 4] = [".tf", ".tf.json", ".tofu", ".tofu.json"];
 const LARGEST: u64 = 16 * 1024 * 1024;
 /// The attributes whose text on the command line is a boolean.
-const BOOLEANS: [&str; 7] = [
+const BOOLEANS: [&str; 8] = [
+    "encrypt",
     "force_path_style",
     "insecure",
     "skip_metadata_api_check",

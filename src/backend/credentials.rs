@@ -5,26 +5,25 @@
 //! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
 //! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
 //! [`super::Surroundings`], not of this process, with one exception: a profile's `credential_process` is run with the
-//! environment of this process. And one source is not found: keys in the environment for a profile that is named in the
-//! block and says `credential_source = Environment`.
+//! environment of this process.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
+use aws_config::profile::ProfileSet;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
-use super::attributes::{OneOrMany, WebIdentity};
+use super::attributes::{Role, WebIdentity};
 use super::role::{Assume, RoleProvider, Token};
 use super::s3::set;
-use super::{BackendError, S3Backend};
+use super::{BackendError, S3Backend, http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For all steps together: SSO, then a role, then another. Shorter than an attempt of a release, whose error would not
@@ -35,13 +34,20 @@ const KEY_ID: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"];
 const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
 
 /// The SDK's configuration for the backend's region, with the credentials Terraform would use. Nothing is fetched yet.
-pub(super) async fn sdk_config(backend: &S3Backend, http: SharedHttpClient) -> Result<SdkConfig, BackendError> {
-    let mut config = load(backend, http).await;
-    let base = base(backend, &config)?;
+pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, BackendError> {
+    let env = Env::from(environment(backend));
+    let profiles = profile::load(backend, &env).await;
+    let http = http::http_client(backend, profiles.as_ref().and_then(|profiles| profiles.get("ca_bundle")))?;
+    let mut config = load(backend, env, http).await;
+    let (base, mut roles) = match on_environment(backend, profiles.as_ref()) {
+        Some((keys, roles)) => (Some(Base::Keys(keys)), roles),
+        None => (base(backend, &config)?, Vec::new()),
+    };
     if let Some(base) = base {
         config = config.into_builder().credentials_provider(provider::SharedCredentialsProvider::new(base)).build();
     }
-    for role in backend.attributes.roles() {
+    roles.extend(backend.attributes.roles());
+    for role in roles {
         let assumed = RoleProvider::new(sts(backend, &config), Assume::Role(role))?;
         config = config
             .into_builder()
@@ -54,17 +60,17 @@ pub(super) async fn sdk_config(backend: &S3Backend, http: SharedHttpClient) -> R
 }
 
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
-async fn load(backend: &S3Backend, http: SharedHttpClient) -> SdkConfig {
+async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient) -> SdkConfig {
     let attributes = &backend.attributes;
     let variable = |name: &str| backend.surroundings.var(name);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .env(Env::from(environment(backend)))
+        .env(env)
         .http_client(http)
         .region(Region::new(backend.region().to_owned()))
         .retry_config(RetryConfig::standard())
         .identity_cache(identity_cache())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
-    if let Some(files) = shared_files(backend) {
+    if let Some(files) = profile::files(backend) {
         loader = loader.profile_files(files);
     }
     if let Some(profile) = set(&attributes.profile) {
@@ -95,9 +101,12 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
         .collect();
     // An empty variable is an unset one, for Go.
     env.retain(|name, value| !(name.starts_with("AWS_") && value.is_empty()));
-    let either = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
-    // Half a key is none, and a profile that the block names wins over keys in the environment.
-    let keys = either(KEY_ID).zip(either(SECRET)).filter(|_| set(&attributes.profile).is_none());
+    // The other name of it that the SDK for Go knows.
+    if let Some(profile) = env.get("AWS_DEFAULT_PROFILE").cloned() {
+        env.entry("AWS_PROFILE".to_owned()).or_insert(profile);
+    }
+    // A profile that the block names wins over keys in the environment.
+    let keys = keys(backend).filter(|_| set(&attributes.profile).is_none());
     for name in KEY_ID.into_iter().chain(SECRET).chain(["SECRET_ACCESS_KEY"]) {
         env.remove(name);
     }
@@ -134,32 +143,28 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
     env
 }
 
-/// The shared files that the backend names, where it names any; the other kind stays where it is by default.
-fn shared_files(backend: &S3Backend) -> Option<EnvConfigFiles> {
+/// The keys in the environment. Half a key is none.
+fn keys(backend: &S3Backend) -> Option<(&str, &str)> {
+    let either = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
+    either(KEY_ID).zip(either(SECRET))
+}
+
+/// The keys in the environment and the roles to assume by them, where a profile that the block names says so.
+fn on_environment(backend: &S3Backend, profiles: Option<&ProfileSet>) -> Option<(Credentials, Vec<Role>)> {
     let attributes = &backend.attributes;
-    let of = |list: &Option<Vec<String>>, variable: &str| -> Vec<String> {
-        match list {
-            Some(list) => list.clone(),
-            None => backend.surroundings.var(variable).map(str::to_owned).into_iter().collect(),
-        }
-    };
-    let config = of(&attributes.shared_config_files, "AWS_SHARED_CONFIG_FILE");
-    let mut credentials = of(&attributes.shared_credentials_files, "AWS_SHARED_CREDENTIALS_FILE");
-    // The variable wins over the old attribute.
-    if credentials.is_empty() {
-        credentials.extend(set(&attributes.shared_credentials_file).map(str::to_owned));
-    }
-    if config.is_empty() && credentials.is_empty() {
+    let in_block = [&attributes.access_key, &attributes.secret_key, &attributes.token];
+    if in_block.into_iter().any(|part| set(part).is_some()) || web_identity(backend).is_some() {
         return None;
     }
-    let mut files = EnvConfigFiles::builder();
-    for (kind, list) in [(EnvConfigFileKind::Config, &config), (EnvConfigFileKind::Credentials, &credentials)] {
-        for path in list {
-            files = files.with_file(kind, backend.path(path));
-        }
-    }
-    let files = files.include_default_config_file(config.is_empty());
-    Some(files.include_default_credentials_file(credentials.is_empty()).build())
+    let roles = profile::roles_on_environment(profiles?, set(&attributes.profile)?)?;
+    let (id, secret) = keys(backend)?;
+    let token = backend.surroundings.var("AWS_SESSION_TOKEN").map(str::to_owned);
+    Some((Credentials::new(id, secret, token, None, "environment"), roles))
+}
+
+/// The web identity in the block.
+fn web_identity(backend: &S3Backend) -> Option<&WebIdentity> {
+    backend.attributes.assume_role_with_web_identity.as_ref()?.as_slice().first()
 }
 
 /// The first source, where it is not the SDK's own chain.
@@ -174,14 +179,9 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<Base>, Backend
         return Ok(Some(Base::Keys(Credentials::new(id, secret, token, None, "backend block"))));
     }
     let variable = |name: &str| backend.surroundings.var(name);
-    let in_block = attributes.assume_role_with_web_identity.as_ref().and_then(|block| match block {
-        OneOrMany::One(one) => Some(one.clone()),
-        OneOrMany::Many(many) => many.first().cloned(),
-    });
-    let keys = KEY_ID.iter().any(|name| variable(name).is_some()) && SECRET.iter().any(|name| variable(name).is_some());
-    let identity = match in_block {
-        Some(block) => block,
-        None if set(&attributes.profile).is_some() || keys => return Ok(None),
+    let identity = match web_identity(backend) {
+        Some(block) => block.clone(),
+        None if set(&attributes.profile).is_some() || keys(backend).is_some() => return Ok(None),
         None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
         None => WebIdentity::default(),
     };

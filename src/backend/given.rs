@@ -31,7 +31,13 @@ impl GivenSettings {
     /// # Errors
     /// When bucket, key or region is missing, or a setting of the environment cannot be used.
     pub fn backend(&self, surroundings: Surroundings) -> Result<S3Backend, BackendError> {
-        S3Backend::new(self.over(Attributes::default()), surroundings)
+        S3Backend::new(self.alone(), surroundings)
+    }
+
+    /// The same where there may be no state.
+    pub(super) fn alone(&self) -> Attributes {
+        // Nobody says whether the objects are encrypted: who has the key in the environment uses it.
+        self.over(Attributes { encrypt: Some(true), ..Attributes::default() })
     }
 
     /// These settings over those of a backend.
@@ -61,7 +67,7 @@ impl GivenSettings {
         given.flatten().chain(self.path_style.then(|| "--path-style".to_owned())).collect()
     }
 
-    pub(super) fn over(&self, attributes: Attributes) -> Attributes {
+    fn over(&self, attributes: Attributes) -> Attributes {
         let mut all = attributes;
         let or = |given: &Option<String>, before: Option<String>| given.clone().or(before);
         all.bucket = or(&self.bucket, all.bucket);

@@ -17,8 +17,8 @@ use super::{BackendError, S3Backend};
 /// Go never sends requests for the machine itself to a proxy.
 const NEVER_PROXIED: &str = "localhost,127.0.0.0/8,::1";
 
-/// Makes the client.
-pub(super) fn http_client(backend: &S3Backend) -> Result<SharedHttpClient, BackendError> {
+/// Makes the client. `ca_bundle` is that of the selected profile.
+pub(super) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<SharedHttpClient, BackendError> {
     let attributes = &backend.attributes;
     if attributes.insecure == Some(true) {
         return Err(BackendError::Unusable {
@@ -28,7 +28,7 @@ pub(super) fn http_client(backend: &S3Backend) -> Result<SharedHttpClient, Backe
                 .to_owned(),
         });
     }
-    let tls = tls(backend)?;
+    let tls = tls(backend, ca_bundle)?;
     let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
     let http = set(&attributes.http_proxy).or_else(|| variable(["HTTP_PROXY", "http_proxy"]));
     // Without a proxy of their own, HTTPS requests take the attribute `http_proxy` too, but not the variable. (OpenTofu
@@ -66,12 +66,13 @@ fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<Proxy
 }
 
 /// The trusted authorities: the system's, or only those of the bundle, as the AWS SDK for Go has it.
-fn tls(backend: &S3Backend) -> Result<TlsContext, BackendError> {
+fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, BackendError> {
     let named = set(&backend.attributes.custom_ca_bundle).or_else(|| backend.surroundings.var("AWS_CA_BUNDLE"));
-    let store = match named {
+    // In a profile nothing is expanded.
+    let in_profile = || Some(backend.surroundings.dir.join(ca_bundle.filter(|path| !path.is_empty())?));
+    let store = match named.map(|path| backend.path(path)).or_else(in_profile) {
         None => TrustStore::default(),
         Some(path) => {
-            let path = backend.path(path);
             let unusable = |reason: String| BackendError::Unusable {
                 setting: "custom_ca_bundle",
                 reason: format!("{}: {reason}", path.display()),

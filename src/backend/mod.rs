@@ -16,6 +16,7 @@ mod http;
 mod http_state;
 mod paths;
 mod planfile;
+mod profile;
 mod record;
 mod role;
 mod s3;

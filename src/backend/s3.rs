@@ -48,8 +48,9 @@ impl S3Backend {
             .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
             .ok_or(unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
             .to_owned();
-        let customer_key = match set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"))
-        {
+        let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"));
+        // With `encrypt = false` Terraform sends no key, and S3 refuses one for an object that has none.
+        let customer_key = match customer_key.filter(|_| attributes.encrypt == Some(true)) {
             Some(text) => Some(
                 SseCustomerKey::new(text)
                     .ok_or(unusable("sse_customer_key", "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64"))?,
@@ -70,7 +71,7 @@ impl S3Backend {
         self.attributes.use_path_style.or(self.attributes.force_path_style).unwrap_or(false)
     }
 
-    /// The customer's key by which its objects are encrypted, if one is configured.
+    /// The customer's key by which its objects are encrypted, if they are encrypted so.
     pub(crate) fn customer_key(&self) -> Option<&SseCustomerKey> {
         self.customer_key.as_ref()
     }

@@ -6,8 +6,8 @@ use super::{InvalidLockId, LockId, LockInfo};
 
 /// A lock that the child said it takes, as its log records tell it.
 ///
-/// Every field is checked against the lock in the store before anything is deleted: a claim that is mistaken or forged
-/// in any of them deletes nothing.
+/// ID, holder, operation and place are checked against the lock in the store before anything is deleted: a claim that is
+/// mistaken or forged in any of them deletes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LockClaim {
     /// The lock's ID.

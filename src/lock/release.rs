@@ -43,7 +43,9 @@ pub enum Released {
     AlreadyGone,
     /// The lock that is there is another one. It was not touched.
     NotOurs(FoundLock),
-    /// It could not be deleted, and may still be there.
+    /// It was seen there, and could not be deleted.
+    StillThere(StoreError),
+    /// It could not be deleted, and nobody can say whether it is there.
     Failed(StoreError),
 }
 
@@ -110,7 +112,8 @@ async fn settle<S: LockStore>(
         Ok(None) if deleted => Released::Deleted,
         Ok(None) => Released::AlreadyGone,
         Ok(Some(found)) if !is_it(&found) => Released::NotOurs(found),
-        Ok(Some(_)) | Err(_) => Released::Failed(error),
+        Ok(Some(_)) => Released::StillThere(error),
+        Err(_) => Released::Failed(error),
     }
 }
 

@@ -246,7 +246,7 @@ impl From<Released> for HalfOutcome {
             Released::Deleted => Self::Deleted,
             Released::AlreadyGone => Self::AlreadyGone,
             Released::NotOurs(holder) => Self::NotOurs { holder },
-            Released::Failed(error) => Self::Left { why: error.to_string() },
+            Released::StillThere(error) | Released::Failed(error) => Self::Left { why: error.to_string() },
         }
     }
 }
@@ -261,7 +261,7 @@ pub enum LockOutcome {
     Released,
     /// It is not there: Terraform did not get it, or released it as it died.
     Gone,
-    /// Terraform did not say that it got it and ended on its own; tfguard could not look, for this reason.
+    /// Terraform did not say that it got it and ended on its own; tfguard was refused a look, for this reason.
     NotTaken(String),
     /// Left on purpose (`--on-death`).
     Kept,

@@ -413,7 +413,7 @@ impl Found<'_> {
             let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
             let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
             (lock.places, lock.settings) = (places, settings);
-            let (outcome, halves) = releaser.release(&leftover, false, job.unconditional).await;
+            let (outcome, halves) = releaser.release(&leftover, true, job.unconditional).await;
             (lock.outcome, lock.halves) = (Some(outcome), halves);
         }
         states::look(&mut journal.account, &releaser).await;

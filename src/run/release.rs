@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::terraforms::{Terraform, Terraforms};
 use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Surroundings};
-use crate::lock::{self, LockClaim, LockKinds, LockPlace, ReleaseTerms, UnconditionalDelete};
+use crate::lock::{self, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, UnconditionalDelete};
 use crate::observe::{Leftover, Stage};
-use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
+use crate::report::{Half, LockOutcome, Settings};
 use crate::session::{ProcessId, Tree};
 
 /// How long the release of one half of a lock may take, retries and all.
@@ -162,7 +162,8 @@ impl Releaser {
         }
     }
 
-    /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way.
+    /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way, or taken the lock
+    /// without a word.
     pub async fn release(
         &self,
         leftover: &Leftover,
@@ -186,21 +187,25 @@ impl Releaser {
             unlock_in_flight: leftover.unlock_in_flight,
             budget: BUDGET,
         };
+        // It said before it asked for the lock, would have said that it has it, and ended on its own without. (1.6 to 1.9
+        // never say that they have it.)
+        let mut was_refused =
+            leftover.entry.stage == Stage::Attempted && claim.kinds != LockKinds::Unstated && !unclean;
         let mut halves = Vec::new();
         for place in places {
             tracing::debug!("lock {}: looking at {place}", claim.id);
             let store = clients.open(&place, unconditional);
-            let outcome = HalfOutcome::from(lock::release(&store, claim, &terms).await);
-            halves.push(Half { place, outcome });
+            let released = lock::release(&store, claim, &terms).await;
+            was_refused &= match &released {
+                // A lock can be taken and its taker hear nothing of it, so only one who is refused as well is believed.
+                Released::Failed(error) => error.is_refusal(),
+                Released::StillThere(_) => false,
+                Released::Deleted | Released::AlreadyGone | Released::NotOurs(_) => true,
+            };
+            halves.push(Half { place, outcome: released.into() });
         }
         let outcome = match LockOutcome::of(&halves) {
-            // It said before it asked for the lock, would have said that it has it, and ended on its own without: it
-            // was refused, most likely for the same reason as tfguard now. (1.6 to 1.9 never say that they have it.)
-            LockOutcome::Left(why)
-                if leftover.entry.stage == Stage::Attempted && claim.kinds != LockKinds::Unstated && !unclean =>
-            {
-                LockOutcome::NotTaken(why)
-            }
+            LockOutcome::Left(why) if was_refused => LockOutcome::NotTaken(why),
             // 1.6 to 1.9 say that they begin to unlock, and no more.
             LockOutcome::Gone if leftover.entry.stage == Stage::Unlocking => LockOutcome::Unlocked,
             outcome => outcome,

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tfguard::backend::{AwsClients, Backend, BackendError, Surroundings, read_backend, workspace};
+use tfguard::backend::{AwsClients, Backend, BackendError, S3Backend, Surroundings, read_backend, workspace};
 use tfguard::lock::{LockClaim, LockKinds, LockStore, StoreError, UnconditionalDelete};
 
 use crate::support::{Answer, Aws, FaultProxy, Match, Seen, Tools};
@@ -148,7 +148,9 @@ impl Prepared {
         std::fs::create_dir_all(&infra).unwrap();
         std::fs::write(infra.join("main.tf"), fill(&configuration)).unwrap();
         for (name, content) in case.files {
-            std::fs::write(dir.path().join(name), fill(content)).unwrap();
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, fill(content)).unwrap();
         }
         let mut env: HashMap<OsString, OsString> =
             case.env.iter().map(|(name, value)| (name.into(), fill(value).into())).collect();
@@ -202,17 +204,22 @@ impl Prepared {
         assert!(by_terraform.0.iter().all(|sent| sent.key == case.key), "{name}: {by_terraform:?}");
     }
 
+    /// The backend that is recorded.
+    pub fn backend(&self) -> Box<S3Backend> {
+        let Backend::S3(backend) = read_backend(&self.surroundings()).unwrap() else { panic!("no S3 backend") };
+        backend
+    }
+
     /// Asks for a lock that is not there, in both halves.
     pub fn tfguard(&self) -> Vec<Result<(), StoreError>> {
-        let surroundings = self.surroundings();
-        let Backend::S3(backend) = read_backend(&surroundings).unwrap() else { panic!("no S3 backend is recorded") };
+        let backend = self.backend();
         let claim = LockClaim {
             id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
             operation: "OperationTypePlan".to_owned(),
             who: "root@vm".to_owned(),
             version: "1.11.4".to_owned(),
             bucket: backend.bucket().to_owned(),
-            state_key: backend.state_key(&workspace(&surroundings)),
+            state_key: backend.state_key(&workspace(&self.surroundings())),
             kinds: LockKinds::Both,
         };
         self.aws.block_on(async {

@@ -59,6 +59,24 @@ fn keys_are_taken_from_where_terraform_takes_them() {
             ..Case::default()
         },
         Case {
+            name: "a profile by its other variable",
+            env: &[("AWS_DEFAULT_PROFILE", "blue"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")],
+            files: FILES,
+            key: "AKIABLUE",
+            ..Case::default()
+        },
+        Case {
+            name: "of the two variables the first wins",
+            env: &[
+                ("AWS_PROFILE", "blue"),
+                ("AWS_DEFAULT_PROFILE", "default"),
+                ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds"),
+            ],
+            files: FILES,
+            key: "AKIABLUE",
+            ..Case::default()
+        },
+        Case {
             name: "the old attribute of one file, relative to the working directory",
             block: "shared_credentials_file = \"../creds\"",
             files: FILES,
@@ -155,6 +173,41 @@ fn roles_are_assumed_as_terraform_assumes_them() {
             files: &[("token", "header.payload.signature"), ("creds", CREDENTIALS)],
             answers: STS_ANSWERS,
             key: "ASIAWEB",
+            ..Case::default()
+        },
+    ]);
+}
+
+/// A role on top of keys that neither the block nor the shared files have. Keys in the environment come first only where
+/// the block names no profile.
+#[test]
+fn a_profile_on_keys_in_the_environment_is_followed_as_terraform_follows_it() {
+    const CONFIG: &str = "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/deploy\n\
+        credential_source = Environment\nrole_session_name = ci\nexternal_id = ext\nduration_seconds = 3600\n\
+        [profile top]\nrole_arn = arn:aws:iam::123456789012:role/top\nsource_profile = deploy\n\
+        role_session_name = top\nduration_seconds = 901\n\
+        [profile keys]\naws_access_key_id = AKIAKEYS\naws_secret_access_key = s\nsource_profile = keys\n\
+        role_arn = arn:aws:iam::123456789012:role/keys\nrole_session_name = ci\n";
+    const ENV: &[(&str, &str)] = &[ENV_KEYS[0], ENV_KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")];
+    const FILES: &[(&str, &str)] = &[("config", CONFIG)];
+    let of =
+        |name, block, key| Case { name, block, env: ENV, files: FILES, answers: STS_ANSWERS, key, ..Case::default() };
+    let with_token = [ENV[2], ("AWS_ACCESS_KEY", "ASIAENV"), ENV[1], ("AWS_SESSION_TOKEN", "tok")];
+    check_all(&[
+        of("one role", "profile = \"deploy\"", "ASIAASSUMED"),
+        of("two roles", "profile = \"top\"", "ASIAASSUMED"),
+        of("a profile that is its own source", "profile = \"keys\"", "ASIAASSUMED"),
+        of(
+            "a role in the block on top of those",
+            "profile = \"top\"\nassume_role = { role_arn = \"arn:aws:iam::123456789012:role/state\" }",
+            "ASIAASSUMED",
+        ),
+        Case { env: &with_token, ..of("keys with a token", "profile = \"deploy\"", "ASIAASSUMED") },
+        Case {
+            name: "keys in the environment win over such a profile there",
+            env: &[ENV[0], ENV[1], ENV[2], ("AWS_PROFILE", "deploy")],
+            files: FILES,
+            key: "AKIAENV",
             ..Case::default()
         },
     ]);

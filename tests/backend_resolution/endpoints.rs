@@ -244,10 +244,20 @@ impl Drop for Tls {
 
 #[test]
 fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
-    for (line, variable) in [("custom_ca_bundle = \"../ca.pem\"", None), ("", Some(("AWS_CA_BUNDLE", "{dir}/ca.pem")))]
-    {
-        let env: Vec<_> = ENV_KEYS.iter().copied().chain(variable).collect();
-        let case = Case { name: line, block: line, env: &env, key: "AKIAENV", ..Case::default() };
+    const CONFIG: &str = "[default]\nca_bundle = ../ca.pem\n[profile dev]\nca_bundle = {dir}/ca.pem\n\
+        aws_access_key_id = AKIAENV\naws_secret_access_key = s\n[profile wrong]\nca_bundle = {dir}/config\n";
+    const FILE: (&str, &str) = ("AWS_CONFIG_FILE", "{dir}/config");
+    for (line, variables) in [
+        ("custom_ca_bundle = \"../ca.pem\"", &[][..]),
+        ("", &[("AWS_CA_BUNDLE", "{dir}/ca.pem")]),
+        ("", &[FILE]),
+        ("", &[FILE, ("AWS_PROFILE", "dev")]),
+        ("profile = \"dev\"", &[FILE]),
+        ("", &[FILE, ("AWS_PROFILE", "wrong"), ("AWS_CA_BUNDLE", "{dir}/ca.pem")]),
+    ] {
+        let env = [ENV_KEYS, variables].concat();
+        let files = &[("config", CONFIG)];
+        let case = Case { name: line, block: line, env: &env, files, key: "AKIAENV", ..Case::default() };
         let prepared = Prepared::new(&case);
         let tls = Tls::start(prepared.proxy.url());
         std::fs::write(prepared.dir.path().join("ca.pem"), &tls.authority).unwrap();

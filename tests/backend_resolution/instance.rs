@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::bed::{Case, FROM_INSTANCE, check};
+use crate::bed::{Case, ENV_KEYS, FROM_INSTANCE, STS_ANSWERS, check};
 
 /// A metadata service as an instance has it. It ends when it is dropped.
 struct Instance {
@@ -80,6 +80,26 @@ fn containers_and_instances_give_credentials() {
         key: "ASIAINSTANCE",
         ..Case::default()
     });
+    let on_top_of = |source: &str| {
+        format!(
+            "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/deploy\ncredential_source = {source}\n\
+             role_session_name = ci\n"
+        )
+    };
+    check(&Case {
+        name: "a role on top of a container's",
+        block: "profile = \"deploy\"",
+        env: &[
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "{url}/container-role"),
+            ("AWS_CONFIG_FILE", "{dir}/config"),
+            ENV_KEYS[0],
+            ENV_KEYS[1],
+        ],
+        files: &[("config", &on_top_of("EcsContainer"))],
+        answers: &[&[("/container-role", "", FROM_INSTANCE)], STS_ANSWERS].concat(),
+        key: "ASIAASSUMED",
+        ..Case::default()
+    });
     let instance = Instance::start();
     let url = instance.url.as_str();
     let block = format!("ec2_metadata_service_endpoint = \"{url}\"");
@@ -94,4 +114,14 @@ fn containers_and_instances_give_credentials() {
             ..Case::default()
         });
     }
+    check(&Case {
+        name: "a role on top of an instance's",
+        block: &format!("{block}\nprofile = \"deploy\""),
+        env: &[("AWS_CONFIG_FILE", "{dir}/config")],
+        files: &[("config", &on_top_of("Ec2InstanceMetadata"))],
+        answers: STS_ANSWERS,
+        without: &["skip_metadata_api_check"],
+        key: "ASIAASSUMED",
+        ..Case::default()
+    });
 }

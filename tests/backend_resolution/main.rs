@@ -6,6 +6,8 @@ mod support;
 
 mod bed;
 mod credentials;
+mod encryption;
 mod endpoints;
 mod instance;
 mod settings;
+mod sso;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tfguard::backend::{AwsClients, Backend, BackendError, read_backend};
+use tfguard::backend::{AwsClients, BackendError};
 use tfguard::lock::StoreError;
 
 use crate::bed::{Case, ENV_KEYS, Prepared, STS_ANSWERS, connect, record, sent};
@@ -26,7 +26,7 @@ fn settings_that_cannot_be_followed_are_errors_that_show_no_secret() {
         ("assume_role", serde_json::json!({"session_name": "x"})),
         ("assume_role_with_web_identity", serde_json::json!({"role_arn": "arn"})),
     ] {
-        let mut config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1"});
+        let mut config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1", "encrypt": true});
         config[name] = value;
         let error = connect(dir.path(), &config).unwrap_err();
         assert!(matches!(error, BackendError::Unusable { setting, .. } if setting == name), "{name}: {error:?}");
@@ -50,7 +50,7 @@ fn nothing_secret_is_shown_for_debugging() {
     let config = serde_json::json!({
         "bucket": "b", "key": "k", "region": "us-east-1", "access_key": "AKIABLOCK", "secret_key": "hush",
         "token": "hush", "http_proxy": "http://user:hush@proxy",
-        "sse_customer_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "encrypt": true, "sse_customer_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     });
     let clients = connect(dir.path(), &config).unwrap();
     let shown = format!("{clients:?}");
@@ -67,7 +67,7 @@ fn the_end_of_credentials_is_known_where_their_source_tells() {
     };
     let prepared = Prepared::new(&case);
     prepared.terraform("init");
-    let Backend::S3(backend) = read_backend(&prepared.surroundings()).unwrap() else { panic!("no S3 backend") };
+    let backend = prepared.backend();
     let expire = |backend| {
         let clients = prepared.aws.block_on(AwsClients::connect(backend)).unwrap();
         prepared.aws.block_on(clients.credentials_expire())

@@ -181,8 +181,8 @@ fn names_do_not_become_commands() {
         ("e|`<b>|@f%0A", "e|`<b>|@f%0A"),
     ] {
         let step = Step::new(&project, "step");
-        let program = file(&project, name, "#!/bin/sh\nkill -9 $$\n");
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let program = project.work().join(name);
+        make_program(&program, "#!/bin/sh\nkill -9 $$\n");
         let exit = step.job(project.command(TFGUARD).arg("--").arg(&program)).run().expect_code(137);
         let err = exit.err();
         assert!(err.contains(printed), "{exit}");

@@ -39,8 +39,7 @@ fn agent(project: &Project, script: &str) -> std::ffi::OsString {
     let bin = project.work().join("bin");
     std::fs::create_dir_all(&bin).unwrap();
     let agent = bin.join("buildkite-agent");
-    std::fs::write(&agent, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&agent, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    make_program(&agent, &format!("#!/bin/sh\n{script}\n"));
     let path = std::env::var_os("PATH").unwrap();
     std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&path))).unwrap()
 }

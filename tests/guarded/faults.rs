@@ -19,6 +19,33 @@ fn a_lock_that_terraform_ran_into_itself_is_released() {
     assert_clean(&project);
 }
 
+/// The same, and the lock may be looked at but not deleted.
+#[test]
+fn a_lock_that_terraform_ran_into_itself_and_that_stays_is_reported() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = behind(&proxy, Kind::Quick);
+    proxy.rule(Match::dynamodb("PutItem").nth(1), [Action::Forward, Action::Close]);
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(120);
+    let lock = project.lock().expect("nobody could delete it");
+    assert!(exit.err().contains("NOT released: dynamodb:DeleteItem was denied"), "{exit}");
+    assert!(exit.err().contains(&format!("tfguard unlock {}", lock["ID"].as_str().unwrap())), "{exit}");
+}
+
+/// The network goes as Terraform takes its lock: that it did not hear of it does not mean that it is not there.
+#[test]
+fn a_lock_whose_answer_and_network_were_lost_is_reported() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Quick).table().endpoint(proxy.url()).backend("max_retries = 1").init(&terraform());
+    proxy.rule(Match::dynamodb("PutItem").nth(1), [Action::Forward, Action::Close]);
+    for operation in ["PutItem", "GetItem", "DeleteItem"] {
+        proxy.rule(Match::dynamodb(operation), [Action::Close]);
+    }
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(120);
+    let lock = project.lock().expect("nobody could delete it");
+    assert!(exit.err().contains(&format!("tfguard unlock {}", lock["ID"].as_str().unwrap())), "{exit}");
+}
+
 /// The request that takes the lock outlives Terraform.
 #[test]
 fn a_lock_that_appears_after_terraforms_death_is_released() {

@@ -56,10 +56,20 @@ fn hanging<'a>(project: &Project<'a>, options: &[&str], command: &[&str]) -> Run
     run
 }
 
-/// The journal of the project's one session.
+/// The journal of the project's one session, once the command is in it: the supervisor writes it down when it has started,
+/// and what it started may be quicker.
 fn journal(project: &Project) -> Value {
     let path = session(project).join("journal.json");
-    serde_json::from_slice(&std::fs::read(path).expect("a session has a journal")).expect("a journal is JSON")
+    let start = std::time::Instant::now();
+    loop {
+        let text = std::fs::read(&path).expect("a session has a journal");
+        let journal: Value = serde_json::from_slice(&text).expect("a journal is JSON");
+        if !journal["child"].is_null() {
+            return journal;
+        }
+        assert!(start.elapsed() < SOON, "no command in {journal:#}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn session(project: &Project) -> PathBuf {

@@ -101,3 +101,38 @@ fn a_relative_chdir_below_a_script_is_not_applied_twice() {
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_eq!(project.lock(), None, "{exit}");
 }
+
+/// Killed as it asked for its lock, which lands when nobody may look: not even the cleanup step takes that for a lock that
+/// was not taken.
+#[test]
+fn a_lock_that_cannot_be_looked_at_is_not_forgotten() {
+    for below_a_script in [false, true] {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform());
+        let gate = Gate::new();
+        proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
+        let run = match below_a_script {
+            false => project.tfguard(TFGUARD, [""; 0], APPLY.split(' ')),
+            true => project.command(TFGUARD).args(["--", "sh", "-c", &format!("terraform {APPLY}; exit 1")]),
+        };
+        let run = run.start();
+        gate.wait_for(1, SOON);
+        let denied = || [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))];
+        proxy.rule(Match::dynamodb("DeleteItem"), denied());
+        proxy.rule(Match::dynamodb("GetItem"), denied());
+        assert_eq!(kill_terraforms(&project), 1);
+        let exit = run.wait(SOON).expect_code(120);
+        assert!(exit.err().contains("NOT released"), "{below_a_script}: {exit}");
+
+        let release = || project.command(TFGUARD).arg("release").run();
+        let exit = release().expect_code(120);
+        assert!(exit.err().contains("NOT released"), "{below_a_script}: {exit}");
+        gate.release();
+        proxy.wait_for(|seen| seen.operation() == Some("PutItem") && seen.finished, SOON);
+        assert!(project.lock().is_some(), "the request has landed");
+        proxy.clear_rules();
+        let exit = release().expect_code(0);
+        assert!(exit.err().contains("deleted by tfguard"), "{below_a_script}: {exit}");
+        assert_eq!(project.lock(), None, "{below_a_script}: {exit}");
+    }
+}

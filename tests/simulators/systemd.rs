@@ -30,8 +30,13 @@ pub enum Systemd {
 
 impl Systemd {
     pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
+        self.start_with(job, STOP)
+    }
+
+    /// With this `TimeoutStopSec=`.
+    pub fn start_with<'a>(self, job: Job<'a>, stop: Duration) -> Box<dyn Started + 'a> {
         let main = command(&job, job.script()).start();
-        Box::new(Active { mode: self, job, main })
+        Box::new(Active { mode: self, job, main, stop })
     }
 }
 
@@ -43,6 +48,7 @@ struct Active<'a> {
     mode: Systemd,
     job: Job<'a>,
     main: Running,
+    stop: Duration,
 }
 
 impl Active<'_> {
@@ -74,7 +80,7 @@ impl Active<'_> {
     fn conclude(self) -> Ended {
         let cleanup = self.job.cleanups().iter().map(|script| {
             let command = command(&self.job, script).env("SERVICE_RESULT", "signal").start();
-            if !command.ends_within(STOP) {
+            if !command.ends_within(self.stop) {
                 command.signal(SIGKILL);
             }
             command.wait(SOON)
@@ -83,7 +89,7 @@ impl Active<'_> {
         let empty = match self.mode {
             Systemd::ControlGroup => {
                 self.signal_all(SIGTERM);
-                self.is_empty_within(STOP)
+                self.is_empty_within(self.stop)
             }
             Systemd::Mixed => false,
         };
@@ -104,7 +110,7 @@ impl Started for Active<'_> {
             Systemd::ControlGroup => self.signal_all(SIGTERM),
             Systemd::Mixed => self.main.signal(SIGTERM),
         }
-        if !self.main.ends_within(STOP) {
+        if !self.main.ends_within(self.stop) {
             self.signal_all(SIGKILL);
         }
         self.main.ends_within(SOON);

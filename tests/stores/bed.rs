@@ -68,7 +68,7 @@ impl Bed {
         let url = self.proxy.url();
         let record = serde_json::json!({"version": 3, "backend": {"type": "s3", "hash": 1, "config": {
             "bucket": self.bucket, "key": "a/k", "region": Aws::REGION, "use_path_style": true,
-            "dynamodb_table": self.table, "use_lockfile": true, "sse_customer_key": CUSTOMER_KEY,
+            "dynamodb_table": self.table, "use_lockfile": true, "encrypt": true, "sse_customer_key": CUSTOMER_KEY,
             "endpoints": {"s3": url, "dynamodb": url},
         }}});
         let data = self.dir.path().join(".terraform");

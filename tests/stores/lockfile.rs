@@ -86,7 +86,7 @@ fn a_store_that_ignores_conditions_is_found_out_with_something_else() {
     bed.proxy.rule(Match::http("DELETE", ""), [Action::Strip("if-match")]);
     bed.aws.plant_lockfile(&bed.own());
     let released = bed.release(&bed.file_store(UnconditionalDelete::Refuse));
-    assert!(matches!(released, Released::Failed(StoreError::NoConditions { .. })), "{released:?}");
+    assert!(matches!(released, Released::StillThere(StoreError::NoConditions { .. })), "{released:?}");
     assert!(bed.has_lockfile());
     let deletes = bed.proxy.seen_matching(&Match::http("DELETE", ""));
     assert!(!deletes.is_empty());
@@ -111,7 +111,7 @@ fn where_conditions_cannot_be_examined_or_are_refused_the_lock_stays() {
         bed.proxy.rule(Match::http("DELETE", ".tfguard-").nth(1), [first.clone().into()]);
         bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [then.into()]);
         let released = bed.release(&bed.file_store(UnconditionalDelete::Refuse));
-        assert!(matches!(released, Released::Failed(StoreError::NoConditions { .. })), "{first:?}: {released:?}");
+        assert!(matches!(released, Released::StillThere(StoreError::NoConditions { .. })), "{first:?}: {released:?}");
         assert!(bed.has_lockfile());
     }
 }

@@ -201,5 +201,5 @@ fn a_delete_that_is_denied_is_settled_by_reading() {
     assert_eq!(bed.release(&bed.table_store()), Released::AlreadyGone);
     bed.aws.plant_lock(&bed.table, &bed.own());
     let released = bed.release(&bed.table_store());
-    assert!(matches!(released, Released::Failed(StoreError::Denied { .. })), "{released:?}");
+    assert!(matches!(released, Released::StillThere(StoreError::Denied { .. })), "{released:?}");
 }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::install::{Package, content, package, serve};
 use crate::read::{Variables, template, yaml};
-use crate::support::{Exit, Guard, Reply, Run};
+use crate::support::{Exit, Guard, Reply, Run, make_program};
 use crate::tools::node;
 use crate::{SOON, TFGUARD};
 
@@ -98,7 +98,8 @@ impl Runner {
     }
 }
 
-fn sum(bytes: &[u8]) -> String {
+/// The SHA-256 of something.
+pub fn sum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -185,8 +186,7 @@ fn its_post_is_what_tfguard_release_makes_of_it() {
     let runner = Runner::new();
     let stand_in = runner.temp().join("tfguard");
     let post = |script: &str| {
-        std::fs::write(&stand_in, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        make_program(&stand_in, &format!("#!/bin/sh\n{script}\n"));
         let state = [("binary".to_owned(), stand_in.display().to_string())].into();
         runner.post(&Told { state, ..Told::default() }).start()
     };

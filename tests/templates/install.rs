@@ -1,13 +1,16 @@
 //! The release as it is packaged, and what installs it.
 
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::TFGUARD;
+use crate::action::{Runner, sum};
 use crate::read::{template, text, yaml};
-use crate::support::{Guard, Reply, Run, Server};
+use crate::support::{Exit, Guard, Reply, Run, Server, make_program};
 use crate::tools::{skip, succeed};
+use crate::{SOON, TFGUARD};
 
 /// A release for this machine.
 pub struct Package {
@@ -25,8 +28,7 @@ pub fn package() -> &'static Package {
     PACKAGE.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let stand_in = dir.path().join("stand-in");
-        std::fs::write(&stand_in, format!("#!/bin/sh\nexec '{TFGUARD}' \"$@\"\n")).unwrap();
-        std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        make_program(&stand_in, &format!("#!/bin/sh\nexec '{TFGUARD}' \"$@\"\n"));
         let out = dir.path().join("out");
         succeed(Command::new(".ci/package").args([&out, &stand_in]));
         let read = |end: &str| {
@@ -59,11 +61,15 @@ pub fn content(bytes: &[u8]) -> Reply {
 
 /// Whether there is what `install.sh` downloads with; if not, that is said.
 pub fn can_download() -> bool {
-    let there = ["curl", "wget"].iter().any(|program| Command::new(program).arg("--version").output().is_ok());
-    if !there {
+    if downloaders().is_empty() {
         skip("neither curl nor wget is here, so nothing is tried of what installs tfguard by them");
     }
-    there
+    !downloaders().is_empty()
+}
+
+fn downloaders() -> Vec<&'static str> {
+    let there = |program: &&str| Command::new(program).arg("--version").output().is_ok();
+    ["curl", "wget"].into_iter().filter(there).collect()
 }
 
 /// The first word of the `.sha256` file.
@@ -72,13 +78,38 @@ pub fn checksum() -> String {
     text.split_whitespace().next().expect("a checksum").to_owned()
 }
 
-/// Runs `install.sh`; also the directory that it is to fill.
-fn install(url: &str, sha256: &str) -> (crate::support::Exit, tempfile::TempDir, PathBuf) {
-    let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
-    let bin = dir.path().join("some/where");
-    let run = Run::new("sh", &guard).arg(template("install.sh")).env("TFGUARD_INSTALL_DIR", &bin);
-    let exit = run.env("TFGUARD_INSTALL_URL", url).env("TFGUARD_INSTALL_SHA256", sha256).run();
-    (exit, dir, bin)
+/// Runs `install.sh` on a machine that has only this to download with.
+struct Installation {
+    exit: Exit,
+    dir: tempfile::TempDir,
+}
+
+impl Installation {
+    fn run(downloader: &str, url: &str, sha256: &str) -> Self {
+        let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+        let path = dir.path().join("path");
+        std::fs::create_dir(&path).unwrap();
+        let tools = ["sh", "mkdir", "mktemp", "rm", "mv", "sha256sum", "tar", "gzip", downloader];
+        let there = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect::<Vec<_>>();
+        for tool in tools {
+            let real = there.iter().map(|dir| dir.join(tool)).find(|file| file.exists()).expect(tool);
+            std::os::unix::fs::symlink(real, path.join(tool)).unwrap();
+        }
+        let run = Run::new("sh", &guard).arg(template("install.sh")).env("PATH", &path);
+        let run = run.env("TFGUARD_INSTALL_DIR", dir.path().join("some/where"));
+        let exit = run.env("TFGUARD_INSTALL_URL", url).env("TFGUARD_INSTALL_SHA256", sha256).run();
+        Self { exit, dir }
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.dir.path().join("some/where/tfguard")
+    }
+
+    /// What it left in its directory.
+    fn files(&self) -> Vec<OsString> {
+        let files = std::fs::read_dir(self.dir.path().join("some/where")).into_iter().flatten().flatten();
+        files.map(|file| file.file_name()).collect()
+    }
 }
 
 #[test]
@@ -87,30 +118,67 @@ fn the_script_installs_a_release_whose_checksum_is_right() {
         return;
     }
     let server = serve(|_| None);
-    let (exit, _dir, bin) = install(&format!("{}/{}", server.url(), package().name), &checksum());
-    let exit = exit.expect_code(0);
-    assert_eq!(exit.out(), format!("tfguard {}\n", env!("CARGO_PKG_VERSION")), "{exit}");
-    let files: Vec<_> = std::fs::read_dir(&bin).unwrap().flatten().map(|file| file.file_name()).collect();
-    assert_eq!(files, ["tfguard"]);
-    assert!(Command::new(bin.join("tfguard")).arg("--version").output().unwrap().status.success());
+    for downloader in downloaders() {
+        let url = format!("{}/{}", server.url(), package().name);
+        let installation = Installation::run(downloader, &url, &checksum());
+        let out = installation.exit.out();
+        assert_eq!(out, format!("tfguard {}\n", env!("CARGO_PKG_VERSION")), "{}", installation.exit);
+        assert_eq!(installation.exit.code, Some(0));
+        assert_eq!(installation.files(), ["tfguard"]);
+        assert!(Command::new(installation.binary()).arg("--version").output().unwrap().status.success());
+    }
 }
 
+/// It says why (GNU's wget says nothing by itself), and leaves nothing.
 #[test]
 fn the_script_installs_nothing_else() {
     if !can_download() {
         return;
     }
-    let server = serve(|_| None);
-    let right = format!("{}/{}", server.url(), package().name);
-    for (url, sha256, why) in [
-        (right.as_str(), "0".repeat(64), "tfguard is not installed: "),
-        (right.as_str(), String::new(), "name the checksum"),
-        (&format!("{}/missing.tar.gz", server.url()), checksum(), "404"),
-    ] {
-        let (exit, _dir, bin) = install(url, &sha256);
-        assert!(exit.code.is_some_and(|code| code != 0), "{exit}");
-        assert!(exit.err().contains(why), "{why}: {exit}");
-        assert!(!bin.join("tfguard").exists());
+    let server = serve(|file| (file == "garbage").then(|| content(b"no tarball")));
+    let (right, missing) = (format!("{}/{}", server.url(), package().name), format!("{}/missing", server.url()));
+    let garbage = format!("{}/garbage", server.url());
+    for downloader in downloaders() {
+        for (url, sha256, why) in [
+            (&right, "0".repeat(64), format!("tfguard is not installed: {right} does not have the SHA-256 0000")),
+            (&right, String::new(), "name the checksum".to_owned()),
+            (&missing, checksum(), format!("tfguard is not installed: cannot download {missing}")),
+            (&garbage, sum(b"no tarball"), "tar: ".to_owned()),
+        ] {
+            let installation = Installation::run(downloader, url, &sha256);
+            let exit = &installation.exit;
+            assert!(exit.code.is_some_and(|code| code != 0), "{downloader}: {exit}");
+            assert!(exit.err().contains(&why), "{downloader}: {why}: {exit}");
+            assert_eq!(installation.files(), [OsString::new(); 0], "{downloader}: {exit}");
+        }
+    }
+}
+
+/// For root, tar gives a file to the user whose number it had where it was packed: somebody else on this machine, who could
+/// then put another program in its place.
+#[test]
+fn what_is_installed_belongs_to_who_installed_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("not root, so it is not tried that root installs no file of somebody else's");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (Package { name, tarball, .. }, own) = (package(), dir.path().join("own.tar.gz"));
+    std::fs::write(&own, tarball).unwrap();
+    succeed(Command::new("tar").arg("-xzf").arg(&own).arg("-C").arg(dir.path()));
+    let others = ["--owner=4711", "--group=4711", "-czf"];
+    let folder = name.strip_suffix(".tar.gz").unwrap();
+    succeed(Command::new("tar").args(others).arg(&own).arg("-C").arg(dir.path()).arg(folder));
+    let tarball = std::fs::read(&own).unwrap();
+    let sha256 = sum(&tarball);
+    let server = serve(move |file| (!file.ends_with(".sha256")).then(|| content(&tarball)));
+
+    let owner = |binary: PathBuf| std::fs::metadata(binary).expect("it is installed").uid();
+    let runner = Runner::new();
+    let exit = runner.main(&[("download-url", &server.url()), ("sha256", &sha256)]).start().wait(SOON).expect_code(0);
+    assert_eq!(owner(runner.told().path[0].join("tfguard")), 0, "{exit}");
+    for downloader in downloaders() {
+        let installation = Installation::run(downloader, &format!("{}/{name}", server.url()), &sha256);
+        assert_eq!(owner(installation.binary()), 0, "{}", installation.exit);
     }
 }
 

@@ -193,6 +193,7 @@ async fn release_in(world: World, terms: ReleaseTerms) -> (Released, World) {
     let most = APPEARS_WITHIN.div_duration_f64(LOOK_EVERY) as usize + 2 + script.treatments.len();
     assert!(after.deletes <= most, "{} deletes\n{}", after.deletes, case());
     match &released {
+        Released::StillThere(_) => assert_eq!(after.holder, Holder::Ours, "{}", case()),
         Released::Failed(_) => {
             let denied = script.treatments.contains(&Treatment::Deny);
             let silent = script.treatments.iter().filter(|treatment| treatment.is_silent()).count();
@@ -232,7 +233,10 @@ async fn whatever_the_store_answers_the_end_is_true_and_in_time() {
                         let released = release(&store, &claim(), &terms).await;
                         assert!(store.start.elapsed() <= budget);
                         let holder = store.world.into_inner().unwrap().holder;
-                        assert!(matches!(released, Released::Failed(_)) || holder != Holder::Ours, "{treatments:?}");
+                        assert!(
+                            matches!(released, Released::StillThere(_) | Released::Failed(_)) || holder != Holder::Ours,
+                            "{treatments:?}"
+                        );
                     }
                 }
             }
@@ -298,6 +302,8 @@ async fn each_ending_is_named_for_what_it_is() {
         assert_eq!(release_in(world(holder, treatments.clone()), PLAIN).await.0, expected, "{holder:?} {treatments:?}");
     }
     let (released, _) = release_in(world(Holder::Ours, vec![Deny]), PLAIN).await;
+    assert!(matches!(released, Released::StillThere(StoreError::Denied { .. })), "{released:?}");
+    let (released, _) = release_in(world(Holder::Ours, vec![Deny, Deny]), PLAIN).await;
     assert!(matches!(released, Released::Failed(StoreError::Denied { .. })), "{released:?}");
 }
 

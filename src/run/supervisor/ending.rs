@@ -96,7 +96,7 @@ impl Supervisor<'_> {
 
     /// All at once: each may take its time, and a CI does not give much.
     pub(super) async fn release(&mut self) {
-        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        let unclean = self.observed_ending().by_signal_or_kill;
         let mut left = self.left();
         self.identify_traces(&mut left).await;
         if self.may_be_unlogged() {

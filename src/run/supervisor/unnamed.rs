@@ -50,7 +50,6 @@ impl Supervisor<'_> {
 
     /// Adds the locks that traced lockfiles turn out to be.
     pub(super) async fn identify_traces(&mut self, left: &mut Vec<observe::Leftover>) {
-        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
         for trace in self.traces_left() {
             let traces = &self.journal.account.traces;
             let Some(at) = traces.iter().position(|known| known.entry == trace.entry) else { continue };
@@ -72,7 +71,7 @@ impl Supervisor<'_> {
                 }
                 // It ended on its own without the upload being confirmed: it was refused, most likely for the same
                 // reason as tfguard now.
-                Err(why) if trace.entry.stage == Stage::Attempted && !unclean => {
+                Err(why) if trace.entry.stage == Stage::Attempted && !trace.may_still_appear => {
                     traces[at].outcome = Some(LockOutcome::NotTaken(why));
                     continue;
                 }

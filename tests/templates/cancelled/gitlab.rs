@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::{Value, json};
+
 use super::cancel::*;
 use crate::install::{can_download, checksum, package, serve};
 use crate::read::*;
@@ -11,20 +13,76 @@ use crate::support::*;
 /// What GitLab's template collects.
 const REPORTS: &[&str] = &["tfguard.env", "tfguard-annotations.json", "tfguard-junit.xml"];
 
-/// A job of GitLab's template: its scripts, with what the hidden job that it extends has, and its variables.
+/// One YAML over another: hashes are merged, all else is replaced.
+fn merged(under: Value, over: &Value) -> Value {
+    match (under, over) {
+        (Value::Object(mut under), Value::Object(over)) => {
+            for (name, value) in over {
+                let there = under.remove(name).unwrap_or_default();
+                under.insert(name.clone(), merged(there, value));
+            }
+            Value::Object(under)
+        }
+        (_, over) => over.clone(),
+    }
+}
+
+/// A job with what it extends, the later over the earlier.
+fn extended(jobs: &Value, name: &str) -> Value {
+    let parents = match &jobs[name]["extends"] {
+        Value::Null => Vec::new(),
+        Value::String(parent) => vec![parent.clone()],
+        parents => strings(parents),
+    };
+    let under = parents.iter().fold(Value::Null, |under, parent| merged(under, &extended(jobs, parent)));
+    merged(under, &jobs[name])
+}
+
+/// A job of the example as GitLab puts it together: the file over what it includes, then what the job extends; the
+/// variables of a job win over those of the file.
+fn assembled(name: &str) -> Value {
+    let jobs = merged(yaml("gitlab/tfguard.yml"), &yaml("gitlab/example.gitlab-ci.yml"));
+    assert_eq!(jobs["include"][0]["file"], "ci-templates/gitlab/tfguard.yml");
+    let job = extended(&jobs, name);
+    let variables = merged(jobs["variables"].clone(), &job["variables"]);
+    merged(job, &json!({ "variables": variables }))
+}
+
+/// A job of the example: its scripts and its variables.
 fn gitlab<'a>(project: &'a Project, name: &str, release: &Server) -> Job<'a> {
-    let jobs = yaml("gitlab/tfguard.yml");
-    let base = &jobs[".tfguard"];
-    assert_eq!(jobs[name]["extends"], ".tfguard");
-    let lines = [strings(&base["before_script"]), strings(&jobs[name]["script"])].concat().join("\n");
-    let job = Job::new(project, lines).cleanup(strings(&base["after_script"]).join("\n"));
-    let mut variables = variables(&base["variables"]);
+    let template = assembled(name);
+    let lines = [strings(&template["before_script"]), strings(&template["script"])].concat().join("\n");
+    let job = Job::new(project, lines).cleanup(strings(&template["after_script"]).join("\n"));
+    let mut variables = variables(&template["variables"]);
     variables.insert("TFGUARD_INSTALL_URL".to_owned(), format!("{}/{}", release.url(), package().name));
     variables.insert("TFGUARD_INSTALL_SHA256".to_owned(), checksum());
     // As the runner expands them.
     let dir = project.work().display().to_string();
     variables.values_mut().for_each(|value| *value = value.replace("$CI_PROJECT_DIR", &dir));
+    let root = project.work().join(&variables["TF_ROOT"]);
+    if !root.exists() {
+        std::os::unix::fs::symlink(".", root).unwrap();
+    }
     with_variables(job, &variables)
+}
+
+/// GitLab lets a variable of a job win over one that the including file sets for all jobs. So the template once planned
+/// in the root of the repository, whatever directory was named, and wanted the checksum of no release.
+#[test]
+fn the_gitlab_template_heeds_the_variables_of_the_file_that_includes_it() {
+    let own = yaml("gitlab/example.gitlab-ci.yml")["variables"].take();
+    assert_eq!(own["TF_ROOT"], "production");
+    for name in ["plan", "apply"] {
+        let job = assembled(name);
+        for (variable, value) in own.as_object().unwrap() {
+            assert_eq!(&job["variables"][variable], value, "{name}");
+        }
+        // Nobody can write into a file that is included by its release.
+        for (variable, value) in job["variables"].as_object().unwrap() {
+            let to_change = value.as_str().unwrap().trim_start_matches('0').is_empty();
+            assert!(!to_change || own[variable] == *value, "{variable}");
+        }
+    }
 }
 
 #[test]
@@ -33,8 +91,8 @@ fn the_gitlab_template_in_the_shell_executor() {
         return;
     }
     let (project, release) = (project(), serve(|_| None));
-    plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
-    let ended = cancel(&project, GitLabShell.start(gitlab(&project, ".tfguard-apply", &release)));
+    plan(GitLabShell.start(gitlab(&project, "plan", &release)));
+    let ended = cancel(&project, GitLabShell.start(gitlab(&project, "apply", &release)));
     assert_interrupted_by_tfguard(&ended);
     assert_reported(&project, REPORTS);
 }
@@ -45,12 +103,12 @@ fn the_gitlab_template_in_containers() {
     if !can_download() || !Container::permitted(&Job::new(&project, "")) {
         return;
     }
-    plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
-    let ended = cancel(&project, GitLabKubernetes.start(gitlab(&project, ".tfguard-apply", &release)));
+    plan(GitLabShell.start(gitlab(&project, "plan", &release)));
+    let ended = cancel(&project, GitLabKubernetes.start(gitlab(&project, "apply", &release)));
     assert!(ended.log().contains("stop requested"), "{}", ended.log());
     assert_reported(&project, REPORTS);
-    plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
-    let ended = cancel(&project, GitLabDocker::default().start(gitlab(&project, ".tfguard-apply", &release)));
+    plan(GitLabShell.start(gitlab(&project, "plan", &release)));
+    let ended = cancel(&project, GitLabDocker::default().start(gitlab(&project, "apply", &release)));
     assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
     assert_reported(&project, REPORTS);
 }
@@ -64,7 +122,7 @@ fn the_gitlab_template_keeps_an_id_token_for_the_cleanup() {
     let project = Project::new(Aws::shared(), Kind::Quick).table().init(&Tools::get().any_terraform());
     let release = serve(|_| None);
     let file = project.work().join(".aws-id-token");
-    let job = gitlab(&project, ".tfguard-plan", &release);
+    let job = gitlab(&project, "plan", &release);
     plan(GitLabShell.start(job.env("AWS_ID_TOKEN", "a.b.c").env("AWS_WEB_IDENTITY_TOKEN_FILE", &file)));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "a.b.c");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -77,8 +135,8 @@ fn the_gitlab_template_releases_what_a_container_left() {
     if !can_download() || !Container::permitted(&Job::new(&project, "")) {
         return;
     }
-    plan(GitLabShell.start(gitlab(&project, ".tfguard-plan", &release)));
-    let ended = cancel_hanging(&project, GitLabDocker::default().start(gitlab(&project, ".tfguard-apply", &release)));
+    plan(GitLabShell.start(gitlab(&project, "plan", &release)));
+    let ended = cancel_hanging(&project, GitLabDocker::default().start(gitlab(&project, "apply", &release)));
     assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
     assert_reported(&project, REPORTS);
 }

@@ -80,6 +80,7 @@ fn the_systemd_unit() {
     let (name, dir) = setting(&unit, "Environment").split_once('=').map(|(n, d)| (n.to_owned(), d.to_owned())).unwrap();
     let state = project.sessions().display().to_string();
     let job = job.env(name, dir.replace(&format!("%S/{}", setting(&unit, "StateDirectory")), &state));
-    let ended = cancel(&project, Systemd::Mixed.start(job));
+    let stop = setting(&unit, "TimeoutStopSec").parse::<jiff::SignedDuration>().unwrap();
+    let ended = cancel(&project, Systemd::Mixed.start_with(job, stop.unsigned_abs()));
     assert_interrupted_by_tfguard(&ended);
 }
