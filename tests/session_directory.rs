@@ -9,8 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
+use serde_json::Value;
 use stage::*;
 use support::*;
 
@@ -110,6 +112,13 @@ fn everything_in_it_is_private_and_gone_at_the_end() {
     let child = stage.enter();
     child.perform("open(os.environ['TF_LOG_PATH'], 'a').write('a record')");
     let [session] = stage.session_dirs().try_into().unwrap();
+    // Front and supervisor may be slower than the child: what they write at the start is written then.
+    let deadline = Instant::now() + SOON;
+    let journal = || serde_json::from_slice::<Value>(&fs::read(session.join("journal.json")).unwrap()).unwrap();
+    while !session.join("progress").exists() || journal()["child"].is_null() {
+        assert!(Instant::now() < deadline, "not written");
+        thread::yield_now();
+    }
     for dir in [session.parent().unwrap(), &session] {
         assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o700, "{}", dir.display());
     }
@@ -292,13 +301,19 @@ fn a_disk_that_is_full_or_fills_up_is_not_the_childs_trouble() {
         if !ran {
             continue;
         }
-        let run = on_pages(&stage, pages).args(["-v", "--grace", "1s", "--"]).args(stage.actor()).start();
+        let run = on_pages(&stage, pages).args(["-v", "--"]).args(stage.actor()).start();
         let child = stage.enter();
         run.signal(SIGTERM);
         child.wait_for_signal(SIGINT);
         run.signal(SIGTERM);
-        run.wait(SOON).expect_code(128 + 9);
+        child.exit(9);
+        run.wait(SOON).expect_code(9);
         assert_eq!(child.signals(), ["SIGINT"], "{pages} pages");
+        let run = on_pages(&stage, pages).args(["--grace", "0s", "--"]).args(stage.actor()).start();
+        let child = stage.enter();
+        run.signal(SIGTERM);
+        run.wait(SOON).expect_code(128 + 9);
+        child.wait_for_end();
         stage.guard.assert_no_process_left(SOON);
     }
     assert_eq!((codes[0], codes[7]), (125, 7), "{codes:?}");

@@ -110,6 +110,8 @@ fn the_death_of_the_front_is_a_request_to_stop_and_lets_go_of_the_ci() {
     let report = stage.report("report");
     assert_eq!(requests(&report), ["front-died"]);
     assert_eq!(report["exit_code"], 0);
+    let [session] = stage.session_dirs().try_into().unwrap();
+    assert!(session.join("journal.json").exists() && !session.join("terraform.log").exists(), "it may hold secrets");
 }
 
 /// `run: tfguard -- terraform apply` below `sh -e`, without `exec`.
@@ -200,7 +202,9 @@ fn who_is_interrupted_by_somebody_else_is_not_interrupted_again() {
     let run = stage.guarded(&["-v", "--report", "report"]).start();
     let child = stage.enter();
     child.perform(&format!("on[15] = 'os.write(1, b\"{}\")'", TERRAFORMS_WORDS.replace('\\', "\\\\")));
-    for process in [child.pid, child.parent, run.pid()] {
+    kill(child.pid, SIGTERM).unwrap();
+    run.wait_for_stdout("Gracefully shutting down...", SOON);
+    for process in [child.parent, run.pid()] {
         kill(process, SIGTERM).unwrap();
     }
     run.wait_for_stderr("was interrupted already", SOON);
@@ -226,8 +230,8 @@ fn who_does_not_end_within_the_grace_is_killed_with_its_group() {
     run.wait(SOON).expect_code(128 + 9);
     child.wait_for_end();
     other.wait_for_end();
-    assert_eq!(child.signals(), ["SIGINT"]);
     let report = stage.report("report");
+    assert_eq!(report["interrupt"]["by"], "tfguard");
     assert_eq!(report["ending"]["signal"], 9);
     assert!(report["killed"].is_string());
     stage.guard.assert_no_process_left(SOON);
@@ -236,13 +240,13 @@ fn who_does_not_end_within_the_grace_is_killed_with_its_group() {
 
 #[test]
 fn a_deadline_gives_its_own_code_unless_the_child_succeeds() {
-    for (ends_with, expected) in [("1", 124), ("0", 0)] {
+    for (ends_with, expected) in [(1, 124), (0, 0)] {
         let stage = Stage::new();
-        let run = stage.guarded(&["--deadline", "3s", "--report", "report"]).start();
+        let run = stage.guarded(&["--deadline", "6s", "--report", "report"]).start();
         let child = stage.enter();
-        child.perform(&format!("on[2] = 'os._exit({ends_with})'"));
+        child.wait_for_signal(SIGINT);
+        child.exit(ends_with);
         run.wait(SOON).expect_code(expected);
-        child.wait_for_end();
         assert_eq!(child.signals(), ["SIGINT"]);
         assert_eq!(requests(&stage.report("report")), ["deadline"]);
         stage.assert_clean();
@@ -292,9 +296,28 @@ fn a_supervisor_killed_after_the_interrupt_leaves_one_that_does_not_repeat_it() 
 }
 
 #[test]
+fn a_front_whose_run_was_finished_by_the_cleanup_step_says_so() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    child.perform("os.write(1, b'before')");
+    run.signal(SIGSTOP);
+    support::kill(child.parent.as_raw());
+    let release = stage.run(TFGUARD).arg("release").start();
+    child.wait_for_signal(SIGINT);
+    child.exit(1);
+    release.wait(SOON).expect_code(0);
+    run.signal(SIGCONT);
+    let exit = run.wait(SOON).expect_code(125);
+    assert!(exit.err().contains("`tfguard release` took the place"), "{exit}");
+    assert_eq!(exit.out(), "before");
+    stage.assert_clean();
+}
+
+#[test]
 fn the_grace_goes_on_below_the_front_that_took_over() {
     let stage = Stage::new();
-    let run = stage.guarded(&["--grace", "2s"]).start();
+    let run = stage.guarded(&["--grace", "6s"]).start();
     let child = stage.enter();
     run.signal(SIGTERM);
     child.wait_for_signal(SIGINT);
@@ -356,11 +379,13 @@ fn without_front_and_supervisor_the_child_goes_on_untouched() {
 #[test]
 fn a_stopped_front_does_not_keep_the_supervisor_from_its_work() {
     let stage = Stage::new();
-    let run = stage.guarded(&["--deadline", "3s"]).start();
+    let run = stage.guarded(&["--deadline", "6s"]).start();
     let child = stage.enter();
-    child.perform("on[2] = 'os._exit(1)'");
     run.signal(SIGSTOP);
-    child.wait_for_end();
+    child.wait_for_signal(SIGINT);
+    let supervisor = Other::new(child.parent);
+    child.exit(1);
+    supervisor.wait_for_end();
     run.signal(SIGCONT);
     run.wait(SOON).expect_code(124);
     stage.assert_clean();

@@ -41,7 +41,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
         requests::from_parent(to_us.clone(), parent);
     }
     // So that a `tfguard release` beside it sees that somebody supervises.
-    let _claim = session.claim()?;
+    let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let account = new_account(plan, session);
     let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);

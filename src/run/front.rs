@@ -32,8 +32,6 @@ pub const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
 const STALLED: Duration = Duration::from_secs(1);
-/// How many moments a supervisor tries to get its session.
-const CLAIM_LOOKS: u32 = 50;
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
@@ -113,21 +111,23 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
     let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
-    let account = match converse(&mut incoming, &mut outgoing, &mut requests, &stderr).await {
+    let account = match converse(&mut incoming, &mut outgoing, &mut requests, [&stdout, &stderr]).await {
         Answer::Ended(account) => Ok(*account),
         Answer::NotStarted { error, code } => Err(Failure::NotStarted { error, code }),
         Answer::SupervisorDied { passed_on } => {
             for request in passed_on {
                 let _ = to_us.send(request);
             }
-            take_over(plan, session, &mut requests).await
+            let taken_over = take_over(plan, session, &mut requests).await;
+            let is_removed = !session.path().exists();
+            taken_over.map_err(|failure| if is_removed { Failure::FinishedByRelease } else { failure })
         }
     };
     let account = match account {
         Ok(account) => account,
         Err(failure) => {
-            // With a journal that cannot be read, a command may have been started: somebody will want to look.
-            if !matches!(failure, Failure::Journal(_)) {
+            // Where the dead supervisor's session cannot be used, its command may run: somebody will want to look.
+            if matches!(failure, Failure::NotStarted { .. } | Failure::SupervisorDied) {
                 session.remove();
             }
             // The words go the way of all words: through the relay.
@@ -166,7 +166,7 @@ async fn converse(
     incoming: &mut Incoming,
     outgoing: &mut Outgoing,
     requests: &mut UnboundedReceiver<StopRequest>,
-    stderr: &Relay,
+    [stdout, stderr]: [&Relay; 2],
 ) -> Answer {
     let sayer = stderr.sayer();
     let mut passed_on = Vec::new();
@@ -177,6 +177,8 @@ async fn converse(
                 Some(ToFront::Say(line)) => sayer.say(line),
                 Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
                 Some(ToFront::Ended(account)) => {
+                    stdout.spooled();
+                    stderr.spooled();
                     // As PID 1 of a container this process must not end before the supervisor has.
                     while incoming.next::<ToFront>().await.is_some() {}
                     return Answer::Ended(account);
@@ -314,7 +316,7 @@ fn reap_as_init() -> io::Result<()> {
 /// The supervisor's process: everything after its start by the front.
 pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
     let session = SessionDir::open(session)?;
-    let Some(_claim) = claim(&session)? else { return Err(Failure::SupervisorDied) };
+    let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
@@ -357,18 +359,6 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         let _ = sender.await;
         Ok(0)
     })
-}
-
-/// Becomes the one that supervises. None where a `tfguard release` was quicker, which ends what did not begin.
-fn claim(session: &SessionDir) -> Result<Option<File>, Failure> {
-    for _ in 0..CLAIM_LOOKS {
-        if let Some(claim) = session.claim()? {
-            return Ok(Some(claim));
-        }
-        // Somebody may only have asked whether it is claimed.
-        std::thread::sleep(A_MOMENT);
-    }
-    Ok(None)
 }
 
 fn started(job: &super::Job, journal: Journal) -> Result<Supervisor<'_>, Failure> {

@@ -72,6 +72,11 @@ pub enum Failure {
         /// The exit code that says it.
         code: u8,
     },
+    /// The supervisor was killed, and somebody else was quicker in taking its place.
+    #[error(
+        "`tfguard release` took the place of tfguard's supervisor, which was killed; it says how the command ended"
+    )]
+    FinishedByRelease,
     /// The supervisor was killed before it started the command.
     #[error("tfguard's supervisor was killed before it started the command; nothing was run, run it again")]
     SupervisorDied,

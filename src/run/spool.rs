@@ -39,7 +39,9 @@ struct Orders {
 struct State {
     /// tfguard's own lines, to be written between what the child writes.
     lines: VecDeque<String>,
-    /// The spool is complete: copy to its end and stop.
+    /// The spool is complete: copy to its end and watch it no more.
+    spooled: bool,
+    /// So is everything: copy it and stop.
     complete: bool,
 }
 
@@ -83,7 +85,13 @@ impl Relay {
         Sayer(self.orders.clone())
     }
 
-    /// The spool is complete; the thread ends once everything is copied.
+    /// The spool is complete. The kernel takes some milliseconds to give up a watch, which nobody has to wait for then.
+    pub fn spooled(&self) {
+        self.orders.lock().spooled = true;
+        self.orders.wake();
+    }
+
+    /// The spool is complete and so are the lines; the thread ends once everything is copied.
     pub fn complete(&self) {
         self.orders.lock().complete = true;
         self.orders.wake();
@@ -169,7 +177,10 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // Asked before the file is read: what is complete then is read to its end.
-        let complete = orders.lock().complete;
+        let (spooled, complete) = {
+            let state = orders.lock();
+            (state.spooled, state.complete)
+        };
         let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, orders, &mut buffer));
         let written = copied.and_then(|()| {
             while let Some(line) = { orders.lock().lines.pop_front() } {
@@ -179,6 +190,9 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
         });
         if written.is_err() || complete {
             return;
+        }
+        if spooled {
+            spool = None;
         }
         wait(spool.as_ref(), orders);
     }

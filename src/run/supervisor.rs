@@ -217,6 +217,7 @@ impl<'a> Supervisor<'a> {
                 biased;
                 ending = self.child.ended(), if !ended => {
                     ended = true;
+                    self.watch.close();
                     self.child_ended(ending);
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),

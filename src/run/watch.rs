@@ -49,6 +49,12 @@ impl Watch {
         }
     }
 
+    /// Watches nothing any more. The kernel takes some milliseconds for that, and nobody waits for it.
+    pub fn close(&mut self) {
+        let closed = self.inotify.take().map(AsyncFd::into_inner);
+        let _ = std::thread::Builder::new().name("close".to_owned()).spawn(move || drop(closed));
+    }
+
     /// Waits until a watched file changed.
     pub async fn changed(&mut self) -> Change {
         let Some(inotify) = &self.inotify else {

@@ -8,6 +8,11 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often, and at which intervals, who begins a session tries to claim it.
+const CLAIM_TRIES: u32 = 1000;
+const CLAIM_EVERY: Duration = Duration::from_millis(1);
 
 /// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
 /// can read, then the user's own run-time directory.
@@ -139,7 +144,7 @@ impl SessionDir {
 
     /// How long nothing was made or removed in it; none if the clocks do not tell.
     #[must_use]
-    pub fn age(&self) -> Option<std::time::Duration> {
+    pub fn age(&self) -> Option<Duration> {
         std::fs::symlink_metadata(&self.path).ok()?.modified().ok()?.elapsed().ok()
     }
 
@@ -202,6 +207,18 @@ impl SessionDir {
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(io_error("lock", &path)(error)),
         }
+    }
+
+    /// The same for who begins the session, while others may look whether it is claimed, for an instant. None where somebody
+    /// keeps it: a `tfguard release`, which ends what did not begin.
+    pub fn claim_first(&self) -> Result<Option<File>, DirectoryError> {
+        for _ in 0..CLAIM_TRIES {
+            if let Some(claim) = self.claim()? {
+                return Ok(Some(claim));
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
+        Ok(None)
     }
 
     /// Whether somebody supervises the session, on this kernel in whichever PID namespace; none where that cannot be told.
@@ -370,5 +387,22 @@ mod tests {
         });
         let place = place.path().to_str().unwrap();
         assert_eq!(std::fs::read_to_string(said.path()).unwrap().lines().find(|line| line.contains(place)), None);
+    }
+
+    /// Guards against a run that nobody is seen to supervise, because somebody looked whether it is claimed when it was.
+    #[test]
+    fn a_look_does_not_cost_the_claim() {
+        let place = tempfile::tempdir().unwrap();
+        let session = SessionDir::create_below(&place.path().join("tfguard")).unwrap();
+        drop(session.claim_first().unwrap().unwrap());
+        let looks = File::open(session.path().join("supervisor.lock")).unwrap();
+        looks.try_lock_shared().unwrap();
+        assert!(session.claim().unwrap().is_none());
+        std::thread::scope(|scope| {
+            let claim = scope.spawn(|| session.claim_first().unwrap().unwrap());
+            drop(looks);
+            let _claim = claim.join().unwrap();
+            assert_eq!(session.is_claimed(), Some(true));
+        });
     }
 }

@@ -81,7 +81,7 @@ fn a_killed_supervisor_is_replaced() {
 #[test]
 fn a_supervisor_killed_after_the_interrupt_is_replaced_by_one_that_sends_no_second() {
     let project = table(Kind::HangInApply);
-    let run = hanging(&project, &["--grace", "4s"], &APPLY);
+    let run = hanging(&project, &["--grace", "10s"], &APPLY);
     run.signal(SIGTERM);
     run.wait_for_stdout("Interrupt received.", SOON);
     kill(pid_of(&journal(&project)["supervisor"]));

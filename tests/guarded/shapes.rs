@@ -43,9 +43,7 @@ fn the_lock_of_a_workspace_is_released() {
 fn the_lock_of_a_terraform_below_a_script_is_released() {
     let project = table(Kind::Sleep);
     let script = format!("cd {} && terraform {}", project.work().display(), APPLY.join(" "));
-    let mut kill_it = project.command(TFGUARD).args(["--grace", "2s", "--", "sh", "-c", &format!("{script}; exit 7")]);
-    kill_it = kill_it.current_dir("/");
-    let run = kill_it.start();
+    let run = project.command(TFGUARD).args(["--", "sh", "-c", &format!("{script}; exit 7")]).current_dir("/").start();
     run.wait_for_stdout("asleep", SOON);
     run.signal(SIGTERM);
     // Terraform was interrupted once and so was the shell, which then went no further.

@@ -41,12 +41,13 @@ fn many_signals_are_one_interrupt() {
     }
 }
 
-/// GNU `timeout` signals its child and then the whole group, and Terraform alone counts two.
+/// GNU `timeout` signals its child and then the whole group, and Terraform alone counts two. Its own timer is a SIGALRM.
 #[test]
 fn a_timeout_command_around_tfguard_is_one_interrupt() {
     let project = table(Kind::Sleep);
-    let run = project.command("timeout").args(["8", TFGUARD, "--"]).arg(terraform()).args(APPLY).new_group().start();
+    let run = project.command("timeout").args(["600", TFGUARD, "--"]).arg(terraform()).args(APPLY).new_group().start();
     run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGALRM);
     let exit = run.wait(SOON).expect_code(124);
     assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
     assert!(!exit.err().contains("Two interrupts"), "{exit}");
@@ -59,15 +60,12 @@ fn a_terraform_that_somebody_else_interrupted_is_not_interrupted_again() {
     for everybody in [false, true] {
         let project = table(Kind::HangInPlan);
         let run = hanging(&project, &["--grace", "3s", "--report", "report.json"], &APPLY);
-        let terraform = journal(&project)["child"]["id"]["pid"].clone();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(terraform.as_i64().unwrap()).unwrap());
+        let pid = nix::unistd::Pid::from_raw(pid_of(&journal(&project)["child"]["id"]));
         nix::sys::signal::kill(pid, SIGTERM).unwrap();
+        run.wait_for_stdout("Interrupt received.", SOON);
         if everybody {
-            let supervisor = journal(&project)["supervisor"]["pid"].as_i64().unwrap();
-            let supervisor = nix::unistd::Pid::from_raw(i32::try_from(supervisor).unwrap());
+            let supervisor = nix::unistd::Pid::from_raw(pid_of(&journal(&project)["supervisor"]));
             nix::sys::signal::kill(supervisor, SIGTERM).unwrap();
-        } else {
-            run.wait_for_stdout("Interrupt received.", SOON);
         }
         run.signal(SIGTERM);
         let exit = run.wait(SOON).expect_code(137);
@@ -106,10 +104,11 @@ fn a_killed_front_is_one_interrupt_on_every_version() {
     }
 }
 
+/// Later than Terraform takes to begin its work.
 #[test]
 fn the_deadline_stops_by_itself() {
     let project = table(Kind::Sleep);
-    let exit = project.tfguard(TFGUARD, ["--deadline", "8s"], APPLY).start().wait(SOON).expect_code(124);
+    let exit = project.tfguard(TFGUARD, ["--deadline", "20s"], APPLY).start().wait(SOON).expect_code(124);
     assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
     assert!(exit.err().contains("--deadline reached"), "{exit}");
     assert_clean(&project);
@@ -147,7 +146,8 @@ fn the_end_of_the_credentials_stops_in_time_if_asked() {
     write("expiration", &at(7200));
     let without_keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
     let project = project.init(&terraform());
-    std::fs::write(project.work().join("expiration"), at(3612)).unwrap();
+    // Later than Terraform takes to begin its work.
+    std::fs::write(project.work().join("expiration"), at(3620)).unwrap();
     let mut run = project.tfguard(TFGUARD, ["--before-expiry", "1h", "--deadline", "2h"], APPLY);
     for name in without_keys {
         run = run.env_remove(name);
