@@ -93,7 +93,8 @@ impl Account {
             Some(Ending::Unknown { .. }) => {
                 format!("{program} ended; its exit code is lost, because tfguard's supervisor was killed")
             }
-            Some(Ending::StillAlive) | None => format!("{program} was killed and has not gone"),
+            Some(Ending::StillAlive) => format!("{program} was killed and has not gone"),
+            None => format!("whether {program} has ended is not known"),
         };
         if let (Some(interrupt), Some(ended)) = (&self.interrupt, self.ending.and_then(Ending::at)) {
             let took = ended.duration_since(interrupt.at).try_into().unwrap_or_default();

@@ -18,8 +18,7 @@ use super::expiry;
 use super::plan::Plan;
 use super::requests;
 use super::supervisor::Supervisor;
-use super::{Failure, clean_up, conclude, job, new_account};
-use crate::report::ci::Summary;
+use super::{Failure, announce, clean_up, conclude, job, new_account};
 use crate::session::{Journal, ProcessId, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
@@ -42,7 +41,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     }
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
-    let account = new_account(plan, session);
+    let account = new_account(plan, session.name());
     let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);
     journal.front = ProcessId::own();
@@ -71,13 +70,8 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     }
     let account = account?;
     conclude(plan, session, &account);
-    let summary = Summary::of(&account);
-    let (before, after) = plan.publisher.around(&summary, jiff::Timestamp::now());
     // Where the cursor is on the child's terminal is not known.
-    let line_end = if before.is_empty() && after.is_empty() { "" } else { "\n" };
-    crate::say::raw(format!("{line_end}{before}"));
-    account.say();
-    crate::say::raw(after);
+    let summary = announce(plan, &account, true);
     clean_up(session, &account);
     plan.publisher.publish(&[summary]).await;
     Ok(account.exit_code())

@@ -32,7 +32,7 @@ use super::requests;
 use super::spool::Relay;
 use super::states;
 use super::supervisor::{Supervisor, expectations};
-use super::{Failure, Job, clean_up, conclude, describe, job};
+use super::{Failure, Job, announce, clean_up, conclude, describe, job, report};
 use crate::ci;
 use crate::exit;
 use crate::observe::{Entry, Grade, Leftover, Stage};
@@ -44,6 +44,8 @@ use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, 
 const RESERVE: Duration = Duration::from_secs(30);
 /// How many moments a session may take to be removed by its front.
 const REMOVAL_LOOKS: u32 = 50;
+/// Longer than a cleanup step next to this one takes from its claim to its name in the journal.
+const ANOTHER_STEP: Duration = Duration::from_secs(5);
 /// Longer than a front takes from its session to its journal on a machine that is out of breath.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -80,12 +82,24 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
             });
             worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
         }
-        let told = told.into_inner();
+        let mut told = told.into_inner();
+        if by_identity && !found_own {
+            let code = match identity::release(plan, dry_run).await {
+                Ok(None) => 0,
+                Ok(Some(account)) => {
+                    told.push(announce(plan, &account, false));
+                    report(plan, &account);
+                    left_behind(&account)
+                }
+                Err(why) => {
+                    warn(plan, why);
+                    exit::LOCK_LEFT
+                }
+            };
+            worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
+        }
         if !told.is_empty() {
             plan.publisher.publish(&told).await;
-        }
-        if by_identity && !found_own {
-            worst = std::cmp::max_by_key(worst, identity::release(plan, dry_run).await, |code| weight(*code));
         }
         Ok(worst)
     });
@@ -238,7 +252,8 @@ impl Found<'_> {
         }
         if journal.world != World::here() {
             // Who holds it may be another cleanup step, next to this one, that is about to write itself down.
-            for _ in 0..REMOVAL_LOOKS {
+            let patience = Instant::now() + ANOTHER_STEP;
+            while Instant::now() < patience {
                 tokio::time::sleep(A_MOMENT).await;
                 let Some(journal) = self.journal().await? else { return done(0) };
                 if journal.world == World::here() || self.session.claim().is_ok_and(|claim| claim.is_some()) {
@@ -283,7 +298,7 @@ impl Found<'_> {
         }
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
-        done(self.left_behind(&account))
+        done(left_behind(&account))
     }
 
     /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI it is
@@ -328,7 +343,7 @@ impl Found<'_> {
         conclude(self.plan, &self.session, &account);
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
-        Ok(self.left_behind(&account))
+        Ok(left_behind(&account))
     }
 
     /// The job's container is gone and with it everything in it, if nobody holds the session's log.
@@ -363,7 +378,7 @@ impl Found<'_> {
         conclude(self.plan, &self.session, &account);
         self.tell(&account, stdout, stderr, requests).await;
         clean_up(&self.session, &account);
-        Ok(self.left_behind(&account))
+        Ok(left_behind(&account))
     }
 
     /// Everything is over, but nobody was there to see it, or a lock was left.
@@ -379,7 +394,7 @@ impl Found<'_> {
         }
         self.tell(&journal.account, stdout, stderr, requests).await;
         clean_up(&self.session, &journal.account);
-        Ok(self.left_behind(&journal.account))
+        Ok(left_behind(&journal.account))
     }
 
     /// Whether one of the processes that were left at the end is, or may be, still there.
@@ -445,7 +460,7 @@ impl Found<'_> {
             None => lock.stage != Stage::Unlocked,
             Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
         };
-        let mut code = self.left_behind(&journal.account);
+        let mut code = left_behind(&journal.account);
         for LockAccount { claim, .. } in journal.account.locks.iter().filter(may_be_left) {
             code = exit::LOCK_LEFT;
             let (id, directory) = (&claim.id, journal.directory.display());
@@ -473,28 +488,34 @@ impl Found<'_> {
         stderr: Relay,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) {
+        // Whoever supervised may have been asked for none.
+        report(self.plan, account);
         let summary = tell(self.plan, &self.session, account, stdout, stderr, requests).await;
         self.told.borrow_mut().push(summary);
     }
 
-    /// Says why this step cannot finish a run.
     fn warn(&self, text: String) {
-        tracing::warn!("{text}");
-        let message = Message::new(Level::Warning, "A run is not finished", &text);
-        let command = self.plan.publisher.command(&message);
-        if !command.is_empty() {
-            // The run may be in the midst of a line.
-            crate::say::raw(format!("\n{command}"));
-        }
+        warn(self.plan, text);
     }
+}
 
-    fn left_behind(&self, account: &Account) -> u8 {
-        if account.lock_left() {
-            exit::LOCK_LEFT
-        } else if account.state_needs_a_look() {
-            exit::STATE_NEEDS_A_LOOK
-        } else {
-            0
-        }
+/// Says why this step cannot finish a run.
+fn warn(plan: &Plan, text: String) {
+    tracing::warn!("{text}");
+    let message = Message::new(Level::Warning, "A run is not finished", &text);
+    let command = plan.publisher.command(&message);
+    if !command.is_empty() {
+        // The run may be in the midst of a line.
+        crate::say::raw(format!("\n{command}"));
+    }
+}
+
+fn left_behind(account: &Account) -> u8 {
+    if account.lock_left() {
+        exit::LOCK_LEFT
+    } else if account.state_needs_a_look() {
+        exit::STATE_NEEDS_A_LOOK
+    } else {
+        0
     }
 }

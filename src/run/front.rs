@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::requests;
 use super::spool::{Relay, Spool};
 use super::supervisor::Supervisor;
-use super::{Failure, conclude, job, new_account};
+use super::{Failure, announce, conclude, job, new_account};
 use crate::ci;
 use crate::report::Account;
 use crate::report::ci::Summary;
@@ -50,7 +50,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     if !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
         create_file(&session.stderr())?;
     }
-    let mut journal = Journal::new(new_account(plan, session));
+    let mut journal = Journal::new(new_account(plan, session.name()));
     journal.front = ProcessId::own();
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
@@ -238,15 +238,7 @@ pub async fn tell(
     let mut hurried = false;
     stdout.complete();
     join(stdout, requests, &mut hurried).await;
-    let summary = Summary::of(account);
-    let (before, after) = plan.publisher.around(&summary, jiff::Timestamp::now());
-    // What is for the CI is understood at the beginning of a line only.
-    if !(before.is_empty() && after.is_empty()) && ends_within_a_line(session) {
-        crate::say::raw("\n".to_owned());
-    }
-    crate::say::raw(before);
-    account.say();
-    crate::say::raw(after);
+    let summary = announce(plan, account, ends_within_a_line(session));
     stderr.complete();
     join(stderr, requests, &mut hurried).await;
     crate::say::directly();

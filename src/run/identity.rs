@@ -4,20 +4,22 @@
 //! It deletes that lock if the record beside it is of this very job, and the run is dead by proof, or was in a container
 //! that the CI is known to have ended before ([`ci::Container`]). In everything else it says what it knows.
 
-use tokio::time::{Duration, sleep, timeout};
+use jiff::Timestamp;
+use tokio::time::{Duration, timeout};
 
 use super::plan::Plan;
-use super::release::{BUDGET, IN_FLIGHT};
+use super::release::{Located, Releaser, Started};
+use super::{new_account, states};
 use crate::backend::GivenSettings;
 use crate::ci;
 use crate::commands::{State, TargetError, printable};
-use crate::exit;
 use crate::holder::{Holder, Machine, Verdict};
 use crate::lock::{
-    self, FoundLock, HolderStore as _, LockClaim, LockInfo, LockPlace, ReleaseTerms, StoreError, UnconditionalDelete,
+    FoundLock, HeldLock, HolderStore as _, LockClaim, LockInfo, LockPlace, StoreError, UnconditionalDelete,
 };
-use crate::report::{Half, HalfOutcome, LockOutcome};
-use crate::session::World;
+use crate::observe::{Entry, Grade, Leftover, Stage};
+use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings};
+use crate::session::{Tree, World};
 
 /// Looking at one half of the lock never takes longer.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
@@ -68,31 +70,77 @@ impl Own<'_> {
     }
 }
 
-/// Releases what the job left; gives tfguard's exit code: 0 when nothing of it is left.
-pub async fn release(plan: &Plan, dry_run: bool) -> u8 {
+/// Releases what the job left; gives the account of it, none where nothing is this job's.
+///
+/// # Errors
+/// When it cannot be known whether the job left a lock: why.
+pub async fn release(plan: &Plan, dry_run: bool) -> Result<Option<Account>, String> {
     let here = std::env::current_dir().unwrap_or_default();
     let state = match State::of_directory(&here, plan.env.clone(), None, &GivenSettings::default()).await {
         Ok(state) => state,
         // What has no backend has no lock of ours.
         Err(error @ (TargetError::NotInitialised { .. } | TargetError::Local { .. })) => {
             tracing::debug!("{error}");
-            return 0;
+            return Ok(None);
         }
-        Err(error) => {
-            tracing::warn!("whether this job left a lock cannot be known here: {error}");
-            return exit::LOCK_LEFT;
-        }
+        Err(error) => return Err(format!("whether this job left a lock cannot be known here: {error}")),
     };
-    match look(plan, &state, dry_run).await {
-        Ok(code) => code,
-        Err(error) => {
-            tracing::warn!("whether this job left a lock of {} cannot be known: {error}", state.lock_id());
-            exit::LOCK_LEFT
+    let (found, error) = look(plan, &state).await;
+    let unknown = |error| format!("whether this job left a lock of {} cannot be known: {error}", state.lock_id());
+    let Some(Found { holder, .. }) = found.first() else {
+        return error.map_or(Ok(None), |error| Err(unknown(error)));
+    };
+    let mut account = account(plan, holder);
+    account.troubles.extend(error.map(unknown));
+    let mut releaser = Releaser::default();
+    for Found { info, decision, .. } in found {
+        let lock = format!("lock {} of {}", printable(&info.id), state.lock_id());
+        let claim =
+            LockClaim::of_found(info, state.bucket(), &state.key).map_err(|error| format!("{lock}: {error}"))?;
+        let entry = Entry { claim, stage: Stage::Held, grade: Grade::Record };
+        let settings = Settings { directory: here.clone(), plan_file: None };
+        let mut lock_account = LockAccount::new(&entry, Vec::new(), Some(settings));
+        match decision {
+            Decision::NotOurs => continue,
+            Decision::Stay(why) => {
+                let why = format!("it is this job's and stays: {}", printable(&why));
+                if dry_run {
+                    tracing::info!("{lock}: {why}");
+                }
+                // Whatever is alive of it, or may be, has not told how it ended.
+                account.ending = None;
+                (lock_account.places, lock_account.outcome) = (places(&state), Some(LockOutcome::Left(why)));
+            }
+            Decision::Release(why) => {
+                tracing::info!("{lock} was left by this job: {}", printable(&why));
+                if dry_run {
+                    tracing::info!("lock {}: would delete it by condition", entry.claim.id);
+                } else {
+                    delete(plan, entry, &mut releaser, &mut lock_account).await;
+                }
+            }
         }
+        account.locks.push(lock_account);
     }
+    if dry_run {
+        return Ok(None);
+    }
+    if account.ending.is_some() {
+        states::look(&mut account, &releaser).await;
+    }
+    account.ended = Some(Timestamp::now());
+    Ok(Some(account))
 }
 
-async fn look(plan: &Plan, state: &State, dry_run: bool) -> Result<u8, StoreError> {
+/// A lock that is this job's.
+struct Found {
+    info: LockInfo,
+    holder: Holder,
+    decision: Decision,
+}
+
+/// Finds the job's locks of a state, and what has to become of them; and why a half of them could not be looked at.
+async fn look(plan: &Plan, state: &State) -> (Vec<Found>, Option<StoreError>) {
     let env = |name: &str| plan.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
     let own = Own {
         run: plan.ci.as_ref(),
@@ -100,83 +148,70 @@ async fn look(plan: &Plan, state: &State, dry_run: bool) -> Result<u8, StoreErro
         container: ci::Container::of_cleanup(env),
         world: World::here(),
     };
-    let places: Vec<_> = state.halves().into_iter().filter(|half| half.expected).map(|half| half.place).collect();
     let machine = Machine::here(|name| std::env::var_os(name));
-    let mut code = 0;
-    // Both halves are of one lock.
-    let mut settled = Vec::new();
-    for place in &places {
+    let (mut found, mut failed) = (Vec::<Found>::new(), None);
+    for place in &places(state) {
         let read = state.clients.open(place, UnconditionalDelete::Refuse);
         let held = timeout(LONGEST_LOOK, read.read_held()).await;
-        let held = held.unwrap_or_else(|_| Err(StoreError::TimedOut { detail: format!("{place} did not answer") }))?;
-        let Some((info, recorded)) = held.and_then(|held| match held.lock {
-            FoundLock::Held(info) => Some((info, held.recorded)),
-            FoundLock::Malformed(_) => None,
-        }) else {
-            continue;
-        };
-        if settled.contains(&info.id) {
+        let held =
+            match held.unwrap_or_else(|_| Err(StoreError::TimedOut { detail: format!("{place} did not answer") })) {
+                Ok(held) => held,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+        let Some(HeldLock { lock: FoundLock::Held(info), recorded }) = held else { continue };
+        // Both halves are of one lock.
+        if found.iter().any(|known| known.info.id == info.id) {
             continue;
         }
-        let lock = format!("lock {} of {}", printable(&info.id), state.lock_id());
-        let decision = recorded.holder().map(|holder| own.decide(holder, &machine.judge(&info, &recorded).verdict));
+        let judged = machine.judge(&info, &recorded);
+        let decision = recorded.holder().map(|holder| (holder, own.decide(holder, &judged.verdict)));
         match decision {
-            None | Some(Decision::NotOurs) => tracing::debug!("{lock} is not recorded as this job's"),
-            Some(Decision::Stay(why)) => {
-                tracing::warn!("{lock} is this job's and stays: {}", printable(&why));
-                settled.push(info.id);
-                code = exit::LOCK_LEFT;
+            None | Some((_, Decision::NotOurs)) => {
+                let id = printable(&info.id);
+                tracing::debug!("lock {id} of {} is not recorded as this job's", state.lock_id());
             }
-            Some(Decision::Release(why)) => {
-                tracing::info!("{lock} was left by this job: {}", printable(&why));
-                settled.push(info.id.clone());
-                if dry_run {
-                    tracing::info!("lock {}: would delete it by condition", info.id);
-                } else {
-                    code = code.max(delete(plan, state, &places, info).await);
-                }
-            }
+            Some((holder, decision)) => found.push(Found { holder: holder.clone(), info, decision }),
         }
     }
-    Ok(code)
+    (found, failed)
+}
+
+/// Where Terraform is set up to lock.
+fn places(state: &State) -> Vec<LockPlace> {
+    state.halves().into_iter().filter(|half| half.expected).map(|half| half.place).collect()
+}
+
+/// The account of a run of which there is no journal, as far as the record beside its lock tells.
+fn account(plan: &Plan, holder: &Holder) -> Account {
+    let session = holder.session.as_ref().and_then(|path| path.file_name()).unwrap_or_default();
+    Account {
+        started: holder.started,
+        ci: holder.ci.clone(),
+        grace: None,
+        deadline: None,
+        program: "terraform".to_owned(),
+        ending: Some(Ending::Unknown { at: Timestamp::now() }),
+        ..new_account(plan, session)
+    }
 }
 
 /// Deletes each half of a lock by its own condition.
-async fn delete(plan: &Plan, state: &State, places: &[LockPlace], info: LockInfo) -> u8 {
-    let claim = match LockClaim::of_found(info, state.bucket(), &state.key) {
-        Ok(claim) => claim,
-        Err(error) => {
-            tracing::warn!("the lock stays: {error}");
-            return exit::LOCK_LEFT;
-        }
-    };
-    if plan.on_death.keeps(&claim) {
-        tracing::info!("lock {}: left in place, as --on-death says", claim.id);
-        return 0;
+async fn delete(plan: &Plan, entry: Entry, releaser: &mut Releaser, lock: &mut LockAccount) {
+    if plan.on_death.keeps(&entry.claim) {
+        lock.outcome = Some(LockOutcome::Kept);
+        return;
     }
+    let known = Located { places: Vec::new(), settings: lock.settings.clone() };
+    let started = Started { command: &[], env: &plan.env, terraform: None };
+    let located = releaser.locate(&entry.claim, known, started, Tree::default);
+    (lock.places, lock.settings) = (located.places, located.settings);
+    let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
     // It may have died just now, with a state upload on its way.
-    sleep(IN_FLIGHT).await;
-    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
-    let mut halves = Vec::new();
-    for place in places {
-        let store = state.clients.open(place, plan.unconditional);
-        let outcome = HalfOutcome::from(lock::release(&store, &claim, &terms).await);
-        halves.push(Half { place: place.clone(), outcome });
-    }
-    match LockOutcome::of(&halves) {
-        LockOutcome::Left(why) => {
-            tracing::warn!("lock {}: NOT released: {why}", claim.id);
-            exit::LOCK_LEFT
-        }
-        LockOutcome::Released => {
-            tracing::info!("lock {}: left by Terraform, deleted by tfguard", claim.id);
-            0
-        }
-        _ => {
-            tracing::info!("lock {}: not there any more", claim.id);
-            0
-        }
-    }
+    let (outcome, halves) = releaser.release(&leftover, true, plan.unconditional).await;
+    (lock.outcome, lock.halves) = (Some(outcome), halves);
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod terraforms;
 mod watch;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 
@@ -40,7 +40,8 @@ use crate::backend::{InitRecord, Surroundings};
 use crate::command::Flavour;
 use crate::exit;
 use crate::observe::Phase;
-use crate::report::{self, Account};
+use crate::report::ci::Summary;
+use crate::report::{Account, replace};
 use crate::session::{DirectoryError, JournalError, SessionDir};
 
 /// Why a run did not come about.
@@ -143,11 +144,12 @@ fn flavour(command: &[OsString], env: &HashMap<OsString, OsString>) -> Flavour {
     Flavour::decide(program, env, record.as_ref())
 }
 
-fn new_account(plan: &Plan, session: &SessionDir) -> Account {
+/// `session`: its name.
+fn new_account(plan: &Plan, session: &OsStr) -> Account {
     let program = plan.command.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
     Account {
         tfguard: env!("CARGO_PKG_VERSION").to_owned(),
-        session: session.name().to_string_lossy().into_owned(),
+        session: session.to_string_lossy().into_owned(),
         started: Timestamp::now(),
         ended: None,
         ci: plan.ci.clone(),
@@ -175,15 +177,34 @@ fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
         // Nobody writes to it any more, nobody will need it, and the front that would remove it may be gone.
         session.remove_log();
     }
+    report(plan, account);
+}
+
+/// Writes the report, if one is wanted.
+fn report(plan: &Plan, account: &Account) {
     if let Some(path) = &plan.report {
         write_report(path, &account.report());
     }
 }
 
+/// Says what happened, to the CI in its own language. `within_a_line`: whether the child's last line may have no end.
+fn announce(plan: &Plan, account: &Account, within_a_line: bool) -> Summary {
+    let summary = Summary::of(account);
+    let (before, after) = plan.publisher.around(&summary, Timestamp::now());
+    // What is for the CI is understood at the beginning of a line only.
+    if within_a_line && !(before.is_empty() && after.is_empty()) {
+        crate::say::raw("\n".to_owned());
+    }
+    crate::say::raw(before);
+    account.say();
+    crate::say::raw(after);
+    summary
+}
+
 /// Writes the file of `--report`. That it cannot be written changes nothing of what happened.
 pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serialize) {
     let text = serde_json::to_vec_pretty(report).map_err(io::Error::from);
-    let written = text.and_then(|text| report::replace(path, &text, 0o600));
+    let written = text.and_then(|text| replace(path, &text, 0o600));
     if let Err(error) = written {
         tracing::warn!("cannot write the report {}: {error}", path.display());
     }

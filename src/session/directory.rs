@@ -375,7 +375,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
         std::thread::scope(|scope| {
             let run = scope.spawn(|| {
-                for _ in 0..2000 {
+                for _ in 0..500 {
                     SessionDir::create_below(&place.path().join("tfguard")).unwrap().remove();
                 }
             });

@@ -17,7 +17,8 @@ fn case(runner: GitHub, script: &str, grace: &str, work: Work, first: &str) -> E
     let project = project(work);
     let job = Job::new(&project, script).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
     let ended = cancelled(&project, work, |job| runner.start(job), job);
-    assert_survived(&project, work, first, &ended);
+    // After the end of its entry process the runner reads the step's output for five seconds.
+    assert_survived(&project, work, first, script == EXEC, &ended);
     ended.cleanup[0].code.expect("it exits");
     ended
 }
@@ -27,16 +28,17 @@ fn a_step() {
     all_at_once([
         ("exec", &|| {
             let ended = case(GitHub::default(), EXEC, "5m", Work::Stops, "SIGINT");
-            assert_eq!(ended.script.code, Some(1), "{}", ended.log());
-            assert_eq!(ended.cleanup[0].err(), "", "nothing was left to do");
+            if assert_code_if_in_time(&ended.script, 1, &ended.log()) {
+                assert_eq!(ended.cleanup[0].err(), "", "nothing was left to do");
+            }
         }),
         ("exec, hangs", &|| {
-            let ended = case(GitHub::default(), EXEC, "4s", Work::Hangs, "SIGINT");
-            assert_eq!(ended.script.code, Some(137), "{}", ended.log());
+            let ended = case(GitHub::default(), EXEC, "2s", Work::Hangs, "SIGINT");
+            assert_code_if_in_time(&ended.script, 137, &ended.log());
         }),
         // The front is killed, the cleanup step awaits the rest.
         ("exec, hangs for longer than the ladder", &|| {
-            let ended = case(GitHub::default(), EXEC, "13s", Work::Hangs, "SIGINT");
+            let ended = case(GitHub::default(), EXEC, "25s", Work::Hangs, "SIGINT");
             assert_eq!(ended.script.signal, Some(9), "{}", ended.log());
             assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
         }),
@@ -104,7 +106,7 @@ fn a_cleanup_step_that_awaited_the_run_tries_again() {
     let project = Project::new(Aws::shared(), Kind::HangInApply).table().endpoint(proxy.url());
     let project = project.init(&Tools::get().any_terraform());
     proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
-    let job = Job::new(&project, EXEC).cleanup(RELEASE).env("TFGUARD_GRACE", "12s");
+    let job = Job::new(&project, EXEC).cleanup(RELEASE).env("TFGUARD_GRACE", "25s");
     let started = GitHub::default().start(job);
     project.wait_for_hang(SOON);
     let ended = started.cancel();

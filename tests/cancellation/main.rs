@@ -167,12 +167,21 @@ fn assert_released<'a>(project: &Project, end: End, first: impl Into<Option<&'a 
     report
 }
 
-/// The same of a job whose log shows everything that Terraform said.
+/// The same of a job whose log shows everything that Terraform said, once. `read`: the CI reads what tfguard writes for
+/// as long as that lives. Where it does not, Terraform's words on its interrupt may have come too late for it.
 #[track_caller]
-fn assert_survived(project: &Project, work: Work, first: &str, ended: &Ended) {
+fn assert_survived(project: &Project, work: Work, first: &str, read: bool, ended: &Ended) {
     let log = ended.log();
     assert_released(project, work.end(), first, &log);
-    assert_eq!(log.matches("Interrupt received.").count(), 1, "{log}");
+    let shown = log.matches("Interrupt received.").count();
+    assert!(shown == 1 || shown == 0 && !read, "{shown} times: {log}");
+}
+
+/// tfguard's exit code, where the CI's ladder did not kill it before it came to that: a machine may be out of breath.
+#[track_caller]
+fn assert_code_if_in_time(script: &Exit, code: i32, log: &str) -> bool {
+    assert!(script.code == Some(code) || script.signal == Some(9), "{log}");
+    script.code.is_some()
 }
 
 /// The state is Terraform's own JSON and what its digest says.

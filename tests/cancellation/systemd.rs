@@ -5,7 +5,9 @@ use super::*;
 fn case(mode: Systemd, grace: &str, work: Work, end: End) -> Value {
     let project = project(work);
     let job = Job::new(&project, format!("exec tfguard -- {APPLY}")).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
-    let ended = cancelled(&project, work, |job| mode.start(job), job);
+    // Scaled, where it is sat out.
+    let stop = if let End::Deleted = end { Duration::from_secs(9) } else { SOON };
+    let ended = cancelled(&project, work, |job| mode.start_with(job, stop), job);
     let report = assert_released(&project, end, "SIGTERM", &ended.log());
     assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
     report

@@ -1,5 +1,7 @@
 //! `tfguard release`, the cleanup step.
 
+use std::time::Instant;
+
 use super::*;
 use nix::sys::signal::Signal::*;
 
@@ -24,6 +26,36 @@ fn release(project: &Project, number: &str) -> Run {
     job(project.command(TFGUARD).args(["release", "--wait", "1m"]), number)
 }
 
+/// The journal once it names the child and its lock: the supervisor may be slower than what it supervises.
+#[track_caller]
+fn known(project: &Project) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let journal = journal(project);
+        if journal["child"].is_object() && journal["account"]["locks"][0].is_object() {
+            return journal;
+        }
+        assert!(Instant::now() < deadline, "{journal:#}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until the front has noted that it passed on all there is: what it has not noted is shown again.
+#[track_caller]
+fn wait_until_passed_on(project: &Project) {
+    let session = session(project);
+    let deadline = Instant::now() + SOON;
+    loop {
+        let progress = std::fs::read(session.join("progress")).unwrap_or_default();
+        let noted = progress.first_chunk().map_or(0, |noted| u64::from_ne_bytes(*noted));
+        if noted == std::fs::metadata(session.join("stdout")).expect("a session has a spool").len() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{noted} bytes passed on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn with_nothing_to_do_it_is_silent() {
     let project = table(Kind::Quick);
@@ -40,6 +72,7 @@ fn it_awaits_a_living_supervisor_and_shows_the_rest_of_the_output() {
     let project = table(Kind::Sleep);
     let run = guarded(&project, &[]);
     run.wait_for_stdout("asleep", SOON);
+    wait_until_passed_on(&project);
     run.signal(SIGKILL);
     let before = run.wait(SOON).expect_signal(SIGKILL).out();
     let exit = release(&project, "1").run().expect_code(0);
@@ -105,7 +138,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     };
     let id = project.lock().expect("it is locked")["ID"].as_str().unwrap().to_owned();
     dry(&["would ask the run to stop"]);
-    let journal = journal(&project);
+    let journal = known(&project);
     let output = run.kill_with_supervisor(&journal);
     assert_eq!(output.out().matches("Interrupt received.").count(), 0, "{output}");
     dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it by condition"]);
@@ -125,14 +158,16 @@ fn it_takes_the_place_of_a_dead_supervisor() {
             project.wait_for_hang(SOON);
             run.signal(SIGTERM);
             run.wait_for_stdout("Interrupt received.", SOON);
+            wait_until_passed_on(&project);
             run
         } else {
             guarded(&project, &[])
         };
-        let journal = journal(&project);
+        let journal = known(&project);
         run.kill_with_supervisor(&journal);
         assert!(project.lock().is_some());
-        let exit = release(&project, "1").run().expect_code(0);
+        // Half of the time is the grace of the one that hangs.
+        let exit = job(project.command(TFGUARD).args(["release", "--wait", "20s"]), "1").run().expect_code(0);
         let interrupts = exit.out().matches("Interrupt received.").count();
         assert_eq!(interrupts, usize::from(!interrupted), "one in all: {exit}");
         assert!(!exit.err().contains("Two interrupts"), "{exit}");
@@ -145,7 +180,7 @@ fn it_takes_the_place_of_a_dead_supervisor() {
 fn it_releases_what_a_run_left_of_which_nothing_lives() {
     let project = table(Kind::Sleep);
     let run = guarded(&project, &[]);
-    let journal = journal(&project);
+    let journal = known(&project);
     run.kill_with_supervisor(&journal);
     kill(pid_of(&journal["child"]["id"]));
     let exit = release(&project, "1").run().expect_code(0);
@@ -175,13 +210,17 @@ fn it_tries_a_lock_again_that_was_left() {
     let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
     let run = guarded(&project, &[]);
     proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
-    kill(pid_of(&journal(&project)["child"]["id"]));
+    kill(pid_of(&known(&project)["child"]["id"]));
     run.wait(SOON).expect_code(120);
-    release(&project, "1").run().expect_code(120);
+    let release = || release(&project, "1").env("TFGUARD_REPORT", project.work().join("report.json"));
+    release().run().expect_code(120);
     assert!(project.lock().is_some());
+    assert_eq!(report(&project)["locks"][0]["outcome"]["is"], "left");
     proxy.clear_rules();
-    let exit = release(&project, "1").run().expect_code(0);
+    let exit = release().run().expect_code(0);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    let report = report(&project);
+    assert_eq!((&report["locks"][0]["outcome"]["is"], &report["lock_left"]), (&"released".into(), &false.into()));
     assert_clean(&project);
     assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
 }
@@ -192,7 +231,7 @@ fn what_another_kernel_left_is_named_and_not_touched() {
     let project = table(Kind::Sleep);
     let run = guarded(&project, &[]);
     run.wait_for_stdout("asleep", SOON);
-    let known = journal(&project);
+    let known = known(&project);
     run.kill_with_supervisor(&known);
     kill(pid_of(&known["child"]["id"]));
     let path = sessions(&project)[0].join("journal.json");
@@ -215,7 +254,7 @@ fn while_a_process_that_was_left_may_live_the_lock_stays() {
     let project = table(Kind::Sleep);
     let run = guarded(&project, &[]);
     run.wait_for_stdout("asleep", SOON);
-    let mut known = journal(&project);
+    let mut known = known(&project);
     run.kill_with_supervisor(&known);
     let account = &mut known["account"];
     account["ended"] = account["started"].clone();

@@ -74,7 +74,7 @@ fn in_a_pod_the_lock_of_the_living_run_stays() {
     let project = both(&proxy);
     let cleanup = format!("TFGUARD_DIR=$HOME/none {RELEASE}");
     let ended = cancelled((&project, &proxy), &cleanup, |job| GitLabKubernetes.start(job));
-    assert_eq!(ended.log().matches("is this job's and stays: a Terraform").count(), 1, "{}", ended.log());
+    assert!(ended.log().contains("is this job's and stays: a Terraform"), "{}", ended.log());
     assert_eq!(ended.cleanup[0].code, Some(120), "{}", ended.log());
     assert_eq!(locks(&project), 2, "{}", ended.log());
 }
@@ -86,11 +86,34 @@ fn elsewhere_it_goes_only_by_proof_and_only_that_of_the_very_job() {
     let own = |run: Run, runner: &str| job(run, "7").env("RUNNER_NAME", runner);
     let run = own(project.tfguard(TFGUARD, ["-v"], APPLY), "one").new_group().start();
     run.wait_for_stderr("recorded beside item", SOON);
+    let files = ["report.json", "output"].map(|name| project.work().join(name));
+    std::fs::write(&files[1], "").unwrap();
     let release = |options: &[&str]| {
-        project.command(TFGUARD).args(["release"]).args(options).env("TFGUARD_DIR", project.work().join("none"))
+        let run =
+            project.command(TFGUARD).args(["release"]).args(options).env("TFGUARD_DIR", project.work().join("none"));
+        run.env("TFGUARD_REPORT", &files[0]).env("GITHUB_OUTPUT", &files[1])
+    };
+    // The report, and what the CI was told, since the last time.
+    let written = || {
+        let output = std::fs::read_to_string(&files[1]).unwrap();
+        std::fs::write(&files[1], "").unwrap();
+        let report = std::fs::read(&files[0]).map(|text| serde_json::from_slice::<Value>(&text).expect("it is JSON"));
+        let _ = std::fs::remove_file(&files[0]);
+        (report.unwrap_or_default(), output)
     };
     let exit = own(release(&["--run-identity"]), "one").run().expect_code(120);
     assert!(exit.err().contains("is this job's and stays: ") && project.lock().is_some(), "{exit}");
+    let id = project.lock().unwrap()["ID"].as_str().unwrap().to_owned();
+    assert!(exit.err().contains(&format!("tfguard unlock {id}")), "the next step: {exit}");
+    let (report, output) = written();
+    let of =
+        |report: &Value| (report["exit_code"].clone(), report["lock_left"].clone(), report["ending"]["kind"].clone());
+    assert_eq!(of(&report), (120.into(), true.into(), Value::Null), "{report:#}");
+    assert_eq!(
+        (&report["locks"][0]["id"], &report["locks"][0]["outcome"]["is"]),
+        (&id.as_str().into(), &"left".into())
+    );
+    assert!(output.contains("\nleft\n") && output.contains("\ntrue\n"), "{output}");
 
     let journal = journal(&project);
     run.kill_with_supervisor(&journal);
@@ -106,12 +129,23 @@ fn elsewhere_it_goes_only_by_proof_and_only_that_of_the_very_job() {
         let exit = other.run().expect_code(0);
         assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
         assert!(project.lock().is_some());
+        assert_eq!(written(), (Value::Null, String::new()), "there was nothing to do");
     }
     let kept = own(release(&["--run-identity"]), "one").env("TFGUARD_ON_DEATH", "keep").run().expect_code(0);
     assert!(kept.err().contains("as --on-death says") && project.lock().is_some(), "{kept}");
     let exit = own(release(&[]), "one").env("TFGUARD_RUN_IDENTITY", "1").run().expect_code(0);
     assert!(exit.err().contains("deleted by tfguard"), "{exit}");
     assert_eq!(project.lock(), None);
+    let (report, output) = written();
+    assert_eq!(of(&report), (125.into(), false.into(), "unknown".into()), "{report:#}");
+    assert_eq!(report["ci"]["url"], "https://github.com/owner/repository/actions/runs/7", "{report:#}");
+    assert_eq!((&report["schema"], &report["program"]), (&1.into(), &"terraform".into()), "{report:#}");
+    assert_eq!(report["session"], journal["account"]["session"], "{report:#}");
+    let lock = &report["locks"][0];
+    assert_eq!((&lock["id"], &lock["outcome"]["is"]), (&id.as_str().into(), &"released".into()), "{report:#}");
+    assert_eq!(lock["halves"][0]["outcome"], "deleted", "{report:#}");
+    assert!(report["ended"].is_string() && report["states"][0]["verdict"].is_string(), "{report:#}");
+    assert!(output.contains("\nreleased\n") && output.contains(&format!("\n{id}\n")), "{output}");
     let again = own(release(&["--run-identity"]), "one").run().expect_code(0);
     assert_eq!((again.out(), again.err()), (String::new(), String::new()));
 }

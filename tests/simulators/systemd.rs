@@ -13,8 +13,8 @@ use super::{Ended, Job, Started};
 use crate::SOON;
 use crate::support::{Run, Running};
 
-/// From SIGTERM to SIGKILL (`TimeoutStopSec`). Scaled: 90 seconds there, unless said otherwise.
-const STOP: Duration = Duration::from_secs(9);
+/// From SIGTERM to SIGKILL, where the unit says nothing else (`TimeoutStopSec`).
+const STOP: Duration = Duration::from_secs(90);
 /// How often it is looked whether the control group is empty, which systemd is told.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -36,8 +36,13 @@ pub struct GitLabDocker {
 
 impl GitLabDocker {
     pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
+        self.start_with(job, STOP)
+    }
+
+    /// On an engine with a time of its own from SIGTERM to SIGKILL.
+    pub fn start_with<'a>(self, job: Job<'a>, stop: Duration) -> Box<dyn Started + 'a> {
         let container = start(&job, job.script());
-        Box::new(InScript { job, container, native_stop: self.native_stop })
+        Box::new(InScript { job, container, native_stop: self.native_stop, stop })
     }
 }
 
@@ -54,6 +59,7 @@ struct InScript<'a> {
     job: Job<'a>,
     container: Container,
     native_stop: bool,
+    stop: Duration,
 }
 
 impl InScript<'_> {
@@ -79,7 +85,7 @@ impl Started for InScript<'_> {
             client.ends_within(LOOP_TIME);
         }
         self.container.signal(SIGTERM);
-        self.container.log().ends_within(STOP);
+        self.container.log().ends_within(self.stop);
         self.conclude()
     }
 
