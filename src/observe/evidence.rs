@@ -61,6 +61,9 @@ pub enum Refusal {
     /// The log hides part of the path, and the rest fits no state that is known here, or more than one.
     #[error("the log hides part of the lock's path, and no state of this directory's backend is sure to be meant")]
     MaskedPath,
+    /// No command takes so many.
+    #[error("the log tells of more than {0} locks")]
+    TooMany(usize),
     /// Another machine took the lock.
     #[error("the lock's holder {0:?} is not on this machine")]
     OtherHost(String),

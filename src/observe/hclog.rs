@@ -190,7 +190,8 @@ impl Splitter {
 
 impl Open {
     fn push(&mut self, line: &[u8], overlong: bool) {
-        self.bytes += line.len();
+        // With its end, or lines without a byte would cost nothing.
+        self.bytes += line.len() + 1;
         if overlong || self.bytes > MAX_CONTINUATION {
             self.record.torn = true;
             return;
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_takes_no_memory_and_is_never_interpreted() {
+    fn what_has_no_end_takes_no_memory_and_is_never_interpreted() {
         let mut splitter = Splitter::default();
         splitter.feed(format!("{INFO}backend-s3: x: a=").as_bytes());
         for _ in 0..1000 {
@@ -368,6 +369,12 @@ mod tests {
         splitter.feed(log.as_bytes());
         let record = splitter.finish().unwrap();
         assert!(record.torn && record.fields[0].1.len() <= MAX_CONTINUATION);
+
+        for head in ["[aws-sdk-go] DEBUG: Request dynamodb/PutItem Details:", "backend-s3: x:\n  body="] {
+            splitter.feed(format!("{DEBUG}{head}\n{}", "\n".repeat(2 * MAX_CONTINUATION)).as_bytes());
+            let record = splitter.finish().unwrap();
+            assert!(record.torn && record.dump.0.len() <= MAX_CONTINUATION, "{head}");
+        }
     }
 
     #[test]

@@ -6,6 +6,10 @@ use super::evidence::Grade;
 use super::locks::{LockEvent, LockPlace};
 use crate::lock::{LockClaim, LockKinds};
 
+/// Most locks that one session's log can tell of: more than Terragrunt takes for a thousand states. What makes up more
+/// is noise, or wants to fill the memory.
+pub(super) const MOST: usize = 10_000;
+
 /// How far a lock has come in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,6 +90,16 @@ impl Ledger {
         &self.entries
     }
 
+    /// Whether there is room for what an event tells of.
+    pub(super) fn has_room_for(&self, event: &LockEvent) -> bool {
+        match event {
+            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
+                self.entries.len() < MOST || self.stage(&LockPlace::of(claim)).is_some()
+            }
+            LockEvent::Unlocking(_) | LockEvent::Unlocked(_) => true,
+        }
+    }
+
     /// Enters an event that an INFO record told and that was judged to be the child's own. Returns the lock if that
     /// changed anything about it.
     pub fn enter(&mut self, event: &LockEvent) -> Option<&Entry> {
@@ -103,22 +117,22 @@ impl Ledger {
     }
 
     fn find(&mut self, place: &LockPlace) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| LockPlace::of(&entry.claim) == *place)
+        self.entries.iter_mut().find(|entry| place.is_of(&entry.claim))
     }
 
     /// How far a lock has come; None if it is not in the set.
     #[must_use]
     pub fn stage(&self, place: &LockPlace) -> Option<Stage> {
-        self.entries.iter().find(|entry| LockPlace::of(&entry.claim) == *place).map(|entry| entry.stage)
+        self.entries.iter().find(|entry| place.is_of(&entry.claim)).map(|entry| entry.stage)
     }
 
     fn take(&mut self, claim: &LockClaim, stage: Stage, grade: Grade) -> Option<&Entry> {
         let place = LockPlace::of(claim);
-        if self.find(&place).is_none() {
+        let Some(at) = self.entries.iter().position(|entry| place.is_of(&entry.claim)) else {
             self.entries.push(Entry { claim: claim.clone(), stage, grade });
             return self.entries.last();
-        }
-        let entry = self.find(&place)?;
+        };
+        let entry = &mut self.entries[at];
         entry.grade = entry.grade.max(grade);
         // A repeated attempt does not undo what is known to be held.
         let next = match (entry.stage, stage) {

@@ -25,6 +25,11 @@ impl LockPlace {
     pub fn of(claim: &LockClaim) -> Self {
         Self { id: claim.id.clone(), bucket: claim.bucket.clone(), state_key: claim.state_key.clone() }
     }
+
+    /// Whether this is where a claimed lock is.
+    pub(super) fn is_of(&self, claim: &LockClaim) -> bool {
+        (&self.id, &self.bucket, &self.state_key) == (&claim.id, &claim.bucket, &claim.state_key)
+    }
 }
 
 /// A step in the life of a lock, as Terraform logged it.

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::evidence::{Expectations, Grade, Refused};
+use super::evidence::{Expectations, Grade, Refusal, Refused};
 use super::hclog::{Level, Record, Splitter};
-use super::ledger::{Ending, Entry, Ledger, Verdict};
-use super::locks;
+use super::ledger::{Ending, Entry, Ledger, MOST, Verdict};
+use super::locks::{self, LockEvent};
 use super::phase::{Marker, Phase, PhaseTracker};
 use super::requests::{Requests, Told};
 use super::traces::{LeftTrace, TraceEntry, Traces};
@@ -158,7 +158,7 @@ impl Observer {
                 Ok(event)
             });
             match judged {
-                Ok(event) => facts.extend(self.ledger.enter(&event).cloned().map(Fact::Lock)),
+                Ok(event) => self.enter_lock(&event, Grade::Record, facts),
                 Err(refused) => self.refuse(refused, facts),
             }
         } else if let Some(read) = self.requests.as_mut().and_then(|requests| {
@@ -187,11 +187,20 @@ impl Observer {
             }
         };
         match (judged, told) {
-            (Ok(()), Told::Lock(event)) => {
-                facts.extend(self.ledger.enter_as(&event, Grade::Request).cloned().map(Fact::Lock));
+            (Ok(()), Told::Lock(event)) => self.enter_lock(&event, Grade::Request, facts),
+            (Ok(()), Told::Trace(event)) if self.traces.has_room_for(&event) => {
+                facts.extend(self.traces.enter(&event).into_iter().map(Fact::Trace));
             }
-            (Ok(()), Told::Trace(event)) => facts.extend(self.traces.enter(&event).into_iter().map(Fact::Trace)),
+            (Ok(()), Told::Trace(_)) => self.refuse(Refused::of(None, Refusal::TooMany(MOST)), facts),
             (Err(refused), _) => self.refuse(refused, facts),
+        }
+    }
+
+    fn enter_lock(&mut self, event: &LockEvent, grade: Grade, facts: &mut Vec<Fact>) {
+        if self.ledger.has_room_for(event) {
+            facts.extend(self.ledger.enter_as(event, grade).cloned().map(Fact::Lock));
+        } else {
+            self.refuse(Refused::of(None, Refusal::TooMany(MOST)), facts);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Ending, Stage};
+use super::ledger::{Ending, MOST, Stage};
 use crate::lock::LockTrace;
 
 /// A step in the life of a lockfile.
@@ -50,6 +50,20 @@ pub(super) struct Traces {
 }
 
 impl Traces {
+    /// Whether there is room for what an event tells of.
+    pub(super) fn has_room_for(&self, event: &TraceEvent) -> bool {
+        match event {
+            TraceEvent::Attempting(trace) | TraceEvent::Locked(trace, _) => {
+                self.entries.len() < MOST || self.position(trace).is_some()
+            }
+            TraceEvent::Unlocking(..) | TraceEvent::Unlocked(..) => true,
+        }
+    }
+
+    fn position(&self, trace: &LockTrace) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.trace.is_of(trace) && entry.stage != Stage::Unlocked)
+    }
+
     /// Enters an event; returns what it changed.
     pub(super) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
         match event {
@@ -61,7 +75,7 @@ impl Traces {
     }
 
     fn take(&mut self, trace: &LockTrace, etag: Option<&String>, stage: Stage) -> Vec<TraceEntry> {
-        let known = self.entries.iter().position(|entry| entry.trace.is_of(trace) && entry.stage != Stage::Unlocked);
+        let known = self.position(trace);
         let at = known.unwrap_or_else(|| {
             self.entries.push(TraceEntry { trace: trace.clone(), stage: Stage::Attempted });
             self.entries.len() - 1

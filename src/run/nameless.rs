@@ -175,13 +175,18 @@ impl Unlogging {
     }
 
     /// Looks what is there now that the child, which logged that it is this product, is dead. None if there is nothing.
+    /// `may_land`: the request that takes the lock may still be on its way.
+    ///
+    /// # Errors
+    /// Why that could not be seen.
     pub async fn end(
         self,
         job: &Job,
         logged: Option<(Product, &str)>,
         nodename: Option<&str>,
         (started, ended): (Timestamp, Timestamp),
-    ) -> Option<Unlogged> {
+        may_land: bool,
+    ) -> Result<Option<Unlogged>, String> {
         let baseline = match self.baseline {
             Some(look) if look.is_finished() => look.await.unwrap_or(Baseline::Unknown),
             Some(look) => {
@@ -190,9 +195,22 @@ impl Unlogging {
             }
             None => Baseline::Unknown,
         };
-        let surroundings = job.surroundings()?;
-        let (backend, state_key, found) = look(&surroundings).await?;
-        let Ok(Some(FoundLock::Held(info))) = found else { return None };
+        let Some(surroundings) = job.surroundings() else { return Ok(None) };
+        let start = Instant::now();
+        let watch = if may_land { LANDS_WITHIN } else { Duration::ZERO };
+        let (backend, state_key, found) = loop {
+            let Some(looked) = look(&surroundings).await else { return Ok(None) };
+            let patience = match &looked.2 {
+                Ok(None) => watch,
+                Err(Unseen { again: true, .. }) => BUDGET,
+                _ => Duration::ZERO,
+            };
+            if start.elapsed() >= patience {
+                break looked;
+            }
+            sleep(LOOK_EVERY).await;
+        };
+        let Some(FoundLock::Held(info)) = found.map_err(|unseen| unseen.why)? else { return Ok(None) };
         let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
         let user: Option<&OsString> = job.env.get(OsStr::new("USER"));
         let who = nodename.map(|nodename| {
@@ -215,8 +233,8 @@ impl Unlogging {
         };
         let fits = item::judge(&info, &terms);
         let created = info.created.clone();
-        let claim = LockClaim::of_found(info, backend.bucket(), &state_key).ok()?;
-        Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created, fits })
+        let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &state_key) else { return Ok(None) };
+        Ok(Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created, fits }))
     }
 }
 
@@ -229,18 +247,30 @@ pub fn is_due(job: &Job, logged: Option<(Product, &str)>) -> bool {
             .is_some_and(|backend| backend.table().is_some())
 }
 
+/// A lock's place could not be looked at.
+struct Unseen {
+    why: String,
+    /// Another look can go better.
+    again: bool,
+}
+
+/// What a look at a state's lock brought.
+type Looked = (Box<S3Backend>, String, Result<Option<FoundLock>, Unseen>);
+
 /// The lock of the selected workspace's state in its table.
-async fn look(surroundings: &Surroundings) -> Option<(Box<S3Backend>, String, Result<Option<FoundLock>, String>)> {
+async fn look(surroundings: &Surroundings) -> Option<Looked> {
     let backend = s3(surroundings)?;
     let state_key = backend.state_key(&backend::workspace(surroundings));
     let place = backend.table_place(&state_key)?;
     let found = async {
-        let clients = AwsClients::connect(&backend).await.map_err(|error| error.to_string())?;
-        clients.open(&place, UnconditionalDelete::Refuse).read().await.map_err(|error| error.to_string())
+        let clients = AwsClients::connect(&backend).await.map_err(|error| (error.to_string(), false))?;
+        let read = clients.open(&place, UnconditionalDelete::Refuse).read().await;
+        read.map_err(|error| (error.to_string(), error.is_retryable()))
     };
-    let found = timeout(LONGEST_ATTEMPT, found).await.unwrap_or_else(|_| Err("no answer".to_owned()));
-    if let Err(why) = &found {
-        tracing::debug!("{place}: {why}");
+    let found = timeout(LONGEST_ATTEMPT, found).await.unwrap_or_else(|_| Err(("no answer".to_owned(), true)));
+    let found = found.map_err(|(why, again)| Unseen { why: format!("{place}: {why}"), again });
+    if let Err(Unseen { why, .. }) = &found {
+        tracing::debug!("{why}");
     }
     Some((backend, state_key, found))
 }

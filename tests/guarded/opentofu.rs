@@ -28,7 +28,13 @@ fn sleeping(project: &Project, options: &[&str]) -> Running {
     run
 }
 
+/// The journal has the child once that runs, perhaps a little later than what it prints is here.
 fn kill_child(project: &Project) {
+    let start = std::time::Instant::now();
+    while journal(project)["child"].is_null() {
+        assert!(start.elapsed() < SOON, "{}", journal(project));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     kill(pid_of(&journal(project)["child"]["id"]));
 }
 
@@ -153,9 +159,14 @@ fn an_interrupted_run_releases_its_own_lock() {
 }
 
 /// An OpenTofu whose log says nothing of its lock: its user keeps both logs for himself.
-fn silent(project: &Project, options: &[&str]) -> Running {
+fn mute(project: &Project, options: &[&str]) -> Run {
     let run = project.tfguard(TFGUARD, options, APPLY).new_group();
-    let run = run.env("TF_LOG", "error").env("TF_LOG_PATH", "mine.log").env("TF_TEMP_LOG_PATH", "/dev/null").start();
+    run.env("TF_LOG", "error").env("TF_LOG_PATH", "mine.log").env("TF_TEMP_LOG_PATH", "/dev/null")
+}
+
+/// The same in its sleep.
+fn silent(project: &Project, options: &[&str]) -> Running {
+    let run = mute(project, options).start();
     run.wait_for_stdout("asleep", SOON);
     run
 }
@@ -197,6 +208,55 @@ fn a_lock_that_no_log_names_is_deleted_if_that_was_asked_for() {
         assert!(exit.err().contains("judged by what it says itself"), "{version}: {exit}");
         assert_clean(&project);
     }
+}
+
+/// Guards against silence: a lock may be left, and whoever cannot see says so.
+#[test]
+fn where_nobody_can_see_whether_a_lock_is_left_that_is_said() {
+    let Some((_dir, tofu)) = tofu(VERSIONS[0]) else { return };
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&tofu);
+    let run = silent(&project, &["--report", "report.json"]);
+    let denied = Answer::dynamodb("AccessDeniedException", "not authorized to perform: dynamodb:GetItem");
+    proxy.rule(Match::dynamodb("GetItem"), [Action::Answer(denied)]);
+    kill_child(&project);
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(project.lock().is_some(), "{exit}");
+    assert!(exit.err().contains("dynamodb:GetItem") && exit.err().contains("force-unlock"), "{exit}");
+    assert_eq!(report(&project)["lock_left"], true, "{exit}");
+}
+
+/// The request outlives OpenTofu.
+#[test]
+fn a_lock_that_no_log_names_and_that_appears_after_the_death_is_reported() {
+    let Some((_dir, tofu)) = tofu(VERSIONS[0]) else { return };
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&tofu);
+    let gate = Gate::new();
+    proxy.rule(Match::dynamodb("PutItem").body("attribute_not_exists").nth(1), [gate.hold()]);
+    let run = mute(&project, &[]).start();
+    gate.wait_for(1, SOON);
+    kill_child(&project);
+    // tfguard has looked once and found nothing.
+    proxy.wait_for(|seen| seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT)), SOON);
+    gate.release();
+    let exit = run.wait(SOON).expect_code(120);
+    let id = project.lock().expect("it is left")["ID"].as_str().unwrap().to_owned();
+    assert!(exit.err().contains(&format!("tfguard unlock {id}")), "{exit}");
+}
+
+#[test]
+fn a_lock_that_no_log_names_is_looked_for_until_there_is_an_answer() {
+    let Some((_dir, tofu)) = tofu(VERSIONS[0]) else { return };
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&tofu);
+    let run = silent(&project, &[]);
+    let broken = Action::Answer(Answer::dynamodb("InternalServerError", "try again"));
+    proxy.rule(Match::dynamodb("GetItem").occurrences(1..=2), [broken]);
+    kill_child(&project);
+    let exit = run.wait(SOON).expect_code(120);
+    let id = project.lock().expect("it is left")["ID"].as_str().unwrap().to_owned();
+    assert!(exit.err().contains(&format!("tfguard unlock {id}")), "{exit}");
 }
 
 /// Somebody else's, and one of this very user and machine that was there before.

@@ -55,7 +55,7 @@ impl Supervisor<'_> {
         let ended = self.journal.account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
         let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
         tokio::time::sleep(IN_FLIGHT).await;
-        self.journal.account.other_locks = self.others.look_after(ended, permission).await;
+        self.journal.account.other_locks.extend(self.others.look_after(ended, permission).await);
         self.write_journal();
     }
 
@@ -98,6 +98,8 @@ impl Supervisor<'_> {
     pub(super) async fn release(&mut self) {
         let unclean = self.observed_ending().by_signal_or_kill;
         let mut left = self.left();
+        // What a supervisor that is dead saw is looked at again.
+        self.journal.account.other_locks.clear();
         self.identify_traces(&mut left).await;
         if self.may_be_unlogged() {
             self.look_for_unlogged(&mut left).await;

@@ -7,7 +7,7 @@ use crate::cli::Evidence;
 use crate::lock::LockClaim;
 use crate::observe::item::Misfit;
 use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
-use crate::report::{Ending, LockAccount, LockOutcome, TraceAccount};
+use crate::report::{Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, TraceAccount};
 use crate::run::nameless::{self, Unlogged};
 use crate::run::release::Located;
 
@@ -101,10 +101,16 @@ impl Supervisor<'_> {
     pub(super) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
         let account = &self.journal.account;
         let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
+        let unclean = account.ending.is_none_or(Ending::is_unclean);
+        let may_land = unclean && self.observer.under_lock().is_none();
         let looked = std::mem::take(&mut self.unlogging)
-            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime)
+            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime, may_land)
             .await;
-        let Some(found) = looked else { return };
+        let found = match looked {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(why) => return self.note_unseen(&why),
+        };
         let Unlogged { claim, places, created, fits } = found;
         if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {
             return;
@@ -134,5 +140,17 @@ impl Supervisor<'_> {
         let mut lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
         lock.outcome = Some(LockOutcome::Left(why));
         self.journal.account.locks.push(lock);
+    }
+
+    /// One that ended by itself has released its lock or told why not.
+    fn note_unseen(&mut self, why: &str) {
+        let why = format!("tfguard could not see whether this run left a lock: {why}");
+        let account = &mut self.journal.account;
+        if account.ending.is_none_or(Ending::is_unclean) {
+            let outcome = OtherOutcome::Left { why };
+            account.other_locks.push(OtherLock { backend: "s3".to_owned(), holder: None, outcome, command: None });
+        } else {
+            trouble(account, why);
+        }
     }
 }
