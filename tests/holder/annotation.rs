@@ -132,7 +132,7 @@ fn nothing_is_written_if_nobody_wants_it() {
         "resource \"terraform_data\" \"work\" {{\n  provisioner \"local-exec\" {{\n    command = {script:?}\n  }}\n}}\n"
     );
     let project = project(Kind::Hcl(main)).table().endpoint(proxy.url()).init(&terraform());
-    let exit = project.tfguard(TFGUARD, ["--no-annotate"], APPLY).run().expect_code(0);
+    let exit = project.tfguard(TFGUARD, ["--no-annotate"], APPLY).start().wait(SOON).expect_code(0);
     assert_eq!(ours(&proxy).len(), 0, "{exit}");
     assert_eq!(exit.err(), "");
 }
@@ -187,7 +187,8 @@ fn a_record_that_lands_late_makes_no_lock_and_spoils_none() {
         }
         gate.release();
         tags.release();
-        proxy.wait_for(is_record, SOON);
+        let late = |seen: &Seen| is_record(seen) && (killed || seen.operation().is_some());
+        proxy.wait_for(late, SOON);
         let next = taken.then(|| serde_json::to_value(&next).unwrap());
         assert_eq!((project.lock(), project.lock_in_bucket()), (next.clone(), next));
         assert_eq!(project.aws().locks(project.table_name()).len(), usize::from(taken), "no ghost");

@@ -31,6 +31,7 @@ fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
     let project = project(Kind::Sleep).table().init(&terraform());
     let run = job(project.tfguard(TFGUARD, ["-v"], APPLY), "7").new_group().start();
     run.wait_for_stdout("asleep", SOON);
+    project.wait_for_known_lock(SOON);
     // The journal alone, while there is no record yet.
     let judged = judge(&project, &Recorded::Nothing);
     assert!(judged.verdict.is_alive(), "{}", judged.verdict);

@@ -11,7 +11,7 @@ use crate::support::{Aws, Exit, FaultProxy, Guard, LockInfo, Run};
 pub const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
 pub const OWN: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
 /// Longer than anything here takes, so it only bounds a hang.
-pub const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// A table, a bucket, a directory; used by nobody else. tfguard reaches them through a proxy.
 pub struct Bed {

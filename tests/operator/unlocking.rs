@@ -158,6 +158,11 @@ fn a_lock_that_says_it_is_another_states_is_refused() {
     let exit = bed.about("a/k", &["unlock", "--broken", "--yes"]).run().expect_code(0);
     assert_eq!(bed.left(), (vec![], vec![]), "{exit}");
     bed.assert_only_conditional_deletes();
+    // Two of them have nothing in common, so both are shown.
+    bed.item(&bed.path("a/k"), &[("Info", &copied)]);
+    bed.object("a/k.tflock", &bed.lock("elsewhere", OTHER).json());
+    let exit = bed.about("a/k", &["unlock", "--broken"]).run().expect_code(120);
+    assert!(exit.out().contains(OWN) && exit.out().contains(OTHER), "{exit}");
 }
 
 #[test]

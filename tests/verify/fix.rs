@@ -57,6 +57,15 @@ fn a_person_is_asked_on_a_terminal() {
         run.wait(SOON).expect_code(code);
         assert_eq!(bed.digest(), digest);
     }
+    // Where all else is JSON, the question has to show it.
+    bed.put_digest(&md5(b"other"));
+    let mut run = bed.verify(&["--fix-digest", "--format", "json"]).pty().start();
+    run.wait_for_stdout("Only `yes` will be accepted", SOON);
+    run.write(b"no\n");
+    let exit = run.wait(SOON).expect_code(121);
+    let out = exit.out();
+    let (shown, _) = out.split_once("Only `yes`").unwrap();
+    assert!(shown.contains(&md5(state(5).as_bytes())) && shown.contains(&md5(b"other")), "{exit}");
 }
 
 #[test]

@@ -11,8 +11,6 @@ use crate::{SOON, TFGUARD};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 const REPORT: [&str; 2] = ["--report", "report.json"];
-/// What every AWS request of tfguard's has in its `User-Agent`.
-const OUR_AGENT: &str = "aws-sdk-rust";
 
 /// An apply that has uploaded its state and waits to write the digest.
 struct Writing {
@@ -101,12 +99,15 @@ fn a_terraform_that_died_before_the_digest_leaves_a_state_that_needs_a_look() {
 #[test]
 fn a_digest_that_arrives_after_the_death_is_no_trouble() {
     let writing = Writing::begin(|project| project, &APPLY, Action::Forward);
+    let proxy = &writing.proxy;
+    // tfguard's: Terraform has read all that it reads.
+    let second_look = Gate::new();
+    proxy.rule(Match::dynamodb("GetItem").body("-md5").nth(2), [second_look.hold()]);
     writing.kill_terraform();
-    let ours = |seen: &crate::support::Seen| seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT));
-    let looked =
-        |seen: &crate::support::Seen| ours(seen) && seen.operation() == Some("GetItem") && seen.text().contains("-md5");
-    writing.proxy.wait_for(looked, SOON);
+    second_look.wait_for(1, SOON);
     writing.gate.release();
+    proxy.wait_for(|seen| seen.finished && seen.operation() == Some("PutItem") && seen.done[0] == "held", SOON);
+    second_look.release();
     let exit = writing.run.wait(SOON).expect_code(137);
     assert!(!exit.err().contains("needs a look"), "{exit}");
     assert_eq!(report(&writing.project)["states"][0]["verdict"], "whole");
@@ -237,10 +238,9 @@ fn the_cleanup_step_says_it_too() {
 #[test]
 fn the_lock_of_a_dead_holder_is_no_excuse() {
     let Writing { proxy, project, gate, run } = Writing::begin(|project| project, &APPLY, Action::Close);
-    for who in ["front", "supervisor", "child"] {
-        kill(&project, who);
-    }
-    run.wait(SOON).expect_signal(SIGKILL);
+    let journal = project.wait_for_known_lock(SOON);
+    run.kill_with_supervisor(&journal);
+    kill(&project, "child");
     project.guard().assert_no_process_left(SOON);
     gate.release();
     proxy.clear_rules();

@@ -14,4 +14,4 @@ use std::time::Duration;
 
 const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
 /// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(180);

@@ -33,9 +33,11 @@ pub struct Gatherer<'a> {
     env: HashMap<OsString, OsString>,
     sheet: Box<dyn Sheet>,
     summary: Summary,
-    /// Locks that may have another half elsewhere, and by whom they were read.
+    /// Locks that may have another half elsewhere.
     held: Merged,
+    /// By whom the buckets of directories and those that were listed are read, and by whom any other.
     readers: HashMap<String, Reader>,
+    any_bucket: Option<Reader>,
     /// The backends of the directories.
     backends: Vec<S3Backend>,
     /// Buckets that cannot be asked whether a state exists.
@@ -55,6 +57,7 @@ impl<'a> Gatherer<'a> {
             summary: Summary::default(),
             held: Merged::default(),
             readers: HashMap::new(),
+            any_bucket: None,
             backends: Vec::new(),
             mute: HashSet::new(),
             states_asked: 0,
@@ -190,6 +193,7 @@ impl<'a> Gatherer<'a> {
     /// All items of a table. Errors as of [`Self::bucket`].
     async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<Result<(), String>, Failure> {
         let reader = clients.reader();
+        self.any_bucket = clients.knows_s3().then(|| reader.clone());
         let mut pages = clients.table_pages(table);
         loop {
             let page = match pages.next().await {
@@ -202,9 +206,6 @@ impl<'a> Gatherer<'a> {
             for (state, seen) in page.found {
                 let half = HalfSeen { place: reader.table_place(table, &state), seen, expected: true };
                 if let Some(first) = self.held.absorb(&state, half) {
-                    if let Some((bucket, _)) = state.split_once('/').filter(|_| clients.knows_s3()) {
-                        self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
-                    }
                     locks.push(SeenLock { state, first, others: Vec::new() });
                 }
             }
@@ -254,10 +255,10 @@ impl<'a> Gatherer<'a> {
         let left = MOST_STATES.saturating_sub(self.states_asked);
         self.summary.state_not_asked += locks.len().saturating_sub(left);
         self.states_asked += locks.len().min(left);
-        let (readers, mute) = (&self.readers, &self.mute);
+        let (readers, any_bucket, mute) = (&self.readers, self.any_bucket.as_ref(), &self.mute);
         let asked = locks.iter_mut().take(left).map(|lock| async move {
             let (bucket, key) = lock.lock.state.split_once('/')?;
-            let reader = readers.get(bucket).filter(|_| !mute.contains(bucket))?;
+            let reader = readers.get(bucket).or(any_bucket).filter(|_| !mute.contains(bucket))?;
             match reader.state_exists(bucket, key).await {
                 Ok(exists) => lock.state_exists = Some(exists),
                 // It may be only this one that is missing.

@@ -206,10 +206,10 @@ impl Unlock<'_> {
     }
 
     fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {
-        let mut text = match lock.lock.id() {
-            Some(_) => describe::lock(lock, Timestamp::now()),
+        let mut text = match self.wish {
+            Wish::Lock(_) => describe::lock(lock, Timestamp::now()),
             // They have nothing in common but the state.
-            None => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
+            Wish::Broken => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
         };
         for look in looks {
             let line = match &look.seen {

@@ -195,7 +195,8 @@ impl<'a> Verify<'a> {
             return Ok(Fixed::DryRun(fix));
         }
         if !self.args.yes {
-            match confirm("write this digest?") {
+            let question = format!("Write digest {} in place of {}?", fix.new, text::old(&fix));
+            match confirm(&question) {
                 Answer::Yes => {}
                 Answer::No => return Ok(Fixed::Declined { fix, why: "it was not confirmed" }),
                 Answer::NobodyThere => {

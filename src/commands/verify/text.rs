@@ -53,20 +53,25 @@ pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[Step], site: &Si
     text
 }
 
-/// What is about to be written.
-pub(super) fn fix(fix: &Fix, site: &Site) -> String {
-    let old = match &fix.old {
+/// What is to be replaced.
+pub(super) fn old(fix: &Fix) -> &str {
+    match &fix.old {
         StoredDigest::Md5(md5) => md5.as_str(),
         StoredDigest::Malformed => "(no MD5)",
         StoredDigest::Absent | StoredDigest::NotKept => "(none)",
-    };
+    }
+}
+
+/// What is about to be written.
+pub(super) fn fix(fix: &Fix, site: &Site) -> String {
     format!(
-        "\nThe digest of {}/{} in table {}:\n  now: {old}\n  to be written: {}, the MD5 of the state that is there now\n\
+        "\nThe digest of {}/{} in table {}:\n  now: {}\n  to be written: {}, the MD5 of the state that is there now\n\
          This is right if that state is the one you want, as shown above. It is wrong where the store may still serve an \
          older object (a cache or a replica may, AWS's S3 does not): then wait, and look again.\n",
         printable(&site.bucket),
         printable(&site.key),
         printable(site.table.as_deref().unwrap_or_default()),
+        old(fix),
         fix.new,
     )
 }
