@@ -135,7 +135,7 @@ fn every_exit_code_is_in_the_readme() {
 
 /// The anchors of a document's headings, as GitHub and GitLab make them.
 fn anchors(text: &str) -> BTreeSet<String> {
-    let headings = text.lines().filter_map(|line| line.starts_with('#').then(|| line.trim_start_matches('#').trim()));
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let kept = |char: &char| char.is_alphanumeric() || " -_".contains(*char);
     headings.map(|heading| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
 }

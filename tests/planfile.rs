@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::SIGTERM;
 use support::*;
@@ -68,16 +68,31 @@ impl Planned {
     }
 }
 
-/// Kills the project's one Terraform and what it started.
+/// Kills the project's one Terraform.
+#[track_caller]
 fn kill_terraform(project: &Project) {
     let lines = project.guard().processes();
     let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
-    let named = |pid: &i32, name: &str| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|found| found.trim() == name)
-    };
-    let killed = pids.filter(|pid| named(pid, "terraform") || named(pid, "sleep"));
-    for pid in killed.map(nix::unistd::Pid::from_raw) {
-        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).expect("it is alive");
+    let named =
+        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "terraform");
+    let terraforms: Vec<_> = pids.filter(named).collect();
+    let [terraform] = terraforms[..] else { panic!("one Terraform of {lines:?}") };
+    kill(terraform);
+}
+
+/// Waits until the journal of the project's one session says where the lock is.
+fn wait_for_place(project: &Project) {
+    let start = Instant::now();
+    loop {
+        let mut sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("there is a session");
+        let session = sessions.next().expect("there is a session").expect("it can be read").path();
+        let journal = std::fs::read(session.join("journal.json")).expect("a session has a journal");
+        let journal: serde_json::Value = serde_json::from_slice(&journal).expect("a journal is JSON");
+        if journal["account"]["locks"][0]["places"][0].is_object() {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "no place of a lock in {journal:#}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -169,6 +184,7 @@ fn the_cleanup_step_looks_where_the_plan_says_too() {
             [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];
         let run = project.tfguard(TFGUARD, [""; 0], APPLY_PLAN).envs(ci).start();
         project.wait_for_hang(SOON);
+        wait_for_place(project);
         assert!(project.guard().kill_all());
         run.wait(SOON);
         assert!(project.lock().is_some(), "nobody was left to release it");

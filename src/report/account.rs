@@ -396,6 +396,35 @@ mod tests {
         [state, unseen]
     }
 
+    /// One half that may be there blocks the state, whatever became of the other.
+    #[test]
+    fn a_lock_fared_as_the_half_that_fared_worst() {
+        let left = || HalfOutcome::Left { why: "denied".to_owned() };
+        let others = || HalfOutcome::NotOurs { holder: FoundLock::read(b"other") };
+        let outcome = |halves: &[HalfOutcome]| {
+            let place = || LockPlace::Lockfile {
+                bucket: "b".to_owned(),
+                key: "k".to_owned(),
+                region: "r".to_owned(),
+                endpoint: None,
+            };
+            let halves = halves.iter().map(|outcome| Half { place: place(), outcome: outcome.clone() });
+            LockOutcome::of(&halves.collect::<Vec<_>>())
+        };
+        for first in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), left()] {
+            for second in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), left()] {
+                let expected = if [&first, &second].contains(&&left()) {
+                    LockOutcome::Left("denied".to_owned())
+                } else if [&first, &second].contains(&&HalfOutcome::Deleted) {
+                    LockOutcome::Released
+                } else {
+                    LockOutcome::Gone
+                };
+                assert_eq!(outcome(&[first.clone(), second.clone()]), expected, "{first:?} {second:?}");
+            }
+        }
+    }
+
     /// A request whose field had the name of another once made the journal unreadable, and the end message with it.
     #[test]
     fn an_account_survives_the_journal_and_the_control_socket() {

@@ -1,10 +1,10 @@
 //! Where requests to stop come from: signals, and the end of the process that started tfguard.
 
+use futures_util::StreamExt as _;
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio_stream::StreamExt as _;
 
 use super::machine::StopRequest;
 use crate::session::ProcessId;

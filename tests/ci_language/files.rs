@@ -54,6 +54,21 @@ fn they_tell_of_a_lock_that_is_left_and_then_released() {
     assert_eq!(variable(&project, "OUTCOME"), "released", "a cleanup step without work writes nothing");
 }
 
+/// The state is blocked by what is left of a lock whose other half could be deleted.
+#[test]
+fn a_lock_of_which_half_is_left_is_left() {
+    let (proxy, project) = denying_to(Project::lockfile);
+    let (exit, id) = killed_apply(&project, &[], |run| run.envs(VARIABLES));
+    let exit = exit.expect_code(120);
+    assert_eq!((project.lock_in_bucket(), project.lock().is_some()), (None, true));
+    assert_eq!([variable(&project, "OUTCOME"), variable(&project, "LOCK_ID")], ["left".to_owned(), id]);
+    assert!(exit.err().contains(&format!("DynamoDB table {}", project.table_name())), "{exit}");
+    proxy.clear_rules();
+    project.command(TFGUARD).arg("release").envs(VARIABLES).run().expect_code(0);
+    assert_eq!(project.lock(), None);
+    assert_eq!(variable(&project, "OUTCOME"), "released");
+}
+
 #[test]
 fn an_ordinary_run_writes_them_too() {
     let project = project(Kind::Quick);

@@ -26,9 +26,14 @@ fn project(kind: Kind) -> Project<'static> {
 
 /// A service that denies the delete.
 fn denying() -> (FaultProxy, Project<'static>) {
+    denying_to(|project| project)
+}
+
+/// The same for a project with more.
+fn denying_to(project: impl FnOnce(Project<'static>) -> Project<'static>) -> (FaultProxy, Project<'static>) {
     let proxy = FaultProxy::start(Aws::shared().url());
-    let project = Project::new(Aws::shared(), Kind::HangInApply).table().endpoint(proxy.url());
-    let project = project.init(&Tools::get().any_terraform());
+    let more = project(Project::new(Aws::shared(), Kind::HangInApply).table());
+    let project = more.endpoint(proxy.url()).init(&Tools::get().any_terraform());
     proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
     (proxy, project)
 }

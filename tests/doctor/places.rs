@@ -27,6 +27,8 @@ fn an_ordinary_place_is_found_in_order() {
         assert_eq!(severity(&report, id), Some("ok"), "{id}: {report}");
     }
     assert_eq!((severity(&report, "missing"), &report["schema"]), (None, &Value::from(1)));
+    // What is told only where it is bad.
+    assert_eq!([severity(&report, "leases"), severity(&report, "space")], [None; 2], "{report}");
     assert_eq!(report["state"], Value::from(project.lock_id()));
     let text = project.command(TFGUARD).arg("doctor").run().expect_code(0).out();
     assert!(text.contains("Lock table\n  ok ") && text.contains("0 problems"), "{text}");
@@ -125,6 +127,18 @@ fn a_service_that_does_not_keep_conditions_is_not_asked_to_write() {
     assert!(proxy.seen().iter().all(|seen| !matches!(seen.operation(), Some("PutItem" | "UpdateItem"))));
 }
 
+#[test]
+fn a_store_that_ignores_the_condition_of_a_delete_is_a_problem_for_lockfiles_alone() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    proxy.rule(Match::http("DELETE", ".tflock"), [Action::Strip("if-match")]);
+    let of = |project: Project| {
+        let report = json(&doctor(&project.endpoint(proxy.url()).init(&terraform())).run());
+        severity(&report, "conditions").map(str::to_owned)
+    };
+    assert_eq!(of(Project::new(Aws::shared(), Kind::Quick).lockfile()).as_deref(), Some("problem"));
+    assert_eq!(of(Project::new(Aws::shared(), Kind::Quick).table()), None);
+}
+
 /// What is asked may be asked beside a living pipeline: on the real names there is only reading.
 #[test]
 fn what_could_change_something_has_a_condition_and_a_name_that_nobody_uses() {
@@ -186,6 +200,38 @@ fn an_endpoint_where_nobody_answers_is_told_and_no_more_is_asked() {
     let report = report(&format!("http://{}", connection.local_addr().unwrap()), "locks", "states");
     assert_eq!(severity(&report, "bucket"), Some("problem"), "{report}");
     assert!(severity(&report, "table").is_none() && report["permissions"] == serde_json::json!([]), "{report}");
+}
+
+/// Nobody waits for an answer to each of a dozen more questions.
+#[test]
+fn a_table_that_nobody_answers_for_is_told_and_asked_no_more() {
+    let aws = Aws::shared();
+    let bucket = aws.unique("doctor-states");
+    aws.create_bucket(&bucket, true);
+    let server = Server::start(|_| Reply::Close);
+    let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+    let run = Run::new(TFGUARD, &guard).current_dir(dir.path()).envs(Aws::ENV).env("TFGUARD_DIR", dir.path());
+    let run = run.args(["doctor", "--format", "json", "--region", Aws::REGION, "--path-style", "--table", "locks"]);
+    let run = run.args(["--bucket", &bucket, "--key", "k", "--s3-endpoint", aws.url()]);
+    let report = json(&run.args(["--dynamodb-endpoint", &server.url()]).run().expect_code(1));
+    assert_eq!((severity(&report, "table"), severity(&report, "bucket")), (Some("problem"), Some("ok")), "{report}");
+    let asked: Vec<_> =
+        server.requests().iter().map(|request| request.header("x-amz-target").unwrap().to_owned()).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|target| target.ends_with(".DescribeTable")), "{asked:?}");
+}
+
+#[test]
+fn credentials_that_end_before_the_job_are_told() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&terraform());
+    let now = jiff::Timestamp::now();
+    let of = |timeout: &str| {
+        let run =
+            doctor(&project).env("AWS_CREDENTIAL_EXPIRATION", (now + jiff::SignedDuration::from_hours(10)).to_string());
+        let run = run.env("CI_JOB_STARTED_AT", now.to_string()).env("CI_JOB_TIMEOUT", timeout);
+        severity(&json(&run.run()), "expiry").map(str::to_owned)
+    };
+    assert_eq!(of("86400").as_deref(), Some("warning"));
+    assert_eq!(of("3600").as_deref(), Some("note"));
 }
 
 #[test]
@@ -271,4 +317,61 @@ fn the_users_log_of_terraform_is_not_written() {
     let report = json(&doctor(&project).env("TF_LOG", "trace").env("TF_LOG_PATH", &log).run());
     assert_eq!(severity(&report, "program"), Some("ok"), "{report}");
     assert!(!log.exists());
+}
+
+/// Guards against the claim that a lockfile cannot be written, in a bucket that denies all writing without encryption.
+/// Only AWS is asked, so a proxy stands in for it.
+#[test]
+fn writing_is_tried_with_the_encryption_that_terraform_asks_for() {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for (settings, expected) in [
+        (r#""encrypt":false,"kms_key_id":"k""#, [None, None, None]),
+        (r#""encrypt":true"#, [Some("AES256"), None, None]),
+        (r#""encrypt":true,"kms_key_id":"k""#, [Some("aws:kms"), Some("k"), None]),
+        (&format!(r#""encrypt":true,"sse_customer_key":"{key}""#), [None, None, Some(key)]),
+    ] {
+        let server = Server::start(|request| match request.method.as_str() {
+            "HEAD" if !request.target.contains(".tf") => Reply::status(200),
+            _ => Reply::Answer {
+                status: 404,
+                headers: Vec::new(),
+                body: b"<Error><Code>NoSuchKey</Code><Message>none</Message></Error>".to_vec(),
+            },
+        });
+        let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+        let record = format!(
+            r#"{{"version":3,"backend":{{"type":"s3","hash":1,"config":{{"bucket":"b","key":"k.tfstate","region":"us-east-1",
+            "use_lockfile":true,"use_path_style":true,"endpoints":{{"s3":"http://s3.us-east-1.amazonaws.com"}},{settings}}}}}}}"#
+        );
+        std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
+        let run = Run::new(TFGUARD, &guard).current_dir(dir.path()).envs(Aws::ENV).env("TFGUARD_DIR", dir.path());
+        let run = run.env("HTTP_PROXY", server.url()).env("AWS_ENDPOINT_URL_STS", server.url());
+        let report = json(&run.args(["doctor", "--format", "json"]).run());
+        let tried = report["permissions"].as_array().unwrap();
+        let put = tried.iter().find(|tried| tried["action"] == "s3:PutObject" && tried["on"] == "lockfile").unwrap();
+        assert_eq!(put["access"], "present", "{report}");
+        let requests = server.requests();
+        let puts: Vec<_> =
+            requests.iter().filter(|request| request.method == "PUT" && !request.target.contains("?tagging")).collect();
+        let [put] = &puts[..] else { panic!("{requests:?}") };
+        assert!(
+            put.target.contains("/b/k.tfstate.tflock.tfguard-doctor") && put.header("if-match").is_some(),
+            "{put:?}"
+        );
+        let headers = ["", "-aws-kms-key-id", "-customer-key"]
+            .map(|end| put.header(&format!("x-amz-server-side-encryption{end}")));
+        assert_eq!(headers, expected, "{settings}");
+    }
+}
+
+/// Guards against an examination that never ends.
+#[test]
+fn credentials_that_never_come_are_not_waited_for() {
+    let project = Project::new(Aws::shared(), Kind::Quick).table().init(&terraform());
+    let config = project.work().join("config");
+    std::fs::write(&config, "[default]\ncredential_process = sleep 600\n").unwrap();
+    let run = doctor(&project).env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let report = json(&run.env("AWS_CONFIG_FILE", config).run().expect_code(1));
+    assert_eq!(severity(&report, "credentials"), Some("problem"), "{report}");
 }

@@ -198,6 +198,11 @@ fn the_settings_of_a_directory_are_in_its_policy() {
         |args: &[&str]| project.command(TFGUARD).args(["doctor", "--iam-policy"]).args(args).run().expect_code(0).out();
     assert_eq!(printed(&[]).matches("s3:PutObjectAcl").count(), 2, "of state and lockfile");
     assert!(!printed(&[]).contains("kms:"));
+    // In every workspace: object, lockfile, and the items of lock and digest.
+    for of_any in ["/env:/*/network/prod.tfstate", "tflock*", "prod.tfstate-md5"] {
+        let there = printed(&[]).lines().filter(|line| line.contains("/env:/*/") && line.contains(of_any)).count();
+        assert!(there > 0, "{of_any}: {}", printed(&[]));
+    }
     let with_keys = printed(&["--kms-key", "alias/objects", "--table-kms-key", "alias/table"]);
     assert!(with_keys.contains("PipelineStateKey") && with_keys.contains("PipelineTableKey"), "{with_keys}");
     let by_flags = printed(&["--bucket", "b", "--key", "k", "--region", Aws::REGION]);

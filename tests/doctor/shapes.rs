@@ -19,8 +19,7 @@ impl Machine {
     /// A program of this name that starts its arguments and waits for them, as an agent does.
     fn program(&self, name: &str) -> String {
         let path = self.dir.path().join(name);
-        fs::write(&path, "#!/bin/sh\n\"$@\"\nexit $?\n").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        make_program(&path, "#!/bin/sh\n\"$@\"\nexit $?\n");
         path.to_str().unwrap().to_owned()
     }
 
@@ -166,9 +165,7 @@ fn the_node_wrapper_of_a_setup_action_is_seen_and_passed_by() {
         ("terraform", "#!/usr/bin/env node\n"),
         ("terraform-bin", "#!/bin/sh\necho '{\"terraform_version\":\"1.9.8\"}'\n"),
     ] {
-        let path = machine.dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        make_program(&machine.dir.path().join(name), text);
     }
     let path = format!("{}:{}", machine.dir.path().display(), std::env::var("PATH").unwrap());
     let report = machine.report(&["Runner.Worker"], "exec doctor", &[GITHUB, ("PATH", &path)]);

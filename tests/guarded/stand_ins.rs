@@ -2,14 +2,12 @@
 //! lock itself is put into the table by the test.
 
 use super::*;
-use std::os::unix::fs::PermissionsExt as _;
 
 /// A program that holds the log open as Terraform does, logs what `log` prints, and sleeps.
 fn stand_in(project: &Project, name: &str, log: &str) -> PathBuf {
     let path = project.work().join(name);
     let script = format!("#!/bin/sh\nexec 9>>\"$TF_LOG_PATH\"\n{log}\necho asleep\nexec sleep 600\n");
-    std::fs::write(&path, script).expect("a file can be written");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it can be made a program");
+    make_program(&path, &script);
     path
 }
 

@@ -130,7 +130,7 @@ fn a_destination_that_is_not_known_leaves_its_lock() {
     let proxy = FaultProxy::start(Aws::shared().url());
     let (project, to) = moving(&terraform(), &proxy, false);
     let gate = Gate::new();
-    proxy.rule(Match::dynamodb("PutItem").body(&to.table), [gate.hold()]);
+    proxy.rule(Match::dynamodb("PutItem").body(&to.table), [Action::Forward, gate.hold()]);
     // It has read its configuration when it asks for the source's lock.
     let before = Gate::new();
     proxy.rule(Match::dynamodb("PutItem").body("migration source"), [before.hold()]);
@@ -140,8 +140,7 @@ fn a_destination_that_is_not_known_leaves_its_lock() {
     std::fs::write(project.work().join("backend.tf"), "terraform {\n  backend \"s3\" {\n").unwrap();
     before.release();
     gate.wait_for(1, SOON);
-    gate.release();
-    kill_terraforms(&project);
+    assert_eq!(kill_terraforms(&project), 1);
     let exit = run.wait(SOON).expect_code(120);
     let outcomes = outcomes(&project);
     assert_eq!((outcomes[0].1.as_str(), outcomes[1].1.as_str()), ("released", "left"), "{exit}");

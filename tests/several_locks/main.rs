@@ -8,9 +8,11 @@ mod init;
 mod scripts;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde_json::Value;
 use support::*;
 
@@ -18,8 +20,6 @@ const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
 const APPLY: &str = "apply -input=false -auto-approve -no-color";
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);
-/// What every AWS request of tfguard's has in its `User-Agent`.
-const OUR_AGENT: &str = "aws-sdk-rust";
 
 fn terraform() -> PathBuf {
     Tools::get().any_terraform()
@@ -29,13 +29,26 @@ fn project(kind: Kind) -> Project<'static> {
     Project::new(Aws::shared(), kind)
 }
 
-/// Kills the Terraforms that were started for a project, with a signal that nothing can stop.
-fn kill_terraforms(project: &Project) -> usize {
+/// The Terraforms that were started for a project and are alive.
+fn terraforms(project: &Project) -> Vec<Pid> {
     let lines = project.guard().processes();
     let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
     let is_terraform = |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"terraform\n");
-    let killed = pids.filter(is_terraform).map(nix::unistd::Pid::from_raw);
-    killed.filter(|pid| nix::sys::signal::kill(*pid, SIGKILL).is_ok()).count()
+    pids.filter(is_terraform).map(Pid::from_raw).collect()
+}
+
+/// Kills them with a signal that nothing can stop; how many.
+fn kill_terraforms(project: &Project) -> usize {
+    terraforms(project).into_iter().filter(|pid| kill(*pid, SIGKILL).is_ok()).count()
+}
+
+#[track_caller]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < SOON, "no {what} within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn report(project: &Project) -> Value {

@@ -40,7 +40,6 @@ esac
 
 /// A place whose recorded backend is of this type.
 fn place(backend: &str, id: &str, reason: &str) -> Place {
-    use std::os::unix::fs::PermissionsExt as _;
     let mut place = Place::new(Path::new("unset"), "", "");
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
     place.write("who", &format!("{user}@{}", nix::unistd::gethostname().unwrap().to_str().unwrap()));
@@ -49,9 +48,8 @@ fn place(backend: &str, id: &str, reason: &str) -> Place {
     std::fs::create_dir(place.work().join(".terraform")).unwrap();
     let record = format!(r#"{{"version": 3, "backend": {{"type": "{backend}", "config": {{}}, "hash": 1}}}}"#);
     place.write(".terraform/terraform.tfstate", &record);
-    place.write("terraform", SCRIPT);
     place.terraform = place.work().join("terraform");
-    std::fs::set_permissions(&place.terraform, std::fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&place.terraform, SCRIPT);
     place
 }
 

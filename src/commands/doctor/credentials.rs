@@ -17,6 +17,8 @@ use crate::lock::StoreError;
 
 /// What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment: when they end (RFC 3339).
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
+/// Nothing bounds a program that is to print credentials.
+const LONGEST: Duration = Duration::from_secs(20);
 /// A run of Terraform, and the release after it, can take longer than that.
 const SHORT: Duration = Duration::from_secs(15 * 60);
 /// By so much a clock may differ; from five minutes on AWS does not accept signatures.
@@ -34,7 +36,9 @@ pub struct Identity {
 
 /// Fetches the credentials and asks whose they are, which needs no permission.
 pub async fn look(clients: &AwsClients, env: &HashMap<OsString, OsString>) -> Identity {
-    let end = match clients.credentials_expire().await {
+    let fetched = tokio::time::timeout(LONGEST, clients.credentials_expire()).await;
+    let silence = |_| Err(StoreError::CredentialsMissing { detail: format!("they did not come within {LONGEST:?}") });
+    let end = match fetched.unwrap_or_else(silence) {
         Ok(Some(end)) => Ok(Timestamp::try_from(end).ok()),
         Ok(None) => Ok(env.get(OsStr::new(EXPIRATION)).and_then(|end| end.to_str()?.parse().ok())),
         Err(error) => return Identity { end: Err(error), arn: None },

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::{Tag, Tagging};
+use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
 
 use super::access::{Answer, Answers};
 use super::bucket::BucketFacts;
@@ -35,6 +35,10 @@ pub struct Place<'a> {
     pub features: Features,
     /// S3 is AWS's own, which keeps the condition of every conditional request.
     pub s3_of_aws: bool,
+    /// Terraform asks for encryption when it writes: a bucket may deny all other writing.
+    pub encrypts: bool,
+    /// With this KMS key.
+    pub kms_key: Option<&'a str>,
     /// The customer's key by which objects are encrypted: without it nobody may read them.
     pub customer_key: Option<&'a SseCustomerKey>,
 }
@@ -239,6 +243,15 @@ impl Objects {
         let ignores_conditions = delete.is_ok();
         let put = if place.s3_of_aws {
             let put = client.put_object().bucket(bucket).key(&unused).if_match(IMPOSSIBLE_ETAG).body(Vec::new().into());
+            // In Terraform's order (`PutObject` in its S3 client).
+            let put = match (place.encrypts, place.kms_key, place.customer_key) {
+                (false, ..) => put,
+                (true, Some(key), _) => put.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(key),
+                (true, None, Some(key)) => {
+                    put.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5())
+                }
+                (true, None, None) => put.server_side_encryption(ServerSideEncryption::Aes256),
+            };
             missing("s3:PutObject", put.send().await.map(|_| ()))
         } else {
             Answer::NotAsked(

@@ -125,13 +125,21 @@ fn subject(args: &Args, state: &State, set: &[String]) -> Subject {
         table: state.backend.table().map(str::to_owned),
         lockfile: uses_lockfile(state),
         annotate: !args.no_annotate,
-        kms_key: args.kms_key.clone().or_else(|| state.backend.kms_key().map(str::to_owned)),
+        // Without `encrypt` Terraform does not use it.
+        kms_key: args.kms_key.clone().or_else(|| {
+            let key = state.backend.kms_key().filter(|_| is_set(set, "encrypt"));
+            key.map(str::to_owned)
+        }),
         table_kms_key: args.table_kms_key.clone(),
         set: set.to_vec(),
         foreign_store: !state.clients.is_s3_of_aws(),
         region: state.backend.region().to_owned(),
         account: args.account.clone(),
     }
+}
+
+fn is_set(set: &[String], name: &str) -> bool {
+    set.iter().any(|set| set == name)
 }
 
 /// By flags alone, a state without a table can only have a lockfile.
@@ -264,6 +272,8 @@ async fn examine_state(
         table: table_name.filter(|_| !silent),
         features: subject(args, state, set).features(),
         s3_of_aws: state.clients.is_s3_of_aws(),
+        encrypts: is_set(set, "encrypt"),
+        kms_key: state.backend.kms_key(),
         customer_key: state.backend.customer_key(),
     };
     let (answers, found) = probe(&place, &dynamodb, &s3, (table_facts.as_ref(), &bucket_facts)).await;

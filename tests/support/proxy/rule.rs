@@ -76,6 +76,8 @@ pub enum Action {
     Delay(Duration),
     /// Waits for the test.
     Hold(Gate),
+    /// Lets go on what another rule holds there, without the test having to be awake.
+    Open(Gate),
     /// Takes a header away before it is sent on: without `If-Match` the store acts like one that ignores it.
     Strip(&'static str),
     /// Answers by itself.
@@ -99,6 +101,11 @@ impl Gate {
     /// The step that waits here.
     pub fn hold(&self) -> Action {
         Action::Hold(self.clone())
+    }
+
+    /// The step that opens it.
+    pub fn open(&self) -> Action {
+        Action::Open(self.clone())
     }
 
     /// Waits until `count` requests have come here. Panics after `timeout`.

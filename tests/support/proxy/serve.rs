@@ -115,6 +115,10 @@ async fn perform(
                 gate.pass().await;
                 note("held".to_owned());
             }
+            Action::Open(gate) => {
+                gate.release();
+                note("opened".to_owned());
+            }
             Action::Strip(name) => {
                 let there = headers.remove(name).is_some();
                 note(format!("{name} {}", if there { "stripped" } else { "not there" }));
