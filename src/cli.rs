@@ -11,6 +11,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::ByHand;
 use crate::exit;
@@ -272,7 +273,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct DurationError;
 
 /// What to do with the lock of a child that died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnDeath {
     /// Release it.
     Release,
@@ -296,6 +298,16 @@ impl OnDeath {
     #[must_use]
     pub fn keeps(self, claim: &LockClaim) -> bool {
         self.keeps_operation(&claim.operation)
+    }
+
+    /// What satisfies both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Keep, _) | (_, Self::Keep) => Self::Keep,
+            (Self::KeepApply, _) | (_, Self::KeepApply) => Self::KeepApply,
+            (Self::Release, Self::Release) => Self::Release,
+        }
     }
 
     /// Whether a lock that was taken for this operation stays.

@@ -261,10 +261,13 @@ fn less_release(total: Duration) -> Duration {
     Duration::from_secs(grace.as_secs())
 }
 
+/// Longer than any job, short enough that no sum of such times overflows.
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A duration as the CI systems (Go, mostly) and tfguard's options write it; none if it is no time at all.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let duration = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
-    (!duration.is_zero()).then_some(duration)
+    (!duration.is_zero()).then_some(duration.min(LONGEST))
 }
 
 /// For `#[serde(with)]`.

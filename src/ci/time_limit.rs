@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use procfs::process::Process;
 
-use super::grace::duration;
+use super::grace::{LONGEST, duration};
 
 /// What is left of a job's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +37,10 @@ pub fn time_left(
         let script = script.map(|limit| (limit, "RUNNER_SCRIPT_TIMEOUT and CI_JOB_STARTED_AT"));
         let (limit, says) = job.into_iter().chain(script).min()?;
         let spent = Duration::try_from(now.duration_since(started)).unwrap_or_default();
-        return Some(TimeLeft { left: limit.saturating_sub(spent), says });
+        return Some(TimeLeft { left: limit.saturating_sub(spent).min(LONGEST), says });
     }
     let minutes: u64 = env("BUILDKITE_TIMEOUT")?.parse().ok().filter(|minutes| *minutes > 0)?;
-    let left = Duration::from_secs(minutes.saturating_mul(60)).saturating_sub(age()?);
+    let left = Duration::from_secs(minutes.saturating_mul(60)).saturating_sub(age()?).min(LONGEST);
     Some(TimeLeft { left, says: "BUILDKITE_TIMEOUT and the age of the job's processes" })
 }
 
@@ -103,6 +103,14 @@ mod tests {
         for none in ["false", "0", "", "-1"] {
             assert_eq!(at(none, Some(HOUR)), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn an_absurd_limit_is_one_that_can_be_counted_with() {
+        let huge = u64::MAX.to_string();
+        let gitlab = [("CI_JOB_STARTED_AT", "2026-01-01T10:00:00Z"), ("CI_JOB_TIMEOUT", huge.as_str())];
+        assert_eq!(left(&gitlab, "2026-01-01T10:00:00Z", None), Some(LONGEST));
+        assert_eq!(left(&[("BUILDKITE_TIMEOUT", &huge)], "2026-01-01T10:00:00Z", Some(HOUR)), Some(LONGEST));
     }
 
     #[test]

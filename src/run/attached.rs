@@ -46,6 +46,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     let mut journal = Journal::new(account);
     journal.front = ProcessId::own();
     journal.supervisor = journal.front;
+    journal.on_death = Some(plan.on_death);
     journal.write(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;

@@ -34,6 +34,7 @@ use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, announce, clean_up, conclude, describe, job, report};
 use crate::ci;
+use crate::cli::OnDeath;
 use crate::exit;
 use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::ci::{Level, Message, Summary};
@@ -418,7 +419,7 @@ impl Found<'_> {
             // it again is a person's.
             if !matches!(lock.outcome, Some(LockOutcome::Left(_)))
                 || lock.grade == Grade::Item
-                || self.plan.on_death.keeps(&lock.claim)
+                || job.on_death.keeps(&lock.claim)
             {
                 continue;
             }
@@ -441,10 +442,16 @@ impl Found<'_> {
         // Terraform's own words for its backend are relative to where it ran.
         let _ = std::env::set_current_dir(&journal.directory);
         let mut job = job(self.plan, self.session.clone(), &journal.account);
+        job.on_death = self.on_death(journal);
         job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.env);
         let (grace, none) = (self.grace().duration, Duration::ZERO);
         job.terms = Terms { grace, cleanup_grace: none, own_grace: none, deadline: None, ..job.terms };
         job
+    }
+
+    /// The run may have been told by its command line what this step was not.
+    fn on_death(&self, journal: &Journal) -> OnDeath {
+        journal.on_death.map_or(self.plan.on_death, |told| told.and(self.plan.on_death))
     }
 
     /// What a Terraform has whose run this process takes over.

@@ -52,6 +52,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     }
     let mut journal = Journal::new(new_account(plan, session.name()));
     journal.front = ProcessId::own();
+    journal.on_death = Some(plan.on_death);
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
     spawn_supervisor(plan, session, theirs.into()).map_err(Failure::Start)?;

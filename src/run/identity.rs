@@ -19,7 +19,7 @@ use crate::lock::{
 };
 use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings};
-use crate::session::{Tree, World};
+use crate::session::{ProcessId, Tree, World};
 
 /// Looking at one half of the lock never takes longer.
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
@@ -41,6 +41,8 @@ struct Own<'a> {
     runner: Option<String>,
     container: Option<ci::Container>,
     world: World,
+    /// The first process of its PID namespace.
+    init: Option<ProcessId>,
 }
 
 impl Own<'_> {
@@ -66,7 +68,13 @@ impl Own<'_> {
             && here.boot_id == there.boot_id
             && here.pid_namespace != 0
             && there.pid_namespace != 0
-            && here.pid_namespace != there.pid_namespace
+            && (here.pid_namespace != there.pid_namespace || self.is_younger_than(holder))
+    }
+
+    /// It ran before there was this PID namespace. The number of one that is gone is soon given to another.
+    fn is_younger_than(&self, holder: &Holder) -> bool {
+        let began = self.init.map(|init| init.start_ticks);
+        holder.supervisor.zip(began).is_some_and(|(supervisor, began)| supervisor.start_ticks < began)
     }
 }
 
@@ -147,6 +155,7 @@ async fn look(plan: &Plan, state: &State) -> (Vec<Found>, Option<StoreError>) {
         runner: ci::Origin::detect(env).runner,
         container: ci::Container::of_cleanup(env),
         world: World::here(),
+        init: ProcessId::of(1),
     };
     let machine = Machine::here(|name| std::env::var_os(name));
     let (mut found, mut failed) = (Vec::<Found>::new(), None);
@@ -232,7 +241,24 @@ mod tests {
     }
 
     fn own(run: &ci::Run, container: Option<ci::Container>) -> Own<'_> {
-        Own { run: Some(run), runner: Some("r".to_owned()), container, world: world("b", 2) }
+        let init = Some(ProcessId { pid: 1, start_ticks: 100 });
+        Own { run: Some(run), runner: Some("r".to_owned()), container, world: world("b", 2), init }
+    }
+
+    /// A container often has the number that the one before it had.
+    #[test]
+    fn a_namespace_of_the_same_number_is_another_if_the_run_is_older() {
+        let gitlab = Some(ci::Container::GitlabDocker);
+        let unknown = Verdict::Unknown { why: "x".to_owned() };
+        for (ticks, goes) in [(None, false), (Some(99), true), (Some(100), false), (Some(200), false)] {
+            let mut holder = holder(ci::Provider::Gitlab, world("b", 2), gitlab);
+            holder.supervisor = ticks.map(|start_ticks| ProcessId { pid: 7, start_ticks });
+            let run = holder.ci.clone().unwrap();
+            let decision = own(&run, gitlab).decide(&holder, &unknown);
+            assert_eq!(matches!(decision, Decision::Release(_)), goes, "{ticks:?}");
+            let unseen = Own { init: None, ..own(&run, gitlab) };
+            assert!(matches!(unseen.decide(&holder, &unknown), Decision::Stay(_)), "{ticks:?}");
+        }
     }
 
     /// Without proof of death only one container counts as ended: GitLab's own, of this kernel, that is not this one.

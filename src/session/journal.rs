@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::SessionDir;
 use super::process::{ProcessId, World, nodename};
+use crate::cli::OnDeath;
 use crate::report::Account;
 
 /// The version of the journal's format that this tfguard writes and reads.
@@ -34,6 +35,9 @@ pub struct Journal {
     pub supervisor: Option<ProcessId>,
     /// The child.
     pub child: Option<ChildRecord>,
+    /// What becomes of a lock that is left, as the run was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_death: Option<OnDeath>,
     /// Who was interrupted. Set before the signal is sent, so that nobody sends a second one.
     pub interrupted: Interrupted,
     /// What happened so far.
@@ -123,6 +127,7 @@ impl Journal {
             front: None,
             supervisor: None,
             child: None,
+            on_death: None,
             interrupted: Interrupted::default(),
             account,
         }

@@ -188,6 +188,20 @@ fn it_releases_what_a_run_left_of_which_nothing_lives() {
     assert_clean(&project);
 }
 
+/// Guards against deleting a lock that the run's own command line says is to stay: the cleanup step has another one.
+#[test]
+fn a_lock_that_the_run_was_told_to_keep_stays() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &["--on-death", "keep-apply"]);
+    let journal = known(&project);
+    run.kill_with_supervisor(&journal);
+    kill(pid_of(&journal["child"]["id"]));
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(exit.err().contains("left in place, as --on-death says"), "{exit}");
+    assert!(project.lock().is_some(), "{exit}");
+    project.guard().assert_no_process_left(SOON);
+}
+
 /// Two jobs share a machine and a place for sessions.
 #[test]
 fn it_never_touches_another_jobs_session() {
@@ -217,6 +231,8 @@ fn it_tries_a_lock_again_that_was_left() {
     assert!(project.lock().is_some());
     assert_eq!(report(&project)["locks"][0]["outcome"]["is"], "left");
     proxy.clear_rules();
+    release().env("TFGUARD_ON_DEATH", "keep").run().expect_code(120);
+    assert!(project.lock().is_some(), "it stays where it is asked to stay");
     let exit = release().run().expect_code(0);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     let report = report(&project);
@@ -295,8 +311,9 @@ fn a_journal_of_another_version_is_told_of_and_left_alone() {
     }
 }
 
-/// A container, as far as it matters here: a PID namespace, in which tfguard is PID 1.
-fn contained(project: &Project) -> Option<Running> {
+/// A container, as far as it matters here: a PID namespace, in which a shell is PID 1, or what it becomes. In the script
+/// `"$@"` is tfguard.
+fn contained(project: &Project, script: &str) -> Option<Running> {
     let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     if project.command("unshare").args(unshare).arg("true").run().code != Some(0) {
         // Not by a macro, whose words the harness keeps to itself where a test passes.
@@ -304,7 +321,8 @@ fn contained(project: &Project) -> Option<Running> {
         let _ = std::io::Write::write_all(&mut std::io::stderr(), words);
         return None;
     }
-    let run = project.command("unshare").args(unshare).arg(TFGUARD).arg("--").arg(terraform()).args(APPLY);
+    let run = project.command("unshare").args(unshare).args(["sh", "-c", script, "sh", TFGUARD, "--"]);
+    let run = run.arg(terraform()).args(APPLY);
     let run = job(run, "1").new_group().start();
     run.wait_for_stdout("asleep", SOON);
     Some(run)
@@ -314,7 +332,7 @@ fn contained(project: &Project) -> Option<Running> {
 #[test]
 fn it_releases_what_a_container_left_that_is_gone() {
     let project = table(Kind::Sleep);
-    let Some(run) = contained(&project) else { return };
+    let Some(run) = contained(&project, "exec \"$@\"") else { return };
     let exit = release(&project, "1").run().expect_code(120);
     assert!(exit.err().contains("supervised from another container"), "{exit}");
     assert!(project.lock().is_some(), "never under a living Terraform");
@@ -327,11 +345,37 @@ fn it_releases_what_a_container_left_that_is_gone() {
     assert_clean(&project);
 }
 
+/// In a container that lives both of tfguard's processes were killed. Nobody outside can see Terraform but the kernel.
+#[test]
+fn it_leaves_the_lock_of_a_terraform_that_lives_in_another_container() {
+    let project = table(Kind::Sleep);
+    let Some(run) = contained(&project, "\"$@\"; sleep 600") else { return };
+    let known = known(&project);
+    let ours = project.guard().processes().into_iter().filter_map(|line| {
+        let (pid, command) = line.split_once(' ')?;
+        (command.starts_with("tfguard --supervise") || command.starts_with(TFGUARD)).then(|| pid.parse().unwrap())
+    });
+    let ours: Vec<i32> = ours.collect();
+    assert_eq!(ours.len(), 2, "front and supervisor: {:?}", project.guard().processes());
+    for pid in &ours {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), SIGSTOP).unwrap();
+    }
+    ours.into_iter().for_each(kill);
+    let exit = release(&project, "1").run().expect_code(120);
+    assert!(exit.err().contains("from another container"), "{exit}");
+    assert_eq!(project.lock().expect("it stays")["ID"], known["account"]["locks"][0]["id"], "{exit}");
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    project.guard().assert_no_process_left(SOON);
+    release(&project, "1").run().expect_code(0);
+    assert_clean(&project);
+}
+
 /// `docker stop`: SIGTERM to PID 1, which is tfguard.
 #[test]
 fn as_pid_1_it_stops_gracefully() {
     let project = table(Kind::Sleep);
-    let Some(run) = contained(&project) else { return };
+    let Some(run) = contained(&project, "exec \"$@\"") else { return };
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.pid())).unwrap();
     let init = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
     nix::sys::signal::kill(init, SIGTERM).unwrap();

@@ -62,6 +62,15 @@ fn the_cleanup_steps_wait_counts() {
     check(&with("2m"), MACHINE, 6, "no cleanup step");
 }
 
+/// Guards against a sum of times that overflows, which ended the supervisor and the front.
+#[test]
+fn an_absurd_wait_is_one_that_can_be_counted_with() {
+    for text in ["2562047788015215h", "87600h"] {
+        let wait = cleanup_grace(&|name| (name == "TFGUARD_WAIT").then(|| text.to_owned()));
+        assert!(wait <= LONGEST, "{text}: {wait:?}");
+    }
+}
+
 #[test]
 fn gitlab() {
     let shell = [("GITLAB_CI", "true"), ("CI_SHARED_ENVIRONMENT", "true")];

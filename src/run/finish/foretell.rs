@@ -45,7 +45,7 @@ impl Found<'_> {
                 None => lock.stage != Stage::Unlocked,
                 Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
             };
-            if may_be_left && !self.plan.on_death.keeps(&lock.claim) {
+            if may_be_left && !self.on_death(journal).keeps(&lock.claim) {
                 tracing::info!(
                     "lock {} of {}: would delete it by condition, once everything of the run is dead, if it is still there",
                     lock.claim.id,
