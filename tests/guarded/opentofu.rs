@@ -54,7 +54,9 @@ fn an_ordinary_run_asks_aws_nothing() {
         let project = project(Kind::Quick).table();
         let project = if version == "1.9.8" { project } else { project.lockfile() };
         let project = project.endpoint(proxy.url()).init(&tofu);
-        let exit = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).run().expect_code(0);
+        // On a machine that is out of breath the lock may be held long enough for its holder to be written beside it.
+        let options = ["--report", "report.json", "--no-annotate"];
+        let exit = project.tfguard(TFGUARD, options, APPLY).run().expect_code(0);
         assert_eq!(exit.err(), "", "{version}");
         let report = report(&project);
         assert_eq!(report["locks"][0]["grade"], "request", "{version}: {report}");

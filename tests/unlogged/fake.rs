@@ -41,8 +41,7 @@ esac
 /// A place whose recorded backend is of this type.
 fn place(backend: &str, id: &str, reason: &str) -> Place {
     let mut place = Place::new(Path::new("unset"), "", "");
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
-    place.write("who", &format!("{user}@{}", nix::unistd::gethostname().unwrap().to_str().unwrap()));
+    place.write("who", &own_name());
     place.write("id", id);
     place.write("reason", reason);
     std::fs::create_dir(place.work().join(".terraform")).unwrap();

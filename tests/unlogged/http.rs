@@ -90,7 +90,7 @@ fn on_death_keeps_it_where_it_is_told_to() {
 /// Somebody unlocked by force and took the lock while ours was alive.
 #[test]
 fn a_foreign_lock_in_its_place_is_not_touched() {
-    let own = format!("root@{}", nix::unistd::gethostname().unwrap().to_str().unwrap());
+    let own = own_name();
     for flavour in [Strict, Careless, GitLab] {
         for (who, created) in [
             ("alice@laptop", "2026-03-04T05:06:07Z"),
@@ -215,9 +215,7 @@ fn one_that_was_still_waiting_owns_nothing() {
     let run = place.guarded(&ITEM, &["apply", "-auto-approve", "-lock-timeout=10m", "-no-color"]).start();
     server.wait_for_lock(SOON);
     // As like to its own as can be: same machine, same user, same version, made while it runs.
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
-    let who = format!("{user}@{}", nix::unistd::gethostname().unwrap().to_str().unwrap());
-    let mut twin = serde_json::to_value(LockInfo { who, ..LockInfo::foreign("") }).unwrap();
+    let mut twin = serde_json::to_value(LockInfo { who: own_name(), ..LockInfo::foreign("") }).unwrap();
     twin["Version"] = version["terraform_version"].clone();
     twin["Created"] = jiff::Timestamp::now().to_string().into();
     server.plant_lock(twin);
@@ -281,11 +279,7 @@ fn the_cleanup_step_looks_after_it_too() {
     let run = place.guarded(&ITEM, &APPLY).new_group().start();
     hole.wait_for_connection(SOON);
     let own = server.lock().expect("an apply holds its lock");
-    // Stopped, the front cannot take the supervisor's place.
-    run.signal(nix::sys::signal::SIGSTOP);
-    place.kill_supervisor();
-    run.signal(nix::sys::signal::SIGKILL);
-    drop(run);
+    run.kill_with_supervisor(&place.journal());
     let release = place.command(TFGUARD).args(["release", "--wait", "8s"]);
     let exit = release.env("TFGUARD_EVIDENCE", "item").env("TFGUARD_REPORT", "report.json").run();
     assert_eq!(server.lock(), None, "{exit}");
@@ -303,7 +297,10 @@ fn killed_at_any_moment_it_leaves_no_lock() {
             place.guarded(&ITEM, &["apply", "-auto-approve", "-replace=terraform_data.quick", "-no-color"]).start();
         // Spread over start, lock, plan, apply, unlock.
         std::thread::sleep(Duration::from_millis(150 + 60 * moment));
-        let _ = place.kill_terraform_if_alive();
+        if let Some(child) = place.child() {
+            // It may be dead by now.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::SIGKILL);
+        }
         let exit = run.wait(SOON);
         assert_eq!(server.lock(), None, "{exit}");
         assert!([Some(0), Some(137)].contains(&exit.code), "{exit}");
@@ -345,6 +342,8 @@ fn a_terraform_below_a_script_is_looked_after_with_the_scripts_settings() {
         let run = place.command(TFGUARD).args(options).env("GITLAB_USER_LOGIN", GITLAB_USER).start();
         hole.wait_for_connection(SOON);
         let own = server.lock().expect("an apply holds its lock");
+        // A Terraform below a script is accounted for if it was seen while it lived.
+        place.wait_until_known_to_apply();
         match killed {
             "script" => place.kill_terraform(),
             "terraform" => place.signal_below(" apply ", SIGKILL),

@@ -79,26 +79,36 @@ impl Place {
         run
     }
 
-    /// Kills the command that tfguard started.
+    /// Kills the command that tfguard started, and waits until it is dead.
     fn kill_terraform(&self) {
-        assert!(self.session().is_some(), "there is a session");
-        self.kill_terraform_if_alive().expect("it is alive");
+        kill(self.child().expect("it is alive"));
     }
 
-    fn kill_terraform_if_alive(&self) -> nix::Result<()> {
-        // What the child wrote of itself before it was the command; the journal has it a little later. It is gone with
-        // its session.
-        let Some(session) = self.session() else { return Ok(()) };
-        let Ok(stat) = std::fs::read_to_string(session.join("child")) else { return Ok(()) };
-        let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)
+    /// The command that tfguard started, if it has come so far. Dead or alive.
+    fn child(&self) -> Option<i32> {
+        // What the child wrote of itself before it was the command, perhaps at this moment; the journal has it a little
+        // later. It is gone with its session.
+        let stat = std::fs::read_to_string(self.session()?.join("child")).ok()?;
+        stat.split(' ').next()?.parse().ok()
     }
 
     fn kill_supervisor(&self) {
+        kill(pid_of(&self.journal()["supervisor"]));
+    }
+
+    fn journal(&self) -> Value {
         let journal = self.session().expect("there is a session").join("journal.json");
-        let journal: Value =
-            serde_json::from_slice(&std::fs::read(journal).expect("it has a journal")).expect("in JSON");
-        kill(pid_of(&journal["supervisor"]));
+        serde_json::from_slice(&std::fs::read(journal).expect("it has a journal")).expect("in JSON")
+    }
+
+    /// Waits until tfguard has read in the log that it applies.
+    #[track_caller]
+    fn wait_until_known_to_apply(&self) {
+        let start = std::time::Instant::now();
+        while self.journal()["account"]["phase"] != "applying" {
+            assert!(start.elapsed() < SOON, "{}", self.journal());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn session(&self) -> Option<PathBuf> {
@@ -122,6 +132,12 @@ impl Place {
         let report: Value = serde_json::from_slice(&text).expect("a report is JSON");
         report["other_locks"][0].clone()
     }
+}
+
+/// The holder that every Terraform writes here.
+fn own_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    format!("{user}@{}", nix::unistd::gethostname().unwrap().to_str().unwrap())
 }
 
 fn any_terraform() -> PathBuf {
