@@ -66,6 +66,8 @@ struct Found {
     locks: Vec<JudgedLock>,
     /// What could not be looked at, and why.
     unseen: Vec<String>,
+    /// The same, where it is not known whether Terraform locks there.
+    doubts: Vec<String>,
     object: Option<StateObject>,
     object_seen: bool,
     digest: StoredDigest,
@@ -90,6 +92,7 @@ struct Said<'a> {
     digest: &'a StoredDigest,
     digest_fits: Option<bool>,
     unseen: &'a [String],
+    doubts: &'a [String],
 }
 
 impl Found {
@@ -123,7 +126,8 @@ impl Found {
         let state_exists = object_seen.then_some(object.is_some());
         let judged = merged.into_locks().into_iter().map(|lock| JudgedLock { state_exists, ..lock.judge(&machine) });
         let locks = judged.collect();
-        Self { now: Timestamp::now(), caller, locks, unseen, object, object_seen, digest }
+        let doubts = state.doubts(&looks);
+        Self { now: Timestamp::now(), caller, locks, unseen, doubts, object, object_seen, digest }
     }
 
     fn exit_code(&self, older_than: Option<Duration>) -> u8 {
@@ -185,6 +189,9 @@ impl Found {
         for unseen in &self.unseen {
             let _ = writeln!(text, "  {:<11} {}", "NOT seen", printable(unseen));
         }
+        for doubt in &self.doubts {
+            let _ = writeln!(text, "  {:<11} {}", "not seen", printable(doubt));
+        }
         text
     }
 
@@ -221,6 +228,7 @@ impl Found {
             digest: &self.digest,
             digest_fits: self.digest_fits(),
             unseen: &self.unseen,
+            doubts: &self.doubts,
         }
     }
 }

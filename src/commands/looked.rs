@@ -51,4 +51,18 @@ impl State {
         });
         futures_util::future::join_all(looks).await
     }
+
+    /// Where else a lock of it may be, of which flags alone do not tell whether Terraform locks there.
+    #[must_use]
+    pub fn doubts(&self, looks: &[HalfLook]) -> Vec<String> {
+        if self.dir.is_some() {
+            return Vec::new();
+        }
+        let unread = looks.iter().filter(|look| !look.at.expected);
+        let unread = unread.filter_map(|look| Some(format!("{}: {}", look.at.place, look.seen.as_ref().err()?)));
+        let table = self.backend.table().is_none();
+        let table =
+            table.then(|| "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned());
+        unread.chain(table).collect()
+    }
 }

@@ -18,7 +18,7 @@ pub struct Fix {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is no table.
-    #[error("no digest is kept of this state, since it has no lock table")]
+    #[error("no lock table is named, so there is no digest to be written. If the state locks in one, give --table")]
     NotKept,
     /// Somebody holds the lock.
     #[error(

@@ -50,6 +50,16 @@ fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
     run.kill_with_supervisor(&journal);
     let judged = judge_by_record(&project, &recorded);
     assert!(judged.verdict.is_alive(), "{}", judged.verdict);
+    // Nor did it see the end of what it gave up on.
+    let mut given_up = journal.clone();
+    given_up["account"]["ended"] = "2026-11-20T04:11:21Z".into();
+    given_up["account"]["survivors"] = serde_json::json!(["terraform (1)"]);
+    let session = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(session.join("journal.json"), given_up.to_string()).unwrap();
+    for judged in [judge(&project, &Recorded::Nothing), judge_by_record(&project, &recorded)] {
+        assert!(judged.verdict.is_alive(), "{}", judged.verdict);
+    }
+    std::fs::write(session.join("journal.json"), journal.to_string()).unwrap();
 
     // What Terraform started is of its process group.
     kill(pid_of(&journal["child"]["id"]));
@@ -66,7 +76,6 @@ fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
     }
 
     // A record alone is no proof: it may have been of another Terraform that is alive.
-    let session = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().next().unwrap().unwrap().path();
     let aside = session.with_file_name("elsewhere");
     std::fs::rename(&session, &aside).unwrap();
     let judged = judge_by_record(&project, &recorded);

@@ -147,6 +147,15 @@ fn a_directory_shows_its_states_lock_and_several_are_shown_at_once() {
     let notes = |state: &str| lock_of(&listed, state)["notes"].to_string();
     assert!(notes(&old.path).contains("none of the directories") && notes(&old.path).contains("no state object"));
     assert!(!notes(&projects[0].lock_id()).contains("none of the directories"), "{listed:#}");
+    // Where a half cannot be read, only the other is known.
+    projects[1]
+        .aws()
+        .block_on(projects[1].aws().dynamodb().delete_table().table_name(projects[1].table_name()).send())
+        .unwrap();
+    let half = projects[1].command(TFGUARD).args(["locks", "--format=json"]).run().expect_code(125);
+    let listed = json(&half);
+    assert_eq!(lock_of(&listed, &projects[1].lock_id())["places"].as_array().unwrap().len(), 1, "{listed:#}");
+    assert!(half.err().contains("no such DynamoDB table"), "{half}");
     let missing = projects[0].command(TFGUARD).args(["locks", "--chdir", "missing"]).run().expect_code(125);
     assert!(missing.err().contains("terraform init"), "{missing}");
 }

@@ -285,6 +285,29 @@ fn what_is_denied_is_named_and_the_rest_is_done() {
     assert!(exit.err().contains(&bed.table), "{exit}");
 }
 
+/// Guards against a state that is called unlocked although it was not looked where its lock lies.
+#[test]
+fn where_flags_do_not_lead_to_is_not_called_unlocked() {
+    let bed = Bed::new();
+    bed.in_table(&bed.lock("a/k", OWN));
+    let without_table = |words: &[&str]| bed.tfguard(words).args(["--bucket", &bed.bucket, "--key", "a/k"]).run();
+    let exits = [without_table(&["inspect"]), without_table(&["unlock", OWN, "--yes"])];
+    for exit in exits.map(|exit| exit.expect_code(0)) {
+        assert!(exit.out().contains("not locked") && exit.out().contains("give --table"), "{exit}");
+    }
+    bed.aws.plant_lockfile(&bed.lock("a/k", OWN));
+    let exit = without_table(&["unlock", OWN, "--yes"]).expect_code(0);
+    assert!(exit.out().contains("deleted: object") && exit.out().contains("give --table"), "{exit}");
+    bed.aws.delete_item(&bed.table, &bed.path("a/k"));
+    bed.proxy.rule(Match::http("GET", ".tflock"), [Answer::s3(403, "AccessDenied", "no").into()]);
+    let exits = [bed.about("a/k", &["inspect"]).run(), bed.about("a/k", &["unlock", OWN, "--yes"]).run()];
+    for exit in exits.map(|exit| exit.expect_code(0)) {
+        assert!(exit.out().contains("not locked") && exit.out().contains("s3:GetObject was denied"), "{exit}");
+    }
+    let exit = bed.about("a/k", &["inspect", "--format", "json"]).run().expect_code(0);
+    assert_eq!(json(&exit)["doubts"].as_array().map(Vec::len), Some(1), "{exit}");
+}
+
 #[test]
 fn a_service_that_fails_is_asked_again_and_one_that_is_silent_given_up() {
     let bed = locked();

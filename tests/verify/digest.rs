@@ -55,6 +55,28 @@ fn a_digest_that_terraform_passes_over_is_no_trouble() {
     assert_eq!((code, &said["notes"]), (0, &json!([])));
 }
 
+/// By flags alone nobody knows whether the state has a table, so it is not said that it has none.
+#[test]
+fn where_no_table_is_named_no_digest_is_judged() {
+    let bed = Bed::new();
+    bed.put_digest(&md5(b"other"));
+    bed.put(state(5));
+    let url = bed.proxy.url();
+    let verify = |more: &[&str]| {
+        crate::support::Run::new(crate::TFGUARD, &bed.guard)
+            .current_dir(bed.dir.path())
+            .envs(crate::support::Aws::ENV)
+            .args(["verify", "--bucket", &bed.bucket, "--key", crate::bed::KEY, "--region", "us-east-1"])
+            .args(["--s3-endpoint", url, "--path-style"])
+            .args(more)
+            .run()
+    };
+    let exit = verify(&[]).expect_code(0);
+    assert!(exit.out().contains("digest: not looked at, since no lock table is named"), "{exit}");
+    let exit = verify(&["--fix-digest", "--yes"]).expect_code(121);
+    assert!(exit.out().contains("give --table"), "{exit}");
+}
+
 #[test]
 fn a_writer_at_work_is_not_taken_for_a_dead_one() {
     let bed = Bed::new();

@@ -190,6 +190,16 @@ fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
         assert_eq!(bed.digest(), Some(wrong.clone()), "{says}");
         assert!(writes(&bed).is_empty(), "{says}");
     }
+    // A lock that cannot be seen may be there.
+    let bed = Bed::new();
+    bed.put_digest("no md5");
+    bed.put(state(5));
+    let denied = Answer::dynamodb("AccessDeniedException", "no");
+    bed.proxy.rule(Match::dynamodb("GetItem").body("Info"), [Action::from(denied)]);
+    let exit = bed.verify(&FIX).run().expect_code(125);
+    assert!(exit.err().contains("Grant dynamodb:GetItem"), "{exit}");
+    assert!(writes(&bed).is_empty(), "{exit}");
+
     let bed = Bed::new();
     bed.put_digest(&wrong);
     let (code, said) = bed.json(&FIX);
@@ -203,6 +213,15 @@ fn a_lost_answer_is_settled_and_a_refused_write_is_said() {
     bed.put(state(5));
     bed.proxy.rule(Match::dynamodb("PutItem").nth(1), [Action::Forward, Action::Close]);
     bed.verify(&FIX).run().expect_code(0);
+    assert_eq!(bed.digest(), Some(md5(state(5).as_bytes())));
+
+    // That it is written is said, whatever comes after it.
+    let bed = Bed::new();
+    bed.put(state(5));
+    let denied = Answer::s3(403, "AccessDenied", "no");
+    bed.proxy.rule(Match::http("GET", "prod.tfstate?x-id").nth(3), [Action::from(denied)]);
+    let exit = bed.verify(&FIX).run().expect_code(125);
+    assert!(exit.out().contains("is written to table"), "{exit}");
     assert_eq!(bed.digest(), Some(md5(state(5).as_bytes())));
 
     let bed = Bed::new();

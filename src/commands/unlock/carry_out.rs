@@ -74,7 +74,9 @@ impl Unlock<'_> {
                 return Err(Failure::NotLookedAt { state, error: error.clone() });
             }
             Finding::NotLocked => {
-                Ended::without_lock(Outcome::Gone, format!("{} is not locked; nothing to do", printable(&path)))
+                let why = format!("{} is not locked; nothing to do", printable(&path));
+                let doubts = self.state.doubts(&looks).into_iter().map(not_looked_at);
+                Ended::without_lock(Outcome::Gone, [why].into_iter().chain(doubts).collect::<Vec<_>>().join("\n"))
             }
             Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks)?),
             Finding::This(seen) => {
@@ -213,17 +215,21 @@ impl Unlock<'_> {
         };
         for look in looks {
             let line = match &look.seen {
-                // By flags alone nobody knows whether Terraform locks there.
-                Err(error) if look.at.expected || self.state.dir.is_none() => {
-                    format!("not looked at: {}: {error}", look.at.place)
-                }
+                Err(error) if look.at.expected => not_looked_at(format!("{}: {error}", look.at.place)),
                 Ok(Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
                     let how = if seen.defect().is_some() { " (--broken deletes it)" } else { "" };
-                    format!("stays, and blocks the state: {}, at {}{how}", describe::in_a_line(seen), look.at.place)
+                    printable(&format!(
+                        "stays, and blocks the state: {}, at {}{how}",
+                        describe::in_a_line(seen),
+                        look.at.place
+                    ))
                 }
                 _ => continue,
             };
-            text += &format!("{}\n", printable(&line));
+            text += &format!("{line}\n");
+        }
+        for doubt in self.state.doubts(looks) {
+            text += &format!("{}\n", not_looked_at(doubt));
         }
         text
     }
@@ -262,6 +268,10 @@ impl Unlock<'_> {
             }
         })
     }
+}
+
+fn not_looked_at(what: String) -> String {
+    printable(&format!("not looked at: {what}"))
 }
 
 /// Why a lock stays whose holder is alive, and what frees it.

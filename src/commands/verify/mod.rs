@@ -134,11 +134,12 @@ impl<'a> Verify<'a> {
                 print(&self.text(&look.seen, &judgement))?;
             }
             let outcome = self.fix(&look).await?;
-            if matches!(outcome, Fixed::Written(_)) {
-                (look, judgement) = self.look().await?;
-            }
+            // Before anything else can fail.
             if self.args.format == Format::Text {
                 print(&text::fixed(&outcome, self.site(&look.seen).table.as_deref()))?;
+            }
+            if matches!(outcome, Fixed::Written(_)) {
+                (look, judgement) = self.look().await?;
             }
             fixed = Some(outcome);
         }

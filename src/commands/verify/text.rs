@@ -23,7 +23,7 @@ pub(super) fn text(seen: &Seen, judgement: &Judgement, steps: &[Step], site: &Si
     }
     let table = site.table.as_deref().map(|table| format!(" in table {}", printable(table))).unwrap_or_default();
     let digest = match &seen.digest {
-        StoredDigest::NotKept => "none is kept, since there is no lock table".to_owned(),
+        StoredDigest::NotKept => "not looked at, since no lock table is named".to_owned(),
         StoredDigest::Absent => format!("none{table}"),
         StoredDigest::Malformed => format!("no MD5{table}"),
         StoredDigest::Md5(md5) if is_at_odds(seen.object.as_ref(), Some(md5)) => {
