@@ -1,4 +1,5 @@
-//! `terraform apply <plan file>`: the lock is where the plan says, whatever the directory is configured for.
+//! `terraform apply <plan file>`: the lock is where the plan says, whatever the directory is configured for. And without
+//! one it is where the directory was configured for when it was taken.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -11,6 +12,8 @@ use support::*;
 
 const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
 const APPLY_PLAN: [&str; 4] = ["apply", "-input=false", "-no-color", "tfplan"];
+const CI: [(&str, &str); 4] =
+    [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);
 
@@ -147,16 +150,23 @@ fn an_applied_plan_leaves_nothing_to_do() {
 #[test]
 fn a_plan_that_cannot_be_read_any_more_leaves_the_lock() {
     let proxy = FaultProxy::start(Aws::shared().url());
-    for (content, reason) in [
-        (r#"{"meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#, "OpenTofu has encrypted it"),
-        ("PK\u{3}\u{4}torn", "it is damaged"),
+    let script = format!("terraform {}; exit 7", APPLY_PLAN.join(" "));
+    for (content, reason, below_a_script) in [
+        (r#"{"meta":{},"encrypted_data":"AAAA","encryption_version":"v0"}"#, "OpenTofu has encrypted it", false),
+        ("PK\u{3}\u{4}torn", "it is damaged", false),
+        // Of the script's own directory, which is configured for the state, nothing follows.
+        ("PK\u{3}\u{4}torn", "it is damaged", true),
     ] {
         let planned = Planned::new(Kind::HangInApply, terraform(), proxy.url());
         let (project, before) = (&planned.project, planned.elsewhere.seen().len());
         proxy.clear_rules();
         let gate = Gate::new();
         proxy.rule(Match::any(), [gate.hold()]);
-        let run = project.tfguard(TFGUARD, ["--grace", "1s"], APPLY_PLAN).start();
+        let run = match below_a_script {
+            false => project.tfguard(TFGUARD, ["--grace", "1s"], APPLY_PLAN),
+            true => project.command(TFGUARD).args(["--grace", "1s", "--", "sh", "-c", &script]),
+        };
+        let run = run.start();
         // Terraform has the plan open, and tfguard has not heard of a lock.
         gate.wait_for(1, SOON);
         std::fs::write(project.work().join("other"), content).unwrap();
@@ -180,9 +190,7 @@ fn the_cleanup_step_looks_where_the_plan_says_too() {
     for plan_is_gone in [false, true] {
         let planned = Planned::new(Kind::HangInApply, terraform(), Aws::shared().url());
         let (project, before) = (&planned.project, planned.elsewhere.seen().len());
-        let ci =
-            [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];
-        let run = project.tfguard(TFGUARD, [""; 0], APPLY_PLAN).envs(ci).start();
+        let run = project.tfguard(TFGUARD, [""; 0], APPLY_PLAN).envs(CI).start();
         project.wait_for_hang(SOON);
         wait_for_place(project);
         assert!(project.guard().kill_all());
@@ -191,7 +199,7 @@ fn the_cleanup_step_looks_where_the_plan_says_too() {
         if plan_is_gone {
             std::fs::remove_file(project.work().join("tfplan")).unwrap();
         }
-        let exit = project.command(TFGUARD).args(["release", "--wait", "1m"]).envs(ci).run();
+        let exit = project.command(TFGUARD).args(["release", "--wait", "1m"]).envs(CI).run();
         assert_eq!(exit.code, Some(if plan_is_gone { 120 } else { 0 }), "{exit}");
         assert_eq!(project.lock().is_some(), plan_is_gone, "{exit}");
         assert_eq!(
@@ -201,4 +209,33 @@ fn the_cleanup_step_looks_where_the_plan_says_too() {
         );
         planned.assert_other_table_untouched(before);
     }
+}
+
+/// Between the run and its cleanup step somebody configures the directory for another table.
+#[test]
+fn a_directory_that_is_configured_anew_does_not_lead_elsewhere() {
+    let aws = Aws::shared();
+    let project = Project::new(aws, Kind::HangInApply).table().init(&terraform());
+    let run =
+        project.tfguard(TFGUARD, [""; 0], ["apply", "-input=false", "-auto-approve", "-no-color"]).envs(CI).start();
+    project.wait_for_hang(SOON);
+    wait_for_place(&project);
+    assert!(project.guard().kill_all());
+    run.wait(SOON);
+    let other_table = aws.unique("locks");
+    aws.create_table(&other_table);
+    let block = project.work().join("backend.tf");
+    let before = std::fs::read_to_string(&block).unwrap();
+    let configure = |text: &str| {
+        std::fs::write(&block, text).unwrap();
+        project.terraform(["init", "-reconfigure", "-input=false", "-no-color"]).run().expect_code(0);
+    };
+    configure(&before.replace(project.table_name(), &other_table));
+    let release = || project.command(TFGUARD).args(["release", "--wait", "1m"]).envs(CI).run();
+    let exit = release().expect_code(120);
+    assert!(exit.err().contains("leads elsewhere") && exit.err().contains(project.table_name()), "{exit}");
+    assert!(project.lock().is_some(), "{exit}");
+    configure(&before);
+    let exit = release().expect_code(0);
+    assert_eq!(project.lock(), None, "{exit}");
 }

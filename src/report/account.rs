@@ -434,6 +434,17 @@ mod tests {
     }
 
     #[test]
+    fn only_an_exit_without_a_panic_is_a_clean_end() {
+        let at = Timestamp::UNIX_EPOCH;
+        for code in 0..=u8::MAX {
+            assert_eq!(Ending::Exited { code, at }.is_unclean(), code == 11, "{code}");
+        }
+        for ending in [Ending::Died { signal: 2, at }, Ending::Unknown { at }, Ending::StillAlive] {
+            assert!(ending.is_unclean(), "{ending:?}");
+        }
+    }
+
+    #[test]
     fn the_exit_code_tells_what_matters_most() {
         let with = |ending, first: StopRequest, outcome: Option<LockOutcome>| {
             let mut account = account();

@@ -210,10 +210,9 @@ impl Prepared {
         backend
     }
 
-    /// Asks for a lock that is not there, in both halves.
-    pub fn tfguard(&self) -> Vec<Result<(), StoreError>> {
-        let backend = self.backend();
-        let claim = LockClaim {
+    /// A lock of the backend's state.
+    pub fn claim(&self, backend: &S3Backend) -> LockClaim {
+        LockClaim {
             id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
             operation: "OperationTypePlan".to_owned(),
             who: "root@vm".to_owned(),
@@ -221,7 +220,13 @@ impl Prepared {
             bucket: backend.bucket().to_owned(),
             state_key: backend.state_key(&workspace(&self.surroundings())),
             kinds: LockKinds::Both,
-        };
+        }
+    }
+
+    /// Asks for a lock, in both halves, as to release it. Usually it is not there.
+    pub fn tfguard(&self) -> Vec<Result<(), StoreError>> {
+        let backend = self.backend();
+        let claim = self.claim(&backend);
         self.aws.block_on(async {
             let clients = AwsClients::connect(&backend).await.unwrap();
             let mut answers = Vec::new();

@@ -9,7 +9,33 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use crate::bed::{Case, ENV_KEYS, Prepared, check_all, record};
-use crate::support::{Answer, Match, Seen};
+use crate::support::{Action, Answer, LockInfo, Match, Seen};
+
+const SERVICES: &str = "[default]\nservices = local\n\
+    [services local]\ns3 =\n  endpoint_url = {url}\ndynamodb =\n  endpoint_url = {url}\n";
+
+/// A store that ignores the condition of a delete is one also where only a shared file leads to it.
+#[test]
+fn a_store_that_a_shared_file_names_is_examined() {
+    for config in ["[default]\nendpoint_url = {url}\n", SERVICES] {
+        let env = &[ENV_KEYS[0], ENV_KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")];
+        let files = &[("config", config)];
+        let prepared = Prepared::new(&Case { env, files, without: &["endpoints"], ..Case::default() });
+        assert_eq!(prepared.terraform("init"), None, "{config}");
+        prepared.proxy.rule(Match::http("DELETE", ""), [Action::Strip("if-match")]);
+        let claim = prepared.claim(&prepared.backend());
+        let own = LockInfo {
+            id: claim.id.to_string(),
+            operation: claim.operation.clone(),
+            who: claim.who.clone(),
+            ..LockInfo::foreign(&claim.lock_id())
+        };
+        prepared.aws.plant_lockfile(&own);
+        let answers = prepared.tfguard();
+        assert!(matches!(answers[0], Err(StoreError::NoConditions { .. })), "{config}: {answers:?}");
+        assert!(prepared.aws.lockfile(&claim.lock_id()).is_some(), "{config}");
+    }
+}
 
 #[test]
 fn regions_and_endpoints_are_those_of_terraform() {
@@ -81,6 +107,14 @@ fn regions_and_endpoints_are_those_of_terraform() {
             name: "one endpoint for all in a shared file",
             env: &[KEYS[0], KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")],
             files: &[("config", "[default]\nendpoint_url = {url}\n")],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "endpoints of services in a shared file",
+            env: &[KEYS[0], KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")],
+            files: &[("config", SERVICES)],
             without: &["endpoints"],
             key: "AKIAENV",
             ..Case::default()

@@ -1,74 +1,22 @@
 //! Containers and instances.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
 use crate::bed::{Case, ENV_KEYS, FROM_INSTANCE, STS_ANSWERS, check};
+use crate::support::{Reply, Server};
 
-/// A metadata service as an instance has it. It ends when it is dropped.
-struct Instance {
-    url: String,
-    ended: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Instance {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let ended = Arc::new(AtomicBool::new(false));
-        let end = Arc::clone(&ended);
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    break;
-                }
-                let _ = stream.and_then(Self::answer);
-            }
-        });
-        Self { url, ended, thread: Some(thread) }
-    }
-
-    fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let request = lines.next().transpose()?.unwrap_or_default();
-        let mut has_token = false;
-        for line in lines {
-            let line = line?.to_ascii_lowercase();
-            has_token |= line == "x-aws-ec2-metadata-token: granted";
-            if line.is_empty() {
-                break;
-            }
-        }
-        let (status, body) = match request.split(' ').nth(1).unwrap_or_default() {
-            "/latest/api/token" if request.starts_with("PUT") => (200, "granted"),
+/// A metadata service as an instance has it.
+fn instance() -> Server {
+    Server::start(|request| {
+        let has_token = request.header("x-aws-ec2-metadata-token") == Some("granted");
+        let (status, body) = match request.target.as_str() {
+            "/latest/api/token" if request.method == "PUT" => (200, "granted"),
             _ if !has_token => (401, ""),
             "/latest/meta-data/iam/security-credentials/" => (200, "role"),
             "/latest/meta-data/iam/security-credentials/role" => (200, FROM_INSTANCE),
             _ => (404, ""),
         };
-        write!(
-            stream,
-            "HTTP/1.1 {status} -\r\ncontent-length: {}\r\nx-aws-ec2-metadata-token-ttl-seconds: 600\r\n\
-             connection: close\r\n\r\n{body}",
-            body.len()
-        )
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread.
-        let _ = TcpStream::connect(self.url.trim_start_matches("http://"));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+        let headers = vec![("x-aws-ec2-metadata-token-ttl-seconds", "600".to_owned())];
+        Reply::Answer { status, headers, body: body.into() }
+    })
 }
 
 #[test]
@@ -100,8 +48,9 @@ fn containers_and_instances_give_credentials() {
         key: "ASIAASSUMED",
         ..Case::default()
     });
-    let instance = Instance::start();
-    let url = instance.url.as_str();
+    let instance = instance();
+    let url = instance.url();
+    let url = url.as_str();
     let block = format!("ec2_metadata_service_endpoint = \"{url}\"");
     let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", url), ("AWS_METADATA_URL", url)];
     for (block, env) in [(block.as_str(), &[][..]), ("", &variables[..1]), ("", &variables[1..])] {

@@ -139,6 +139,22 @@ fn off_and_quiet_are_heeded() {
     }
 }
 
+/// What needs somebody to act is said however quiet tfguard is to be.
+#[test]
+fn a_lock_that_is_left_is_named_quietly_too() {
+    let (_proxy, project) = denying();
+    let step = Step::new(&project, "apply");
+    let (exit, id) = killed_apply(&project, &["-q"], |run| step.job(run));
+    let exit = exit.expect_code(120);
+    let err = exit.err();
+    let words: Vec<_> = err.lines().filter_map(|line| line.strip_prefix("tfguard: ")).collect();
+    let says = |start: &str, what: &str| words.iter().any(|line| line.starts_with(start) && line.contains(what));
+    assert!(says(&format!("warning: lock {id} of "), "NOT released"), "{exit}");
+    assert!(says("warning: next: ", &format!("tfguard unlock {id}")), "{exit}");
+    assert!(words.iter().all(|line| line.starts_with("warning: ")), "{exit}");
+    assert_eq!(commands(&err).len(), 1, "{exit}");
+}
+
 /// A command is one only at the beginning of a line, and the command that was run need not have ended its last one.
 #[test]
 fn commands_begin_a_line_whatever_was_printed_last() {

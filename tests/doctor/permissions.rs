@@ -110,6 +110,32 @@ fn with_the_operators_policy_their_commands_work_and_terraform_does_not() {
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None));
 }
 
+/// Guards against a monitor of a whole bucket that may read one of its locks.
+#[test]
+fn with_the_operators_policy_of_all_states_all_locks_are_listed() {
+    let iam = Iam::start();
+    let (project, lock) = locked(&iam);
+    let other = LockInfo::foreign(&format!("{}/elsewhere/other.tfstate", project.bucket()));
+    iam.aws.plant_lockfile(&other);
+    let print = |more: &[&str]| {
+        json(&project.command(TFGUARD).args(["doctor", "--iam-policy=operator"]).args(more).run().expect_code(0))
+    };
+    let access = ["--region", Aws::REGION, "--s3-endpoint", iam.aws.url(), "--path-style"];
+    let list = || {
+        let run = project.command(TFGUARD).args(["locks", "--format", "json", "--bucket", project.bucket()]);
+        run.args(access).envs(iam.env()).run()
+    };
+    let (one, all) = (print(&[]), print(&["--all-states"]));
+    iam.enforce(&one);
+    list().expect_code(125);
+    iam.enforce(&all);
+    let listed = list().expect_code(0).out();
+    assert!(listed.contains(&lock.id) && listed.contains(&other.path), "{listed}");
+    let items = all["Statement"].as_array().unwrap().iter().find(|found| found["Sid"] == "OperatorLockItems").unwrap();
+    let keys = &items["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"];
+    assert_eq!(*keys, json!([format!("{}/*", project.bucket())]));
+}
+
 /// What is denied to a pipeline with its policy is only what people need who look after locks, and that is no problem.
 #[test]
 fn with_the_printed_policy_a_pipeline_has_no_problem() {

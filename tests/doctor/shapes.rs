@@ -144,9 +144,7 @@ fn sessions_are_told_by_whether_somebody_of_them_lives() {
 fn a_version_manager_decides_by_the_directory() {
     let machine = Machine::new();
     let terraform = machine.dir.path().join("terraform");
-    fs::write(&terraform, "#!/bin/sh\necho \"{\\\"terraform_version\\\":\\\"$(cat .terraform-version)\\\"}\"\n")
-        .unwrap();
-    fs::set_permissions(&terraform, fs::Permissions::from_mode(0o755)).unwrap();
+    make_program(&terraform, "#!/bin/sh\necho \"{\\\"terraform_version\\\":\\\"$(cat .terraform-version)\\\"}\"\n");
     let path = format!("{}:{}", machine.dir.path().display(), std::env::var("PATH").unwrap());
     let other = machine.dir.path().join("other");
     fs::create_dir(&other).unwrap();

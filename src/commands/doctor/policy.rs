@@ -48,6 +48,12 @@ impl KeyPattern {
         Self { before: key.to_owned(), after: None }
     }
 
+    /// Every key.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { before: String::new(), after: Some(String::new()) }
+    }
+
     /// The keys that `of` gives for any workspace's name.
     pub fn any_workspace(of: impl Fn(&str) -> String) -> Self {
         // A name that no key has, so that its place is found.
@@ -178,10 +184,12 @@ impl Subject {
     }
 
     /// The items of a state: lock, digest, and the key that is never used, on which the doctor tries what is permitted.
-    fn items(&self, key: &KeyPattern) -> [String; 3] {
+    fn items(&self, key: &KeyPattern) -> Vec<String> {
         let lock_id = format!("{}/{}", literal(&self.bucket), key.pattern());
-        let beside = |suffix: &str| format!("{lock_id}{suffix}");
-        [lock_id.clone(), beside(DIGEST_SUFFIX), beside(UNUSED_ITEM)]
+        if *key == KeyPattern::any() {
+            return vec![lock_id];
+        }
+        ["", DIGEST_SUFFIX, UNUSED_ITEM].map(|suffix| format!("{lock_id}{suffix}")).into()
     }
 
     fn arn(&self, service: &str, resource: &str) -> String {

@@ -61,6 +61,10 @@ pub struct Args {
     #[arg(long, env = "TFGUARD_ACCOUNT", value_name = "ID", requires = "iam_policy")]
     pub account: Option<String>,
 
+    /// For the policy: all states of the bucket, for those who look after all of them
+    #[arg(long, env = "TFGUARD_ALL_STATES", requires = "iam_policy")]
+    pub all_states: bool,
+
     /// For the policy: holders of locks are not recorded (--no-annotate)
     #[arg(long, env = "TFGUARD_NO_ANNOTATE")]
     pub no_annotate: bool,
@@ -113,7 +117,9 @@ fn record(dir: PathBuf, env: HashMap<OsString, OsString>) -> Option<InitRecord> 
 /// `set`: the names of the backend's attributes that are set.
 fn subject(args: &Args, state: &State, set: &[String]) -> Subject {
     let mut state_keys = vec![KeyPattern::one(&state.key)];
-    if state.workspace.is_some() {
+    if args.all_states {
+        state_keys = vec![KeyPattern::any()];
+    } else if state.workspace.is_some() {
         state_keys = vec![
             KeyPattern::one(&state.backend.state_key("default")),
             KeyPattern::any_workspace(|workspace| state.backend.state_key(workspace)),

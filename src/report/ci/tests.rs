@@ -250,6 +250,15 @@ proptest! {
     }
 
     #[test]
+    fn a_quiet_run_tells_what_somebody_should_look_at(account in account()) {
+        let summary = Summary::of(&account);
+        let quiet = Publisher::new(Some(Provider::GithubActions), &HashMap::new(), true, Files::default());
+        let told = quiet.around(&summary, Timestamp::UNIX_EPOCH).1;
+        let worth = summary.messages().into_iter().filter(|message| message.level > Level::Notice);
+        prop_assert_eq!(told, worth.map(|message| github::command(&message)).collect::<String>());
+    }
+
+    #[test]
     fn github_reads_four_outputs(accounts in proptest::collection::vec(account(), 1..3)) {
         let summaries: Vec<_> = accounts.iter().map(Summary::of).collect();
         // After a line of somebody else's without an end, and before one of theirs.
@@ -427,6 +436,13 @@ fn the_first_message_says_what_happened_to_which_lock_and_the_next_command() {
         first(json!({"is": "released"}), "planning"),
         format!("::notice title=tfguard%3A State lock released::{lock}: left by Terraform, deleted by tfguard\n")
     );
+    // Nothing died, and nothing is to be done.
+    let mut ended = account(json!({"is": "released"}), "applying");
+    ended.ending = Some(serde_json::from_value(json!({"kind": "exited", "code": 1, "at": ended.started})).unwrap());
+    assert_eq!(Summary::of(&ended).next, None);
+    // Somebody should look, also where tfguard is to be quiet.
+    let kept = Summary::of(&account(json!({"is": "kept"}), "planning"));
+    assert_eq!((kept.level, kept.messages()[0].level), (Level::Warning, Level::Warning));
     assert_eq!(
         first(json!({"is": "unlocked"}), "planning"),
         format!(
