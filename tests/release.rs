@@ -70,6 +70,28 @@ fn who_does_not_name_himself_is_awaited_no_longer_than_told() {
     stage.assert_clean();
 }
 
+/// Guards against asking one run after the other: a CI does not give each of them its whole grace.
+#[test]
+fn all_runs_of_a_job_are_asked_at_once() {
+    let stage = Stage::new();
+    let started = [(); 2].map(|()| {
+        let run = stage.guarded(&["--report", "report"]).start();
+        (run, stage.enter())
+    });
+    let cleanup = release(&stage, "1m").start();
+    for (_, child) in &started {
+        child.wait_for_signal(SIGINT);
+    }
+    for (run, child) in started {
+        child.exit(1);
+        run.wait(SOON).expect_code(1);
+        assert_eq!(child.signals(), ["SIGINT"]);
+        assert_eq!(stage.report("report")["requests"].as_array().unwrap().len(), 1, "asked once");
+    }
+    cleanup.wait(SOON).expect_code(0);
+    stage.assert_clean();
+}
+
 /// Guards against two that supervise: a cleanup step had taken the session before its supervisor came to it.
 #[test]
 fn a_supervisor_that_comes_second_starts_nothing() {

@@ -14,7 +14,7 @@
 
 mod foretell;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -23,13 +23,13 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use super::front::{A_MOMENT, finish_output, relays, tell};
+use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
 use super::identity;
 use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
 use super::requests;
-use super::spool::Relay;
+use super::spool::{Relay, Spool};
 use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, announce, clean_up, conclude, describe, job, report};
@@ -71,8 +71,19 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         let mut worst = 0;
         let told = RefCell::default();
         let mut found_own = false;
-        for session in SessionDir::all(|name| std::env::var_os(name)) {
-            let found = Found { plan, session, wait, dry_run, told: &told };
+        let sessions = SessionDir::all(|name| std::env::var_os(name)).into_iter();
+        let found = sessions.map(|session| Found {
+            plan,
+            session,
+            wait,
+            dry_run,
+            asked: Cell::default(),
+            spools: Cell::default(),
+            told: &told,
+        });
+        let found: Vec<_> = found.collect();
+        found.iter().filter(|_| !dry_run).for_each(Found::ask);
+        for found in found {
             found_own |= found.is_own();
             let ended = found.finish(&to_us, &mut requests).await;
             // Whatever relay there was, it may not take any words any more.
@@ -143,6 +154,10 @@ struct Found<'a> {
     session: SessionDir,
     wait: Duration,
     dry_run: bool,
+    /// The supervisor that was asked to stop.
+    asked: Cell<Option<ProcessId>>,
+    /// What of the output nobody had passed on then.
+    spools: Cell<Option<(Option<Spool>, Option<Spool>)>>,
     /// What was said of the job's runs.
     told: &'a RefCell<Vec<Summary>>,
 }
@@ -155,6 +170,26 @@ impl Found<'_> {
             Err(JournalError::Io { error, .. }) => error.kind() != io::ErrorKind::NotFound,
             Err(_) => true,
         }
+    }
+
+    /// Asks for the stop of a run of this job that is supervised. Of all runs before the end of one is awaited: a CI does not
+    /// give each of them its whole grace.
+    fn ask(&self) {
+        let Ok(journal) = Journal::read(&self.session) else { return };
+        let ours = journal.account.ci == self.plan.ci && is_of_this_kernel(&journal) && journal.world == World::here();
+        let Some(supervisor) = journal.supervisor.filter(|supervisor| ours && supervisor.is_alive()) else { return };
+        // Looked at before: nobody may see what its front passes on from here on.
+        if let Some(spools) = spools(&self.session).ok().filter(|_| self.is_of_this_job(&journal))
+            && supervisor.signal(requests::RELEASE)
+        {
+            self.asked.set(Some(supervisor));
+            self.spools.set(Some(spools));
+        }
+    }
+
+    fn relays(&self) -> Result<(Relay, Relay), Failure> {
+        let spools = self.spools.take().map_or_else(|| spools(&self.session), Ok);
+        spools.and_then(relays_of).map_err(Failure::Start)
     }
 
     async fn finish(
@@ -272,8 +307,8 @@ impl Found<'_> {
             let why = "is held by a process that does not say which it is, so it is left to that one";
             return done(exit::LOCK_LEFT.max(self.cannot_know(journal, why)));
         };
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
-        if !supervisor.signal(requests::RELEASE) {
+        let (stdout, stderr) = self.relays()?;
+        if self.asked.get() != Some(supervisor) && !supervisor.signal(requests::RELEASE) {
             tracing::debug!("the supervisor is ending just now");
         }
         let ended = tokio::time::timeout_at(until, supervisor.gone()).await;
@@ -330,7 +365,7 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = self.relays()?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let Some(supervisor) = Supervisor::take_over(&job, journal) else {
@@ -370,7 +405,7 @@ impl Found<'_> {
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = self.relays()?;
         let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
@@ -388,7 +423,7 @@ impl Found<'_> {
         mut journal: Journal,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let (stdout, stderr) = relays(&self.session).map_err(Failure::Start)?;
+        let (stdout, stderr) = self.relays()?;
         if journal.account.lock_left() && !self.may_be_alive(&journal) {
             journal.account.survivors.clear();
             self.release_again(&mut journal).await;

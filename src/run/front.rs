@@ -145,8 +145,18 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
 
 /// Copies the session's output from here on.
 pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
-    let stdout = Relay::start(Spool::stdout(session)?, io::stdout())?;
-    let stderr = Relay::start(Spool::stderr(session)?, io::stderr())?;
+    relays_of(spools(session)?)
+}
+
+/// What of the session's output nobody has passed on until now.
+pub fn spools(session: &SessionDir) -> io::Result<(Option<Spool>, Option<Spool>)> {
+    Ok((Spool::stdout(session)?, Spool::stderr(session)?))
+}
+
+/// Copies a session's output.
+pub fn relays_of((stdout, stderr): (Option<Spool>, Option<Spool>)) -> io::Result<(Relay, Relay)> {
+    let stdout = Relay::start(stdout, io::stdout())?;
+    let stderr = Relay::start(stderr, io::stderr())?;
     crate::say::through(stderr.sayer());
     Ok((stdout, stderr))
 }

@@ -1,24 +1,36 @@
 //! Jobs that are cancelled at any moment, from the first on: before there is a session, a supervisor, a Terraform, a lock.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use super::*;
 
 /// How a CI starts a job.
 type Start = fn(Job<'_>) -> Box<dyn Started + '_>;
 
-const IN_ANY_CASE: [(&str, Start); 6] = [
-    ("GitHub", |job| GitHub::default().start(job)),
-    ("GitLab shell", |job| GitLabShell.start(job)),
-    ("Jenkins", |job| Jenkins::Pipeline.start(job)),
-    ("Buildkite", |job| Buildkite::default().start(job)),
-    ("Azure", |job| Azure::default().start(job)),
-    ("systemd", |job| Systemd::ControlGroup.start(job)),
+/// From when on a job is cancelled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// Whatever there is of it by then is signalled.
+    TheStart,
+    /// The cancel may meet nobody, as all that is signalled is a client outside, or what the script's shell has started by
+    /// then. Then the cleanup step is the first to tell tfguard, and there has to be one: a script that begins after the
+    /// cleanup step has ended is out of everybody's reach.
+    ItsSession,
+}
+
+const IN_ANY_CASE: [(&str, Start, From); 6] = [
+    ("GitHub", |job| GitHub::default().start(job), From::TheStart),
+    ("GitLab shell", |job| GitLabShell.start(job), From::TheStart),
+    ("Jenkins", |job| Jenkins::Pipeline.start(job), From::TheStart),
+    ("Buildkite", |job| Buildkite::default().start(job), From::TheStart),
+    ("Azure", |job| Azure::default().start(job), From::TheStart),
+    ("systemd", |job| Systemd::ControlGroup.start(job), From::TheStart),
 ];
-const IN_CONTAINERS: [(&str, Start); 3] = [
-    ("GitHub container", |job| GitHub { container: true, ..GitHub::default() }.start(job)),
-    ("GitLab docker", |job| GitLabDocker::default().start(job)),
-    ("GitLab Kubernetes", |job| GitLabKubernetes.start(job)),
+const IN_CONTAINERS: [(&str, Start, From); 3] = [
+    ("GitHub container", |job| GitHub { container: true, ..GitHub::default() }.start(job), From::ItsSession),
+    ("GitLab docker", |job| GitLabDocker::default().start(job), From::TheStart),
+    ("GitLab Kubernetes", |job| GitLabKubernetes.start(job), From::ItsSession),
 ];
 
 /// Spread over the start of tfguard, and Terraform's start, plan and apply.
@@ -28,7 +40,7 @@ const MOMENTS: [u64; 5] = [0, 60, 150, 400, 900];
 fn whenever_a_job_is_cancelled_its_lock_is_gone() {
     let cis = IN_ANY_CASE.into_iter().chain(IN_CONTAINERS.into_iter().filter(|_| containers()));
     let cases = cis.flat_map(|ci| MOMENTS.map(|moment| (ci, moment)));
-    in_turn(cases.collect(), |((name, start), moment)| cancelled_after(name, start, Duration::from_millis(moment)));
+    in_turn(cases.collect(), |(ci, moment)| cancelled_after(ci, Duration::from_millis(moment)));
 }
 
 /// A few at a time, since each starts a Terraform.
@@ -44,10 +56,17 @@ fn in_turn<T: Send>(cases: Vec<T>, run: impl Fn(T) + Sync) {
     all_at_once([("moments", &work as _); 6]);
 }
 
-fn cancelled_after(name: &str, start: Start, moment: Duration) {
+fn cancelled_after((name, start, from): (&str, Start, From), moment: Duration) {
     let project = project(Work::Stops);
     let job = Job::new(&project, format!("tfguard -- {APPLY}\necho done")).cleanup(RELEASE);
-    let started = start(job);
+    let started = match from {
+        From::TheStart => start(job),
+        From::ItsSession => {
+            let started = start(job.env("TFGUARD_DIR", project.sessions()));
+            wait_for_session(&project);
+            started
+        }
+    };
     std::thread::sleep(moment);
     let ended = started.cancel();
     let log = format!("{name} after {moment:?}: {}", ended.log());
@@ -56,6 +75,18 @@ fn cancelled_after(name: &str, start: Start, moment: Duration) {
     assert!(!log.contains("Two interrupts"), "{log}");
     assert_eq!(ended.cleanup[0].code, Some(0), "{log}");
     assert_whole(&project);
+}
+
+fn wait_for_session(project: &Project) {
+    let deadline = Instant::now() + SOON;
+    let begun = || {
+        let sessions = std::fs::read_dir(project.sessions().join("tfguard")).into_iter().flatten().flatten();
+        sessions.map(|session| session.path()).any(|session| session.join("journal.json").exists())
+    };
+    while !begun() {
+        assert!(Instant::now() < deadline, "no session");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A container is killed, and in the next one two cleanup steps begin at the same time.
