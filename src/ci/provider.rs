@@ -51,6 +51,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether it tells its job from others at all: of a CI that is known by nothing but `CI`, all jobs are alike.
+    #[must_use]
+    pub fn names_its_job(&self) -> bool {
+        self.url.is_some() || self.job.is_some()
+    }
+
     /// Reads it from the environment; none outside a CI.
     pub fn detect(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let get = |name: &str| env(name).filter(|value| !value.is_empty());

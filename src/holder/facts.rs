@@ -61,7 +61,7 @@ impl Machine {
     /// Whether a session of a CI job on this machine holds a lock.
     #[must_use]
     pub fn is_of_job(&self, lock: &str, job: Option<&ci::Run>) -> bool {
-        job.is_some()
+        job.is_some_and(ci::Run::names_its_job)
             && self.sessions.iter().any(|(_, journal)| names(journal, lock) && journal.account.ci.as_ref() == job)
     }
 

@@ -337,12 +337,12 @@ impl Found<'_> {
         done(left_behind(&account))
     }
 
-    /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI it is
-    /// where somebody chose a place for the job's sessions, or where it is of the unit of systemd that is being stopped,
+    /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI, and in
+    /// one that does not name its jobs, it is where somebody chose a place for the job's sessions, or where it is of the unit of systemd that is being stopped,
     /// unless a person sits before it (then front and supervisor are one process).
     fn is_of_this_job(&self, journal: &Journal) -> bool {
         let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
-        self.plan.ci.is_some()
+        self.plan.ci.as_ref().is_some_and(ci::Run::names_its_job)
             || (journal.front != journal.supervisor
                 && (place.is_some_and(|place| !place.is_empty()) || self.is_of_this_unit(journal)))
     }

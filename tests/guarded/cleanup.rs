@@ -102,10 +102,14 @@ fn it_stops_a_run_that_nobody_stopped() {
 /// elsewhere nobody's living run is touched.
 #[test]
 fn outside_a_ci_the_chosen_place_tells_whose_a_run_is() {
-    for chosen in [true, false] {
+    // A CI that sets `CI` and nothing else does not tell its jobs apart.
+    for (chosen, ci) in [(true, "false"), (false, "false"), (true, "true"), (false, "true")] {
         let project = table(Kind::Sleep);
         let place = project.sessions();
-        let at_place = |run: Run| if chosen { run } else { run.env("TFGUARD_DIR", "").env("XDG_RUNTIME_DIR", &place) };
+        let at_place = |run: Run| {
+            let run = run.env("CI", ci);
+            if chosen { run } else { run.env("TFGUARD_DIR", "").env("XDG_RUNTIME_DIR", &place) }
+        };
         if !chosen {
             std::fs::create_dir_all(&place).unwrap();
         }

@@ -158,6 +158,21 @@ fn tags_of_others_stay() {
     }
 }
 
+/// A store that knows no tags may take a question for one about the object, and so the answer for a new lockfile.
+#[test]
+fn in_a_store_that_knows_no_tags_nothing_is_written() {
+    let bed = Bed::new();
+    bed.aws.plant_lockfile(&bed.own());
+    let [(_, store), _] = stores(&bed);
+    for body in [bed.own().json(), String::new()] {
+        bed.proxy.clear_rules();
+        bed.proxy.rule(Match::http("GET", "tagging"), [Action::Answer(Answer::new(200, body.clone()))]);
+        let written = annotate(&bed, &store);
+        assert!(matches!(written, Err(StoreError::Nonsense { .. })), "{body}: {written:?}");
+        assert!(bed.proxy.seen_matching(&Match::http("PUT", "")).is_empty(), "{body}");
+    }
+}
+
 #[test]
 fn a_record_that_cannot_be_used_does_not_hide_the_lock() {
     let bed = Bed::new();
