@@ -10,7 +10,7 @@ mod scripts;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -49,6 +49,14 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
         assert!(start.elapsed() < SOON, "no {what} within {SOON:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The journal of the project's one session.
+fn journal(project: &Project) -> Value {
+    let mut sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("there is a session");
+    let session = sessions.next().expect("there is a session").expect("it can be read").path();
+    serde_json::from_slice(&std::fs::read(session.join("journal.json")).expect("a session has a journal"))
+        .expect("a journal is JSON")
 }
 
 fn report(project: &Project) -> Value {

@@ -63,6 +63,15 @@ pub fn assert_interrupted_by_tfguard(ended: &Ended) {
     assert!(ended.cleanup.iter().all(|cleanup| cleanup.code == Some(0)), "{log}");
 }
 
+/// By whom it is told, the cleanup or the front that was still alive when the supervisor was done, is for the machine's
+/// speed to decide.
+#[track_caller]
+pub fn assert_deleted_by_tfguard(ended: &Ended) {
+    let log = ended.log();
+    assert!(log.contains("left by Terraform, deleted by tfguard"), "{log}");
+    assert!(ended.cleanup.iter().all(|cleanup| cleanup.code == Some(0)), "{log}");
+}
+
 /// The one string that has this text in it.
 #[track_caller]
 pub fn the_one(scripts: &[String], text: &str) -> String {

@@ -55,7 +55,7 @@ fn the_github_action_waits_for_what_outlives_its_step() {
     let started = GitHub::default().start(with_variables(job, &runner.told().env).env("TFGUARD_GRACE", "14s"));
     let ended = cancel_hanging(&project, started);
     assert_interrupted_by_tfguard(&ended);
-    assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
+    assert_deleted_by_tfguard(&ended);
 }
 
 /// What the runner starts after the job's steps.

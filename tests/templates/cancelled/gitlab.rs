@@ -137,6 +137,6 @@ fn the_gitlab_template_releases_what_a_container_left() {
     }
     plan(GitLabShell.start(gitlab(&project, "plan", &release)));
     let ended = cancel_hanging(&project, GitLabDocker::default().start(gitlab(&project, "apply", &release)));
-    assert!(ended.cleanup[0].err().contains("left by Terraform, deleted by tfguard"), "{}", ended.log());
+    assert_deleted_by_tfguard(&ended);
     assert_reported(&project, REPORTS);
 }

@@ -165,6 +165,18 @@ impl Chain {
         self.processes.iter().any(|above| above.pid == own.group && above.is_shell())
     }
 
+    /// Whether a process that reads what this one prints was put there by the job. The CI itself reads what its steps
+    /// print, and so does, until its exec, whatever it starts meanwhile; and a shell may still hold what it made for the
+    /// commands of a pipeline.
+    #[must_use]
+    pub fn is_of_pipeline(&self, reader: &Process) -> bool {
+        let is_above = self.processes.iter().any(|above| above.pid == reader.pid);
+        let entry = self.entry().map(|entry| entry.pid);
+        let end = self.processes.iter().position(|process| Some(process.pid) == entry);
+        let job = end.map_or(&[][..], |end| &self.processes[..=end]);
+        !is_above && job.iter().any(|process| process.pid == reader.parent)
+    }
+
     /// The processes between this one and the entry, both left out.
     pub fn between(&self) -> impl Iterator<Item = &Process> {
         let entry = self.entry().map(|entry| entry.pid);

@@ -31,13 +31,15 @@ pub fn look() -> Chain {
         (1..=31).filter(|number| mask & (1 << (number - 1)) != 0).collect()
     };
     let world = crate::session::World::here();
-    Chain {
-        stdout: stdout(&processes),
+    let mut chain = Chain {
+        stdout: Stdout::Other,
         ignored: signals(|status| status.sigign),
         blocked: signals(|status| status.sigblk),
         contained: world.pid_namespace != 0 && world.pid_namespace != MACHINES_OWN_NAMESPACE,
         processes,
-    }
+    };
+    chain.stdout = stdout(&chain);
+    chain
 }
 
 fn read(pid: i32) -> Option<Process> {
@@ -62,7 +64,7 @@ fn is_with(process: &Proc, name: &str) -> bool {
     process.environ().is_ok_and(|env| env.get(OsStr::new(name)) == Some(&own))
 }
 
-fn stdout(chain: &[Process]) -> Stdout {
+fn stdout(chain: &Chain) -> Stdout {
     if std::io::stdout().is_terminal() {
         return Stdout::Terminal;
     }
@@ -80,10 +82,6 @@ fn stdout(chain: &[Process]) -> Stdout {
             })
         })
     };
-    // The CI itself reads what its steps print, which is nobody's doing; and a shell may still hold what it made for
-    // the commands of a pipeline.
-    let is_above = |process: &Proc| chain.iter().any(|above| above.pid == process.pid);
-    let readers = all_processes().into_iter().flatten().flatten();
-    let mut readers = readers.filter(|process| !is_above(process) && reads(process));
-    Stdout::Pipe { reader: readers.find_map(|process| read(process.pid).filter(|reader| !reader.is_agent())) }
+    let mut readers = all_processes().into_iter().flatten().flatten().filter(reads);
+    Stdout::Pipe { reader: readers.find_map(|process| read(process.pid).filter(|reader| chain.is_of_pipeline(reader))) }
 }

@@ -179,6 +179,26 @@ fn what_stands_between_is_only_below_the_entry() {
     assert!(told.ends_with("stand: make"), "{told}");
 }
 
+/// Guards against a warning about a pipeline because of a process that the CI was just starting.
+#[test]
+fn a_reader_is_one_that_the_job_started() {
+    let chain = chain(
+        vec![
+            process(30, 20, 20, &["tfguard"]),
+            process(20, 10, 10, &["bash", "-e", "x.sh"]),
+            process(10, 5, 10, &["Runner.Worker"]),
+            process(5, 1, 5, &["Runner.Listener"]),
+        ],
+        false,
+    );
+    let is_of_pipeline = |pid, parent| chain.is_of_pipeline(&process(pid, parent, 10, &["cat"]));
+    assert!(is_of_pipeline(31, 20), "beside tfguard");
+    assert!(is_of_pipeline(31, 30), "what the shell became that started it");
+    for (pid, parent) in [(31, 10), (31, 5), (31, 1), (20, 10), (10, 5)] {
+        assert!(!is_of_pipeline(pid, parent), "{pid} of {parent}");
+    }
+}
+
 #[test]
 fn pipes_masks_and_ignored_signals_are_told() {
     let own = process(30, 20, 20, &["tfguard"]);
