@@ -71,8 +71,10 @@ pub struct Supervisor<'a> {
     observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
-    /// The Terraforms below a script that lived when one was started last.
+    /// The Terraforms that lived when any was seen last.
     seen: Vec<ProcessId>,
+    /// The log was opened, and by whom is still to be looked for, so many times at most.
+    looks_due: u32,
     /// So much of stdout and of stderr is of Terraforms that are gone.
     said_by_others: [u64; 2],
     interrupted_twice: bool,
@@ -186,6 +188,7 @@ impl<'a> Supervisor<'a> {
             observer,
             output: Vec::new(),
             seen: Vec::new(),
+            looks_due: 0,
             said_by_others: [0; 2],
             interrupted_twice: false,
             child_is_terraform: false,
@@ -222,22 +225,11 @@ impl<'a> Supervisor<'a> {
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),
                 change = self.watch.changed(), if !ended => {
-                    let was_known = self.child_is_terraform;
-                    self.child_is_terraform = was_known || self.child_holds_log();
-                    let mut only_new = false;
-                    // Its own log, opened for the first time by a child that is Terraform itself, needs no look around.
-                    if change.opened && self.child_is_terraform == was_known {
-                        let tree = self.look();
-                        self.releaser.note(&tree);
-                        if !self.child_is_terraform {
-                            self.others.remember(&tree, self.journal.child.as_ref());
-                            only_new = self.only_new(&tree);
-                        }
-                    }
+                    let started = self.look_for_newcomers(change);
                     self.read_log();
                     self.read_output();
-                    if change.opened {
-                        self.handle(Event::TerraformStarted { only_new });
+                    if let Some(event) = started {
+                        self.handle(event);
                     }
                 }
                 () = sleep_until(timer) => self.time_passed(),

@@ -52,7 +52,14 @@ impl Tree {
             let in_session = child.is_some_and(|child| child.session == stat.session);
             // The number of a group is given away again once it is empty, hence the session.
             let in_group = in_session && child.is_some_and(|child| child.id.pid == stat.pgrp);
-            let holds_log = open != Some(false)
+            // On a busy machine most processes are older than the child, and of nobody's interest. Should one of them
+            // have the log open all the same, the kernel's count below tells.
+            let may_hold = match open {
+                Some(true) => child.is_none_or(|child| stat.starttime >= child.id.start_ticks),
+                Some(false) => false,
+                None => true,
+            };
+            let holds_log = may_hold
                 && holds_for_writing(&process, log_file).unwrap_or_else(|| {
                     // Not ours to look into, as with `sudo terraform`.
                     tree.hidden |= in_session && !in_group && open.is_none();

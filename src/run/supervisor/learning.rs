@@ -10,7 +10,11 @@ use crate::observe::{self, Fact, InterruptScanner, Phase};
 use crate::report::LockAccount;
 use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
+use crate::run::watch::Change;
 use crate::session::{ProcessId, Tree, is_terraform};
+
+/// How many changes of the log, after it was opened, lead to a look who did.
+const LOOKS: u32 = 8;
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
@@ -28,18 +32,42 @@ impl Supervisor<'_> {
         [self.job.session.stdout(), self.job.session.stderr()]
     }
 
-    /// Below a script a Terraform has just started; whether no other lives. Then what the script's output says of
-    /// interrupts up to now is of those that are gone.
-    pub(super) fn only_new(&mut self, tree: &Tree) -> bool {
+    /// Looks who has opened the log. The kernel tells of it a moment before the opened file can be seen at the process,
+    /// and on a busy machine that moment lasts: who was not seen is looked for again when the log changes.
+    pub(super) fn look_for_newcomers(&mut self, change: Change) -> Option<Event> {
+        if change.opened {
+            self.looks_due = LOOKS;
+        }
+        let was_known = self.child_is_terraform;
+        self.child_is_terraform = was_known || self.child_holds_log();
+        if self.looks_due == 0 {
+            return None;
+        }
+        // Its own log, opened for the first time by a child that is Terraform itself, needs no look around.
+        if self.child_is_terraform != was_known {
+            self.looks_due = 0;
+            self.seen.extend(self.journal.child.map(|child| child.id));
+            return Some(Event::TerraformStarted { only_new: false });
+        }
+        let tree = self.look();
+        self.releaser.note(&tree);
+        if !self.child_is_terraform {
+            self.others.remember(&tree, self.journal.child.as_ref());
+        }
         let alive: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
+        let is_new = |id: &ProcessId| !self.seen.contains(id);
+        let any_new = alive.iter().any(is_new);
         // Before the first one nobody was there to be interrupted.
-        let others_were = !self.seen.is_empty() && !alive.is_empty();
-        let only_new = others_were && !alive.iter().any(|id| self.seen.contains(id));
-        self.seen = alive;
+        let only_new = any_new && alive.iter().all(is_new) && !self.seen.is_empty();
+        if !alive.is_empty() {
+            self.seen = alive;
+        }
+        self.looks_due = if any_new { 0 } else { self.looks_due - 1 };
         if only_new {
+            // What was said of interrupts up to now is of those that are gone.
             self.said_by_others = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
         }
-        only_new
+        Some(Event::TerraformStarted { only_new })
     }
 
     pub(super) fn read_output(&mut self) {
