@@ -62,6 +62,8 @@ impl Planned {
         let before = self.elsewhere.seen().len();
         run.wait_for_stdout("asleep", SOON);
         assert!(self.project.lock().is_some(), "the plan's table has the lock");
+        // Below a script tfguard knows of a Terraform only what it saw while that was alive.
+        wait_for_place(&self.project);
         kill_terraform(&self.project);
         let exit = run.wait(SOON);
         assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::command::Command;
+use super::command::{Command, moves_state};
 use super::evidence::{Evidence, Shown, Verdict, shown};
 use super::http::{Decision, LockServer, Settled, settle};
 use super::kind::{Kind, Locking};
@@ -79,6 +79,9 @@ impl Suspicion {
     pub fn of(dir: &Path, command: &[OsString], env: &HashMap<OsString, OsString>, is_terraform: bool) -> Self {
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env.clone());
+        if moves_state(command, env) {
+            return Self::of_move(arguments, &surroundings);
+        }
         // An apply of a plan file has the backend of the plan.
         let planned = backend::plan_file(arguments, &surroundings);
         let found = match &planned {
@@ -142,6 +145,27 @@ impl Suspicion {
                 None => Self::None,
             },
         }
+    }
+}
+
+impl Suspicion {
+    /// What an `init` that moved a state may have left: the old backend is the recorded one, until all is over.
+    fn of_move(arguments: &[OsString], surroundings: &Surroundings) -> Self {
+        let backends = [backend::read_backend(surroundings), backend::read_configured_backend(arguments, surroundings)];
+        let unlogged = backends.iter().filter_map(|found| match found {
+            Ok(Backend::Http(_)) => Some("http"),
+            Ok(Backend::Other { kind }) if Locking::of(kind) != Locking::DiesWithHolder => Some(kind.as_str()),
+            _ => None,
+        });
+        let unlogged: Vec<String> = unlogged.map(|kind| format!("`{kind}`")).collect();
+        if unlogged.is_empty() {
+            return Self::None;
+        }
+        Self::LeftAlone(format!(
+            "the command died while it moved a state and may have left its lock on the backend {}: see whether `terraform \
+             plan` is refused it there",
+            unlogged.join(" and on ")
+        ))
     }
 }
 

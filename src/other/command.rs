@@ -39,15 +39,29 @@ impl Command {
             "workspace delete" => &["state-replace-provider", "workspace_delete"],
             _ => return None,
         };
-        // Whatever its name is, it is one that reads its arguments as Terraform does.
-        let named = [vec![OsString::from("terraform")], command[1..].to_vec()].concat();
-        if lock_disabled(&named, env).is_some() {
-            return None;
-        }
-        let added = env.iter().filter(|(name, _)| is_arguments(name)).map(|(_, value)| value);
-        let waits = command.iter().chain(added).any(|words| words.to_string_lossy().contains("-lock-timeout"));
-        Some(Self { operations, waits })
+        locks(command, env).then(|| Self { operations, waits: has(&["-lock-timeout"], command, env) })
     }
+}
+
+/// Whether it is an `init` that moves a state, under the locks of both backends
+/// (`internal/command/meta_backend_migrate.go`).
+#[must_use]
+pub fn moves_state(command: &[OsString], env: &HashMap<OsString, OsString>) -> bool {
+    subcommand(command).is_some_and(|name| name == "init")
+        && has(&["-migrate-state", "-force-copy"], command, env)
+        && locks(command, env)
+}
+
+fn locks(command: &[OsString], env: &HashMap<OsString, OsString>) -> bool {
+    // Whatever its name is, it is one that reads its arguments as Terraform does.
+    let named = [vec![OsString::from("terraform")], command[1..].to_vec()].concat();
+    lock_disabled(&named, env).is_none()
+}
+
+/// Whether anything looks like one of these options, wherever it stands.
+fn has(options: &[&str], command: &[OsString], env: &HashMap<OsString, OsString>) -> bool {
+    let added = env.iter().filter(|(name, _)| is_arguments(name)).map(|(_, value)| value);
+    command.iter().chain(added).any(|words| options.iter().any(|option| words.to_string_lossy().contains(option)))
 }
 
 /// Whether a variable adds arguments to a command line: `TF_CLI_ARGS`, `TF_CLI_ARGS_apply`, ….
@@ -83,6 +97,19 @@ mod tests {
         ] {
             assert_eq!(operations(none), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn an_init_that_moves_a_state_is_told_from_one_that_does_not() {
+        let moves = |arguments: &[&str], env: &[(&str, &str)]| {
+            let command: Vec<OsString> = ["terraform"].iter().chain(arguments).map(OsString::from).collect();
+            let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            moves_state(&command, &env)
+        };
+        assert!(moves(&["init", "-migrate-state"], &[]) && moves(&["-chdir=x", "init", "--force-copy"], &[]));
+        assert!(moves(&["init"], &[("TF_CLI_ARGS_init", "-migrate-state")]));
+        assert!(!moves(&["init", "-reconfigure"], &[]) && !moves(&["apply", "-migrate-state"], &[]));
+        assert!(!moves(&["init", "-migrate-state", "-lock=false"], &[]) && !moves(&[], &[]));
     }
 
     #[test]

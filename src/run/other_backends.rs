@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::supervisor::ticks_since_boot;
 use super::terraforms::process_surroundings;
 use crate::backend;
-use crate::command::product;
+use crate::command::{product, subcommand};
 use crate::other::{Case, Death, Permission, Suspicion};
 use crate::report::{Ending, OtherLock};
 use crate::session::{ChildRecord, ProcessId, Tree};
@@ -31,6 +31,8 @@ struct Seen {
     started: Timestamp,
     /// No other Terraform ran beside it, so that the log speaks of it alone.
     alone: bool,
+    /// It does what the log tells of as done under a lock.
+    works: bool,
     suspicion: Suspicion,
 }
 
@@ -52,6 +54,8 @@ pub struct End {
     pub started: Timestamp,
     /// When the log last told of something that Terraform does only once it has its lock.
     pub under_lock: Option<Timestamp>,
+    /// The log told of locks.
+    pub logged: bool,
 }
 
 impl OtherBackends {
@@ -67,8 +71,11 @@ impl OtherBackends {
                 && self.seen.iter().all(|seen| seen.id != *id)
                 && let Some((dir, command, env)) = surroundings_of(*id)
             {
+                let subcommand = subcommand(&command).unwrap_or_default();
+                tracing::debug!("process {} below the command is terraform {subcommand}", id.pid);
                 let suspicion = Suspicion::of(&dir, &command, &env, true);
-                self.seen.push(Seen { id: *id, started: start_of(*id), alone: true, suspicion });
+                let works = matches!(subcommand.as_str(), "plan" | "apply" | "destroy" | "refresh");
+                self.seen.push(Seen { id: *id, started: start_of(*id), alone: true, works, suspicion });
             }
         }
         if alive.len() > 1 {
@@ -89,19 +96,25 @@ impl OtherBackends {
         if matches!(end.ending, Some(Ending::Exited { code: 0, .. })) {
             return Vec::new();
         }
+        // It was dead before tfguard came to look where and how it ran.
+        let unseen = !end.is_terraform
+            && end.under_lock.is_some()
+            && !end.logged
+            && command.first().is_some_and(|program| product(program).is_none())
+            && !self.seen.iter().any(|seen| seen.works);
         let (last, found): (Option<ProcessId>, Vec<Seen>) =
             if (end.is_terraform && !command.is_empty()) || self.seen.is_empty() {
                 let Ok(dir) = std::env::current_dir() else { return Vec::new() };
                 let suspicion = Suspicion::of(&dir, command, env, end.is_terraform);
                 let id = ProcessId { pid: 0, start_ticks: 0 };
-                (Some(id), vec![Seen { id, started: end.started, alone: true, suspicion }])
+                (Some(id), vec![Seen { id, started: end.started, alone: true, works: true, suspicion }])
             } else {
                 let mut seen = std::mem::take(&mut self.seen);
                 // An `init` takes no lock that is looked for here.
                 seen.retain(|seen| !matches!(seen.suspicion, Suspicion::None));
                 (seen.last().map(|seen| seen.id), seen)
             };
-        if found.iter().all(|seen| matches!(seen.suspicion, Suspicion::None)) {
+        if !unseen && found.iter().all(|seen| matches!(seen.suspicion, Suspicion::None)) {
             return Vec::new();
         }
         // A shell tells of a signal that ended its command by 128 and more.
@@ -110,6 +123,13 @@ impl OtherBackends {
             return Vec::new();
         }
         let mut messages = Vec::new();
+        if unseen {
+            messages.push(
+                "a Terraform below the command worked under a lock and was gone before tfguard saw on which backend: see \
+                 whether `terraform plan` is refused the lock there"
+                    .to_owned(),
+            );
+        }
         for seen in found {
             let passed = end.under_lock.filter(|passed| seen.alone && Some(seen.id) == last && *passed >= seen.started);
             match seen.suspicion {

@@ -28,6 +28,8 @@ pub enum Fault {
     Status(u16),
     /// Says that it is locked, and no more.
     Nonsense,
+    /// Takes the next lock and does not say so.
+    LosesLockAnswer,
     /// Does not see the next unlock.
     LosesUnlock,
     /// Does the next unlock and does not say so.
@@ -186,6 +188,10 @@ fn answer_lock(flavour: Flavour, kept: &mut Kept, request: &Request) -> Reply {
         let status = if held.is_some() { if flavour == Flavour::GitLab { 409 } else { 423 } } else { 200 };
         let lock = held.unwrap_or_else(|| made(flavour, &asked));
         kept.lock = Some(lock.clone());
+        if kept.fault == Fault::LosesLockAnswer {
+            kept.fault = Fault::None;
+            return Reply::Close;
+        }
         return match flavour {
             Flavour::GitLab => gitlab(status, &lock, &asked),
             Flavour::Strict | Flavour::Careless => Reply::json(status, &lock),

@@ -12,6 +12,7 @@ const SCRIPT: &str = r#"#!/bin/sh
 echo "$*" >>calls
 case $1 in
 version) echo '{"terraform_version": "1.11.4"}' ;;
+init) echo asleep; exec sleep 600 ;;
 apply)
   {
     echo "Lock Info:"
@@ -180,6 +181,21 @@ fn a_workspace_of_a_server_that_runs_terraform_is_left_alone_with_a_word() {
         let exit = killed(&place, &ITEM).expect_code(137);
         assert_eq!(calls(&place), ["apply"], "{backend}");
         assert!(exit.err().contains(&format!("the backend is `{backend}`")), "{exit}");
+    }
+}
+
+/// It holds the locks of both backends, and where the new one's settings come from, only itself knows.
+#[test]
+fn a_move_of_the_state_that_died_leaves_a_word() {
+    for (flag, told) in [("-migrate-state", true), ("-reconfigure", false)] {
+        let place = azurerm();
+        place.write("backend.tf", "terraform {\n  backend \"gcs\" {\n    bucket = \"states\"\n  }\n}\n");
+        let run = place.guarded(&ITEM, &["init", flag]).start();
+        run.wait_for_stdout("asleep", SOON);
+        place.kill_terraform();
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(exit.err().contains("on the backend `azurerm` and on `gcs`"), told, "{exit}");
+        assert_eq!(calls(&place), ["init"]);
     }
 }
 

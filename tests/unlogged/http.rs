@@ -150,6 +150,22 @@ fn lost_requests_and_answers_are_settled_by_looking_again() {
     }
 }
 
+/// Guards against a look that leaves a lock of its own: it got the lock and did not hear of it.
+#[test]
+fn a_look_whose_answer_was_lost_leaves_nothing() {
+    for flavour in [Strict, Careless, GitLab] {
+        let server = StateServer::start(flavour);
+        let place = place(&server);
+        let run = place.asleep(&ITEM);
+        server.remove_lock();
+        server.fault(Fault::LosesLockAnswer);
+        place.kill_terraform();
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(server.lock(), None, "{flavour:?}: {exit}");
+        assert_eq!(place.reported()["outcome"], "free", "{flavour:?}: {exit}");
+    }
+}
+
 #[test]
 fn a_server_that_fails_is_told_of_and_bounded() {
     let faults = [
@@ -338,12 +354,12 @@ fn a_terraform_below_a_script_is_looked_after_with_the_scripts_settings() {
         let init = format!("{terraform} -chdir=infra init -no-color");
         let apply = format!("{terraform} -chdir=infra apply -auto-approve -no-color");
         place.write("run.sh", &format!("set -e\n{settings}{init}\n{apply}\n"));
-        let options = ["--evidence", "item", "--grace", "2s", "--report", "report.json", "--", "bash", "run.sh"];
+        let options = ["-v", "--evidence", "item", "--grace", "2s", "--report", "report.json", "--", "bash", "run.sh"];
         let run = place.command(TFGUARD).args(options).env("GITLAB_USER_LOGIN", GITLAB_USER).start();
         hole.wait_for_connection(SOON);
         let own = server.lock().expect("an apply holds its lock");
         // A Terraform below a script is accounted for if it was seen while it lived.
-        place.wait_until_known_to_apply();
+        run.wait_for_stderr("below the command is terraform apply", SOON);
         match killed {
             "script" => place.kill_terraform(),
             "terraform" => place.signal_below(" apply ", SIGKILL),
@@ -353,6 +369,20 @@ fn a_terraform_below_a_script_is_looked_after_with_the_scripts_settings() {
         assert_eq!(server.lock(), None, "{flavour:?} {killed}: {exit}");
         assert_eq!(place.reported()["holder"]["ID"], own["ID"], "{flavour:?} {killed}: {exit}");
         place.guard.assert_no_process_left(SOON);
+    }
+}
+
+/// Guards against silence: it was dead before tfguard could see on which backend it worked.
+#[test]
+fn a_terraform_below_a_script_that_was_gone_at_once_leaves_a_word() {
+    let place = Place::new(Path::new("unset"), "", "");
+    // What the log of such a one has in it; it is no Terraform that could be seen to have it open.
+    let log = "2>/dev/null printf '%s [INFO]  Terraform version: 1.11.4\\n%s [INFO]  backend/local: apply calling Apply\\n' \
+               $(date -u +%FT%T.000Z) $(date -u +%FT%T.000Z) >>$TF_LOG_PATH";
+    for (code, told) in [(137, true), (1, false), (0, false)] {
+        let script = format!("{log}; exit {code}");
+        let exit = place.command(TFGUARD).args(["--", "sh", "-c", &script]).run().expect_code(code);
+        assert_eq!(exit.err().contains("see whether `terraform plan` is refused the lock there"), told, "{exit}");
     }
 }
 

@@ -101,16 +101,6 @@ impl Place {
         serde_json::from_slice(&std::fs::read(journal).expect("it has a journal")).expect("in JSON")
     }
 
-    /// Waits until tfguard has read in the log that it applies.
-    #[track_caller]
-    fn wait_until_known_to_apply(&self) {
-        let start = std::time::Instant::now();
-        while self.journal()["account"]["phase"] != "applying" {
-            assert!(start.elapsed() < SOON, "{}", self.journal());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     fn session(&self) -> Option<PathBuf> {
         let sessions = std::fs::read_dir(self.dir.path().join("tfguard/tfguard")).ok()?;
         Some(sessions.flatten().next()?.path())

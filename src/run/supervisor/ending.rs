@@ -33,6 +33,7 @@ impl Supervisor<'_> {
             is_terraform: self.child_is_terraform,
             started: self.journal.account.started,
             under_lock: self.observer.under_lock(),
+            logged: !self.observer.ledger().entries().is_empty(),
         };
         let mut others = std::mem::take(&mut self.others);
         let messages = others.suspect(end, &self.job.command, &self.job.env, || {
