@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
@@ -181,13 +180,9 @@ fn a_death_by_signal_gives_128_and_its_number() {
 #[test]
 fn what_cannot_be_run_gives_the_codes_of_a_shell() {
     let stage = Stage::new();
-    let write = |name: &str, text: &str, mode| {
-        fs::write(stage.work().join(name), text).unwrap();
-        fs::set_permissions(stage.work().join(name), fs::Permissions::from_mode(mode)).unwrap();
-    };
-    write("plain", "text", 0o644);
-    write("broken", "#!/does/not/exist\n", 0o755);
-    write("bare", "exit 5\n", 0o755);
+    fs::write(stage.work().join("plain"), "text").unwrap();
+    make_program(&stage.work().join("broken"), "#!/does/not/exist\n");
+    make_program(&stage.work().join("bare"), "exit 5\n");
     for (command, code) in
         [("no-such-command", 127), ("./none", 127), ("./broken", 127), ("./plain", 126), (".", 126), ("./bare", 5)]
     {
@@ -302,9 +297,9 @@ fn two_installations_do_not_call_each_other() {
     for name in ["copy", "real"] {
         fs::create_dir(at(name)).unwrap();
     }
-    fs::copy(TFGUARD, at("copy/tfguard")).unwrap();
-    fs::write(at("real/terraform"), "#!/bin/sh\necho real \"$@\"\n").unwrap();
-    fs::set_permissions(at("real/terraform"), fs::Permissions::from_mode(0o755)).unwrap();
+    // By another process, for the reason that `make_program` has.
+    stage.run("cp").arg(TFGUARD).arg(at("copy/tfguard")).run().expect_code(0);
+    make_program(&at("real/terraform"), "#!/bin/sh\necho real \"$@\"\n");
     stage.run(TFGUARD).args(["shim", "--dir"]).arg(at("one")).run().expect_code(0);
     stage.run(at("copy/tfguard")).args(["shim", "--dir"]).arg(at("two")).run().expect_code(0);
     let path = std::env::join_paths([at("one"), at("two"), at("one"), at("real"), "/usr/bin".into(), "/bin".into()]);
