@@ -490,6 +490,8 @@ fn the_interrupt_of_one_that_is_gone_is_not_that_of_the_next() {
     let first = stage.enter();
     first.perform(OPEN_LOG);
     first.perform(&format!("os.write(1, b\"{TERRAFORMS_WORDS}\")"));
+    // One that comes and goes unseen tells nobody that those words are its own.
+    run.wait_for_stderr("is a Terraform", SOON);
     first.exit(1);
     let second = stage.enter();
     second.perform(OPEN_LOG);

@@ -22,11 +22,12 @@ use tokio::time::Instant;
 
 use super::annotate::Annotator;
 use super::child::{self, Child, StartError};
+use super::front::A_MOMENT;
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
 use super::other_backends::OtherBackends;
 use super::release::Releaser;
-use super::watch::Watch;
+use super::watch::{Change, Watch};
 use crate::cli::Evidence;
 use crate::command::Flavour;
 use crate::lock::UnconditionalDelete;
@@ -224,17 +225,22 @@ impl<'a> Supervisor<'a> {
                     self.child_ended(ending);
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),
-                change = self.watch.changed(), if !ended => {
-                    let started = self.look_for_newcomers(change);
-                    self.read_log();
-                    self.read_output();
-                    if let Some(event) = started {
-                        self.handle(event);
-                    }
+                change = self.watch.changed(), if !ended => self.files_changed(change),
+                () = tokio::time::sleep(A_MOMENT), if self.is_to_look_again() && !ended => {
+                    self.files_changed(Change::default());
                 }
                 () = sleep_until(timer) => self.time_passed(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
             }
+        }
+    }
+
+    fn files_changed(&mut self, change: Change) {
+        let started = self.look_for_newcomers(change);
+        self.read_log();
+        self.read_output();
+        if let Some(event) = started {
+            self.handle(event);
         }
     }
 
@@ -257,6 +263,12 @@ impl<'a> Supervisor<'a> {
     }
 
     fn stop_requested(&mut self, request: StopRequest) {
+        // Whoever has just started may not have been looked for yet, and what was said before is not of them.
+        if self.machine.first_request().is_none()
+            && let Some(event) = self.look_for_newcomers(Change { opened: true })
+        {
+            self.handle(event);
+        }
         self.note_request(request.clone());
         self.handle(Event::StopRequested(request));
     }

@@ -13,7 +13,7 @@ use crate::run::release::{Located, Started};
 use crate::run::watch::Change;
 use crate::session::{ProcessId, Tree, is_terraform};
 
-/// How many changes of the log, after it was opened, lead to a look who did.
+/// How often is looked at most who has opened the log.
 const LOOKS: u32 = 8;
 
 impl Supervisor<'_> {
@@ -33,7 +33,7 @@ impl Supervisor<'_> {
     }
 
     /// Looks who has opened the log. The kernel tells of it a moment before the opened file can be seen at the process,
-    /// and on a busy machine that moment lasts: who was not seen is looked for again when the log changes.
+    /// and on a busy machine that moment lasts: who was not seen is looked for again, a few times.
     pub(super) fn look_for_newcomers(&mut self, change: Change) -> Option<Event> {
         if change.opened {
             self.looks_due = LOOKS;
@@ -55,10 +55,13 @@ impl Supervisor<'_> {
             self.others.remember(&tree, self.journal.child.as_ref());
         }
         let alive: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
-        let is_new = |id: &ProcessId| !self.seen.contains(id);
-        let any_new = alive.iter().any(is_new);
+        let is_new = |id: &&ProcessId| !self.seen.contains(id);
+        for id in alive.iter().filter(is_new) {
+            tracing::debug!("process {} is a Terraform", id.pid);
+        }
+        let any_new = alive.iter().any(|id| is_new(&id));
         // Before the first one nobody was there to be interrupted.
-        let only_new = any_new && alive.iter().all(is_new) && !self.seen.is_empty();
+        let only_new = any_new && alive.iter().all(|id| is_new(&id)) && !self.seen.is_empty();
         if !alive.is_empty() {
             self.seen = alive;
         }
@@ -68,6 +71,11 @@ impl Supervisor<'_> {
             self.said_by_others = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
         }
         Some(Event::TerraformStarted { only_new })
+    }
+
+    /// Whether who has opened the log was not seen yet. Without inotify it is looked for again anyway.
+    pub(super) fn is_to_look_again(&self) -> bool {
+        self.looks_due > 0 && self.watch.is_told()
     }
 
     pub(super) fn read_output(&mut self) {
