@@ -480,6 +480,45 @@ fn below_a_script_each_terraform_is_interrupted_once_and_providers_are_not() {
     stage.guard.assert_no_process_left(SOON);
 }
 
+/// Guards against killing an apply at the first moment of its grace: a shell that waits for what runs in its background dies
+/// of its interrupt at once.
+#[test]
+fn terraforms_that_outlive_their_script_keep_their_grace() {
+    let stage = Stage::new();
+    let script = r#""$@" & "$@" & wait"#;
+    let command = ["sh", "-c", script, "sh"].map(Into::into).into_iter().chain(stage.actor());
+    let run = stage.tfguard(&["--grace", "10m"], command.collect::<Vec<_>>()).start();
+    let both = [stage.enter(), stage.enter()];
+    both.iter().for_each(|actor| actor.perform(OPEN_LOG));
+    run.signal(SIGTERM);
+    both.iter().for_each(|actor| actor.wait_for_signal(SIGINT));
+    run.wait_for_stderr("waiting for a Terraform", SOON);
+    let [first, second] = both;
+    first.exit(0);
+    second.perform("os.write(1, b'still at work')");
+    second.exit(0);
+    let exit = run.wait(SOON).expect_code(128 + 2);
+    assert_eq!(exit.out(), "still at work", "{exit}");
+    assert!(!exit.err().contains("killing"), "{exit}");
+    assert_eq!((first.signals(), second.signals()), (vec!["SIGINT".to_owned()], vec!["SIGINT".to_owned()]));
+    stage.guard.assert_no_process_left(SOON);
+}
+
+/// The end of their grace is theirs too.
+#[test]
+fn terraforms_that_outlive_their_script_are_killed_after_their_grace() {
+    let stage = Stage::new();
+    let script = r#""$@" & wait"#;
+    let command = ["sh", "-c", script, "sh"].map(Into::into).into_iter().chain(stage.actor());
+    let run = stage.tfguard(&["--grace", "3s"], command.collect::<Vec<_>>()).start();
+    let actor = stage.enter();
+    actor.perform(OPEN_LOG);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(128 + 2);
+    assert!(exit.err().contains("has not ended within its grace of 3s: killing it"), "{exit}");
+    stage.guard.assert_no_process_left(SOON);
+}
+
 /// Guards against a Terraform that was killed at the end of its grace and never interrupted, because one that ran before
 /// it in the same script had been.
 #[test]

@@ -41,6 +41,8 @@ pub enum StopRequest {
     ParentDied,
     /// The cleanup step of the job, `tfguard release`, asks.
     Release,
+    /// The child died over a lock, and a Terraform that it had started lives on (a script's).
+    ChildDied,
     /// The time given by `--deadline` is over.
     Deadline,
     /// The backend's credentials are about to end (`--before-expiry`).
@@ -58,6 +60,7 @@ impl std::fmt::Display for StopRequest {
             Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
             Self::ParentDied => f.write_str("the process that started tfguard ended"),
             Self::Release => f.write_str("tfguard release"),
+            Self::ChildDied => f.write_str("the command died, and a Terraform that it had started is still at work"),
             Self::Deadline => f.write_str("--deadline reached"),
             Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
         }
@@ -82,6 +85,9 @@ pub enum Event {
     ChildEnded {
         /// By a signal, its own panic or tfguard's kill: what it held may be left, and others of its tree may live on.
         unclean: bool,
+        /// Terraforms that it started live on, and are to have their time (a shell dies of its interrupt at once where
+        /// it waits for what it runs in the background).
+        orphans: bool,
     },
     /// Answer to [`Action::ReadLog`]: the log was read to its end.
     LogRead {
@@ -95,6 +101,8 @@ pub enum Event {
     Inspected {
         /// Whether a process of the session is, or may be, alive.
         alive: bool,
+        /// Whether a Terraform is.
+        terraforms: bool,
     },
     /// Answer to [`Action::Release`].
     ReleaseEnded,
@@ -153,7 +161,9 @@ impl Terms {
         match request {
             StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
             StopRequest::Release => self.grace.max(self.cleanup_grace),
-            StopRequest::Deadline | StopRequest::CredentialsEnd { .. } => self.grace.max(self.own_grace),
+            StopRequest::ChildDied | StopRequest::Deadline | StopRequest::CredentialsEnd { .. } => {
+                self.grace.max(self.own_grace)
+            }
         }
     }
 }
@@ -167,6 +177,8 @@ pub const LOOK: Duration = Duration::from_millis(300);
 pub const LOOK_EVERYBODY: Duration = Duration::from_secs(5);
 /// How often the machine looks whether a killed tree is gone.
 const INSPECT_EVERY: Duration = Duration::from_millis(100);
+/// How often it looks whether the Terraforms that outlive the child are still at work.
+const LOOK_AFTER_ORPHANS_EVERY: Duration = Duration::from_millis(250);
 /// How long processes may take to go after a SIGKILL, or on their own after an orderly end, before tfguard gives up
 /// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the kernel never goes.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -183,7 +195,7 @@ enum State {
     Stopping {
         since: Moment,
     },
-    /// SIGKILL was sent; the child's end is awaited.
+    /// SIGKILL was sent; the child's end is awaited, or that of its orphans.
     Killing {
         until: Moment,
     },
@@ -202,6 +214,15 @@ enum State {
     Finished,
 }
 
+/// Terraforms that outlive the child. The machine goes on for them as it would for the child.
+#[derive(Debug, Clone, Copy)]
+struct Orphans {
+    /// How the child ended.
+    unclean: bool,
+    /// When to look again whether they live; none while a look is under way.
+    again: Option<Moment>,
+}
+
 /// The machine. See the module's documentation.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -213,6 +234,7 @@ pub struct Machine {
     /// Terraform said that it was interrupted.
     interrupted: bool,
     first_request: Option<StopRequest>,
+    orphans: Option<Orphans>,
     actions: VecDeque<Action>,
 }
 
@@ -227,6 +249,7 @@ impl Machine {
             phase: Phase::Unknown,
             interrupted: false,
             first_request: None,
+            orphans: None,
             actions: VecDeque::new(),
         }
     }
@@ -246,6 +269,11 @@ impl Machine {
     /// When [`Machine::handle_time`] wants to be called.
     #[must_use]
     pub fn next_time(&self) -> Option<Moment> {
+        let again = self.orphans.and_then(|orphans| orphans.again);
+        self.time_of_state().into_iter().chain(again).min()
+    }
+
+    fn time_of_state(&self) -> Option<Moment> {
         match self.state {
             State::Running => self.terms.deadline,
             State::Looking { since, everybody: false } => Some(since + LOOK),
@@ -255,6 +283,12 @@ impl Machine {
             State::Clearing { until, again, .. } => Some(again.map_or(until, |again| again.min(until))),
             State::Reading { .. } | State::Releasing | State::Finished => None,
         }
+    }
+
+    /// Whether the time of whoever was interrupted is over, and it is being killed.
+    #[must_use]
+    pub fn is_killing(&self) -> bool {
+        matches!(self.state, State::Killing { .. })
     }
 
     /// The request that began the stop, if any did.
@@ -288,13 +322,14 @@ impl Machine {
                 State::Stopping { .. } => self.actions.push_back(Action::InterruptNewcomers),
                 _ => {}
             },
-            Event::ChildEnded { unclean } => self.child_ended(unclean),
+            Event::ChildEnded { unclean, orphans } => self.child_ended(unclean, orphans, now),
             Event::LogRead { locks_left, orphaned } => {
                 if let State::Reading { unclean } = self.state {
                     self.log_read(locks_left, unclean || orphaned, now);
                 }
             }
-            Event::Inspected { alive } => self.inspected(alive, now),
+            Event::Inspected { terraforms, .. } if self.orphans.is_some() => self.looked_after_orphans(terraforms, now),
+            Event::Inspected { alive, .. } => self.inspected(alive, now),
             Event::ReleaseEnded => {
                 if self.state == State::Releasing {
                     self.finish(Finish::Gone);
@@ -305,7 +340,12 @@ impl Machine {
 
     /// Tells the machine that the time is `now`.
     pub fn handle_time(&mut self, now: Moment) {
-        if self.next_time().is_none_or(|time| now < time) {
+        if let Some(orphans) = &mut self.orphans
+            && orphans.again.take_if(|again| *again <= now).is_some()
+        {
+            self.actions.push_back(Action::Inspect);
+        }
+        if self.time_of_state().is_none_or(|time| now < time) {
             return;
         }
         match self.state {
@@ -318,7 +358,10 @@ impl Machine {
                 self.actions.push_back(Action::Kill);
                 self.state = State::Killing { until: now + PATIENCE };
             }
-            State::Killing { .. } => self.finish(Finish::Alive),
+            State::Killing { .. } => {
+                self.orphans = None;
+                self.finish(Finish::Alive);
+            }
             State::Clearing { until, .. } if now >= until => self.finish(Finish::Alive),
             State::Clearing { until, kill, then_release, .. } => {
                 self.clear(until, kill, then_release);
@@ -352,13 +395,30 @@ impl Machine {
         self.state = State::Stopping { since: now };
     }
 
-    fn child_ended(&mut self, unclean: bool) {
-        let unclean = match self.state {
-            State::Running | State::Looking { .. } | State::Stopping { .. } => unclean,
-            State::Killing { .. } => true,
-            State::Reading { .. } | State::Clearing { .. } | State::Releasing | State::Finished => return,
-        };
-        self.state = State::Reading { unclean };
+    fn child_ended(&mut self, unclean: bool, orphans: bool, now: Moment) {
+        match self.state {
+            _ if self.orphans.is_some() => {}
+            State::Running | State::Looking { .. } | State::Stopping { .. } | State::Killing { .. } if orphans => {
+                self.orphans = Some(Orphans { unclean, again: Some(now + LOOK_AFTER_ORPHANS_EVERY) });
+            }
+            State::Running | State::Looking { .. } | State::Stopping { .. } | State::Killing { .. } => {
+                self.read_log(unclean);
+            }
+            State::Reading { .. } | State::Clearing { .. } | State::Releasing | State::Finished => {}
+        }
+    }
+
+    fn looked_after_orphans(&mut self, alive: bool, now: Moment) {
+        if let Some(orphans) = &mut self.orphans {
+            orphans.again = Some(now + LOOK_AFTER_ORPHANS_EVERY);
+        }
+        if let Some(orphans) = self.orphans.take_if(|_| !alive) {
+            self.read_log(orphans.unclean);
+        }
+    }
+
+    fn read_log(&mut self, unclean: bool) {
+        self.state = State::Reading { unclean: unclean || self.is_killing() };
         self.actions.push_back(Action::ReadLog);
     }
 

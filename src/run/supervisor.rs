@@ -81,6 +81,8 @@ pub struct Supervisor<'a> {
     interrupted_twice: bool,
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
+    /// Everything is over, and the log was read to its end.
+    log_is_read: bool,
     pub(super) releaser: Releaser,
     pub(super) annotator: Annotator,
     unlogging: Unlogging,
@@ -101,11 +103,15 @@ impl Follow {
         Ok(Self { file })
     }
 
-    /// What was added since the last time, in pieces of bounded size.
+    /// What was added since the last time, in pieces of bounded size. What is added meanwhile is left for the next time, or
+    /// a flood would never end.
     fn read(&mut self, mut take: impl FnMut(&[u8])) {
         let mut buffer = vec![0; 64 * 1024];
+        let (there, read) =
+            (self.file.metadata().map_or(0, |file| file.len()), self.file.stream_position().unwrap_or(0));
+        let mut added = (&self.file).take(there.saturating_sub(read));
         loop {
-            match self.file.read(&mut buffer) {
+            match added.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(length) => take(&buffer[..length]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -193,6 +199,7 @@ impl<'a> Supervisor<'a> {
             said_by_others: [0; 2],
             interrupted_twice: false,
             child_is_terraform: false,
+            log_is_read: false,
             releaser: Releaser::default(),
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
@@ -221,27 +228,27 @@ impl<'a> Supervisor<'a> {
                 biased;
                 ending = self.child.ended(), if !ended => {
                     ended = true;
-                    self.watch.close();
                     self.child_ended(ending);
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),
-                change = self.watch.changed(), if !ended => self.files_changed(change),
-                () = tokio::time::sleep(A_MOMENT), if self.is_to_look_again() && !ended => {
+                // Before the files: a flood of output is no reason to miss the time for a kill.
+                () = sleep_until(timer) => self.time_passed(),
+                change = self.watch.changed(), if !self.log_is_read => self.files_changed(change),
+                () = tokio::time::sleep(A_MOMENT), if self.is_to_look_again() && !self.log_is_read => {
                     self.files_changed(Change::default());
                 }
-                () = sleep_until(timer) => self.time_passed(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
             }
         }
     }
 
     fn files_changed(&mut self, change: Change) {
-        let started = self.look_for_newcomers(change);
-        self.read_log();
-        self.read_output();
-        if let Some(event) = started {
+        // First: what is read afterwards may be of those that have just started.
+        if let Some(event) = self.look_for_newcomers(change) {
             self.handle(event);
         }
+        self.read_log();
+        self.read_output();
     }
 
     fn now(&self) -> Duration {
@@ -289,8 +296,18 @@ impl<'a> Supervisor<'a> {
         // What a dead supervisor wrote down before it is better known.
         self.journal.account.ending.get_or_insert(ending);
         self.write_journal();
+        self.read_log();
+        let unclean = ending.is_unclean();
+        let asked = self.machine.first_request().is_some();
+        let orphans = (asked || (unclean && self.holds_locks())) && self.is_terraform_alive(&self.look());
         // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
-        self.handle(Event::ChildEnded { unclean: ending.is_unclean() });
+        self.handle(Event::ChildEnded { unclean, orphans });
+        if orphans && asked {
+            let program = &self.journal.account.program;
+            tracing::info!("{program} has ended; waiting for a Terraform that it had started");
+        } else if orphans {
+            self.stop_requested(StopRequest::ChildDied);
+        }
     }
 
     async fn act(&mut self, action: Action) -> Option<Finish> {
@@ -301,8 +318,9 @@ impl<'a> Supervisor<'a> {
             Action::Kill => self.kill(),
             Action::ReadLog => self.log_ended(),
             Action::Inspect => {
-                let alive = !self.look().is_gone();
-                self.handle(Event::Inspected { alive });
+                let tree = self.look();
+                let terraforms = self.is_terraform_alive(&tree);
+                self.handle(Event::Inspected { alive: !tree.is_gone(), terraforms });
             }
             Action::Release => self.release().await,
             Action::Finish(finish) => return Some(finish),
@@ -353,4 +371,29 @@ pub fn describe(duration: Duration) -> String {
     let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     jiff::SignedDuration::try_from(duration)
         .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a flood of output that keeps tfguard from everything else, the kill too.
+    #[test]
+    fn what_is_added_while_a_file_is_read_is_left_for_the_next_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut follow = Follow::open(file.path(), 0).unwrap();
+        let mut all = Vec::new();
+        std::io::Write::write_all(&mut file.as_file(), b"a").unwrap();
+        for _ in 0..3 {
+            follow.read(|chunk| {
+                all.extend_from_slice(chunk);
+                std::io::Write::write_all(&mut file.as_file(), b"some more").unwrap();
+                assert!(all.len() < 1000, "it never ends");
+            });
+        }
+        let mut there = std::fs::read(file.path()).unwrap();
+        there.truncate(all.len());
+        assert_eq!(all, there);
+        assert!(all.len() > 1);
+    }
 }

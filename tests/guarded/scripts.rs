@@ -1,4 +1,4 @@
-//! Scripts that run one Terraform after the other: what was true of the first is not of the next.
+//! Scripts that run Terraforms: what was true of the first is not of the next, and what ends a script ends no Terraform.
 
 use super::*;
 use nix::sys::signal::Signal::*;
@@ -17,4 +17,33 @@ fn what_a_script_does_after_its_plan_has_the_whole_grace() {
         assert!(exit.err().contains("it has 1h to end gracefully"), "{lock}: {exit}");
         assert_clean(&project);
     }
+}
+
+/// Guards against killing a living Terraform without a word because its script died.
+#[test]
+fn a_terraform_whose_script_is_killed_is_interrupted_and_has_its_grace() {
+    let project = table(Kind::Sleep);
+    let script = format!("terraform {}; echo over", APPLY.join(" "));
+    let run = project.command(TFGUARD).args(["--report", "report.json", "--", "sh", "-c", &script]).start();
+    run.wait_for_stdout("asleep", SOON);
+    kill(pid_of(&journal(&project)["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(128 + 9);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("released by Terraform") && !exit.err().contains("killing it"), "{exit}");
+    assert_eq!(report(&project)["requests"][0]["kind"], "child-died");
+    assert_clean(&project);
+}
+
+/// The interrupt ends such a script at once.
+#[test]
+fn terraforms_in_the_background_of_a_script_release_their_own_locks() {
+    let project = table(Kind::Sleep);
+    let script = format!("terraform {} & wait", APPLY.join(" "));
+    let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).start();
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(128 + 2);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
+    assert_clean(&project);
 }

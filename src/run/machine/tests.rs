@@ -11,6 +11,10 @@ const PLANNING: Duration = Duration::from_secs(10);
 const TERMS: Terms =
     Terms { grace: GRACE, cleanup_grace: CLEANUP, own_grace: OWN, planning_grace: PLANNING, deadline: None };
 
+/// Nobody is alive; somebody is, but no Terraform.
+const INSPECTED_GONE: Event = Event::Inspected { alive: false, terraforms: false };
+const INSPECTED_ALIVE: Event = Event::Inspected { alive: true, terraforms: false };
+
 fn machine(deadline: Option<u64>) -> Machine {
     Machine::new(Terms { deadline: deadline.map(Duration::from_secs), ..TERMS })
 }
@@ -37,6 +41,8 @@ struct Witness {
     stopping_since: Option<Moment>,
     phase: Phase,
     ended: bool,
+    /// Terraforms outlive the child.
+    orphans: bool,
     unclean: bool,
     locks_left: bool,
     /// The last answer to an inspection after the child's end.
@@ -57,20 +63,20 @@ impl Witness {
                     assert_eq!(self.interrupts, 1, "P3: one interrupt: {}", told());
                     assert!(self.stop_requested, "P3: nobody asked: {}", told());
                     assert!(!self.reported, "P3: Terraform was interrupted already: {}", told());
-                    assert!(!self.ended, "there is nobody to interrupt: {}", told());
+                    assert!(self.is_at_work(), "there is nobody to interrupt: {}", told());
                     let look = if self.everybody { LOOK_EVERYBODY } else { LOOK };
                     let since = self.looking_since.expect("asked");
                     assert!(now >= since + look, "P3: somebody else may just have interrupted it: {}", told());
                     self.begins_to_stop(now);
                 }
                 Action::NoteInterrupt => {
-                    assert!(self.reported && self.stop_requested && !self.ended, "{}", told());
+                    assert!(self.reported && self.stop_requested && self.is_at_work(), "{}", told());
                     self.begins_to_stop(now);
                 }
                 Action::InterruptNewcomers => {
-                    assert!(self.stopping_since.is_some() && !self.ended, "P3: {}", told());
+                    assert!(self.stopping_since.is_some() && self.is_at_work(), "P3: {}", told());
                 }
-                Action::Kill if self.ended => {
+                Action::Kill if !self.is_at_work() => {
                     assert!(self.stop_requested || (self.unclean && self.locks_left), "{}", told());
                 }
                 Action::Kill => {
@@ -80,13 +86,13 @@ impl Witness {
                     assert_eq!(now, end, "not killed at the end of its grace: {}", told());
                     self.unclean = true;
                 }
-                Action::ReadLog => assert!(self.ended, "{}", told()),
+                Action::ReadLog => assert!(!self.is_at_work(), "{}", told()),
                 Action::Inspect => {
                     assert!(self.ended, "{}", told());
                     self.gone = false;
                 }
                 Action::Release => {
-                    assert!(self.ended && self.gone && self.locks_left, "P2: {}", told());
+                    assert!(!self.is_at_work() && self.gone && self.locks_left, "P2: {}", told());
                 }
                 Action::Finish(_) => self.finished = true,
             }
@@ -94,6 +100,11 @@ impl Witness {
                 self.asked.push(action);
             }
         }
+    }
+
+    /// Whether the child, or a Terraform that outlives it, may be at work.
+    fn is_at_work(&self) -> bool {
+        !self.ended || self.orphans
     }
 
     fn begins_to_stop(&mut self, now: Moment) {
@@ -117,16 +128,19 @@ impl Witness {
             return events;
         }
         events.push(Event::StopRequested(StopRequest::Release));
-        if !self.ended {
+        if self.is_at_work() {
             events.extend([
                 Event::InterruptReported,
                 Event::TerraformStarted { only_new: false },
                 Event::TerraformStarted { only_new: true },
                 Event::PhaseChanged(Phase::Planning),
                 Event::PhaseChanged(Phase::Applying),
-                Event::ChildEnded { unclean: false },
-                Event::ChildEnded { unclean: true },
             ]);
+        }
+        if !self.ended {
+            for (unclean, orphans) in [(false, false), (true, false), (false, true), (true, true)] {
+                events.push(Event::ChildEnded { unclean, orphans });
+            }
         }
         match self.asked.first() {
             Some(Action::ReadLog) => {
@@ -135,7 +149,10 @@ impl Witness {
                 }
             }
             Some(Action::Inspect) => {
-                events.extend([Event::Inspected { alive: false }, Event::Inspected { alive: true }])
+                events.extend([INSPECTED_GONE, INSPECTED_ALIVE]);
+                if self.orphans {
+                    events.push(Event::Inspected { alive: true, terraforms: true });
+                }
             }
             Some(Action::Release) => events.push(Event::ReleaseEnded),
             _ => {}
@@ -152,8 +169,9 @@ impl Witness {
             Event::InterruptReported => self.reported = true,
             Event::PhaseChanged(phase) => self.phase = *phase,
             Event::TerraformStarted { only_new } => self.reported &= !only_new || self.stop_requested,
-            Event::ChildEnded { unclean } => {
+            Event::ChildEnded { unclean, orphans } => {
                 self.ended = true;
+                self.orphans = *orphans;
                 self.unclean |= unclean;
             }
             Event::LogRead { locks_left, orphaned } => {
@@ -161,8 +179,9 @@ impl Witness {
                 self.locks_left = *locks_left;
                 self.asked.remove(0);
             }
-            Event::Inspected { alive } => {
+            Event::Inspected { alive, terraforms } => {
                 self.gone = !alive;
+                self.orphans &= terraforms;
                 self.asked.remove(0);
             }
             Event::ReleaseEnded => {
@@ -175,14 +194,15 @@ impl Witness {
 /// From here, if everything goes well, the end is reached.
 fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: Moment, story: &[String]) {
     if !witness.ended {
-        witness.note(&Event::ChildEnded { unclean: false }, now);
-        machine.handle(Event::ChildEnded { unclean: false }, now);
+        let end = Event::ChildEnded { unclean: false, orphans: false };
+        witness.note(&end, now);
+        machine.handle(end, now);
         witness.judge(&mut machine, now, story);
     }
     for _ in 0..10 {
         let answer = match witness.asked.first() {
             Some(Action::ReadLog) => Event::LogRead { locks_left: true, orphaned: false },
-            Some(Action::Inspect) => Event::Inspected { alive: false },
+            Some(Action::Inspect) => INSPECTED_GONE,
             Some(Action::Release) => Event::ReleaseEnded,
             _ if witness.finished => return,
             _ => {
@@ -233,7 +253,7 @@ impl Explorer {
             let now = time.max(now);
             story.push(format!("{now:?} time"));
             // The deadline is a request, and the machine makes it itself.
-            if machine.state == State::Running {
+            if machine.state == State::Running && machine.time_of_state() == Some(time) {
                 witness.asked_for_stop(OWN, now);
             }
             machine.handle_time(now);
@@ -269,12 +289,12 @@ fn whoever_never_ends_is_given_up_in_bounded_time() {
 #[test]
 fn a_tree_that_never_goes_keeps_its_lock() {
     let mut machine = machine(None);
-    machine.handle(Event::ChildEnded { unclean: true }, Duration::ZERO);
+    machine.handle(Event::ChildEnded { unclean: true, orphans: false }, Duration::ZERO);
     machine.handle(Event::LogRead { locks_left: true, orphaned: false }, Duration::ZERO);
     let mut now = Duration::ZERO;
     let last = loop {
         match machine.poll_action() {
-            Some(Action::Inspect) => machine.handle(Event::Inspected { alive: true }, now),
+            Some(Action::Inspect) => machine.handle(INSPECTED_ALIVE, now),
             Some(Action::Finish(finish)) => break finish,
             Some(_) => {}
             None => {
@@ -319,6 +339,7 @@ fn who_asks_tells_how_long_there_is() {
         (StopRequest::FrontDied, GRACE),
         (StopRequest::ParentDied, GRACE),
         (StopRequest::Release, CLEANUP),
+        (StopRequest::ChildDied, OWN),
         (StopRequest::Deadline, OWN),
         (StopRequest::CredentialsEnd { end }, OWN),
     ] {
@@ -332,4 +353,28 @@ fn who_asks_tells_how_long_there_is() {
     machine.handle(Event::StopRequested(StopRequest::Release), now * 2);
     machine.handle(Event::StopRequested(signal(false)), now * 2);
     assert_eq!(machine.next_time(), Some(now + GRACE), "nobody who asks again gives more time");
+}
+
+/// A shell that waits for what it runs in the background dies of its interrupt at once.
+#[test]
+fn terraforms_that_outlive_a_script_have_their_grace() {
+    let mut machine = machine(None);
+    let actions = |machine: &mut Machine| std::iter::from_fn(|| machine.poll_action()).collect::<Vec<_>>();
+    machine.handle(Event::StopRequested(signal(false)), Duration::ZERO);
+    machine.handle_time(LOOK);
+    assert_eq!(actions(&mut machine), [Action::Interrupt]);
+    machine.handle(Event::ChildEnded { unclean: true, orphans: true }, LOOK);
+    let end = LOOK + GRACE;
+    loop {
+        let now = machine.next_time().unwrap();
+        machine.handle_time(now);
+        match actions(&mut machine)[..] {
+            [Action::Inspect] if now < end => machine.handle(Event::Inspected { alive: true, terraforms: true }, now),
+            [Action::Inspect, Action::Kill] | [Action::Kill] if now == end => break,
+            ref other => panic!("{other:?} at {now:?}"),
+        }
+    }
+    // The log is read when they are dead, and not before.
+    machine.handle(INSPECTED_ALIVE, end);
+    assert_eq!(actions(&mut machine), [Action::ReadLog]);
 }

@@ -12,19 +12,29 @@ use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
 use crate::run::release::IN_FLIGHT;
 use crate::run::states;
+use crate::session::{Tree, is_log_held};
 
 impl Supervisor<'_> {
     pub(super) fn log_ended(&mut self) {
+        self.log_is_read = true;
+        self.watch.close();
         self.read_log();
         let facts = self.observer.finish(Timestamp::now());
         self.learn(facts);
         self.follow_output_to_its_end();
         self.suspect();
-        let locks_left = !self.left().is_empty()
-            || !self.traces_left().is_empty()
-            || self.may_be_unlogged()
-            || self.others.is_suspected();
+        let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.is_suspected();
         self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned() });
+    }
+
+    /// Whether a lock is held, as far as the log told up to now.
+    pub(super) fn holds_locks(&self) -> bool {
+        !self.left().is_empty() || !self.traces_left().is_empty()
+    }
+
+    /// Whether a Terraform is alive; also one that cannot be seen from here.
+    pub(super) fn is_terraform_alive(&self, tree: &Tree) -> bool {
+        tree.terraforms().next().is_some() || is_log_held(&self.log.file) == Some(true)
     }
 
     pub(super) fn suspect(&mut self) {

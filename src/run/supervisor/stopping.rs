@@ -63,7 +63,7 @@ impl Supervisor<'_> {
     pub(super) fn kill(&mut self) {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
-        if self.journal.account.ending.is_none() && self.journal.account.killed.is_none() {
+        if self.machine.is_killing() && self.journal.account.killed.is_none() {
             tracing::warn!(
                 "{} has not ended within its grace of {}: killing it",
                 self.journal.account.program,
