@@ -5,6 +5,7 @@ mod stage;
 mod support;
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
 use nix::sys::signal::kill;
@@ -531,6 +532,19 @@ fn the_interrupt_of_one_that_is_gone_is_not_that_of_the_next() {
     first.perform(&format!("os.write(1, b\"{TERRAFORMS_WORDS}\")"));
     // One that comes and goes unseen tells nobody that those words are its own.
     run.wait_for_stderr("is a Terraform", SOON);
+    // Nor one that logs nothing afterwards, as every Terraform does.
+    let record = "2026-01-01T00:00:00.000Z [INFO]  backend/local: starting Apply operation\n";
+    first.perform(&format!("log.write({record:?}); log.flush()"));
+    let [session] = stage.session_dirs().try_into().unwrap();
+    let start = Instant::now();
+    let phase = || {
+        let journal = std::fs::read(session.join("journal.json")).unwrap();
+        serde_json::from_slice::<Value>(&journal).unwrap()["account"]["phase"].clone()
+    };
+    while phase() != "planning" {
+        assert!(start.elapsed() < SOON, "still {}", phase());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     first.exit(1);
     let second = stage.enter();
     second.perform(OPEN_LOG);

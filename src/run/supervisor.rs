@@ -76,7 +76,9 @@ pub struct Supervisor<'a> {
     seen: Vec<ProcessId>,
     /// The log was opened, and by whom is still to be looked for, so many times at most.
     looks_due: u32,
-    /// So much of stdout and of stderr is of Terraforms that are gone.
+    /// How much of stdout and of stderr there was when nobody new was known of.
+    said: [u64; 2],
+    /// So much of both is of Terraforms that are gone.
     said_by_others: [u64; 2],
     interrupted_twice: bool,
     /// The child is Terraform itself: it was seen to have the log open.
@@ -196,6 +198,7 @@ impl<'a> Supervisor<'a> {
             output: Vec::new(),
             seen: Vec::new(),
             looks_due: 0,
+            said: [0; 2],
             said_by_others: [0; 2],
             interrupted_twice: false,
             child_is_terraform: false,
@@ -249,6 +252,9 @@ impl<'a> Supervisor<'a> {
         }
         self.read_log();
         self.read_output();
+        if self.looks_due == 0 {
+            self.said = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
+        }
     }
 
     fn now(&self) -> Duration {

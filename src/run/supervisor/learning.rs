@@ -28,7 +28,7 @@ impl Supervisor<'_> {
         self.read_output();
     }
 
-    fn spools(&self) -> [PathBuf; 2] {
+    pub(super) fn spools(&self) -> [PathBuf; 2] {
         [self.job.session.stdout(), self.job.session.stderr()]
     }
 
@@ -67,8 +67,8 @@ impl Supervisor<'_> {
         }
         self.looks_due = if any_new { 0 } else { self.looks_due - 1 };
         if only_new {
-            // What was said of interrupts up to now is of those that are gone.
-            self.said_by_others = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
+            // What was said of interrupts before they came is of those that are gone.
+            self.said_by_others = self.said;
         }
         Some(Event::TerraformStarted { only_new })
     }
