@@ -180,6 +180,23 @@ fn it_takes_the_place_of_a_dead_supervisor() {
     }
 }
 
+/// Guards against killing a living Terraform without an interrupt because the script that started it is dead, too.
+#[test]
+fn it_interrupts_a_terraform_of_which_everybody_above_is_dead() {
+    let project = table(Kind::Sleep);
+    let script = format!("terraform {}; echo over", APPLY.join(" "));
+    let run = job(project.command(TFGUARD).args(["--", "sh", "-c", &script]), "1").new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let journal = journal(&project);
+    run.kill_with_supervisor(&journal);
+    kill(pid_of(&journal["child"]["id"]));
+    assert!(project.lock().is_some());
+    let exit = release(&project, "1").run().expect_code(0);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
+    assert_clean(&project);
+}
+
 #[test]
 fn it_releases_what_a_run_left_of_which_nothing_lives() {
     let project = table(Kind::Sleep);
