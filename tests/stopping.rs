@@ -531,7 +531,7 @@ fn the_interrupt_of_one_that_is_gone_is_not_that_of_the_next() {
     first.perform(OPEN_LOG);
     first.perform(&format!("os.write(1, b\"{TERRAFORMS_WORDS}\")"));
     // One that comes and goes unseen tells nobody that those words are its own.
-    run.wait_for_stderr("is a Terraform", SOON);
+    run.wait_for_stderr("has opened the log", SOON);
     // Nor one that logs nothing afterwards, as every Terraform does.
     let record = "2026-01-01T00:00:00.000Z [INFO]  backend/local: starting Apply operation\n";
     first.perform(&format!("log.write({record:?}); log.flush()"));

@@ -57,7 +57,7 @@ impl Supervisor<'_> {
         let alive: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
         let is_new = |id: &&ProcessId| !self.seen.contains(id);
         for id in alive.iter().filter(is_new) {
-            tracing::debug!("process {} is a Terraform", id.pid);
+            tracing::debug!("process {} has opened the log", id.pid);
         }
         let any_new = alive.iter().any(|id| is_new(&id));
         // Before the first one nobody was there to be interrupted.
