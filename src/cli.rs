@@ -25,7 +25,8 @@ use crate::lock::LockClaim;
 )]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it only plans
+    /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it
+    /// only plans
     #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
     pub grace: Setting,
 

@@ -1,7 +1,7 @@
 //! Which backend a Terraform directory uses, and with which endpoint, region and credentials Terraform talks to it.
 //!
-//! [`read_backend`], [`read_planned_backend`] and [`read_configured_backend`] are pure reading. [`AwsClients`] is built only when a lock must be released: nothing here runs
-//! while Terraform works.
+//! [`read_backend`], [`read_planned_backend`] and [`read_configured_backend`] are pure reading. [`AwsClients`] is built
+//! only when a lock must be released: nothing here runs while Terraform works.
 
 mod args;
 mod attributes;

@@ -135,7 +135,8 @@ pub fn who(account: Option<&str>, user: Option<&OsStr>, nodename: &str) -> Vec<S
     users.into_iter().map(|user| format!("{user}@{nodename}")).collect()
 }
 
-/// What a command takes locks for (the `Operation`s in `internal/command/*.go`); `workspace` is the selected one, whose state may have to be made first.
+/// What a command takes locks for (the `Operation`s in `internal/command/*.go`); `workspace` is the selected one, whose
+/// state may have to be made first.
 #[must_use]
 pub fn operations(subcommand: &str, workspace: &str) -> Vec<&'static str> {
     let mut operations = match subcommand {

@@ -26,7 +26,8 @@ pub enum Fact {
     /// Terraform does something else than before.
     Phase(Phase),
     /// An interrupt has reached Terraform's core (`terraform: Stop called, initiating interrupt sequence`,
-    /// `internal/terraform/context.go`; OpenTofu says `tofu: ` before it, `internal/tofu/context.go`). An interrupted apply that still plans does not log this.
+    /// `internal/terraform/context.go`; OpenTofu says `tofu: ` before it, `internal/tofu/context.go`). An interrupted
+    /// apply that still plans does not log this.
     CoreStopped,
 }
 

@@ -262,7 +262,8 @@ fn take_foreground() {
 }
 
 /// A terminal that hangs up sends SIGHUP to the foreground group, which kills a Terraform at once and providers with
-/// it (it catches only SIGINT and SIGTERM, `signal_unix.go`). tfguard gets the hang-up too, and makes it one graceful interrupt.
+/// it (it catches only SIGINT and SIGTERM, `signal_unix.go`). tfguard gets the hang-up too, and makes it one graceful
+/// interrupt.
 fn ignore_hangup() {
     // SAFETY: sets a disposition that is no handler.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };

@@ -338,8 +338,9 @@ impl Found<'_> {
     }
 
     /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI, and in
-    /// one that does not name its jobs, it is where somebody chose a place for the job's sessions, or where it is of the unit of systemd that is being stopped,
-    /// unless a person sits before it (then front and supervisor are one process).
+    /// one that does not name its jobs, it is where somebody chose a place for the job's sessions, or where it is of
+    /// the unit of systemd that is being stopped, unless a person sits before it (then front and supervisor are one
+    /// process).
     fn is_of_this_job(&self, journal: &Journal) -> bool {
         let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
         self.plan.ci.as_ref().is_some_and(ci::Run::names_its_job)

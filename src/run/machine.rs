@@ -180,7 +180,8 @@ const INSPECT_EVERY: Duration = Duration::from_millis(100);
 /// How often it looks whether the Terraforms that outlive the child are still at work.
 const LOOK_AFTER_ORPHANS_EVERY: Duration = Duration::from_millis(250);
 /// How long processes may take to go after a SIGKILL, or on their own after an orderly end, before tfguard gives up
-/// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the kernel never goes.
+/// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the
+/// kernel never goes.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

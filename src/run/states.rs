@@ -14,8 +14,8 @@ use crate::verify::{Content, Expected, Finding, Judgement, Looker, PATIENCE, Rel
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it had. What could not be
-/// looked at is only noted.
+/// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it
+/// had. What could not be looked at is only noted.
 pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
     let held = |lock: &&LockAccount| match &lock.outcome {

@@ -120,7 +120,8 @@ fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool
     }))
 }
 
-/// Whether anybody on this kernel, in whichever PID namespace, has a session's log open for writing; none where the file system cannot tell.
+/// Whether anybody on this kernel, in whichever PID namespace, has a session's log open for writing; none where the
+/// file system cannot tell.
 ///
 /// A read lease is granted only when nobody has (fcntl(2), `F_SETLEASE`). It is given back at once.
 pub fn is_log_held(file: &File) -> Option<bool> {

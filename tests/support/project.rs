@@ -323,7 +323,8 @@ output "answer" {
 }
 "#
         .to_owned(),
-        // In two parts, because Terraform shows the command before it starts it. The sleep takes the shell's place: an interrupt kills it and leaves no orphan that holds the output.
+        // In two parts, because Terraform shows the command before it starts it. The sleep takes the shell's place: an
+        // interrupt kills it and leaves no orphan that holds the output.
         Kind::Sleep => local_exec("echo as''leep; exec sleep 600"),
         Kind::Chatty(lines) => local_exec(&format!("seq -f 'line %.0f' {lines}")),
         Kind::HangInPlan => hang(""),
