@@ -481,8 +481,36 @@ fn below_a_script_each_terraform_is_interrupted_once_and_providers_are_not() {
     stage.guard.assert_no_process_left(SOON);
 }
 
-/// Guards against killing an apply at the first moment of its grace: a shell that waits for what runs in its background dies
-/// of its interrupt at once.
+/// Guards against a trap that passes the interrupt on to a Terraform that has it already, which then drops its work.
+#[test]
+fn a_trap_that_passes_the_interrupt_on_gives_no_second_one() {
+    for trap in ["trap 'kill -INT $one $two' INT TERM", "trap 'kill $(jobs -p)' EXIT", "trap 'kill 0' INT"] {
+        let stage = Stage::new();
+        let script = format!(r#"{trap}; "$@" & one=$!; "$@" & two=$!; wait $one; wait $two; exit 7"#);
+        let command = ["bash", "-c", &script, "bash"].map(Into::into).into_iter().chain(stage.actor());
+        let run = stage.tfguard(&["-v", "--grace", "10m"], command.collect::<Vec<_>>()).start();
+        let both = [stage.enter(), stage.enter()];
+        both.iter().for_each(|actor| actor.perform(OPEN_LOG));
+        run.signal(SIGTERM);
+        both.iter().for_each(|actor| actor.wait_for_signal(SIGINT));
+        run.signal(SIGHUP);
+        run.wait_for_stderr("again: SIGHUP", SOON);
+        let [first, second] = both;
+        first.exit(0);
+        second.perform("os.write(1, b'still at work')");
+        second.exit(0);
+        let exit = run.wait(SOON);
+        assert_eq!(exit.out(), "still at work", "{exit}");
+        assert_eq!(
+            (first.signals(), second.signals()),
+            (vec!["SIGINT".to_owned()], vec!["SIGINT".to_owned()]),
+            "{trap}"
+        );
+        stage.guard.assert_no_process_left(SOON);
+    }
+}
+
+/// Guards against killing an apply at the first moment of its grace, because its script has ended.
 #[test]
 fn terraforms_that_outlive_their_script_keep_their_grace() {
     let stage = Stage::new();
@@ -493,12 +521,13 @@ fn terraforms_that_outlive_their_script_keep_their_grace() {
     both.iter().for_each(|actor| actor.perform(OPEN_LOG));
     run.signal(SIGTERM);
     both.iter().for_each(|actor| actor.wait_for_signal(SIGINT));
+    support::kill(both[0].parent.as_raw());
     run.wait_for_stderr("waiting for a Terraform", SOON);
     let [first, second] = both;
     first.exit(0);
     second.perform("os.write(1, b'still at work')");
     second.exit(0);
-    let exit = run.wait(SOON).expect_code(128 + 2);
+    let exit = run.wait(SOON).expect_code(128 + 9);
     assert_eq!(exit.out(), "still at work", "{exit}");
     assert!(!exit.err().contains("killing"), "{exit}");
     assert_eq!((first.signals(), second.signals()), (vec!["SIGINT".to_owned()], vec!["SIGINT".to_owned()]));
@@ -511,12 +540,14 @@ fn terraforms_that_outlive_their_script_are_killed_after_their_grace() {
     let stage = Stage::new();
     let script = r#""$@" & wait"#;
     let command = ["sh", "-c", script, "sh"].map(Into::into).into_iter().chain(stage.actor());
-    let run = stage.tfguard(&["--grace", "3s"], command.collect::<Vec<_>>()).start();
+    let run = stage.tfguard(&["--grace", "5s"], command.collect::<Vec<_>>()).start();
     let actor = stage.enter();
     actor.perform(OPEN_LOG);
     run.signal(SIGTERM);
-    let exit = run.wait(SOON).expect_code(128 + 2);
-    assert!(exit.err().contains("has not ended within its grace of 3s: killing it"), "{exit}");
+    run.wait_for_stderr("interrupted; it has 5s", SOON);
+    support::kill(actor.parent.as_raw());
+    let exit = run.wait(SOON).expect_code(128 + 9);
+    assert!(exit.err().contains("has not ended within its grace of 5s: killing it"), "{exit}");
     stage.guard.assert_no_process_left(SOON);
 }
 

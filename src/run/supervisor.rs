@@ -15,6 +15,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -81,6 +82,8 @@ pub struct Supervisor<'a> {
     /// So much of both is of Terraforms that are gone.
     said_by_others: [u64; 2],
     interrupted_twice: bool,
+    /// When these Terraforms are gone, the script's shell is to be interrupted, too.
+    shell_waits_for: Vec<ProcessId>,
     /// The child is Terraform itself: it was seen to have the log open.
     child_is_terraform: bool,
     /// Everything is over, and the log was read to its end.
@@ -201,6 +204,7 @@ impl<'a> Supervisor<'a> {
             said: [0; 2],
             said_by_others: [0; 2],
             interrupted_twice: false,
+            shell_waits_for: Vec::new(),
             child_is_terraform: false,
             log_is_read: false,
             releaser: Releaser::default(),
@@ -239,6 +243,9 @@ impl<'a> Supervisor<'a> {
                 change = self.watch.changed(), if !self.log_is_read => self.files_changed(change),
                 () = tokio::time::sleep(A_MOMENT), if self.is_to_look_again() && !self.log_is_read => {
                     self.files_changed(Change::default());
+                }
+                _ = join_all(self.shell_waits_for.iter().map(|id| id.gone())), if !self.shell_waits_for.is_empty() => {
+                    self.interrupt_processes();
                 }
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
             }

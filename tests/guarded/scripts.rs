@@ -34,16 +34,19 @@ fn a_terraform_whose_script_is_killed_is_interrupted_and_has_its_grace() {
     assert_clean(&project);
 }
 
-/// The interrupt ends such a script at once.
+/// A trap may pass on what Terraform has already.
 #[test]
 fn terraforms_in_the_background_of_a_script_release_their_own_locks() {
-    let project = table(Kind::Sleep);
-    let script = format!("terraform {} & wait", APPLY.join(" "));
-    let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).start();
-    run.wait_for_stdout("asleep", SOON);
-    run.signal(SIGTERM);
-    let exit = run.wait(SOON).expect_code(128 + 2);
-    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
-    assert!(exit.err().contains("released by Terraform"), "{exit}");
-    assert_clean(&project);
+    for trap in ["", "trap 'kill -INT $p' INT TERM; ", "trap 'kill $(jobs -p)' EXIT; ", "trap 'kill 0' INT TERM; "] {
+        let project = table(Kind::Sleep);
+        let script = format!("{trap}terraform {} & p=$!; wait $p; wait $p", APPLY.join(" "));
+        let run = project.command(TFGUARD).args(["--", "bash", "-c", &script]).start();
+        run.wait_for_stdout("asleep", SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON);
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{trap}: {exit}");
+        assert!(!exit.out().contains("Two interrupts") && !exit.err().contains("Two interrupts"), "{trap}: {exit}");
+        assert!(exit.err().contains("released by Terraform"), "{trap}: {exit}");
+        assert_clean(&project);
+    }
 }

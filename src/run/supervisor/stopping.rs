@@ -24,9 +24,15 @@ impl Supervisor<'_> {
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
     pub(super) fn interrupt_processes(&mut self) {
         let child = self.journal.child.map(|child| child.id);
-        match targets(&self.look(), child, &self.journal.interrupted) {
-            Targets::Processes(processes) if processes.is_empty() => {}
-            Targets::Processes(processes) => {
+        let tree = self.look();
+        let targets = targets(&tree, child, &self.journal.interrupted);
+        self.shell_waits_for.clear();
+        if let Targets::Processes { later: Some(_), .. } = targets {
+            self.shell_waits_for.extend(tree.terraforms().map(|found| found.id));
+        }
+        match targets {
+            Targets::Processes { now, .. } if now.is_empty() => {}
+            Targets::Processes { now: processes, .. } => {
                 self.journal.interrupted.processes.extend(&processes);
                 self.write_journal();
                 for process in processes {
