@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal::SIGTERM;
 use support::*;
@@ -87,18 +87,7 @@ fn kill_terraform(project: &Project) {
 
 /// Waits until the journal of the project's one session says where the lock is.
 fn wait_for_place(project: &Project) {
-    let start = Instant::now();
-    loop {
-        let mut sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("there is a session");
-        let session = sessions.next().expect("there is a session").expect("it can be read").path();
-        let journal = std::fs::read(session.join("journal.json")).expect("a session has a journal");
-        let journal: serde_json::Value = serde_json::from_slice(&journal).expect("a journal is JSON");
-        if journal["account"]["locks"][0]["places"][0].is_object() {
-            return;
-        }
-        assert!(start.elapsed() < SOON, "no place of a lock in {journal:#}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    project.wait_for_journal(SOON, |journal| journal["account"]["locks"][0]["places"][0].is_object());
 }
 
 #[test]

@@ -29,15 +29,9 @@ fn release(project: &Project, number: &str) -> Run {
 /// The journal once it names the child and its lock: the supervisor may be slower than what it supervises.
 #[track_caller]
 fn known(project: &Project) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let journal = journal(project);
-        if journal["child"].is_object() && journal["account"]["locks"][0].is_object() {
-            return journal;
-        }
-        assert!(Instant::now() < deadline, "{journal:#}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    session(project);
+    let known = |journal: &Value| journal["child"].is_object() && journal["account"]["locks"][0].is_object();
+    project.wait_for_journal(SOON, known)
 }
 
 /// Waits until the front has noted that it passed on all there is: what it has not noted is shown again.

@@ -59,17 +59,8 @@ fn hanging<'a>(project: &Project<'a>, options: &[&str], command: &[&str]) -> Run
 /// The journal of the project's one session, once the command is in it: the supervisor writes it down when it has started,
 /// and what it started may be quicker.
 fn journal(project: &Project) -> Value {
-    let path = session(project).join("journal.json");
-    let start = std::time::Instant::now();
-    loop {
-        let text = std::fs::read(&path).expect("a session has a journal");
-        let journal: Value = serde_json::from_slice(&text).expect("a journal is JSON");
-        if !journal["child"].is_null() {
-            return journal;
-        }
-        assert!(start.elapsed() < SOON, "no command in {journal:#}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    session(project);
+    project.wait_for_journal(SOON, |journal| journal["child"].is_object())
 }
 
 fn session(project: &Project) -> PathBuf {

@@ -28,23 +28,13 @@ fn sleeping(project: &Project, options: &[&str]) -> Running {
     run
 }
 
-/// The journal has the child once that runs, perhaps a little later than what it prints is here.
 fn kill_child(project: &Project) {
-    let start = std::time::Instant::now();
-    while journal(project)["child"].is_null() {
-        assert!(start.elapsed() < SOON, "{}", journal(project));
-        std::thread::sleep(Duration::from_millis(20));
-    }
     kill(pid_of(&journal(project)["child"]["id"]));
 }
 
 /// Waits until the journal knows a lock by this name (`locks` or `traces`) at this stage.
 fn wait_for_stage(project: &Project, list: &str, stage: &str) {
-    let start = std::time::Instant::now();
-    while journal(project)["account"][list][0]["stage"] != stage {
-        assert!(start.elapsed() < SOON, "{}", journal(project));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    project.wait_for_journal(SOON, |journal| journal["account"][list][0]["stage"] == stage);
 }
 
 #[test]

@@ -51,14 +51,6 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The journal of the project's one session.
-fn journal(project: &Project) -> Value {
-    let mut sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("there is a session");
-    let session = sessions.next().expect("there is a session").expect("it can be read").path();
-    serde_json::from_slice(&std::fs::read(session.join("journal.json")).expect("a session has a journal"))
-        .expect("a journal is JSON")
-}
-
 fn report(project: &Project) -> Value {
     let text = std::fs::read(project.work().join("report.json")).expect("a report was written");
     serde_json::from_slice(&text).expect("a report is JSON")

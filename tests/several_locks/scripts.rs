@@ -125,8 +125,8 @@ fn a_terraform_of_a_script_that_dies_while_it_asks_for_its_lock() {
     let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).current_dir("/").start();
     before.wait_for(1, SOON);
     // tfguard has seen it, and reads nothing more before it is dead.
-    wait_until("phase", || journal(project)["account"]["phase"] == "planning");
-    let supervisor = Pid::from_raw(pid_of(&journal(project)["supervisor"]));
+    let journal = project.wait_for_journal(SOON, |journal| journal["account"]["phase"] == "planning");
+    let supervisor = Pid::from_raw(pid_of(&journal["supervisor"]));
     kill(supervisor, SIGSTOP).unwrap();
     before.release();
     gate.wait_for(1, SOON);
