@@ -85,8 +85,8 @@ pub enum Event {
     ChildEnded {
         /// By a signal, its own panic or tfguard's kill: what it held may be left, and others of its tree may live on.
         unclean: bool,
-        /// Terraforms that it started live on, and are to have their time (a shell dies of its interrupt at once where
-        /// it waits for what it runs in the background).
+        /// Terraforms that it started live on, and are to have their time: it was a script that was killed, or that ended
+        /// without waiting for them.
         orphans: bool,
     },
     /// Answer to [`Action::ReadLog`]: the log was read to its end.

@@ -77,7 +77,7 @@ pub struct Supervisor<'a> {
     seen: Vec<ProcessId>,
     /// The log was opened, and by whom is still to be looked for, so many times at most.
     looks_due: u32,
-    /// How much of stdout and of stderr there was when nobody new was known of.
+    /// Below a script, how much of stdout and of stderr there was when nobody new was known of.
     said: [u64; 2],
     /// So much of both is of Terraforms that are gone.
     said_by_others: [u64; 2],
@@ -259,7 +259,7 @@ impl<'a> Supervisor<'a> {
         }
         self.read_log();
         self.read_output();
-        if self.looks_due == 0 {
+        if self.looks_due == 0 && !self.child_is_terraform {
             self.said = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
         }
     }

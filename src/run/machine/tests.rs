@@ -355,7 +355,7 @@ fn who_asks_tells_how_long_there_is() {
     assert_eq!(machine.next_time(), Some(now + GRACE), "nobody who asks again gives more time");
 }
 
-/// A shell that waits for what it runs in the background dies of its interrupt at once.
+/// A script may be killed, or end without waiting for them.
 #[test]
 fn terraforms_that_outlive_a_script_have_their_grace() {
     let mut machine = machine(None);
