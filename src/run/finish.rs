@@ -47,6 +47,8 @@ const RESERVE: Duration = Duration::from_secs(30);
 const REMOVAL_LOOKS: u32 = 50;
 /// Longer than a cleanup step next to this one takes from its claim to its name in the journal.
 const ANOTHER_STEP: Duration = Duration::from_secs(5);
+/// Longer than the kernel takes to end what was killed, such as a Terraform and its memory.
+const DYING: Duration = Duration::from_secs(5);
 /// Longer than a front takes from its session to its journal on a machine that is out of breath.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -117,6 +119,18 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
     });
     runtime.shutdown_background();
     code
+}
+
+/// Whether something is still so when what was killed a moment ago, as by the end of a container, has had time to die.
+async fn goes_on(until: Instant, is_so: impl Fn() -> bool) -> bool {
+    let until = until.min(Instant::now() + DYING);
+    while is_so() {
+        if Instant::now() >= until {
+            return true;
+        }
+        tokio::time::sleep(A_MOMENT).await;
+    }
+    false
 }
 
 /// How much a code says beside those of other sessions: a state that needs a look, less than a lock that is left.
@@ -235,9 +249,9 @@ impl Found<'_> {
         }
         let Some(journal) = self.journal().await? else { return done(0) };
         done(match (journal.account.ended, journal.world == World::here()) {
-            (Some(_), _) => self.look_again(journal, requests).await?,
+            (Some(_), _) => self.look_again(journal, until, requests).await?,
             (None, true) => self.take_over(journal, to_us, requests).await?,
-            (None, false) => self.take_over_from_a_container(journal, to_us, requests).await?,
+            (None, false) => self.take_over_from_a_container(journal, until, to_us, requests).await?,
         })
     }
 
@@ -387,6 +401,7 @@ impl Found<'_> {
     async fn take_over_from_a_container(
         &self,
         mut journal: Journal,
+        until: Instant,
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
@@ -395,10 +410,13 @@ impl Found<'_> {
             self.session.remove();
             return Ok(0);
         }
-        match File::open(self.session.log()).map(|log| is_log_held(&log)) {
-            Ok(Some(false)) => {}
-            Ok(Some(true)) => return Ok(self.cannot_reach()),
-            Ok(None) | Err(_) => {
+        let is_held = || File::open(self.session.log()).ok().and_then(|log| is_log_held(&log));
+        if goes_on(until, || is_held() == Some(true)).await {
+            return Ok(self.cannot_reach());
+        }
+        match is_held() {
+            Some(false) => {}
+            Some(true) | None => {
                 let why = "was left by this job in another container: whether its Terraform runs cannot be known from \
                            here, so its locks are not touched";
                 return Ok(exit::LOCK_LEFT.max(self.cannot_know(&journal, why)));
@@ -422,10 +440,11 @@ impl Found<'_> {
     async fn look_again(
         &self,
         mut journal: Journal,
+        until: Instant,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let (stdout, stderr) = self.relays()?;
-        if journal.account.lock_left() && !self.may_be_alive(&journal) {
+        if journal.account.lock_left() && !goes_on(until, || self.may_be_alive(&journal)).await {
             journal.account.survivors.clear();
             self.release_again(&mut journal).await;
         }

@@ -360,6 +360,23 @@ fn it_releases_what_a_container_left_that_is_gone() {
     assert_clean(&project);
 }
 
+/// Guards against leaving a lock because what was killed with its container took a moment to die.
+#[test]
+fn it_waits_a_moment_for_what_dies_with_its_container() {
+    let project = table(Kind::Sleep);
+    let Some(run) = contained(&project, "exec \"$@\"") else { return };
+    let log = session(&project).join("terraform.log");
+    // A Terraform is alive to the kernel until it has closed its log.
+    let dying = project.command("sh").args(["-c", "exec 3>>\"$1\"; echo open; sleep 1", "sh"]).arg(&log).start();
+    dying.wait_for_stdout("open", SOON);
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    let exit = release(&project, "1").run().expect_code(0);
+    assert!(dying.has_ended() && exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    project.guard().assert_no_process_left(SOON);
+    assert_clean(&project);
+}
+
 /// In a container that lives both of tfguard's processes were killed. Nobody outside can see Terraform but the kernel.
 #[test]
 fn it_leaves_the_lock_of_a_terraform_that_lives_in_another_container() {

@@ -48,10 +48,16 @@ impl Guard {
     #[track_caller]
     pub fn assert_no_process_left(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
+        let mut waited_for_dying = false;
         loop {
             let processes = self.marked();
             let Some(first) = processes.first() else {
-                return;
+                if waited_for_dying {
+                    return;
+                }
+                wait_for_dying();
+                waited_for_dying = true;
+                continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -68,6 +74,7 @@ impl Guard {
         for _ in 0..100 {
             let processes = self.marked();
             if processes.is_empty() {
+                wait_for_dying();
                 return true;
             }
             for process in &processes {
@@ -126,6 +133,24 @@ pub fn wait_for_end(pidfd: &OwnedFd, timeout: Duration) -> bool {
             Err(Errno::INTR) => {}
             Err(error) => panic!("a pidfd cannot be polled: {error}"),
         }
+    }
+}
+
+/// Waits, for a moment, until what is dying on this machine is dead. A process that exits has lost its memory, and with it
+/// its mark, before it closes its files: who looks then sees no process, but a log that is held.
+fn wait_for_dying() {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let dying = pids.filter_map(|dir| {
+        let pid = Pid::from_raw(dir.file_name().to_str()?.parse().ok()?)?;
+        // `PF_EXITING` in `flags`, field 9 (proc_pid_stat(5)). A zombie has it too: as the first thread of a process it
+        // may be dead before the others are.
+        let stat = fs::read_to_string(dir.path().join("stat")).ok()?;
+        let flags: u32 = stat.rsplit(") ").next()?.split(' ').nth(9 - 3)?.parse().ok()?;
+        (flags & 0x4 != 0).then(|| pidfd_open(pid, PidfdFlags::empty()).ok())?
+    });
+    let deadline = Instant::now() + Duration::from_secs(2);
+    for process in dying {
+        wait_for_end(&process, deadline.saturating_duration_since(Instant::now()));
     }
 }
 
