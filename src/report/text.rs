@@ -9,7 +9,7 @@ use crate::lock::{FoundLock, LockPlace};
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 
-use super::account::{Account, Ending, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
+use super::account::{Account, Ending, Half, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
 use super::{Finding, OtherLock, Outcome, RefusedLock, StateAccount};
 
 impl Account {
@@ -31,6 +31,7 @@ impl Account {
             || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
             || self.lock_left()
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
+            || self.locks.iter().any(LockAccount::has_no_lock_in_its_place)
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
             || self.state_needs_a_look()
             || self.refused.is_some()
@@ -118,9 +119,9 @@ impl Account {
 }
 
 impl LockAccount {
-    /// The one command that removes it, and where to run it.
-    fn unlock(&self) -> String {
-        let mut words = vec!["tfguard".to_owned(), "unlock".to_owned(), self.claim.id.to_string()];
+    /// The one command that removes what is named, by its ID or by `--broken`, and where to run it.
+    fn unlock(&self, what: &str) -> String {
+        let mut words = vec!["tfguard".to_owned(), "unlock".to_owned(), what.to_owned()];
         // What the directory is set up for says nothing of a plan that was applied there.
         if self.settings.as_ref().is_some_and(|settings| settings.plan_file.is_some()) {
             words.extend(self.place_as_flags());
@@ -130,6 +131,12 @@ impl LockAccount {
             None => "its directory".to_owned(),
         };
         format!("run in {directory}: {}", shell_words::join(words))
+    }
+
+    /// Whether what blocks the state is no lock, and so has no ID by which Terraform could name it.
+    fn has_no_lock_in_its_place(&self) -> bool {
+        let is_none = |half: &Half| matches!(half.outcome, HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) });
+        self.halves.iter().any(is_none)
     }
 
     fn place_as_flags(&self) -> Vec<String> {
@@ -154,6 +161,7 @@ impl LockAccount {
 
     fn finding(&self, account: &Account, sure: &str) -> Finding {
         let (claim, product) = (&self.claim, account.product());
+        let id = claim.id.as_str();
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
         let mut next = None;
         let (outcome, what) = match &self.outcome {
@@ -165,11 +173,11 @@ impl LockAccount {
                 (Outcome::NotTaken, what)
             }
             Some(LockOutcome::Kept) => {
-                next = Some(format!("when you have looked at the state, {}", self.unlock()));
+                next = Some(format!("when you have looked at the state, {}", self.unlock(id)));
                 (Outcome::Kept, "left in place, as --on-death says".to_owned())
             }
             Some(LockOutcome::Left(why)) => {
-                next = Some(format!("once you are sure that {sure}, {}", self.unlock()));
+                next = Some(format!("once you are sure that {sure}, {}", self.unlock(id)));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
             None => (Outcome::Unknown, "not looked after".to_owned()),
@@ -191,6 +199,9 @@ impl LockAccount {
                 }
                 HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
                     let _ = write!(line, "; something that is no lock is at {}, not touched", half.place);
+                    let unlock =
+                        || format!("if it is left from a lock that was not written whole, {}", self.unlock("--broken"));
+                    next.get_or_insert_with(unlock);
                 }
                 HalfOutcome::Left { .. } => {
                     let _ = write!(line, " [{}]", half.place);

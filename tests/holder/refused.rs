@@ -1,6 +1,7 @@
 //! What people are told when Terraform is refused the lock.
 
 use super::*;
+use aws_sdk_dynamodb::types::AttributeValue;
 
 /// A second run of the same state, which knows nothing of the first one's session.
 fn second(project: &Project, options: &[&str], command: &[&str]) -> Run {
@@ -83,6 +84,19 @@ fn a_lock_without_a_record_is_judged_by_nothing_on_every_version() {
         );
         assert_eq!(project.lock(), Some(serde_json::to_value(&foreign).unwrap()), "{version}");
     }
+}
+
+/// What is no lock blocks the state too, and has no ID to name.
+#[test]
+fn what_is_no_lock_is_told_with_the_way_to_delete_it() {
+    let project = project(Kind::Quick).table().init(&terraform());
+    let ghost = [("LockID".to_owned(), AttributeValue::S(project.lock_id()))];
+    project.aws().put_item(project.table_name(), ghost.into());
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    assert_said(&exit, &["something that is no lock is at "]);
+    let next = "next: if it is left from a lock that was not written whole, run in ";
+    assert_said(&exit, &[next, ": tfguard unlock --broken\n"]);
+    assert!(project.aws().item(project.table_name(), &project.lock_id()).is_some(), "{exit}");
 }
 
 /// Where tfguard does not see the output, it says what the log and the lock's place tell.
