@@ -192,5 +192,19 @@ fn open_pty() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 
 #[track_caller]
 fn spawn(command: &mut Command) -> Child {
+    heed_signals();
     command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()))
+}
+
+/// What is started heeds every signal, also where the tests run below `nohup` or in the background of a script, whose
+/// processes are born with SIGHUP, or SIGINT and SIGQUIT, ignored.
+fn heed_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        for heeded in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+            // SAFETY: no handler is set, and nothing in the tests sets one for these signals that this could replace.
+            unsafe { signal(heeded, SigHandler::SigDfl) }.expect("a signal can be heeded");
+        }
+    });
 }
