@@ -1,7 +1,6 @@
 //! What this machine knows of a lock's holder.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::Path;
 
 use super::verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
@@ -142,7 +141,7 @@ fn look_at(session: &SessionDir, journal: &Journal, kernel: bool, here: bool) ->
     let concluded = journal.account.ended.filter(|_| journal.account.survivors.is_empty());
     let mut facts = (Log::Untold, Vec::new(), false);
     if kernel {
-        facts.0 = match File::open(session.log()) {
+        facts.0 = match journal.open_log(session) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Log::Missing,
             Err(_) => Log::Untold,
             Ok(log) => {

@@ -27,6 +27,12 @@ pub struct ItemTerms {
     pub operations: Vec<&'static str>,
     /// What was there when the child was started.
     pub baseline: Baseline,
+    /// When the child logged something that it does only once it has its lock.
+    pub passed: Option<Timestamp>,
+    /// The child waits for a lock that is held (`-lock-timeout`) in place of ending.
+    pub waits: bool,
+    /// A Terraform that lives on this machine may hold the lock.
+    pub contested: bool,
 }
 
 /// What a look at the lock's place showed that was begun when the child was started.
@@ -51,8 +57,8 @@ pub enum Misfit {
     /// It belongs to another state.
     #[error("it is of another state")]
     Path,
-    /// It was taken before the child was started, or after it ended, or at no time that can be understood.
-    #[error("it was not taken while this run's Terraform lived")]
+    /// It was taken before the child was started, or after it had its own or ended, or at no time that can be understood.
+    #[error("it was not taken while this run's Terraform lived and had none")]
     Created,
     /// Somebody else took it.
     #[error("it was taken by another user or on another machine")]
@@ -69,6 +75,12 @@ pub enum Misfit {
     /// This machine's clock was set while the child lived, so times cannot be compared.
     #[error("this machine's clock was set meanwhile, so its time says nothing")]
     Clock,
+    /// The child may have been waiting for it.
+    #[error("this run's Terraform may still have been waiting for somebody else's lock (-lock-timeout)")]
+    Waited,
+    /// It may be another process's.
+    #[error("this run's Terraform did not log that it had its lock, and one that is alive on this machine may hold it")]
+    Contested,
     /// It is not known what the command takes locks for.
     #[error("it is not known what this run's command takes locks for")]
     Purpose,
@@ -81,7 +93,7 @@ impl Misfit {
     /// Nothing speaks against the lock being the child's own, but not everything is known that speaks for it.
     #[must_use]
     pub fn is_doubt(&self) -> bool {
-        matches!(self, Self::Clock | Self::Purpose | Self::Baseline)
+        matches!(self, Self::Clock | Self::Purpose | Self::Waited | Self::Contested | Self::Baseline)
     }
 }
 
@@ -98,11 +110,14 @@ const DRIFT: SignedDuration = SignedDuration::from_secs(2);
 pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
     let fits = |fits: bool, misfit: Misfit| if fits { Ok(()) } else { Err(misfit) };
     let (started, ended) = terms.lifetime;
+    // What was made when the child had its own is somebody else's. The log has whole milliseconds.
+    let had = |passed| ended.min(passed + SignedDuration::from_millis(1));
+    let last = terms.passed.filter(|_| !terms.operations.is_empty()).map_or(ended, had);
     fits(lock.path == terms.path, Misfit::Path)?;
     let steady = (ended.duration_since(started) - terms.lasted).abs() <= DRIFT;
     // Terraform sets the time when it begins to ask for the lock, so no slack is due on either side.
     let created: Option<Timestamp> = lock.created.parse().ok();
-    fits(!steady || created.is_some_and(|created| started <= created && created <= ended), Misfit::Created)?;
+    fits(!steady || created.is_some_and(|created| started <= created && created <= last), Misfit::Created)?;
     fits(terms.who.contains(&lock.who), Misfit::Who)?;
     let version = match (terms.flavour, minor(&lock.version)) {
         (Flavour::OldTerraform, Some(version)) => version < (1, 6),
@@ -116,6 +131,8 @@ pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
     }
     fits(steady, Misfit::Clock)?;
     fits(!terms.operations.is_empty(), Misfit::Purpose)?;
+    fits(terms.passed.is_some() || !terms.waits, Misfit::Waited)?;
+    fits(terms.passed.is_some() || !terms.contested, Misfit::Contested)?;
     fits(terms.baseline != Baseline::Unknown, Misfit::Baseline)
 }
 
@@ -175,6 +192,9 @@ mod tests {
             version: Some("1.8.4".to_owned()),
             operations: operations("apply", "default"),
             baseline: Baseline::Absent,
+            passed: None,
+            waits: false,
+            contested: false,
         }
     }
 
@@ -242,6 +262,20 @@ mod tests {
         assert_eq!(judge(&lock(), &another), Ok(()), "it went away, and ours came");
         let own = ItemTerms { baseline: present(lock().id, "2026-11-20T05:00:02Z"), ..terms() };
         assert_eq!(judge(&lock(), &own), Ok(()), "the child was quicker than the look");
+    }
+
+    /// Guards the lock of a living run that had what ours was kept waiting for.
+    #[test]
+    fn what_another_may_hold_fits_only_a_run_that_had_its_lock() {
+        let waiting = ItemTerms { waits: true, ..terms() };
+        let contested = ItemTerms { contested: true, ..terms() };
+        for (terms, misfit) in [(waiting, Misfit::Waited), (contested, Misfit::Contested)] {
+            assert_eq!(judge(&lock(), &terms), Err(misfit));
+            let passed = ItemTerms { passed: END.parse().ok(), ..terms.clone() };
+            assert_eq!(judge(&lock(), &passed), Ok(()));
+            let before = ItemTerms { passed: START.parse().ok(), ..terms };
+            assert_eq!(judge(&lock(), &before), Err(Misfit::Created));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::command::{Command, moves_state};
+use super::contested::Contested;
 use super::evidence::{Evidence, Shown, Verdict, shown};
 use super::http::{Decision, LockServer, Settled, settle};
 use super::kind::{Kind, Locking};
@@ -61,6 +62,8 @@ pub struct Death {
     pub ended: Timestamp,
     /// When it logged something that it does only once it has its lock.
     pub passed: Option<Timestamp>,
+    /// A Terraform that lives on this machine may hold the lock.
+    pub contested: bool,
 }
 
 /// What may be done.
@@ -175,6 +178,15 @@ fn is_recorded(name: &str, surroundings: &Surroundings) -> bool {
 }
 
 impl Case {
+    /// The lock, to compare.
+    #[must_use]
+    pub fn contested(&self) -> Contested {
+        match self.http.as_ref().and_then(|http| http.lock_address.clone()) {
+            Some(address) => Contested::Http(address),
+            None => Contested::Other(self.kind.name().to_owned()),
+        }
+    }
+
     /// What to say of the lock where nobody may look, because a process of the child may live.
     #[must_use]
     pub fn not_looked(&self, why: String) -> OtherLock {
@@ -195,6 +207,7 @@ impl Case {
             started: death.started,
             ended: death.ended,
             passed: death.passed,
+            contested: death.contested,
             gitlab_user: self.gitlab_user.clone(),
         };
         let decide = |shown: &Shown| self.decide(&evidence, shown, permission);

@@ -28,6 +28,8 @@ pub struct Evidence {
     pub ended: Timestamp,
     /// When it logged something that it does only once it has its lock.
     pub passed: Option<Timestamp>,
+    /// A Terraform that lives on this machine may hold the lock.
+    pub contested: bool,
     /// The name on GitLab of the user whose token the CI job has (`GITLAB_USER_LOGIN`).
     pub gitlab_user: Option<String>,
 }
@@ -116,6 +118,12 @@ impl Evidence {
                     .to_owned(),
             );
         }
+        if self.contested && self.passed.is_none() {
+            return Verdict::Unproven(
+                "Terraform did not log that it had its lock, and one that is alive on this machine may hold it"
+                    .to_owned(),
+            );
+        }
         Verdict::Own
     }
 
@@ -175,6 +183,7 @@ mod tests {
             started: time("04:00:00"),
             ended: time("05:00:00"),
             passed: None,
+            contested: false,
             gitlab_user: None,
         }
     }
@@ -235,6 +244,13 @@ mod tests {
         let waiting = Evidence { command: Command { waits: true, ..evidence().command }, ..evidence() };
         assert!(matches!(judge(&waiting, &own()), Verdict::Unproven(_)));
         assert_eq!(judge(&Evidence { passed: Some(time("04:30:00")), ..waiting }, &own()), Verdict::Own);
+    }
+
+    #[test]
+    fn a_lock_that_another_may_hold_is_own_only_of_a_child_that_went_on() {
+        let contested = Evidence { contested: true, ..evidence() };
+        assert!(matches!(judge(&contested, &own()), Verdict::Unproven(_)));
+        assert_eq!(judge(&Evidence { passed: Some(time("04:30:00")), ..contested }, &own()), Verdict::Own);
     }
 
     #[test]

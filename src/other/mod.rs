@@ -10,6 +10,7 @@
 
 mod case;
 mod command;
+mod contested;
 mod evidence;
 mod http;
 mod kind;
@@ -18,6 +19,8 @@ mod refusal;
 mod terraform;
 
 pub use case::{Case, Death, Permission, Suspicion};
+pub use command::Command;
+pub use contested::Contested;
 pub use evidence::{Evidence, Shown, Verdict};
 pub use kind::{Kind, Locking};
 pub use refusal::{Holder, Refusal};

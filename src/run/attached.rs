@@ -47,6 +47,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     journal.front = ProcessId::own();
     journal.supervisor = journal.front;
     journal.on_death = Some(plan.on_death);
+    journal.create_log(session)?;
     journal.write(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;

@@ -16,7 +16,6 @@ mod foretell;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -43,6 +42,9 @@ use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, 
 
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
+/// Why nothing can be known of a copy.
+const COPY: &str = "is a copy of a session's directory: whether its Terraform runs is told only by the original, so its \
+                    locks are not touched";
 /// How many moments a session may take to be removed by its front.
 const REMOVAL_LOOKS: u32 = 50;
 /// Longer than a cleanup step next to this one takes from its claim to its name in the journal.
@@ -191,6 +193,8 @@ impl Found<'_> {
     fn ask(&self) {
         let Ok(journal) = Journal::read(&self.session) else { return };
         let ours = journal.account.ci == self.plan.ci && is_of_this_kernel(&journal) && journal.world == World::here();
+        // A copy's supervisor is the original's.
+        let ours = ours && !self.is_copy(&journal) && self.session.is_claimed() != Some(false);
         let Some(supervisor) = journal.supervisor.filter(|supervisor| ours && supervisor.is_alive()) else { return };
         // Looked at before: nobody may see what its front passes on from here on.
         if let Some(spools) = spools(&self.session).ok().filter(|_| self.is_of_this_job(&journal))
@@ -199,6 +203,11 @@ impl Found<'_> {
             self.asked.set(Some(supervisor));
             self.spools.set(Some(spools));
         }
+    }
+
+    /// Whether somebody copied the session: whatever lives of the run holds the files of the original.
+    fn is_copy(&self, journal: &Journal) -> bool {
+        journal.open_log(&self.session).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
     }
 
     fn relays(&self) -> Result<(Relay, Relay), Failure> {
@@ -236,6 +245,9 @@ impl Found<'_> {
                        be known from here, so its locks are not touched";
             return done(self.cannot_know(&journal, why));
         }
+        if self.is_copy(&journal) {
+            return done(self.cannot_know(&journal, COPY));
+        }
         if self.dry_run {
             self.foretell(&journal);
             return done(0);
@@ -248,6 +260,13 @@ impl Found<'_> {
             return self.await_supervisor(&journal, until, requests).await;
         }
         let Some(journal) = self.journal().await? else { return done(0) };
+        // Who supervises holds the claim until the run is concluded.
+        let here = journal.world == World::here() && journal.account.ended.is_none();
+        if let Some(supervisor) = journal.supervisor.filter(|supervisor| here && Some(*supervisor) != ProcessId::own())
+            && goes_on(until, || supervisor.is_alive()).await
+        {
+            return done(self.cannot_know(&journal, COPY));
+        }
         done(match (journal.account.ended, journal.world == World::here()) {
             (Some(_), _) => self.look_again(journal, until, requests).await?,
             (None, true) => self.take_over(journal, to_us, requests).await?,
@@ -405,12 +424,13 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        if !self.session.log().exists() && !self.session.child().exists() {
+        let wrote_nothing = std::fs::metadata(self.session.log()).map_or(true, |log| log.len() == 0);
+        if wrote_nothing && journal.child.is_none() && !self.session.child().exists() {
             // It never came to start the command.
             self.session.remove();
             return Ok(0);
         }
-        let is_held = || File::open(self.session.log()).ok().and_then(|log| is_log_held(&log));
+        let is_held = || journal.open_log(&self.session).ok().and_then(|log| is_log_held(&log));
         if goes_on(until, || is_held() == Some(true)).await {
             return Ok(self.cannot_reach());
         }
@@ -455,7 +475,7 @@ impl Found<'_> {
 
     /// Whether one of the processes that were left at the end is, or may be, still there.
     fn may_be_alive(&self, journal: &Journal) -> bool {
-        match File::open(self.session.log()) {
+        match journal.open_log(&self.session) {
             Ok(log) if journal.world == World::here() => !Tree::look(journal.child.as_ref(), &log).is_gone(),
             Ok(log) => is_log_held(&log) != Some(false),
             // tfguard removes it only where everybody was seen to be gone.

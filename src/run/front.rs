@@ -364,7 +364,8 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
     })
 }
 
-fn started(job: &super::Job, journal: Journal) -> Result<Supervisor<'_>, Failure> {
+fn started(job: &super::Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
+    journal.create_log(&job.session)?;
     // So that `tfguard release` knows whom to ask.
     journal.write(&job.session)?;
     let spool = |path: &std::path::Path| File::options().append(true).open(path);

@@ -15,6 +15,7 @@ mod plan;
 mod refused;
 mod release;
 mod requests;
+mod rivals;
 mod spool;
 mod states;
 mod supervisor;

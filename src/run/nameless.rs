@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::release::{Located, Releaser, Started};
+use super::rivals;
 use super::supervisor::Job;
 use crate::backend::{self, AwsClients, Backend, S3Backend, Store, Surroundings};
 use crate::command::{self, Flavour, Product};
 use crate::lock::{FoundLock, LockClaim, LockPlace, LockStore as _, Traced, UnconditionalDelete};
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
+use crate::other::{Command, Contested};
 use crate::report::{Account, LockAccount, LockOutcome, TraceAccount};
 use crate::session::Tree;
 
@@ -175,7 +177,8 @@ impl Unlogging {
     }
 
     /// Looks what is there now that the child, which logged that it is this product, is dead. None if there is nothing.
-    /// `may_land`: the request that takes the lock may still be on its way.
+    /// `passed`: when the child logged that it had its lock. `may_land`: the request that takes the lock may still be on
+    /// its way.
     ///
     /// # Errors
     /// Why that could not be seen.
@@ -185,6 +188,7 @@ impl Unlogging {
         logged: Option<(Product, &str)>,
         nodename: Option<&str>,
         (started, ended): (Timestamp, Timestamp),
+        passed: Option<Timestamp>,
         may_land: bool,
     ) -> Result<Option<Unlogged>, String> {
         let baseline = match self.baseline {
@@ -220,6 +224,7 @@ impl Unlogging {
         let operations = named
             .and_then(|_| command::subcommand(&job.command))
             .map(|subcommand| item::operations(&subcommand, &backend::workspace(&surroundings)));
+        let contested = Contested::S3 { bucket: backend.bucket().to_owned(), key: state_key.clone() };
         let terms = ItemTerms {
             path: format!("{}/{state_key}", backend.bucket()),
             lifetime: (started, ended),
@@ -230,6 +235,9 @@ impl Unlogging {
             version: logged.map(|(_, version)| version.to_owned()),
             operations: operations.unwrap_or_default(),
             baseline,
+            passed,
+            waits: Command::read(&job.command, &job.env).is_some_and(|command| command.waits),
+            contested: passed.is_none() && rivals::has_rival(&contested),
         };
         let fits = item::judge(&info, &terms);
         let created = info.created.clone();

@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::rivals::{self, surroundings_of};
 use super::supervisor::ticks_since_boot;
-use super::terraforms::process_surroundings;
-use crate::backend;
 use crate::command::{product, subcommand};
 use crate::other::{Case, Death, Permission, Suspicion};
 use crate::report::{Ending, OtherLock};
@@ -29,6 +27,8 @@ pub struct OtherBackends {
 struct Seen {
     id: ProcessId,
     started: Timestamp,
+    /// When it was seen to be gone.
+    gone: Option<Timestamp>,
     /// No other Terraform ran beside it, so that the log speaks of it alone.
     alone: bool,
     /// It does what the log tells of as done under a lock.
@@ -40,6 +40,7 @@ struct Seen {
 struct Suspect {
     case: Box<Case>,
     started: Timestamp,
+    gone: Option<Timestamp>,
     passed: Option<Timestamp>,
 }
 
@@ -66,6 +67,9 @@ impl OtherBackends {
         if child.is_some_and(|child| alive.contains(&child.id)) {
             return;
         }
+        for seen in self.seen.iter_mut().filter(|seen| seen.gone.is_none() && !seen.id.is_alive()) {
+            seen.gone = Some(Timestamp::now());
+        }
         for id in &alive {
             if self.seen.len() < MOST
                 && self.seen.iter().all(|seen| seen.id != *id)
@@ -75,7 +79,7 @@ impl OtherBackends {
                 tracing::debug!("process {} below the command is terraform {subcommand}", id.pid);
                 let suspicion = Suspicion::of(&dir, &command, &env, true);
                 let works = matches!(subcommand.as_str(), "plan" | "apply" | "destroy" | "refresh");
-                self.seen.push(Seen { id: *id, started: start_of(*id), alone: true, works, suspicion });
+                self.seen.push(Seen { id: *id, started: start_of(*id), gone: None, alone: true, works, suspicion });
             }
         }
         if alive.len() > 1 {
@@ -107,7 +111,7 @@ impl OtherBackends {
                 let Ok(dir) = std::env::current_dir() else { return Vec::new() };
                 let suspicion = Suspicion::of(&dir, command, env, end.is_terraform);
                 let id = ProcessId { pid: 0, start_ticks: 0 };
-                (Some(id), vec![Seen { id, started: end.started, alone: true, works: true, suspicion }])
+                (Some(id), vec![Seen { id, started: end.started, gone: None, alone: true, works: true, suspicion }])
             } else {
                 let mut seen = std::mem::take(&mut self.seen);
                 // An `init` takes no lock that is looked for here.
@@ -135,7 +139,9 @@ impl OtherBackends {
             match seen.suspicion {
                 Suspicion::None => {}
                 Suspicion::LeftAlone(message) => messages.push(message),
-                Suspicion::Lock(case) => self.suspects.push(Suspect { case, started: seen.started, passed }),
+                Suspicion::Lock(case) => {
+                    self.suspects.push(Suspect { case, started: seen.started, gone: seen.gone, passed });
+                }
             }
         }
         messages
@@ -150,8 +156,10 @@ impl OtherBackends {
     pub async fn look_after(&self, ended: Timestamp, permission: Permission) -> Vec<OtherLock> {
         let mut locks = Vec::new();
         for suspect in &self.suspects {
-            let death = Death { started: suspect.started, ended, passed: suspect.passed };
-            locks.push(suspect.case.look_after(death, permission).await);
+            let Suspect { case, started, gone, passed } = suspect;
+            let contested = passed.is_none() && rivals::has_rival(&case.contested());
+            let death = Death { started: *started, ended: gone.unwrap_or(ended), passed: *passed, contested };
+            locks.push(case.look_after(death, permission).await);
         }
         locks
     }
@@ -160,20 +168,6 @@ impl OtherBackends {
     pub fn not_looked(&self, why: &str) -> Vec<OtherLock> {
         self.suspects.iter().map(|suspect| suspect.case.not_looked(why.to_owned())).collect()
     }
-}
-
-/// Where, how and with what environment a living Terraform was started.
-fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
-    let (dir, mut command, env) = process_surroundings(process)?;
-    // A Terraform that is a script has its interpreter before it.
-    if let Some(at) = command.iter().take(3).position(|word| product(word).is_some()) {
-        command.drain(..at);
-    }
-    // It may have gone there already.
-    if backend::chdir(command.get(1..)?).is_some_and(|below| !dir.join(below).is_dir()) {
-        command.retain(|word| !word.as_encoded_bytes().starts_with(b"-chdir="));
-    }
-    Some((dir, command, env))
 }
 
 /// When a process was started: by the kernel's clock ticks, so rather a tick early.

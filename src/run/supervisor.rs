@@ -127,7 +127,7 @@ impl Follow {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Starts the command. `journal` is written first, and again with the child in it.
+    /// Starts the command. The log is there, and `journal` is written, which is written again with the child in it.
     pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
         let change = child::environment_change(&job.env, &job.session.log(), job.flavour);
         if !change.logs {
@@ -138,8 +138,6 @@ impl<'a> Supervisor<'a> {
                     .to_owned(),
             );
         }
-        // The log's reader is there before the log's writer, so that nothing is in the child's way afterwards.
-        drop(crate::session::create_file(&job.session.log())?);
         let child = Child::start(&job.command, &change, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
@@ -185,10 +183,11 @@ impl<'a> Supervisor<'a> {
     fn new(job: &'a Job, journal: Journal, child: Child) -> Self {
         let mut watch = Watch::new();
         watch.add(&job.session.log());
-        let log = Follow::open(&job.session.log(), 0).unwrap_or_else(|error| {
-            tracing::error!("cannot read Terraform's log, so its lock will not be known: {error}");
-            Follow { file: File::open("/dev/null").expect("there is always /dev/null") }
+        let log = journal.open_log(&job.session).unwrap_or_else(|error| {
+            tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
+            File::open("/dev/null").expect("there is always /dev/null")
         });
+        let log = Follow { file: log };
         let observer = Observer::believing(job.believed(), expectations(&journal));
         Self {
             job,

@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::SessionDir;
+use super::directory::{DirectoryError, SessionDir, create_file};
 use super::process::{ProcessId, World, nodename};
 use crate::cli::OnDeath;
 use crate::report::Account;
@@ -26,6 +27,10 @@ pub struct Journal {
     /// The node name, as the locks of its Terraforms have it. A container has one of its own.
     #[serde(default)]
     pub nodename: Option<String>,
+    /// The inode number of the log, by which it is told from a copy of it that nobody holds. Its file system has other
+    /// numbers in another container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<u64>,
     /// The directory that the command was started in.
     #[serde(with = "crate::paths")]
     pub directory: PathBuf,
@@ -123,6 +128,7 @@ impl Journal {
             schema: SCHEMA,
             world: World::here(),
             nodename: nodename(),
+            log: None,
             directory: std::env::current_dir().unwrap_or_default(),
             front: None,
             supervisor: None,
@@ -143,6 +149,29 @@ impl Journal {
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(found) if found != u64::from(SCHEMA) => Err(JournalError::UnknownVersion { path: name(), found }),
             _ => serde_json::from_value(value).map_err(malformed),
+        }
+    }
+
+    /// Makes the log of a session, to be done before this journal is written.
+    pub fn create_log(&mut self, session: &SessionDir) -> Result<(), DirectoryError> {
+        let path = session.log();
+        let log = create_file(&path)?.metadata().map_err(|error| DirectoryError::Io { doing: "read", path, error })?;
+        self.log = Some(log.ino());
+        Ok(())
+    }
+
+    /// Opens the log of a session for reading: the very file that its Terraforms write. Who looks whether they live, by
+    /// who holds it, finds nobody at a copy.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where there is none; another kind where it is not that file.
+    pub fn open_log(&self, session: &SessionDir) -> io::Result<File> {
+        let log = File::open(session.log())?;
+        match self.log {
+            Some(own) if log.metadata()?.ino() != own => {
+                Err(io::Error::other("it is not the file that the run's Terraform writes, but a copy of it"))
+            }
+            _ => Ok(log),
         }
     }
 

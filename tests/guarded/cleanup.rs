@@ -308,6 +308,39 @@ fn while_a_process_that_was_left_may_live_the_lock_stays() {
     assert_clean(&project);
 }
 
+/// Guards the lock of a living Terraform, and against its second interrupt, by a copy of the session (a backup, a cache, a
+/// `docker cp`): nobody holds the files of a copy.
+#[test]
+fn a_copy_of_a_session_tells_nothing() {
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    let known = known(&project);
+    let release_of = |sessions: &std::path::Path| release(&project, "1").env("TFGUARD_DIR", sessions).run();
+    let copied = project.work().join("copied");
+    project.command("cp").arg("-a").args([project.sessions().as_os_str(), copied.as_os_str()]).run().expect_code(0);
+    let exit = release_of(&copied).expect_code(120);
+    assert!(exit.err().contains("is a copy of a session"), "{exit}");
+    // Without the log that it is told by, too.
+    let log = copied.join("tfguard").join(session(&project).file_name().unwrap()).join("terraform.log");
+    std::fs::remove_file(log).unwrap();
+    let exit = release_of(&copied).expect_code(120);
+    assert!(exit.err().contains("is a copy of a session"), "{exit}");
+    assert!(project.lock().is_some() && !run.has_ended() && !run.stdout().contains("Interrupt received"), "{exit}");
+
+    // One that replaced the original, when only Terraform lives.
+    run.kill_with_supervisor(&known);
+    let (log, aside) = (session(&project).join("terraform.log"), session(&project).join("aside"));
+    std::fs::rename(&log, &aside).unwrap();
+    std::fs::copy(&aside, &log).unwrap();
+    let exit = release(&project, "1").run().expect_code(120);
+    assert!(exit.err().contains("is a copy of a session") && project.lock().is_some(), "{exit}");
+    std::fs::rename(&aside, &log).unwrap();
+    let exit = release(&project, "1").run().expect_code(0);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
+
 #[test]
 fn a_journal_of_another_version_is_told_of_and_left_alone() {
     let project = table(Kind::Quick);

@@ -242,6 +242,49 @@ fn one_that_was_still_waiting_owns_nothing() {
     assert!(exit.err().contains("-lock-timeout"), "{exit}");
 }
 
+/// Guards the lock of a living Terraform of the same user: its request was answered, while that of the one that died was
+/// not.
+#[test]
+fn a_lock_that_another_living_terraform_may_hold_stays() {
+    for flavour in [Strict, Careless] {
+        let server = StateServer::start(flavour);
+        let (place, other) = (place(&server), place(&server));
+        server.fault(Fault::Silent);
+        let run = place.guarded(&ITEM, &APPLY).start();
+        server.wait_for_lock(SOON);
+        server.fault(Fault::None);
+        let living = other.asleep(&[]);
+        let before = server.lock();
+        place.kill_terraform();
+        let exit = run.wait(SOON).expect_code(120);
+        assert_eq!(server.lock(), before, "{flavour:?}: {exit}");
+        assert!(exit.err().contains("alive on this machine"), "{flavour:?}: {exit}");
+        living.signal(nix::sys::signal::SIGTERM);
+        living.wait(SOON).expect_code(1);
+        assert_eq!(server.lock(), None);
+    }
+}
+
+/// Guards the lock of a Terraform of the same user that came when those of the script had ended.
+#[test]
+fn a_lock_that_was_taken_after_the_scripts_terraforms_had_ended_stays() {
+    let server = StateServer::start(Careless);
+    let (place, other) = (place(&server), place(&server));
+    place.write("main.tf", "resource \"terraform_data\" \"quick\" {}\n");
+    let apply = format!("{} apply -auto-approve -no-color", place.terraform.display());
+    place.write("run.sh", &format!("set -e\n{apply}\n{apply}\necho tested\nexec sleep 600\n"));
+    let options = ["--evidence", "item", "--report", "report.json", "--", "bash", "run.sh"];
+    let run = place.command(TFGUARD).args(options).start();
+    run.wait_for_stdout("tested", SOON);
+    let living = other.asleep(&[]);
+    let before = server.lock();
+    run.signal(nix::sys::signal::SIGTERM);
+    let exit = run.wait(SOON).expect_code(130);
+    assert_eq!(server.lock(), before, "{exit}");
+    living.signal(nix::sys::signal::SIGTERM);
+    living.wait(SOON).expect_code(1);
+}
+
 /// As Terraform reaches the server, so does tfguard: authority, own certificate, user and password, from both the block
 /// and the environment.
 #[test]

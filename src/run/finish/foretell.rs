@@ -1,7 +1,5 @@
 //! `tfguard release --dry-run`: what would be done about a session, in words.
 
-use std::fs::File;
-
 use super::Found;
 use crate::observe::Stage;
 use crate::report::LockOutcome;
@@ -32,7 +30,9 @@ impl Found<'_> {
                 "its tfguard is dead: would interrupt what is alive of it, unless that was done, wait, kill after the grace"
             }
             (None, true) => "nothing of the run seems to be alive: would make sure",
-            (None, false) if matches!(File::open(self.session.log()).map(|log| is_log_held(&log)), Ok(Some(false))) => {
+            (None, false)
+                if matches!(journal.open_log(&self.session).map(|log| is_log_held(&log)), Ok(Some(false))) =>
+            {
                 "its container is gone, with everything in it"
             }
             (None, false) => {

@@ -102,9 +102,10 @@ impl Supervisor<'_> {
         let account = &self.journal.account;
         let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
         let unclean = account.ending.is_none_or(Ending::is_unclean);
-        let may_land = unclean && self.observer.under_lock().is_none();
+        let passed = self.observer.under_lock();
+        let may_land = unclean && passed.is_none();
         let looked = std::mem::take(&mut self.unlogging)
-            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime, may_land)
+            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime, passed, may_land)
             .await;
         let found = match looked {
             Ok(Some(found)) => found,

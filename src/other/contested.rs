@@ -1,0 +1,96 @@
+//! Which lock another Terraform on this machine would ask for.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::command::{Command, moves_state};
+use crate::backend::{self, Backend, Surroundings};
+
+/// A state's lock, as far as two can be compared without asking anybody.
+///
+/// A lock that no log tells of is judged by what it says itself ([`crate::observe::Grade::Item`]), and that fits every
+/// run of the same user, host, version and command. Where the dead one had not said that it has its lock, the lock may
+/// be of another that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contested {
+    /// On S3.
+    S3 {
+        /// The state's bucket.
+        bucket: String,
+        /// The state's key, with its workspace.
+        key: String,
+    },
+    /// On a server of the `http` backend: the address to ask for the lock.
+    Http(String),
+    /// On any other backend, by its type. Their settings are not compared.
+    Other(String),
+}
+
+impl Contested {
+    /// Whether a Terraform that was started so, program first, may ask for this lock. What cannot be read may.
+    #[must_use]
+    pub fn may_be_of(&self, dir: &Path, command: &[OsString], env: HashMap<OsString, OsString>) -> bool {
+        if moves_state(command, &env) {
+            return true;
+        }
+        if Command::read(command, &env).is_none() {
+            return false;
+        }
+        let arguments = command.get(1..).unwrap_or_default();
+        let surroundings = Surroundings::of_command(dir, arguments, env);
+        if backend::plan_file(arguments, &surroundings).is_some() {
+            return true;
+        }
+        match backend::read_backend(&surroundings) {
+            Err(_) => true,
+            Ok(Backend::None | Backend::Local) => false,
+            Ok(Backend::S3(s3)) => {
+                let key = s3.state_key(&backend::workspace(&surroundings));
+                *self == Self::S3 { bucket: s3.bucket().to_owned(), key }
+            }
+            Ok(Backend::Http(http)) => http.lock_address.is_some_and(|address| *self == Self::Http(address)),
+            Ok(Backend::Other { kind }) => *self == Self::Other(kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_ask_for_a_lock_is_told_by_backend_and_command() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+        let record = |backend: serde_json::Value| {
+            let record = serde_json::json!({ "version": 3, "backend": backend }).to_string();
+            std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
+        };
+        let asks = |contested: &Contested, words: &str, workspace: &str| {
+            let command: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+            contested.may_be_of(dir.path(), &command, HashMap::from([("TF_WORKSPACE".into(), workspace.into())]))
+        };
+        let s3 = |key: &str| Contested::S3 { bucket: "b".into(), key: key.into() };
+        record(serde_json::json!({"type": "s3", "config": {"bucket": "b", "key": "k", "region": "eu-west-1"}}));
+        assert!(asks(&s3("k"), "terraform apply", "default") && asks(&s3("env:/w/k"), "terraform plan", "w"));
+        assert!(!asks(&s3("other"), "terraform apply", "default") && !asks(&s3("k"), "terraform apply", "w"));
+        assert!(
+            !asks(&s3("k"), "terraform output", "default") && !asks(&s3("k"), "terraform plan -lock=false", "default")
+        );
+        assert!(!asks(&Contested::Other("gcs".into()), "terraform apply", "default"));
+        // Where it is not known, it may.
+        assert!(asks(&s3("other"), "terraform apply plan.out", "default"));
+        assert!(asks(&s3("other"), "terraform init -migrate-state", "default"));
+
+        let http = |address: &str| Contested::Http(address.into());
+        record(serde_json::json!({"type": "http", "config": {"address": "http://h/s", "lock_address": "http://h/l"}}));
+        assert!(asks(&http("http://h/l"), "terraform apply", "default"));
+        assert!(!asks(&http("http://h/m"), "terraform apply", "default"));
+        record(serde_json::json!({"type": "gcs", "config": {"bucket": "b"}}));
+        assert!(asks(&Contested::Other("gcs".into()), "terraform state mv a b", "default"));
+        assert!(!asks(&Contested::Other("oss".into()), "terraform apply", "default"));
+        std::fs::write(dir.path().join(".terraform/terraform.tfstate"), "{").unwrap();
+        assert!(asks(&s3("other"), "terraform apply", "default"));
+    }
+}
