@@ -6,6 +6,7 @@ mod child;
 mod control;
 mod expiry;
 mod finish;
+mod follow;
 mod front;
 mod identity;
 mod machine;

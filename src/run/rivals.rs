@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use super::terraforms::process_surroundings;
 use crate::backend;
 use crate::command::product;
 use crate::other::Contested;
-use crate::session::ProcessId;
+use crate::session::{ProcessId, is_tfguard};
 
 /// Whether a Terraform of this user that lives, and that can be seen from here, may hold a lock.
 pub fn has_rival(lock: &Contested) -> bool {
@@ -26,12 +25,6 @@ pub fn has_rival(lock: &Contested) -> bool {
         tracing::debug!("process {} may hold the lock that was found", rival.pid);
     }
     rival.is_some()
-}
-
-/// Whether a process is tfguard, which can be called by Terraform's name.
-fn is_tfguard(pid: i32) -> bool {
-    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| (file.dev(), file.ino()));
-    file("self").is_some_and(|own| file(&pid.to_string()) == Some(own))
 }
 
 /// Where, how and with what environment a living Terraform was started.

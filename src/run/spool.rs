@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
+use super::follow::Follow;
 use crate::session::SessionDir;
 
 /// One stream on its way to the CI.
@@ -112,7 +113,7 @@ impl Relay {
 /// A spool file on the side of who reads it.
 #[derive(Debug)]
 pub struct Spool {
-    file: File,
+    file: Follow,
     /// Where it is noted how much was copied, for who goes on after this process.
     progress: File,
     /// Where in there.
@@ -147,13 +148,12 @@ impl Spool {
             Ok(fd)
         };
         let growth = watch().ok();
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         let progress =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(progress)?;
         let mut copied = [0; 8];
-        if progress.read_exact_at(&mut copied, slot).is_ok() {
-            file.seek(io::SeekFrom::Start(u64::from_ne_bytes(copied)))?;
-        }
+        let copied = progress.read_exact_at(&mut copied, slot).map_or(0, |()| u64::from_ne_bytes(copied));
+        let file = Follow::new(file, copied)?;
         Ok(Self { file, progress, slot, growth })
     }
 
@@ -166,8 +166,7 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            let copied = self.file.stream_position()?;
-            let _ = self.progress.write_all_at(&copied.to_ne_bytes(), self.slot);
+            let _ = self.progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
         }
     }
 }

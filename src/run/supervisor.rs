@@ -11,8 +11,6 @@ mod unnamed;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,6 +21,7 @@ use tokio::time::Instant;
 
 use super::annotate::Annotator;
 use super::child::{self, Child, StartError};
+use super::follow::Follow;
 use super::front::A_MOMENT;
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
@@ -95,37 +94,6 @@ pub struct Supervisor<'a> {
     others: OtherBackends,
 }
 
-/// A file that is read as it grows.
-#[derive(Debug)]
-struct Follow {
-    file: File,
-}
-
-impl Follow {
-    fn open(path: &Path, from: u64) -> std::io::Result<Self> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(from))?;
-        Ok(Self { file })
-    }
-
-    /// What was added since the last time, in pieces of bounded size. What is added meanwhile is left for the next time, or
-    /// a flood would never end.
-    fn read(&mut self, mut take: impl FnMut(&[u8])) {
-        let mut buffer = vec![0; 64 * 1024];
-        let (there, read) =
-            (self.file.metadata().map_or(0, |file| file.len()), self.file.stream_position().unwrap_or(0));
-        let mut added = (&self.file).take(there.saturating_sub(read));
-        loop {
-            match added.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(length) => take(&buffer[..length]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return tracing::warn!("cannot read on in a file of the session: {error}"),
-            }
-        }
-    }
-}
-
 impl<'a> Supervisor<'a> {
     /// Starts the command. The log is there, and `journal` is written, which is written again with the child in it.
     pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
@@ -187,7 +155,7 @@ impl<'a> Supervisor<'a> {
             tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
             File::open("/dev/null").expect("there is always /dev/null")
         });
-        let log = Follow { file: log };
+        let log = Follow::from_the_start(log);
         let observer = Observer::believing(job.believed(), expectations(&journal));
         Self {
             job,
@@ -383,29 +351,4 @@ pub fn describe(duration: Duration) -> String {
     let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     jiff::SignedDuration::try_from(duration)
         .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Guards against a flood of output that keeps tfguard from everything else, the kill too.
-    #[test]
-    fn what_is_added_while_a_file_is_read_is_left_for_the_next_time() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let mut follow = Follow::open(file.path(), 0).unwrap();
-        let mut all = Vec::new();
-        std::io::Write::write_all(&mut file.as_file(), b"a").unwrap();
-        for _ in 0..3 {
-            follow.read(|chunk| {
-                all.extend_from_slice(chunk);
-                std::io::Write::write_all(&mut file.as_file(), b"some more").unwrap();
-                assert!(all.len() < 1000, "it never ends");
-            });
-        }
-        let mut there = std::fs::read(file.path()).unwrap();
-        there.truncate(all.len());
-        assert_eq!(all, there);
-        assert!(all.len() > 1);
-    }
 }

@@ -53,6 +53,7 @@ mod tests {
         let survivors = processes.iter().map(|(pid, name, holds_log)| Survivor {
             id: id(*pid),
             name: (*name).to_owned(),
+            is_terraform: *holds_log,
             holds_log: *holds_log,
         });
         Tree { survivors: survivors.collect(), hidden: false }

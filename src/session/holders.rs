@@ -1,8 +1,10 @@
 //! Who of a session is alive: the child's process group, and whoever holds the session's log open for writing.
 //!
 //! Every Terraform has the log open for its whole life, wherever it moved (another group, another session, another
-//! PID namespace). A daemon that a provisioner left behind has not: Go opens files close-on-exec.
+//! PID namespace). A daemon that a provisioner left behind has not: Go opens files close-on-exec. Only one that a script
+//! gave another log is known by its program's name, and only in the child's group.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,6 +13,7 @@ use procfs::process::{FDPermissions, Process};
 
 use super::journal::ChildRecord;
 use super::process::{ProcessId, is_running};
+use crate::command::product;
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +22,9 @@ pub struct Survivor {
     pub id: ProcessId,
     /// Its program's name, as the kernel has it (15 bytes at most).
     pub name: String,
-    /// It has the session's log open for writing: a Terraform.
+    /// It is a Terraform.
+    pub is_terraform: bool,
+    /// It has the session's log open for writing.
     pub holds_log: bool,
 }
 
@@ -44,6 +49,7 @@ impl Tree {
         let Ok(processes) = procfs::process::all_processes() else {
             return Self { hidden: true, ..tree };
         };
+        let mut parents = Vec::new();
         for process in processes.flatten() {
             let Ok(stat) = process.stat() else { continue };
             if !is_running(&stat) {
@@ -66,15 +72,24 @@ impl Tree {
                     false
                 });
             if in_group || holds_log {
+                let is_terraform = holds_log || is_called_terraform(&process, &stat.comm);
+                if is_terraform {
+                    parents.push(stat.ppid);
+                }
                 tree.survivors.push(Survivor {
                     id: ProcessId { pid: stat.pid, start_ticks: stat.starttime },
                     name: stat.comm,
+                    is_terraform,
                     holds_log,
                 });
             }
         }
+        // What started a Terraform and is called so, too, is no more than a wrapper of it.
+        for survivor in tree.survivors.iter_mut().filter(|survivor| !survivor.holds_log) {
+            survivor.is_terraform &= !parents.contains(&survivor.id.pid);
+        }
         // The kernel's count of writers sees further than /proc: other users' processes, other PID namespaces.
-        tree.hidden |= open == Some(true) && tree.terraforms().next().is_none();
+        tree.hidden |= open == Some(true) && !tree.survivors.iter().any(|survivor| survivor.holds_log);
         tree
     }
 
@@ -86,7 +101,7 @@ impl Tree {
 
     /// The Terraforms among the living.
     pub fn terraforms(&self) -> impl Iterator<Item = &Survivor> {
-        self.survivors.iter().filter(|survivor| survivor.holds_log)
+        self.survivors.iter().filter(|survivor| survivor.is_terraform)
     }
 }
 
@@ -95,6 +110,23 @@ impl Tree {
 pub fn is_terraform(process: ProcessId, log: &File) -> bool {
     let log_file = identity(log);
     Process::new(process.pid).is_ok_and(|found| holds_for_writing(&found, log_file) == Some(true)) && process.is_alive()
+}
+
+/// Whether a process runs a program that is called as Terraform or OpenTofu is. A script of that name is none, and tfguard
+/// itself can be called so.
+fn is_called_terraform(process: &Process, name: &str) -> bool {
+    match process.exe() {
+        Ok(program) => product(program.as_os_str()).is_some() && !is_tfguard(process.pid),
+        // Not ours to look into.
+        Err(_) => product(OsStr::new(name)).is_some(),
+    }
+}
+
+/// Whether a process is tfguard, whatever it is called.
+#[must_use]
+pub fn is_tfguard(pid: i32) -> bool {
+    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| (file.dev(), file.ino()));
+    file("self").is_some_and(|own| file(&pid.to_string()) == Some(own))
 }
 
 /// What a log is known by; none if it is no log, as where /dev/null stands for one that is lost: everybody has that open.

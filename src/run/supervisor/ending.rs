@@ -34,7 +34,7 @@ impl Supervisor<'_> {
 
     /// Whether a Terraform is alive; also one that cannot be seen from here.
     pub(super) fn is_terraform_alive(&self, tree: &Tree) -> bool {
-        tree.terraforms().next().is_some() || is_log_held(&self.log.file) == Some(true)
+        tree.terraforms().next().is_some() || is_log_held(self.log.file()) == Some(true)
     }
 
     pub(super) fn suspect(&mut self) {
@@ -145,15 +145,7 @@ impl Supervisor<'_> {
 
     pub(super) fn finish(mut self, finish: Finish) -> Account {
         if finish == Finish::Alive {
-            let tree = self.look();
-            let mut alive: Vec<_> =
-                tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
-            if alive.is_empty() {
-                alive.push("one that cannot be seen from here".to_owned());
-            }
-            // Never empty here: a journal that ended without survivors says that everything of the run is gone.
-            self.journal.account.survivors.clone_from(&alive);
-            let who = alive.join(", ");
+            let who = self.note_survivors(&self.look());
             for leftover in self.left() {
                 if let Some(lock) = self.lock(&leftover.entry.claim) {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
@@ -170,12 +162,15 @@ impl Supervisor<'_> {
             self.journal.account.other_locks =
                 self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
         }
+        let tree = self.look();
         let account = &mut self.journal.account;
         account.ending.get_or_insert(Ending::StillAlive);
+        let mut any_lost = false;
         let known = self.observer.ledger().entries();
         for lock in account.locks.iter_mut().filter(|lock| lock.outcome.is_none()) {
             // A supervisor that is dead learned of it, and what it learned from is lost.
             let lost = lock.stage != Stage::Unlocked && !known.iter().any(|entry| entry.claim == lock.claim);
+            any_lost |= lost;
             lock.outcome = Some(if lost {
                 LockOutcome::Left(
                     "Terraform's log, which would tell whether it was released, cannot be read".to_owned(),
@@ -187,8 +182,25 @@ impl Supervisor<'_> {
         for trace in &mut account.traces {
             trace.outcome.get_or_insert(LockOutcome::Unlocked);
         }
-        account.ended = Some(Timestamp::now());
+        // Without the log nobody can be told to be gone, now or later.
+        if any_lost && !tree.is_gone() && self.journal.account.survivors.is_empty() {
+            self.note_survivors(&tree);
+        }
+        self.journal.account.ended = Some(Timestamp::now());
         self.write_journal();
         self.journal.account
+    }
+
+    /// Writes down who may still be alive. Never nobody: a journal that ended without survivors says that everything of the
+    /// run is gone.
+    fn note_survivors(&mut self, tree: &Tree) -> String {
+        let mut alive: Vec<_> =
+            tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
+        if alive.is_empty() {
+            alive.push("one that cannot be seen from here".to_owned());
+        }
+        let who = alive.join(", ");
+        self.journal.account.survivors = alive;
+        who
     }
 }

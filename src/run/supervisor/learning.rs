@@ -1,13 +1,15 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::{Follow, Supervisor, trouble};
+use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
 use crate::report::LockAccount;
+use crate::run::follow::Follow;
 use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
 use crate::run::watch::Change;
@@ -20,7 +22,7 @@ impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
     pub(super) fn follow_output(&mut self) {
         for (path, from) in self.spools().into_iter().zip(self.said_by_others) {
-            if let Ok(follow) = Follow::open(&path, from) {
+            if let Ok(follow) = File::open(&path).and_then(|file| Follow::new(file, from)) {
                 self.watch.add(&path);
                 self.output.push((follow, InterruptScanner::default()));
             }
@@ -81,7 +83,7 @@ impl Supervisor<'_> {
     pub(super) fn read_output(&mut self) {
         let mut received = false;
         for (follow, scanner) in &mut self.output {
-            follow.read(|chunk| {
+            follow.read_on(|chunk| {
                 let found = scanner.feed(chunk);
                 received |= found.received;
                 self.interrupted_twice |= found.twice;
@@ -94,7 +96,7 @@ impl Supervisor<'_> {
 
     pub(super) fn read_log(&mut self) {
         let mut facts = Vec::new();
-        self.log.read(|chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        self.log.read_on(|chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
         self.learn(facts);
     }
 
@@ -146,11 +148,11 @@ impl Supervisor<'_> {
             env: &self.job.env,
             terraform: child.map(|child| child.id).filter(|_| self.child_is_terraform),
         };
-        let look = || Tree::look(child.as_ref(), &self.log.file);
+        let look = || Tree::look(child.as_ref(), self.log.file());
         self.releaser.locate(claim, before, started, look)
     }
 
     pub(super) fn child_holds_log(&self) -> bool {
-        self.journal.child.is_some_and(|child| is_terraform(child.id, &self.log.file))
+        self.journal.child.is_some_and(|child| is_terraform(child.id, self.log.file()))
     }
 }

@@ -11,7 +11,7 @@ use crate::session::Tree;
 
 impl Supervisor<'_> {
     pub(super) fn look(&self) -> Tree {
-        Tree::look(self.journal.child.as_ref(), &self.log.file)
+        Tree::look(self.journal.child.as_ref(), self.log.file())
     }
 
     pub(super) fn interrupt(&mut self) {
