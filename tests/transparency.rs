@@ -67,6 +67,20 @@ fn who_writes_to_stdin_sees_the_child_close_it() {
     run.wait(SOON).expect_code(0);
 }
 
+/// Guards the output of a script that opens its stderr by name, which empties the file behind it.
+#[test]
+fn what_comes_after_the_output_was_emptied_is_not_lost() {
+    let stage = Stage::new();
+    let script =
+        "echo first >&2; read go; echo 2 > /dev/stderr; echo third >&2; read go; echo fourth and longer > /dev/stderr";
+    let mut run = stage.tfguard(&[], sh(script)).stdin(Stdin::Open).start();
+    for (heard, go) in [("first\n", "go\n"), ("2\nthird\n", "go\n")] {
+        run.wait_for_stderr(heard, SOON);
+        run.write(go.as_bytes());
+    }
+    assert_eq!(run.wait(SOON).expect_code(0).err(), "first\n2\nthird\nfourth and longer\n");
+}
+
 #[test]
 fn both_streams_come_byte_for_byte_and_nothing_else_does() {
     let stage = Stage::new();

@@ -5,6 +5,7 @@
 
 mod ending;
 mod learning;
+mod redirected;
 mod stopping;
 mod unnamed;
 
@@ -18,6 +19,8 @@ use jiff::Timestamp;
 use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
+
+use redirected::Redirected;
 
 use super::annotate::Annotator;
 use super::child::{self, Child, StartError};
@@ -72,6 +75,10 @@ pub struct Supervisor<'a> {
     observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
+    /// The output of Terraforms that a script sent to files of its own.
+    redirected: Vec<Redirected>,
+    /// Terraforms that a script gave another log.
+    unlogged: Vec<ProcessId>,
     /// The Terraforms that lived when any was seen last.
     seen: Vec<ProcessId>,
     /// The log was opened, and by whom is still to be looked for, so many times at most.
@@ -166,6 +173,8 @@ impl<'a> Supervisor<'a> {
             log,
             observer,
             output: Vec::new(),
+            redirected: Vec::new(),
+            unlogged: Vec::new(),
             seen: Vec::new(),
             looks_due: 0,
             said: [0; 2],
@@ -221,7 +230,7 @@ impl<'a> Supervisor<'a> {
 
     fn files_changed(&mut self, change: Change) {
         // First: what is read afterwards may be of those that have just started.
-        if let Some(event) = self.look_for_newcomers(change) {
+        if let Some(event) = self.look_for_newcomers(change, false) {
             self.handle(event);
         }
         self.read_log();
@@ -252,7 +261,7 @@ impl<'a> Supervisor<'a> {
     fn stop_requested(&mut self, request: StopRequest) {
         // Whoever has just started may not have been looked for yet, and what was said before is not of them.
         if self.machine.first_request().is_none()
-            && let Some(event) = self.look_for_newcomers(Change { opened: true })
+            && let Some(event) = self.look_for_newcomers(Change { opened: true }, true)
         {
             self.handle(event);
         }

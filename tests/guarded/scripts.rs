@@ -1,5 +1,7 @@
 //! Scripts that run Terraforms: what was true of the first is not of the next, and what ends a script ends no Terraform.
 
+use std::time::Instant;
+
 use super::*;
 use nix::sys::signal::Signal::*;
 
@@ -47,6 +49,57 @@ fn terraforms_in_the_background_of_a_script_release_their_own_locks() {
         assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{trap}: {exit}");
         assert!(!exit.out().contains("Two interrupts") && !exit.err().contains("Two interrupts"), "{trap}: {exit}");
         assert!(exit.err().contains("released by Terraform"), "{trap}: {exit}");
+        assert_clean(&project);
+    }
+}
+
+/// Guards against a second interrupt, and against a lock that is left without a word, where a script gives its Terraform a
+/// log of its own.
+#[test]
+fn a_terraform_with_a_log_of_its_own_has_one_interrupt_and_its_grace() {
+    for logs in ["TF_LOG=debug TF_LOG_PATH=own.log", "-u TF_LOG_PATH"] {
+        for trap in ["trap 'kill -INT $p' INT TERM; ", "trap 'kill $p' TERM; "] {
+            let project = table(Kind::Sleep);
+            let script = format!("{trap}env {logs} terraform {} & p=$!; wait $p; wait $p", APPLY.join(" "));
+            let run = project.command(TFGUARD).args(["--", "bash", "-c", &script]).start();
+            run.wait_for_stdout("asleep", SOON);
+            run.signal(SIGTERM);
+            let exit = run.wait(SOON);
+            assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{logs} {trap}: {exit}");
+            assert!(!exit.err().contains("killing it"), "{logs} {trap}: {exit}");
+            assert!(exit.err().contains("had given another log"), "{logs} {trap}: {exit}");
+            assert_clean(&project);
+        }
+    }
+}
+
+/// Guards against a second interrupt where only a file has Terraform's word for the first.
+#[test]
+fn what_terraform_says_into_a_file_is_heard_too() {
+    for redirected in ["> out.txt 2>&1", ">> out.txt"] {
+        let project = table(Kind::HangInPlan);
+        let out = project.work().join("out.txt");
+        std::fs::write(&out, "Interrupt received.\nPlease wait for Terraform to exit or data loss may occur.\n")
+            .unwrap();
+        let script = format!("terraform {} {redirected}; exit 7", APPLY.join(" "));
+        let run = project.command(TFGUARD).args(["--grace", "5s", "--", "bash", "-c", &script]).start();
+        project.wait_for_hang(SOON);
+        let interrupts = || std::fs::read_to_string(&out).unwrap().matches("Interrupt received.").count();
+        let before = interrupts();
+        let terraform = |line: &String| line.split(' ').nth(1) == Some("terraform");
+        let terraform = project.guard().processes().into_iter().find(terraform).unwrap();
+        let pid = terraform.split(' ').next().unwrap().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), SIGINT).unwrap();
+        let deadline = Instant::now() + SOON;
+        while interrupts() == before {
+            assert!(Instant::now() < deadline, "{redirected}: no interrupt");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON);
+        let said = std::fs::read_to_string(&out).unwrap();
+        assert!(!said.contains("Two interrupts"), "{redirected}: {said}\n{exit}");
+        assert!(exit.err().contains("was interrupted already"), "{redirected}: {exit}");
         assert_clean(&project);
     }
 }

@@ -57,6 +57,14 @@ impl Supervisor<'_> {
         for message in messages {
             trouble(&mut self.journal.account, message);
         }
+        for process in &self.unlogged {
+            let what = format!(
+                "process {} below the command was a Terraform that a script had given another log (TF_LOG_PATH), so whether \
+                 it left a lock is not known: see whether `terraform plan` is refused it",
+                process.pid
+            );
+            trouble(&mut self.journal.account, what);
+        }
     }
 
     pub(super) async fn release_on_other_backends(&mut self) {

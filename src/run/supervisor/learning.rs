@@ -1,10 +1,12 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
+use super::redirected::{Redirected, identity};
 use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
@@ -12,11 +14,14 @@ use crate::report::LockAccount;
 use crate::run::follow::Follow;
 use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
+use crate::run::terraforms::process_surroundings;
 use crate::run::watch::Change;
 use crate::session::{ProcessId, Tree, is_terraform};
 
 /// How often is looked at most who has opened the log.
 const LOOKS: u32 = 8;
+/// The variables that tell Terraform where to log (`internal/logging/logging.go`).
+const LOGS: [&str; 2] = ["TF_LOG_PATH", "TF_TEMP_LOG_PATH"];
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
@@ -27,6 +32,9 @@ impl Supervisor<'_> {
                 self.output.push((follow, InterruptScanner::default()));
             }
         }
+        for redirected in &self.redirected {
+            self.watch.add(&redirected.path());
+        }
         self.read_output();
     }
 
@@ -36,7 +44,9 @@ impl Supervisor<'_> {
 
     /// Looks who has opened the log. The kernel tells of it a moment before the opened file can be seen at the process,
     /// and on a busy machine that moment lasts: who was not seen is looked for again, a few times.
-    pub(super) fn look_for_newcomers(&mut self, change: Change) -> Option<Event> {
+    ///
+    /// `late`: a stop was requested, and who is found now may have said already that it was interrupted.
+    pub(super) fn look_for_newcomers(&mut self, change: Change, late: bool) -> Option<Event> {
         if change.opened {
             self.looks_due = LOOKS;
         }
@@ -49,10 +59,12 @@ impl Supervisor<'_> {
         if self.child_is_terraform != was_known {
             self.looks_due = 0;
             self.seen.extend(self.journal.child.map(|child| child.id));
+            self.follow_redirected(late);
             return Some(Event::TerraformStarted { only_new: false });
         }
         let tree = self.look();
         self.releaser.note(&tree);
+        self.note_unlogged(&tree);
         if !self.child_is_terraform {
             self.others.remember(&tree, self.journal.child.as_ref());
         }
@@ -67,12 +79,53 @@ impl Supervisor<'_> {
         if !alive.is_empty() {
             self.seen = alive;
         }
+        if any_new {
+            self.follow_redirected(late);
+        }
         self.looks_due = if any_new { 0 } else { self.looks_due - 1 };
         if only_new {
             // What was said of interrupts before they came is of those that are gone.
             self.said_by_others = self.said;
         }
         Some(Event::TerraformStarted { only_new })
+    }
+
+    /// What Terraforms say of interrupts where a script sent their output to a file.
+    fn follow_redirected(&mut self, late: bool) {
+        self.redirected.retain(|redirected| redirected.process.is_alive());
+        let spools: Vec<_> =
+            self.spools().iter().filter_map(|path| path.metadata().ok()).map(|file| identity(&file)).collect();
+        for process in &self.seen {
+            if self.redirected.iter().any(|redirected| redirected.process == *process) {
+                continue;
+            }
+            for found in Redirected::of(*process, late) {
+                if spools.contains(&found.file) || self.redirected.iter().any(|known| known.file == found.file) {
+                    continue;
+                }
+                if self.machine.first_request().is_some() {
+                    self.watch.add(&found.path());
+                }
+                self.redirected.push(found);
+            }
+        }
+    }
+
+    /// One that a script gave a log of its own, or none, tells tfguard of no lock.
+    pub(super) fn note_unlogged(&mut self, tree: &Tree) {
+        let child = self.journal.child.map(|child| child.id);
+        let log = self.job.session.log();
+        let silent =
+            tree.terraforms().filter(|found| !found.holds_log && Some(found.id) != child).map(|found| found.id);
+        for process in silent.filter(|process| !self.unlogged.contains(process)).collect::<Vec<_>>() {
+            // One that has just started has not opened its log yet.
+            let will_log = process_surroundings(process).is_none_or(|(_, _, env)| {
+                LOGS.iter().any(|name| env.get(OsStr::new(name)).is_some_and(|path| *path == *log))
+            });
+            if !will_log {
+                self.unlogged.push(process);
+            }
+        }
     }
 
     /// Whether who has opened the log was not seen yet. Without inotify it is looked for again anyway.
@@ -82,7 +135,9 @@ impl Supervisor<'_> {
 
     pub(super) fn read_output(&mut self) {
         let mut received = false;
-        for (follow, scanner) in &mut self.output {
+        let redirected = self.redirected.iter_mut().map(|redirected| (&mut redirected.follow, &mut redirected.scanner));
+        let redirected = redirected.filter(|_| self.machine.first_request().is_some());
+        for (follow, scanner) in self.output.iter_mut().map(|(follow, scanner)| (follow, scanner)).chain(redirected) {
             follow.read_on(|chunk| {
                 let found = scanner.feed(chunk);
                 received |= found.received;

@@ -25,6 +25,7 @@ impl Supervisor<'_> {
     pub(super) fn interrupt_processes(&mut self) {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
+        self.note_unlogged(&tree);
         let targets = targets(&tree, child, &self.journal.interrupted);
         self.shell_waits_for.clear();
         if let Targets::Processes { later: Some(_), .. } = targets {
