@@ -9,6 +9,7 @@ use tfguard::say::{self, Volume};
 use tfguard::{command, exit};
 
 fn main() -> ExitCode {
+    heed_signals();
     let called_as = std::env::args_os().next().and_then(|program| command::called_as(&program));
     let parsed = match called_as {
         None => Cli::parse_all(),
@@ -64,4 +65,13 @@ fn shim(dir: &std::path::Path) -> Result<u8, run::Failure> {
         println!("{}", link.display());
     }
     Ok(0)
+}
+
+/// Whoever started this process may have blocked every signal, so that no request to stop would be heard, or ignore SIGCHLD,
+/// so that the kernel would keep the end of no child. Both are inherited.
+fn heed_signals() {
+    use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+    let _ = SigSet::all().thread_unblock();
+    // SAFETY: no handler is set, and nothing else runs yet.
+    let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }

@@ -353,3 +353,16 @@ fn a_disk_that_fills_up_during_the_run_is_said_once() {
 fn skipped(what: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("SKIPPED {what}\n").as_bytes());
 }
+
+/// Guards against silence over a lock, where a script cleans the checkout that the sessions are in (`git clean -ffdx`).
+#[test]
+fn a_session_that_is_removed_meanwhile_is_told_of() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    fs::remove_dir_all(stage.sessions()).unwrap();
+    support::kill(child.pid.as_raw());
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("the session's directory was removed"), "{exit}");
+    stage.guard.assert_no_process_left(SOON);
+}

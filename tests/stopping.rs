@@ -675,3 +675,32 @@ fn the_supervisor_is_out_of_the_cis_reach() {
     run.wait(SOON).expect_code(0);
     stage.guard.assert_no_process_left(SOON);
 }
+
+/// Guards against a Terraform that nobody guards: a script was killed while what it had started was still to become one.
+#[test]
+fn what_a_killed_script_leaves_in_its_group_is_killed() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    let left = child.start_another(&stage, "");
+    let daemon = child.start_another(&stage, "start_new_session=True");
+    support::kill(child.pid.as_raw());
+    run.wait(SOON).expect_code(128 + 9);
+    left.wait_for_end();
+    assert_eq!(daemon.ask("6 * 7"), 42);
+}
+
+/// Guards against a parent that blocks every signal, and one that ignores SIGCHLD, which are both inherited.
+#[test]
+fn what_the_parent_blocks_and_ignores_is_heard() {
+    let stage = Stage::new();
+    let code = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); os.execv(sys.argv[1], sys.argv[1:])";
+    let run = stage.run("python3").args(["-c", code, TFGUARD, "--"]).args(stage.actor()).start();
+    let child = stage.enter();
+    run.signal(SIGTERM);
+    child.wait_for_signal(SIGINT);
+    child.exit(7);
+    run.wait(SOON).expect_code(7);
+    stage.assert_clean();
+}

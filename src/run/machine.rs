@@ -96,6 +96,9 @@ pub enum Event {
         /// Whether it is known that no Terraform is alive, whatever else is: the child was a script whose Terraform
         /// died, and what lives are that Terraform's orphans.
         orphaned: bool,
+        /// Whether the child died of a signal: what is left of its group is nobody's any more, and may be about to become
+        /// a Terraform.
+        killed: bool,
     },
     /// Answer to [`Action::Inspect`].
     Inspected {
@@ -203,6 +206,8 @@ enum State {
     /// The child ended; its log is being read.
     Reading {
         unclean: bool,
+        /// Once more, because what was left was killed meanwhile.
+        again: bool,
     },
     /// The child ended; what is left of its tree has to go.
     Clearing {
@@ -324,9 +329,10 @@ impl Machine {
                 _ => {}
             },
             Event::ChildEnded { unclean, orphans } => self.child_ended(unclean, orphans, now),
-            Event::LogRead { locks_left, orphaned } => {
-                if let State::Reading { unclean } = self.state {
-                    self.log_read(locks_left, unclean || orphaned, now);
+            Event::LogRead { locks_left, orphaned, killed } => {
+                if let State::Reading { unclean, again } = self.state {
+                    let kill = self.first_request.is_some() || killed || ((unclean || orphaned) && locks_left);
+                    self.log_read(locks_left, kill && !again, now);
                 }
             }
             Event::Inspected { terraforms, .. } if self.orphans.is_some() => self.looked_after_orphans(terraforms, now),
@@ -419,14 +425,14 @@ impl Machine {
     }
 
     fn read_log(&mut self, unclean: bool) {
-        self.state = State::Reading { unclean: unclean || self.is_killing() };
+        self.state = State::Reading { unclean: unclean || self.is_killing(), again: false };
         self.actions.push_back(Action::ReadLog);
     }
 
-    fn log_read(&mut self, locks_left: bool, unclean: bool, now: Moment) {
-        // What outlives a run that was told to stop, or a Terraform that died over its lock, is a leftover. What
-        // outlives an orderly end is the user's business (a daemon that a provisioner started): it is left alone.
-        let kill = self.first_request.is_some() || (unclean && locks_left);
+    /// What outlives a run that was told to stop, a child that was killed, or a Terraform that died over its lock, is a
+    /// leftover. What outlives an orderly end is the user's business (a daemon that a provisioner started): it is left
+    /// alone.
+    fn log_read(&mut self, locks_left: bool, kill: bool, now: Moment) {
         if kill || locks_left {
             self.clear(now + PATIENCE, kill, locks_left);
         } else {
@@ -449,6 +455,10 @@ impl Machine {
         } else if then_release {
             self.actions.push_back(Action::Release);
             self.state = State::Releasing;
+        } else if kill {
+            // One of them may have taken a lock in its last moment.
+            self.actions.push_back(Action::ReadLog);
+            self.state = State::Reading { unclean: true, again: true };
         } else {
             self.finish(Finish::Gone);
         }

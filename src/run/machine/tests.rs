@@ -45,6 +45,8 @@ struct Witness {
     orphans: bool,
     unclean: bool,
     locks_left: bool,
+    /// The child died of a signal.
+    killed: bool,
     /// The last answer to an inspection after the child's end.
     gone: bool,
     asked: Vec<Action>,
@@ -77,7 +79,7 @@ impl Witness {
                     assert!(self.stopping_since.is_some() && self.is_at_work(), "P3: {}", told());
                 }
                 Action::Kill if !self.is_at_work() => {
-                    assert!(self.stop_requested || (self.unclean && self.locks_left), "{}", told());
+                    assert!(self.stop_requested || self.killed || (self.unclean && self.locks_left), "{}", told());
                 }
                 Action::Kill => {
                     let since = self.stopping_since.expect("killed without an interrupt");
@@ -145,7 +147,10 @@ impl Witness {
         match self.asked.first() {
             Some(Action::ReadLog) => {
                 for (locks_left, orphaned) in [(false, false), (true, false), (true, true)] {
-                    events.push(Event::LogRead { locks_left, orphaned });
+                    events.push(Event::LogRead { locks_left, orphaned, killed: false });
+                }
+                if self.unclean {
+                    events.push(Event::LogRead { locks_left: false, orphaned: false, killed: true });
                 }
             }
             Some(Action::Inspect) => {
@@ -174,8 +179,9 @@ impl Witness {
                 self.orphans = *orphans;
                 self.unclean |= unclean;
             }
-            Event::LogRead { locks_left, orphaned } => {
+            Event::LogRead { locks_left, orphaned, killed } => {
                 self.unclean |= orphaned;
+                self.killed |= killed;
                 self.locks_left = *locks_left;
                 self.asked.remove(0);
             }
@@ -201,7 +207,7 @@ fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: 
     }
     for _ in 0..10 {
         let answer = match witness.asked.first() {
-            Some(Action::ReadLog) => Event::LogRead { locks_left: true, orphaned: false },
+            Some(Action::ReadLog) => Event::LogRead { locks_left: true, orphaned: false, killed: false },
             Some(Action::Inspect) => INSPECTED_GONE,
             Some(Action::Release) => Event::ReleaseEnded,
             _ if witness.finished => return,
@@ -290,7 +296,7 @@ fn whoever_never_ends_is_given_up_in_bounded_time() {
 fn a_tree_that_never_goes_keeps_its_lock() {
     let mut machine = machine(None);
     machine.handle(Event::ChildEnded { unclean: true, orphans: false }, Duration::ZERO);
-    machine.handle(Event::LogRead { locks_left: true, orphaned: false }, Duration::ZERO);
+    machine.handle(Event::LogRead { locks_left: true, orphaned: false, killed: false }, Duration::ZERO);
     let mut now = Duration::ZERO;
     let last = loop {
         match machine.poll_action() {

@@ -1,5 +1,7 @@
 //! What the supervisor does once the child is dead: reads the log to its end, releases, accounts for everything.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
@@ -16,15 +18,25 @@ use crate::session::{Tree, is_log_held};
 
 impl Supervisor<'_> {
     pub(super) fn log_ended(&mut self) {
-        self.log_is_read = true;
+        let again = std::mem::replace(&mut self.log_is_read, true);
         self.watch.close();
         self.read_log();
         let facts = self.observer.finish(Timestamp::now());
         self.learn(facts);
         self.follow_output_to_its_end();
-        self.suspect();
+        if !again {
+            self.suspect();
+            // By `git clean -x` in a script, for one: what starts after that cannot log.
+            let removed = self.log.file().metadata().is_ok_and(|log| log.nlink() == 0);
+            if removed && self.observer.ledger().entries().is_empty() {
+                self.note_unseen(
+                    "the session's directory was removed while the command ran (set TFGUARD_DIR to another place)",
+                );
+            }
+        }
+        let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. }));
         let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.is_suspected();
-        self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned() });
+        self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned(), killed });
     }
 
     /// Whether a lock is held, as far as the log told up to now.

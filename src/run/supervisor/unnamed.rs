@@ -144,7 +144,7 @@ impl Supervisor<'_> {
     }
 
     /// One that ended by itself has released its lock or told why not.
-    fn note_unseen(&mut self, why: &str) {
+    pub(super) fn note_unseen(&mut self, why: &str) {
         let why = format!("tfguard could not see whether this run left a lock: {why}");
         let account = &mut self.journal.account;
         if account.ending.is_none_or(Ending::is_unclean) {
