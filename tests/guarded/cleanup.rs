@@ -341,6 +341,24 @@ fn a_copy_of_a_session_tells_nothing() {
     assert_clean(&project);
 }
 
+/// Guards against forgetting that nobody could tell whether Terraform lives: the second step found no log, and nobody who had
+/// it open.
+#[test]
+fn without_the_log_the_lock_stays_however_often_one_looks() {
+    let project = table(Kind::Sleep);
+    let script = format!("setsid {} {} & wait", terraform().display(), APPLY.join(" "));
+    let run = job(project.command(TFGUARD).args(["--", "bash", "-c", &script]), "1").new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let known = known(&project);
+    run.kill_with_supervisor(&known);
+    kill(pid_of(&known["child"]["id"]));
+    std::fs::remove_file(session(&project).join("terraform.log")).unwrap();
+    for _ in 0..2 {
+        let exit = release(&project, "1").run().expect_code(120);
+        assert!(project.lock().is_some() && exit.err().contains("NOT released"), "{exit}");
+    }
+}
+
 #[test]
 fn a_journal_of_another_version_is_told_of_and_left_alone() {
     let project = table(Kind::Quick);

@@ -69,13 +69,11 @@ impl Supervisor<'_> {
         for message in messages {
             trouble(&mut self.journal.account, message);
         }
-        for process in &self.unlogged {
-            let what = format!(
-                "process {} below the command was a Terraform that a script had given another log (TF_LOG_PATH), so whether \
-                 it left a lock is not known: see whether `terraform plan` is refused it",
-                process.pid
-            );
-            trouble(&mut self.journal.account, what);
+        for process in std::mem::take(&mut self.unlogged) {
+            let pid = process.pid;
+            self.note_unseen(&format!(
+                "process {pid} below the command was a Terraform that a script had given another log (TF_LOG_PATH)"
+            ));
         }
     }
 
