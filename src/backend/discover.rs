@@ -1,5 +1,6 @@
 //! Which backend a working directory was initialised with.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -61,8 +62,14 @@ pub enum Backend {
     Other {
         /// Its type, for instance `gcs`.
         kind: String,
+        /// Those of its settings that tell where the state is. No secrets.
+        place: BTreeMap<String, String>,
     },
 }
+
+/// What tells the place of a state on other backends (`internal/backend/remote-state/*/backend.go`).
+const PLACE: [&str; 9] =
+    ["bucket", "container_name", "host", "key", "namespace", "path", "prefix", "secret_suffix", "storage_account_name"];
 
 #[derive(Deserialize)]
 struct Record {
@@ -103,7 +110,7 @@ pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError
     }
     let Some(backend) = record.backend else {
         return Ok(match record.state_store {
-            Some(_) => Backend::Other { kind: "state_store".to_owned() },
+            Some(_) => Backend::Other { kind: "state_store".to_owned(), place: BTreeMap::new() },
             None => Backend::None,
         });
     };
@@ -142,7 +149,10 @@ pub(super) fn known(
                 serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
             Ok(Backend::Http(Box::new(HttpBackend::new(attributes.unwrap_or_default(), surroundings))))
         }
-        kind => Ok(Backend::Other { kind: kind.to_owned() }),
+        kind => {
+            let told = |name: &&str| Some(((*name).to_owned(), config.get(name)?.as_str()?.to_owned()));
+            Ok(Backend::Other { kind: kind.to_owned(), place: PLACE.iter().filter_map(told).collect() })
+        }
     }
 }
 
@@ -197,9 +207,9 @@ mod tests {
         let local = r#"{"version":3,"backend":{"type":"local","config":{"path":null},"hash":1}}"#;
         assert!(matches!(read(local).unwrap(), Backend::Local));
         let gcs = r#"{"version":3,"backend":{"type":"gcs","config":{"bucket":"b"},"hash":1}}"#;
-        assert!(matches!(read(gcs).unwrap(), Backend::Other { kind } if kind == "gcs"));
+        assert!(matches!(read(gcs).unwrap(), Backend::Other { kind, .. } if kind == "gcs"));
         let store = r#"{"version":3,"state_store":{"type":"x"}}"#;
-        assert!(matches!(read(store).unwrap(), Backend::Other { kind } if kind == "state_store"));
+        assert!(matches!(read(store).unwrap(), Backend::Other { kind, .. } if kind == "state_store"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A child that died over a lock which nobody logged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Case {
     command: Command,
     terraform: Terraform,
     http: Option<HttpBackend>,
+    place: BTreeMap<String, String>,
+    workspace: String,
     gitlab_user: Option<String>,
 }
 
@@ -91,12 +93,16 @@ impl Suspicion {
             Some(plan) => backend::read_planned_backend(plan, &surroundings),
             None => backend::read_backend(&surroundings),
         };
+        let mut place = BTreeMap::new();
         let (name, http) = match found {
             Ok(Backend::Http(http)) if http.lock_address.is_none() || http.unlock_address.is_none() => {
                 return Self::None;
             }
             Ok(Backend::Http(http)) => ("http".to_owned(), Some(*http)),
-            Ok(Backend::Other { kind }) => (kind, None),
+            Ok(Backend::Other { kind, place: told }) => {
+                place = told;
+                (kind, None)
+            }
             // What S3 locks is logged. What cannot be read is said where it is needed.
             Ok(Backend::None | Backend::Local | Backend::S3(_)) | Err(_) => return Self::None,
         };
@@ -139,6 +145,8 @@ impl Suspicion {
                     command: command_read,
                     terraform: Terraform::of(dir, command, env),
                     http,
+                    place,
+                    workspace: backend::workspace(&surroundings),
                     gitlab_user: env
                         .get(OsStr::new("GITLAB_USER_LOGIN"))
                         .and_then(|user| user.to_str())
@@ -157,7 +165,7 @@ impl Suspicion {
         let backends = [backend::read_backend(surroundings), backend::read_configured_backend(arguments, surroundings)];
         let unlogged = backends.iter().filter_map(|found| match found {
             Ok(Backend::Http(_)) => Some("http"),
-            Ok(Backend::Other { kind }) if Locking::of(kind) != Locking::DiesWithHolder => Some(kind.as_str()),
+            Ok(Backend::Other { kind, .. }) if Locking::of(kind) != Locking::DiesWithHolder => Some(kind.as_str()),
             _ => None,
         });
         let unlogged: Vec<String> = unlogged.map(|kind| format!("`{kind}`")).collect();
@@ -174,7 +182,7 @@ impl Suspicion {
 
 /// Whether the directory itself was initialised with a backend of this type.
 fn is_recorded(name: &str, surroundings: &Surroundings) -> bool {
-    matches!(backend::read_backend(surroundings), Ok(Backend::Other { kind }) if kind == name)
+    matches!(backend::read_backend(surroundings), Ok(Backend::Other { kind, .. }) if kind == name)
 }
 
 impl Case {
@@ -183,7 +191,11 @@ impl Case {
     pub fn contested(&self) -> Contested {
         match self.http.as_ref().and_then(|http| http.lock_address.clone()) {
             Some(address) => Contested::Http(address),
-            None => Contested::Other(self.kind.name().to_owned()),
+            None => Contested::Other {
+                kind: self.kind.name().to_owned(),
+                place: self.place.clone(),
+                workspace: self.workspace.clone(),
+            },
         }
     }
 

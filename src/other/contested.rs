@@ -1,6 +1,6 @@
 //! Which lock another Terraform on this machine would ask for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -23,8 +23,15 @@ pub enum Contested {
     },
     /// On a server of the `http` backend: the address to ask for the lock.
     Http(String),
-    /// On any other backend, by its type. Their settings are not compared.
-    Other(String),
+    /// On any other backend.
+    Other {
+        /// Its type.
+        kind: String,
+        /// The settings that tell where the state is.
+        place: BTreeMap<String, String>,
+        /// The selected workspace.
+        workspace: String,
+    },
 }
 
 impl Contested {
@@ -39,18 +46,30 @@ impl Contested {
         }
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env);
-        if backend::plan_file(arguments, &surroundings).is_some() {
-            return true;
-        }
-        match backend::read_backend(&surroundings) {
+        // A plan file has the workspace it was made for, which is not read from it here.
+        let (found, selected) = match backend::plan_file(arguments, &surroundings) {
+            Some(plan) => (backend::read_planned_backend(&plan, &surroundings), None),
+            None => (backend::read_backend(&surroundings), Some(backend::workspace(&surroundings))),
+        };
+        match found {
             Err(_) => true,
             Ok(Backend::None | Backend::Local) => false,
             Ok(Backend::S3(s3)) => {
-                let key = s3.state_key(&backend::workspace(&surroundings));
-                *self == Self::S3 { bucket: s3.bucket().to_owned(), key }
+                let Self::S3 { bucket, key } = self else { return false };
+                bucket == s3.bucket()
+                    && match selected {
+                        Some(workspace) => *key == s3.state_key(&workspace),
+                        None => key.ends_with(&s3.state_key("default")),
+                    }
             }
             Ok(Backend::Http(http)) => http.lock_address.is_some_and(|address| *self == Self::Http(address)),
-            Ok(Backend::Other { kind }) => *self == Self::Other(kind),
+            Ok(Backend::Other { kind: theirs, place: their_place }) => {
+                let Self::Other { kind, place, workspace } = self else { return false };
+                let differs = |(name, value): (&String, &String)| {
+                    their_place.get(name).is_some_and(|other| other.trim_matches('/') != value.trim_matches('/'))
+                };
+                *kind == theirs && selected.is_none_or(|selected| *workspace == selected) && !place.iter().any(differs)
+            }
         }
     }
 }
@@ -78,7 +97,12 @@ mod tests {
         assert!(
             !asks(&s3("k"), "terraform output", "default") && !asks(&s3("k"), "terraform plan -lock=false", "default")
         );
-        assert!(!asks(&Contested::Other("gcs".into()), "terraform apply", "default"));
+        let other = |kind: &str, prefix: &str| Contested::Other {
+            kind: kind.into(),
+            place: BTreeMap::from([("bucket".into(), "b".into()), ("prefix".into(), prefix.into())]),
+            workspace: "default".into(),
+        };
+        assert!(!asks(&other("gcs", "p"), "terraform apply", "default"));
         // Where it is not known, it may.
         assert!(asks(&s3("other"), "terraform apply plan.out", "default"));
         assert!(asks(&s3("other"), "terraform init -migrate-state", "default"));
@@ -87,9 +111,11 @@ mod tests {
         record(serde_json::json!({"type": "http", "config": {"address": "http://h/s", "lock_address": "http://h/l"}}));
         assert!(asks(&http("http://h/l"), "terraform apply", "default"));
         assert!(!asks(&http("http://h/m"), "terraform apply", "default"));
-        record(serde_json::json!({"type": "gcs", "config": {"bucket": "b"}}));
-        assert!(asks(&Contested::Other("gcs".into()), "terraform state mv a b", "default"));
-        assert!(!asks(&Contested::Other("oss".into()), "terraform apply", "default"));
+        record(serde_json::json!({"type": "gcs", "config": {"bucket": "b", "prefix": "p/"}}));
+        assert!(asks(&other("gcs", "p"), "terraform state mv a b", "default"));
+        assert!(!asks(&other("gcs", "q"), "terraform apply", "default"));
+        assert!(!asks(&other("gcs", "p"), "terraform apply", "w"));
+        assert!(!asks(&other("oss", "p"), "terraform apply", "default"));
         std::fs::write(dir.path().join(".terraform/terraform.tfstate"), "{").unwrap();
         assert!(asks(&s3("other"), "terraform apply", "default"));
     }

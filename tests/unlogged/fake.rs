@@ -46,8 +46,10 @@ fn place(backend: &str, id: &str, reason: &str) -> Place {
     place.write("id", id);
     place.write("reason", reason);
     std::fs::create_dir(place.work().join(".terraform")).unwrap();
-    let record = format!(r#"{{"version": 3, "backend": {{"type": "{backend}", "config": {{}}, "hash": 1}}}}"#);
-    place.write(".terraform/terraform.tfstate", &record);
+    // A state of its own: another test's Terraform is not to be taken for one that may hold this lock.
+    let config = serde_json::json!({"key": place.work()});
+    let record = serde_json::json!({"version": 3, "backend": {"type": backend, "config": config, "hash": 1}});
+    place.write(".terraform/terraform.tfstate", &record.to_string());
     place.terraform = place.work().join("terraform");
     make_program(&place.terraform, SCRIPT);
     place

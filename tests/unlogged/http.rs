@@ -419,12 +419,20 @@ fn a_terraform_below_a_script_is_looked_after_with_the_scripts_settings() {
 #[test]
 fn a_terraform_below_a_script_that_was_gone_at_once_leaves_a_word() {
     let place = Place::new(Path::new("unset"), "", "");
-    // What the log of such a one has in it; it is no Terraform that could be seen to have it open.
-    let log = "2>/dev/null printf '%s [INFO]  Terraform version: 1.11.4\\n%s [INFO]  backend/local: apply calling Apply\\n' \
-               $(date -u +%FT%T.000Z) $(date -u +%FT%T.000Z) >>$TF_LOG_PATH";
     for (code, told) in [(137, true), (1, false), (0, false)] {
-        let script = format!("{log}; exit {code}");
-        let exit = place.command(TFGUARD).args(["--", "sh", "-c", &script]).run().expect_code(code);
+        let script = format!("echo ready; read go; exit {code}");
+        let mut run = place.command(TFGUARD).args(["--", "sh", "-c", &script]).stdin(Stdin::Open).start();
+        run.wait_for_stdout("ready", SOON);
+        // What the log of such a one has in it. This process is older than the run, so it is not taken for a Terraform.
+        let log = place.session().expect("there is a session").join("terraform.log");
+        let now = jiff::Timestamp::now().strftime("%FT%T.000Z");
+        let records =
+            format!("{now} [INFO]  Terraform version: 1.11.4\n{now} [INFO]  backend/local: apply calling Apply\n");
+        let mut log = std::fs::File::options().append(true).open(log).unwrap();
+        std::io::Write::write_all(&mut log, records.as_bytes()).unwrap();
+        drop(log);
+        run.write(b"go\n");
+        let exit = run.wait(SOON).expect_code(code);
         assert_eq!(exit.err().contains("see whether `terraform plan` is refused the lock there"), told, "{exit}");
     }
 }
