@@ -187,6 +187,11 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
             }
             Ok(())
         });
+        if let Err(error) = &written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            tracing::warn!("the command's output cannot be passed on any more: {error}");
+        }
         if written.is_err() || complete {
             return;
         }
