@@ -24,6 +24,8 @@ const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF
 /// A second sink of Terraform (0.15 and later) and OpenTofu for their log, at level TRACE, whatever the variables
 /// above say (`internal/logging/logging.go`, `main.go`). The file has to exist.
 const SECOND_LOG: &str = "TF_TEMP_LOG_PATH";
+/// Those of them that name a file.
+pub const LOG_FILES: [&str; 2] = ["TF_LOG_PATH", SECOND_LOG];
 
 /// More than a line of `/proc/<pid>/stat` has.
 const RECORD_SIZE: usize = 1024;

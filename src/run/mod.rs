@@ -11,6 +11,7 @@ mod front;
 mod identity;
 mod machine;
 mod nameless;
+mod nearer;
 mod other_backends;
 mod plan;
 mod refused;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::machine::{StopRequest, Terms};
+use super::nearer;
 use super::supervisor::describe;
 use crate::ci;
 use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions};
@@ -66,7 +67,7 @@ pub struct Plan {
     pub evidence: Evidence,
     /// Whether the holder is written beside its lock.
     pub annotate: bool,
-    /// The command takes no lock, and nothing else is asked of tfguard: it takes tfguard's place.
+    /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard, or it is guarded already.
     pub unguarded: bool,
     /// What the user should know before the command runs.
     pub remarks: Vec<Remark>,
@@ -113,9 +114,17 @@ impl Plan {
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let command = command(cli, &env, &mut remarks)?;
         let here = std::env::current_dir().unwrap_or_default();
+        let is_guarded_above = nearer::is_guarded_above(&env);
+        if is_guarded_above {
+            remarks.push(Remark::Notice(
+                "another tfguard guards this command, and Terraform has no log variable left for this one, which steps \
+                 aside: its options are without effect"
+                    .to_owned(),
+            ));
+        }
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
         Ok(Self {
-            unguarded: !asked && command::takes_no_lock(&command, &here, &env),
+            unguarded: is_guarded_above || !asked && command::takes_no_lock(&command, &here, &env),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms,
             grace,

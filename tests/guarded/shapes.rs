@@ -168,17 +168,96 @@ fn a_shim_guards_the_real_terraform() {
     assert!(exit.expect_code(127).err().contains("which is not a program that tfguard could guard"));
 }
 
-/// tfguard below tfguard, and a shim below a script: one interrupt in all.
+/// tfguard below tfguard, and a shim below a guarded script: one interrupt in all, whoever is asked to stop. Guards against
+/// each of the two taking the Terraform for its own to interrupt. Terraform is stopped meanwhile: two signals that reach it
+/// at once would be one to it, and what it says of the first one must not be what keeps the second one away.
 #[test]
 fn a_guard_below_a_guard_is_still_one_interrupt() {
-    let project = table(Kind::Sleep);
-    let run = project.command(TFGUARD).args(["--", TFGUARD, "--"]).arg(terraform()).args(APPLY).new_group().start();
-    run.wait_for_stdout("asleep", SOON);
-    run.signal(SIGTERM);
-    let exit = run.wait(SOON).expect_code(1);
-    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
-    assert!(!exit.err().contains("Two interrupts"), "{exit}");
-    assert_clean(&project);
+    for below_a_script in [true, false] {
+        for asked in [&["outer", "inner"][..], &["outer"], &["inner"]] {
+            let project = table(Kind::Sleep);
+            let links = project.work().join("links");
+            project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+            let guarded = project.command(TFGUARD).arg("--");
+            let guarded = if below_a_script {
+                let path = format!("{}:{}", links.display(), std::env::var("PATH").unwrap());
+                let script = format!("terraform {}; exit $?", APPLY.join(" "));
+                guarded.args(["sh", "-c", &script]).env("PATH", path).env("TFGUARD_TERRAFORM", terraform())
+            } else {
+                guarded.args([TFGUARD, "--"]).arg(terraform()).args(APPLY)
+            };
+            let run = guarded.env("TFGUARD_VERBOSE", "true").new_group().start();
+            run.wait_for_stdout("asleep", SOON);
+            let (outer, inner) = nested(&project);
+            let terraform = pid_of(&inner["child"]["id"]);
+            let signal = |pid, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+            signal(terraform, SIGSTOP);
+            for (name, journal) in [("outer", &outer), ("inner", &inner)] {
+                if asked.contains(&name) {
+                    signal(pid_of(&journal["front"]), SIGTERM);
+                }
+            }
+            for (name, journal) in [("outer", &outer), ("inner", &inner)] {
+                if name == "inner" || asked.contains(&name) {
+                    let program = journal["account"]["program"].as_str().unwrap();
+                    run.wait_for_stderr(&format!("{program} interrupted; it has"), SOON);
+                }
+            }
+            signal(terraform, SIGCONT);
+            let exit = run.wait(SOON);
+            let context = format!("{below_a_script} {asked:?}: {exit}");
+            let sent = format!("SIGINT to process {terraform}\n");
+            assert_eq!(exit.err().matches(&sent).count(), 1, "{context}");
+            assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{context}");
+            assert!(!exit.err().contains("Two interrupts"), "{context}");
+            assert_clean(&project);
+        }
+    }
+}
+
+/// A guard below a guard, where the user's own log variables leave none for it. Guards against two interrupts by two that
+/// do not see each other's log, and against a run that knows no lock.
+#[test]
+fn a_guard_without_a_log_of_its_own_leaves_the_command_to_the_one_above() {
+    for kills in [false, true] {
+        let project = table(Kind::Sleep);
+        let guards = project.command(TFGUARD).args(["-v", "--", TFGUARD, "-v", "--"]).arg(terraform()).args(APPLY);
+        let run = guards.env("TF_LOG", "debug").env("TF_LOG_PATH", "mine.log").new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        let terraform = pid_of(&journal(&project)["child"]["id"]);
+        let exit = if kills {
+            kill(terraform);
+            run.wait(SOON).expect_code(137)
+        } else {
+            run.signal(SIGTERM);
+            run.wait(SOON).expect_code(1)
+        };
+        assert!(exit.err().contains("which steps aside"), "{exit}");
+        let sent = format!("SIGINT to process {terraform}\n");
+        assert_eq!(exit.err().matches(&sent).count(), usize::from(!kills), "{exit}");
+        assert_eq!(exit.err().contains("left by Terraform, deleted by tfguard"), kills, "{exit}");
+        assert!(!exit.err().contains("Two interrupts"), "{exit}");
+        assert_clean(&project);
+    }
+}
+
+/// The journals of a run and of the one below it, whose command is Terraform, once both commands are in them.
+fn nested(project: &Project) -> (Value, Value) {
+    let began = std::time::Instant::now();
+    loop {
+        let journals = sessions(project).into_iter().map(|session| {
+            let text = std::fs::read(session.join("journal.json")).expect("a session has a journal");
+            serde_json::from_slice::<Value>(&text).expect("a journal is JSON")
+        });
+        let (inner, outer): (Vec<_>, Vec<_>) =
+            journals.partition(|journal| journal["account"]["program"] == "terraform");
+        assert_eq!((inner.len(), outer.len()), (1, 1), "two sessions");
+        if [&inner, &outer].iter().all(|journals| journals[0]["child"].is_object()) {
+            return (outer[0].clone(), inner[0].clone());
+        }
+        assert!(began.elapsed() < SOON, "no child: {outer:?} {inner:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What takes no lock costs nothing: it takes tfguard's place.

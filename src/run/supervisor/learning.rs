@@ -11,6 +11,7 @@ use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
 use crate::report::LockAccount;
+use crate::run::child::LOG_FILES;
 use crate::run::follow::Follow;
 use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
@@ -20,8 +21,6 @@ use crate::session::{ProcessId, Tree, is_terraform};
 
 /// How often is looked at most who has opened the log.
 const LOOKS: u32 = 8;
-/// The variables that tell Terraform where to log (`internal/logging/logging.go`).
-const LOGS: [&str; 2] = ["TF_LOG_PATH", "TF_TEMP_LOG_PATH"];
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
@@ -120,7 +119,7 @@ impl Supervisor<'_> {
         for process in silent.filter(|process| !self.unlogged.contains(process)).collect::<Vec<_>>() {
             // One that has just started has not opened its log yet.
             let will_log = process_surroundings(process).is_none_or(|(_, _, env)| {
-                LOGS.iter().any(|name| env.get(OsStr::new(name)).is_some_and(|path| *path == *log))
+                LOG_FILES.iter().any(|name| env.get(OsStr::new(name)).is_some_and(|path| *path == *log))
             });
             if !will_log {
                 self.unlogged.push(process);

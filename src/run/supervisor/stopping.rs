@@ -6,8 +6,9 @@ use nix::unistd::Pid;
 
 use super::{Supervisor, describe, ticks_since_boot};
 use crate::report::{Interrupt, InterruptedBy};
+use crate::run::nearer::Nearer;
 use crate::run::targets::{Targets, targets};
-use crate::session::Tree;
+use crate::session::{ProcessId, Tree};
 
 impl Supervisor<'_> {
     pub(super) fn look(&self) -> Tree {
@@ -24,15 +25,19 @@ impl Supervisor<'_> {
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
     pub(super) fn interrupt_processes(&mut self) {
         let child = self.journal.child.map(|child| child.id);
-        let tree = self.look();
+        let mut tree = self.look();
         self.note_unlogged(&tree);
+        let mut at_work: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
+        let known = self.journal.interrupted.processes.len();
+        at_work.extend(self.leave_to_nearer(&mut tree));
+        let any_left = self.journal.interrupted.processes.len() > known;
         let targets = targets(&tree, child, &self.journal.interrupted);
         self.shell_waits_for.clear();
         if let Targets::Processes { later: Some(_), .. } = targets {
-            self.shell_waits_for.extend(tree.terraforms().map(|found| found.id));
+            self.shell_waits_for = at_work;
         }
         match targets {
-            Targets::Processes { now, .. } if now.is_empty() => {}
+            Targets::Processes { now, .. } if now.is_empty() && !any_left => {}
             Targets::Processes { now: processes, .. } => {
                 self.journal.interrupted.processes.extend(&processes);
                 self.write_journal();
@@ -50,6 +55,23 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+
+    /// Puts in place of each Terraform that another tfguard guards, nearer to it, that one's front, and gives these fronts.
+    /// Such a Terraform counts as interrupted from here on: should the other tfguard be killed, it would not be known
+    /// whether it was before it did it or after.
+    fn leave_to_nearer(&mut self, tree: &mut Tree) -> Vec<ProcessId> {
+        let mut fronts = Vec::new();
+        for found in tree.survivors.iter_mut().filter(|found| found.is_terraform) {
+            let Some(nearer) = Nearer::to(found.id, &self.job.session, &self.journal) else { continue };
+            fronts.extend(nearer.front);
+            if !self.journal.interrupted.includes(found.id) {
+                tracing::debug!("process {} is left to the tfguard that is nearer to it", found.id.pid);
+                self.journal.interrupted.processes.push(found.id);
+                found.id = nearer.front.unwrap_or(found.id);
+            }
+        }
+        fronts
     }
 
     pub(super) fn note_interrupt(&mut self) {
