@@ -1,7 +1,6 @@
 //! Which backend a working directory was initialised with.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read as _;

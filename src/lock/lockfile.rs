@@ -5,6 +5,8 @@
 //! before the first delete at an endpoint that is not AWS's own, the store is examined (see [`LockfileStore::examine`]),
 //! never with the lock itself.
 
+mod examination;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +15,6 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::DeleteObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectError;
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
@@ -21,6 +22,7 @@ use md5::{Digest as _, Md5};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
 
+use self::examination::Conditions;
 use super::sdk_error::understand;
 use super::sighting::{Content, Sighting};
 use super::{
@@ -32,9 +34,6 @@ use crate::holder::{Holder, Recorded, tags};
 pub(crate) const SUFFIX: &str = ".tflock";
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
-/// No object has this ETag: it is no MD5 and no multipart sum.
-const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
-
 /// The key of the lockfile beside a state.
 pub(crate) fn lockfile_key(state_key: &str) -> String {
     format!("{state_key}{SUFFIX}")
@@ -79,24 +78,6 @@ impl SseCustomerKey {
 impl fmt::Debug for SseCustomerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SseCustomerKey(…)")
-    }
-}
-
-/// Whether a store keeps the condition of a conditional delete.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Conditions {
-    Kept,
-    /// Ignored, or impossible to tell: what showed it.
-    NotKept(String),
-}
-
-impl Conditions {
-    fn ignored() -> Self {
-        Self::NotKept("this store ignores the condition of a conditional delete".to_owned())
-    }
-
-    fn refused(detail: &str) -> Self {
-        Self::NotKept(format!("this store refuses conditional deletes ({detail})"))
     }
 }
 
@@ -252,43 +233,6 @@ impl LockfileStore {
         request.send().await.map(|_| ())
     }
 
-    /// Finds out, with requests that can hurt nothing, whether the store keeps the condition of a conditional delete.
-    ///
-    /// A delete with an ETag that nothing has is sent for a name that nobody uses. 412 says that the condition was
-    /// looked at. Success says that it was ignored: S3 answers an ordinary delete of nothing with success. 404 is what
-    /// AWS says there, and also what a store says that knows no conditions but complains about missing objects, as
-    /// Google's does; then the same is tried on a small object made for it. No delete here is without a condition.
-    ///
-    /// It needs `s3:DeleteObject`, and after a 404 `s3:PutObject`, on that name; where this is denied nothing is known,
-    /// and nothing is deleted.
-    async fn examine(&self) -> Result<Conditions, StoreError> {
-        let unused = format!("{}.tfguard-{:032x}", self.key, nonce());
-        match outcome(self.delete(&unused, Some(IMPOSSIBLE_ETAG)).await)? {
-            Outcome::Done => Ok(Conditions::ignored()),
-            Outcome::ConditionFailed => Ok(Conditions::Kept),
-            Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
-            Outcome::NoSuchKey => self.examine_with(&unused).await,
-        }
-    }
-
-    /// The second half of [`Self::examine`], with an object of our own.
-    async fn examine_with(&self, unused: &str) -> Result<Conditions, StoreError> {
-        let body = ByteStream::from_static(b"tfguard made this object to see whether conditional deletes work here\n");
-        let made = self.client.put_object().bucket(&self.bucket).key(unused).if_none_match("*").body(body).send().await;
-        let made = made.map_err(|error| understand("s3:PutObject", error))?;
-        match outcome(self.delete(unused, Some(IMPOSSIBLE_ETAG)).await)? {
-            Outcome::Done => Ok(Conditions::ignored()),
-            Outcome::ConditionFailed => {
-                if let Err(error) = self.delete(unused, made.e_tag()).await {
-                    tracing::debug!("s3://{}/{unused} stays: {error}; it means nothing, remove it", self.bucket);
-                }
-                Ok(Conditions::Kept)
-            }
-            Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
-            Outcome::NoSuchKey => Ok(Conditions::refused("HTTP 404 for an object that is there")),
-        }
-    }
-
     /// Deletes an object that was just read, by its ETag. `is_it` tells whether another look shows the same.
     async fn delete_body(&self, body: &Body, is_it: impl Fn(&Body) -> bool) -> Result<Deletion, StoreError> {
         let if_match = match self.conditions().await? {
@@ -318,19 +262,6 @@ impl LockfileStore {
                 Some(_) => Err(StoreError::Conflict { detail: "the lockfile was written anew meanwhile".to_owned() }),
             },
         }
-    }
-
-    async fn conditions(&self) -> Result<&Conditions, StoreError> {
-        self.conditions
-            .get_or_try_init(|| async {
-                match self.examine().await {
-                    Err(StoreError::Denied { detail, .. }) => Ok(Conditions::NotKept(format!(
-                        "whether this store keeps the condition of a conditional delete could not be examined ({detail})"
-                    ))),
-                    other => other,
-                }
-            })
-            .await
     }
 }
 
@@ -424,12 +355,6 @@ fn outcome(answer: Result<(), SdkError<DeleteObjectError, HttpResponse>>) -> Res
         ("NoSuchKey", _) | ("", Some(404)) => Ok(Outcome::NoSuchKey),
         _ => Err(understand("s3:DeleteObject", error)),
     }
-}
-
-/// A number that no other process has: enough for a name that nobody uses.
-fn nonce() -> u128 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    (now.as_nanos() << 32) | u128::from(std::process::id())
 }
 
 #[cfg(test)]

@@ -68,6 +68,17 @@ pub struct Death {
     pub contested: bool,
 }
 
+/// Whether a child that was refused a lock may itself have it.
+#[derive(Debug)]
+pub enum RefusedItself {
+    /// It cannot.
+    No,
+    /// It may, and so may another; this is to be said.
+    Perhaps(String),
+    /// All that is known says so.
+    Likely(Box<OtherLock>),
+}
+
 /// What may be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Permission {
@@ -207,12 +218,44 @@ impl Case {
 
     /// Looks who has the lock, and releases it if it is the child's and that is permitted. To be called when every
     /// process of the child is dead.
-    pub async fn look_after(&self, death: Death, permission: Permission) -> OtherLock {
+    pub async fn look_after(&self, death: Death, permission: Permission) -> Vec<OtherLock> {
         let version = match self.terraform.version(VERSION_LIMIT).await {
             Ok(version) => version,
-            Err(why) => return self.unclear(why),
+            Err(why) => return vec![self.unclear(why)],
         };
-        let evidence = Evidence {
+        let evidence = self.evidence(version, death);
+        let decide = |shown: &Shown| self.decide(&evidence, shown, permission);
+        let locks = self.settle(&evidence.who, decide).await;
+        if locks.iter().any(|lock| lock.outcome != OtherOutcome::Free) || evidence.passed.is_some() {
+            return locks;
+        }
+        tokio::time::sleep(LANDS_WITHIN).await;
+        self.settle(&evidence.who, decide).await
+    }
+
+    /// Whether the lock that the child was refused may be its own: its request was done and the answer lost, so that
+    /// the next attempt ran into what the first had got. `info`: as Terraform showed it. To be called when every process
+    /// of the child is dead.
+    ///
+    /// Nothing is released on this: a refusal says that somebody has the lock, and of two runs that are as alike as
+    /// [`Evidence`] can see and began at the same moment, the other may have it.
+    #[must_use]
+    pub fn refused(&self, info: &LockInfo, version: String, death: Death) -> RefusedItself {
+        let fits = "all it says fits this run, which may have got it without hearing so";
+        match self.evidence(version, death).judge(&Shown::Whole(info.clone())) {
+            Verdict::Foreign(_) => RefusedItself::No,
+            Verdict::Unproven(why) => RefusedItself::Perhaps(format!("{fits}; but that is not sure: {why}")),
+            Verdict::Own => {
+                let why = format!(
+                    "{fits}; a run that is like it and began at the same moment may have it, so tfguard leaves it"
+                );
+                RefusedItself::Likely(Box::new(self.account(Some(info.clone()), OtherOutcome::Left { why })))
+            }
+        }
+    }
+
+    fn evidence(&self, version: String, death: Death) -> Evidence {
+        Evidence {
             command: self.command.clone(),
             who: who(),
             version,
@@ -221,14 +264,7 @@ impl Case {
             passed: death.passed,
             contested: death.contested,
             gitlab_user: self.gitlab_user.clone(),
-        };
-        let decide = |shown: &Shown| self.decide(&evidence, shown, permission);
-        let lock = self.settle(&evidence.who, decide).await;
-        if lock.outcome != OtherOutcome::Free || evidence.passed.is_some() {
-            return lock;
         }
-        tokio::time::sleep(LANDS_WITHIN).await;
-        self.settle(&evidence.who, decide).await
     }
 
     /// What is to be done about the lock that is there.
@@ -253,21 +289,28 @@ impl Case {
         }
     }
 
-    async fn settle(&self, who: &str, decide: impl Fn(&Shown) -> Decision) -> OtherLock {
+    async fn settle(&self, who: &str, decide: impl Fn(&Shown) -> Decision) -> Vec<OtherLock> {
         let settled = match self.http.as_ref().map(LockServer::new) {
             None => self.settle_by_terraform(decide).await,
             Some(Ok(None)) => Settled::Free,
             Some(Ok(Some(server))) => settle(&server, who, decide).await,
             Some(Err(error)) => Settled::Unclear(error.to_string()),
         };
-        match settled {
+        vec![match settled {
             Settled::Free => self.account(None, OtherOutcome::Free),
             Settled::Released(info) => self.account(Some(info), OtherOutcome::Released),
             Settled::Gone(info) => self.account(Some(info), OtherOutcome::Gone),
             Settled::Held(info, outcome) => self.account(Some(info), outcome),
             Settled::Failed(info, why) => self.account(Some(info), OtherOutcome::Left { why }),
             Settled::Unclear(why) => self.unclear(why),
-        }
+            Settled::Stuck { gone, own, why } => {
+                let gone = gone.map(|info| self.account(Some(info), OtherOutcome::Gone));
+                let why = format!(
+                    "it is tfguard's own, got for asking who has the lock (nobody had), and could not be given back: {why}"
+                );
+                return gone.into_iter().chain([self.account(Some(own), OtherOutcome::Left { why })]).collect();
+            }
+        }]
     }
 
     /// By a second Terraform that is refused the lock, and Terraform's own unlock, which is given the ID. Every backend

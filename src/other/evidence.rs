@@ -114,7 +114,7 @@ impl Evidence {
         }
         if self.command.waits && self.passed.is_none() {
             return Verdict::Unproven(
-                "Terraform may still have been waiting for somebody else's lock when it died (-lock-timeout)"
+                "Terraform may still have been waiting for somebody else's lock when it ended (-lock-timeout)"
                     .to_owned(),
             );
         }

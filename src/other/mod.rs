@@ -18,7 +18,7 @@ mod probe;
 mod refusal;
 mod terraform;
 
-pub use case::{Case, Death, Permission, Suspicion};
+pub use case::{Case, Death, Permission, RefusedItself, Suspicion};
 pub use command::Command;
 pub use contested::Contested;
 pub use evidence::{Evidence, Shown, Verdict};

@@ -12,13 +12,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
+use super::rivals;
 use super::supervisor::Supervisor;
 use crate::backend::{self, AwsClients, Backend, S3Backend};
 use crate::ci;
 use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
-use crate::other::{self, Refusal};
+use crate::other::{self, Death, Refusal, RefusedItself, Suspicion};
 use crate::report::{Ending, HalfOutcome, RefusedLock};
 
 /// Looking at the lock never takes longer: the run is over, and the CI waits.
@@ -44,6 +45,11 @@ impl Supervisor<'_> {
             return;
         }
         let Some(refused) = self.refused_by_log().or_else(|| self.refused_by_words()) else { return };
+        let itself = refused.info.as_ref().map_or(RefusedItself::No, |info| self.refused_itself(info));
+        if let RefusedItself::Likely(lock) = itself {
+            self.journal.account.other_locks.push(*lock);
+            return;
+        }
         let found = match &refused.places {
             // Whoever wants the run to stop does not want to wait for this.
             Some((backend, places)) if self.journal.account.requests.is_empty() && !places.is_empty() => {
@@ -51,7 +57,25 @@ impl Supervisor<'_> {
             }
             _ => None,
         };
-        self.journal.account.refused = Some(self.explain(refused, found));
+        let mut refused = self.explain(refused, found);
+        if let (RefusedItself::Perhaps(why), Verdict::Unknown { .. }) = (itself, &refused.verdict) {
+            refused.verdict = Verdict::Unknown { why };
+        }
+        self.journal.account.refused = Some(refused);
+    }
+
+    /// Whether the child itself may have the lock, on a backend that does not log its locks.
+    fn refused_itself(&self, info: &LockInfo) -> RefusedItself {
+        let (Some((_, version)), None) = (self.observer.product(), self.observer.under_lock()) else {
+            return RefusedItself::No;
+        };
+        let Ok(dir) = std::env::current_dir() else { return RefusedItself::No };
+        let suspicion = Suspicion::of(&dir, &self.job.command, &self.job.env, self.child_is_terraform);
+        let Suspicion::Lock(case) = suspicion else { return RefusedItself::No };
+        let account = &self.journal.account;
+        let ended = account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
+        let contested = rivals::has_rival(&case.contested());
+        case.refused(info, version.to_owned(), Death { started: account.started, ended, passed: None, contested })
     }
 
     /// It asked for a lock, never said that it has it, and another one is there.

@@ -72,7 +72,7 @@ pub struct Supervisor<'a> {
     child: Child,
     watch: Watch,
     log: Follow,
-    observer: Observer,
+    pub(super) observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
     /// The output of Terraforms that a script sent to files of its own.
@@ -91,7 +91,7 @@ pub struct Supervisor<'a> {
     /// When these Terraforms are gone, the script's shell is to be interrupted, too.
     shell_waits_for: Vec<ProcessId>,
     /// The child is Terraform itself: it was seen to have the log open.
-    child_is_terraform: bool,
+    pub(super) child_is_terraform: bool,
     /// Everything is over, and the log was read to its end.
     log_is_read: bool,
     pub(super) releaser: Releaser,

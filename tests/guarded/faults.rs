@@ -150,3 +150,33 @@ fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
     files.sort();
     assert_eq!(files, ["child", "journal.json", "supervisor.lock"], "nothing that may hold secrets");
 }
+
+/// Guards the bucket: what is made in it to see whether the store keeps conditions is removed, or told of.
+#[test]
+fn an_examination_of_the_store_that_is_disturbed_leaves_nothing_without_a_word() {
+    let of_it = |method| Match::http(method, ".tflock.tfguard-");
+    for (disturbed, actions, stays) in [
+        (of_it("PUT").nth(1), vec![Action::Forward, Action::Close], false),
+        (of_it("DELETE").nth(2), vec![Action::Close], false),
+        (of_it("DELETE").nth(3), vec![Action::Close], false),
+        (of_it("DELETE").occurrences(3..=usize::MAX), vec![Action::Close], true),
+    ] {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = project(Kind::Sleep).lockfile().endpoint(proxy.url()).init(&terraform());
+        let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
+        run.wait_for_stdout("asleep", SOON);
+        let told = format!("{disturbed:?}");
+        proxy.rule(disturbed, actions);
+        kill(pid_of(&journal(&project)["child"]["id"]));
+        let exit = run.wait(SOON).expect_code(137);
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{told}: {exit}");
+        let mut left = project.aws().keys(project.bucket(), "");
+        left.retain(|key| key.contains(".tfguard-"));
+        assert_eq!(left.len(), usize::from(stays), "{told}: {left:?} {exit}");
+        for key in left {
+            let words = format!("s3://{}/{key} may be left", project.bucket());
+            assert!(exit.err().contains(&words) && exit.err().contains("it means nothing, delete it"), "{exit}");
+        }
+        assert_eq!(exit.err().contains("it means nothing"), stays, "{told}: {exit}");
+    }
+}

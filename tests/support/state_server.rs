@@ -34,6 +34,10 @@ pub enum Fault {
     LosesUnlock,
     /// Does the next unlock and does not say so.
     LosesUnlockAnswer,
+    /// Fails at every unlock.
+    FailsUnlocks,
+    /// Does the next unlock and does not say so, and fails at all that follow.
+    LosesUnlockAnswerAndFails,
 }
 
 /// A state and its lock.
@@ -175,8 +179,10 @@ fn answer_lock(flavour: Flavour, kept: &mut Kept, request: &Request) -> Reply {
             kept.fault = Fault::None;
             return Reply::Close;
         }
-        Fault::LosesUnlockAnswer if !locks => {
-            kept.fault = Fault::None;
+        Fault::FailsUnlocks if !locks => return Reply::status(500),
+        Fault::LosesUnlockAnswer | Fault::LosesUnlockAnswerAndFails if !locks => {
+            let fails = kept.fault == Fault::LosesUnlockAnswerAndFails;
+            kept.fault = if fails { Fault::FailsUnlocks } else { Fault::None };
             kept.lock = None;
             return Reply::Close;
         }

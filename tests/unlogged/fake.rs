@@ -233,6 +233,23 @@ fn an_orderly_failure_is_terraforms_own_business() {
     assert_eq!(calls(&place), ["apply"]);
 }
 
+/// One that waited may have been refused by whoever was quicker.
+#[test]
+fn a_refusal_by_a_lock_that_fits_is_no_strangers_and_own_only_of_one_that_did_not_wait() {
+    let refused = "log=${TF_TEMP_LOG_PATH:-$TF_LOG_PATH}\n  \
+                   echo \"$(date -u +%FT%T.000Z) [INFO]  Terraform version: 1.11.4\" >>\"$log\"\n  \
+                   printf 'Error: Error acquiring the state lock\\n\\nError message: held\\n%s\\n' \"$(cat lock)\" >&2\n  \
+                   exit 1 ;;\nuntaint";
+    for (waits, code) in [("-input=false", 120), ("-lock-timeout=9s", 1)] {
+        let place = azurerm();
+        place.write("terraform", &SCRIPT.replace("exec sleep 600 ;;\nuntaint", refused));
+        let exit = place.guarded(&ITEM, &["apply", waits]).run().expect_code(code);
+        assert!(exit.err().contains("all it says fits this run"), "{waits}: {exit}");
+        assert!(exit.err().contains(&format!("terraform force-unlock {UUID}")), "{waits}: {exit}");
+        assert_eq!((calls(&place), has_lock(&place)), (vec!["apply".to_owned()], true), "{waits}: {exit}");
+    }
+}
+
 /// A Terraform that never opens the log is not seen below a script.
 #[test]
 fn a_script_that_died_leaves_a_word() {

@@ -166,6 +166,42 @@ fn a_look_whose_answer_was_lost_leaves_nothing() {
     }
 }
 
+/// Guards against a lock of tfguard's own that nobody is told of, and against words of Terraform's that is gone.
+#[test]
+fn a_look_that_cannot_be_given_back_is_named() {
+    let case = |fault: Fault, flavour: Flavour| {
+        let server = StateServer::start(flavour);
+        let place = place(&server);
+        let run = place.asleep(&ITEM);
+        let terraforms = server.lock().expect("an apply holds its lock");
+        if fault == Fault::FailsUnlocks {
+            server.remove_lock();
+        }
+        server.fault(fault);
+        place.kill_terraform();
+        let exit = run.wait(SOON).expect_code(120);
+        let look = server.lock().expect("the look is left");
+        assert_eq!(look["Operation"], "tfguard-look", "{fault:?} {flavour:?}: {exit}");
+        let id = look["ID"].as_str().unwrap();
+        assert!(exit.err().contains(&format!("force-unlock {id}")), "{fault:?} {flavour:?}: {exit}");
+        assert!(exit.err().contains("it is tfguard's own"), "{fault:?} {flavour:?}: {exit}");
+        let terraforms = terraforms["ID"].as_str().unwrap();
+        assert!(!exit.err().contains(&format!("force-unlock {terraforms}")), "{fault:?} {flavour:?}: {exit}");
+        let report: Value = serde_json::from_slice(&std::fs::read(place.work().join("report.json")).unwrap()).unwrap();
+        let outcomes: Vec<_> = report["other_locks"].as_array().unwrap().iter().map(|lock| &lock["outcome"]).collect();
+        let gone: &[&str] = if fault == Fault::FailsUnlocks { &["left"] } else { &["gone", "left"] };
+        assert_eq!(outcomes, gone, "{fault:?} {flavour:?}: {exit}");
+    };
+    // At once: each lasts as long as tfguard's patience.
+    std::thread::scope(|scope| {
+        for fault in [Fault::FailsUnlocks, Fault::LosesUnlockAnswerAndFails] {
+            for flavour in [Strict, Careless] {
+                scope.spawn(move || case(fault, flavour));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_server_that_fails_is_told_of_and_bounded() {
     let faults = [
@@ -218,6 +254,30 @@ fn a_lock_that_was_there_before_stays() {
     place.guarded(&ITEM, &APPLY).run().expect_code(1);
     assert_eq!(server.lock(), before);
     assert!(server.requests_of_tfguard().is_empty());
+}
+
+/// Guards against taking the run's own lock for a stranger's: it got it and did not hear so, and its next attempt was
+/// refused by what the first had got. Another run's can look the same, so nothing is sent.
+#[test]
+fn a_lock_that_terraform_ran_into_itself_is_named_and_left_on_every_version() {
+    for (version, terraform) in Tools::get().terraforms() {
+        let server = StateServer::start(Strict);
+        let backend = server.backend().replace("retry_max = 0", "retry_max = 1");
+        let place = Place::new(&terraform, &backend, QUICK).init();
+        server.fault(Fault::LosesLockAnswer);
+        let exit = place.guarded(&ITEM, &APPLY).run().expect_code(120);
+        assert!(exit.err().contains("Error acquiring the state lock"), "{version}: {exit}");
+        let own = server.lock().expect("it is left");
+        let id = own["ID"].as_str().unwrap();
+        assert!(exit.err().contains(&format!("force-unlock {id}")), "{version}: {exit}");
+        assert!(exit.err().contains("all it says fits this run"), "{version}: {exit}");
+        assert!(!exit.err().contains("is locked by"), "{version}: {exit}");
+        assert_eq!(
+            (place.reported()["outcome"].as_str(), &place.reported()["holder"]["ID"]),
+            (Some("left"), &own["ID"])
+        );
+        assert!(server.requests_of_tfguard().is_empty(), "{version}");
+    }
 }
 
 /// It waits for somebody else's lock, and is killed while it does.

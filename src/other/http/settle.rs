@@ -48,6 +48,15 @@ pub enum Settled {
     Held(LockInfo, OtherOutcome),
     /// The child's lock is there, and could not be given back.
     Failed(LockInfo, String),
+    /// Nobody had the lock when tfguard asked, so tfguard got it, and could not give it back.
+    Stuck {
+        /// The child's lock, if it was seen before. It is there no more.
+        gone: Option<LockInfo>,
+        /// tfguard's own.
+        own: LockInfo,
+        /// Why.
+        why: String,
+    },
     /// Nobody knows.
     Unclear(String),
 }
@@ -59,8 +68,7 @@ pub async fn settle(server: &LockServer, who: &str, decide: impl Fn(&Shown) -> D
     let until = Instant::now() + BUDGET;
     let mut backoff = BACKOFF.0;
     let mut tried: Option<LockInfo> = None;
-    // Whether tfguard may itself have the lock.
-    let mut taken = false;
+    let mut taken = Taken::No;
     let trouble = loop {
         let trouble = match (look(server, &own, &asked, &mut taken).await, &tried) {
             (Ok(None), None) => return Settled::Free,
@@ -86,13 +94,24 @@ pub async fn settle(server: &LockServer, who: &str, decide: impl Fn(&Shown) -> D
         sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF.1);
     };
-    match tried {
-        Some(info) => Settled::Failed(info, trouble),
-        None if taken => {
-            Settled::Unclear(format!("{trouble}; tfguard's own look may be left there as lock {}", own.id))
-        }
-        None => Settled::Unclear(trouble),
+    let may_be_left = || format!("{trouble}; tfguard's own look may be left there as lock {}", own.id);
+    match (taken, tried) {
+        (Taken::Yes, gone) => Settled::Stuck { gone, own, why: trouble },
+        (Taken::Perhaps, Some(info)) => Settled::Failed(info, may_be_left()),
+        (Taken::Perhaps, None) => Settled::Unclear(may_be_left()),
+        (Taken::No, Some(info)) => Settled::Failed(info, trouble),
+        (Taken::No, None) => Settled::Unclear(trouble),
     }
+}
+
+/// Whether tfguard itself has the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    No,
+    /// It asked and was not answered.
+    Perhaps,
+    /// The server said so, and not that it was given back.
+    Yes,
 }
 
 struct Trouble {
@@ -113,18 +132,20 @@ impl From<RequestError> for Trouble {
     }
 }
 
-/// One look: who has the lock, and the server's words about it. None: nobody. `taken` is set while tfguard may have it.
+/// One look: who has the lock, and the server's words about it. None: nobody.
 async fn look(
     server: &LockServer,
     own: &LockInfo,
     asked: &[u8],
-    taken: &mut bool,
+    taken: &mut Taken,
 ) -> Result<Option<(Shown, Vec<u8>)>, Trouble> {
-    let answer = server.lock(asked).await.inspect_err(|error| *taken |= matches!(error, RequestError::Silent(_)))?;
+    let answer = server.lock(asked).await.inspect_err(|error| {
+        if matches!(error, RequestError::Silent(_)) && *taken == Taken::No {
+            *taken = Taken::Perhaps;
+        }
+    })?;
     let LockAnswer::Held { body, ahead } = answer else {
-        *taken = true;
-        server.unlock(asked).await.map_err(|error| Trouble::of_unlock(&error))?;
-        *taken = false;
+        give_back(server, asked, taken).await?;
         return Ok(None);
     };
     let info = LockInfo::parse(&body).ok().filter(|info| !info.id.is_empty());
@@ -136,12 +157,10 @@ async fn look(
     };
     if info.id == own.id {
         // An earlier request of this look's arrived, its answer did not.
-        *taken = true;
-        server.unlock(asked).await.map_err(|error| Trouble::of_unlock(&error))?;
-        *taken = false;
+        give_back(server, asked, taken).await?;
         return Ok(None);
     }
-    *taken = false;
+    *taken = Taken::No;
     let shown = if info.operation == OPERATION {
         if shown_by_tfguard(&info, own) {
             return Err(Trouble {
@@ -154,6 +173,14 @@ async fn look(
         Shown::Whole(info)
     };
     Ok(Some((shown, body)))
+}
+
+/// Gives back what tfguard got for asking.
+async fn give_back(server: &LockServer, asked: &[u8], taken: &mut Taken) -> Result<(), Trouble> {
+    *taken = Taken::Yes;
+    server.unlock(asked).await.map_err(|error| Trouble::of_unlock(&error))?;
+    *taken = Taken::No;
+    Ok(())
 }
 
 /// Whether a lock of tfguard's operation is a tfguard's: then it has its own time and host. One that repeats the asker
