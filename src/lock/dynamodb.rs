@@ -14,6 +14,8 @@ use crate::holder::{Holder, Recorded};
 
 /// The suffix of the item that holds the state's digest, not a lock (`stateIDSuffix` in Terraform's S3 client).
 pub(crate) const DIGEST_SUFFIX: &str = "-md5";
+/// The attribute that holds a state's digest (`Put` in the same).
+const DIGEST: &str = "Digest";
 /// The attribute that holds the holder's record, JSON as text. Terraform reads `LockID` and `Info` only.
 const HOLDER: &str = "TfguardHolder";
 /// All that a look at an item needs.
@@ -21,7 +23,8 @@ pub(super) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder";
 
 /// An item in a lock table.
 ///
-/// It deletes, and writes beside `Info`, only under a condition on `Info` that names the lock's ID.
+/// It deletes, and writes beside `Info`, only under a condition on `Info` that names the lock's ID. A digest has no
+/// `Info`: where the name could be a digest's, what has a `Digest` and what has no `Info` is left alone besides.
 #[derive(Debug, Clone)]
 pub struct TableStore {
     client: Client,
@@ -42,12 +45,10 @@ impl TableStore {
 
     /// Nothing is sent about an item that cannot be the claimed lock.
     fn check(&self, claim: &LockClaim) -> Result<(), StoreError> {
-        if self.lock_id != claim.lock_id() {
-            return Err(StoreError::Misdirected {
-                detail: format!("it is {}, the item is {}", claim.lock_id(), self.lock_id),
-            });
+        if self.lock_id == claim.lock_id() {
+            return Ok(());
         }
-        self.refuse_digest()
+        Err(StoreError::Misdirected { detail: format!("it is {}, the item is {}", claim.lock_id(), self.lock_id) })
     }
 
     /// Reads the item, consistently, for a person to look at.
@@ -63,10 +64,12 @@ impl TableStore {
     /// # Errors
     /// As of [`LockStore::delete_if`].
     pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
-        self.refuse_digest()?;
         let Content::Item(info) = &seen.content else {
             return Err(StoreError::Misdirected { detail: "it was seen in a bucket".to_owned() });
         };
+        if info.is_none() && self.may_be_digest() {
+            return Err(self.holds_digest());
+        }
         let answer = match info {
             Some(info) => {
                 self.delete_where("Info = :info", HashMap::from([(":info".to_owned(), info.clone())])).await?
@@ -83,11 +86,23 @@ impl TableStore {
         })
     }
 
-    fn refuse_digest(&self) -> Result<(), StoreError> {
-        if self.lock_id.ends_with(DIGEST_SUFFIX) {
-            return Err(StoreError::Misdirected { detail: format!("{} holds a digest, not a lock", self.lock_id) });
+    /// Whether the item could be a digest by its name. A state whose key ends like that has its lock there, and then
+    /// it has `Info`.
+    fn may_be_digest(&self) -> bool {
+        self.lock_id.ends_with(DIGEST_SUFFIX)
+    }
+
+    fn holds_digest(&self) -> StoreError {
+        StoreError::Misdirected { detail: format!("{} holds a digest, not a lock", self.lock_id) }
+    }
+
+    /// A condition, for an item that is no digest.
+    fn guarded(&self, condition: &str) -> String {
+        if self.may_be_digest() {
+            format!("{condition} AND attribute_not_exists({DIGEST})")
+        } else {
+            condition.to_owned()
         }
-        Ok(())
     }
 
     async fn get(&self, attributes: &str) -> Result<Option<HashMap<String, AttributeValue>>, StoreError> {
@@ -115,7 +130,7 @@ impl TableStore {
             .delete_item()
             .table_name(&self.table)
             .key("LockID", self.key())
-            .condition_expression(condition)
+            .condition_expression(self.guarded(condition))
             .set_expression_attribute_values(Some(values).filter(|values| !values.is_empty()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
@@ -149,6 +164,9 @@ impl LockStore for TableStore {
         if !found.is_of(claim) {
             return Ok(Deletion::NotOurs(found));
         }
+        if self.may_be_digest() && item.contains_key(DIGEST) {
+            return Err(self.holds_digest());
+        }
         // The claimed lock by its content, but not by its bytes: written by an encoder with other escapes. Then the
         // condition is its very text, which was just seen to carry the ID.
         let Some(info) = item.get("Info") else {
@@ -181,7 +199,7 @@ impl HolderStore for TableStore {
             .table_name(&self.table)
             .key("LockID", self.key())
             .update_expression(format!("SET {HOLDER} = :holder"))
-            .condition_expression(IS_CLAIMED)
+            .condition_expression(self.guarded(IS_CLAIMED))
             .set_expression_attribute_values(Some(values))
             .send()
             .await;

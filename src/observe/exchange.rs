@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::evidence::Refusal;
 use super::hclog::{Level, Record, SDK_V1};
-use crate::lock::{DIGEST_SUFFIX, LOCKFILE_SUFFIX, LockInfo, LockTrace};
+use crate::lock::{LOCKFILE_SUFFIX, LockInfo, LockTrace};
 
 /// Terraform's condition for a lock to be new.
 const NEW: &str = "attribute_not_exists(LockID)";
@@ -46,7 +46,7 @@ pub(super) enum Request {
         /// Bucket and key of the state, where the record has them beside the body.
         state: Option<(String, String)>,
     },
-    /// A lock's item, deleted.
+    /// A lock's item, deleted; or a digest, by whose key no lock is known.
     Unlock {
         /// The item's key, perhaps masked.
         path: String,
@@ -189,7 +189,7 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     };
     if operation == Operation::DeleteItem {
         let path = text(|body| &mut body.key, "LockID").unwrap_or_default();
-        if path.is_empty() || path.ends_with(DIGEST_SUFFIX) {
+        if path.is_empty() {
             return Ok(Request::Other(path));
         }
         let info = text(|body| &mut body.expression_attribute_values, ":info");
@@ -197,7 +197,8 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
         return Ok(Request::Unlock { path, id });
     }
     let path = text(|body| &mut body.item, "LockID").unwrap_or_default();
-    let Some(info) = text(|body| &mut body.item, "Info").filter(|_| !path.ends_with(DIGEST_SUFFIX)) else {
+    // A digest has none. Its name tells nothing: the key of a state may end as those of digests do.
+    let Some(info) = text(|body| &mut body.item, "Info") else {
         return Ok(Request::Other(path));
     };
     if body.condition_expression.as_deref() != Some(NEW) {

@@ -319,6 +319,56 @@ fn the_users_log_of_terraform_is_not_written() {
     assert!(!log.exists());
 }
 
+/// What is said of a state with these settings of its backend at AWS's own endpoint, for which a server stands in.
+fn at_aws(server: &Server, settings: &str) -> Value {
+    let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
+    std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+    let record = format!(
+        r#"{{"version":3,"backend":{{"type":"s3","hash":1,"config":{{"bucket":"b","key":"k.tfstate","region":"us-east-1",
+        "use_lockfile":true,"use_path_style":true,"endpoints":{{"s3":"http://s3.us-east-1.amazonaws.com"}},{settings}}}}}}}"#
+    );
+    std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
+    let run = Run::new(TFGUARD, &guard).current_dir(dir.path()).envs(Aws::ENV).env("TFGUARD_DIR", dir.path());
+    let run = run.env("HTTP_PROXY", server.url()).env("AWS_ENDPOINT_URL_STS", server.url());
+    json(&run.args(["doctor", "--format", "json"]).run())
+}
+
+/// Guards against a doctor that has nothing to say of a role that can read every object and write none, because the key
+/// that encrypts them refuses: the backend's, or one of which only the bucket knows.
+#[test]
+fn a_kms_key_that_refuses_only_writing_is_told() {
+    for settings in [r#""encrypt":true,"kms_key_id":"k""#, r#""encrypt":false"#] {
+        let server = Server::start(|request| {
+            let (status, code, message) = match request.method.as_str() {
+                "HEAD" if !request.target.contains(".tf") => return Reply::status(200),
+                "GET" if request.target.contains("/k.tfstate?") && !request.target.contains("tagging") => {
+                    return Reply::Answer { status: 200, headers: Vec::new(), body: b"{".to_vec() };
+                }
+                "PUT" if !request.target.contains("?tagging") => (
+                    403,
+                    "AccessDenied",
+                    "User: arn:aws:iam::1:user/ci is not authorized to perform: kms:GenerateDataKey on resource: \
+                     arn:aws:kms:us-east-1:1:key/k because no identity-based policy allows the kms:GenerateDataKey action",
+                ),
+                _ => (404, "NoSuchKey", "none"),
+            };
+            let body = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>").into_bytes();
+            Reply::Answer { status, headers: Vec::new(), body }
+        });
+        let report = at_aws(&server, settings);
+        let tried = report["permissions"].as_array().unwrap();
+        let access = |action: &str| tried.iter().find(|tried| tried["action"] == action).map(|tried| &tried["access"]);
+        assert_eq!(access("kms:GenerateDataKey").unwrap(), "missing", "{settings}: {report:#}");
+        assert_eq!(access("kms:Decrypt").unwrap(), "present", "{settings}: {report:#}");
+        let missing = tried.iter().filter(|tried| tried["access"] == "missing").count();
+        assert_eq!(missing, 1, "{settings}: {report:#}");
+        let findings = report["findings"].as_array().unwrap();
+        let told = findings.iter().find(|finding| finding["id"] == "missing").unwrap();
+        assert_eq!(told["severity"], "problem", "{told}");
+        assert!(told["fix"].as_str().unwrap().starts_with("grant kms:GenerateDataKey;"), "{told}");
+    }
+}
+
 /// Guards against the claim that a lockfile cannot be written, in a bucket that denies all writing without encryption.
 /// Only AWS is asked, so a proxy stands in for it.
 #[test]
@@ -338,16 +388,7 @@ fn writing_is_tried_with_the_encryption_that_terraform_asks_for() {
                 body: b"<Error><Code>NoSuchKey</Code><Message>none</Message></Error>".to_vec(),
             },
         });
-        let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
-        std::fs::create_dir(dir.path().join(".terraform")).unwrap();
-        let record = format!(
-            r#"{{"version":3,"backend":{{"type":"s3","hash":1,"config":{{"bucket":"b","key":"k.tfstate","region":"us-east-1",
-            "use_lockfile":true,"use_path_style":true,"endpoints":{{"s3":"http://s3.us-east-1.amazonaws.com"}},{settings}}}}}}}"#
-        );
-        std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
-        let run = Run::new(TFGUARD, &guard).current_dir(dir.path()).envs(Aws::ENV).env("TFGUARD_DIR", dir.path());
-        let run = run.env("HTTP_PROXY", server.url()).env("AWS_ENDPOINT_URL_STS", server.url());
-        let report = json(&run.args(["doctor", "--format", "json"]).run());
+        let report = at_aws(&server, settings);
         let tried = report["permissions"].as_array().unwrap();
         let put = tried.iter().find(|tried| tried["action"] == "s3:PutObject" && tried["on"] == "lockfile").unwrap();
         assert_eq!(put["access"], "present", "{report}");

@@ -17,6 +17,29 @@ fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
     }
 }
 
+/// Guards against a lock that is left because it is taken for a digest: the key of its state ends as those of digests do.
+/// With OpenTofu, whose lock is known by its request, too.
+#[test]
+fn a_lock_whose_key_ends_as_digests_do_is_known_recorded_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let tofu = dir.path().join("tofu");
+    std::os::unix::fs::symlink(terraform(), &tofu).unwrap();
+    std::thread::scope(|scope| {
+        for program in [terraform(), tofu] {
+            scope.spawn(move || {
+                let project = project(Kind::Sleep).table().key("net/prod-md5").init(&program);
+                let run = project.tfguard(TFGUARD, ["-v"], APPLY).new_group().start();
+                run.wait_for_stderr("recorded beside item", SOON);
+                kill(pid_of(&journal(&project)["child"]["id"]));
+                let exit = run.wait(SOON).expect_code(137);
+                assert!(exit.err().contains(", deleted by tfguard"), "{exit}");
+                assert_eq!(project.aws().items(project.table_name()), [], "{exit}");
+                project.guard().assert_no_process_left(SOON);
+            });
+        }
+    });
+}
+
 #[test]
 fn a_terraform_that_cannot_stop_is_killed_after_its_grace_on_every_version() {
     for (version, terraform) in Tools::get().terraforms() {

@@ -217,6 +217,43 @@ fn foreign_texts_steer_no_terminal() {
     assert!(!exit.out().contains(|char: char| char != '\n' && char.is_control()), "{exit}");
 }
 
+/// Guards against a file that a scraper refuses as a whole, because two samples have the same labels: keys that differ in
+/// characters that nobody sees, something at both places of a state, and places that are named twice.
+#[test]
+fn no_two_samples_of_the_monitors_format_are_the_same() {
+    let bed = menagerie();
+    let long = "x".repeat(900);
+    let odd = ["\u{1}", "\u{2}", "\u{202e}", "\u{7f}", "\\u0001", "\\", "#", "##", "# #", &long, &format!("{long}y")];
+    for key in odd {
+        bed.item(&bed.path(&format!("odd{key}")), &[]);
+    }
+    bed.object("ghost.tflock", "");
+    let tables = format!("{0},{0}", bed.table);
+    let buckets = format!("{0},{0}/,s3://{0}/e", bed.bucket);
+    let words = ["locks", "--table", &tables, "--bucket", &buckets, "--format", "prometheus"];
+    let out = bed.tfguard(&words).run().expect_code(0).out();
+    let samples: Vec<_> = out.lines().filter(|line| !line.starts_with('#')).collect();
+    let series: std::collections::HashSet<_> = samples.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+    assert_eq!(series.len(), samples.len(), "{out}");
+    let locks = samples.iter().filter(|line| line.starts_with("tfguard_lock_created")).count();
+    assert_eq!(locks, 9 + odd.len(), "{out}");
+    assert!(out.contains(&format!("tfguard_locks{{verdict=\"unknown\"}} {locks}\n")), "each counts once: {out}");
+    for escaped in [r#"odd\\u0001","#, r#"odd\\u202e","#, r#"odd\\u005cu0001","#, r#"odd\\","#, r#"odd#\\u0023","#] {
+        assert!(out.contains(escaped), "{escaped}: {out}");
+    }
+}
+
+#[test]
+fn a_place_without_a_name_is_refused() {
+    let bed = Bed::new();
+    for words in [["--table", ""], ["--table", "a,"], ["--bucket", ","], ["--bucket", "s3://"], ["--bucket", "/a"]] {
+        let exit = bed.tfguard(&[&["locks"][..], &words].concat()).run().expect_code(125);
+        assert!(exit.err().contains("has a name") && exit.err().contains(words[0]), "{exit}");
+        assert!(exit.stdout.is_empty(), "{exit}");
+    }
+    assert!(bed.proxy.seen().is_empty());
+}
+
 /// Nor the CI in whose log a monitor's job shows them: GitHub's runner and Azure's agent obey `##[…]` and `##vso[…]`
 /// wherever in a line they are, and GitHub's `::…::` where a line begins so.
 #[test]

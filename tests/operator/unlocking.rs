@@ -175,6 +175,28 @@ fn a_digest_is_never_deleted() {
     assert!(bed.proxy.seen_matching(&Match::dynamodb("DeleteItem")).is_empty());
 }
 
+/// Guards against a lock that nobody can delete, because the key of its state ends as those of digests do; and against
+/// the loss of a digest that takes its place meanwhile: that of the state without the ending, written by its apply.
+#[test]
+fn a_lock_whose_key_ends_as_digests_do_is_deleted_and_a_digest_in_its_place_is_not() {
+    let bed = Bed::new();
+    bed.in_table(&bed.lock("a/k-md5", OWN));
+    bed.about("a/k-md5", &["unlock", OWN, "--yes"]).run().expect_code(0);
+    assert_eq!(bed.left().0, [""; 0]);
+
+    bed.in_table(&bed.lock("a/k-md5", OWN));
+    let gate = Gate::new();
+    bed.proxy.rule(Match::dynamodb("DeleteItem").nth(1), [gate.hold()]);
+    let run = bed.about("a/k-md5", &["unlock", OWN, "--yes"]).start();
+    gate.wait_for(1, SOON);
+    bed.item(&bed.path("a/k-md5"), &[("Digest", "d41d8cd98f00b204e9800998ecf8427e")]);
+    gate.release();
+    let exit = run.wait(SOON);
+    assert_eq!(bed.left().0, [bed.path("a/k-md5")], "{exit}");
+    assert!(exit.out().contains("not touched"), "{exit}");
+    bed.assert_only_conditional_deletes();
+}
+
 #[test]
 fn what_blocks_and_is_no_lock_is_deleted_on_what_was_shown() {
     let bed = Bed::new();
@@ -263,6 +285,15 @@ fn what_is_denied_is_named_and_the_rest_is_done() {
     let exit = bed.about("a/k", &["unlock", OWN, "--yes"]).run().expect_code(120);
     assert!(exit.err().contains("Grant dynamodb:DeleteItem") && exit.err().contains("NOT deleted"), "{exit}");
     assert_eq!(bed.left().1, ["a/k"], "the other half is gone: {exit}");
+
+    for words in [&["unlock", OWN, "--yes"][..], &["unlock", OWN, "--yes", "--without-conditions", "second-look"]] {
+        let bed = locked();
+        bed.proxy.rule(Match::http("DELETE", ""), [Answer::s3(403, "AccessDenied", "no").into()]);
+        let exit = bed.about("a/k", words).run().expect_code(120);
+        assert!(exit.err().contains("Grant s3:DeleteObject") && exit.err().contains("NOT deleted"), "{exit}");
+        assert!(!exit.err().contains("unconditional"), "{exit}");
+        assert_eq!(bed.left().1, ["a/k", "a/k.tflock"], "{exit}");
+    }
 
     let bed = locked();
     bed.proxy.rule(Match::dynamodb("GetItem"), [denied().into()]);

@@ -65,9 +65,13 @@ impl Bed {
 
     /// Both halves of the lock, the file half first.
     pub fn stores(&self, unconditional: UnconditionalDelete) -> [Store; 2] {
+        self.stores_of(&self.claim(), unconditional)
+    }
+
+    fn stores_of(&self, claim: &LockClaim, unconditional: UnconditionalDelete) -> [Store; 2] {
         let url = self.proxy.url();
         let record = serde_json::json!({"version": 3, "backend": {"type": "s3", "hash": 1, "config": {
-            "bucket": self.bucket, "key": "a/k", "region": Aws::REGION, "use_path_style": true,
+            "bucket": self.bucket, "key": claim.state_key, "region": Aws::REGION, "use_path_style": true,
             "dynamodb_table": self.table, "use_lockfile": true, "encrypt": true, "sse_customer_key": CUSTOMER_KEY,
             "endpoints": {"s3": url, "dynamodb": url},
         }}});
@@ -78,12 +82,16 @@ impl Bed {
         let surroundings = Surroundings { dir: self.dir.path().to_owned(), env };
         let Backend::S3(backend) = read_backend(&surroundings).unwrap() else { panic!("no S3 backend") };
         let clients = self.aws.block_on(AwsClients::connect(&backend)).unwrap();
-        let places = backend.places(&self.claim()).unwrap();
+        let places = backend.places(claim).unwrap();
         [0, 1].map(|half| clients.open(&places[half], unconditional))
     }
 
     pub fn table_store(&self) -> Store {
-        let [_, table] = self.stores(UnconditionalDelete::Refuse);
+        self.table_store_of(&self.claim())
+    }
+
+    pub fn table_store_of(&self, claim: &LockClaim) -> Store {
+        let [_, table] = self.stores_of(claim, UnconditionalDelete::Refuse);
         table
     }
 

@@ -96,10 +96,33 @@ fn a_store_that_ignores_conditions_is_found_out_with_something_else() {
     assert!(!bed.has_lockfile());
 }
 
+/// Guards against the advice to delete without a condition, where only a permission is missing. Nothing is known of the
+/// store then, so nothing is deleted, whatever is allowed.
 #[test]
-fn where_conditions_cannot_be_examined_or_are_refused_the_lock_stays() {
+fn where_the_examination_is_denied_the_lock_stays_and_the_permission_is_named() {
+    // A store that asks for the permission to write only answers the first delete with 404.
+    let missing = Answer::s3(404, "NoSuchKey", "none");
+    for (method, action) in [("DELETE", "s3:DeleteObject"), ("PUT", "s3:PutObject")] {
+        for unconditional in [UnconditionalDelete::Refuse, UnconditionalDelete::AfterSecondLook] {
+            let bed = Bed::new();
+            bed.aws.plant_lockfile(&bed.own());
+            bed.proxy.rule(Match::http(method, ".tfguard-"), [Answer::s3(403, "AccessDenied", "no").into()]);
+            bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [missing.clone().into()]);
+            let released = bed.release(&bed.file_store(unconditional));
+            let Released::StillThere(error) = &released else { panic!("{action}: {released:?}") };
+            assert!(matches!(error, StoreError::Denied { action: told, .. } if *told == action), "{error:?}");
+            let told = error.to_string();
+            assert!(told.contains("a/k.tflock.tfguard-") && !told.contains("second look"), "{told}");
+            assert!(bed.has_lockfile());
+            let deletes = bed.proxy.seen_matching(&Match::http("DELETE", ""));
+            assert!(deletes.iter().all(|delete| delete.path.contains(".tfguard-")), "{deletes:?}");
+        }
+    }
+}
+
+#[test]
+fn where_conditions_are_refused_or_senseless_the_lock_stays() {
     for (first, then) in [
-        (Answer::s3(403, "AccessDenied", "no"), Answer::s3(403, "AccessDenied", "no")),
         (Answer::s3(501, "NotImplemented", "no"), Answer::s3(501, "NotImplemented", "no")),
         // Complains about missing objects, and about the one made for the examination.
         (Answer::s3(404, "NoSuchKey", "no"), Answer::s3(404, "NoSuchKey", "no")),

@@ -30,11 +30,14 @@ impl Answer {
         }
     }
 
-    /// What a KMS key said that was asked by the service for the one who asked this.
+    /// What a KMS key said that was asked by the service for the one who asked this, where it was asked for this action:
+    /// S3 names it, DynamoDB does not always.
     #[must_use]
-    pub fn of_kms(&self) -> Option<&str> {
+    pub fn of_kms(&self, action: &str) -> Option<&str> {
+        let is_about =
+            |detail: &str| !detail.contains("perform: kms:") || detail.contains(&format!("perform: {action} "));
         match self {
-            Self::Denied(detail) if is_of_kms(detail) => Some(detail),
+            Self::Denied(detail) if is_of_kms(detail) && is_about(detail) => Some(detail),
             _ => None,
         }
     }

@@ -116,6 +116,13 @@ impl Subject {
     pub fn policy(&self, audience: Audience) -> Policy {
         let mut statements: Vec<(On, Statement)> = Vec::new();
         for permission in needed(self.features(), audience.needs()) {
+            // The statement about the lockfile is about the names that nobody uses, too.
+            let is_granted = |(on, statement): &(On, Statement)| {
+                *on == On::Lockfile && statement.action.contains(&permission.action)
+            };
+            if permission.on == On::Unused && statements.iter().any(is_granted) {
+                continue;
+            }
             match statements.iter_mut().find(|(on, _)| *on == permission.on) {
                 Some((_, statement)) => statement.action.push(permission.action),
                 None => statements.push((permission.on, self.statement(audience, permission.on, permission.action))),
@@ -297,6 +304,9 @@ mod tests {
         let examination = policy.statement.iter().find(|found| found.sid == "OperatorExamination").unwrap();
         assert_eq!(examination.action, ["s3:PutObject"]);
         assert_eq!(examination.resource[0], "arn:aws:s3:::states/network/prod.tfstate.tflock.tfguard-*");
+        // A pipeline may write them anyhow, as it may write lockfiles.
+        let pipeline = Subject { foreign_store: true, ..subject() }.policy(Audience::Pipeline);
+        assert_eq!(pipeline, subject().policy(Audience::Pipeline));
     }
 
     #[test]

@@ -76,10 +76,11 @@ pub async fn probe(
         );
     }
     // A bucket or a table can have a key of which the backend block says nothing.
-    let key_said = objects.state.of_kms().map(str::to_owned);
-    let table_key_said = items.as_ref().and_then(|items| items.get.of_kms()).map(str::to_owned);
+    let reading_said = objects.state.of_kms("kms:Decrypt").map(str::to_owned);
+    let writing_said = objects.put.of_kms("kms:GenerateDataKey").map(str::to_owned);
+    let table_key_said = items.as_ref().and_then(|items| items.get.of_kms("kms:Decrypt")).map(str::to_owned);
     let features = Features {
-        kms: place.features.kms || key_said.is_some(),
+        kms: place.features.kms || reading_said.is_some() || writing_said.is_some(),
         table_kms: place.features.table_kms || table_key_said.is_some(),
         ..place.features
     };
@@ -96,7 +97,10 @@ pub async fn probe(
             (On::Bucket, "s3:GetEncryptionConfiguration") => Some(Answer::of(&bucket.encryption)),
             (On::Bucket, "s3:GetBucketObjectLockConfiguration") => Some(Answer::of(&bucket.object_lock)),
             (On::Key, "kms:Decrypt") if objects.state_was_read => Some(Answer::Allowed),
-            (On::Key, "kms:Decrypt") if let Some(detail) = &key_said => Some(Answer::Denied(detail.clone())),
+            (On::Key, "kms:Decrypt") if let Some(detail) = &reading_said => Some(Answer::Denied(detail.clone())),
+            (On::Key, "kms:GenerateDataKey") if let Some(detail) = &writing_said => {
+                Some(Answer::Denied(detail.clone()))
+            }
             (On::Key, _) => Some(Answer::NotAsked("only reading and writing objects shows it")),
             (On::TableKey, _) => items.as_ref().map(|items| match (&items.get, &table_key_said) {
                 (Answer::Allowed, _) => Answer::Allowed,

@@ -1,5 +1,6 @@
 //! The options.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,12 +13,18 @@ use crate::commands::Access;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// List the locks of this DynamoDB table; several are separated by commas, or each has a --table
-    #[arg(long = "table", env = "TFGUARD_TABLE", value_name = "TABLE", value_delimiter = ',')]
+    #[arg(long = "table", env = "TFGUARD_TABLE", value_name = "TABLE", value_delimiter = ',', value_parser = table)]
     pub tables: Vec<String>,
 
     /// List the lockfiles of this bucket, or of those below a prefix of it; several as of --table
-    #[arg(long = "bucket", env = "TFGUARD_BUCKET", value_name = "BUCKET[/PREFIX]", value_delimiter = ',')]
-    pub buckets: Vec<String>,
+    #[arg(
+        long = "bucket",
+        env = "TFGUARD_BUCKET",
+        value_name = "BUCKET[/PREFIX]",
+        value_delimiter = ',',
+        value_parser = bucket
+    )]
+    pub buckets: Vec<Below>,
 
     /// List the lock of this initialised working directory's state; several as of --table [default: of this one, where
     /// neither table nor bucket is given]
@@ -47,6 +54,34 @@ pub struct Args {
     /// How AWS is reached.
     #[command(flatten)]
     pub access: Access,
+}
+
+/// A bucket, or what lies below a prefix of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// The bucket's name or ARN.
+    pub bucket: String,
+    /// Empty for all of it.
+    pub prefix: String,
+}
+
+impl fmt::Display for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.prefix)
+    }
+}
+
+fn table(name: &str) -> Result<String, &'static str> {
+    if name.is_empty() { Err("a table has a name") } else { Ok(name.to_owned()) }
+}
+
+fn bucket(named: &str) -> Result<Below, &'static str> {
+    let named = named.strip_prefix("s3://").unwrap_or(named);
+    let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
+    if bucket.is_empty() {
+        return Err("a bucket has a name");
+    }
+    Ok(Below { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
 /// How the list looks.

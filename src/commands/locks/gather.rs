@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
+use super::args::Below;
 use super::sheet::{Row, Sheet};
 use super::{Args, Looked, Summary};
 use crate::backend::{AwsClients, Reader, S3Backend, Surroundings};
@@ -72,7 +73,7 @@ impl<'a> Gatherer<'a> {
     pub async fn gather(mut self) -> Result<Summary, Failure> {
         let nothing_named = self.args.tables.is_empty() && self.args.buckets.is_empty() && self.args.dirs.is_empty();
         let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.dirs.clone() };
-        for dir in &dirs {
+        for dir in distinct(&dirs) {
             let looked = self.directory(dir).await;
             self.looked(format!("directory {}", dir.display()), looked);
         }
@@ -100,26 +101,25 @@ impl<'a> Gatherer<'a> {
     }
 
     async fn whole_places(&mut self) -> Result<(), Failure> {
+        let (buckets, tables) = (outermost(&self.args.buckets), distinct(&self.args.tables));
         let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
         let clients = AwsClients::connect_given(&self.args.access.settings(), surroundings).await;
         let clients = match clients.map_err(TargetError::from) {
             Ok(clients) => clients,
             Err(error) => {
-                for place in self.args.buckets.iter().chain(&self.args.tables) {
-                    self.looked(place.clone(), Err(error.to_string()));
+                for place in buckets.iter().map(ToString::to_string).chain(tables.into_iter().map(table_in_words)) {
+                    self.looked(place, Err(error.to_string()));
                 }
                 return Ok(());
             }
         };
-        for bucket in &self.args.buckets {
-            let bucket = bucket.strip_prefix("s3://").unwrap_or(bucket);
-            let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
-            let looked = self.bucket(&clients, bucket, prefix).await?;
-            self.looked(format!("s3://{bucket}/{prefix}"), looked);
+        for below in buckets {
+            let looked = self.bucket(&clients, &below.bucket, &below.prefix).await?;
+            self.looked(below.to_string(), looked);
         }
-        for table in &self.args.tables {
+        for table in tables {
             let looked = self.table(&clients, table).await?;
-            self.looked(format!("DynamoDB table {table}"), looked);
+            self.looked(table_in_words(table), looked);
         }
         Ok(())
     }
@@ -273,6 +273,23 @@ impl<'a> Gatherer<'a> {
         let mute: Vec<_> = join_all(asked).await;
         self.mute.extend(mute.into_iter().flatten());
     }
+}
+
+fn table_in_words(table: &String) -> String {
+    format!("DynamoDB table {table}")
+}
+
+/// Each once, however often it is named.
+fn distinct<T: PartialEq>(named: &[T]) -> Vec<&T> {
+    named.iter().enumerate().filter(|(at, one)| !named[..*at].contains(one)).map(|(_, one)| one).collect()
+}
+
+/// Those that lie below no other one: what does is gone through with that.
+fn outermost(named: &[Below]) -> Vec<&Below> {
+    let holds = |outer: &Below, inner: &Below| {
+        outer != inner && outer.bucket == inner.bucket && inner.prefix.starts_with(&outer.prefix)
+    };
+    distinct(named).into_iter().filter(|inner| !named.iter().any(|outer| holds(outer, inner))).collect()
 }
 
 /// Lockfiles that are listed and cannot be read.

@@ -1,24 +1,30 @@
 //! Prometheus' text format. One family has a sample for each lock, so that it can be written as the locks come.
+//!
+//! No two samples may have the same labels: a scraper then refuses all of them.
 
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write};
 
 use jiff::Timestamp;
 
 use super::Summary;
 use super::sheet::{Row, Sheet};
-use crate::commands::printable;
 use crate::lock::LockPlace;
+use crate::say::harmless;
 
 const CREATED: &str = "tfguard_lock_created_timestamp_seconds";
 
 pub struct Prometheus<W> {
     out: W,
     begun: bool,
+    /// The labels that were written: their hashes, because there can be many.
+    written: HashSet<u64>,
 }
 
 impl<W: Write> Prometheus<W> {
     pub fn new(out: W) -> Self {
-        Self { out, begun: false }
+        Self { out, begun: false, written: HashSet::new() }
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -36,17 +42,24 @@ impl<W: Write> Sheet for Prometheus<W> {
         let info = lock.lock.info();
         let words: Vec<_> = row.stale.iter().map(|stale| stale.word()).collect();
         let run = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
+        // Of the foreign texts, their store bounds only the first and the last.
         let labels = labels(&[
             ("state", &lock.lock.state),
-            ("id", lock.lock.id().unwrap_or_default()),
-            ("operation", info.map_or("", |info| &info.operation)),
-            ("who", info.map_or("", |info| &info.who)),
-            ("run", run.unwrap_or_default()),
+            ("id", &shortened(lock.lock.id().unwrap_or_default())),
+            ("operation", &shortened(info.map_or("", |info| &info.operation))),
+            ("who", &shortened(info.map_or("", |info| &info.who))),
+            ("run", &shortened(run.unwrap_or_default())),
             ("verdict", lock.judged.verdict.word()),
             ("stale", &words.join(",")),
             // Something without an ID can lie at both places of one state.
             ("place", &store_of(&lock.lock.first.place)),
         ]);
+        let mut hasher = DefaultHasher::new();
+        labels.hash(&mut hasher);
+        // The same names at two endpoints.
+        if !self.written.insert(hasher.finish()) {
+            return Ok(());
+        }
         match lock.since() {
             Some(since) => writeln!(self.out, "{CREATED}{labels} {}", since.as_second()),
             None => writeln!(self.out, "{CREATED}{labels} NaN"),
@@ -63,9 +76,13 @@ impl<W: Write> Sheet for Prometheus<W> {
         family(out, "tfguard_stale_locks", "Locks that are stale")?;
         writeln!(out, "tfguard_stale_locks {}", summary.stale)?;
         family(out, "tfguard_place_up", "Whether a table, bucket or directory could be read to its end")?;
+        // Names of directories that are no text can look the same.
+        let mut places = BTreeMap::new();
         for place in &summary.places {
-            let up = u8::from(place.error.is_none());
-            writeln!(out, "tfguard_place_up{} {up}", labels(&[("place", &place.place)]))?;
+            *places.entry(labels(&[("place", &place.place)])).or_insert(true) &= place.error.is_none();
+        }
+        for (labels, up) in places {
+            writeln!(out, "tfguard_place_up{labels} {}", u8::from(up))?;
         }
         family(out, "tfguard_locks_timestamp_seconds", "When this was looked at")?;
         writeln!(out, "tfguard_locks_timestamp_seconds {}", now.as_second())?;
@@ -84,32 +101,164 @@ fn store_of(place: &LockPlace) -> String {
     }
 }
 
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 512;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Label values are foreign texts: what would end them, or steer whoever looks at them, does not get through.
 fn labels(pairs: &[(&str, &str)]) -> String {
-    let escaped = |value: &str| printable(value).replace('\\', "\\\\").replace('"', "\\\"");
-    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    let quoted = |value: &str| visible(value).replace('\\', "\\\\").replace('"', "\\\"");
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", quoted(value))).collect();
     format!("{{{}}}", pairs.join(","))
+}
+
+/// A text with `\uXXXX` for what steers a terminal or gives a CI an order, and for a backslash that could be read as the
+/// beginning of that: no two texts become the same.
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    let mut before = None;
+    while let Some(char) = chars.next() {
+        let ambiguous = match char {
+            '\\' => chars.peek() == Some(&'u'),
+            '#' => before == Some('#'),
+            // All of them are of the basic plane.
+            char => harmless(char) != char,
+        };
+        if ambiguous {
+            visible += &format!("\\u{:04x}", u32::from(char));
+        } else {
+            visible.push(char);
+        }
+        before = Some(char);
+    }
+    visible
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
-    proptest! {
-        /// Whatever somebody writes into a lock, it stays one value of one label on one line.
-        #[test]
-        fn a_value_cannot_end_its_label(text in any::<String>()) {
-            let written = labels(&[("who", &text)]);
-            let inner = written.strip_prefix("{who=\"").and_then(|rest| rest.strip_suffix("\"}")).unwrap();
-            let mut escaped = false;
-            for char in inner.chars() {
-                prop_assert!(!char.is_control());
-                prop_assert!(escaped || char != '"');
-                prop_assert!(!escaped || matches!(char, '"' | '\\'));
-                escaped = !escaped && char == '\\';
+    use super::*;
+    use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
+    use crate::commands::locks::Looked;
+    use crate::holder::{Judged, Verdict};
+    use crate::lock::Sighting;
+
+    /// Reads labels as the format has them: `name="value"`, in which `\\`, `\"` and `\n` are escaped.
+    fn read(labels: &str) -> Option<Vec<(String, String)>> {
+        let mut rest = labels.strip_prefix('{')?.strip_suffix('}')?;
+        let mut pairs = Vec::new();
+        while !rest.is_empty() {
+            let (name, value) = rest.split_once("=\"")?;
+            let mut read = String::new();
+            let mut chars = value.chars();
+            loop {
+                match chars.next()? {
+                    '"' => break,
+                    '\\' => read.push(match chars.next()? {
+                        'n' => '\n',
+                        char @ ('\\' | '"') => char,
+                        _ => return None,
+                    }),
+                    char => read.push(char),
+                }
             }
-            prop_assert!(!escaped);
+            pairs.push((name.to_owned(), read));
+            rest = chars.as_str();
+            rest = rest.strip_prefix(',').unwrap_or(rest);
+        }
+        Some(pairs)
+    }
+
+    /// What [`visible`] was made of.
+    fn original(visible: &str) -> String {
+        let mut text = String::new();
+        let mut rest = visible;
+        while let Some((before, after)) = rest.split_once("\\u") {
+            text += before;
+            text.push(char::from_u32(u32::from_str_radix(&after[..4], 16).unwrap()).unwrap());
+            rest = &after[4..];
+        }
+        text + rest
+    }
+
+    /// Texts of characters that mean something here.
+    fn hostile() -> impl Strategy<Value = String> {
+        let char = prop_oneof![
+            proptest::sample::select(
+                &['\\', 'u', '0', '1', '#', '"', '\n', '\u{1}', '\u{202e}', '\u{7f}', '}', ','][..]
+            ),
+            any::<char>(),
+        ];
+        proptest::collection::vec(char, 0..12).prop_map(String::from_iter)
+    }
+
+    fn lock(key: &str, table: &str, endpoint: Option<&str>) -> JudgedLock {
+        let place = LockPlace::DynamoDb {
+            table: table.to_owned(),
+            lock_id: key.to_owned(),
+            region: "r".to_owned(),
+            endpoint: endpoint.map(str::to_owned),
+        };
+        let half = HalfSeen { place, seen: Sighting::of_item(&HashMap::new()), expected: true };
+        let lock = SeenLock { state: key.to_owned(), first: half, others: Vec::new() };
+        let verdict = Verdict::Unknown { why: String::new() };
+        JudgedLock { lock, judged: Judged { holder: None, verdict }, state_exists: None, notes: Vec::new() }
+    }
+
+    /// Names and labels of all samples that are written of these.
+    fn written(locks: &[JudgedLock], places: &[String]) -> Vec<String> {
+        let mut out = Vec::new();
+        let now = Timestamp::UNIX_EPOCH;
+        let mut sheet = Prometheus::new(&mut out);
+        for lock in locks {
+            sheet.write(Row { lock, stale: &lock.stale(None, now), older_than: None, now }).unwrap();
+        }
+        let places = places.iter().map(|place| Looked { place: place.clone(), error: None }).collect();
+        sheet.end(&Summary { places, ..Summary::default() }, now).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let samples = text.split('\n').filter(|line| !line.is_empty() && !line.starts_with("# "));
+        samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    }
+
+    proptest! {
+        /// Whatever somebody writes into a lock, it stays one value of one label on one line, and its own.
+        #[test]
+        fn a_value_is_read_as_it_was(text in hostile()) {
+            let written = labels(&[("who", &text), ("place", "")]);
+            let read = read(&written).unwrap();
+            prop_assert!(written.chars().all(|char| harmless(char) == char) && !written.contains("##"));
+            prop_assert_eq!(read.len(), 2);
+            prop_assert_eq!(original(&read[0].1), text);
+        }
+
+        /// Guards against a file that a scraper refuses: no sample is there twice, and none is lost but where table and
+        /// state have the same names at two endpoints.
+        #[test]
+        fn no_sample_is_there_twice(
+            keys in proptest::collection::vec((hostile(), "[ab]", "[xy]"), 0..8),
+            places in proptest::collection::vec(hostile(), 0..8),
+        ) {
+            let locks: Vec<_> = keys.iter().map(|(key, table, endpoint)| lock(key, table, Some(endpoint))).collect();
+            let samples = written(&locks, &places);
+            for sample in &samples {
+                let at = sample.find('{').unwrap_or(sample.len());
+                prop_assert!(sample[..at].chars().all(|char| char.is_ascii_lowercase() || char == '_'));
+                prop_assert!(at == sample.len() || read(&sample[at..]).is_some());
+            }
+            let distinct: HashSet<_> = samples.iter().collect();
+            prop_assert_eq!(distinct.len(), samples.len());
+            let of = |family: &str| samples.iter().filter(|sample| sample.starts_with(family)).count();
+            let names: HashSet<_> = keys.iter().map(|(key, table, _)| (key, table)).collect();
+            prop_assert_eq!(of(CREATED), names.len());
+            prop_assert_eq!(of("tfguard_place_up"), places.iter().collect::<HashSet<_>>().len());
         }
     }
 }

@@ -18,7 +18,7 @@ const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Conditions {
     Kept,
-    /// Ignored, or impossible to tell: what showed it.
+    /// Ignored or refused: what showed it.
     NotKept(String),
 }
 
@@ -55,16 +55,17 @@ impl Drop for LeftObject {
 
 impl LockfileStore {
     pub(super) async fn conditions(&self) -> Result<&Conditions, StoreError> {
-        self.conditions
-            .get_or_try_init(|| async {
-                match self.examine().await {
-                    Err(StoreError::Denied { detail, .. }) => Ok(Conditions::NotKept(format!(
-                        "whether this store keeps the condition of a conditional delete could not be examined ({detail})"
-                    ))),
-                    other => other,
-                }
-            })
-            .await
+        let examined = self.conditions.get_or_try_init(|| self.examine()).await;
+        examined.map_err(|error| match error {
+            StoreError::Denied { action, detail } => StoreError::Denied {
+                action,
+                detail: format!(
+                    "{detail} (tried on an unused name, {}.tfguard-…, to see whether deletes keep their condition here)",
+                    self.key
+                ),
+            },
+            other => other,
+        })
     }
 
     /// Finds out, with requests that can hurt nothing, whether the store keeps the condition of a conditional delete.
