@@ -24,4 +24,5 @@ pub mod report;
 pub mod run;
 pub mod say;
 pub mod session;
+pub mod shell;
 pub mod verify;

@@ -26,6 +26,21 @@ pub struct GivenSettings {
 }
 
 impl GivenSettings {
+    /// The place of a state.
+    #[must_use]
+    pub fn of(backend: &S3Backend, state_key: &str) -> Self {
+        Self {
+            bucket: Some(backend.bucket().to_owned()),
+            key: Some(state_key.to_owned()),
+            region: Some(backend.region().to_owned()),
+            table: backend.table().map(str::to_owned),
+            s3_endpoint: backend.s3_endpoint(),
+            dynamodb_endpoint: backend.dynamodb_endpoint(),
+            profile: None,
+            path_style: backend.uses_path_style(),
+        }
+    }
+
     /// These settings, and for all else the environment, as Terraform has it.
     ///
     /// # Errors

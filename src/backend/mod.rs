@@ -15,6 +15,7 @@ mod given;
 mod http;
 mod http_state;
 mod paths;
+mod plain_shell;
 mod planfile;
 mod profile;
 mod record;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::judged::{JudgedLock, Merged, View};
 use super::looked::HalfLook;
 use super::output::to_json;
-use super::{Failure, State, Target, block_on, describe, print, printable};
+use super::{Failure, State, Target, block_on, describe, print, printable, printable_whole};
 use crate::backend::Caller;
 use crate::cli::duration;
 use crate::exit;
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let found = Found::look(&state).await;
         let code = found.exit_code(args.older_than);
         print(&match args.format {
-            Format::Text => found.text(&state, args.older_than),
+            Format::Text => found.text(&state, &args.target.command(&state, &["verify"]), args.older_than),
             Format::Json => to_json(&found.said(&state, args.older_than, code)).map_err(Failure::Output)? + "\n",
         })?;
         Ok(code)
@@ -146,7 +146,7 @@ impl Found {
         Some(!is_at_odds(self.object.as_ref(), Some(md5)))
     }
 
-    fn text(&self, state: &State, older_than: Option<Duration>) -> String {
+    fn text(&self, state: &State, verify: &str, older_than: Option<Duration>) -> String {
         let mut text = format!("state {}\n", printable(&state.lock_id()));
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "  {name:<11} {}", printable(value));
@@ -160,22 +160,25 @@ impl Found {
             None if self.object_seen => line("object", "none yet"),
             None => {}
         }
-        match &self.digest {
-            StoredDigest::NotKept => {}
-            StoredDigest::Absent => line("digest", "none"),
-            StoredDigest::Malformed => line("digest", "no MD5; Terraform passes over it"),
-            StoredDigest::Md5(md5) => line(
-                "digest",
-                match self.digest_fits() {
-                    None => md5,
-                    Some(true) => "fits",
-                    Some(false) if !self.locks.is_empty() => {
-                        "does not fit; it may be written just now, `tfguard verify` waits and tells"
-                    }
-                    Some(false) => "does NOT fit: run `tfguard verify`",
-                },
-            ),
+        let digest = match &self.digest {
+            StoredDigest::NotKept => None,
+            StoredDigest::Absent => Some("none".to_owned()),
+            StoredDigest::Malformed => Some("no MD5; Terraform passes over it".to_owned()),
+            StoredDigest::Md5(md5) => Some(match self.digest_fits() {
+                None => md5.as_str().to_owned(),
+                Some(true) => "fits".to_owned(),
+                Some(false) if !self.locks.is_empty() => {
+                    format!("does not fit; it may be written just now, `{verify}` waits and tells")
+                }
+                Some(false) => format!("does NOT fit: run `{verify}`"),
+            }),
+        };
+        if let Some(digest) = digest {
+            let _ = writeln!(text, "  {:<11} {}", "digest", printable_whole(&digest));
         }
+        let mut line = |name: &str, value: &str| {
+            let _ = writeln!(text, "  {name:<11} {}", printable(value));
+        };
         if self.locks.is_empty() && self.unseen.is_empty() {
             line("lock", "not locked");
         }

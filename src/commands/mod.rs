@@ -18,6 +18,7 @@ pub mod verify;
 use std::io;
 
 pub use confirm::{Answer, confirm};
+pub(crate) use output::printable_whole;
 pub use output::{print, printable};
 pub use target::{Access, HalfPlace, State, Target, TargetError};
 

@@ -52,7 +52,7 @@ pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
 }
 
 /// The same as [`printable`] for a text that must not be cut.
-pub(super) fn printable_whole(text: &str) -> String {
+pub(crate) fn printable_whole(text: &str) -> String {
     without_commands(&printable_command(text))
 }
 

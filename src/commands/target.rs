@@ -8,6 +8,7 @@ use crate::backend::{
     AwsClients, Backend, BackendError, GivenSettings, S3Backend, Surroundings, read_backend, workspace,
 };
 use crate::lock::LockPlace;
+use crate::shell;
 
 /// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -173,6 +174,45 @@ impl Target {
     /// When it cannot be told, with what to do instead.
     pub async fn state(&self) -> Result<State, TargetError> {
         self.state_in(Path::new("."), std::env::vars_os().collect()).await
+    }
+
+    /// A command of tfguard's about this state, as a person types it in the same directory.
+    #[must_use]
+    pub fn command(&self, state: &State, words: &[&str]) -> String {
+        let mut all: Vec<OsString> = ["tfguard"].iter().chain(words).map(OsString::from).collect();
+        let surroundings = self.surroundings(state);
+        if let (Some(_), Some(Surroundings { dir, .. })) = (&self.chdir, &surroundings) {
+            all.extend(["--chdir".into(), dir.into()]);
+        }
+        let must_name = |name: &&String| surroundings.as_ref().is_some_and(|surroundings| surroundings.must_name(name));
+        if let Some(name) = state.workspace.as_ref().filter(must_name) {
+            all.extend(["--workspace".into(), name.into()]);
+        }
+        all.extend(self.settings().flags().into_iter().map(OsString::from));
+        let before = surroundings.and_then(|surroundings| surroundings.data_dir_assignment());
+        before.into_iter().chain([shell::join(all)]).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The beginning of a command line by which a person runs Terraform on this state in the same directory. None if no
+    /// directory is named that is set up for it.
+    #[must_use]
+    pub fn terraform(&self, state: &State, program: &str) -> Option<String> {
+        let surroundings = self.surroundings(state)?;
+        let Ok(Backend::S3(backend)) = read_backend(&surroundings) else { return None };
+        let place = |backend: &S3Backend| backend.file_place(&state.key);
+        let workspace = backend.workspace_of(&state.key).filter(|_| place(&backend) == place(&state.backend))?;
+        Some(surroundings.terraform(program, workspace, self.chdir.is_some()))
+    }
+
+    /// The directory that is looked into. Where flags name the state, one that is named too.
+    #[must_use]
+    pub fn dir(&self, state: &State) -> Option<PathBuf> {
+        let named = || self.chdir.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+        state.dir.clone().or_else(named)
+    }
+
+    fn surroundings(&self, state: &State) -> Option<Surroundings> {
+        Some(Surroundings { dir: self.dir(state)?, env: std::env::vars_os().collect() })
     }
 
     async fn state_in(&self, here: &Path, env: HashMap<OsString, OsString>) -> Result<State, TargetError> {

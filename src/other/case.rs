@@ -356,14 +356,13 @@ impl Case {
     }
 
     fn account(&self, holder: Option<LockInfo>, outcome: OtherOutcome) -> OtherLock {
-        let program = self.terraform.name();
-        let program = Path::new(&program).file_name().unwrap_or_default().to_string_lossy();
+        let terraform = self.terraform.typed();
         let command = holder
             .as_ref()
             .filter(|holder| self.kind.is_id(&holder.id))
             .filter(|_| matches!(outcome, OtherOutcome::Left { .. } | OtherOutcome::Kept))
-            .map(|holder| format!("{program} force-unlock {}", holder.id));
-        OtherLock { backend: self.kind.name().to_owned(), holder, outcome, command }
+            .map(|holder| format!("{terraform} force-unlock {}", holder.id));
+        OtherLock { backend: self.kind.name().to_owned(), holder, outcome, command, terraform: Some(terraform) }
     }
 }
 

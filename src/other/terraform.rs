@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::command::is_arguments;
+use crate::backend::{Surroundings, workspace};
 use crate::ci;
 
 /// What is read of its output: more than any of the commands run here prints.
@@ -92,6 +93,14 @@ impl Terraform {
     #[must_use]
     pub fn name(&self) -> String {
         self.program.to_string_lossy().into_owned()
+    }
+
+    /// The beginning of a command line by which a person runs it in the same place, from whichever directory.
+    #[must_use]
+    pub fn typed(&self) -> String {
+        let name = Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy();
+        let surroundings = Surroundings::of_command(&self.dir, &self.global, self.env.clone());
+        surroundings.terraform(&name, &workspace(&surroundings), true)
     }
 
     /// Runs a subcommand, for at most `limit`, without input and without a log. It is in a process group of its own, so

@@ -208,6 +208,9 @@ pub struct Settings {
     /// The plan file that it applied, which has the settings in place of the directory.
     #[serde(with = "crate::paths::option")]
     pub plan_file: Option<PathBuf>,
+    /// The flags by which tfguard's commands find the state, typed in that directory in a plain shell.
+    #[serde(default)]
+    pub flags: Vec<String>,
 }
 
 /// One half of a lock that tfguard looked after.

@@ -15,8 +15,11 @@ pub struct OtherLock {
     /// What became of it.
     #[serde(flatten)]
     pub outcome: OtherOutcome,
-    /// What a person can run to release it.
+    /// What a person can run to release it, in whichever directory.
     pub command: Option<String>,
+    /// The beginning of a command line by which a person runs Terraform there.
+    #[serde(default)]
+    pub terraform: Option<String>,
 }
 
 /// What became of such a lock.
@@ -92,11 +95,17 @@ impl OtherLock {
         let opens_any = if self.backend == "http" { " (it opens whatever lock is there then)" } else { "" };
         let sure = "once you are sure that this is the lock of this run and that nothing of it is alive";
         match &self.command {
-            Some(command) => Some(format!("{sure}, run in its directory: {command}{opens_any}")),
-            None if self.is_left() => Some(format!(
-                "run `terraform plan` in its directory; if that is refused the lock, {sure}, run: terraform \
-                 force-unlock <the ID it shows>{opens_any}"
-            )),
+            Some(command) => Some(format!("{sure}, run: {command}{opens_any}")),
+            None if self.is_left() => {
+                let (terraform, place) = match &self.terraform {
+                    Some(terraform) => (terraform.as_str(), ""),
+                    None => ("terraform", " in its directory"),
+                };
+                Some(format!(
+                    "run `{terraform} plan`{place}; if that is refused the lock, {sure}, run: {terraform} force-unlock \
+                     <the ID it shows>{opens_any}"
+                ))
+            }
             None => None,
         }
     }

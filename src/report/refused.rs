@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, Outcome};
-use crate::commands::printable;
+use crate::commands::{printable, printable_whole};
 use crate::holder::{Holder, Verdict};
 use crate::lock::LockInfo;
 use crate::run::describe;
@@ -39,7 +39,7 @@ impl RefusedLock {
             outcome: Outcome::Foreign,
             line: self.lock_line(),
             details: holder.into_iter().chain([printable(&self.verdict.to_string())]).collect(),
-            next: Some(printable(&self.next)),
+            next: Some(printable_whole(&self.next)),
         }
     }
 

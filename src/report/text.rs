@@ -2,14 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::path::Path;
 
-use crate::backend::GivenSettings;
 use crate::command::{self, Product};
-use crate::lock::{FoundLock, LockPlace};
+use crate::lock::FoundLock;
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
+use crate::shell;
 
-use super::account::{Account, Ending, Half, HalfOutcome, LockAccount, LockOutcome, TraceAccount};
+use super::account::{Account, Ending, Half, HalfOutcome, LockAccount, LockOutcome, Settings, TraceAccount};
 use super::{Finding, OtherLock, Outcome, RefusedLock, StateAccount};
 
 impl Account {
@@ -119,44 +120,20 @@ impl Account {
 }
 
 impl LockAccount {
-    /// The one command that removes what is named, by its ID or by `--broken`, and where to run it.
-    fn unlock(&self, what: &str) -> String {
-        let mut words = vec!["tfguard".to_owned(), "unlock".to_owned(), what.to_owned()];
-        // What the directory is set up for says nothing of a plan that was applied there.
-        if self.settings.as_ref().is_some_and(|settings| settings.plan_file.is_some()) {
-            words.extend(self.place_as_flags());
-        }
-        let directory = match &self.settings {
-            Some(settings) => settings.directory.display().to_string(),
-            None => "its directory".to_owned(),
+    /// The one command that removes it, or without an ID what is no lock in its place, and where to run it: `otherwise`,
+    /// if it is not known where its settings are.
+    pub(crate) fn unlock(&self, id: Option<&str>, otherwise: Option<&Path>) -> String {
+        let (directory, flags) = match &self.settings {
+            Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
+            None => (otherwise, &[][..]),
         };
-        format!("run in {directory}: {}", shell_words::join(words))
+        shell::run_in(directory, &shell::unlock(id, flags))
     }
 
     /// Whether what blocks the state is no lock, and so has no ID by which Terraform could name it.
     fn has_no_lock_in_its_place(&self) -> bool {
         let is_none = |half: &Half| matches!(half.outcome, HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) });
         self.halves.iter().any(is_none)
-    }
-
-    fn place_as_flags(&self) -> Vec<String> {
-        let mut settings = GivenSettings {
-            bucket: Some(self.claim.bucket.clone()),
-            key: Some(self.claim.state_key.clone()),
-            ..GivenSettings::default()
-        };
-        for place in &self.places {
-            match place.clone() {
-                LockPlace::DynamoDb { table, region, endpoint, .. } => {
-                    (settings.table, settings.region, settings.dynamodb_endpoint) =
-                        (Some(table), Some(region), endpoint);
-                }
-                LockPlace::Lockfile { region, endpoint, .. } => {
-                    (settings.region, settings.s3_endpoint) = (Some(region), endpoint);
-                }
-            }
-        }
-        settings.flags()
     }
 
     fn finding(&self, account: &Account, sure: &str) -> Finding {
@@ -173,11 +150,11 @@ impl LockAccount {
                 (Outcome::NotTaken, what)
             }
             Some(LockOutcome::Kept) => {
-                next = Some(format!("when you have looked at the state, {}", self.unlock(id)));
+                next = Some(format!("when you have looked at the state, {}", self.unlock(Some(id), None)));
                 (Outcome::Kept, "left in place, as --on-death says".to_owned())
             }
             Some(LockOutcome::Left(why)) => {
-                next = Some(format!("once you are sure that {sure}, {}", self.unlock(id)));
+                next = Some(format!("once you are sure that {sure}, {}", self.unlock(Some(id), None)));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
             None => (Outcome::Unknown, "not looked after".to_owned()),
@@ -200,7 +177,7 @@ impl LockAccount {
                 HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
                     let _ = write!(line, "; something that is no lock is at {}, not touched", half.place);
                     let unlock =
-                        || format!("if it is left from a lock that was not written whole, {}", self.unlock("--broken"));
+                        || format!("if it is left from a lock that was not written whole, {}", self.unlock(None, None));
                     next.get_or_insert_with(unlock);
                 }
                 HalfOutcome::Left { .. } => {
@@ -217,14 +194,26 @@ impl TraceAccount {
     /// Nothing is to be said of one that the child released or never had.
     fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
         let Some(LockOutcome::Left(why)) = &self.outcome else { return None };
-        let (state, command) = (self.entry.trace.lock_id(), account.command());
+        let (state, program) = (self.entry.trace.lock_id(), account.command());
+        let (directory, command) = match &self.settings {
+            Some(Settings { directory, flags, .. }) => {
+                let command = match flags.as_slice() {
+                    [name, workspace] if name == "--workspace" => {
+                        format!("TF_WORKSPACE={} {program}", shell::quote(workspace))
+                    }
+                    _ => program.to_owned(),
+                };
+                (shell::quote(directory), command)
+            }
+            None => ("its directory".to_owned(), program.to_owned()),
+        };
         Some(Finding {
             id: None,
             outcome: Outcome::Left,
             line: format!("lockfile of {state}: NOT released: {why}"),
             details: Vec::new(),
             next: Some(format!(
-                "run `{command} plan` in its directory; if that is refused a lock of {state}, and you are sure that \
+                "run `{command} plan` in {directory}; if that is refused a lock of {state}, and you are sure that \
                  {sure}, run: {command} force-unlock <the ID it shows>"
             )),
             state,

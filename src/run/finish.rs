@@ -35,6 +35,7 @@ use super::{Failure, Job, announce, clean_up, conclude, describe, job, report};
 use crate::ci;
 use crate::cli::OnDeath;
 use crate::exit;
+use crate::lock::LockClaim;
 use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::ci::{Level, Message, Summary};
 use crate::report::{Account, LockAccount, LockOutcome};
@@ -543,13 +544,13 @@ impl Found<'_> {
             Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
         };
         let mut code = left_behind(&journal.account);
-        for LockAccount { claim, .. } in journal.account.locks.iter().filter(may_be_left) {
+        for lock in journal.account.locks.iter().filter(may_be_left) {
             code = exit::LOCK_LEFT;
-            let (id, directory) = (&claim.id, journal.directory.display());
+            let LockAccount { claim: LockClaim { id, .. }, .. } = lock;
             self.warn(format!(
-                "lock {id} of {}: once you are sure that no Terraform of that run is alive, run in {directory}: tfguard \
-                 unlock {id}",
-                claim.lock_id()
+                "lock {id} of {}: once you are sure that no Terraform of that run is alive, {}",
+                lock.claim.lock_id(),
+                lock.unlock(Some(id.as_str()), Some(&journal.directory))
             ));
         }
         code

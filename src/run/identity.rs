@@ -106,7 +106,8 @@ pub async fn release(plan: &Plan, dry_run: bool) -> Result<Option<Account>, Stri
         let claim =
             LockClaim::of_found(info, state.bucket(), &state.key).map_err(|error| format!("{lock}: {error}"))?;
         let entry = Entry { claim, stage: Stage::Held, grade: Grade::Record };
-        let settings = Settings { directory: here.clone(), plan_file: None };
+        let flags = state.backend.flags_of(&state.key, false);
+        let settings = Settings { directory: here.clone(), plan_file: None, flags };
         let mut lock_account = LockAccount::new(&entry, Vec::new(), Some(settings));
         match decision {
             Decision::NotOurs => continue,

@@ -17,7 +17,7 @@ use crate::lock::{FoundLock, LockClaim, LockPlace, LockStore as _, Traced, Uncon
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
 use crate::other::{Command, Contested};
-use crate::report::{Account, LockAccount, LockOutcome, TraceAccount};
+use crate::report::{Account, LockAccount, LockOutcome, Settings, TraceAccount};
 use crate::session::Tree;
 
 /// How long an upload may take to land after the death of the process that sent it, as in [`crate::lock::release`].
@@ -34,6 +34,12 @@ impl Job {
     pub(super) fn surroundings(&self) -> Option<Surroundings> {
         let arguments = self.command.get(1..).unwrap_or_default();
         Some(Surroundings::of_command(&std::env::current_dir().ok()?, arguments, self.env.clone()))
+    }
+
+    /// The beginning of a command line by which a person runs Terraform in the child's place.
+    pub(super) fn terraform(&self, program: &str, chdir: bool) -> Option<String> {
+        let surroundings = self.surroundings()?;
+        Some(surroundings.terraform(program, &backend::workspace(&surroundings), chdir))
     }
 
     /// Which records in the child's log are believed.
@@ -142,6 +148,8 @@ pub struct Unlogged {
     pub claim: LockClaim,
     /// Where it is.
     pub places: Vec<LockPlace>,
+    /// Where its backend's settings are.
+    pub settings: Settings,
     /// When its holder began to ask for it.
     pub created: String,
     /// Whether it fits the child in everything.
@@ -242,7 +250,9 @@ impl Unlogging {
         let fits = item::judge(&info, &terms);
         let created = info.created.clone();
         let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &state_key) else { return Ok(None) };
-        Ok(Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), claim, created, fits }))
+        let flags = backend.flags_of(&state_key, false);
+        let settings = Settings { directory: surroundings.dir, plan_file: None, flags };
+        Ok(Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), settings, claim, created, fits }))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,7 +20,8 @@ use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
 use crate::other::{self, Death, Refusal, RefusedItself, Suspicion};
-use crate::report::{Ending, HalfOutcome, RefusedLock};
+use crate::report::{Ending, HalfOutcome, LockAccount, RefusedLock, Settings};
+use crate::shell;
 
 /// Looking at the lock never takes longer: the run is over, and the CI waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
@@ -32,9 +33,15 @@ struct Refused {
     id: String,
     info: Option<LockInfo>,
     /// Where it is, if that is on S3 and known.
-    places: Option<(S3Backend, Vec<LockPlace>)>,
-    /// Where its backend is configured.
-    directory: Option<PathBuf>,
+    places: Option<Places>,
+}
+
+/// Where the lock of a state is.
+struct Places {
+    backend: S3Backend,
+    halves: Vec<LockPlace>,
+    /// Where the backend is configured.
+    settings: Settings,
 }
 
 impl Supervisor<'_> {
@@ -52,9 +59,7 @@ impl Supervisor<'_> {
         }
         let found = match &refused.places {
             // Whoever wants the run to stop does not want to wait for this.
-            Some((backend, places)) if self.journal.account.requests.is_empty() && !places.is_empty() => {
-                look(backend, places).await
-            }
+            Some(places) if self.journal.account.requests.is_empty() && !places.halves.is_empty() => look(places).await,
             _ => None,
         };
         let mut refused = self.explain(refused, found);
@@ -85,13 +90,7 @@ impl Supervisor<'_> {
                 HalfOutcome::NotOurs { holder: FoundLock::Held(info) } => Some(info),
                 _ => None,
             })?;
-            let backend = self.releaser.backend(&lock.claim).ok().cloned();
-            Some(Refused {
-                id: info.id.clone(),
-                info: Some(info.clone()),
-                places: backend.map(|backend| (backend, lock.places.clone())),
-                directory: lock.settings.as_ref().map(|settings| settings.directory.clone()),
-            })
+            Some(Refused { id: info.id.clone(), info: Some(info.clone()), places: self.places_of_own(lock) })
         })
     }
 
@@ -110,22 +109,35 @@ impl Supervisor<'_> {
             other::Holder::IdOnly(_) => None,
         };
         let places = info.as_ref().and_then(|info| self.places_of(&info.path));
-        Some(Refused { id, info, places, directory: None })
+        Some(Refused { id, info, places })
     }
 
     /// Where the lock of a state is, by its path.
-    fn places_of(&self, path: &str) -> Option<(S3Backend, Vec<LockPlace>)> {
+    fn places_of(&self, path: &str) -> Option<Places> {
         let lock = self.journal.account.locks.iter().find(|lock| lock.claim.lock_id() == path);
-        if let Some((lock, backend)) = lock.and_then(|lock| Some((lock, self.releaser.backend(&lock.claim).ok()?))) {
-            return Some((backend.clone(), lock.places.clone()));
+        if let Some(places) = lock.and_then(|lock| self.places_of_own(lock)) {
+            return Some(places);
         }
-        let Ok(Backend::S3(backend)) = backend::read_backend(&self.job.surroundings()?) else { return None };
-        let places = backend.places_of_state(path)?;
-        Some((*backend, places))
+        let surroundings = self.job.surroundings()?;
+        let plan_file = backend::plan_file(self.job.command.get(1..).unwrap_or_default(), &surroundings);
+        let backend = match &plan_file {
+            Some(plan) => backend::read_planned_backend(plan, &surroundings),
+            None => backend::read_backend(&surroundings),
+        };
+        let Ok(Backend::S3(backend)) = backend else { return None };
+        let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
+        let flags = backend.flags_of(state_key, plan_file.is_some());
+        Some(Places { backend: *backend, halves, settings: Settings { directory: surroundings.dir, plan_file, flags } })
+    }
+
+    /// Where a lock is that the child asked for.
+    fn places_of_own(&self, lock: &LockAccount) -> Option<Places> {
+        let backend = self.releaser.backend(&lock.claim).ok()?.clone();
+        Some(Places { backend, halves: lock.places.clone(), settings: lock.settings.clone()? })
     }
 
     fn explain(&self, refused: Refused, found: Option<Option<HeldLock>>) -> RefusedLock {
-        let Refused { mut id, mut info, places, directory } = refused;
+        let Refused { mut id, mut info, places } = refused;
         let mut recorded = Recorded::Nothing;
         let is_free = found == Some(None);
         if let Some(Some(HeldLock { lock: FoundLock::Held(lock), recorded: beside })) = found {
@@ -151,13 +163,21 @@ impl Supervisor<'_> {
         } else {
             None
         };
-        let directory = directory.or_else(|| std::env::current_dir().ok());
-        let place = directory.map_or_else(|| "its directory".to_owned(), |directory| directory.display().to_string());
         // People copy it into a shell, and a stranger may have made it up.
-        let argument = shell_words::quote(&id);
         let unlock = match places {
-            Some(_) => format!("run in {place}: tfguard unlock {argument}"),
-            None => format!("run in {place}: {} force-unlock {argument}", self.journal.account.command()),
+            Some(Places { settings: Settings { directory, flags, .. }, .. }) => {
+                // Without an ID it is none, and goes by another option.
+                let id = Some(id.as_str()).filter(|id| !id.is_empty());
+                shell::run_in(Some(&directory), &shell::unlock(id, &flags))
+            }
+            None => {
+                let program = self.journal.account.command();
+                let terraform = self.job.terraform(program, false).unwrap_or_else(|| program.to_owned());
+                let end_of_options = if id.starts_with('-') { "-- " } else { "" };
+                let directory = self.job.surroundings().map(|surroundings| surroundings.dir);
+                let command = format!("{terraform} force-unlock {end_of_options}{}", shell::quote(&id));
+                shell::run_in(directory.as_deref(), &command)
+            }
         };
         let next = next(is_free, &verdict, release, link.as_deref(), &unlock);
         RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }
@@ -181,11 +201,11 @@ fn next(is_free: bool, verdict: &Verdict, release: Option<&str>, link: Option<&s
 }
 
 /// What is in the lock's place now: the half that tells most. None if that could not be seen in time.
-async fn look(backend: &S3Backend, places: &[LockPlace]) -> Option<Option<HeldLock>> {
+async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock>> {
     let look = async {
         let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
         let mut found: Option<HeldLock> = None;
-        for place in places {
+        for place in halves {
             let held = clients.open(place, UnconditionalDelete::Refuse).read_held().await;
             let held = held.map_err(|error| error.to_string())?;
             if held.as_ref().is_some_and(|held| held.recorded.holder().is_some()) {

@@ -86,9 +86,11 @@ impl Releaser {
                     BackendError::PlanFile { path, .. } => Some(path.clone()),
                     _ => None,
                 };
+                // What its directory is set up for says nothing of it.
                 let settings = plan.map(|path| Settings {
                     directory: path.parent().map(Path::to_owned).unwrap_or_default(),
                     plan_file: Some(path),
+                    flags: ["--bucket", &claim.bucket, "--key", &claim.state_key].map(str::to_owned).into(),
                 });
                 (Err(error.to_string()), Located { settings: before.settings.or(settings), ..before })
             }
@@ -116,7 +118,7 @@ impl Releaser {
             return Ok(found);
         }
         let own = || {
-            if let Some(Settings { directory, plan_file }) = settings {
+            if let Some(Settings { directory, plan_file, .. }) = settings {
                 let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
                 return Some(backend_in(claim, &surroundings, plan_file.clone(), None));
             }
@@ -258,13 +260,16 @@ fn backend_in(
     plan_file: Option<PathBuf>,
     args: Option<&[OsString]>,
 ) -> Result<Found, BackendError> {
-    let settings = Settings { directory: surroundings.dir.clone(), plan_file };
     let fitting = |backend| match backend {
         Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
         _ => Err(BackendError::ForeignState { lock_id: claim.lock_id() }),
     };
-    if let Some(plan) = &settings.plan_file {
-        return Ok((fitting(backend::read_planned_backend(plan, surroundings)?)?, settings));
+    let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
+        let flags = backend.flags_of(&claim.state_key, plan_file.is_some());
+        (backend, Settings { directory: surroundings.dir.clone(), plan_file, flags })
+    };
+    if let Some(plan) = plan_file {
+        return Ok(found(fitting(backend::read_planned_backend(&plan, surroundings)?)?, Some(plan)));
     }
     // Two stores can have buckets of the same name, so the old settings are no answer even where they fit.
     let destination = claim.operation == MIGRATION_DESTINATION;
@@ -279,5 +284,5 @@ fn backend_in(
         }
         recorded => recorded,
     };
-    Ok((backend?, settings))
+    Ok(found(backend?, None))
 }

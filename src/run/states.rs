@@ -5,10 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::release::Releaser;
-use crate::backend::{AwsClients, GivenSettings, S3Backend, read_planned_state};
+use crate::backend::{AwsClients, S3Backend, read_planned_state};
 use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
+use crate::shell;
 use crate::verify::{Content, Expected, Finding, Judgement, Looker, PATIENCE, Relation, StateObject, errored};
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
@@ -113,32 +114,22 @@ fn planned(settings: Option<&Settings>) -> Expected {
     Expected { lineage: Some(lineage), serial: content.serial }
 }
 
-/// The command that says what to do, and where to run it. A plan file's settings are its own, so there flags say them.
+/// The command that says what to do, and where to run it. Where flags name the state, the directory is named as well: an
+/// `errored.tfstate` may be in it.
 fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &str, expected: &Expected) -> String {
+    let flags = match (settings, backend) {
+        (Some(settings), _) => settings.flags.clone(),
+        (None, backend) => backend.map(|backend| backend.flags_of(state_key, false)).unwrap_or_default(),
+    };
     let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
     let mut add = |name: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
     };
-    if let (Some(Settings { plan_file: Some(_), .. }), Some(backend)) = (settings, backend) {
-        let settings = GivenSettings {
-            bucket: Some(backend.bucket().to_owned()),
-            key: Some(state_key.to_owned()),
-            region: Some(backend.region().to_owned()),
-            table: backend.table().map(str::to_owned),
-            s3_endpoint: backend.s3_endpoint(),
-            dynamodb_endpoint: backend.dynamodb_endpoint(),
-            profile: None,
-            path_style: backend.uses_path_style(),
-        };
-        add("--chdir", Some(".".to_owned()));
+    add("--chdir", flags.iter().any(|flag| flag == "--bucket").then(|| ".".to_owned()));
+    if settings.is_some_and(|settings| settings.plan_file.is_some()) {
         add("--lineage", expected.lineage.clone());
         add("--serial", expected.serial.map(|serial| serial.to_string()));
-        words.extend(settings.flags());
-    } else {
-        let workspace = backend.and_then(|backend| backend.workspace_of(state_key));
-        add("--workspace", workspace.filter(|name| *name != "default").map(str::to_owned));
     }
-    let directory =
-        settings.map_or_else(|| "its directory".to_owned(), |settings| settings.directory.display().to_string());
-    format!("run in {directory}: {}", shell_words::join(words))
+    words.extend(flags);
+    shell::run_in(settings.map(|settings| settings.directory.as_path()), &shell::join(words))
 }

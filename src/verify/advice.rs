@@ -1,5 +1,6 @@
 //! What to do about a state, in the order in which a tired person should do it.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use super::judge::way_back;
 use super::{Expected, Judgement, Seen, StateObject, Version, Versions};
 use crate::backend::S3Backend;
 use crate::lock::DIGEST_SUFFIX;
+use crate::shell;
 
 /// Which state it is about, for the commands that people are told to run.
 #[derive(Debug, Clone)]
@@ -27,6 +29,9 @@ pub struct Site {
     pub dynamodb_endpoint: Option<String>,
     /// `terraform` or `tofu`.
     pub program: &'static str,
+    /// The beginning of a command line by which it is run on this state. None if no directory is known that is set up for
+    /// it.
+    pub terraform: Option<String>,
     /// The command that looks at this state, `tfguard verify` with its flags.
     pub verify: String,
 }
@@ -34,7 +39,13 @@ pub struct Site {
 impl Site {
     /// Of a state. `key`: with the workspace's prefix.
     #[must_use]
-    pub fn new(backend: &S3Backend, key: &str, program: &'static str, verify: String) -> Self {
+    pub fn new(
+        backend: &S3Backend,
+        key: &str,
+        program: &'static str,
+        terraform: Option<String>,
+        verify: String,
+    ) -> Self {
         Self {
             bucket: backend.bucket().to_owned(),
             key: key.to_owned(),
@@ -43,6 +54,7 @@ impl Site {
             table: backend.table().map(str::to_owned),
             dynamodb_endpoint: backend.dynamodb_endpoint(),
             program,
+            terraform,
             verify,
         }
     }
@@ -52,7 +64,20 @@ impl Site {
         command.extend_from_slice(words);
         command.extend(["--region", &self.region]);
         command.extend(endpoint.into_iter().flat_map(|endpoint| ["--endpoint-url", endpoint]));
-        shell_words::join(command)
+        shell::join(command)
+    }
+
+    /// Something to do with Terraform. Never in a directory that is set up for another state.
+    fn step(&self, say: impl Into<String>, arguments: &[&OsStr]) -> Step {
+        let arguments = shell::join(arguments);
+        match &self.terraform {
+            Some(terraform) => Step::run(say, format!("{terraform} {arguments}")),
+            None => Step::new(format!(
+                "{}. In a directory that is initialised for this state, and in its workspace, that is `{} {arguments}`",
+                say.into(),
+                self.program
+            )),
+        }
     }
 
     fn s3api(&self, words: &[&str]) -> String {
@@ -162,7 +187,7 @@ pub fn steps(seen: &Seen, judgement: &Judgement, expected: &Expected, site: &Sit
     if !steps.is_empty() {
         let say =
             format!("see what {program} would do: what was being changed when one died may be missing from the state");
-        steps.push(Step::run(say, format!("{program} plan")));
+        steps.push(site.step(say, &["plan".as_ref()]));
     }
     steps
 }
@@ -190,35 +215,37 @@ fn bring_back(condition: &str, seen: &Seen, expected: &Expected, site: &Site) ->
 fn about_errored(path: &Path, relation: Relation, site: &Site) -> Step {
     let program = site.program;
     let file = path.display().to_string();
-    let push = || shell_words::join([program, "state", "push", &file]);
+    let push = ["state".as_ref(), "push".as_ref(), path.as_os_str()];
+    let pull = ["state".as_ref(), "pull".as_ref()];
     match relation {
-        Relation::Newer => Step::run(
+        Relation::Newer => site.step(
             format!(
                 "upload what {program} could not. It checks that it fits: never use -force, and then remove the file"
             ),
-            push(),
+            &push,
         ),
-        Relation::Overtaken => Step::run(
+        Relation::Overtaken => site.step(
             format!(
                 "do not push {file}, although it would not be refused. Compare it with what is there: what only the file \
                  has exists and is in no state, so import it or remove it; then remove the file"
             ),
-            format!("{program} state pull"),
+            &pull,
         ),
         Relation::Same => Step::new(format!("remove {file}")),
-        Relation::Forked => Step::run(
+        Relation::Forked => site.step(
             format!(
-                "compare {file} with what `{program} state pull` gives, then try to upload it, which goes through only if \
-                 both have the same content: never use -force"
+                "compare {file} with what `{} state pull` gives, then try to upload it, which goes through only if both \
+                 have the same content: never use -force",
+                site.terraform.as_deref().unwrap_or(program)
             ),
-            push(),
+            &push,
         ),
-        Relation::Older => Step::run(
+        Relation::Older => site.step(
             format!(
                 "do not push {file}: it would be refused. Compare it with what is there: what only the file has exists and \
                  is in no state, so import it or remove it; then remove the file"
             ),
-            format!("{program} state pull"),
+            &pull,
         ),
         Relation::Foreign => Step::new(format!(
             "do not push {file} here. Find the workspace or the project of its lineage, or remove it"

@@ -16,7 +16,7 @@ mod judged;
 mod refused;
 mod stores;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;

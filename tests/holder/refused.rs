@@ -3,6 +3,8 @@
 use super::*;
 use aws_sdk_dynamodb::types::AttributeValue;
 
+const UUID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
+
 /// A second run of the same state, which knows nothing of the first one's session.
 fn second(project: &Project, options: &[&str], command: &[&str]) -> Run {
     project.tfguard(TFGUARD, options, command).env("TFGUARD_DIR", project.work())
@@ -154,6 +156,46 @@ fn the_lock_of_another_backend_is_told_as_terraform_shows_it() {
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).current_dir(&work).run().expect_code(1);
     assert_said(&exit, &[&foreign.id, "next: ", &format!("terraform force-unlock {}", foreign.id)]);
     assert!(server.lock().is_some());
+}
+
+/// People copy the next step into a shell of their own, which has none of the run's variables.
+#[test]
+fn the_next_step_works_where_it_is_pasted() {
+    let project = project(Kind::Quick).table().init(&terraform());
+    let work = project.work();
+    for words in [&["workspace", "new", "blue"][..], &["workspace", "select", "default"], &["plan", "-out=planned"]] {
+        project.terraform(words).run().expect_code(0);
+    }
+    // Initialised only by a data directory elsewhere, and not at all.
+    let (odd, empty) = (work.join("it's a new\nline"), work.join("empty dir"));
+    let data = [("TF_DATA_DIR", work.join("data").into_os_string())];
+    for dir in [&odd, &empty] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    for name in ["main.tf", "backend.tf"] {
+        std::fs::copy(work.join(name), odd.join(name)).unwrap();
+    }
+    project.terraform(["init", "-input=false"]).current_dir(&odd).envs(data.clone()).run().expect_code(0);
+
+    let (prod, blue) = (project.lock_id(), format!("{}/env:/blue/network/prod.tfstate", project.bucket()));
+    let plan_file = work.join("planned");
+    let apply = ["apply", "-input=false", "-no-color", plan_file.to_str().unwrap()];
+    let run = |terraform: &[&str]| project.tfguard(TFGUARD, [""; 0], terraform);
+    for (path, id, run) in [
+        (&blue, UUID, run(&APPLY).env("TF_WORKSPACE", "blue")),
+        (&prod, UUID, run(&APPLY).current_dir(&odd).envs(data)),
+        (&prod, UUID, run(&apply).current_dir(&empty)),
+        (&prod, "--broken", run(&APPLY)),
+    ] {
+        project.aws().plant_lock(project.table_name(), &LockInfo { id: id.to_owned(), ..LockInfo::foreign(path) });
+        let exit = run.run().expect_code(1);
+        let err = exit.err();
+        let next = err.lines().find_map(|line| Some(line.split_once("next: ")?.1.split_once("run in ")?.1));
+        let (dir, command) = next.and_then(|next| next.split_once(": tfguard ")).unwrap_or_else(|| panic!("{exit}"));
+        let command = format!("cd {dir} && tfguard {command}");
+        project.paste(TFGUARD, Path::new("/"), &command).expect_code(0);
+        assert_eq!(project.aws().lock(project.table_name(), path), None, "{exit}");
+    }
 }
 
 /// Who can write to the table can write what they like, and people copy the last line into a shell.

@@ -45,6 +45,8 @@ fn what_is_not_known_to_be_dead_needs_a_yes() {
 
     let exit = bed.about("a/k", &["unlock", OWN, "--yes", "--report", "report.json"]).run().expect_code(0);
     assert_unlocked(&bed, &exit);
+    let next = format!("\nnext: run `tfguard verify --bucket {} --key a/k --region ", bed.bucket);
+    assert!(exit.out().contains(&next) && exit.out().contains(" --path-style`, then "), "{exit}");
     let report = report(&bed);
     assert_eq!(report["outcome"], "deleted", "{report:#}");
     assert_eq!((&report["consent"], &report["lock"]["id"]), (&"by-option".into(), &OWN.into()), "{report:#}");
@@ -85,7 +87,7 @@ fn a_lock_that_changes_hands_while_it_asks_stays() {
     run.wait_for_stdout("Only `yes` will be accepted", SOON);
     bed.in_both(&bed.lock("a/k", OTHER));
     run.write(b"yes\r");
-    let exit = run.wait(SOON).expect_code(0);
+    let exit = run.wait(SOON).expect_code(120);
     assert_eq!(exit.out().matches("changed hands meanwhile and not touched").count(), 2, "{exit}");
     assert_eq!(bed.aws.lock(&bed.table, &bed.path("a/k")).unwrap()["ID"], OTHER);
     assert_eq!(bed.aws.lockfile(&bed.path("a/k")).unwrap()["ID"], OTHER);
@@ -113,7 +115,8 @@ fn a_lock_that_changes_hands_under_the_delete_stays() {
             "{exit}"
         );
         assert_eq!(bed.aws.lockfile(&bed.path("a/k")), Some(serde_json::to_value(&successor).unwrap()), "{exit}");
-        assert!(exit.out().contains(who), "people are told who has it: {exit}");
+        assert!(exit.err().contains(who), "people are told who has it: {exit}");
+        assert_eq!(exit.code, Some(120), "the state is locked by another: {exit}");
         bed.assert_only_conditional_deletes();
     }
 }
@@ -254,7 +257,7 @@ fn a_lock_in_the_place_of_something_broken_stays() {
         let exit = run.wait(SOON);
         assert!(bed.aws.lock(&bed.table, &bed.path("a/k")).is_some(), "{exit}");
         assert!(bed.aws.lockfile(&bed.path("a/k")).is_some(), "{exit}");
-        assert_eq!(exit.out().matches("not touched").count(), 2, "{exit}");
+        assert_eq!(exit.err().matches("not touched").count(), 2, "{exit}");
     }
 }
 

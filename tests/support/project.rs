@@ -197,6 +197,14 @@ impl<'a> Project<'a> {
             .env("PATH", path)
     }
 
+    /// Pastes a command that tfguard printed into a plain shell, which has none of a run's variables. Questions are answered
+    /// with yes.
+    #[track_caller]
+    pub fn paste(&self, tfguard: &str, dir: &Path, command: &str) -> Exit {
+        let script = format!("tfguard() {{ {tfguard} \"$@\"; }}\n{command}");
+        self.command("bash").args(["-c", &script]).current_dir(dir).env("TFGUARD_YES", "true").run()
+    }
+
     /// The directory Terraform runs in.
     pub fn work(&self) -> PathBuf {
         self.dir.path().join("work")

@@ -121,10 +121,12 @@ fn an_unlock_whose_success_was_not_heard_of_is_seen_by_the_next_look() {
 #[test]
 fn an_unlock_that_never_works_leaves_a_message_with_the_command() {
     let place = azurerm();
+    place.write(".terraform/environment", "blue");
     place.write("unlock", "echo 'Failed to unlock state: AuthorizationFailure' >&2; exit 1\n");
     let exit = killed(&place, &ITEM).expect_code(120);
     assert!(exit.err().contains("AuthorizationFailure"), "{exit}");
-    assert!(exit.err().contains(&format!("terraform force-unlock {UUID}")), "{exit}");
+    let command = format!("run: TF_WORKSPACE=blue terraform -chdir={} force-unlock {UUID}", place.work().display());
+    assert!(exit.err().contains(&command), "{exit}");
     assert!(has_lock(&place));
 }
 

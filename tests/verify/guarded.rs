@@ -1,7 +1,8 @@
 //! The same look by a guarded run, after an unclean death.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
@@ -253,6 +254,58 @@ fn the_lock_of_a_dead_holder_is_no_excuse() {
     let exit = project.command(TFGUARD).arg("release").run().expect_code(121);
     assert!(exit.err().contains("needs a look"), "{exit}");
     verify(&["--fix-digest", "--yes"]).expect_code(0);
+}
+
+/// The steps are pasted into a plain shell, where another workspace is selected: they are about the state that was looked
+/// at all the same. A state in the wrong workspace is a disaster.
+#[test]
+fn the_steps_are_about_their_own_workspace_wherever_they_are_pasted() {
+    let project =
+        Project::new(Aws::shared(), Kind::Quick).table().workspace("blue").init(&Tools::get().any_terraform());
+    project.apply();
+    project.terraform(["workspace", "select", "default"]).run().expect_code(0);
+    let work = project.work();
+    let chdir = work.to_str().unwrap();
+    let paste = |dir: &Path, exit: &Exit, command: &str| {
+        let out = exit.out();
+        let line = out.lines().find(|line| line.contains(command)).unwrap_or_else(|| panic!("{exit}"));
+        project.paste(TFGUARD, dir, line).expect_code(0);
+    };
+    for (dir, options, variable) in [
+        (work.as_path(), &["--workspace", "blue"][..], ""),
+        (&work, &[], "blue"),
+        (Path::new("/"), &["--workspace", "blue", "--chdir", chdir], ""),
+    ] {
+        let mut state = project.state().expect("blue has a state");
+        let serial = state["serial"].as_u64().unwrap() + 1;
+        state["serial"] = serial.into();
+        std::fs::write(work.join("errored.tfstate"), state.to_string()).unwrap();
+        let verify = || {
+            let run = project.command(TFGUARD).arg("verify").args(options).current_dir(dir);
+            run.env("TF_WORKSPACE", variable).run().expect_code(121)
+        };
+        paste(dir, &verify(), "state push");
+        assert!(project.state().unwrap()["serial"].as_u64() >= Some(serial), "{options:?}");
+
+        std::fs::remove_file(work.join("errored.tfstate")).unwrap();
+        let text = |value: &str| AttributeValue::S(value.to_owned());
+        let item = [("LockID", text(&format!("{}-md5", project.lock_id()))), ("Digest", text(&"0".repeat(32)))];
+        project.aws().put_item(project.table_name(), item.map(|(name, value)| (name.to_owned(), value)).into());
+        paste(dir, &verify(), "--fix-digest");
+        let digest = project.aws().digest(project.table_name(), &project.lock_id());
+        assert_eq!(digest, Some(state_md5(&project)), "{options:?}");
+    }
+    assert!(project.aws().object(project.bucket(), "network/prod.tfstate").is_none(), "default has no state");
+
+    // A directory that is set up for another state is no place for this one.
+    std::fs::write(work.join("errored.tfstate"), project.state().unwrap().to_string()).unwrap();
+    let flags = ["--bucket", project.bucket(), "--key", "other.tfstate", "--region", Aws::REGION, "--path-style"];
+    let url = project.aws().url();
+    let run = project.command(TFGUARD).args(["verify", "--chdir", "."]).args(flags).args(["--s3-endpoint", url]);
+    let exit = run.run().expect_code(121);
+    let commands: Vec<_> =
+        exit.out().lines().map(str::trim).filter(|line| line.contains("terraform")).map(str::to_owned).collect();
+    assert!(commands.iter().all(|line| line.starts_with(char::is_numeric)), "only in words: {commands:#?}");
 }
 
 /// Terraform cannot upload its state nor unlock: it leaves errored.tfstate, and the steps that are shown lead back.

@@ -170,7 +170,14 @@ impl Unlock<'_> {
         let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
         let (outcome, mut why) = told(&done, &unseen);
         if outcome == Outcome::Deleted {
-            why += "\nnext: run `tfguard verify`, then `terraform plan`; what was being changed may be missing from the state";
+            let (target, state) = (&self.args.target, &self.state);
+            let plan = match target.terraform(state, "terraform") {
+                Some(terraform) => format!("`{terraform} plan`"),
+                None => "`terraform plan` in its directory".to_owned(),
+            };
+            let verify = target.command(state, &["verify"]);
+            why +=
+                &format!("\nnext: run `{verify}`, then {plan}; what was being changed may be missing from the state");
         }
         Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
     }
@@ -304,6 +311,10 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
                     FoundLock::Held(info) => format!("{} by {}", info.id, info.who),
                     FoundLock::Malformed(_) => "something that is no lock".to_owned(),
                 };
+                // Gone, but the state is locked.
+                if outcome != Outcome::Left {
+                    outcome = Outcome::Refused;
+                }
                 format!("changed hands meanwhile and not touched: {place} has {}", printable(&another))
             }
             HalfOutcome::Left { why } => {

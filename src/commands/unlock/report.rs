@@ -88,7 +88,7 @@ pub enum Outcome {
     Gone,
     /// It would be deleted (`--dry-run`).
     WouldDelete,
-    /// It stays, because tfguard or a person said so.
+    /// It stays, because tfguard or a person said so, or another one is there.
     Refused,
     /// It may still be there, against the intention.
     Left,

@@ -162,9 +162,7 @@ impl<'a> Verify<'a> {
             .look(PATIENCE, |info, recorded| self.is_dead(info, recorded))
             .await
             .map_err(|error| self.failed(error))?;
-        // Where flags name the state, a directory is looked into only if it is named too.
-        let dir = self.state.dir.as_ref().or(self.args.target.chdir.as_ref());
-        look.seen.errored = dir.and_then(|dir| errored(dir, None));
+        look.seen.errored = self.args.target.dir(&self.state).and_then(|dir| errored(&dir, None));
         let judgement = self.looker.judge(&mut look.seen, &self.expected).await;
         Ok((look, judgement))
     }
@@ -240,18 +238,17 @@ impl<'a> Verify<'a> {
             .and_then(|object| object.content.as_ref().ok())
             .is_some_and(|content| content.format == StateFormat::Encrypted);
         let program = if self.opentofu || encrypted { "tofu" } else { "terraform" };
-        Site::new(&self.state.backend, &self.state.key, program, self.command())
+        let terraform = self.args.target.terraform(&self.state, program);
+        Site::new(&self.state.backend, &self.state.key, program, terraform, self.command())
     }
 
     /// This command, less what is done only once.
     fn command(&self) -> String {
-        let target = &self.args.target;
-        let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
-        let dir = target.chdir.as_ref().map(|dir| dir.display().to_string());
-        let place = [("--chdir", dir), ("--workspace", target.workspace.clone())];
-        words.extend(place.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten());
-        words.extend(target.settings().flags());
-        shell_words::join(words)
+        let serial = self.expected.serial.map(|serial| serial.to_string());
+        let mut words = vec!["verify"];
+        words.extend(self.expected.lineage.iter().flat_map(|lineage| ["--lineage", lineage]));
+        words.extend(serial.iter().flat_map(|serial| ["--serial", serial]));
+        self.args.target.command(&self.state, &words)
     }
 
     fn text(&self, seen: &Seen, judgement: &Judgement) -> String {

@@ -112,7 +112,7 @@ impl Supervisor<'_> {
             Ok(None) => return,
             Err(why) => return self.note_unseen(&why),
         };
-        let Unlogged { claim, places, created, fits } = found;
+        let Unlogged { claim, places, settings, created, fits } = found;
         if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {
             return;
         }
@@ -139,6 +139,7 @@ impl Supervisor<'_> {
         };
         let why = format!("held by {} since {created}; {why}", claim.who);
         let mut lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
+        lock.settings = Some(settings);
         lock.outcome = Some(LockOutcome::Left(why));
         self.journal.account.locks.push(lock);
     }
@@ -146,10 +147,17 @@ impl Supervisor<'_> {
     /// One that ended by itself has released its lock or told why not.
     pub(super) fn note_unseen(&mut self, why: &str) {
         let why = format!("tfguard could not see whether this run left a lock: {why}");
+        let terraform = self.job.terraform(self.journal.account.command(), true);
         let account = &mut self.journal.account;
         if account.ending.is_none_or(Ending::is_unclean) {
             let outcome = OtherOutcome::Left { why };
-            account.other_locks.push(OtherLock { backend: "s3".to_owned(), holder: None, outcome, command: None });
+            account.other_locks.push(OtherLock {
+                backend: "s3".to_owned(),
+                holder: None,
+                outcome,
+                command: None,
+                terraform,
+            });
         } else {
             trouble(account, why);
         }

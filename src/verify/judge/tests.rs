@@ -47,6 +47,7 @@ fn site() -> Site {
         table: Some("t".to_owned()),
         dynamodb_endpoint: None,
         program: "terraform",
+        terraform: Some("terraform".to_owned()),
         verify: "tfguard verify".to_owned(),
     }
 }
