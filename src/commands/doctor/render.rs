@@ -86,13 +86,7 @@ mod tests {
 
     #[test]
     fn people_see_what_and_why_and_how_in_order() {
-        let chain = Chain {
-            processes: Vec::new(),
-            stdout: Stdout::Other,
-            ignored: Vec::new(),
-            blocked: Vec::new(),
-            contained: false,
-        };
+        let chain = Chain { processes: Vec::new(), stdout: Stdout::Other, ignored: Vec::new(), contained: false };
         let findings = vec![
             Finding::problem(Area::Table, "b", "broken\u{1b}[2J").why("it matters").fix("mend it"),
             Finding::ok(Area::Signals, "a", "fine"),

@@ -44,8 +44,6 @@ pub struct Chain {
     pub stdout: Stdout,
     /// Signals that were ignored when it was started, by number.
     pub ignored: Vec<i32>,
-    /// Signals that were blocked when it was started, by number.
-    pub blocked: Vec<i32>,
     /// It does not run in the machine's own PID namespace.
     pub contained: bool,
 }

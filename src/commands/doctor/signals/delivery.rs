@@ -249,34 +249,23 @@ fn pipe(chain: &Chain) -> Option<Finding> {
     )
 }
 
-fn dispositions(job: Job, chain: &Chain) -> Vec<Finding> {
-    let named = |signals: &[i32]| -> Vec<&'static str> {
+fn dispositions(job: Job, chain: &Chain) -> Option<Finding> {
+    let ignored: Vec<_> =
         [(libc::SIGHUP, "SIGHUP"), (libc::SIGINT, "SIGINT"), (libc::SIGQUIT, "SIGQUIT"), (libc::SIGTERM, "SIGTERM")]
             .into_iter()
-            .filter(|(number, _)| signals.contains(number))
+            .filter(|(number, _)| chain.ignored.contains(number))
             .map(|(_, name)| name)
-            .collect()
-    };
-    let mut findings = Vec::new();
-    let blocked = named(&chain.blocked);
-    if !blocked.is_empty() {
-        findings.push(
-            Finding::problem(Signals, "blocked", format!("{} blocked by what started tfguard", are(&blocked)))
-                .why("a blocked signal is never received: tfguard does not see a cancel, nor does Terraform")
-                .fix("start it from a program that leaves the signal mask as it was"),
-        );
+            .collect();
+    if ignored.is_empty() {
+        return None;
     }
-    let ignored = named(&chain.ignored);
-    if !ignored.is_empty() {
-        let finding = Finding::note(Signals, "ignored", format!("{} ignored by what started tfguard", are(&ignored)));
-        let nohup = job.provider.is_none() && chain.ignored.contains(&libc::SIGHUP);
-        findings.push(finding.why(if nohup {
-            "outside a CI that is nohup: neither SIGHUP nor the end of the process that started tfguard stops the run"
-        } else {
-            "usual for a shell that starts something in the background; tfguard hears them all the same"
-        }));
-    }
-    findings
+    let finding = Finding::note(Signals, "ignored", format!("{} ignored by what started tfguard", are(&ignored)));
+    let nohup = job.provider.is_none() && chain.ignored.contains(&libc::SIGHUP);
+    Some(finding.why(if nohup {
+        "outside a CI that is nohup: neither SIGHUP nor the end of the process that started tfguard stops the run"
+    } else {
+        "usual for a shell that starts something in the background; tfguard hears them all the same"
+    }))
 }
 
 fn are(signals: &[&str]) -> String {

@@ -34,7 +34,6 @@ pub fn look() -> Chain {
     let mut chain = Chain {
         stdout: Stdout::Other,
         ignored: signals(|status| status.sigign),
-        blocked: signals(|status| status.sigblk),
         contained: world.pid_namespace != 0 && world.pid_namespace != MACHINES_OWN_NAMESPACE,
         processes,
     };

@@ -14,7 +14,7 @@ fn process(pid: i32, parent: i32, group: i32, words: &[&str]) -> Process {
 }
 
 fn chain(processes: Vec<Process>, contained: bool) -> Chain {
-    Chain { processes, stdout: Stdout::Other, ignored: Vec::new(), blocked: Vec::new(), contained }
+    Chain { processes, stdout: Stdout::Other, ignored: Vec::new(), contained }
 }
 
 fn job(variables: &[(&str, &str)]) -> Job {
@@ -200,13 +200,13 @@ fn a_reader_is_one_that_the_job_started() {
 }
 
 #[test]
-fn pipes_masks_and_ignored_signals_are_told() {
+fn pipes_and_ignored_signals_are_told() {
     let own = process(30, 20, 20, &["tfguard"]);
     let tee = process(31, 20, 20, &["tee", "log"]);
     let mut chain = chain(vec![own, process(20, 10, 20, &["bash"])], false);
     let ids = |chain: &Chain, job: Job| {
         let mut found: Vec<_> = findings(job, chain).iter().map(|found| (found.id, found.severity)).collect();
-        found.retain(|(id, _)| matches!(*id, "pipe" | "blocked" | "ignored"));
+        found.retain(|(id, _)| matches!(*id, "pipe" | "ignored"));
         found
     };
     assert_eq!(ids(&chain, job(&[])), []);
@@ -214,10 +214,9 @@ fn pipes_masks_and_ignored_signals_are_told() {
     assert_eq!(ids(&chain, job(&[])), []);
     chain.stdout = Stdout::Pipe { reader: Some(tee) };
     chain.ignored = vec![libc::SIGHUP, libc::SIGINT, libc::SIGPIPE];
-    chain.blocked = vec![libc::SIGTERM, libc::SIGUSR1];
-    let all = [("pipe", Severity::Warning), ("blocked", Severity::Problem), ("ignored", Severity::Note)];
+    let all = [("pipe", Severity::Warning), ("ignored", Severity::Note)];
     assert_eq!(ids(&chain, job(&[GITHUB])), all);
-    let why = |job| dispositions(job, &chain).remove(1).why.unwrap();
+    let why = |job| dispositions(job, &chain).unwrap().why.unwrap();
     assert!(why(job(&[])).contains("nohup") && !why(job(&[GITHUB])).contains("nohup"));
 }
 
