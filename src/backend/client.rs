@@ -1,5 +1,6 @@
 //! AWS clients that talk to the backend as Terraform does.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
@@ -172,9 +173,10 @@ impl AwsClients {
             // Stores that are not AWS's often do not know checksums in trailers.
             .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
             .force_path_style(self.backend.uses_path_style());
-        match endpoint {
-            Some(endpoint) => builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false),
-            None => builder,
+        match (endpoint, self.s3_endpoint_of_sdk()) {
+            (Some(endpoint), _) => builder.endpoint_url(as_directory(endpoint)).use_fips(false).use_dual_stack(false),
+            (None, Some(endpoint)) => builder.endpoint_url(as_directory(&endpoint)),
+            (None, None) => builder,
         }
     }
 
@@ -184,6 +186,12 @@ impl AwsClients {
         let found = self.config.service_config().zip(key.ok()).and_then(|(config, key)| config.load_config(key));
         found.or_else(|| self.config.endpoint_url().map(str::to_owned))
     }
+}
+
+/// An endpoint as the SDK needs it: it puts a bucket right behind the path, with no slash between them, where the SDK
+/// for Go puts one (`NormalizedPath` of an endpoint's rules ends with it).
+fn as_directory(endpoint: &str) -> Cow<'_, str> {
+    if endpoint.ends_with('/') { endpoint.into() } else { format!("{endpoint}/").into() }
 }
 
 fn retries() -> RetryConfig {

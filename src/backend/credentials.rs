@@ -16,13 +16,18 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
+use crate::lock::told;
+
 use super::attributes::{Role, WebIdentity};
+use super::profile::SharedFiles;
 use super::role::{Assume, RoleProvider, Token};
 use super::s3::set;
+use super::shared_file::alias;
 use super::{BackendError, S3Backend, http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -36,15 +41,24 @@ const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
 /// The SDK's configuration for the backend's region, with the credentials Terraform would use. Nothing is fetched yet.
 pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, BackendError> {
     let env = Env::from(environment(backend));
-    let profiles = profile::load(backend, &env).await;
-    let http = http::http_client(backend, profiles.as_ref().and_then(|profiles| profiles.get("ca_bundle")))?;
-    let mut config = load(backend, env, http).await;
-    let (base, mut roles) = match on_environment(backend, profiles.as_ref()) {
+    let files = profile::read(backend);
+    let profiles = profile::load(backend, &env, &files).await?;
+    let http = http::http_client(backend, profiles.get("ca_bundle"))?;
+    let mut config = load(backend, env, http, &files).await;
+    let (base, mut roles) = match on_environment(backend, &profiles) {
         Some((keys, roles)) => (Some(Base::Keys(keys)), roles),
         None => (base(backend, &config)?, Vec::new()),
     };
-    if let Some(base) = base {
-        config = config.into_builder().credentials_provider(provider::SharedCredentialsProvider::new(base)).build();
+    let found = match base {
+        Some(base) => Some(provider::SharedCredentialsProvider::new(base)),
+        None => {
+            profile_is_there(backend, &profiles, &files)?;
+            let by_sdk = config.credentials_provider().filter(|_| !files.unread.is_empty());
+            by_sdk.map(|by_sdk| provider::SharedCredentialsProvider::new(WithoutFiles(by_sdk, files.unread)))
+        }
+    };
+    if let Some(found) = found {
+        config = config.into_builder().credentials_provider(found).build();
     }
     roles.extend(backend.attributes.roles());
     for role in roles {
@@ -60,27 +74,30 @@ pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
 }
 
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
-async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient) -> SdkConfig {
+async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: &SharedFiles) -> SdkConfig {
     let attributes = &backend.attributes;
     let variable = |name: &str| backend.surroundings.var(name);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .env(env)
         .http_client(http)
+        .profile_files(files.contents.clone())
         .region(Region::new(backend.region().to_owned()))
         .retry_config(RetryConfig::standard())
         .identity_cache(identity_cache())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
-    if let Some(files) = profile::files(backend) {
-        loader = loader.profile_files(files);
-    }
-    if let Some(profile) = set(&attributes.profile) {
+    if let Some(profile) = profile::selected(backend) {
         loader = loader.profile_name(profile);
     }
-    // Of the variables any text means yes, also "false".
-    if attributes.use_fips_endpoint.unwrap_or(variable("AWS_USE_FIPS_ENDPOINT").is_some()) {
+    // Up to 1.14 Terraform took any text of the variables for yes, also "false". No store is out of reach for those who
+    // are taken at their word: the same is behind both kinds of endpoints.
+    let wanted = |name| {
+        let no = |text: &str| ["0", "f", "false"].iter().any(|no| text.eq_ignore_ascii_case(no));
+        variable(name).is_some_and(|text| !no(text))
+    };
+    if attributes.use_fips_endpoint.unwrap_or_else(|| wanted("AWS_USE_FIPS_ENDPOINT")) {
         loader = loader.use_fips(true);
     }
-    if attributes.use_dualstack_endpoint.unwrap_or(variable("AWS_USE_DUALSTACK_ENDPOINT").is_some()) {
+    if attributes.use_dualstack_endpoint.unwrap_or_else(|| wanted("AWS_USE_DUALSTACK_ENDPOINT")) {
         loader = loader.use_dual_stack(true);
     }
     loader.load().await
@@ -104,6 +121,16 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
     // The other name of it that the SDK for Go knows.
     if let Some(profile) = env.get("AWS_DEFAULT_PROFILE").cloned() {
         env.entry("AWS_PROFILE".to_owned()).or_insert(profile);
+    }
+    if let Some(profile) = env.get_mut("AWS_PROFILE") {
+        *profile = alias(profile).into_owned();
+    }
+    // What is relative is so to Terraform's directory.
+    if let Some(home) = backend.surroundings.home() {
+        env.insert("HOME".to_owned(), home.display().to_string());
+    }
+    if let Some(token) = env.get_mut("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
+        *token = backend.surroundings.dir.join(&*token).display().to_string();
     }
     // A profile that the block names wins over keys in the environment.
     let keys = keys(backend).filter(|_| set(&attributes.profile).is_none());
@@ -150,16 +177,32 @@ fn keys(backend: &S3Backend) -> Option<(&str, &str)> {
 }
 
 /// The keys in the environment and the roles to assume by them, where a profile that the block names says so.
-fn on_environment(backend: &S3Backend, profiles: Option<&ProfileSet>) -> Option<(Credentials, Vec<Role>)> {
+fn on_environment(backend: &S3Backend, profiles: &ProfileSet) -> Option<(Credentials, Vec<Role>)> {
     let attributes = &backend.attributes;
     let in_block = [&attributes.access_key, &attributes.secret_key, &attributes.token];
     if in_block.into_iter().any(|part| set(part).is_some()) || web_identity(backend).is_some() {
         return None;
     }
-    let roles = profile::roles_on_environment(profiles?, set(&attributes.profile)?)?;
+    set(&attributes.profile)?;
+    let roles = profile::roles_on_environment(profiles)?;
     let (id, secret) = keys(backend)?;
     let token = backend.surroundings.var("AWS_SESSION_TOKEN").map(str::to_owned);
     Some((Credentials::new(id, secret, token, None, "environment"), roles))
+}
+
+/// Where a profile is named and nothing comes before it, no other credentials will do: the SDK would pass over one that
+/// is not there, and take those of the machine.
+fn profile_is_there(backend: &S3Backend, profiles: &ProfileSet, files: &SharedFiles) -> Result<(), BackendError> {
+    let variable = |name| backend.surroundings.var(name).filter(|_| keys(backend).is_none());
+    let named = set(&backend.attributes.profile)
+        .or_else(|| variable("AWS_PROFILE"))
+        .or_else(|| variable("AWS_DEFAULT_PROFILE"));
+    let Some(name) = named.filter(|_| profiles.get_profile(profiles.selected_profile()).is_none()) else {
+        return Ok(());
+    };
+    let unread: String = files.unread.iter().map(|file| format!("; {file}")).collect();
+    let reason = format!("the profile {name:?} of it or of AWS_PROFILE is in none of the shared files{unread}");
+    Err(BackendError::Unusable { setting: "profile", reason })
 }
 
 /// The web identity in the block.
@@ -224,6 +267,25 @@ pub(super) fn sts_config(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts
         builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
     }
     builder
+}
+
+/// What the SDK finds although these files could not be read.
+#[derive(Debug)]
+struct WithoutFiles(provider::SharedCredentialsProvider, Vec<String>);
+
+impl ProvideCredentials for WithoutFiles {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let found = self.0.provide_credentials().await;
+            found.map_err(|error| {
+                let unread = self.1.join("; ");
+                CredentialsError::not_loaded(format!("{}; a shared file cannot be read: {unread}", told(&error)))
+            })
+        })
+    }
 }
 
 #[derive(Debug)]

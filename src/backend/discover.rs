@@ -38,6 +38,11 @@ impl Surroundings {
     pub(super) fn var(&self, name: &str) -> Option<&str> {
         self.env.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
     }
+
+    /// The home directory.
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        Some(self.dir.join(self.var("HOME")?))
+    }
 }
 
 impl fmt::Debug for Surroundings {

@@ -1,5 +1,7 @@
 //! The HTTP client: CA bundle and proxies, as Terraform's own has them.
 
+use std::sync::Arc;
+
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
@@ -7,15 +9,14 @@ use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
+use super::exempt::Exempt;
 use super::s3::set;
-use super::{BackendError, S3Backend};
-
-/// Go never sends requests for the machine itself to a proxy.
-const NEVER_PROXIED: &str = "localhost,127.0.0.0/8,::1";
+use super::{BackendError, S3Backend, roots};
 
 /// Makes the client. `ca_bundle` is that of the selected profile.
 pub(super) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<SharedHttpClient, BackendError> {
@@ -28,18 +29,21 @@ pub(super) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Resul
                 .to_owned(),
         });
     }
-    let tls = tls(backend, ca_bundle)?;
+    let (tls, trusts_any) = tls(backend, ca_bundle)?;
     let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
-    let http = set(&attributes.http_proxy).or_else(|| variable(["HTTP_PROXY", "http_proxy"]));
+    // An attribute that is set but empty takes the place of the variable: no proxy.
+    let http = attributes.http_proxy.as_deref().or_else(|| variable(["HTTP_PROXY", "http_proxy"]));
     // Without a proxy of their own, HTTPS requests take the attribute `http_proxy` too, but not the variable. (OpenTofu
     // sends them directly, but does not say so in its records.)
-    let https = set(&attributes.https_proxy)
-        .or_else(|| variable(["HTTPS_PROXY", "https_proxy"]))
-        .or_else(|| set(&attributes.http_proxy));
+    let https = attributes.https_proxy.as_deref();
+    let https = https.or_else(|| variable(["HTTPS_PROXY", "https_proxy"])).or_else(|| set(&attributes.http_proxy));
     let exempt = set(&attributes.no_proxy).or_else(|| variable(["NO_PROXY", "no_proxy"])).unwrap_or_default();
-    Ok(SharedHttpClient::new(ByScheme {
-        http: client(proxy("http_proxy", http, exempt)?, tls.clone()),
-        https: client(proxy("https_proxy", https, exempt)?, tls),
+    Ok(SharedHttpClient::new(ByTarget {
+        http: client(proxy("http_proxy", http)?, tls.clone()),
+        https: client(proxy("https_proxy", https)?, tls.clone()),
+        direct: client(ProxyConfig::disabled(), tls),
+        exempt: Arc::new(Exempt::new(exempt)),
+        trusts_any,
     }))
 }
 
@@ -52,26 +56,26 @@ fn client(proxy: ProxyConfig, tls: TlsContext) -> SharedHttpClient {
     })
 }
 
-fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<ProxyConfig, BackendError> {
-    let Some(url) = url else {
+fn proxy(setting: &'static str, url: Option<&str>) -> Result<ProxyConfig, BackendError> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else {
         return Ok(ProxyConfig::disabled());
     };
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     // The URL can hold a password, so the error does not show it.
-    let proxy = ProxyConfig::all(url).map_err(|_| BackendError::Unusable {
+    ProxyConfig::all(url).map_err(|_| BackendError::Unusable {
         setting,
         reason: "it, or the environment's, is no URL of an http or https proxy".to_owned(),
-    })?;
-    Ok(proxy.no_proxy(if exempt.is_empty() { NEVER_PROXIED.to_owned() } else { format!("{exempt},{NEVER_PROXIED}") }))
+    })
 }
 
-/// The trusted authorities: the system's, or only those of the bundle, as the AWS SDK for Go has it.
-fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, BackendError> {
+/// The trusted authorities: the system's, or only those of the bundle, as the AWS SDK for Go has it. And whether there
+/// are any.
+fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<(TlsContext, bool), BackendError> {
     let named = set(&backend.attributes.custom_ca_bundle).or_else(|| backend.surroundings.var("AWS_CA_BUNDLE"));
     // In a profile nothing is expanded.
     let in_profile = || Some(backend.surroundings.dir.join(ca_bundle.filter(|path| !path.is_empty())?));
-    let store = match named.map(|path| backend.path(path)).or_else(in_profile) {
-        None => TrustStore::default(),
+    let bundle = match named.map(|path| backend.path(path)).or_else(in_profile) {
+        None => roots::system(&backend.surroundings).into_bytes(),
         Some(path) => {
             let unusable = |reason: String| BackendError::Unusable {
                 setting: "custom_ca_bundle",
@@ -86,34 +90,60 @@ fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, Backe
             if roots.is_empty() {
                 return Err(unusable("it holds no certificate".to_owned()));
             }
-            TrustStore::empty().with_pem_certificate(bundle)
+            bundle
         }
     };
-    TlsContext::builder()
-        .with_trust_store(store)
-        .build()
-        .map_err(|error| BackendError::Unusable { setting: "custom_ca_bundle", reason: error.to_string() })
+    let trusts_any = !bundle.is_empty();
+    let tls = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(bundle)).build();
+    let tls = tls.map_err(|error| BackendError::Unusable { setting: "custom_ca_bundle", reason: error.to_string() })?;
+    Ok((tls, trusts_any))
 }
 
-/// Sends plain and encrypted requests through clients of their own, because their proxies can differ.
+/// Without any authority no encrypted connection can be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no root certificates were found, and without them no server can be trusted. Install the system's (the package \
+     ca-certificates), or name a file of them in SSL_CERT_FILE, AWS_CA_BUNDLE or the backend's `custom_ca_bundle`"
+)]
+struct NoRoots;
+
+/// Sends plain and encrypted requests through clients of their own, because their proxies can differ, and those to exempt
+/// hosts directly. (The SDK's client knows exemptions, but not all of Go's.)
 #[derive(Debug)]
-struct ByScheme<T> {
+struct ByTarget<T> {
     http: T,
     https: T,
+    direct: T,
+    exempt: Arc<Exempt>,
+    trusts_any: bool,
 }
 
-impl HttpClient for ByScheme<SharedHttpClient> {
+impl HttpClient for ByTarget<SharedHttpClient> {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(ByScheme {
+        SharedHttpConnector::new(ByTarget {
             http: self.http.http_connector(settings, components),
             https: self.https.http_connector(settings, components),
+            direct: self.direct.http_connector(settings, components),
+            exempt: self.exempt.clone(),
+            trusts_any: self.trusts_any,
         })
     }
 }
 
-impl HttpConnector for ByScheme<SharedHttpConnector> {
+impl HttpConnector for ByTarget<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let connector = if request.uri().starts_with("https:") { &self.https } else { &self.http };
-        connector.call(request)
+        let encrypted = request.uri().starts_with("https:");
+        if encrypted && !self.trusts_any {
+            return HttpConnectorFuture::ready(Err(ConnectorError::user(NoRoots.into())));
+        }
+        let is_exempt = request.uri().parse::<::http::Uri>().is_ok_and(|uri| {
+            let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+            self.exempt.contains(uri.host().unwrap_or_default(), port)
+        });
+        match (is_exempt, encrypted) {
+            (true, _) => self.direct.call(request),
+            (false, true) => self.https.call(request),
+            (false, false) => self.http.call(request),
+        }
     }
 }

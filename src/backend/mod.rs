@@ -11,6 +11,7 @@ mod configuration;
 mod credentials;
 mod discover;
 mod error;
+mod exempt;
 mod given;
 mod http;
 mod http_state;
@@ -20,7 +21,9 @@ mod planfile;
 mod profile;
 mod record;
 mod role;
+mod roots;
 mod s3;
+mod shared_file;
 
 pub use args::{chdir, has_subcommand, plan_file, workspace};
 pub use caller::{Caller, Identity};

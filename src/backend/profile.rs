@@ -1,59 +1,95 @@
 //! The shared configuration files, as far as Terraform follows them and the Rust SDK does not.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use aws_config::profile::{Profile, ProfileSet};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 
-use super::S3Backend;
+use crate::lock::told;
+
 use super::attributes::Role;
 use super::s3::set;
+use super::shared_file::{alias, rewritten};
+use super::{BackendError, S3Backend};
 
 /// The AWS SDK for Go takes no shorter session of a profile's role than its default, in minutes (`credsFromAssumeRole`
 /// in its `config/resolve_credentials.go`).
 const SHORTEST: u64 = 15;
 
-/// Reads the shared files of the backend, with `env` for Terraform's environment. None if they cannot be understood: the
-/// SDK, which needs them too, says why.
-pub(super) async fn load(backend: &S3Backend, env: &Env) -> Option<ProfileSet> {
-    let files = files(backend).unwrap_or_default();
-    let selected = set(&backend.attributes.profile).map(|name| Cow::Owned(name.to_owned()));
-    aws_config::profile::load(&Fs::real(), env, &files, selected).await.ok()
+/// The shared files that Terraform reads.
+pub(super) struct SharedFiles {
+    /// What is in them, for the SDK.
+    pub contents: EnvConfigFiles,
+    /// Those that could not be read, with the reason. Terraform passes over them too.
+    pub unread: Vec<String>,
 }
 
-/// The shared files that the backend names, where it names any; the other kind stays where it is by default.
-pub(super) fn files(backend: &S3Backend) -> Option<EnvConfigFiles> {
+/// The name of the profile that the settings select, as the SDK knows it.
+pub(super) fn selected(backend: &S3Backend) -> Option<Cow<'_, str>> {
+    set(&backend.attributes.profile).map(alias)
+}
+
+/// What the shared files say, with `env` for Terraform's environment.
+pub(super) async fn load(backend: &S3Backend, env: &Env, files: &SharedFiles) -> Result<ProfileSet, BackendError> {
+    let selected = selected(backend).map(|name| Cow::Owned(name.into_owned()));
+    let loaded = aws_config::profile::load(&Fs::real(), env, &files.contents, selected).await;
+    loaded.map_err(|error| BackendError::Unusable {
+        setting: "shared_config_files",
+        reason: format!("the shared files cannot be understood: {}", told(&error)),
+    })
+}
+
+/// Reads the shared files that the backend names, where it names any; the other kind is where it is by default.
+///
+/// The SDK does not read them itself: it would take paths from tfguard's directory, and see less in them than Terraform.
+pub(super) fn read(backend: &S3Backend) -> SharedFiles {
     let attributes = &backend.attributes;
-    let of = |list: &Option<Vec<String>>, variable: &str| -> Vec<String> {
+    let variable = |name: &str| backend.surroundings.var(name);
+    let of = |list: &Option<Vec<String>>, name: &str| -> Vec<PathBuf> {
         match list {
-            Some(list) => list.clone(),
-            None => backend.surroundings.var(variable).map(str::to_owned).into_iter().collect(),
+            Some(list) => list.iter().map(|path| backend.path(path)).collect(),
+            None => variable(name).map(|path| backend.path(path)).into_iter().collect(),
         }
     };
-    let config = of(&attributes.shared_config_files, "AWS_SHARED_CONFIG_FILE");
+    let home = backend.surroundings.home().unwrap_or_default().join(".aws");
+    let mut config = of(&attributes.shared_config_files, "AWS_SHARED_CONFIG_FILE");
+    if config.is_empty() {
+        // In this variable nothing is expanded.
+        let named = variable("AWS_CONFIG_FILE").map(|path| backend.surroundings.dir.join(path));
+        config.push(named.unwrap_or_else(|| home.join("config")));
+    }
     let mut credentials = of(&attributes.shared_credentials_files, "AWS_SHARED_CREDENTIALS_FILE");
     // The variable wins over the old attribute.
     if credentials.is_empty() {
-        credentials.extend(set(&attributes.shared_credentials_file).map(str::to_owned));
+        credentials.extend(set(&attributes.shared_credentials_file).map(|path| backend.path(path)));
     }
-    if config.is_empty() && credentials.is_empty() {
-        return None;
+    if credentials.is_empty() {
+        credentials.push(home.join("credentials"));
     }
-    let mut files = EnvConfigFiles::builder();
-    for (kind, list) in [(EnvConfigFileKind::Config, &config), (EnvConfigFileKind::Credentials, &credentials)] {
-        for path in list {
-            files = files.with_file(kind, backend.path(path));
+    let mut contents = EnvConfigFiles::builder();
+    let mut unread = Vec::new();
+    for (kind, paths) in [(EnvConfigFileKind::Config, config), (EnvConfigFileKind::Credentials, credentials)] {
+        for path in paths {
+            let content = std::fs::read(&path).unwrap_or_else(|error| {
+                // Where nobody names a file, there need be none.
+                if error.kind() != ErrorKind::NotFound || !path.starts_with(&home) {
+                    unread.push(format!("{}: {error}", path.display()));
+                }
+                Vec::new()
+            });
+            contents = contents.with_contents(kind, rewritten(&content, &backend.surroundings.dir));
         }
     }
-    let files = files.include_default_config_file(config.is_empty());
-    Some(files.include_default_credentials_file(credentials.is_empty()).build())
+    SharedFiles { contents: contents.build(), unread }
 }
 
 /// The roles of a profile at whose end stands `credential_source = Environment`, in the order in which they are assumed.
 /// None for every other profile.
-pub(super) fn roles_on_environment(profiles: &ProfileSet, name: &str) -> Option<Vec<Role>> {
-    let (mut name, mut roles) = (name, Vec::new());
+pub(super) fn roles_on_environment(profiles: &ProfileSet) -> Option<Vec<Role>> {
+    let (mut name, mut roles) = (profiles.selected_profile(), Vec::new());
     // No chain is longer than there are profiles.
     for _ in profiles.profiles() {
         let profile = profiles.get_profile(name)?;

@@ -54,9 +54,11 @@ pub(crate) fn no_credentials(error: &CredentialsError) -> StoreError {
     }
 }
 
-/// What the HTTP client says of a connection that was not made, and the SDK of credentials that took too long: types
-/// that cannot be named here. Where the texts change, the error becomes an ambiguous one, which is only less precise.
-const NOT_SENT: [&str; 2] = ["client error (Connect)", "identity resolver timed out"];
+/// What the HTTP client says of a connection that was not made, or that nothing can vouch for, and the SDK of credentials
+/// that took too long: types that cannot be named here. Where the texts change, the error becomes an ambiguous one, which
+/// is only less precise.
+const NOT_SENT: [&str; 3] =
+    ["client error (Connect)", "no root certificates were found", "identity resolver timed out"];
 
 const EXPIRED: [&str; 4] = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"];
 const REJECTED: [&str; 11] = [

@@ -1,6 +1,9 @@
 //! Keys, profiles and roles.
 
-use crate::bed::{Case, ENV_KEYS, STS_ANSWERS, check_all};
+use tfguard::backend::AwsClients;
+use tfguard::lock::StoreError;
+
+use crate::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
 
 const CREDENTIALS: &str = "[default]\naws_access_key_id=AKIADEFAULT\naws_secret_access_key=s\n\
     [blue]\naws_access_key_id=AKIABLUE\naws_secret_access_key=s\naws_session_token=tok\n";
@@ -102,6 +105,121 @@ fn keys_are_taken_from_where_terraform_takes_them() {
             ..Case::default()
         },
     ]);
+}
+
+/// The SDK for Rust gives up such files, and does not know such profiles.
+#[test]
+fn shared_files_are_read_as_terraform_reads_them() {
+    const ENV: &[(&str, &str)] = &[("AWS_CONFIG_FILE", "{dir}/config"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")];
+    const INDENTED: &str =
+        "junk\nx = 1\n  [default]\n  aws_access_key_id = \"AKIAFILE\"\n\taws_secret_access_key: s\n= 1\n";
+    const NAMES: &str = "[my prof]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n\
+        [\u{fc}ber]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n";
+    let names = &[("creds", NAMES)];
+    check_all(&[
+        Case { name: "indented", env: ENV, files: &[("creds", INDENTED)], key: "AKIAFILE", ..Case::default() },
+        Case {
+            name: "indented endpoints",
+            env: &[ENV[0], ENV_KEYS[0], ENV_KEYS[1]],
+            files: &[("config", "[default]\n  region = x\n  endpoint_url = {url}\n")],
+            without: &["endpoints"],
+            key: "AKIAENV",
+            ..Case::default()
+        },
+        Case {
+            name: "a blank",
+            block: "profile = \"my prof\"",
+            env: ENV,
+            files: names,
+            key: "AKIAFILE",
+            ..Case::default()
+        },
+        Case {
+            name: "a letter, in the environment",
+            env: &[ENV[1], ("AWS_PROFILE", "\u{fc}ber")],
+            files: names,
+            key: "AKIAFILE",
+            ..Case::default()
+        },
+        Case {
+            name: "a blank in a source",
+            block: "profile = \"a b\"",
+            env: ENV,
+            files: &[
+                ("creds", NAMES),
+                (
+                    "config",
+                    "[profile a b]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = my prof\n\
+                     role_session_name = ci\n",
+                ),
+            ],
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+    ]);
+}
+
+#[test]
+fn what_settings_name_is_relative_to_terraforms_directory() {
+    const ENV: &[(&str, &str)] = &[("AWS_CONFIG_FILE", "../config"), ("AWS_PROFILE", "dev")];
+    const KEYS: &str = r#"{"Version":1,"AccessKeyId":"AKIAPROCESS","SecretAccessKey":"s"}"#;
+    const WEB: &str = "[profile dev]\nrole_arn = arn:aws:iam::123456789012:role/web\nrole_session_name = ci\n\
+        web_identity_token_file = ../token\n";
+    check_all(&[
+        Case {
+            name: "a process",
+            env: ENV,
+            files: &[("config", "[profile dev]\ncredential_process = cat ../keys\n"), ("keys", KEYS)],
+            args: &["-chdir=infra"],
+            key: "AKIAPROCESS",
+            ..Case::default()
+        },
+        Case {
+            name: "a token",
+            env: ENV,
+            files: &[("config", WEB), ("token", "header.payload.signature")],
+            answers: STS_ANSWERS,
+            args: &["-chdir=infra"],
+            key: "ASIAWEB",
+            ..Case::default()
+        },
+    ]);
+}
+
+/// A profile that went away is no leave to take the credentials of the machine, which can be another's.
+#[test]
+fn no_other_credentials_stand_in_for_a_profile_that_is_not_there() {
+    let instance = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", "{url}/container-role")];
+    for (block, variables) in [("profile = \"gone\"", ENV_KEYS), ("", &[("AWS_PROFILE", "gone")])] {
+        let env = [variables, &instance, &[("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")]].concat();
+        let files = &[("creds", "[gone]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n")];
+        let answers = &[("/container-role", "", FROM_INSTANCE)];
+        let case = Case { name: block, block, env: &env, files, answers, key: "AKIAFILE", ..Case::default() };
+        let prepared = Prepared::new(&case);
+        prepared.check(&case);
+        std::fs::remove_file(prepared.dir.path().join("creds")).unwrap();
+        let seen = prepared.proxy.seen().len();
+        let error = prepared.aws.block_on(AwsClients::connect(&prepared.backend())).unwrap_err().to_string();
+        assert!(error.contains("\"gone\"") && error.contains("/creds: No such file"), "{error}");
+        assert_eq!(prepared.proxy.seen().len(), seen);
+    }
+}
+
+/// Terraform passes over it too, so it is an error only where credentials are missing.
+#[test]
+fn a_shared_file_that_cannot_be_read_is_named_where_credentials_are_missing() {
+    let env = &[("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")];
+    let prepared = Prepared::new(&Case { env: &[ENV_KEYS, env].concat(), ..Case::default() });
+    assert_eq!(prepared.terraform("init"), None);
+    assert!(prepared.tfguard().iter().all(Result::is_ok));
+    let mut bare = prepared;
+    bare.env.retain(|name, _| !ENV_KEYS.iter().any(|(key, _)| name == key));
+    for answer in bare.tfguard() {
+        let error = answer.unwrap_err();
+        let named = |detail: &str| detail.contains("/creds: No such file");
+        assert!(matches!(&error, StoreError::CredentialsMissing { detail } if named(detail)), "{error:?}");
+    }
 }
 
 #[test]

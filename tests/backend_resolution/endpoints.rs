@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use crate::bed::{Case, ENV_KEYS, Prepared, check_all, record};
-use crate::support::{Action, Answer, LockInfo, Match, Seen};
+use crate::support::{Action, Answer, Aws, LockInfo, Match, Seen};
 
 const SERVICES: &str = "[default]\nservices = local\n\
     [services local]\ns3 =\n  endpoint_url = {url}\ndynamodb =\n  endpoint_url = {url}\n";
@@ -122,6 +122,38 @@ fn regions_and_endpoints_are_those_of_terraform() {
     ]);
 }
 
+/// A store behind a path, as Supabase has it: the bucket comes after a slash, also where the endpoint ends with none. In
+/// the store of the tests that path is a bucket, and what follows an object's key.
+#[test]
+fn a_bucket_comes_below_the_path_of_an_endpoint() {
+    let aws = Aws::shared();
+    let path = aws.unique("path");
+    aws.create_bucket(&path, false);
+    let endpoint = format!("{{url}}/{path}");
+    let in_block = |slash: &str| format!("endpoints = {{ s3 = \"{endpoint}{slash}\", dynamodb = \"{{url}}\" }}");
+    let in_file = format!(
+        "[default]\nservices = x\n[services x]\ns3 =\n  endpoint_url = {endpoint}\ndynamodb =\n  endpoint_url = {{url}}\n"
+    );
+    let of = |name, block, env| Case {
+        name,
+        block,
+        env,
+        files: &[],
+        answers: &[("list-type=2", "", "<ListBucketResult/>")],
+        without: &["endpoints"],
+        key: "AKIAENV",
+        ..Case::default()
+    };
+    let by_variable = [ENV_KEYS, &[("AWS_ENDPOINT_URL_S3", &*endpoint), ("AWS_ENDPOINT_URL", "{url}")]].concat();
+    let by_file = [ENV_KEYS, &[("AWS_CONFIG_FILE", "{dir}/config")]].concat();
+    check_all(&[
+        of("in the block", &in_block(""), ENV_KEYS),
+        of("in the block, with a slash", &in_block("/"), ENV_KEYS),
+        of("in a variable", "", &by_variable),
+        Case { files: &[("config", &in_file)], ..of("in a shared file", "", &by_file) },
+    ]);
+}
+
 #[test]
 fn the_state_is_found_as_terraform_finds_it() {
     const KEYS: [(&str, &str); 2] = [ENV_KEYS[0], ENV_KEYS[1]];
@@ -196,10 +228,26 @@ fn proxies_and_kinds_of_endpoints_are_those_of_terraform() {
     }
 }
 
+/// Terraform takes "false" for no from 1.15 on.
+#[test]
+fn a_variable_that_says_no_does_not_ask_for_other_endpoints() {
+    for no in ["false", "False", "0"] {
+        let env = [("HTTPS_PROXY", "{url}"), ("AWS_USE_FIPS_ENDPOINT", no), ("AWS_USE_DUALSTACK_ENDPOINT", no)];
+        let prepared = Prepared::new(&Case { env: &[ENV_KEYS, &env].concat(), ..Case::default() });
+        prepared.proxy.rule(Match::any(), [Answer::new(403, "no").into()]);
+        let config = serde_json::json!({"bucket": "b", "key": "k", "region": "eu-west-1", "dynamodb_table": "locks"});
+        record(&prepared.cwd(), &config);
+        prepared.tfguard();
+        let asked: Vec<_> = hosts(&prepared.proxy.seen()).into_iter().map(|(_, host)| host).collect();
+        let expected = ["dynamodb.eu-west-1.amazonaws.com:443", "s3.eu-west-1.amazonaws.com:443"];
+        assert_eq!(asked, expected, "{no}");
+    }
+}
+
 #[test]
 fn a_plain_endpoint_by_name_gets_the_bucket_in_its_host_through_the_proxy() {
     let case = Case {
-        block: "endpoints = { s3 = \"http://s3.example.test\", dynamodb = \"http://dynamodb.example.test\" }",
+        block: "endpoints = { s3 = \"http://s3.example.test/a/b\", dynamodb = \"http://dynamodb.example.test\" }",
         env: &[ENV_KEYS[0], ENV_KEYS[1], ("HTTP_PROXY", "{url}")],
         without: &["endpoints", "use_path_style"],
         ..Case::default()
@@ -215,6 +263,40 @@ fn a_plain_endpoint_by_name_gets_the_bucket_in_its_host_through_the_proxy() {
     assert!(host.ends_with(".s3.example.test"), "{by_terraform:?}");
     assert!(by_tfguard.iter().any(|(_, asked)| asked == host), "{by_tfguard:?}");
     assert!(by_tfguard.iter().any(|(_, asked)| asked == "dynamodb.example.test"), "{by_tfguard:?}");
+    let asked: Vec<_> = prepared.proxy.seen().into_iter().filter(|seen| seen.path.contains(".tflock")).collect();
+    assert!(!asked.is_empty() && asked.iter().all(|seen| seen.path.contains("/a/b/a/k.tflock")), "{asked:?}");
+}
+
+/// Nobody listens at the proxy. The endpoints are at an address of this machine that, unlike 127.0.0.1, Go sends to a
+/// proxy.
+#[test]
+fn hosts_are_asked_without_the_proxy_where_terraform_asks_them_so() {
+    const DEAD: (&str, &str) = ("HTTP_PROXY", "http://127.0.0.1:1");
+    for (line, exempt) in [
+        ("", "*"),
+        ("", "a.example, 0.0.0.0:{port}"),
+        ("", "0.0.0.0/8"),
+        ("no_proxy = \"0.0.0.0\"", "a.example"),
+        ("http_proxy = \"\"", ""),
+    ] {
+        let env = [ENV_KEYS, &[DEAD]].concat();
+        let case = Case { name: exempt, block: line, env: &env, key: "AKIAENV", ..Case::default() };
+        let mut prepared = Prepared::new(&case);
+        let port = prepared.proxy.url().rsplit(':').next().unwrap().to_owned();
+        prepared.env.insert("NO_PROXY".into(), exempt.replace("{port}", &port).into());
+        let configuration = prepared.cwd().join("main.tf");
+        let text = std::fs::read_to_string(&configuration).unwrap();
+        let elsewhere = format!("http://0.0.0.0:{port}");
+        std::fs::write(&configuration, text.replace(prepared.proxy.url(), &elsewhere)).unwrap();
+        prepared.check(&case);
+
+        // Without the exemption the proxy is asked.
+        prepared.env.insert("NO_PROXY".into(), "0.0.0.1".into());
+        let seen = prepared.proxy.seen().len();
+        let failed = prepared.tfguard().iter().all(Result::is_err);
+        let exempt_by_block = !line.is_empty();
+        assert_eq!((failed, prepared.proxy.seen().len() == seen), (!exempt_by_block, !exempt_by_block), "{line}");
+    }
 }
 
 /// Ends TLS in front of the API, with a certificate of its own authority.
@@ -281,8 +363,12 @@ fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
     const CONFIG: &str = "[default]\nca_bundle = ../ca.pem\n[profile dev]\nca_bundle = {dir}/ca.pem\n\
         aws_access_key_id = AKIAENV\naws_secret_access_key = s\n[profile wrong]\nca_bundle = {dir}/config\n";
     const FILE: (&str, &str) = ("AWS_CONFIG_FILE", "{dir}/config");
+    const NO_FILE: (&str, &str) = ("SSL_CERT_FILE", "{dir}/missing");
     for (line, variables) in [
-        ("custom_ca_bundle = \"../ca.pem\"", &[][..]),
+        ("", &[("SSL_CERT_FILE", "../ca.pem"), ("SSL_CERT_DIR", "{dir}/missing")][..]),
+        // A file that is gone leaves the directories, and files there that are no certificates do no harm.
+        ("", &[NO_FILE, ("SSL_CERT_DIR", "{dir}/missing:{dir}")]),
+        ("custom_ca_bundle = \"../ca.pem\"", &[]),
         ("", &[("AWS_CA_BUNDLE", "{dir}/ca.pem")]),
         ("", &[FILE]),
         ("", &[FILE, ("AWS_PROFILE", "dev")]),
@@ -306,5 +392,26 @@ fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
             let error = answer.unwrap_err();
             assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
         }
+    }
+}
+
+/// The TLS client of the SDK panics where the system has no authority, also when it is not needed.
+#[test]
+fn without_root_certificates_plain_endpoints_are_reached_and_others_are_an_error_that_says_so() {
+    let env = [ENV_KEYS, &[("SSL_CERT_FILE", "{dir}/missing"), ("SSL_CERT_DIR", "{dir}/missing")]].concat();
+    let case = Case { name: "no roots", env: &env, key: "AKIAENV", ..Case::default() };
+    let prepared = Prepared::new(&case);
+    prepared.check(&case);
+
+    let tls = Tls::start(prepared.proxy.url());
+    let config = serde_json::json!({
+        "bucket": "states", "key": "a/k", "region": "us-east-1", "dynamodb_table": "locks",
+        "use_path_style": true, "endpoints": {"s3": tls.url, "dynamodb": tls.url},
+    });
+    record(&prepared.cwd(), &config);
+    for answer in prepared.tfguard() {
+        let error = answer.unwrap_err();
+        let says_so = |detail: &str| detail.contains("no root certificates were found");
+        assert!(matches!(&error, StoreError::Unreachable { detail } if says_so(detail)), "{error:?}");
     }
 }
