@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::time::Duration;
 
-use nix::sys::signal::Signal::SIGINT;
+use nix::sys::signal::Signal::{SIGCONT, SIGINT, SIGSTOP};
+use nix::unistd::Pid;
 use serde_json::Value;
 use stage::*;
 use support::*;
@@ -70,6 +71,28 @@ fn who_does_not_name_himself_is_awaited_no_longer_than_told() {
     stage.assert_clean();
 }
 
+/// Guards against the word that a run is being stopped where nobody has heard the request.
+#[test]
+fn a_supervisor_that_does_not_answer_is_said_to_be_silent() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    let supervisor = pid_of(&journal(&stage)["supervisor"]);
+    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    let exit = release(&stage, "1s").run().expect_code(120);
+    assert!(exit.err().contains(&format!("kill -CONT {supervisor}")), "{exit}");
+    assert!(!exit.err().contains("is being stopped"), "{exit}");
+    assert_eq!(child.signals(), [""; 0]);
+    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGCONT).unwrap();
+    child.wait_for_signal(SIGINT);
+    let exit = release(&stage, "1s").run().expect_code(120);
+    assert!(exit.err().contains("is being stopped"), "{exit}");
+    child.exit(1);
+    run.wait(SOON).expect_code(1);
+    assert_eq!(child.signals(), ["SIGINT"]);
+    stage.assert_clean();
+}
+
 /// Guards against asking one run after the other: a CI does not give each of them its whole grace.
 #[test]
 fn all_runs_of_a_job_are_asked_at_once() {
@@ -89,6 +112,26 @@ fn all_runs_of_a_job_are_asked_at_once() {
         assert_eq!(stage.report("report")["requests"].as_array().unwrap().len(), 1, "asked once");
     }
     cleanup.wait(SOON).expect_code(0);
+    stage.assert_clean();
+}
+
+/// Guards against silence where nobody reads what the run itself says, as of a GitHub step in a container: its front,
+/// quicker than the cleanup step, took the session away.
+#[test]
+fn who_asked_for_the_stop_tells_what_came_of_it() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    let cleanup = release(&stage, "1m").start();
+    child.wait_for_signal(SIGINT);
+    cleanup.signal(SIGSTOP);
+    child.exit(1);
+    let told = run.wait(SOON).expect_code(1);
+    cleanup.signal(SIGCONT);
+    let cleanup = cleanup.wait(SOON).expect_code(0);
+    for exit in [told, cleanup] {
+        assert!(exit.err().contains("ended with exit code 1"), "{exit}");
+    }
     stage.assert_clean();
 }
 

@@ -12,7 +12,7 @@ pub struct Origin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// The runner, where the CI's names for the job do not tell jobs apart that run at the same time: those of a matrix
-    /// on GitHub, parallel branches on Jenkins.
+    /// on GitHub, parallel branches on Jenkins, parallel nodes on CircleCI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
 }
@@ -37,7 +37,8 @@ impl Origin {
         let first = |names: &[&str]| names.iter().filter_map(|name| env(name)).find(|value| !value.is_empty());
         let get = |name: &str| env(name).filter(|value| !value.is_empty());
         let on_jenkins = || Some(format!("{}#{}", get("NODE_NAME")?, get("EXECUTOR_NUMBER")?));
-        Self { commit: first(&COMMITS), actor: first(&ACTORS), runner: get("RUNNER_NAME").or_else(on_jenkins) }
+        let runner = get("RUNNER_NAME").or_else(on_jenkins).or_else(|| get("CIRCLE_NODE_INDEX"));
+        Self { commit: first(&COMMITS), actor: first(&ACTORS), runner }
     }
 }
 
@@ -58,5 +59,6 @@ mod tests {
         let jenkins = [("GIT_COMMIT", "0b"), ("NODE_NAME", "built-in"), ("EXECUTOR_NUMBER", "3")];
         assert_eq!(detect(&jenkins), Origin { commit: text("0b"), actor: None, runner: text("built-in#3") });
         assert_eq!(detect(&jenkins[..2]).runner, None);
+        assert_eq!(detect(&[("CIRCLE_NODE_INDEX", "1")]).runner, text("1"));
     }
 }

@@ -59,9 +59,10 @@ impl Machine {
 
     /// Whether a session of a CI job on this machine holds a lock.
     #[must_use]
-    pub fn is_of_job(&self, lock: &str, job: Option<&ci::Run>) -> bool {
+    pub fn is_of_job(&self, lock: &str, job: Option<&ci::Run>, runner: Option<&str>) -> bool {
+        let is_of_it = |journal: &Journal| journal.account.ci.as_ref() == job && journal.may_be_of_runner(runner);
         job.is_some_and(ci::Run::names_its_job)
-            && self.sessions.iter().any(|(_, journal)| names(journal, lock) && journal.account.ci.as_ref() == job)
+            && self.sessions.iter().any(|(_, journal)| names(journal, lock) && is_of_it(journal))
     }
 
     /// There is only what the lock says itself, which proves nothing.

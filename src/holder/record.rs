@@ -97,8 +97,8 @@ impl Holder {
     pub fn is_of_job(&self, job: &ci::Run, runner: Option<&str>) -> bool {
         use ci::Provider::{Azure, Buildkite, Circleci, GithubActions, Gitlab, Jenkins, Other};
         let told_apart = match job.provider {
-            Gitlab | Buildkite | Azure | Circleci => true,
-            GithubActions | Jenkins => runner.is_some() && self.origin.runner.as_deref() == runner,
+            Gitlab | Buildkite | Azure => true,
+            GithubActions | Jenkins | Circleci => runner.is_some() && self.origin.runner.as_deref() == runner,
             Other => false,
         };
         told_apart && self.ci.as_ref() == Some(job) && job.url.is_some() && job.job.is_some()

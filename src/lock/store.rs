@@ -154,7 +154,8 @@ pub enum StoreError {
     },
     /// The store does not keep the condition of a conditional delete, or nobody can tell whether it does.
     #[error(
-        "the lockfile stays: {detail}. Allow an unconditional delete after a second look, or remove the object by hand"
+        "the lockfile stays: {detail}. Allow an unconditional delete after a second look (--without-conditions \
+         second-look), or remove the object by hand"
     )]
     NoConditions {
         /// What showed it.

@@ -243,6 +243,16 @@ pub enum HalfOutcome {
     },
 }
 
+impl HalfOutcome {
+    /// Why it is left, if it is.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Left { why } => Some(why),
+            _ => None,
+        }
+    }
+}
+
 impl From<Released> for HalfOutcome {
     fn from(released: Released) -> Self {
         match released {
@@ -276,11 +286,10 @@ impl LockOutcome {
     /// The outcome of a lock with these halves.
     #[must_use]
     pub fn of(halves: &[Half]) -> Self {
-        if let Some(why) = halves.iter().find_map(|half| match &half.outcome {
-            HalfOutcome::Left { why } => Some(why.clone()),
-            _ => None,
-        }) {
-            Self::Left(why)
+        let mut reasons: Vec<_> = halves.iter().filter_map(|half| half.outcome.reason()).collect();
+        reasons.dedup();
+        if !reasons.is_empty() {
+            Self::Left(reasons.join("; "))
         } else if halves.iter().any(|half| half.outcome == HalfOutcome::Deleted) {
             Self::Released
         } else {

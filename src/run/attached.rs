@@ -44,6 +44,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     let account = new_account(plan, session.name());
     let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);
+    journal.runner = plan.runner();
     journal.front = ProcessId::own();
     journal.supervisor = journal.front;
     journal.on_death = Some(plan.on_death);

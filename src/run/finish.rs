@@ -16,6 +16,7 @@ mod foretell;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -76,13 +77,25 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         let mut worst = 0;
         let told = RefCell::default();
         let mut found_own = false;
-        let sessions = SessionDir::all(|name| std::env::var_os(name)).into_iter();
-        let found = sessions.map(|session| Found {
+        let (sessions, refused) = SessionDir::all_and_refused(|name| std::env::var_os(name));
+        for why in &refused {
+            // Whether it is of this job cannot be known.
+            warn(
+                plan,
+                format!(
+                    "{why}; a run of this job that has its session there is not finished, and its lock may be left: \
+                     once that is mended, or as the user of that run, run `tfguard release` again"
+                ),
+            );
+            worst = exit::TFGUARD_FAILED;
+        }
+        let found = sessions.into_iter().map(|session| Found {
             plan,
             session,
             wait,
             dry_run,
             asked: Cell::default(),
+            attended: Cell::default(),
             spools: Cell::default(),
             told: &told,
         });
@@ -173,6 +186,8 @@ struct Found<'a> {
     dry_run: bool,
     /// The supervisor that was asked to stop.
     asked: Cell<Option<ProcessId>>,
+    /// Keeps the session until what became of it was said.
+    attended: Cell<Option<File>>,
     /// What of the output nobody had passed on then.
     spools: Cell<Option<(Option<Spool>, Option<Spool>)>>,
     /// What was said of the job's runs.
@@ -183,7 +198,7 @@ impl Found<'_> {
     /// A session that cannot be read may be this job's. In one without a journal nothing was started.
     fn is_own(&self) -> bool {
         match Journal::read(&self.session) {
-            Ok(journal) => journal.account.ci == self.plan.ci,
+            Ok(journal) => journal.account.ci == self.plan.ci && self.is_on_this_runner(&journal),
             Err(JournalError::Io { error, .. }) => error.kind() != io::ErrorKind::NotFound,
             Err(_) => true,
         }
@@ -198,9 +213,11 @@ impl Found<'_> {
         let ours = ours && !self.is_copy(&journal) && self.session.is_claimed() != Some(false);
         let Some(supervisor) = journal.supervisor.filter(|supervisor| ours && supervisor.is_alive()) else { return };
         // Looked at before: nobody may see what its front passes on from here on.
-        if let Some(spools) = spools(&self.session).ok().filter(|_| self.is_of_this_job(&journal))
-            && supervisor.signal(requests::RELEASE)
-        {
+        if let Some(spools) = spools(&self.session).ok().filter(|_| self.is_of_this_job(&journal)) {
+            self.attended.set(self.session.attend());
+            if !supervisor.signal(requests::RELEASE) {
+                return;
+            }
             self.asked.set(Some(supervisor));
             self.spools.set(Some(spools));
         }
@@ -261,6 +278,9 @@ impl Found<'_> {
             return self.await_supervisor(&journal, until, requests).await;
         }
         let Some(journal) = self.journal().await? else { return done(0) };
+        if self.goes_on_elsewhere(&journal) {
+            return done(0);
+        }
         // Who supervises holds the claim until the run is concluded.
         let here = journal.world == World::here() && journal.account.ended.is_none();
         if let Some(supervisor) = journal.supervisor.filter(|supervisor| here && Some(*supervisor) != ProcessId::own())
@@ -287,6 +307,11 @@ impl Found<'_> {
                 return Ok(None);
             }
             tokio::time::sleep(A_MOMENT).await;
+        }
+        // The log is made before any Terraform is started, and has been removed before a session is.
+        let log = File::open(self.session.log());
+        if log.is_ok_and(|log| is_log_held(&log) == Some(true) || log.metadata().is_ok_and(|log| log.len() != 0)) {
+            return Err(JournalError::Missing { path: self.session.journal().display().to_string() });
         }
         tracing::debug!("{} has no journal, so nothing was started in it", self.session.path().display());
         // A younger one may be another job's, whose front is about to write it.
@@ -342,17 +367,30 @@ impl Found<'_> {
             return done(exit::LOCK_LEFT.max(self.cannot_know(journal, why)));
         };
         let (stdout, stderr) = self.relays()?;
-        if self.asked.get() != Some(supervisor) && !supervisor.signal(requests::RELEASE) {
-            tracing::debug!("the supervisor is ending just now");
+        if self.asked.get() != Some(supervisor) {
+            self.attended.set(self.session.attend());
+            if !supervisor.signal(requests::RELEASE) {
+                tracing::debug!("the supervisor is ending just now");
+            }
         }
         let ended = tokio::time::timeout_at(until, supervisor.gone()).await;
         if ended.is_err() {
-            self.warn(format!(
-                "{} is still running after {}; it is being stopped, and its lock released after it, without being \
-                 waited for",
-                journal.account.program,
-                describe(self.wait)
-            ));
+            self.attended.take();
+            let (program, wait) = (&journal.account.program, describe(self.wait));
+            let answered = Journal::read(&self.session).is_ok_and(|journal| !journal.account.requests.is_empty());
+            self.warn(if answered {
+                format!(
+                    "{program} is still running after {wait}; it is being stopped, and its lock released after it, without \
+                     being waited for"
+                )
+            } else {
+                format!(
+                    "{program} is still running after {wait}, and whether its supervisor, process {}, heard the request to \
+                     stop it cannot be seen: it may be suspended (`kill -CONT {0}` lets it go on). Run `tfguard release` \
+                     again then",
+                    supervisor.pid
+                )
+            });
             finish_output(stdout, stderr, requests).await;
             return done(exit::LOCK_LEFT);
         }
@@ -371,12 +409,34 @@ impl Found<'_> {
         done(left_behind(&account))
     }
 
+    /// Whether it is of the same runner, where the CI tells it: the legs of a matrix, or parallel branches, have all other
+    /// names in common. What is alive of another one is its own cleanup step's to stop; what is dead, anybody's to finish.
+    fn is_on_this_runner(&self, journal: &Journal) -> bool {
+        journal.may_be_of_runner(self.plan.runner().as_deref())
+    }
+
+    /// Whether anything is alive, or may be, of another runner's run that nobody supervises: its front takes the
+    /// supervisor's place.
+    fn goes_on_elsewhere(&self, journal: &Journal) -> bool {
+        let goes_on = !self.is_on_this_runner(journal)
+            && (journal.world != World::here()
+                || journal.front.is_some_and(ProcessId::is_alive)
+                || self.may_be_alive(journal));
+        if goes_on {
+            tracing::debug!("{} is of this job on another runner, and may be alive", self.session.path().display());
+        }
+        goes_on
+    }
+
     /// Whether a living session of this CI run, or of none, is the job's whose cleanup step this is. Outside a CI, and in
     /// one that does not name its jobs, it is where somebody chose a place for the job's sessions, or where it is of
     /// the unit of systemd that is being stopped, unless a person sits before it (then front and supervisor are one
     /// process).
     fn is_of_this_job(&self, journal: &Journal) -> bool {
         let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
+        if !self.is_on_this_runner(journal) {
+            return false;
+        }
         self.plan.ci.as_ref().is_some_and(ci::Run::names_its_job)
             || (journal.front != journal.supervisor
                 && (place.is_some_and(|place| !place.is_empty()) || self.is_of_this_unit(journal)))

@@ -52,6 +52,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     }
     let mut journal = Journal::new(new_account(plan, session.name()));
     journal.front = ProcessId::own();
+    journal.runner = plan.runner();
     journal.on_death = Some(plan.on_death);
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
@@ -138,7 +139,10 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
         }
     };
     let summary = tell(plan, session, &account, stdout, stderr, &mut requests).await;
-    super::clean_up(session, &account);
+    // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
+    if !session.is_attended() {
+        super::clean_up(session, &account);
+    }
     plan.publisher.publish(&[summary]).await;
     Ok(account.exit_code())
 }

@@ -153,7 +153,7 @@ async fn look(plan: &Plan, state: &State) -> (Vec<Found>, Option<StoreError>) {
     let env = |name: &str| plan.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
     let own = Own {
         run: plan.ci.as_ref(),
-        runner: ci::Origin::detect(env).runner,
+        runner: plan.runner(),
         container: ci::Container::of_cleanup(env),
         world: World::here(),
         init: ProcessId::of(1),

@@ -148,6 +148,12 @@ impl Plan {
             remarks,
         })
     }
+
+    /// The runner of the CI's that this is, where it tells one.
+    pub fn runner(&self) -> Option<String> {
+        let env = |name: &str| self.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
+        self.ci.as_ref().and_then(|_| ci::Origin::detect(env).runner)
+    }
 }
 
 impl Terms {

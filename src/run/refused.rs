@@ -156,7 +156,7 @@ impl Supervisor<'_> {
         let env = |name: &str| self.job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
         let runner = ci::Origin::detect(env).runner;
         let link = holder.as_ref().and_then(Holder::link);
-        let release = if machine.is_of_job(&id, ci) {
+        let release = if machine.is_of_job(&id, ci, runner.as_deref()) {
             Some("tfguard release")
         } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner.as_deref())) {
             Some("tfguard release --run-identity")

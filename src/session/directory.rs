@@ -98,25 +98,59 @@ impl SessionDir {
     /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
     /// told and passed over.
     pub fn all(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<Self> {
+        let (sessions, refused) = Self::all_and_refused(env);
+        for error in refused {
+            tracing::warn!("{error}");
+        }
+        sessions
+    }
+
+    /// The same, and why a place, or what lies in one, is not looked at although a session may be in it. What can hold
+    /// none is told and passed over.
+    pub fn all_and_refused(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> (Vec<Self>, Vec<DirectoryError>) {
         let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let mut roots: Vec<PathBuf> = match set(&"TFGUARD_DIR") {
             Some(dir) => vec![dir.join("tfguard")],
             None => PLACES.iter().filter_map(set).map(|place| place.join("tfguard")).collect(),
         };
-        roots.push(std::env::temp_dir().join(format!("tfguard-{}", nix::unistd::geteuid())));
-        // What is not there was never made, or another run that just ended took it away.
-        let say = |error: &DirectoryError| match error {
-            DirectoryError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {}
-            error => tracing::warn!("{error}"),
+        let shared = std::env::temp_dir().join(format!("tfguard-{}", nix::unistd::geteuid()));
+        roots.push(shared.clone());
+        let chosen = set(&"TFGUARD_DIR").is_some();
+        // A run would not have begun there: it would have gone to the next place, or have refused to go where everybody
+        // can put something under the name of this user's place.
+        let holds_none = |root: &Path, error: &DirectoryError| match error {
+            DirectoryError::Io { .. } => !chosen || root == shared,
+            DirectoryError::WritableByOthers { .. } => false,
+            _ => root == shared,
         };
-        let mut sessions = Vec::new();
+        let (mut sessions, mut refused) = (Vec::new(), Vec::new());
+        let mut pass_over = |holds_none: bool, error: DirectoryError| match &error {
+            // What is not there was never made, or another run that just ended took it away.
+            DirectoryError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {}
+            _ if holds_none => tracing::warn!("{error}"),
+            _ => refused.push(error),
+        };
         for root in &roots {
-            let entries = check_private(root).and_then(|()| std::fs::read_dir(root).map_err(io_error("read", root)));
-            let entries = entries.inspect_err(say).into_iter().flatten().flatten();
-            sessions.extend(entries.filter_map(|entry| Self::open(&entry.path()).inspect_err(say).ok()));
+            if let Err(error) = check_private(root) {
+                pass_over(holds_none(root, &error), error);
+                continue;
+            }
+            let entries = match std::fs::read_dir(root) {
+                Ok(entries) => entries.flatten(),
+                Err(error) => {
+                    pass_over(false, io_error("read", root)(error));
+                    continue;
+                }
+            };
+            for entry in entries {
+                match Self::open(&entry.path()) {
+                    Ok(session) => sessions.push(session),
+                    Err(error) => pass_over(matches!(error, DirectoryError::NotADirectory(_)), error),
+                }
+            }
         }
         sessions.sort_by(|one, other| one.name().cmp(other.name()));
-        sessions
+        (sessions, refused)
     }
 
     fn create_below(root: &Path) -> Result<Self, DirectoryError> {
@@ -231,6 +265,21 @@ impl SessionDir {
             Err(std::fs::TryLockError::WouldBlock) => Some(true),
             Err(std::fs::TryLockError::Error(_)) => None,
         }
+    }
+
+    /// Has the front leave the session in its place when all is over, for as long as the file is kept: a `tfguard release`
+    /// will tell what became of it, and remove it. None where that cannot be had, or the session is gone.
+    #[must_use]
+    pub fn attend(&self) -> Option<File> {
+        let file = File::options().create(true).append(true).mode(0o600).open(self.path.join("release.lock")).ok()?;
+        file.try_lock_shared().is_ok().then_some(file)
+    }
+
+    /// Whether a `tfguard release` will remove the session.
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        let file = File::open(self.path.join("release.lock"));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
     /// What the supervisor wrote to its stderr; nothing but a panic's words.

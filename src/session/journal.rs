@@ -34,6 +34,9 @@ pub struct Journal {
     /// The directory that the command was started in.
     #[serde(with = "crate::paths")]
     pub directory: PathBuf,
+    /// The CI's runner ([`crate::ci::Origin`]), where it tells one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<String>,
     /// The process the CI started.
     pub front: Option<ProcessId>,
     /// The process that decides.
@@ -98,6 +101,15 @@ pub enum JournalError {
         /// The system's words.
         error: io::Error,
     },
+    /// There is none, and a Terraform has been at work.
+    #[error(
+        "the journal {path} is missing, but a Terraform ran or runs in its session, so its lock may be left; look for that \
+         Terraform (it holds terraform.log beside it open), and remove the directory once it does not run any more"
+    )]
+    Missing {
+        /// The journal.
+        path: String,
+    },
     /// It is no journal.
     #[error(
         "the journal {path} cannot be understood ({error}); look at it and remove its directory once no Terraform of it runs"
@@ -130,6 +142,7 @@ impl Journal {
             nodename: nodename(),
             log: None,
             directory: std::env::current_dir().unwrap_or_default(),
+            runner: None,
             front: None,
             supervisor: None,
             child: None,
@@ -150,6 +163,12 @@ impl Journal {
             Some(found) if found != u64::from(SCHEMA) => Err(JournalError::UnknownVersion { path: name(), found }),
             _ => serde_json::from_value(value).map_err(malformed),
         }
+    }
+
+    /// Whether the run was on this runner, as far as both are known.
+    #[must_use]
+    pub fn may_be_of_runner(&self, runner: Option<&str>) -> bool {
+        self.runner.as_deref().zip(runner).is_none_or(|(own, other)| own == other)
     }
 
     /// Makes the log of a session, to be done before this journal is written.

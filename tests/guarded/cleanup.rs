@@ -89,7 +89,10 @@ fn it_stops_a_run_that_nobody_stopped() {
     assert_eq!(run.out().matches("Interrupt received.").count(), 1, "{run}");
     assert!(run.err().contains("stop requested: tfguard release"), "{run}");
     assert!(!exit.err().contains("tfguard: error"), "{exit}");
+    // Nobody may read what the run itself says (a step of GitHub's in a container).
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
     assert_clean(&project);
+    assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
 }
 
 /// Without a CI to tell whose a run is: whoever chose a place for a job's sessions means those that are there, and
@@ -230,6 +233,48 @@ fn it_never_touches_another_jobs_session() {
     run.signal(SIGTERM);
     run.wait(SOON).expect_code(1);
     assert_clean(&project);
+}
+
+/// Guards against a leg of a matrix that stops another one, whose names are all the same but for the runner. Two of them
+/// share a machine and a place for sessions.
+#[test]
+fn what_lives_on_another_runner_goes_on() {
+    type Ci = (&'static [(&'static str, &'static str)], &'static str, [&'static str; 2]);
+    let cis: [Ci; 3] = [
+        (&[("GITHUB_ACTIONS", "true"), ("GITHUB_JOB", "apply")], "RUNNER_NAME", ["a", "b"]),
+        (&[("JENKINS_URL", "http://j/"), ("BUILD_TAG", "j-7"), ("NODE_NAME", "n")], "EXECUTOR_NUMBER", ["0", "1"]),
+        (&[("CIRCLECI", "true"), ("CIRCLE_WORKFLOW_JOB_ID", "7")], "CIRCLE_NODE_INDEX", ["0", "1"]),
+    ];
+    for (variables, name, [one, other]) in cis {
+        let project = table(Kind::Sleep);
+        let on = |run: Run, runner: &str| run.envs(variables.iter().copied()).env(name, runner);
+        let release = |runner: &str| on(project.command(TFGUARD).args(["release", "--wait", "1m"]), runner);
+        let passed_over = || {
+            for dry_run in ["true", "false"] {
+                let exit = release(other).env("TFGUARD_DRY_RUN", dry_run).run().expect_code(0);
+                assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
+            }
+            assert!(project.lock().is_some());
+        };
+        let run = on(project.tfguard(TFGUARD, [""; 0], APPLY), one).new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        passed_over();
+        assert!(!run.has_ended());
+        let journal = known(&project);
+        run.kill_with_supervisor(&journal);
+        passed_over();
+        if name == "RUNNER_NAME" {
+            // With what it started.
+            nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid_of(&journal["child"]["id"])), SIGKILL).unwrap();
+            project.guard().assert_no_process_left(SOON);
+            let exit = release(other).run().expect_code(0);
+            assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "what is dead is finished: {exit}");
+        } else {
+            let exit = release(one).run().expect_code(0);
+            assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+        }
+        assert_clean(&project);
+    }
 }
 
 /// The first try was denied; the cleanup step has better credentials.
@@ -377,14 +422,68 @@ fn a_journal_of_another_version_is_told_of_and_left_alone() {
     }
 }
 
+/// Guards against a cleanup step that ends well although it refused to look at what may be its job's session.
+#[test]
+fn where_it_may_not_look_or_sees_too_little_it_fails() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let project = table(Kind::Sleep);
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    let journal = known(&project);
+    run.kill_with_supervisor(&journal);
+    let session = session(&project);
+    let root = session.parent().unwrap();
+    let fails = |path: &std::path::Path, why: &str| {
+        for number in ["1", "2"] {
+            let exit = release(&project, number).run().expect_code(125);
+            assert!(exit.err().contains(path.to_str().unwrap()) && exit.err().contains(why), "{exit}");
+            assert!(exit.out().is_empty() && project.lock().is_some(), "{exit}");
+        }
+    };
+    let set_mode =
+        |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for path in [&session, root] {
+        set_mode(path, 0o777);
+        fails(path, "can be written by others");
+        set_mode(path, 0o700);
+    }
+    let aside = project.work().join("aside");
+    std::fs::rename(&session, &aside).unwrap();
+    symlink(&aside, &session).unwrap();
+    fails(&session, "is a symbolic link");
+    std::fs::remove_file(&session).unwrap();
+    std::fs::rename(&aside, &session).unwrap();
+    let journal = session.join("journal.json");
+    std::fs::rename(&journal, &aside).unwrap();
+    fails(&journal, "is missing");
+    std::fs::rename(&aside, &journal).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(root, Some(12345), None).unwrap();
+        fails(root, "belongs to user 12345");
+        std::os::unix::fs::chown(root, Some(0), None).unwrap();
+    } else {
+        skipped("only root can give a directory away, so none of somebody else's is tried");
+    }
+    // What can hold no session of this user's, whoever put it there.
+    std::fs::write(root.join("file"), "").unwrap();
+    symlink("nowhere", project.work().join(format!("tfguard-{}", nix::unistd::geteuid()))).unwrap();
+    let exit = release(&project, "1").env("TMPDIR", project.work()).run().expect_code(0);
+    assert!(exit.err().contains("is not a directory") && exit.err().contains("is a symbolic link"), "{exit}");
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
+
+/// Says it, not by a macro, whose words the harness keeps to itself where a test passes.
+fn skipped(what: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("SKIPPED: {what}\n").as_bytes());
+}
+
 /// A container, as far as it matters here: a PID namespace, in which a shell is PID 1, or what it becomes. In the script
 /// `"$@"` is tfguard.
 fn contained(project: &Project, script: &str) -> Option<Running> {
     let unshare = ["--pid", "--fork", "--mount-proc", "--kill-child"];
     if project.command("unshare").args(unshare).arg("true").run().code != Some(0) {
-        // Not by a macro, whose words the harness keeps to itself where a test passes.
-        let words = b"SKIPPED: this machine permits no PID namespaces, so nothing is tried of containers\n";
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), words);
+        skipped("this machine permits no PID namespaces, so nothing is tried of containers");
         return None;
     }
     let run = project.command("unshare").args(unshare).args(["sh", "-c", script, "sh", TFGUARD, "--"]);

@@ -273,6 +273,7 @@ fn a_store_that_ignores_conditions_keeps_its_lockfile() {
         bed.proxy.rule(Match::http("DELETE", ""), [Action::Strip("if-match")]);
         let exit = bed.about("a/k", &["unlock", "--yes", id]).run().expect_code(120);
         assert!(exit.err().contains("ignores the condition"), "{exit}");
+        assert!(exit.err().contains("--without-conditions second-look"), "what allows it is named: {exit}");
         assert_eq!(bed.left().1, ["a/k.tflock"]);
         let words = ["unlock", "--yes", id, "--without-conditions", "second-look"];
         bed.about("a/k", &words).run().expect_code(0);

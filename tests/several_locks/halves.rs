@@ -72,6 +72,22 @@ fn killed_between_the_two_unlocks() {
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{exit}");
 }
 
+/// Guards against half a reason: who mends the one that is told is refused the other.
+#[test]
+fn where_both_halves_are_left_each_reason_is_told() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = dual(&proxy, Kind::HangInApply);
+    let run = guarded(&project);
+    project.wait_for_hang(SOON);
+    proxy.rule(Match::dynamodb("DeleteItem"), [Answer::dynamodb("AccessDeniedException", "no item").into()]);
+    proxy.rule(Match::http("DELETE", ".tflock"), [Answer::s3(403, "AccessDenied", "no file").into()]);
+    assert_eq!(kill_terraforms(&project), 1);
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("--without-conditions second-look") && exit.err().contains("no item"), "{exit}");
+    assert_halves(&project, &exit, "left", "left");
+    assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "{exit}");
+}
+
 #[test]
 fn a_foreign_half_stays() {
     for item_is_foreign in [true, false] {

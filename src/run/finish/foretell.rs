@@ -24,6 +24,9 @@ impl Found<'_> {
             }
             return;
         }
+        if self.goes_on_elsewhere(journal) {
+            return;
+        }
         let next = match (journal.account.ended, here) {
             (Some(_), _) => "would look at what is left of the run, which has ended",
             (None, true) if journal.child.is_some_and(|child| child.id.is_alive()) => {

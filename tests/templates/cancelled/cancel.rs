@@ -15,7 +15,7 @@ pub fn hanging() -> Project<'static> {
     project_of(Kind::HangInApply)
 }
 
-fn project_of(kind: Kind) -> Project<'static> {
+pub fn project_of(kind: Kind) -> Project<'static> {
     let project = Project::new(Aws::shared(), kind).table().lockfile().init(&Tools::get().any_terraform());
     project.aws().plant_lock(project.table_name(), &foreign(&project));
     project.aws().plant_lockfile(&foreign(&project));
