@@ -196,7 +196,7 @@ fn a_lock_whose_key_ends_as_digests_do_is_deleted_and_a_digest_in_its_place_is_n
     gate.release();
     let exit = run.wait(SOON);
     assert_eq!(bed.left().0, [bed.path("a/k-md5")], "{exit}");
-    assert!(exit.out().contains("not touched"), "{exit}");
+    assert!(exit.err().contains("not touched"), "{exit}");
     bed.assert_only_conditional_deletes();
 }
 

@@ -247,7 +247,7 @@ fn a_refusal_by_a_lock_that_fits_is_no_strangers_and_own_only_of_one_that_did_no
         place.write("terraform", &SCRIPT.replace("exec sleep 600 ;;\nuntaint", refused));
         let exit = place.guarded(&ITEM, &["apply", waits]).run().expect_code(code);
         assert!(exit.err().contains("all it says fits this run"), "{waits}: {exit}");
-        assert!(exit.err().contains(&format!("terraform force-unlock {UUID}")), "{waits}: {exit}");
+        assert!(exit.err().contains(&format!(" force-unlock {UUID}")), "{waits}: {exit}");
         assert_eq!((calls(&place), has_lock(&place)), (vec!["apply".to_owned()], true), "{waits}: {exit}");
     }
 }
