@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::args::{chdir, data_dir};
+use super::args::{chdir, data_dir, plan_file};
 use super::http_state::HttpAttributes;
 use super::planfile::{self, PlanFlaw};
 use super::{BackendError, HttpBackend, S3Backend};
@@ -132,6 +132,23 @@ pub fn read_planned_backend(path: &Path, surroundings: &Surroundings) -> Result<
     let unusable = |flaw| BackendError::PlanFile { path: path.to_owned(), flaw };
     let planned = planfile::read(path).map_err(unusable)?;
     known(&planned.kind, planned.config, surroundings, |reason| unusable(PlanFlaw::Damaged(reason)))
+}
+
+/// The backend that a command works with, started with `arguments` (without the program), and the plan file that has it, if
+/// it applies one.
+///
+/// # Errors
+/// Those of [`read_planned_backend`] and [`read_backend`].
+pub fn read_backend_of(
+    arguments: &[OsString],
+    surroundings: &Surroundings,
+) -> (Option<PathBuf>, Result<Backend, BackendError>) {
+    let planned = plan_file(arguments, surroundings);
+    let found = match &planned {
+        Some(plan) => read_planned_backend(plan, surroundings),
+        None => read_backend(surroundings),
+    };
+    (planned, found)
 }
 
 /// A backend by its type and settings.

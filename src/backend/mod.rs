@@ -29,7 +29,7 @@ pub use args::{chdir, has_subcommand, plan_file, workspace};
 pub use caller::{Caller, Identity};
 pub use client::{AwsClients, Reader, Store};
 pub use configuration::read_configured_backend;
-pub use discover::{Backend, Surroundings, read_backend, read_planned_backend};
+pub use discover::{Backend, Surroundings, read_backend, read_backend_of, read_planned_backend};
 pub use error::BackendError;
 pub use given::GivenSettings;
 pub use http_state::HttpBackend;

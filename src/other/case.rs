@@ -99,11 +99,7 @@ impl Suspicion {
             return Self::of_move(arguments, &surroundings);
         }
         // An apply of a plan file has the backend of the plan.
-        let planned = backend::plan_file(arguments, &surroundings);
-        let found = match &planned {
-            Some(plan) => backend::read_planned_backend(plan, &surroundings),
-            None => backend::read_backend(&surroundings),
-        };
+        let (planned, found) = backend::read_backend_of(arguments, &surroundings);
         let mut place = BTreeMap::new();
         let (name, http) = match found {
             Ok(Backend::Http(http)) if http.lock_address.is_none() || http.unlock_address.is_none() => {

@@ -46,11 +46,9 @@ impl Contested {
         }
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env);
+        let (planned, found) = backend::read_backend_of(arguments, &surroundings);
         // A plan file has the workspace it was made for, which is not read from it here.
-        let (found, selected) = match backend::plan_file(arguments, &surroundings) {
-            Some(plan) => (backend::read_planned_backend(&plan, &surroundings), None),
-            None => (backend::read_backend(&surroundings), Some(backend::workspace(&surroundings))),
-        };
+        let selected = planned.is_none().then(|| backend::workspace(&surroundings));
         match found {
             Err(_) => true,
             Ok(Backend::None | Backend::Local) => false,

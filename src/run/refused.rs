@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::rivals;
 use super::supervisor::Supervisor;
 use crate::backend::{self, AwsClients, Backend, S3Backend};
-use crate::ci;
 use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
@@ -119,11 +118,8 @@ impl Supervisor<'_> {
             return Some(places);
         }
         let surroundings = self.job.surroundings()?;
-        let plan_file = backend::plan_file(self.job.command.get(1..).unwrap_or_default(), &surroundings);
-        let backend = match &plan_file {
-            Some(plan) => backend::read_planned_backend(plan, &surroundings),
-            None => backend::read_backend(&surroundings),
-        };
+        let arguments = self.job.command.get(1..).unwrap_or_default();
+        let (plan_file, backend) = backend::read_backend_of(arguments, &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
         let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
         let flags = backend.flags_of(state_key, plan_file.is_some());
@@ -153,12 +149,11 @@ impl Supervisor<'_> {
             },
         };
         let ci = self.journal.account.ci.as_ref();
-        let env = |name: &str| self.job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-        let runner = ci::Origin::detect(env).runner;
+        let runner = self.journal.runner.as_deref();
         let link = holder.as_ref().and_then(Holder::link);
-        let release = if machine.is_of_job(&id, ci, runner.as_deref()) {
+        let release = if machine.is_of_job(&id, ci, runner) {
             Some("tfguard release")
-        } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner.as_deref())) {
+        } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner)) {
             Some("tfguard release --run-identity")
         } else {
             None

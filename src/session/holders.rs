@@ -125,13 +125,19 @@ fn is_called_terraform(process: &Process, name: &str) -> bool {
 /// Whether a process is tfguard, whatever it is called.
 #[must_use]
 pub fn is_tfguard(pid: i32) -> bool {
-    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| (file.dev(), file.ino()));
+    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| identity_of(&file));
     file("self").is_some_and(|own| file(&pid.to_string()) == Some(own))
 }
 
 /// What a log is known by; none if it is no log, as where /dev/null stands for one that is lost: everybody has that open.
 fn identity(log: &File) -> Option<(u64, u64)> {
-    log.metadata().ok().filter(Metadata::is_file).map(|file| (file.dev(), file.ino()))
+    log.metadata().ok().filter(Metadata::is_file).map(|file| identity_of(&file))
+}
+
+/// What a file is known by, whatever its name is: device and inode.
+#[must_use]
+pub fn identity_of(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Which signal tells of a lease to be given back (`asm-generic/fcntl.h`, the same on every Linux tfguard is built for).
@@ -148,7 +154,7 @@ fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool
     Some(descriptors.flatten().any(|descriptor| {
         descriptor.mode().contains(FDPermissions::WRITE)
             && std::fs::metadata(format!("/proc/{}/fd/{}", process.pid, descriptor.fd))
-                .is_ok_and(|target| Some((target.dev(), target.ino())) == file)
+                .is_ok_and(|target| Some(identity_of(&target)) == file)
     }))
 }
 

@@ -180,7 +180,6 @@ impl Supervisor<'_> {
             self.journal.account.other_locks =
                 self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
         }
-        let tree = self.look();
         let account = &mut self.journal.account;
         account.ending.get_or_insert(Ending::StillAlive);
         let mut any_lost = false;
@@ -201,8 +200,11 @@ impl Supervisor<'_> {
             trace.outcome.get_or_insert(LockOutcome::Unlocked);
         }
         // Without the log nobody can be told to be gone, now or later.
-        if any_lost && !tree.is_gone() && self.journal.account.survivors.is_empty() {
-            self.note_survivors(&tree);
+        if any_lost && self.journal.account.survivors.is_empty() {
+            let tree = self.look();
+            if !tree.is_gone() {
+                self.note_survivors(&tree);
+            }
         }
         self.journal.account.ended = Some(Timestamp::now());
         self.write_journal();

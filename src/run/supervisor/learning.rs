@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::redirected::{Redirected, identity};
+use super::redirected::Redirected;
 use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
@@ -17,7 +17,7 @@ use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
 use crate::run::terraforms::process_surroundings;
 use crate::run::watch::Change;
-use crate::session::{ProcessId, Tree, is_terraform};
+use crate::session::{ProcessId, Tree, identity_of, is_terraform};
 
 /// How often is looked at most who has opened the log.
 const LOOKS: u32 = 8;
@@ -93,7 +93,7 @@ impl Supervisor<'_> {
     fn follow_redirected(&mut self, late: bool) {
         self.redirected.retain(|redirected| redirected.process.is_alive());
         let spools: Vec<_> =
-            self.spools().iter().filter_map(|path| path.metadata().ok()).map(|file| identity(&file)).collect();
+            self.spools().iter().filter_map(|path| path.metadata().ok()).map(|file| identity_of(&file)).collect();
         for process in &self.seen {
             if self.redirected.iter().any(|redirected| redirected.process == *process) {
                 continue;

@@ -3,12 +3,11 @@
 
 use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use crate::observe::InterruptScanner;
 use crate::run::follow::Follow;
-use crate::session::ProcessId;
+use crate::session::{ProcessId, identity_of};
 
 /// One such file.
 #[derive(Debug)]
@@ -20,10 +19,6 @@ pub struct Redirected {
     pub scanner: InterruptScanner,
 }
 
-pub fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
-}
-
 impl Redirected {
     /// The files that are a process's stdout and stderr. What is in there when it has just started is not of it; if it is
     /// looked at `late`, all is taken for its own, unless it goes on with a file that was there (`>>`).
@@ -33,10 +28,10 @@ impl Redirected {
             // First: to open a FIFO can wait for ever.
             let known = std::fs::metadata(&path).ok().filter(Metadata::is_file)?;
             let file = File::open(&path).ok()?;
-            let opened = file.metadata().ok().filter(|opened| identity(opened) == identity(&known))?;
+            let opened = file.metadata().ok().filter(|opened| identity_of(opened) == identity_of(&known))?;
             let from = if late && !appends(process, number) { 0 } else { opened.len() };
             let follow = Follow::new(file, from).ok()?;
-            Some(Self { process, file: identity(&opened), follow, scanner: InterruptScanner::default() })
+            Some(Self { process, file: identity_of(&opened), follow, scanner: InterruptScanner::default() })
         };
         let found = [1, 2].into_iter().filter_map(open).collect();
         if process.is_alive() { found } else { Vec::new() }
