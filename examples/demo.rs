@@ -4,6 +4,7 @@
 //! on loopback, come from the Python package index, once. Every line marked `✓` was checked by the program itself,
 //! which ends with a non-zero status at the first that does not hold. It leaves no process and no file behind.
 
+#[allow(dead_code, unused_imports)] // The demo uses a part of it.
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -1,17 +1,14 @@
 //! How long Terraform has, by where tfguard runs. The table itself is tested where it is; here it is seen to be what the
 //! run goes by, told and reported.
 
-mod stage;
-mod support;
-
 use std::io::Write as _;
 
+use crate::stage::*;
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::Value;
-use stage::*;
-use support::*;
 
 type Variables = &'static [(&'static str, &'static str)];
 

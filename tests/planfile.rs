@@ -1,16 +1,13 @@
 //! `terraform apply <plan file>`: the lock is where the plan says, whatever the directory is configured for. And without
 //! one it is where the directory was configured for when it was taken.
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support::*;
 use nix::sys::signal::Signal::SIGTERM;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY_PLAN: [&str; 4] = ["apply", "-input=false", "-no-color", "tfplan"];
 const CI: [(&str, &str); 4] =
     [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];

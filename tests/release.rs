@@ -1,17 +1,14 @@
 //! `tfguard release` beside whatever is left of a run. Its locks are tested elsewhere; here the children are actors.
 
-mod stage;
-mod support;
-
 use std::fs::File;
 use std::io::Read as _;
 use std::time::Duration;
 
+use crate::stage::*;
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGCONT, SIGINT, SIGSTOP};
 use nix::unistd::Pid;
 use serde_json::Value;
-use stage::*;
-use support::*;
 
 fn release(stage: &Stage, wait: &str) -> Run {
     stage.run(TFGUARD).args(["release", "--wait", wait])

@@ -1,9 +1,6 @@
 //! The session directory is private, checked, and gone after a clean end (P7); a bad place for it is refused before
 //! anything is run, and a disk that fills up later is not the child's trouble (P6).
 
-mod stage;
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
@@ -11,10 +8,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
+use crate::stage::*;
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::Value;
-use stage::*;
-use support::*;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -361,7 +358,7 @@ fn a_session_that_is_removed_meanwhile_is_told_of() {
     let run = stage.guarded(&[]).start();
     let child = stage.enter();
     fs::remove_dir_all(stage.sessions()).unwrap();
-    support::kill(child.pid.as_raw());
+    crate::support::kill(child.pid.as_raw());
     let exit = run.wait(SOON).expect_code(120);
     assert!(exit.err().contains("the session's directory was removed"), "{exit}");
     stage.guard.assert_no_process_left(SOON);

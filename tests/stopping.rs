@@ -1,17 +1,14 @@
 //! Whatever asks for a stop, the child is interrupted once (P3), and every ending is accounted for (P4). The locks are
 //! tested elsewhere; here the children are actors.
 
-mod stage;
-mod support;
-
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
+use crate::stage::*;
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::Value;
-use stage::*;
 
 /// Who asked for a stop: names of signals, kinds of anything else.
 fn requests(report: &Value) -> Vec<&str> {
@@ -303,7 +300,7 @@ fn a_front_whose_run_was_finished_by_the_cleanup_step_says_so() {
     let child = stage.enter();
     child.perform("os.write(1, b'before')");
     run.signal(SIGSTOP);
-    support::kill(child.parent.as_raw());
+    crate::support::kill(child.parent.as_raw());
     let release = stage.run(TFGUARD).arg("release").start();
     child.wait_for_signal(SIGINT);
     child.exit(1);
@@ -521,7 +518,7 @@ fn terraforms_that_outlive_their_script_keep_their_grace() {
     both.iter().for_each(|actor| actor.perform(OPEN_LOG));
     run.signal(SIGTERM);
     both.iter().for_each(|actor| actor.wait_for_signal(SIGINT));
-    support::kill(both[0].parent.as_raw());
+    crate::support::kill(both[0].parent.as_raw());
     run.wait_for_stderr("waiting for a Terraform", SOON);
     let [first, second] = both;
     first.exit(0);
@@ -545,7 +542,7 @@ fn terraforms_that_outlive_their_script_are_killed_after_their_grace() {
     actor.perform(OPEN_LOG);
     run.signal(SIGTERM);
     run.wait_for_stderr("interrupted; it has 5s", SOON);
-    support::kill(actor.parent.as_raw());
+    crate::support::kill(actor.parent.as_raw());
     let exit = run.wait(SOON).expect_code(128 + 9);
     assert!(exit.err().contains("has not ended within its grace of 5s: killing it"), "{exit}");
     stage.guard.assert_no_process_left(SOON);
@@ -684,7 +681,7 @@ fn what_a_killed_script_leaves_in_its_group_is_killed() {
     let child = stage.enter();
     let left = child.start_another(&stage, "");
     let daemon = child.start_another(&stage, "start_new_session=True");
-    support::kill(child.pid.as_raw());
+    crate::support::kill(child.pid.as_raw());
     run.wait(SOON).expect_code(128 + 9);
     left.wait_for_end();
     assert_eq!(daemon.ask("6 * 7"), 42);

@@ -1,15 +1,12 @@
 //! A person at a terminal: the child has it, keys reach the child alone, and tfguard is a job of the shell's like any
 //! other. Everything is on a real pseudo-terminal.
 
-mod stage;
-mod support;
-
 use std::time::Instant;
 
+use crate::stage::*;
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use serde_json::json;
-use stage::*;
-use support::*;
 
 const CTRL_C: &[u8] = b"\x03";
 const CTRL_Z: &[u8] = b"\x1a";

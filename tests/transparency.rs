@@ -1,8 +1,5 @@
 //! A guarded command is what it would be without tfguard (P5), and tfguard's own trouble is not its (P6).
 
-mod stage;
-mod support;
-
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -10,9 +7,9 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::thread;
 
+use crate::stage::*;
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
-use stage::*;
-use support::*;
 
 /// Bytes of every kind, no newline at the end.
 fn binary() -> Vec<u8> {

@@ -3,7 +3,7 @@
 use tfguard::backend::AwsClients;
 use tfguard::lock::StoreError;
 
-use crate::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
 
 const CREDENTIALS: &str = "[default]\naws_access_key_id=AKIADEFAULT\naws_secret_access_key=s\n\
     [blue]\naws_access_key_id=AKIABLUE\naws_secret_access_key=s\naws_session_token=tok\n";

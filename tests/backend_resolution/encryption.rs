@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tfguard::backend::AwsClients;
 
-use crate::bed::{Case, ENV_KEYS, Prepared};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared};
 use crate::support::Seen;
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use crate::bed::{Case, ENV_KEYS, Prepared, check_all, record};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, check_all, record};
 use crate::support::{Action, Answer, Aws, LockInfo, Match, Seen};
 
 const SERVICES: &str = "[default]\nservices = local\n\

@@ -1,6 +1,6 @@
 //! Containers and instances.
 
-use crate::bed::{Case, ENV_KEYS, FROM_INSTANCE, STS_ANSWERS, check};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, STS_ANSWERS, check};
 use crate::support::{Reply, Server};
 
 /// A metadata service as an instance has it.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tfguard::backend::{AwsClients, BackendError};
 use tfguard::lock::StoreError;
 
-use crate::bed::{Case, ENV_KEYS, Prepared, STS_ANSWERS, connect, record, sent};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, STS_ANSWERS, connect, record, sent};
 use crate::support::{Answer, Gate, Match};
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::bed::{Case, Prepared, STS_ANSWERS, check_all};
+use crate::backend_resolution::bed::{Case, Prepared, STS_ANSWERS, check_all};
 use crate::support::Seen;
 
 /// What the portal gives for a token, and what a token that can be renewed is renewed by.

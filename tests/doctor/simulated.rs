@@ -2,7 +2,7 @@
 //! `tests/cancellation` shows to happen in jobs of the same shapes.
 
 use super::*;
-use simulators::*;
+use crate::simulators::*;
 
 const DOCTOR: &str = "tfguard doctor --format json --offline";
 

@@ -1,7 +1,7 @@
 //! `tfguard release --run-identity`: a cleanup step that has no session of its job.
 
-use super::simulators::{Container, Ended, GitLabDocker, GitLabKubernetes, Job, Started};
 use super::*;
+use crate::simulators::{Container, Ended, GitLabDocker, GitLabKubernetes, Job, Started};
 
 const SCRIPT: &str = "tfguard -- terraform apply -input=false -auto-approve -no-color";
 const RELEASE: &str = "tfguard release --run-identity";

@@ -6,8 +6,8 @@ use tfguard::backend::Store;
 use tfguard::holder::{Holder, Recorded};
 use tfguard::lock::{Annotation, HeldLock, HolderStore as _, StoreError, UnconditionalDelete};
 
-use super::bed::{Bed, OWN, found};
 use super::*;
+use crate::stores::bed::{Bed, OWN, found};
 
 fn holder(lock: &str) -> Holder {
     let text = serde_json::json!({

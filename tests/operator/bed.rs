@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{Aws, Exit, FaultProxy, Guard, LockInfo, Run};
 
-pub const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 pub const OWN: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
 /// Longer than anything here takes, so it only bounds a hang.
 pub const SOON: Duration = Duration::from_secs(180);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, OWN, TFGUARD, json, reach};
+use crate::TFGUARD;
+use crate::operator::bed::{Bed, OWN, json, reach};
 use crate::support::{Answer, Aws, Exit, Guard, Kind, LockInfo, Match, Project, Reply, Run, Server, Tools};
 
 /// The lock of a state, from `--format json`.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{SOON, TFGUARD, json, reach};
+use crate::TFGUARD;
+use crate::operator::bed::{SOON, json, reach};
 use crate::support::{Aws, Exit, FaultProxy, Gate, Kind, Match, Project, Run, Running, Tools};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];

@@ -1,6 +1,6 @@
 //! `tfguard unlock`.
 
-use crate::bed::{Bed, OWN, SOON, json};
+use crate::operator::bed::{Bed, OWN, SOON, json};
 use crate::support::{Action, Answer, Exit, Gate, LockInfo, Match};
 
 const OTHER: &str = "1bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
@@ -395,7 +395,7 @@ fn every_option_has_its_variable_and_an_empty_one_is_none() {
         ]
     };
     let unlock = |yes| {
-        let run = crate::support::Run::new(crate::bed::TFGUARD, &bed.guard).current_dir(bed.dir.path());
+        let run = crate::support::Run::new(crate::TFGUARD, &bed.guard).current_dir(bed.dir.path());
         run.envs(crate::support::Aws::ENV).envs(variables(yes)).args(["unlock", OWN]).run()
     };
     let exit = unlock("0").expect_code(120);

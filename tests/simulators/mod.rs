@@ -10,11 +10,6 @@
 //!
 //! None of them looks at what it runs, so whatever a pipeline can say can be tried in each. What a CI leaves running is
 //! left running: whether anything is, is for the test to ask.
-//!
-//! A test binary includes this by `#[path]`, next to `tests/support` as `support`.
-
-// Every test binary compiles this module and uses a part of it.
-#![allow(dead_code, unused_imports)]
 
 mod azure;
 mod buildkite;

@@ -3,9 +3,6 @@
 //! An actor is a process that reports every signal it receives and does what the test says, so a test decides the
 //! order of events instead of sleeping until they may have happened.
 
-// Every integration test compiles this module and uses a part of it.
-#![allow(dead_code)]
-
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -29,7 +26,7 @@ use crate::support::{Guard, Run};
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// The binary under test.
-pub const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+pub use crate::TFGUARD;
 
 pub struct Stage {
     pub guard: Guard,

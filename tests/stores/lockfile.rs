@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tfguard::backend::Store;
 use tfguard::lock::{Deletion, LockStore, LockTrace, Released, StoreError, Traced, UnconditionalDelete};
 
-use crate::bed::{Bed, CUSTOMER_KEY, found};
+use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};
 
 #[test]

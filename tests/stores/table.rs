@@ -9,7 +9,7 @@ use tfguard::lock::{
     Annotation, Deletion, FoundLock, HolderStore, LockClaim, LockStore, Released, StoreError, UnconditionalDelete,
 };
 
-use crate::bed::{Bed, OWN, found};
+use crate::stores::bed::{Bed, OWN, found};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};
 
 #[test]

@@ -13,9 +13,6 @@
 //! assert!(project.lock().is_some());
 //! ```
 
-// Every integration test compiles this module and uses a part of it.
-#![allow(dead_code, unused_imports)]
-
 mod aws;
 mod black_hole;
 mod gcs_server;
@@ -31,7 +28,7 @@ mod state_server;
 mod tools;
 mod watched;
 
-pub use aws::{Aws, Item, Object};
+pub use aws::Aws;
 pub use black_hole::BlackHole;
 pub use gcs_server::GcsServer;
 pub use guard::{Guard, kill, pid_of};
@@ -41,6 +38,6 @@ pub use program::make_program;
 pub use project::{Kind, Project};
 pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
 pub use run::{Exit, Run, Running, Stdin};
-pub use server::{Certificates, Reply, Request, Server};
+pub use server::{Reply, Server};
 pub use state_server::{Fault, Flavour, GITLAB_USER, StateServer};
 pub use tools::Tools;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::signal::Signal;
 use sha2::{Digest as _, Sha256};
 
-use crate::install::{Package, content, package, serve};
-use crate::read::{Variables, template, yaml};
 use crate::support::{Exit, Guard, Reply, Run, make_program};
-use crate::tools::node;
-use crate::{SOON, TFGUARD};
+use crate::templates::install::{Package, content, package, serve};
+use crate::templates::read::{Variables, template, yaml};
+use crate::templates::tools::node;
+use crate::templates::{SOON, TFGUARD};
 
 /// A job on a runner, as far as one action knows of it.
 pub struct Runner {

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::action::{Runner, sum};
-use crate::read::{template, text, yaml};
 use crate::support::{Exit, Guard, Reply, Run, Server, make_program};
-use crate::tools::{skip, succeed};
-use crate::{SOON, TFGUARD};
+use crate::templates::action::{Runner, sum};
+use crate::templates::read::{template, text, yaml};
+use crate::templates::tools::{skip, succeed};
+use crate::templates::{SOON, TFGUARD};
 
 /// A release for this machine.
 pub struct Package {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use crate::read::*;
+use crate::templates::read::*;
 
 fn duration(value: &Value) -> Duration {
     let text = string(value);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::tools::{python, succeed};
+use crate::templates::tools::{python, succeed};
 
 const TEMPLATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ci-templates");
 

@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::read::*;
-use crate::tools::*;
+use crate::templates::read::*;
+use crate::templates::tools::*;
 
 /// Each YAML file, and the schema that `check-jsonschema` has of it.
 const SCHEMAS: &[(&str, &str)] = &[

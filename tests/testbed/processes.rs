@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::SOON;
 use crate::support::{Aws, Guard, Run, Stdin};
+use crate::testbed::SOON;
 
 #[test]
 fn moto_ends_with_the_stdin_its_starter_held() {

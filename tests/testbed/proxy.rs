@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use nix::sys::signal::Signal;
 
 use crate::support::{Action, Answer, Aws, FaultProxy, Gate, Kind, Match};
-use crate::{APPLY, SOON, project, terraform};
+use crate::testbed::{APPLY, SOON, project, terraform};
 
 /// A request on its way outlives the Terraform that sent it.
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use nix::sys::signal::Signal;
 
 use crate::support::{Kind, LockInfo, Tools};
-use crate::{APPLY, SOON, project, terraform};
+use crate::testbed::{APPLY, SOON, project, terraform};
 
 #[test]
 fn every_terraform_applies_with_its_kinds_of_lock() {

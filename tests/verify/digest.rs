@@ -5,9 +5,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
-use crate::SOON;
-use crate::bed::{Bed, kinds, md5, state};
 use crate::support::{Action, Gate, LockInfo, Match};
+use crate::verify::SOON;
+use crate::verify::bed::{Bed, kinds, md5, state};
 
 #[test]
 fn a_digest_that_does_not_fit_needs_a_look_and_its_version_is_named() {
@@ -66,7 +66,7 @@ fn where_no_table_is_named_no_digest_is_judged() {
         crate::support::Run::new(crate::TFGUARD, &bed.guard)
             .current_dir(bed.dir.path())
             .envs(crate::support::Aws::ENV)
-            .args(["verify", "--bucket", &bed.bucket, "--key", crate::bed::KEY, "--region", "us-east-1"])
+            .args(["verify", "--bucket", &bed.bucket, "--key", crate::verify::bed::KEY, "--region", "us-east-1"])
             .args(["--s3-endpoint", url, "--path-style"])
             .args(more)
             .run()

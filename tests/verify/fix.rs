@@ -3,9 +3,9 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
-use crate::bed::{Bed, kinds, md5, state};
 use crate::support::{Action, Answer, Aws, Gate, Kind, LockInfo, Match, Project, Tools};
-use crate::{SOON, TFGUARD};
+use crate::verify::bed::{Bed, kinds, md5, state};
+use crate::verify::{SOON, TFGUARD};
 
 const FIX: [&str; 2] = ["--fix-digest", "--yes"];
 
@@ -175,7 +175,7 @@ fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
         (
             &|bed| {
                 bed.put(state(5));
-                bed.aws.put_object(&bed.bucket, &format!("{}.tflock", crate::bed::KEY), Vec::new());
+                bed.aws.put_object(&bed.bucket, &format!("{}.tflock", crate::verify::bed::KEY), Vec::new());
             },
             &[],
             "something that is no lock",

@@ -6,9 +6,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
-use crate::bed::md5;
 use crate::support::{Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Project, Running, Tools};
-use crate::{SOON, TFGUARD};
+use crate::verify::bed::md5;
+use crate::verify::{SOON, TFGUARD};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 const REPORT: [&str; 2] = ["--report", "report.json"];

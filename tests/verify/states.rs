@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, KEY, LINEAGE, json_of, kinds, md5, state, state_of};
 use crate::support::{Action, Answer, Match};
+use crate::verify::bed::{Bed, KEY, LINEAGE, json_of, kinds, md5, state, state_of};
 
 #[test]
 fn a_whole_state_is_whole_and_nothing_is_written() {

@@ -1,9 +1,9 @@
 //! What all have in common.
 
-use crate::SOON;
-use crate::read::Variables;
 use crate::simulators::*;
 use crate::support::*;
+use crate::templates::SOON;
+use crate::templates::read::Variables;
 
 /// A state with a lock of its own and, next to it, somebody else's.
 pub fn project() -> Project<'static> {

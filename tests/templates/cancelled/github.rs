@@ -1,11 +1,11 @@
 //! GitHub Actions.
 
 use super::cancel::*;
-use crate::action::Runner;
-use crate::read::*;
 use crate::simulators::*;
-use crate::tools::node;
-use crate::{SOON, TFGUARD};
+use crate::templates::action::Runner;
+use crate::templates::read::*;
+use crate::templates::tools::node;
+use crate::templates::{SOON, TFGUARD};
 
 /// The `run:` scripts of the only job of a workflow, and its variables.
 fn github(template: &str) -> (Vec<String>, Variables) {

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use super::cancel::*;
-use crate::install::{can_download, checksum, package, serve};
-use crate::read::*;
 use crate::simulators::*;
 use crate::support::*;
+use crate::templates::install::{can_download, checksum, package, serve};
+use crate::templates::read::*;
 
 /// What GitLab's template collects.
 const REPORTS: &[&str] = &["tfguard.env", "tfguard-annotations.json", "tfguard-junit.xml"];

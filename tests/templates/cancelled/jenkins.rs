@@ -1,9 +1,9 @@
 //! Jenkins.
 
 use super::cancel::*;
-use crate::read::*;
 use crate::simulators::*;
 use crate::support::Kind;
+use crate::templates::read::*;
 
 /// The `sh` scripts of a Jenkins template.
 fn jenkins(template: &str) -> Vec<String> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cancel::*;
-use crate::read::*;
 use crate::simulators::*;
+use crate::templates::read::*;
 
 #[test]
 fn the_buildkite_step_and_its_hook() {

@@ -1,9 +1,6 @@
 //! What the CI is told of a run, tried from outside: real Terraforms whose locks are left or released, and what is then on
 //! stderr and in the files that a CI reads.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod files;
 mod github;
 mod others;
@@ -11,11 +8,11 @@ mod others;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::Value;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);

@@ -1,8 +1,5 @@
 //! The proof of the test bed: it gives what the other tests build on.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod processes;
 mod proxy;
 mod terraform;
@@ -11,7 +8,7 @@ mod tools;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use support::{Aws, Kind, Project, Tools};
+use crate::support::{Aws, Kind, Project, Tools};
 
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(60);

@@ -1,11 +1,6 @@
 //! Cancelled jobs, in every CI: afterwards no lock of the job's own is left, Terraform was interrupted once, the state is
 //! whole and no process is alive.
 
-#[path = "../simulators/mod.rs"]
-mod simulators;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod azure;
 mod buildkite;
 mod container;
@@ -19,9 +14,9 @@ mod waiting;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use crate::simulators::*;
+use crate::support::*;
 use serde_json::Value;
-use simulators::*;
-use support::*;
 
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);

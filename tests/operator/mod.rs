@@ -1,8 +1,5 @@
 //! The commands that people run by hand, from outside, on a real API and locks of every kind.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bed;
 mod list;
 mod living;

@@ -1,8 +1,5 @@
 //! Locks of backends that do not log them: what becomes of them when Terraform dies, tried with real Terraforms.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod fake;
 mod gcs;
 mod http;
@@ -10,11 +7,11 @@ mod http;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 use tempfile::TempDir;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(120);

@@ -1,9 +1,6 @@
 //! `tfguard verify`, and the same look by a guarded run after an unclean death: tried from outside through the binary,
 //! on states that Terraform wrote and on states that something else did.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bed;
 mod digest;
 mod fix;
@@ -12,6 +9,6 @@ mod states;
 
 use std::time::Duration;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(180);

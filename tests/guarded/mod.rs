@@ -1,8 +1,5 @@
 //! The guarded run on real Terraforms: what is promised of locks, tried from outside through the binary.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cleanup;
 mod dying;
 mod faults;
@@ -17,10 +14,10 @@ mod stopping;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 const PLAN: [&str; 3] = ["plan", "-input=false", "-no-color"];
 /// Longer than anything here takes, so it only bounds a hang.

@@ -1,11 +1,6 @@
 //! The templates in `ci-templates`, and the project's own pipelines: read by the parsers and schemas of their CI systems,
 //! and their scripts, as they stand there, run around a real Terraform and cancelled.
 
-#[path = "../simulators/mod.rs"]
-mod simulators;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod action;
 mod cancelled;
 mod install;
@@ -16,6 +11,6 @@ mod tools;
 
 use std::time::Duration;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);

@@ -1,11 +1,6 @@
 //! `tfguard doctor`, tried through the binary: with an API that enforces IAM, on tables and buckets that are not as
 //! they should be, and below processes that look like those of CI systems.
 
-#[path = "../simulators/mod.rs"]
-mod simulators;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod permissions;
 mod places;
 mod policies;
@@ -15,10 +10,10 @@ mod simulated;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);

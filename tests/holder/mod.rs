@@ -1,15 +1,7 @@
 //! Who holds a lock: the record beside it, and what is made of it.
 
-#[path = "../simulators/mod.rs"]
-mod simulators;
-#[path = "../support/mod.rs"]
-mod support;
-
 // A part of it is used here.
 #[allow(dead_code)]
-#[path = "../stores/bed.rs"]
-mod bed;
-
 mod annotation;
 mod identity;
 mod judged;
@@ -19,10 +11,10 @@ mod stores;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(180);

@@ -1,8 +1,5 @@
 //! Runs that hold several locks, or halves of one: each is released where it lives, by its own condition.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod halves;
 mod init;
 mod scripts;
@@ -10,13 +7,13 @@ mod scripts;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::*;
 
-const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+use crate::TFGUARD;
 const APPLY: &str = "apply -input=false -auto-approve -no-color";
 /// Longer than anything here takes, so it only bounds a hang.
 const SOON: Duration = Duration::from_secs(90);

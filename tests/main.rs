@@ -1,0 +1,36 @@
+//! All tests from outside: the built binary on real Terraforms, and the library's public parts. One binary, so that the AWS
+//! SDK is linked once, and so that tests that wait can wait side by side.
+
+mod backend_resolution;
+mod cancellation;
+mod ci_language;
+mod doctor;
+mod documents;
+mod grace;
+mod guarded;
+mod holder;
+mod logs;
+mod operator;
+mod planfile;
+mod release;
+mod requests;
+mod session_directory;
+mod several_locks;
+mod simulators;
+mod stage;
+mod stopping;
+mod stores;
+mod support;
+mod templates;
+mod terminal;
+mod testbed;
+mod transparency;
+mod unlogged;
+mod verify;
+
+use std::time::Duration;
+
+/// The binary under test.
+pub const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
+/// Longer than anything here takes, so it only bounds a hang.
+const SOON: Duration = Duration::from_secs(90);
