@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::args::{chdir, data_dir, plan_file};
-use super::http_state::HttpAttributes;
 use super::planfile::{self, PlanFlaw};
-use super::{BackendError, HttpBackend, S3Backend};
+use super::{BackendError, S3Backend};
+use crate::holder::without_user;
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
 const VERSION: u64 = 3;
@@ -60,20 +60,29 @@ pub enum Backend {
     Local,
     /// The S3 backend.
     S3(Box<S3Backend>),
-    /// A server that speaks Terraform's own protocol, GitLab's among them.
-    Http(Box<HttpBackend>),
     /// Any other.
     Other {
         /// Its type, for instance `gcs`.
         kind: String,
-        /// Those of its settings that tell where the state is. No secrets.
+        /// Those of its settings that tell where the state and its lock are. No secrets.
         place: BTreeMap<String, String>,
     },
 }
 
 /// What tells the place of a state on other backends (`internal/backend/remote-state/*/backend.go`).
-const PLACE: [&str; 9] =
-    ["bucket", "container_name", "host", "key", "namespace", "path", "prefix", "secret_suffix", "storage_account_name"];
+const PLACE: [&str; 11] = [
+    "bucket",
+    "container_name",
+    "host",
+    "key",
+    "lock_address",
+    "namespace",
+    "path",
+    "prefix",
+    "secret_suffix",
+    "storage_account_name",
+    "unlock_address",
+];
 
 #[derive(Deserialize)]
 struct Record {
@@ -165,13 +174,16 @@ pub(super) fn known(
             let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
             Ok(Backend::S3(Box::new(S3Backend::new(attributes, surroundings.clone())?)))
         }
-        "http" => {
-            let attributes: Option<HttpAttributes> =
-                serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
-            Ok(Backend::Http(Box::new(HttpBackend::new(attributes.unwrap_or_default(), surroundings))))
-        }
         kind => {
-            let told = |name: &&str| Some(((*name).to_owned(), config.get(name)?.as_str()?.to_owned()));
+            // `http` takes from the environment what its block does not set; `init` does not record it.
+            let variable = |name: &str| match kind {
+                "http" => surroundings.var(&format!("TF_HTTP_{}", name.to_ascii_uppercase())),
+                _ => None,
+            };
+            let told = |name: &&str| {
+                let value = config.get(name).and_then(Value::as_str).or_else(|| variable(name))?;
+                Some(((*name).to_owned(), without_user(value.to_owned())))
+            };
             Ok(Backend::Other { kind: kind.to_owned(), place: PLACE.iter().filter_map(told).collect() })
         }
     }
@@ -229,6 +241,9 @@ mod tests {
         assert!(matches!(read(local).unwrap(), Backend::Local));
         let gcs = r#"{"version":3,"backend":{"type":"gcs","config":{"bucket":"b"},"hash":1}}"#;
         assert!(matches!(read(gcs).unwrap(), Backend::Other { kind, .. } if kind == "gcs"));
+        let http = r#"{"version":3,"backend":{"type":"http","config":{"lock_address":"https://u:hush@h/l"},"hash":1}}"#;
+        let Backend::Other { kind, place } = read(http).unwrap() else { panic!() };
+        assert_eq!((kind.as_str(), place["lock_address"].as_str(), place.len()), ("http", "https://h/l", 1));
         let store = r#"{"version":3,"state_store":{"type":"x"}}"#;
         assert!(matches!(read(store).unwrap(), Backend::Other { kind, .. } if kind == "state_store"));
     }

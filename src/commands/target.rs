@@ -243,7 +243,6 @@ impl State {
             Backend::S3(backend) => given.over_backend(&backend)?,
             Backend::None => return Err(TargetError::NotInitialised { dir }),
             Backend::Local => return Err(TargetError::Local { dir }),
-            Backend::Http(_) => return Err(TargetError::Other { dir, kind: "http".to_owned() }),
             Backend::Other { kind, .. } => return Err(TargetError::Other { dir, kind }),
         };
         let workspace = named.map_or_else(|| workspace(&surroundings), str::to_owned);

@@ -127,7 +127,7 @@ fn bounded(text: String) -> Option<String> {
 }
 
 /// A link without the name and password that a server's configured address may carry.
-fn without_user(url: String) -> String {
+pub(crate) fn without_user(url: String) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     match authority.rsplit_once('@') {

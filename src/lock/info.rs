@@ -81,7 +81,7 @@ impl fmt::Debug for LockId {
 ///
 /// Fields and their order are those of `internal/states/statemgr/locker.go` (Terraform 0.12 to 1.15, OpenTofu alike).
 /// Unknown fields are ignored and missing ones are empty, but for the ID, without which it says nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LockInfo {
     /// The lock's ID. Not a [`LockId`], because other tools write locks too.

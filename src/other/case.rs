@@ -1,7 +1,7 @@
 //! A child that died over a lock which nobody logged.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,13 +9,12 @@ use jiff::Timestamp;
 
 use super::command::{Command, moves_state};
 use super::contested::Contested;
-use super::evidence::{Evidence, Shown, Verdict, shown};
-use super::http::{Decision, LockServer, Settled, settle};
-use super::kind::{Kind, Locking};
+use super::evidence::{Evidence, Verdict};
+use super::locking::{Locking, is_id};
 use super::probe::{self, Look};
 use super::refusal::Holder;
 use super::terraform::Terraform;
-use crate::backend::{self, Backend, HttpBackend, Surroundings};
+use crate::backend::{self, Backend, Surroundings};
 use crate::cli::{self, OnDeath};
 use crate::command::product;
 use crate::lock::LockInfo;
@@ -46,13 +45,11 @@ pub enum Suspicion {
 /// A child that may have left such a lock.
 #[derive(Debug)]
 pub struct Case {
-    kind: Kind,
+    backend: String,
     command: Command,
     terraform: Terraform,
-    http: Option<HttpBackend>,
     place: BTreeMap<String, String>,
     workspace: String,
-    gitlab_user: Option<String>,
 }
 
 /// What the supervisor knows of the child.
@@ -100,29 +97,23 @@ impl Suspicion {
         }
         // An apply of a plan file has the backend of the plan.
         let (planned, found) = backend::read_backend_of(arguments, &surroundings);
-        let mut place = BTreeMap::new();
-        let (name, http) = match found {
-            Ok(Backend::Http(http)) if http.lock_address.is_none() || http.unlock_address.is_none() => {
-                return Self::None;
-            }
-            Ok(Backend::Http(http)) => ("http".to_owned(), Some(*http)),
-            Ok(Backend::Other { kind, place: told }) => {
-                place = told;
-                (kind, None)
-            }
-            // What S3 locks is logged. What cannot be read is said where it is needed.
-            Ok(Backend::None | Backend::Local | Backend::S3(_)) | Err(_) => return Self::None,
-        };
+        // What S3 locks is logged. What cannot be read is said where it is needed.
+        let Ok(Backend::Other { kind: backend, place }) = found else { return Self::None };
+        // Without the one address there is no lock; without the other Terraform gives none back, not even that of a look.
+        let is_set = |address: &str| place.get(address).is_some_and(|address| !address.is_empty());
+        if backend == "http" && !["lock_address", "unlock_address"].into_iter().all(is_set) {
+            return Self::None;
+        }
         let program = command.first().map(Path::new).and_then(Path::file_name);
         let is_terraform = is_terraform || command.first().is_some_and(|program| product(program).is_some());
         let read = || Command::read(command, env);
         let left_alone = |why: &str| {
             Self::LeftAlone(format!(
-                "{} died, and the backend is `{name}`: {why}",
+                "{} died, and the backend is `{backend}`: {why}",
                 program.map_or("the command".into(), |program| program.to_string_lossy())
             ))
         };
-        match Locking::of(&name) {
+        match Locking::of(&backend) {
             Locking::DiesWithHolder => Self::None,
             // After a supervisor that was killed the arguments are not known: they are not kept, for they may hold secrets.
             _ if is_terraform && !arguments.is_empty() && read().is_none() => Self::None,
@@ -133,32 +124,24 @@ impl Suspicion {
             Locking::Unknown => {
                 left_alone("tfguard does not know how that locks; see whether `terraform plan` is refused the lock")
             }
-            Locking::Stays(_) if !is_terraform => left_alone(
+            Locking::Stays if !is_terraform => left_alone(
                 "tfguard looks for a lock there only if it runs Terraform itself; see whether `terraform plan` is refused the lock",
             ),
             // A second Terraform asks on the backend of the directory.
-            Locking::Stays(_) if planned.is_some() && http.is_none() && !is_recorded(&name, &surroundings) => {
-                left_alone(
-                    "the plan file that was applied has another backend than its directory; see whether a second apply of \
+            Locking::Stays if planned.is_some() && !is_recorded(&backend, &place, &surroundings) => left_alone(
+                "the plan file that was applied has another backend than its directory; see whether a second apply of \
                  it is refused the lock",
-                )
-            }
-            Locking::Stays(_) if arguments.is_empty() => left_alone(
+            ),
+            Locking::Stays if arguments.is_empty() => left_alone(
                 "tfguard does not know any more what was run; see whether `terraform plan` is refused the lock",
             ),
-            Locking::Stays(kind) => match read() {
+            Locking::Stays => match read() {
                 Some(command_read) => Self::Lock(Box::new(Case {
-                    kind,
                     command: command_read,
                     terraform: Terraform::of(dir, command, env),
-                    http,
-                    place,
                     workspace: backend::workspace(&surroundings),
-                    gitlab_user: env
-                        .get(OsStr::new("GITLAB_USER_LOGIN"))
-                        .and_then(|user| user.to_str())
-                        .filter(|user| !user.is_empty())
-                        .map(str::to_owned),
+                    backend,
+                    place,
                 })),
                 None => Self::None,
             },
@@ -171,7 +154,6 @@ impl Suspicion {
     fn of_move(arguments: &[OsString], surroundings: &Surroundings) -> Self {
         let backends = [backend::read_backend(surroundings), backend::read_configured_backend(arguments, surroundings)];
         let unlogged = backends.iter().filter_map(|found| match found {
-            Ok(Backend::Http(_)) => Some("http"),
             Ok(Backend::Other { kind, .. }) if Locking::of(kind) != Locking::DiesWithHolder => Some(kind.as_str()),
             _ => None,
         });
@@ -187,23 +169,17 @@ impl Suspicion {
     }
 }
 
-/// Whether the directory itself was initialised with a backend of this type.
-fn is_recorded(name: &str, surroundings: &Surroundings) -> bool {
-    matches!(backend::read_backend(surroundings), Ok(Backend::Other { kind, .. }) if kind == name)
+/// Whether the directory itself was initialised with this backend.
+fn is_recorded(backend: &str, place: &BTreeMap<String, String>, surroundings: &Surroundings) -> bool {
+    let recorded = backend::read_backend(surroundings);
+    matches!(recorded, Ok(Backend::Other { kind, place: recorded }) if kind == backend && recorded == *place)
 }
 
 impl Case {
     /// The lock, to compare.
     #[must_use]
     pub fn contested(&self) -> Contested {
-        match self.http.as_ref().and_then(|http| http.lock_address.clone()) {
-            Some(address) => Contested::Http(address),
-            None => Contested::Other {
-                kind: self.kind.name().to_owned(),
-                place: self.place.clone(),
-                workspace: self.workspace.clone(),
-            },
-        }
+        Contested::Other { kind: self.backend.clone(), place: self.place.clone(), workspace: self.workspace.clone() }
     }
 
     /// What to say of the lock where nobody may look, because a process of the child may live.
@@ -214,19 +190,18 @@ impl Case {
 
     /// Looks who has the lock, and releases it if it is the child's and that is permitted. To be called when every
     /// process of the child is dead.
-    pub async fn look_after(&self, death: Death, permission: Permission) -> Vec<OtherLock> {
+    pub async fn look_after(&self, death: Death, permission: Permission) -> OtherLock {
         let version = match self.terraform.version(VERSION_LIMIT).await {
             Ok(version) => version,
-            Err(why) => return vec![self.unclear(why)],
+            Err(why) => return self.unclear(why),
         };
         let evidence = self.evidence(version, death);
-        let decide = |shown: &Shown| self.decide(&evidence, shown, permission);
-        let locks = self.settle(&evidence.who, decide).await;
-        if locks.iter().any(|lock| lock.outcome != OtherOutcome::Free) || evidence.passed.is_some() {
-            return locks;
+        let lock = self.settle(&evidence, permission).await;
+        if lock.outcome != OtherOutcome::Free || evidence.passed.is_some() {
+            return lock;
         }
         tokio::time::sleep(LANDS_WITHIN).await;
-        self.settle(&evidence.who, decide).await
+        self.settle(&evidence, permission).await
     }
 
     /// Whether the lock that the child was refused may be its own: its request was done and the answer lost, so that
@@ -234,11 +209,11 @@ impl Case {
     /// of the child is dead.
     ///
     /// Nothing is released on this: a refusal says that somebody has the lock, and of two runs that are as alike as
-    /// [`Evidence`] can see and began at the same moment, the other may have it.
+    /// `Evidence` can see and began at the same moment, the other may have it.
     #[must_use]
     pub fn refused(&self, info: &LockInfo, version: String, death: Death) -> RefusedItself {
         let fits = "all it says fits this run, which may have got it without hearing so";
-        match self.evidence(version, death).judge(&Shown::Whole(info.clone())) {
+        match self.evidence(version, death).judge(info) {
             Verdict::Foreign(_) => RefusedItself::No,
             Verdict::Unproven(why) => RefusedItself::Perhaps(format!("{fits}; but that is not sure: {why}")),
             Verdict::Own => {
@@ -259,89 +234,72 @@ impl Case {
             ended: death.ended,
             passed: death.passed,
             contested: death.contested,
-            gitlab_user: self.gitlab_user.clone(),
         }
     }
 
-    /// What is to be done about the lock that is there.
-    fn decide(&self, evidence: &Evidence, shown: &Shown, permission: Permission) -> Decision {
-        let left = |why: &str| Decision::Leave(OtherOutcome::Left { why: why.to_owned() });
-        match evidence.judge(shown) {
-            Verdict::Foreign(why) => Decision::Leave(OtherOutcome::Foreign { why }),
-            Verdict::Unproven(why) => left(&format!("it may be this run's, but that is not sure: {why}")),
-            Verdict::Own if !self.kind.is_id(&shown.info().id) => {
-                left("its ID has not the shape that this backend gives")
-            }
+    /// What is to be said of the lock that is there. `None`: it is the child's and to be released.
+    fn left(&self, evidence: &Evidence, info: &LockInfo, permission: Permission) -> Option<OtherOutcome> {
+        let left = |why: &str| Some(OtherOutcome::Left { why: why.to_owned() });
+        let unsure = |why: &str| left(&format!("it may be this run's, but that is not sure: {why}"));
+        let is_http = self.backend == "http";
+        if info.operation == probe::OPERATION && (is_http || info.who == evidence.who) {
+            return unsure(
+                "its operation is that of tfguard's own look (untaint): the look may have left it, or the server shows the \
+                 words of who asks in place of the holder's, as GitLab does",
+            );
+        }
+        match evidence.judge(info) {
+            Verdict::Foreign(why) => Some(OtherOutcome::Foreign { why }),
+            Verdict::Unproven(why) => unsure(&why),
+            Verdict::Own if !is_id(&self.backend, &info.id) => left("its ID has not the shape that this backend gives"),
             Verdict::Own
                 if self.command.operations.iter().any(|operation| permission.on_death.keeps_operation(operation)) =>
             {
-                Decision::Leave(OtherOutcome::Kept)
+                Some(OtherOutcome::Kept)
             }
+            Verdict::Own if is_http => left(
+                "all it says fits this run, but the unlock of this backend does not say which lock it means, so tfguard \
+                 sends none",
+            ),
             Verdict::Own if permission.evidence == cli::Evidence::Logged => left(
                 "all it says fits this run, but Terraform logs no lock of this backend, and without a log entry \
                  tfguard releases nothing unless told to: --evidence item",
             ),
-            Verdict::Own => Decision::Release,
+            Verdict::Own => None,
         }
     }
 
-    async fn settle(&self, who: &str, decide: impl Fn(&Shown) -> Decision) -> Vec<OtherLock> {
-        let settled = match self.http.as_ref().map(LockServer::new) {
-            None => self.settle_by_terraform(decide).await,
-            Some(Ok(None)) => Settled::Free,
-            Some(Ok(Some(server))) => settle(&server, who, decide).await,
-            Some(Err(error)) => Settled::Unclear(error.to_string()),
-        };
-        vec![match settled {
-            Settled::Free => self.account(None, OtherOutcome::Free),
-            Settled::Released(info) => self.account(Some(info), OtherOutcome::Released),
-            Settled::Gone(info) => self.account(Some(info), OtherOutcome::Gone),
-            Settled::Held(info, outcome) => self.account(Some(info), outcome),
-            Settled::Failed(info, why) => self.account(Some(info), OtherOutcome::Left { why }),
-            Settled::Unclear(why) => self.unclear(why),
-            Settled::Stuck { gone, own, why } => {
-                let gone = gone.map(|info| self.account(Some(info), OtherOutcome::Gone));
-                let why = format!(
-                    "it is tfguard's own, got for asking who has the lock (nobody had), and could not be given back: {why}"
-                );
-                return gone.into_iter().chain([self.account(Some(own), OtherOutcome::Left { why })]).collect();
-            }
-        }]
-    }
-
-    /// By a second Terraform that is refused the lock, and Terraform's own unlock, which is given the ID. Every backend
-    /// but http compares it.
-    async fn settle_by_terraform(&self, decide: impl Fn(&Shown) -> Decision) -> Settled {
+    /// Has a second Terraform be refused the lock, and Terraform's own unlock, which is given the ID, release it.
+    async fn settle(&self, evidence: &Evidence, permission: Permission) -> OtherLock {
         let mut failed: Option<(LockInfo, String)> = None;
-        for attempt in 1..=UNLOCK_ATTEMPTS {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let info = match (probe::look(&self.terraform, LOOK_LIMIT).await, failed) {
-                (Look::Free, None) => return Settled::Free,
-                (Look::Free, Some((info, _))) => return Settled::Gone(info),
+                (Look::Free, None) => return self.account(None, OtherOutcome::Free),
+                (Look::Free, Some((info, _))) => return self.account(Some(info), OtherOutcome::Gone),
                 (Look::Held(Holder::Known(found)), Some((info, _))) if found.id != info.id => {
-                    return Settled::Gone(info);
+                    return self.account(Some(info), OtherOutcome::Gone);
                 }
                 (Look::Held(Holder::Known(found)), _) => found,
-                (_, Some((info, why))) => return Settled::Failed(info, why),
+                (_, Some((info, why))) => return self.account(Some(info), OtherOutcome::Left { why }),
                 (Look::Held(Holder::IdOnly(id)), None) => {
-                    return Settled::Unclear(format!(
-                        "Terraform shows no more of the lock than its ID, {}",
-                        shown(&id)
-                    ));
+                    let why = "it may be this run's, but that is not sure: Terraform before 1.15 and OpenTofu before 1.9 \
+                               show only the ID of a lock of this backend";
+                    let info = LockInfo { id, ..LockInfo::default() };
+                    return self.account(Some(info), OtherOutcome::Left { why: why.to_owned() });
                 }
-                (Look::Unclear(why), None) => return Settled::Unclear(why),
+                (Look::Unclear(why), None) => return self.unclear(why),
             };
-            let whole = Shown::Whole(info);
-            if let Decision::Leave(outcome) = decide(&whole) {
-                return Settled::Held(whole.into_info(), outcome);
+            if let Some(outcome) = self.left(evidence, &info, permission) {
+                return self.account(Some(info), outcome);
             }
-            let info = whole.into_info();
             match probe::force_unlock(&self.terraform, &info.id, UNLOCK_LIMIT).await {
-                Ok(()) => return Settled::Released(info),
-                Err(why) if attempt == UNLOCK_ATTEMPTS => return Settled::Failed(info, why),
+                Ok(()) => return self.account(Some(info), OtherOutcome::Released),
+                Err(why) if attempt == UNLOCK_ATTEMPTS => return self.account(Some(info), OtherOutcome::Left { why }),
                 Err(why) => failed = Some((info, why)),
             }
         }
-        Settled::Free
     }
 
     fn unclear(&self, why: String) -> OtherLock {
@@ -355,10 +313,10 @@ impl Case {
         let terraform = self.terraform.typed();
         let command = holder
             .as_ref()
-            .filter(|holder| self.kind.is_id(&holder.id))
+            .filter(|holder| is_id(&self.backend, &holder.id))
             .filter(|_| matches!(outcome, OtherOutcome::Left { .. } | OtherOutcome::Kept))
             .map(|holder| format!("{terraform} force-unlock {}", holder.id));
-        OtherLock { backend: self.kind.name().to_owned(), holder, outcome, command, terraform: Some(terraform) }
+        OtherLock { backend: self.backend.clone(), holder, outcome, command, terraform: Some(terraform) }
     }
 }
 

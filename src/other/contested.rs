@@ -21,8 +21,6 @@ pub enum Contested {
         /// The state's key, with its workspace.
         key: String,
     },
-    /// On a server of the `http` backend: the address to ask for the lock.
-    Http(String),
     /// On any other backend.
     Other {
         /// Its type.
@@ -60,7 +58,6 @@ impl Contested {
                         None => key.ends_with(&s3.state_key("default")),
                     }
             }
-            Ok(Backend::Http(http)) => http.lock_address.is_some_and(|address| *self == Self::Http(address)),
             Ok(Backend::Other { kind: theirs, place: their_place }) => {
                 let Self::Other { kind, place, workspace } = self else { return false };
                 let differs = |(name, value): (&String, &String)| {
@@ -105,10 +102,6 @@ mod tests {
         assert!(asks(&s3("other"), "terraform apply plan.out", "default"));
         assert!(asks(&s3("other"), "terraform init -migrate-state", "default"));
 
-        let http = |address: &str| Contested::Http(address.into());
-        record(serde_json::json!({"type": "http", "config": {"address": "http://h/s", "lock_address": "http://h/l"}}));
-        assert!(asks(&http("http://h/l"), "terraform apply", "default"));
-        assert!(!asks(&http("http://h/m"), "terraform apply", "default"));
         record(serde_json::json!({"type": "gcs", "config": {"bucket": "b", "prefix": "p/"}}));
         assert!(asks(&other("gcs", "p"), "terraform state mv a b", "default"));
         assert!(!asks(&other("gcs", "q"), "terraform apply", "default"));

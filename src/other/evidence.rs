@@ -10,9 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 use super::command::{Command, INIT};
 use crate::lock::LockInfo;
 
-/// How exact GitLab's word about its own clock is: HTTP has it in whole seconds.
-const GITLAB_CLOCK: SignedDuration = SignedDuration::from_secs(2);
-
 /// All that is known of the child that its lock must fit.
 #[derive(Debug, Clone)]
 pub struct Evidence {
@@ -30,41 +27,6 @@ pub struct Evidence {
     pub passed: Option<Timestamp>,
     /// A Terraform that lives on this machine may hold the lock.
     pub contested: bool,
-    /// The name on GitLab of the user whose token the CI job has (`GITLAB_USER_LOGIN`).
-    pub gitlab_user: Option<String>,
-}
-
-/// A lock as it was shown to tfguard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shown {
-    /// What the holder wrote.
-    Whole(LockInfo),
-    /// By GitLab, which keeps ID, user and time of a lock only, in its own words, and answers with the asker's
-    /// `Operation`, `Version` and `Path` in place of the holder's (`lib/api/terraform/state.rb`).
-    GitLab {
-        /// Of this, only `id`, `who` (a user of GitLab) and `created` (by the server's clock) are the holder's.
-        info: LockInfo,
-        /// How far the server's clock is ahead of this machine's.
-        ahead: SignedDuration,
-    },
-}
-
-impl Shown {
-    /// What was shown.
-    #[must_use]
-    pub fn info(&self) -> &LockInfo {
-        match self {
-            Self::Whole(info) | Self::GitLab { info, .. } => info,
-        }
-    }
-
-    /// The same, to keep.
-    #[must_use]
-    pub fn into_info(self) -> LockInfo {
-        match self {
-            Self::Whole(info) | Self::GitLab { info, .. } => info,
-        }
-    }
 }
 
 /// Whose lock it is.
@@ -81,18 +43,10 @@ pub enum Verdict {
 impl Evidence {
     /// Judges a lock.
     #[must_use]
-    pub fn judge(&self, shown: &Shown) -> Verdict {
-        let info = shown.info();
+    pub fn judge(&self, info: &LockInfo) -> Verdict {
         let Ok(created) = info.created.parse::<Timestamp>() else {
             return Verdict::Unproven("it does not say when it was made".to_owned());
         };
-        match shown {
-            Shown::Whole(_) => self.judge_whole(info, created),
-            Shown::GitLab { ahead, .. } => self.judge_gitlab(info, created - *ahead),
-        }
-    }
-
-    fn judge_whole(&self, info: &LockInfo, created: Timestamp) -> Verdict {
         // The lock for the work comes after, and cannot exist beside it.
         let init = info.operation == INIT && self.passed.is_none();
         if !init && !self.command.operations.contains(&info.operation.as_str()) {
@@ -109,7 +63,7 @@ impl Evidence {
         }
         // The holder is on this machine, so it is the same clock, and no slack is due. A clock that was set back
         // meanwhile leaves the lock where it is.
-        if let Some(foreign) = self.outside(created, SignedDuration::ZERO) {
+        if let Some(foreign) = self.outside(created) {
             return foreign;
         }
         if self.command.waits && self.passed.is_none() {
@@ -127,31 +81,13 @@ impl Evidence {
         Verdict::Own
     }
 
-    /// GitLab's time is the moment the lock was taken. A lock that is there now and was taken before the child went on
-    /// with its own lock in hand *is* that lock: no two are held at once.
-    fn judge_gitlab(&self, info: &LockInfo, taken: Timestamp) -> Verdict {
-        if let Some(foreign) = self.outside(taken, GITLAB_CLOCK) {
-            return foreign;
-        }
-        match &self.gitlab_user {
-            Some(user) if *user != info.who => {
-                Verdict::Foreign(format!("its holder is {}, not {user}", shown(&info.who)))
-            }
-            Some(_) if self.passed.is_some() => Verdict::Own,
-            Some(_) => Verdict::Unproven("Terraform did not log that it had its lock".to_owned()),
-            None => Verdict::Unproven(
-                "GITLAB_USER_LOGIN is not set, so tfguard does not know under which name GitLab has it".to_owned(),
-            ),
-        }
-    }
-
     /// Made when the child cannot have made it.
-    fn outside(&self, created: Timestamp, slack: SignedDuration) -> Option<Verdict> {
+    fn outside(&self, created: Timestamp) -> Option<Verdict> {
         // The log has whole milliseconds.
         let last = self.passed.map_or(self.ended, |passed| self.ended.min(passed + SignedDuration::from_millis(1)));
-        if self.started.duration_since(created) > slack {
+        if created < self.started {
             Some(Verdict::Foreign(format!("it was made at {created}, before this run began")))
-        } else if created.duration_since(last) > slack {
+        } else if created > last {
             Some(Verdict::Foreign(format!("it was made at {created}, when this run had its lock already or was over")))
         } else {
             None
@@ -160,7 +96,7 @@ impl Evidence {
 }
 
 /// Foreign text, fit for a terminal.
-pub fn shown(text: &str) -> String {
+fn shown(text: &str) -> String {
     match text {
         "" => "unknown".to_owned(),
         text => text.chars().take(128).collect::<String>().escape_debug().to_string(),
@@ -184,7 +120,6 @@ mod tests {
             ended: time("05:00:00"),
             passed: None,
             contested: false,
-            gitlab_user: None,
         }
     }
 
@@ -200,13 +135,9 @@ mod tests {
         }
     }
 
-    fn judge(evidence: &Evidence, info: &LockInfo) -> Verdict {
-        evidence.judge(&Shown::Whole(info.clone()))
-    }
-
     #[test]
     fn a_lock_that_fits_in_all_is_own() {
-        assert_eq!(judge(&evidence(), &own()), Verdict::Own);
+        assert_eq!(evidence().judge(&own()), Verdict::Own);
     }
 
     #[test]
@@ -222,11 +153,11 @@ mod tests {
             LockInfo { created: "2026-11-20T05:00:00.000000001Z".into(), ..own() },
         ];
         for info in foreign {
-            assert!(matches!(judge(&evidence(), &info), Verdict::Foreign(_)), "{info:?}");
+            assert!(matches!(evidence().judge(&info), Verdict::Foreign(_)), "{info:?}");
         }
         for created in ["", "0001-01-01", "2026-11-20 04:00:01 +0000 UTC"] {
             let info = LockInfo { created: created.into(), ..own() };
-            assert!(matches!(judge(&evidence(), &info), Verdict::Unproven(_)), "{info:?}");
+            assert!(matches!(evidence().judge(&info), Verdict::Unproven(_)), "{info:?}");
         }
     }
 
@@ -234,62 +165,36 @@ mod tests {
     #[test]
     fn a_lock_made_after_the_child_had_its_own_is_foreign() {
         let passed = Evidence { passed: Some(time("04:00:02")), ..evidence() };
-        assert_eq!(judge(&passed, &own()), Verdict::Own);
+        assert_eq!(passed.judge(&own()), Verdict::Own);
         let later = LockInfo { created: "2026-11-20T04:00:02.1Z".into(), ..own() };
-        assert!(matches!(judge(&passed, &later), Verdict::Foreign(_)));
+        assert!(matches!(passed.judge(&later), Verdict::Foreign(_)));
     }
 
     #[test]
     fn a_child_that_may_have_been_waiting_owns_nothing_unless_it_went_on() {
         let waiting = Evidence { command: Command { waits: true, ..evidence().command }, ..evidence() };
-        assert!(matches!(judge(&waiting, &own()), Verdict::Unproven(_)));
-        assert_eq!(judge(&Evidence { passed: Some(time("04:30:00")), ..waiting }, &own()), Verdict::Own);
+        assert!(matches!(waiting.judge(&own()), Verdict::Unproven(_)));
+        assert_eq!(Evidence { passed: Some(time("04:30:00")), ..waiting }.judge(&own()), Verdict::Own);
     }
 
     #[test]
     fn a_lock_that_another_may_hold_is_own_only_of_a_child_that_went_on() {
         let contested = Evidence { contested: true, ..evidence() };
-        assert!(matches!(judge(&contested, &own()), Verdict::Unproven(_)));
-        assert_eq!(judge(&Evidence { passed: Some(time("04:30:00")), ..contested }, &own()), Verdict::Own);
+        assert!(matches!(contested.judge(&own()), Verdict::Unproven(_)));
+        assert_eq!(Evidence { passed: Some(time("04:30:00")), ..contested }.judge(&own()), Verdict::Own);
     }
 
     #[test]
     fn the_lock_for_a_new_workspace_is_own_until_the_work_began() {
         let init = LockInfo { operation: "init".into(), ..own() };
-        assert_eq!(judge(&evidence(), &init), Verdict::Own);
+        assert_eq!(evidence().judge(&init), Verdict::Own);
         let passed = Evidence { passed: Some(time("04:30:00")), ..evidence() };
-        assert!(matches!(judge(&passed, &init), Verdict::Foreign(_)));
-    }
-
-    #[test]
-    fn gitlabs_own_words_are_judged_by_time_and_user() {
-        let ahead = SignedDuration::from_mins(7);
-        let gitlab = |who: &str, taken: &str| Shown::GitLab {
-            info: LockInfo {
-                who: who.into(),
-                operation: "asked".into(),
-                version: "asked".into(),
-                created: format!("2026-11-20T{taken}Z"),
-                ..own()
-            },
-            ahead,
-        };
-        let known = Evidence { passed: Some(time("04:00:05")), gitlab_user: Some("ci".into()), ..evidence() };
-        assert_eq!(known.judge(&gitlab("ci", "04:07:01.123")), Verdict::Own);
-        for foreign in
-            [gitlab("alice", "04:07:01"), gitlab("ci", "04:06:57"), gitlab("ci", "04:07:08"), gitlab("ci", "04:00:01")]
-        {
-            assert!(matches!(known.judge(&foreign), Verdict::Foreign(_)), "{foreign:?}");
-        }
-        let unproven = [Evidence { passed: None, ..known.clone() }, Evidence { gitlab_user: None, ..known }];
-        for evidence in unproven {
-            assert!(matches!(evidence.judge(&gitlab("ci", "04:07:01")), Verdict::Unproven(_)));
-        }
+        assert!(matches!(passed.judge(&init), Verdict::Foreign(_)));
     }
 
     #[test]
     fn foreign_text_does_not_reach_the_terminal_raw() {
-        let Verdict::Foreign(why) = judge(&evidence(), &LockInfo { who: "\u{1b}[2J".repeat(100), ..own() }) else {
+        let Verdict::Foreign(why) = evidence().judge(&LockInfo { who: "\u{1b}[2J".repeat(100), ..own() }) else {
             panic!()
         };
         assert!(!why.contains('\u{1b}') && why.len() < 2000);

@@ -1,10 +1,9 @@
 //! Locks of backends that, unlike S3, do not log what they lock: gcs, azurerm, http, kubernetes, oss, cos, oci.
 //!
-//! After an unclean death tfguard looks who holds the state ([`Case::look_after`]): by a second Terraform that is
-//! refused the lock and says who has it, on `http` by a lock request of its own. The lock is believed to be the dead
-//! child's only by all that it says ([`Evidence::judge`]), and is then released by Terraform's own `force-unlock` with
-//! the ID that the backend wants, on `http` by the unlock request that Terraform would have sent: the `force-unlock`
-//! of that backend names no ID and opens whatever is there.
+//! After an unclean death tfguard looks who holds the state ([`Case::look_after`]), by a second Terraform that is refused
+//! the lock and says who has it. The lock is believed to be the dead child's only by all that it says
+//! (`Evidence::judge`), and is then released by Terraform's own `force-unlock` with the ID that the backend wants. On
+//! `http` it is only told: the `force-unlock` of that backend names no ID and opens whatever is there.
 //!
 //! [`Refusal`] reads what a Terraform says when it is refused a lock.
 
@@ -12,8 +11,7 @@ mod case;
 mod command;
 mod contested;
 mod evidence;
-mod http;
-mod kind;
+mod locking;
 mod probe;
 mod refusal;
 mod terraform;
@@ -21,6 +19,4 @@ mod terraform;
 pub use case::{Case, Death, Permission, RefusedItself, Suspicion};
 pub use command::Command;
 pub use contested::Contested;
-pub use evidence::{Evidence, Shown, Verdict};
-pub use kind::{Kind, Locking};
 pub use refusal::{Holder, Refusal};

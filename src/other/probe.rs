@@ -12,6 +12,9 @@ use super::terraform::{Answer, NoAnswer, Terraform};
 const LOOK: [&str; 6] =
     ["untaint", "-no-color", "-lock=true", "-lock-timeout=0s", "-allow-missing", "tfguard_lock_probe.no_such_resource"];
 
+/// The operation of the lock that it takes.
+pub const OPERATION: &str = LOOK[0];
+
 /// What an unlock that was followed by an answer leaves unanswered.
 const RELEASE_FAILED: &str = "Error releasing the state lock";
 /// `outputUnlockSuccess` in `internal/command/unlock.go`.

@@ -64,7 +64,10 @@ impl OtherLock {
             Some(holder) => {
                 let [id, operation, who, created] = [&holder.id, &holder.operation, &holder.who, &holder.created]
                     .map(|text| text.chars().take(128).collect::<String>().escape_debug().to_string());
-                format!("lock {id} ({operation}) by {who} since {created}, backend {}: ", self.backend)
+                // Only the ID was shown.
+                let by =
+                    if who.is_empty() { String::new() } else { format!(" ({operation}) by {who} since {created}") };
+                format!("lock {id}{by}, backend {}: ", self.backend)
             }
             None => format!("lock of the state, backend {}: ", self.backend),
         };

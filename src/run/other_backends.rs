@@ -159,7 +159,7 @@ impl OtherBackends {
             let Suspect { case, started, gone, passed } = suspect;
             let contested = passed.is_none() && rivals::has_rival(&case.contested());
             let death = Death { started: *started, ended: gone.unwrap_or(ended), passed: *passed, contested };
-            locks.extend(case.look_after(death, permission).await);
+            locks.push(case.look_after(death, permission).await);
         }
         locks
     }

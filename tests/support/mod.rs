@@ -39,5 +39,5 @@ pub use project::{Kind, Project};
 pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
 pub use run::{Exit, Run, Running, Stdin};
 pub use server::{Reply, Server};
-pub use state_server::{Fault, Flavour, GITLAB_USER, StateServer};
+pub use state_server::{Flavour, StateServer};
 pub use tools::Tools;

@@ -4,12 +4,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
-
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::watched::Watched;
 
@@ -41,8 +35,6 @@ pub enum Reply {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
-    /// Nothing is ever answered.
-    Silence,
     /// The connection is closed without an answer.
     Close,
 }
@@ -60,100 +52,43 @@ impl Reply {
 
 /// Answers on a free loopback port until it is dropped. Each connection has one request.
 pub struct Server {
-    scheme: &'static str,
     address: SocketAddr,
     state: Arc<Watched<State>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-trait Connection: Read + Write + Send {}
-impl<T: Read + Write + Send> Connection for T {}
-
-/// What a client needs for a server that asks for certificates, in PEM.
-pub struct Certificates {
-    pub authority: String,
-    pub client: String,
-    pub key: String,
-}
-
 #[derive(Default)]
 struct State {
     requests: Vec<Request>,
-    silent: Vec<Box<dyn Connection>>,
     closing: bool,
 }
 
 impl Server {
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        Self::begin("http", |connection| Box::new(connection), answer)
-    }
-
-    /// Talks TLS only, to whoever has the certificate only.
-    pub fn start_tls(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (Self, Certificates) {
-        let make =
-            |name: &str| rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate can be made");
-        let (server, client) = (make("127.0.0.1"), make("client"));
-        let mut clients = RootCertStore::empty();
-        clients.add(client.cert.der().clone()).expect("it is a certificate");
-        let provider = Arc::new(default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
-        let key = PrivatePkcs8KeyDer::from(server.signing_key.serialize_der());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("there are some")
-            .with_client_cert_verifier(verifier.build().expect("there is an authority"))
-            .with_single_cert(vec![server.cert.der().clone()], key.into())
-            .expect("certificate and key fit");
-        let config = Arc::new(config);
-        let wrap = move |connection| -> Box<dyn Connection> {
-            let tls = ServerConnection::new(Arc::clone(&config)).expect("the configuration is one");
-            Box::new(StreamOwned::new(tls, connection))
-        };
-        let certificates = Certificates {
-            authority: server.cert.pem(),
-            client: client.cert.pem(),
-            key: client.signing_key.serialize_pem(),
-        };
-        (Self::begin("https", wrap, answer), certificates)
-    }
-
-    fn begin(
-        scheme: &'static str,
-        wrap: impl Fn(TcpStream) -> Box<dyn Connection> + Send + Sync + 'static,
-        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback can be listened on");
         let address = listener.local_addr().expect("a listening socket has an address");
         let state = Arc::new(Watched::<State>::default());
-        let (shared, answer, wrap) = (Arc::clone(&state), Arc::new(answer), Arc::new(wrap));
+        let (shared, answer) = (Arc::clone(&state), Arc::new(answer));
         let thread = thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 if shared.get().closing {
                     break;
                 }
-                let (shared, answer, wrap) = (Arc::clone(&shared), Arc::clone(&answer), Arc::clone(&wrap));
-                thread::spawn(move || serve(wrap(connection), &shared, answer.as_ref()));
+                let (shared, answer) = (Arc::clone(&shared), Arc::clone(&answer));
+                thread::spawn(move || serve(connection, &shared, answer.as_ref()));
             }
         });
-        Self { scheme, address, state, thread: Some(thread) }
+        Self { address, state, thread: Some(thread) }
     }
 
-    /// `http://127.0.0.1:port`, or `https`.
+    /// `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
-        format!("{}://{}", self.scheme, self.address)
+        format!("http://{}", self.address)
     }
 
     /// What was asked so far, in order.
     pub fn requests(&self) -> Vec<Request> {
         self.state.get().requests.clone()
-    }
-
-    /// Waits until such a request was made. Panics after `timeout`.
-    #[track_caller]
-    pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Request) -> bool) {
-        self.state
-            .wait(timeout, |state| state.requests.iter().any(&wanted).then_some(()))
-            .unwrap_or_else(|| panic!("no such request within {timeout:?}"));
     }
 }
 
@@ -169,17 +104,12 @@ impl Drop for Server {
     }
 }
 
-fn serve(
-    mut connection: Box<dyn Connection>,
-    state: &Watched<State>,
-    answer: &(dyn Fn(&Request) -> Reply + Send + Sync),
-) {
+fn serve(mut connection: TcpStream, state: &Watched<State>, answer: &(dyn Fn(&Request) -> Reply + Send + Sync)) {
     let Some(request) = read(&mut connection) else { return };
     let reply = answer(&request);
     state.change(|state| state.requests.push(request));
     match reply {
         Reply::Close => {}
-        Reply::Silence => state.change(|state| state.silent.push(connection)),
         Reply::Answer { status, headers, body } => {
             let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
             for (name, value) in headers {
@@ -192,7 +122,7 @@ fn serve(
 }
 
 /// One request; none if the client went away.
-fn read(connection: &mut dyn Connection) -> Option<Request> {
+fn read(connection: &mut TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(connection);
     let mut lines = Vec::new();
     loop {

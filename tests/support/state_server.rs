@@ -1,43 +1,18 @@
 //! Servers that Terraform's `http` backend keeps its state on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::server::{Certificates, Reply, Request, Server};
+use super::server::{Reply, Request, Server};
 
 /// How a server keeps locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
-    /// Keeps the lock as it was sent, and unlocks only with its ID.
-    Strict,
-    /// Unlocks whatever the request says.
+    /// Keeps the lock as it was sent, and unlocks whatever the request says.
     Careless,
     /// As GitLab: its own words for user and time, the asker's for the rest; unlocks with the ID or without any.
     GitLab,
-}
-
-/// What goes wrong with requests for the lock, or to give it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    None,
-    /// Never answers.
-    Silent,
-    /// Answers 200 with a web page to everything that is not about the lock, and this status to what is.
-    Status(u16),
-    /// Says that it is locked, and no more.
-    Nonsense,
-    /// Takes the next lock and does not say so.
-    LosesLockAnswer,
-    /// Does not see the next unlock.
-    LosesUnlock,
-    /// Does the next unlock and does not say so.
-    LosesUnlockAnswer,
-    /// Fails at every unlock.
-    FailsUnlocks,
-    /// Does the next unlock and does not say so, and fails at all that follow.
-    LosesUnlockAnswerAndFails,
 }
 
 /// A state and its lock.
@@ -47,37 +22,22 @@ pub struct StateServer {
     flavour: Flavour,
 }
 
+#[derive(Default)]
 struct Kept {
     state: Option<Vec<u8>>,
     lock: Option<Value>,
-    fault: Fault,
+    /// The next lock is taken, and nobody is told.
+    loses_answer: bool,
 }
 
-/// `user` and `secret`, as HTTP's basic authentication has them.
-const AUTHORIZATION: &str = "Basic dXNlcjpzZWNyZXQ=";
-
 /// The user that GitLab knows everybody by.
-pub const GITLAB_USER: &str = "ci-bot";
+const GITLAB_USER: &str = "ci-bot";
 
 impl StateServer {
     pub fn start(flavour: Flavour) -> Self {
-        let kept = Arc::new(Mutex::new(Kept { state: None, lock: None, fault: Fault::None }));
+        let kept = Arc::new(Mutex::new(Kept::default()));
         let shared = Arc::clone(&kept);
         Self { server: Server::start(move |request| answer(flavour, &mut lock(&shared), request)), kept, flavour }
-    }
-
-    /// One that talks TLS to the bearer of a certificate, and wants a password.
-    pub fn start_guarded() -> (Self, Certificates) {
-        let kept = Arc::new(Mutex::new(Kept { state: None, lock: None, fault: Fault::None }));
-        let shared = Arc::clone(&kept);
-        let (server, certificates) = Server::start_tls(move |request| {
-            if request.header("authorization") == Some(AUTHORIZATION) {
-                answer(Flavour::Strict, &mut lock(&shared), request)
-            } else {
-                Reply::status(401)
-            }
-        });
-        (Self { server, kept, flavour: Flavour::Strict }, certificates)
     }
 
     /// The `terraform` block.
@@ -109,10 +69,6 @@ impl StateServer {
         lock(&self.kept).lock.clone()
     }
 
-    pub fn state(&self) -> Option<Vec<u8>> {
-        lock(&self.kept).state.clone()
-    }
-
     /// Puts a lock in the place of whatever is there.
     pub fn plant_lock(&self, info: Value) {
         lock(&self.kept).lock = Some(info);
@@ -122,23 +78,14 @@ impl StateServer {
         lock(&self.kept).lock = None;
     }
 
-    pub fn fault(&self, fault: Fault) {
-        lock(&self.kept).fault = fault;
+    pub fn lose_the_next_locks_answer(&self) {
+        lock(&self.kept).loses_answer = true;
     }
 
-    pub fn requests(&self) -> Vec<Request> {
-        self.server.requests()
-    }
-
-    /// The requests that tfguard itself made.
-    pub fn requests_of_tfguard(&self) -> Vec<Request> {
-        let ours = |request: &Request| request.header("user-agent").is_some_and(|agent| agent.starts_with("tfguard/"));
-        self.server.requests().into_iter().filter(ours).collect()
-    }
-
-    #[track_caller]
-    pub fn wait_for_lock(&self, timeout: Duration) {
-        self.server.wait_for(timeout, is_lock);
+    /// How many requests asked to give a lock back.
+    pub fn unlocks(&self) -> usize {
+        let requests = self.server.requests();
+        requests.iter().filter(|request| request.target == "/lock" && !is_lock(request)).count()
     }
 }
 
@@ -169,47 +116,22 @@ fn answer(flavour: Flavour, kept: &mut Kept, request: &Request) -> Reply {
 
 fn answer_lock(flavour: Flavour, kept: &mut Kept, request: &Request) -> Reply {
     let locks = is_lock(request);
-    match kept.fault {
-        Fault::Silent => return Reply::Silence,
-        Fault::Status(status) => return Reply::Answer { status, headers: Vec::new(), body: b"<html>".to_vec() },
-        Fault::Nonsense if locks => {
-            return Reply::Answer { status: 423, headers: Vec::new(), body: b"<html>".to_vec() };
-        }
-        Fault::LosesUnlock if !locks => {
-            kept.fault = Fault::None;
-            return Reply::Close;
-        }
-        Fault::FailsUnlocks if !locks => return Reply::status(500),
-        Fault::LosesUnlockAnswer | Fault::LosesUnlockAnswerAndFails if !locks => {
-            let fails = kept.fault == Fault::LosesUnlockAnswerAndFails;
-            kept.fault = if fails { Fault::FailsUnlocks } else { Fault::None };
-            kept.lock = None;
-            return Reply::Close;
-        }
-        _ => {}
-    }
     let asked = if request.body.is_empty() { Value::Null } else { request.json() };
     let held = kept.lock.clone();
     if locks {
         let status = if held.is_some() { if flavour == Flavour::GitLab { 409 } else { 423 } } else { 200 };
         let lock = held.unwrap_or_else(|| made(flavour, &asked));
         kept.lock = Some(lock.clone());
-        if kept.fault == Fault::LosesLockAnswer {
-            kept.fault = Fault::None;
+        if std::mem::take(&mut kept.loses_answer) {
             return Reply::Close;
         }
         return match flavour {
             Flavour::GitLab => gitlab(status, &lock, &asked),
-            Flavour::Strict | Flavour::Careless => Reply::json(status, &lock),
+            Flavour::Careless => Reply::json(status, &lock),
         };
     }
-    let id = |lock: &Value| lock["ID"].clone();
-    let fits = held.as_ref().is_some_and(|held| id(held) == id(&asked));
-    let opens = match flavour {
-        Flavour::Strict => fits,
-        Flavour::Careless => true,
-        Flavour::GitLab => fits || asked["ID"].is_null(),
-    };
+    let is_own = held.is_some_and(|held| held["ID"] == asked["ID"]);
+    let opens = flavour == Flavour::Careless || is_own || asked["ID"].is_null();
     if opens {
         kept.lock = None;
     }
@@ -222,7 +144,7 @@ fn made(flavour: Flavour, asked: &Value) -> Value {
         Flavour::GitLab => {
             json!({"ID": asked["ID"], "Who": GITLAB_USER, "Created": jiff::Timestamp::now().to_string()})
         }
-        Flavour::Strict | Flavour::Careless => asked.clone(),
+        Flavour::Careless => asked.clone(),
     }
 }
 
@@ -231,12 +153,5 @@ fn gitlab(status: u16, lock: &Value, asked: &Value) -> Reply {
     for field in ["Operation", "Info", "Version", "Path"] {
         body[field] = asked[field].clone();
     }
-    let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    match Reply::json(status, &body) {
-        Reply::Answer { status, mut headers, body } => {
-            headers.push(("Date", date));
-            Reply::Answer { status, headers, body }
-        }
-        other => other,
-    }
+    Reply::json(status, &body)
 }

@@ -264,3 +264,54 @@ fn a_script_that_died_leaves_a_word() {
     assert!(exit.err().contains("see whether `terraform plan` is refused the lock"), "{exit}");
     assert_eq!(calls(&place), ["apply"]);
 }
+
+/// It waits for somebody else's lock, and is killed while it does.
+#[test]
+fn one_that_was_still_waiting_owns_nothing() {
+    let place = azurerm();
+    let run = place.guarded(&ITEM, &["apply", "-lock-timeout=10m"]).start();
+    run.wait_for_stdout("asleep", SOON);
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(has_lock(&place) && exit.err().contains("-lock-timeout"), "{exit}");
+}
+
+/// Guards the lock of a living Terraform of the same user, which took it while the one that died had none.
+#[test]
+fn a_lock_that_another_living_terraform_may_hold_stays() {
+    let place = azurerm();
+    let run = place.asleep(&ITEM);
+    std::fs::create_dir(place.work().join("bin")).unwrap();
+    let terraform = place.work().join("bin/terraform");
+    // A `sleep` in its place would be no Terraform.
+    make_program(&terraform, &SCRIPT.replace("exec sleep 600 ;;\nuntaint", "read go ;;\nuntaint"));
+    let mut living = place.command(&terraform).args(APPLY).stdin(Stdin::Open).start();
+    living.wait_for_stdout("asleep", SOON);
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(has_lock(&place) && exit.err().contains("alive on this machine"), "{exit}");
+    living.write(b"go\n");
+    living.wait(SOON).expect_code(0);
+}
+
+/// Guards against silence: it was dead before tfguard could see on which backend it worked.
+#[test]
+fn a_terraform_below_a_script_that_was_gone_at_once_leaves_a_word() {
+    let place = Place::new(Path::new("unset"), "", "");
+    for (code, told) in [(137, true), (1, false), (0, false)] {
+        let script = format!("echo ready; read go; exit {code}");
+        let mut run = place.command(TFGUARD).args(["--", "sh", "-c", &script]).stdin(Stdin::Open).start();
+        run.wait_for_stdout("ready", SOON);
+        // What the log of such a one has in it. This process is older than the run, so it is not taken for a Terraform.
+        let log = place.session().expect("there is a session").join("terraform.log");
+        let now = jiff::Timestamp::now().strftime("%FT%T.000Z");
+        let records =
+            format!("{now} [INFO]  Terraform version: 1.11.4\n{now} [INFO]  backend/local: apply calling Apply\n");
+        let mut log = std::fs::File::options().append(true).open(log).unwrap();
+        std::io::Write::write_all(&mut log, records.as_bytes()).unwrap();
+        drop(log);
+        run.write(b"go\n");
+        let exit = run.wait(SOON).expect_code(code);
+        assert_eq!(exit.err().contains("see whether `terraform plan` is refused the lock there"), told, "{exit}");
+    }
+}

@@ -101,3 +101,127 @@ fn a_foreign_lock_in_its_place_is_not_touched() {
     assert_eq!((server.lock(), deletes(&server).len()), (foreign, before), "{exit}");
     assert!(exit.err().contains("somebody else's, not touched"), "{exit}");
 }
+
+#[test]
+fn on_death_keeps_it_where_it_is_told_to() {
+    let server = GcsServer::start();
+    let place = place(&server);
+    let run = place.asleep(&["--evidence", "item", "--on-death", "keep"]);
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(server.lock().is_some() && exit.err().contains("as --on-death says"), "{exit}");
+}
+
+/// Guards the lock of a Terraform of the same user that came when those of the script had ended.
+#[test]
+fn a_lock_that_was_taken_after_the_scripts_terraforms_had_ended_stays() {
+    let server = GcsServer::start();
+    let (place, other) = (place(&server), place(&server));
+    place.write("main.tf", "resource \"terraform_data\" \"quick\" {}\n");
+    let apply = format!("{} apply -auto-approve -no-color", place.terraform.display());
+    place.write("run.sh", &format!("set -e\n{apply}\n{apply}\necho tested\nexec sleep 600\n"));
+    let options = ["--evidence", "item", "--report", "report.json", "--", "bash", "run.sh"];
+    let run = place.command(TFGUARD).args(options).start();
+    run.wait_for_stdout("tested", SOON);
+    let living = other.asleep(&[]);
+    let before = server.lock();
+    run.signal(nix::sys::signal::SIGTERM);
+    let exit = run.wait(SOON).expect_code(130);
+    assert_eq!(server.lock(), before, "{exit}");
+    living.signal(nix::sys::signal::SIGTERM);
+    living.wait(SOON).expect_code(1);
+}
+
+/// Both of tfguard's processes were killed; the cleanup step finds Terraform alive and how it was started.
+#[test]
+fn the_cleanup_step_looks_after_it_too() {
+    let server = GcsServer::start();
+    let hole = BlackHole::start();
+    let place = Place::new(&any_terraform(), &server.backend(), &hang_in_apply(&hole)).init();
+    let run = place.guarded(&ITEM, &APPLY).new_group().start();
+    hole.wait_for_connection(SOON);
+    let (generation, _) = server.lock().expect("an apply holds its lock");
+    run.kill_with_supervisor(&place.journal());
+    let release = place.command(TFGUARD).args(["release", "--wait", "8s"]);
+    let exit = release.env("TFGUARD_EVIDENCE", "item").env("TFGUARD_REPORT", "report.json").run();
+    assert_eq!(server.lock(), None, "{exit}");
+    assert_eq!(place.reported()["holder"]["ID"], generation.as_str(), "{exit}");
+    place.guard.assert_no_process_left(SOON);
+}
+
+/// Between its start and its end, whatever it was doing: its own lock is never left.
+#[test]
+fn killed_at_any_moment_it_leaves_no_lock() {
+    let server = GcsServer::start();
+    let place = Place::new(&any_terraform(), &server.backend(), QUICK).init();
+    for moment in 0..12 {
+        let run =
+            place.guarded(&ITEM, &["apply", "-auto-approve", "-replace=terraform_data.quick", "-no-color"]).start();
+        // Spread over start, lock, plan, apply, unlock.
+        std::thread::sleep(Duration::from_millis(150 + 60 * moment));
+        if let Some(child) = place.child() {
+            // It may be dead by now.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::SIGKILL);
+        }
+        let exit = run.wait(SOON);
+        assert_eq!(server.lock(), None, "{exit}");
+        assert!([Some(0), Some(137)].contains(&exit.code), "{exit}");
+        place.guard.assert_no_process_left(SOON);
+    }
+}
+
+/// Front and supervisor: whoever is left looks after the lock.
+#[test]
+fn the_lock_is_looked_after_when_the_supervisor_was_killed_first() {
+    let server = GcsServer::start();
+    let place = place(&server);
+    let run = place.asleep(&ITEM);
+    place.kill_supervisor();
+    run.wait_for_stderr("takes its place", SOON);
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(125);
+    assert_eq!((server.lock(), place.reported()["outcome"].as_str()), (None, Some("released")), "{exit}");
+}
+
+/// The script, not the CI, has the credentials, and `init` runs first.
+#[test]
+fn a_terraform_below_a_script_is_looked_after_with_the_scripts_settings() {
+    use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+    for killed in ["script", "terraform", "all"] {
+        let server = GcsServer::start();
+        let hole = BlackHole::start();
+        let place = Place::new(&any_terraform(), "", "");
+        std::fs::create_dir(place.work().join("infra")).unwrap();
+        place.write("infra/backend.tf", &server.backend().replace("access_token = \"x\"", ""));
+        place.write("infra/main.tf", &hang_in_apply(&hole));
+        let terraform = place.terraform.display();
+        let init = format!("{terraform} -chdir=infra init -no-color");
+        let apply = format!("{terraform} -chdir=infra apply -auto-approve -no-color");
+        place.write("run.sh", &format!("set -e\nexport GOOGLE_OAUTH_ACCESS_TOKEN=x\n{init}\n{apply}\n"));
+        let options = ["-v", "--evidence", "item", "--grace", "2s", "--report", "report.json", "--", "bash", "run.sh"];
+        let run = place.command(TFGUARD).args(options).start();
+        hole.wait_for_connection(SOON);
+        let (generation, _) = server.lock().expect("an apply holds its lock");
+        // A Terraform below a script is accounted for if it was seen while it lived.
+        run.wait_for_stderr("below the command is terraform apply", SOON);
+        match killed {
+            "script" => place.kill_terraform(),
+            "terraform" => place.signal_below(" apply ", SIGKILL),
+            _ => run.signal(SIGTERM),
+        }
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(server.lock(), None, "{killed}: {exit}");
+        assert_eq!(place.reported()["holder"]["ID"], generation.as_str(), "{killed}: {exit}");
+        place.guard.assert_no_process_left(SOON);
+    }
+}
+
+/// Makes one resource, then hangs until it is killed, and leaves no process behind.
+fn hang_in_apply(hole: &BlackHole) -> String {
+    let hang = format!(
+        "data \"terraform_remote_state\" \"silent\" {{\n  backend = \"http\"\n  config = {{ address = \"{}\" }}\n  \
+         depends_on = [terraform_data.quick]\n}}\n",
+        hole.url()
+    );
+    format!("{QUICK}{hang}")
+}

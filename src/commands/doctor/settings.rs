@@ -185,7 +185,7 @@ pub fn environment(env: &HashMap<OsString, OsString>) -> Vec<Finding> {
     {
         findings.push(
             Finding::warning(Settings, "job-token", format!("{name} is the job's own token (CI_JOB_TOKEN)"))
-                .why("GitLab takes it back when the job is cancelled: then Terraform can neither save its state nor unlock, nor can tfguard")
+                .why("GitLab takes it back when the job is cancelled: then Terraform can neither save its state nor unlock")
                 .fix("use the token of a project or group, with the role Maintainer and the scope api"),
         );
     }
