@@ -92,14 +92,6 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_DOTENV", value_name = "FILE")]
     pub dotenv: Option<PathBuf>,
 
-    /// Write what became of each lock to this file, as a JUnit test report
-    #[arg(long, env = "TFGUARD_JUNIT", value_name = "FILE")]
-    pub junit: Option<PathBuf>,
-
-    /// Write what there is to say to this file, as links on GitLab's job page (artifacts:reports:annotations)
-    #[arg(long, env = "TFGUARD_ANNOTATIONS", value_name = "FILE")]
-    pub annotations: Option<PathBuf>,
-
     /// How tfguard's own messages look
     #[arg(long, global = true, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

@@ -14,7 +14,7 @@ use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions}
 use crate::command;
 use crate::lock::UnconditionalDelete;
 use crate::report::Account;
-use crate::report::ci::{Files, Publisher};
+use crate::report::ci::Publisher;
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
@@ -172,8 +172,7 @@ fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
 
 fn publisher(cli: &Cli, ci: Option<&ci::Run>, env: &HashMap<OsString, OsString>) -> Publisher {
     let provider = ci.map(|run| run.provider).filter(|_| cli.ci_messages == CiMessages::Auto);
-    let [dotenv, junit, annotations] = [&cli.dotenv, &cli.junit, &cli.annotations].map(absolute);
-    Publisher::new(provider, env, cli.quiet, Files { dotenv, junit, annotations })
+    Publisher::new(provider, env, cli.quiet, absolute(&cli.dotenv))
 }
 
 fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> ci::Term {

@@ -12,15 +12,14 @@ def yaml(path):
 
 
 def groovy(path):
-    """The scripts of `sh`, in order, each with the names of the blocks around it, the blocks around each `junit`, and the
-    variables that are set."""
+    """The scripts of `sh`, in order, each with the names of the blocks around it, and the variables that are set."""
     import tree_sitter
     import tree_sitter_groovy
 
     with open(path, "rb") as file:
         text = file.read()
     root = tree_sitter.Parser(tree_sitter.Language(tree_sitter_groovy.language())).parse(text).root_node
-    calls, reports, variables = [], [], {}
+    calls, variables = [], {}
 
     def walk(node, blocks):
         if node.is_error or node.is_missing:
@@ -32,8 +31,6 @@ def groovy(path):
             arguments = node.child_by_field_name("arguments") or node.child_by_field_name("args")
             if name == "sh":
                 calls.append({"blocks": blocks, "script": script(arguments)})
-            elif name == "junit":
-                reports.append(blocks)
             label = [text for text in map(string, arguments.named_children if arguments else []) if text]
             blocks = [*blocks, " ".join([name, *label])]
         elif node.type == "assignment_expression":
@@ -57,7 +54,7 @@ def groovy(path):
         return node.text.decode().strip(quoted) if quoted else None
 
     walk(root, [])
-    return {"sh": calls, "junit": reports, "variables": variables}
+    return {"sh": calls, "variables": variables}
 
 
 json.dump({"yaml": yaml, "groovy": groovy}[sys.argv[1]](sys.argv[2]), sys.stdout)

@@ -39,11 +39,6 @@ pub fn groovy(name: &str) -> Vec<(Vec<String>, String)> {
     calls.collect()
 }
 
-/// The blocks around each `junit` step in a Groovy template, outermost first.
-pub fn groovy_reports(name: &str) -> Vec<Vec<String>> {
-    parse("groovy", &template(name))["junit"].as_array().expect("a list").iter().map(strings).collect()
-}
-
 fn parse(kind: &str, path: &Path) -> Value {
     let parser = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/templates/parse.py");
     let output = succeed(Command::new(python()).args(["-I", parser, kind]).arg(path));

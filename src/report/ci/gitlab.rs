@@ -1,6 +1,4 @@
-//! GitLab: a section of the job's log, links on the job's page.
-
-use serde_json::json;
+//! GitLab: a section of the job's log.
 
 use super::{Level, Summary};
 
@@ -28,19 +26,4 @@ pub fn section_end(summary: &Summary, now: i64) -> String {
 fn section_name(summary: &Summary) -> String {
     let allowed = |char: &char| char.is_ascii_alphanumeric() || *char == '-';
     format!("tfguard_{}", summary.session.chars().filter(allowed).collect::<String>())
-}
-
-/// The file for `artifacts:reports:annotations`: a link with a label for each thing to tell. Links are all that GitLab
-/// shows there, so they lead to the run.
-pub fn annotations(summaries: &[Summary]) -> String {
-    let links = summaries.iter().flat_map(|summary| {
-        let url = summary.url.iter();
-        url.flat_map(|url| {
-            summary.messages().into_iter().map(move |message| {
-                let label = format!("{}: {}", message.title, message.text);
-                json!({ "external_link": { "label": label, "url": url } })
-            })
-        })
-    });
-    format!("{:#}\n", json!({ "tfguard": links.collect::<Vec<_>>() }))
 }

@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use super::{Level, Summary};
 
-/// A heading, how each run ended, a table of its locks, the next steps.
-pub fn section(summaries: &[Summary]) -> String {
-    let level = summaries.iter().map(|summary| summary.level).max().unwrap_or(Level::Notice);
-    let (mark, heading) = match level {
+/// Of the runs of which there is something to say: a heading, how each ended, a table of its locks, the next steps. None if
+/// there is nothing to say.
+pub fn section(summaries: &[Summary]) -> Option<String> {
+    let (mark, heading) = match Summary::level_of(summaries)? {
         Level::Error => ("❌", "somebody has to act"),
         Level::Warning => ("⚠️", "have a look"),
         Level::Notice => ("ℹ️", "taken care of"),
     };
     let mut text = format!("### {mark} tfguard: {heading}\n\n");
-    for summary in summaries {
+    for summary in summaries.iter().filter(|summary| !summary.silent) {
         let _ = write!(text, "{}\n\n", plain(&summary.ending));
         if !summary.findings.is_empty() {
             text += "| State | Lock | What became of it | Next |\n| --- | --- | --- | --- |\n";
@@ -29,7 +29,7 @@ pub fn section(summaries: &[Summary]) -> String {
             let _ = write!(text, "Next: {}\n\n", code(next));
         }
     }
-    text
+    Some(text)
 }
 
 /// A text of which Markdown and HTML take nothing for more than text: each mark is an entity, which CommonMark never

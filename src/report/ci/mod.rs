@@ -9,13 +9,12 @@ mod buildkite;
 mod dotenv;
 mod github;
 mod gitlab;
-mod junit;
 mod markdown;
 mod outputs;
 mod publisher;
 mod summary;
 
-pub use publisher::{Files, Publisher};
+pub use publisher::Publisher;
 pub use summary::{Level, Message, Summary};
 
 #[cfg(test)]

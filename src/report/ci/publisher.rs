@@ -13,24 +13,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Level, Message, Summary, azure, buildkite, dotenv, github, gitlab, junit, markdown};
+use super::{Level, Message, Summary, azure, buildkite, dotenv, github, gitlab, markdown};
 use crate::ci::Provider;
 use crate::command;
 use crate::report::file;
 
-/// For all calls of the Buildkite agent together: the CI may be about to kill this process.
+/// How long the Buildkite agent may take: the CI may be about to kill this process.
 const AGENT_TIME: Duration = Duration::from_secs(10);
-
-/// Files that the user asked for, each replaced at the end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Files {
-    /// Variables for later jobs (`--dotenv`).
-    pub dotenv: Option<PathBuf>,
-    /// A test report (`--junit`).
-    pub junit: Option<PathBuf>,
-    /// GitLab's links on the job's page (`--annotations`).
-    pub annotations: Option<PathBuf>,
-}
 
 /// Who tells the CI.
 #[derive(Debug, Clone)]
@@ -38,7 +27,8 @@ pub struct Publisher {
     language: Language,
     /// What matters less is not said.
     least: Level,
-    files: Files,
+    /// The file for variables that the user asked for (`--dotenv`), replaced at the end.
+    dotenv: Option<PathBuf>,
 }
 
 /// What is understood around here, besides plain text.
@@ -47,21 +37,24 @@ enum Language {
     Plain,
     Github { output: Option<PathBuf>, summary: Option<PathBuf> },
     Gitlab,
-    Buildkite { agent: PathBuf, job: String, step: String },
+    Buildkite { agent: PathBuf, job: String },
     Azure,
 }
 
 impl Publisher {
     /// For a run in this environment. `provider`: whose language is to be spoken, if any.
     #[must_use]
-    pub fn new(provider: Option<Provider>, env: &HashMap<OsString, OsString>, quiet: bool, files: Files) -> Self {
+    pub fn new(
+        provider: Option<Provider>,
+        env: &HashMap<OsString, OsString>,
+        quiet: bool,
+        dotenv: Option<PathBuf>,
+    ) -> Self {
         let get = |name: &str| env.get(OsStr::new(name)).filter(|value| !value.is_empty());
-        let text = |name: &str| get(name).and_then(|value| value.to_str()).map(str::to_owned);
         let path = |name: &str| get(name).map(PathBuf::from);
         let buildkite = || {
-            let job = text("BUILDKITE_JOB_ID")?;
-            let step = text("BUILDKITE_STEP_KEY").unwrap_or_else(|| job.clone());
-            Some(Language::Buildkite { agent: command::on_path(OsStr::new("buildkite-agent"), env)?, job, step })
+            let job = get("BUILDKITE_JOB_ID")?.to_str()?.to_owned();
+            Some(Language::Buildkite { agent: command::on_path(OsStr::new("buildkite-agent"), env)?, job })
         };
         let language = match provider {
             Some(Provider::GithubActions) => {
@@ -72,7 +65,7 @@ impl Publisher {
             Some(Provider::Buildkite) => buildkite().unwrap_or(Language::Plain),
             Some(Provider::Jenkins | Provider::Circleci | Provider::Other) | None => Language::Plain,
         };
-        Self { language, least: if quiet { Level::Warning } else { Level::Notice }, files }
+        Self { language, least: if quiet { Level::Warning } else { Level::Notice }, dotenv }
     }
 
     /// What is to be written to stderr before and after tfguard's own words about a run, each beginning and ending with
@@ -83,12 +76,8 @@ impl Publisher {
             return Default::default();
         }
         match &self.language {
-            Language::Github { .. } => {
+            Language::Github { .. } | Language::Azure => {
                 (String::new(), summary.messages().iter().map(|message| self.command(message)).collect())
-            }
-            Language::Azure => {
-                let commands: String = summary.messages().iter().map(|message| self.command(message)).collect();
-                (String::new(), commands + &azure::variables(std::slice::from_ref(summary)))
             }
             Language::Gitlab => match gitlab::section_start(summary, now.as_second()) {
                 Some(start) => (start, gitlab::section_end(summary, now.as_second())),
@@ -109,50 +98,32 @@ impl Publisher {
         }
     }
 
-    /// Writes what is to be known of some runs, all that this process knows of, into files, and to the build's page.
+    /// Writes what is to be known of all runs that this process knows of into files, and to the build's page.
     pub async fn publish(&self, summaries: &[Summary]) {
-        self.write_files(summaries);
+        if let Some(path) = &self.dotenv {
+            // It holds no secrets, and a CI may collect it as another user.
+            if let Err(error) = file::replace(path, dotenv::variables(summaries).as_bytes(), 0o666) {
+                tracing::warn!("cannot write {} (--dotenv): {error}", path.display());
+            }
+        }
         match &self.language {
             Language::Github { output, summary } => {
                 let outputs = || github::outputs(summaries, &unguessable());
                 append("GITHUB_OUTPUT", output.as_deref(), outputs);
-                let told: Vec<_> = summaries.iter().filter(|summary| !summary.silent).cloned().collect();
-                if !told.is_empty() {
+                if let Some(section) = markdown::section(summaries) {
                     // Somebody's last line may lack its end.
-                    append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n\n{}", markdown::section(&told)));
+                    append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n\n{section}"));
                 }
             }
-            Language::Buildkite { agent, job, step } => {
-                let calls = buildkite::calls(summaries, job, step);
-                let all = async {
-                    for call in &calls {
-                        if let Err(error) = run(agent, call).await {
-                            tracing::debug!("buildkite-agent {}: {error}", call.args[0]);
-                        }
-                    }
-                };
-                if tokio::time::timeout(AGENT_TIME, all).await.is_err() {
-                    tracing::debug!("buildkite-agent did not end within {AGENT_TIME:?}: the build is not annotated");
+            Language::Buildkite { agent, job } => {
+                let Some(annotation) = buildkite::annotation(summaries, job) else { return };
+                let ended = tokio::time::timeout(AGENT_TIME, annotate(agent, &annotation)).await;
+                if let Err(error) = ended.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+                    tracing::debug!("the build is not annotated: buildkite-agent: {error}");
                 }
             }
             Language::Gitlab | Language::Azure | Language::Plain => {}
         }
-    }
-
-    fn write_files(&self, summaries: &[Summary]) {
-        let Files { dotenv: variables, junit: suite, annotations: links } = &self.files;
-        replace("--dotenv", variables.as_deref(), || dotenv::variables(summaries));
-        replace("--junit", suite.as_deref(), || junit::suite(summaries));
-        replace("--annotations", links.as_deref(), || gitlab::annotations(summaries));
-    }
-}
-
-/// Writes a file that the user asked for.
-fn replace(option: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
-    let Some(path) = path else { return };
-    // They hold no secrets, and a CI may collect them as another user.
-    if let Err(error) = file::replace(path, text().as_bytes(), 0o666) {
-        tracing::warn!("cannot write {} ({option}): {error}", path.display());
     }
 }
 
@@ -172,16 +143,16 @@ fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
     }
 }
 
-async fn run(agent: &Path, call: &buildkite::Call) -> io::Result<()> {
+async fn annotate(agent: &Path, annotation: &buildkite::Annotation) -> io::Result<()> {
     let mut child = tokio::process::Command::new(agent)
-        .args(&call.args)
+        .args(&annotation.args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(call.input.as_bytes()).await?;
+        stdin.write_all(annotation.body.as_bytes()).await?;
     }
     let status = child.wait().await?;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }

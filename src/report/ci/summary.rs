@@ -19,8 +19,6 @@ pub enum Level {
 pub struct Summary {
     /// Names the run.
     pub session: String,
-    /// A link to it.
-    pub url: Option<String>,
     /// Whether it just ended, with nothing to say of it.
     pub silent: bool,
     /// How the command ended.
@@ -76,13 +74,17 @@ impl Summary {
         };
         Self {
             session: line(&account.session),
-            url: account.ci.as_ref().and_then(|run| run.url.clone()).filter(|url| is_link(url)).map(|url| line(&url)),
             silent: !account.is_noteworthy(),
             ending: line(&account.ending_line()),
             findings,
             next,
             level,
         }
+    }
+
+    /// How much the runs matter of which there is something to say; none if there is nothing.
+    pub(super) fn level_of(summaries: &[Self]) -> Option<Level> {
+        summaries.iter().filter(|summary| !summary.silent).map(|summary| summary.level).max()
     }
 
     /// What there is to tell: one message for each lock that is not simply released, worst first, or one of how it ended.
@@ -144,10 +146,6 @@ impl Message {
     pub fn new(level: Level, title: &'static str, text: &str) -> Self {
         Self { level, title, text: line(text) }
     }
-}
-
-fn is_link(url: &str) -> bool {
-    url.starts_with("https://") || url.starts_with("http://")
 }
 
 /// A text as one line of bounded length that steers no terminal and no page.

@@ -89,20 +89,3 @@ pub fn plan(started: Box<dyn Started + '_>) {
     let ended = started.finish();
     assert_eq!(ended.script.code, Some(0), "{}", ended.log());
 }
-
-/// The files that the template collects as artifacts tell of the run. They are removed.
-#[track_caller]
-pub fn assert_reported(project: &Project, files: &[&str]) {
-    for name in files {
-        let file = project.work().join(name);
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(!text.contains("LOCK_LEFT=true") && !text.contains("<failure"), "{text}");
-        let subject = match *name {
-            "tfguard.env" => "TFGUARD_RESULT_LOCK_LEFT=false",
-            "tfguard-annotations.json" => "\"tfguard\": [",
-            _ => &project.lock_id(),
-        };
-        assert!(text.contains(subject), "{name}: {text}");
-        std::fs::remove_file(file).unwrap();
-    }
-}
