@@ -130,11 +130,6 @@ pub enum Instead {
         #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
         wait: Duration,
 
-        /// Where there is no session of this job (another container, another machine): delete the lock of this directory's
-        /// state if it is recorded as this very job's and the run is known to be dead
-        #[arg(long, env = "TFGUARD_RUN_IDENTITY")]
-        run_identity: bool,
-
         /// Only say what would be done
         #[arg(long, env = "TFGUARD_DRY_RUN")]
         dry_run: bool,

@@ -42,9 +42,7 @@ fn main() -> ExitCode {
         Some(Instead::Shim { dir }) => {
             return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Instead::Release { wait, run_identity, dry_run }) => {
-            Some(Cleanup { wait: *wait, by_identity: *run_identity, dry_run: *dry_run })
-        }
+        Some(Instead::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
         None => None,
     };
     let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {

@@ -34,9 +34,6 @@ pub struct Holder {
     /// What the run works on, and for whom.
     #[serde(flatten)]
     pub origin: ci::Origin,
-    /// The CI's own container that it runs in, where the end of that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<ci::Container>,
     /// The name of the machine or container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -71,7 +68,6 @@ impl Holder {
             started: journal.account.started,
             ci: run,
             origin: ci::Origin::default(),
-            container: None,
             host: journal.nodename.clone().and_then(bounded),
             world: journal.world.clone(),
             supervisor: journal.supervisor,
@@ -83,25 +79,13 @@ impl Holder {
     /// With what the run's environment tells besides.
     #[must_use]
     pub fn with_environment(self, env: impl Fn(&str) -> Option<String>) -> Self {
-        let ci::Origin { commit, actor, runner } = ci::Origin::detect(&env);
+        let ci::Origin { commit, actor, runner } = ci::Origin::detect(env);
         let origin = ci::Origin {
             commit: commit.and_then(bounded),
             actor: actor.and_then(bounded),
             runner: runner.and_then(bounded),
         };
-        Self { origin, container: ci::Container::detect(env), ..self }
-    }
-
-    /// Whether it is the record of this very job and attempt, as surely as the CI tells them apart.
-    #[must_use]
-    pub fn is_of_job(&self, job: &ci::Run, runner: Option<&str>) -> bool {
-        use ci::Provider::{Azure, Buildkite, Circleci, GithubActions, Gitlab, Jenkins, Other};
-        let told_apart = match job.provider {
-            Gitlab | Buildkite | Azure => true,
-            GithubActions | Jenkins | Circleci => runner.is_some() && self.origin.runner.as_deref() == runner,
-            Other => false,
-        };
-        told_apart && self.ci.as_ref() == Some(job) && job.url.is_some() && job.job.is_some()
+        Self { origin, ..self }
     }
 
     /// The CI run's page, fit to stand in an instruction: a link and nothing that could pass for more of the sentence,
@@ -243,7 +227,6 @@ mod tests {
                 actor: Some("alice".to_owned()),
                 runner: Some("r".to_owned()),
             },
-            container: Some(ci::Container::GitlabDocker),
             host: Some("runner-7".to_owned()),
             world: World { boot_id: "b".to_owned(), pid_namespace: 4_026_531_836 },
             supervisor: Some(id(10)),

@@ -7,9 +7,6 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-use serde::Serialize;
-use serde::de::{DeserializeOwned, IntoDeserializer, value::StrDeserializer};
-
 use super::record::SCHEMA;
 use super::{Holder, Recorded};
 use crate::ci;
@@ -51,7 +48,6 @@ pub(crate) fn encode(holder: &Holder, room: usize) -> Option<Vec<Tag>> {
                 holder.host.as_deref(),
                 Some(&*holder.world.boot_id).filter(|id| !id.is_empty()),
                 Some(&holder.world.pid_namespace.to_string()),
-                holder.container.and_then(|container| name(&container)).as_deref(),
             ])),
         ),
         (PROCESS, Some(line([holder.supervisor.map(process).as_deref(), child.as_deref()]))),
@@ -60,7 +56,7 @@ pub(crate) fn encode(holder: &Holder, room: usize) -> Option<Vec<Tag>> {
             JOB,
             run.map(|run| {
                 let runner = holder.origin.runner.as_deref();
-                line([name(&run.provider).as_deref(), run.job.as_deref(), run.attempt.as_deref(), runner])
+                line([name(run.provider).as_deref(), run.job.as_deref(), run.attempt.as_deref(), runner])
             }),
         ),
         (CHANGE, Some(line([holder.origin.commit.as_deref(), holder.origin.actor.as_deref()]))),
@@ -96,12 +92,12 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>, loc
     };
     let [provider, job, attempt, runner] = four(get(JOB));
     let [url, ..] = four(get(RUN));
-    let [host, boot_id, pid_namespace, container] = four(get(HOST));
+    let [host, boot_id, pid_namespace, _] = four(get(HOST));
     let [supervisor, child, ..] = four(get(PROCESS));
     let [commit, actor, ..] = four(get(CHANGE));
     let session = tags.iter().find(|(name, _)| *name == SESSION).and_then(|(_, value)| unescape(value));
     let provider = match (provider, &url) {
-        (Some(provider), _) => of_name::<ci::Provider>(&provider),
+        (Some(provider), _) => serde_json::from_value(provider.into()).ok(),
         // There was no room to say of which system.
         (None, Some(_)) => Some(ci::Provider::Other),
         (None, None) => None,
@@ -113,7 +109,6 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>, loc
         started,
         ci: provider.map(|provider| ci::Run { provider, url, job, attempt }),
         origin: ci::Origin { commit, actor, runner },
-        container: container.and_then(|name| of_name(&name)),
         host,
         world: World {
             boot_id: boot_id.unwrap_or_default(),
@@ -181,13 +176,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn name(value: &impl Serialize) -> Option<String> {
-    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
-}
-
-fn of_name<T: DeserializeOwned>(name: &str) -> Option<T> {
-    let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
-    T::deserialize(name).ok()
+fn name(provider: ci::Provider) -> Option<String> {
+    serde_json::to_value(provider).ok()?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -205,7 +195,7 @@ mod tests {
             second in 0..2_000_000_000_i64,
             run in proptest::option::of((0..7usize, some(text), some(text), some(text))),
             (commit, actor, host) in (some(text), some(text), some(text)),
-            (runner, gitlab) in (some(text), any::<bool>()),
+            runner in some(text),
             (boot_id, pid_namespace) in ("|[0-9a-f-]{36}", any::<u64>()),
             supervisor in proptest::option::of((any::<i32>(), any::<u64>())),
             child in proptest::option::of((any::<i32>(), any::<u64>(), any::<i32>())),
@@ -223,7 +213,6 @@ mod tests {
                 started: jiff::Timestamp::new(second, 123_456_789).unwrap(),
                 ci: run.map(|(at, url, job, attempt)| ci::Run { provider: providers[at], url, job, attempt }),
                 origin: ci::Origin { commit, actor, runner },
-                container: gitlab.then_some(ci::Container::GitlabDocker),
                 host,
                 world: World { boot_id, pid_namespace },
                 supervisor: supervisor.map(id),
@@ -304,7 +293,6 @@ mod tests {
                 attempt: Some("1".to_owned()),
             }),
             origin: ci::Origin { commit: Some("0a1b".to_owned()), actor: None, runner: Some("runner 7".to_owned()) },
-            container: None,
             host: Some("runner-7".to_owned()),
             world: World { boot_id: "b".to_owned(), pid_namespace: 4_026_531_836 },
             supervisor: Some(id(10)),
@@ -319,7 +307,7 @@ mod tests {
                 ("tfguard:lock", "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4"),
                 ("tfguard:record", "1 0.1.0 2026-11-20T04:11:21Z"),
                 ("tfguard:run", "https://github.com/acme/network/actions/runs/7"),
-                ("tfguard:host", "runner-7 b 4026531836 -"),
+                ("tfguard:host", "runner-7 b 4026531836"),
                 ("tfguard:process", "10:91 11:91:10"),
                 ("tfguard:session", "/home/ci/_temp/tfguard/s"),
                 ("tfguard:job", "github-actions apply=20prod 1 runner=207"),

@@ -228,7 +228,6 @@ mod tests {
             started: Timestamp::UNIX_EPOCH,
             ci: None,
             origin: crate::ci::Origin::default(),
-            container: None,
             host: Some("runner-7".to_owned()),
             world: World { boot_id: "b".to_owned(), pid_namespace: 1 },
             supervisor: Some(id(10)),

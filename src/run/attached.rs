@@ -41,7 +41,7 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     }
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
-    let account = new_account(plan, session.name());
+    let account = new_account(plan, session);
     let job = job(plan, session.clone(), &account);
     let mut journal = Journal::new(account);
     journal.runner = plan.runner();

@@ -24,7 +24,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
-use super::identity;
 use super::machine::{StopRequest, Terms};
 use super::plan::Plan;
 use super::release::{Located, Releaser, Started};
@@ -32,7 +31,7 @@ use super::requests;
 use super::spool::{Relay, Spool};
 use super::states;
 use super::supervisor::{Supervisor, expectations};
-use super::{Failure, Job, announce, clean_up, conclude, describe, job, report};
+use super::{Failure, Job, clean_up, conclude, describe, job, report};
 use crate::ci;
 use crate::cli::OnDeath;
 use crate::exit;
@@ -61,22 +60,19 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 pub struct Cleanup {
     /// How long to wait for a Terraform that is still alive.
     pub wait: Duration,
-    /// Where this job has no session here, its lock is looked for by the record beside it.
-    pub by_identity: bool,
     /// Only says what would be done.
     pub dry_run: bool,
 }
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
-    let Cleanup { wait, by_identity, dry_run } = cleanup;
+    let Cleanup { wait, dry_run } = cleanup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
         requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
         let mut worst = 0;
         let told = RefCell::default();
-        let mut found_own = false;
         let (sessions, refused) = SessionDir::all_and_refused(|name| std::env::var_os(name));
         for why in &refused {
             // Whether it is of this job cannot be known.
@@ -102,7 +98,6 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         let found: Vec<_> = found.collect();
         found.iter().filter(|_| !dry_run).for_each(Found::ask);
         for found in found {
-            found_own |= found.is_own();
             let ended = found.finish(&to_us, &mut requests).await;
             // Whatever relay there was, it may not take any words any more.
             crate::say::directly();
@@ -112,22 +107,7 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
             });
             worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
         }
-        let mut told = told.into_inner();
-        if by_identity && !found_own {
-            let code = match identity::release(plan, dry_run).await {
-                Ok(None) => 0,
-                Ok(Some(account)) => {
-                    told.push(announce(plan, &account, false));
-                    report(plan, &account);
-                    left_behind(&account)
-                }
-                Err(why) => {
-                    warn(plan, why);
-                    exit::LOCK_LEFT
-                }
-            };
-            worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
-        }
+        let told = told.into_inner();
         if !told.is_empty() {
             plan.publisher.publish(&told).await;
         }
@@ -195,15 +175,6 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// A session that cannot be read may be this job's. In one without a journal nothing was started.
-    fn is_own(&self) -> bool {
-        match Journal::read(&self.session) {
-            Ok(journal) => journal.account.ci == self.plan.ci && self.is_on_this_runner(&journal),
-            Err(JournalError::Io { error, .. }) => error.kind() != io::ErrorKind::NotFound,
-            Err(_) => true,
-        }
-    }
-
     /// Asks for the stop of a run of this job that is supervised. Of all runs before the end of one is awaited: a CI does not
     /// give each of them its whole grace.
     fn ask(&self) {

@@ -50,7 +50,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     if !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
         create_file(&session.stderr())?;
     }
-    let mut journal = Journal::new(new_account(plan, session.name()));
+    let mut journal = Journal::new(new_account(plan, session));
     journal.front = ProcessId::own();
     journal.runner = plan.runner();
     journal.on_death = Some(plan.on_death);

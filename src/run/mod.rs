@@ -8,7 +8,6 @@ mod expiry;
 mod finish;
 mod follow;
 mod front;
-mod identity;
 mod machine;
 mod nameless;
 mod nearer;
@@ -26,7 +25,7 @@ mod terraforms;
 mod watch;
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 
@@ -147,12 +146,11 @@ fn flavour(command: &[OsString], env: &HashMap<OsString, OsString>) -> Flavour {
     Flavour::decide(program, env, record.as_ref())
 }
 
-/// `session`: its name.
-fn new_account(plan: &Plan, session: &OsStr) -> Account {
+fn new_account(plan: &Plan, session: &SessionDir) -> Account {
     let program = plan.command.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
     Account {
         tfguard: env!("CARGO_PKG_VERSION").to_owned(),
-        session: session.to_string_lossy().into_owned(),
+        session: session.name().to_string_lossy().into_owned(),
         started: Timestamp::now(),
         ended: None,
         ci: plan.ci.clone(),

@@ -151,13 +151,7 @@ impl Supervisor<'_> {
         let ci = self.journal.account.ci.as_ref();
         let runner = self.journal.runner.as_deref();
         let link = holder.as_ref().and_then(Holder::link);
-        let release = if machine.is_of_job(&id, ci, runner) {
-            Some("tfguard release")
-        } else if holder.as_ref().zip(ci).is_some_and(|(holder, own)| holder.is_of_job(own, runner)) {
-            Some("tfguard release --run-identity")
-        } else {
-            None
-        };
+        let is_of_job = machine.is_of_job(&id, ci, runner);
         // People copy it into a shell, and a stranger may have made it up.
         let unlock = match places {
             Some(Places { settings: Settings { directory, flags, .. }, .. }) => {
@@ -174,21 +168,21 @@ impl Supervisor<'_> {
                 shell::run_in(directory.as_deref(), &command)
             }
         };
-        let next = next(is_free, &verdict, release, link.as_deref(), &unlock);
+        let next = next(is_free, &verdict, is_of_job, link.as_deref(), &unlock);
         RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }
     }
 }
 
-/// The one safe next step. `release`: what finishes an earlier run of this very job.
-fn next(is_free: bool, verdict: &Verdict, release: Option<&str>, link: Option<&str>, unlock: &str) -> String {
-    match (verdict, release) {
+/// The one safe next step. `is_of_job`: an earlier run of this very job has the lock, and its session is on this machine.
+fn next(is_free: bool, verdict: &Verdict, is_of_job: bool, link: Option<&str>, unlock: &str) -> String {
+    match verdict {
         _ if is_free => "run it again: the lock has been released meanwhile".to_owned(),
-        (_, Some(release)) => format!("it is of this very job; run: {release}"),
-        (Verdict::Alive { .. }, None) => {
+        _ if is_of_job => "it is of this very job; run: tfguard release".to_owned(),
+        Verdict::Alive { .. } => {
             "wait until that run has ended, then run this again (--lock-timeout 10m has it wait by itself)".to_owned()
         }
-        (Verdict::Dead { .. }, None) => unlock.to_owned(),
-        (Verdict::Unknown { .. }, None) => {
+        Verdict::Dead { .. } => unlock.to_owned(),
+        Verdict::Unknown { .. } => {
             let look = link.map(|link| format!("look at {link}; ")).unwrap_or_default();
             format!("{look}once you are sure that nothing of that run is alive, {unlock}")
         }
@@ -245,13 +239,13 @@ mod tests {
         let unlock = "run in /d: tfguard unlock x";
         let link = Some("https://ci/7");
         for verdict in [&alive, &dead, &unknown] {
-            assert!(next(true, verdict, Some("tfguard release"), link, unlock).starts_with("run it again"));
-            assert!(next(false, verdict, Some("tfguard release"), link, unlock).ends_with("run: tfguard release"));
+            assert!(next(true, verdict, true, link, unlock).starts_with("run it again"));
+            assert!(next(false, verdict, true, link, unlock).ends_with("run: tfguard release"));
         }
-        assert!(next(false, &alive, None, link, unlock).starts_with("wait until"));
-        assert_eq!(next(false, &dead, None, link, unlock), unlock);
-        let asked = next(false, &unknown, None, link, unlock);
+        assert!(next(false, &alive, false, link, unlock).starts_with("wait until"));
+        assert_eq!(next(false, &dead, false, link, unlock), unlock);
+        let asked = next(false, &unknown, false, link, unlock);
         assert!(asked.starts_with("look at https://ci/7; once you are sure") && asked.ends_with(unlock), "{asked}");
-        assert!(next(false, &unknown, None, None, unlock).starts_with("once you are sure"));
+        assert!(next(false, &unknown, false, None, unlock).starts_with("once you are sure"));
     }
 }

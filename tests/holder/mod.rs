@@ -3,7 +3,6 @@
 // A part of it is used here.
 #[allow(dead_code)]
 mod annotation;
-mod identity;
 mod judged;
 mod refused;
 mod stores;

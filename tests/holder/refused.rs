@@ -51,7 +51,7 @@ fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
             assert_eq!(refused["holder"]["ci"]["job"], "apply");
         }
         let exit = job(second(&project, &[], &APPLY), "7").run().expect_code(1);
-        assert_said(&exit, &["it is of this very job; run: tfguard release --run-identity"]);
+        assert_said(&exit, &["the holder is alive: ", "next: wait until that run has ended"]);
         let exit = job(project.tfguard(TFGUARD, [""; 0], APPLY), "7").run().expect_code(1);
         assert_said(&exit, &["the holder is alive: ", "it is of this very job; run: tfguard release\n"]);
 
