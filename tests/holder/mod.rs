@@ -1,7 +1,5 @@
 //! Who holds a lock: the record beside it, and what is made of it.
 
-// A part of it is used here.
-#[allow(dead_code)]
 mod annotation;
 mod judged;
 mod refused;

@@ -13,7 +13,7 @@ pub fn variables(summaries: &[Summary]) -> String {
         "TFGUARD_RESULT_OUTCOME={}\nTFGUARD_RESULT_LOCK_LEFT={}\nTFGUARD_RESULT_LOCK_ID={}\nTFGUARD_RESULT_LOCK_IDS={}\n",
         outputs.outcome,
         outputs.lock_left,
-        harmless(outputs.lock_id),
+        harmless(outputs.lock_id()),
         ids.join(",")
     )
 }

@@ -29,8 +29,8 @@ pub fn outputs(summaries: &[Summary], delimiter: &str) -> String {
     let values = [
         ("tfguard-outcome", outputs.outcome.to_owned()),
         ("tfguard-lock-left", outputs.lock_left.to_string()),
-        ("tfguard-lock-id", outputs.lock_id.to_owned()),
-        ("tfguard-locks", outputs.locks_json()),
+        ("tfguard-lock-id", outputs.lock_id().to_owned()),
+        ("tfguard-locks", outputs.locks.to_string()),
     ];
     // If somebody could guess it all the same, it is not the one.
     let mut delimiter = delimiter.to_owned();
