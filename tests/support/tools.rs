@@ -1,4 +1,5 @@
-//! Terraform and moto, made once on this machine from pinned packages of the Python package index.
+//! Terraform and moto, made once on this machine from pinned packages of the Python package index; see `programs` for what
+//! is built from Go modules.
 //!
 //! They live in `$TFGUARD_TESTBED`, else `$XDG_CACHE_HOME/tfguard-testbed`, else `~/.cache/tfguard-testbed`, each in a
 //! folder whose name has a hash of its pins. Several processes may make them at once, and be killed while they do.
@@ -35,6 +36,7 @@ pub struct Tools {
     place: PathBuf,
     moto: OnceLock<Result<PathBuf, String>>,
     terraforms: Mutex<HashMap<String, Option<PathBuf>>>,
+    pub(super) built: Mutex<HashMap<String, Option<PathBuf>>>,
     any: OnceLock<PathBuf>,
 }
 
@@ -58,7 +60,13 @@ impl Tools {
 
     /// Tools in a place of their own.
     pub fn at(place: PathBuf) -> Self {
-        Self { place, moto: OnceLock::new(), terraforms: Mutex::default(), any: OnceLock::new() }
+        Self {
+            place,
+            moto: OnceLock::new(),
+            terraforms: Mutex::default(),
+            built: Mutex::default(),
+            any: OnceLock::new(),
+        }
     }
 
     /// A Python that can import moto's server. Panics, saying why, when it cannot be made.
@@ -253,24 +261,27 @@ fn version_of(mut terraform: Command) -> Result<String, String> {
         .ok_or_else(|| format!("{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Runs a step; its output is shown only when it fails.
+/// Runs a step of Python's; its output is shown only when it fails.
 fn run(program: impl AsRef<OsStr>, args: &[&OsStr]) -> Result<(), String> {
-    let program = program.as_ref();
-    let output = Command::new(program)
-        .args(args)
-        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-        .env("PIP_NO_INPUT", "1")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let mut step = Command::new(program);
+    step.args(args).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");
+    output_of(&mut step).map(drop)
+}
+
+/// Runs a step; what it printed. Its output is shown only when it fails.
+pub(super) fn output_of(step: &mut Command) -> Result<String, String> {
+    let output = step.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot run {}: {error}", step.get_program().display()))?;
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     if output.status.success() {
-        return Ok(());
+        return Ok(out);
     }
-    let args = args.join(OsStr::new(" "));
-    // pip can list every version there is.
-    let [out, err] = [&output.stdout, &output.stderr]
-        .map(|bytes| String::from_utf8_lossy(bytes).chars().take(2000).collect::<String>());
-    Err(format!("`{} {}` failed ({}):\n{out}\n{err}", program.display(), args.display(), output.status))
+    // pip can list every version there is. What went wrong with `go` is at the end, behind what it downloaded.
+    let [out, err] = [out, err].map(|text| match text.char_indices().nth_back(1999) {
+        Some((start, _)) => text[start..].to_owned(),
+        None => text,
+    });
+    Err(format!("{step:?} failed ({}):\n{out}\n{err}", output.status))
 }
 
 fn place() -> PathBuf {
@@ -281,7 +292,7 @@ fn place() -> PathBuf {
         .expect("set TFGUARD_TESTBED: there is no home directory to keep the tools of the tests in")
 }
 
-fn hash(parts: &[&str]) -> String {
+pub(super) fn hash(parts: &[&str]) -> String {
     let mut hasher = DefaultHasher::new();
     parts.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
@@ -292,6 +303,6 @@ fn quoted(path: &Path) -> String {
 }
 
 /// A word to the person, past the test harness, which shows only the output of what fails.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "test bed: {text}");
 }

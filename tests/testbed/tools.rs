@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use crate::support::Tools;
+use crate::support::{Guard, Product, Run, Tools};
 
 #[test]
 fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
@@ -34,4 +34,17 @@ fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
     let failed = Tools::at(dir.path().to_owned()).make("other", "1".to_owned(), |_, _| Err("no network".to_owned()));
     assert_eq!(failed, Err("no network".to_owned()));
     assert!(!dir.path().join("other-1").exists());
+}
+
+/// Guards against one that only runs where it was built, or that tells the version of a development build.
+#[test]
+fn every_program_that_is_built_tells_its_version() {
+    for product in [Product::OpenTofu, Product::Terraform, Product::Terragrunt, Product::Act] {
+        for (version, program) in Tools::get().programs(product) {
+            let run = Run::new(&program, &Guard::new()).arg("--version");
+            let said = run.envs([("HOME", "/nonexistent"), ("CHECKPOINT_DISABLE", "1")]).run().expect_code(0).out();
+            let first = said.lines().next().unwrap_or_default();
+            assert!(first.trim_end_matches(version).ends_with([' ', 'v']), "{product} {version}: {said}");
+        }
+    }
 }
