@@ -21,11 +21,9 @@ fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
 /// With OpenTofu, whose lock is known by its request, too.
 #[test]
 fn a_lock_whose_key_ends_as_digests_do_is_known_recorded_and_deleted() {
-    let dir = tempfile::tempdir().unwrap();
-    let tofu = dir.path().join("tofu");
-    std::os::unix::fs::symlink(terraform(), &tofu).unwrap();
+    let tofu = Tools::get().programs(Product::OpenTofu).last().map(|(_, tofu)| tofu);
     std::thread::scope(|scope| {
-        for program in [terraform(), tofu] {
+        for program in [terraform()].into_iter().chain(tofu) {
             scope.spawn(move || {
                 let project = project(Kind::Sleep).table().key("net/prod-md5").init(&program);
                 let run = project.tfguard(TFGUARD, ["-v"], APPLY).new_group().start();

@@ -6,9 +6,9 @@ mod faults;
 mod foreign;
 mod opentofu;
 mod ordinary;
+mod real_programs;
 mod scripts;
 mod shapes;
-mod stand_ins;
 mod stopping;
 
 use std::path::PathBuf;

@@ -45,6 +45,7 @@ pub struct Project<'a> {
     workspace: Option<String>,
     endpoint: String,
     backend: String,
+    old_names: bool,
 }
 
 impl<'a> Project<'a> {
@@ -70,6 +71,7 @@ impl<'a> Project<'a> {
             workspace: None,
             endpoint: aws.url().to_owned(),
             backend: String::new(),
+            old_names: false,
         }
     }
 
@@ -115,6 +117,12 @@ impl<'a> Project<'a> {
         self
     }
 
+    /// The backend block has the names that Terraform up to 1.5 knows.
+    pub fn old_names(mut self) -> Self {
+        self.old_names = true;
+        self
+    }
+
     /// Makes bucket and table, and runs this Terraform's `init`. Panics if that fails.
     pub fn init(mut self, terraform: &Path) -> Self {
         self.terraform = terraform.to_owned();
@@ -135,6 +143,24 @@ impl<'a> Project<'a> {
         let table = self.table.as_ref().map(|table| format!("dynamodb_table = {table:?}")).unwrap_or_default();
         // Not even named where it is off: Terraform before 1.10 does not know it.
         let lockfile = if self.lockfile { "use_lockfile = true" } else { "" };
+        let places = if self.old_names {
+            format!(
+                "force_path_style = true
+    endpoint = {endpoint:?}
+    dynamodb_endpoint = {endpoint:?}
+    sts_endpoint = {endpoint:?}"
+            )
+        } else {
+            format!(
+                "use_path_style = true
+    skip_requesting_account_id = true
+    endpoints = {{
+      s3 = {endpoint:?}
+      dynamodb = {endpoint:?}
+      sts = {endpoint:?}
+    }}"
+            )
+        };
         format!(
             r#"terraform {{
   backend "s3" {{
@@ -143,16 +169,10 @@ impl<'a> Project<'a> {
     region = "{region}"
     {table}
     {lockfile}
-    use_path_style = true
     skip_credentials_validation = true
     skip_metadata_api_check = true
     skip_region_validation = true
-    skip_requesting_account_id = true
-    endpoints = {{
-      s3 = {endpoint:?}
-      dynamodb = {endpoint:?}
-      sts = {endpoint:?}
-    }}
+    {places}
     {backend}
   }}
 }}
