@@ -1,15 +1,5 @@
-//! Locks that show only in the requests of a log: OpenTofu's, and those of Terraform up to 1.5.
-//!
-//! The logs of 0.13.7 are real. Terraform 0.15 to 1.5 write the same dumps of the same SDK through hclog, which gives them
-//! another first line ([`by_hclog`]). OpenTofu's records come from the libraries that real Terraforms have, which add
-//! fields of their own and INFO records; without those ([`opentofu`]) the log is as OpenTofu's:
-//!
-//! | OpenTofu | aws-sdk-go-base | otelaws | stands for it |
-//! |---|---|---|---|
-//! | 1.6 to 1.9 | beta.43 | 0.46 | 1.9.8 |
-//! | 1.10 | beta.62 | 0.59 | 1.11.4 |
-//! | 1.11 | beta.67 | 0.63 | 1.11.4, 1.15.5 |
-//! | 1.12 | beta.72 | 0.67 | 1.15.5 |
+//! Locks that show only in the requests of a log: OpenTofu's, and those of Terraform up to 1.5. The logs are real ones. OpenTofu up
+//! to 1.9 logs none of its requests for locks, and 1.10 those for lockfiles alone.
 
 use std::fs;
 use std::path::Path;
@@ -33,45 +23,6 @@ fn load(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Takes out what Terraform adds to the records of aws-sdk-go-base: its fields, and its own records.
-fn opentofu(log: &str) -> String {
-    let mut out = String::new();
-    for line in log.lines() {
-        let own = line.contains("] backend-s3: ") && !line.contains("HTTP Re") || line.contains("]  backend-s3: ");
-        if own {
-            continue;
-        }
-        let mut rest = line;
-        while let Some(at) = rest.find(" tf_backend.") {
-            let (before, field) = rest.split_at(at);
-            out.push_str(before);
-            let value = field.find('=').expect("a field has a value") + 1;
-            let end = match field[value..].strip_prefix('"') {
-                Some(quoted) => value + 2 + quoted.find('"').expect("a quote ends"),
-                None => field[value..].find(' ').map_or(field.len(), |end| value + end),
-            };
-            rest = &field[end..];
-        }
-        out.push_str(rest);
-        out.push('\n');
-    }
-    assert!(!out.contains("tf_backend") && out.contains("HTTP Request Sent"));
-    out
-}
-
-/// The heads of Go's logger as hclog writes them.
-fn by_hclog(log: &str) -> String {
-    let line = |line: &str| match line.split_at_checked(20) {
-        Some((time, text)) if time.as_bytes()[4] == b'/' && text.starts_with('[') => {
-            let time = time.trim_end().replace('/', "-").replace(' ', "T");
-            let text = text.replacen("[INFO] ", "[INFO]  ", 1).replacen("[WARN] ", "[WARN]  ", 1);
-            format!("{time}.123Z {text}\n")
-        }
-        _ => format!("{line}\n"),
-    };
-    log.lines().map(line).collect()
-}
-
 fn observer(records: bool, states: &[(&str, &str)]) -> Observer {
     let believed = Believed {
         records,
@@ -85,7 +36,7 @@ fn observer(records: bool, states: &[(&str, &str)]) -> Observer {
 }
 
 fn now() -> Timestamp {
-    "2026-11-22T00:00:00Z".parse().unwrap()
+    "2026-11-30T00:00:00Z".parse().unwrap()
 }
 
 fn observe_with(log: &str, states: &[(&str, &str)]) -> (Observer, Vec<Fact>) {
@@ -119,35 +70,44 @@ fn traces(observer: &Observer) -> Vec<TraceEntry> {
     observer.traces_left(KILLED).into_iter().map(|left| left.entry).collect()
 }
 
-/// Logs of an orderly run with a lock in a table, and the version that wrote it.
-fn orderly() -> Vec<(&'static str, String, &'static str, &'static str)> {
-    let mut logs = Vec::new();
-    for version in ["1.9.8", "1.11.4", "1.15.5"] {
-        let log = opentofu(&load(&format!("{version}/trace.log")));
-        logs.push((version, log, "OperationTypeApply", "trace"));
-    }
-    for (name, operation) in
-        [("plan", "OperationTypePlan"), ("apply", "OperationTypeApply"), ("waited", "OperationTypePlan")]
-    {
-        let log = load(&format!("0.13.7/{name}.log"));
-        logs.push(("0.13.7", by_hclog(&log), operation, "apply"));
-        logs.push(("0.13.7", log, operation, "apply"));
-    }
-    logs
+/// A log of an orderly run with a lock in a table.
+struct Orderly {
+    product: Product,
+    version: &'static str,
+    operation: &'static str,
+    key: String,
+    log: String,
+}
+
+fn orderly() -> Vec<Orderly> {
+    let writers = [
+        (Product::OpenTofu, "1.12.6", "opentofu-1.12.6"),
+        (Product::Terraform, "1.5.7", "1.5.7"),
+        (Product::Terraform, "0.13.7", "0.13.7"),
+    ];
+    let runs = [("plan", "OperationTypePlan"), ("apply", "OperationTypeApply"), ("waited", "OperationTypePlan")];
+    let logs = writers.into_iter().flat_map(|(product, version, folder)| {
+        runs.map(|(name, operation)| {
+            // Those of 0.13.7 share a state.
+            let key = format!("{version}/{}.tfstate", if version == "0.13.7" { "apply" } else { name });
+            Orderly { product, version, operation, key, log: load(&format!("{folder}/{name}.log")) }
+        })
+    });
+    logs.collect()
 }
 
 #[test]
 fn an_orderly_run_shows_its_lock_from_the_request_to_the_release() {
-    for (version, log, operation, key) in orderly() {
+    for Orderly { product, version, operation, key, log } in orderly() {
         let (observer, facts) = observe(&log);
         assert_eq!(refusals(&facts), [], "{version}");
-        assert_eq!(observer.product(), Some((Product::Terraform, version)));
+        assert_eq!(observer.product(), Some((product, version)));
         let [entry] = observer.ledger().entries() else { panic!("{version}: {:?}", observer.ledger()) };
         assert_eq!(entry.grade, Grade::Request);
         let claim = &entry.claim;
         assert_eq!((claim.operation.as_str(), claim.who.as_str()), (operation, "ci@runner"), "{version}");
         assert_eq!((claim.version.as_str(), claim.kinds), (version, LockKinds::DynamoDb));
-        assert_eq!((claim.bucket.as_str(), claim.state_key.clone()), ("tfstate", format!("{version}/{key}.tfstate")));
+        assert_eq!((claim.bucket.as_str(), &claim.state_key), ("tfstate", &key));
         assert_eq!(observer.verdict(DONE), Verdict::Released, "{version}");
         let stages: Vec<_> = facts
             .iter()
@@ -165,12 +125,12 @@ fn an_orderly_run_shows_its_lock_from_the_request_to_the_release() {
 /// What a log says of its own lock, cut off at any byte: never more than is true, and nothing is taken back.
 #[test]
 fn a_log_cut_off_anywhere_leaves_the_lock_to_account_for() {
-    for (version, log, ..) in orderly() {
+    for Orderly { version, log, .. } in orderly() {
         let (whole, _) = observe(&log);
         let id = &claims(&whole)[0].id;
         let sent = log.find("attribute_not_exists").unwrap();
         let deleted = log.rfind("DeleteItem").unwrap();
-        for end in (0..log.len()).step_by(7).filter(|end| log.is_char_boundary(*end)) {
+        for end in (0..log.len()).step_by(11).filter(|end| log.is_char_boundary(*end)) {
             let (observer, facts) = observe(&log[..end]);
             assert_eq!(refusals(&facts), [], "{version} {end}");
             assert!(claims(&observer).iter().all(|claim| claim.id == *id), "{version} {end}");
@@ -185,20 +145,17 @@ fn a_log_cut_off_anywhere_leaves_the_lock_to_account_for() {
 
 #[test]
 fn a_killed_run_leaves_a_lock_that_is_held() {
-    let log = load("0.13.7/killed.log");
-    for log in [by_hclog(&log), log] {
-        let (observer, _) = observe(&log);
-        assert_eq!(stages(&observer), [Stage::Held]);
+    for version in ["opentofu-1.12.6", "1.5.7", "0.13.7"] {
+        let (observer, _) = observe(&load(&format!("{version}/killed.log")));
+        assert_eq!(stages(&observer), [Stage::Held], "{version}");
     }
 }
 
 /// The answer to `GetItem` has the other holder's lock in its body.
 #[test]
 fn a_refused_run_knows_its_own_lock_and_no_other() {
-    let old = load("0.13.7/refused.log");
-    let mut logs = vec![by_hclog(&old), old];
-    logs.extend(["1.9.8", "1.11.4", "1.15.5"].map(|version| opentofu(&load(&format!("{version}/trace-refused.log")))));
-    for log in logs {
+    for version in ["opentofu-1.12.6", "1.5.7", "0.13.7"] {
+        let log = load(&format!("{version}/refused.log"));
         assert!(log.contains(FOREIGN));
         let (observer, facts) = observe(&log);
         assert_eq!(refusals(&facts), []);
@@ -392,41 +349,50 @@ fn only_the_release_of_this_very_lock_releases_it() {
 
 #[test]
 fn a_lockfile_is_known_by_checksum_and_etag() {
-    let log = opentofu(&load("1.15.5/trace-lockfile.log"));
-    let (observer, facts) = observe(&log);
-    assert_eq!((claims(&observer), refusals(&facts)), (vec![], vec![]));
-    let life: Vec<_> = facts
-        .iter()
-        .filter_map(|fact| match fact {
-            Fact::Trace(entry) => Some((entry.stage, entry.trace.etag.is_some())),
-            _ => None,
-        })
-        .collect();
-    let stages = [(Stage::Attempted, false), (Stage::Held, true), (Stage::Unlocking, true), (Stage::Unlocked, true)];
-    assert_eq!(life, stages);
-    assert_eq!(observer.traces_left(DONE), []);
+    for (version, sha256, etag) in
+        [("1.12.6", "VepKALfIa07GwW51cuidFri2gtFA84mDlLI+yrYbqW8=", "3d072faa7493251437c1c9357ad3a925")]
+    {
+        let log = load(&format!("opentofu-{version}/lockfile.log"));
+        let (observer, facts) = observe(&log);
+        assert_eq!((claims(&observer), refusals(&facts)), (vec![], vec![]));
+        let life: Vec<_> = facts
+            .iter()
+            .filter_map(|fact| match fact {
+                Fact::Trace(entry) => Some((entry.stage, entry.trace.etag.is_some())),
+                _ => None,
+            })
+            .collect();
+        let stages =
+            [(Stage::Attempted, false), (Stage::Held, true), (Stage::Unlocking, true), (Stage::Unlocked, true)];
+        assert_eq!(life, stages);
+        assert_eq!(observer.traces_left(DONE), []);
 
-    let killed = &log[..log.find("http.method=DELETE").unwrap()];
-    let (observer, _) = observe(killed);
-    let [LeftTrace { entry, may_still_appear: false, unlock_in_flight: false }] = &observer.traces_left(KILLED)[..]
-    else {
-        panic!()
-    };
-    let trace = &entry.trace;
-    assert_eq!((trace.bucket.as_str(), trace.state_key.as_str()), ("tfstate", "1.15.5/trace-lockfile.tfstate"));
-    assert_eq!(trace.sha256.as_deref(), Some("g/7tt7QX+00cVZcJRGkef2/8GEDMhpPaxUHwDnuHBBU="));
-    assert_eq!(trace.etag.as_deref(), Some("\"2a10877b64db4d46e012909d264429ff\""));
+        for killed in
+            [&log[..log.find("http.method=DELETE").unwrap()], &load(&format!("opentofu-{version}/lockfile-killed.log"))]
+        {
+            let (observer, _) = observe(killed);
+            let left = observer.traces_left(KILLED);
+            assert!(
+                matches!(left[..], [LeftTrace { may_still_appear: false, unlock_in_flight: false, .. }]),
+                "{left:?}"
+            );
+        }
+        let killed = &log[..log.find("http.method=DELETE").unwrap()];
+        let trace = &traces(&observe(killed).0)[0].trace;
+        assert_eq!((trace.bucket.as_str(), &trace.state_key), ("tfstate", &format!("{version}/lockfile.tfstate")));
+        assert_eq!((trace.sha256.as_deref(), trace.etag.as_deref()), (Some(sha256), Some(&*format!("\"{etag}\""))));
 
-    // The hash under the signature serves where there is no checksum (`skip_s3_checksum`).
-    let unchecked = killed.replace("x_amz_checksum_sha256=\"", "x=\"");
-    assert_eq!(traces(&observe(&unchecked).0)[0].trace.sha256, trace.sha256);
-    let unsigned = unchecked.replace("x_amz_content_sha256=83", "x_amz_content_sha256=UNSIGNED-PAYLOAD");
-    assert_eq!(traces(&observe(&unsigned).0)[0].trace.sha256, None);
+        // The hash under the signature serves where there is no checksum (`skip_s3_checksum`).
+        let unchecked = killed.replace("x_amz_checksum_sha256=\"", "x=\"");
+        assert_eq!(traces(&observe(&unchecked).0)[0].trace.sha256, trace.sha256);
+        let unsigned = unchecked.replace("x_amz_content_sha256=", "x_amz_content_sha256=UNSIGNED-PAYLOAD");
+        assert_eq!(traces(&observe(&unsigned).0)[0].trace.sha256, None);
+    }
 }
 
 #[test]
 fn uploads_of_other_objects_are_no_lockfiles() {
-    let log = opentofu(&load("1.15.5/trace-lockfile.log"));
+    let log = load("opentofu-1.12.6/lockfile.log");
     for (from, to) in [
         (".tfstate.tflock", ".tfstate"),
         ("http.request.header.if_none_match=\"*\"", "a=b"),
@@ -434,7 +400,7 @@ fn uploads_of_other_objects_are_no_lockfiles() {
     ] {
         assert_eq!(traces(&observe(&log.replace(from, to)).0), [], "{to}");
     }
-    let early = log.replace("2026-11-20T", "2026-11-02T");
+    let early = log.replace("2026-11-28T", "2026-11-02T");
     let (observer, facts) = observe(&early);
     assert_eq!(traces(&observer), []);
     assert!(!refusals(&facts).is_empty());
@@ -466,7 +432,7 @@ proptest! {
         which in 0usize..9,
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..200, "[ !-/G-Zg-z\n]{0,8}"), 1..6),
     ) {
-        let (_, log, ..) = orderly().swap_remove(which);
+        let Orderly { log, .. } = orderly().swap_remove(which);
         let id = claims(&observe(&log).0)[0].id.clone();
         let mut damaged = log.into_bytes();
         for (at, length, text) in cuts {
