@@ -10,8 +10,9 @@ mod real_programs;
 mod scripts;
 mod shapes;
 mod stopping;
+mod terragrunt;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::*;

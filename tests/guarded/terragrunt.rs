@@ -1,0 +1,136 @@
+//! The real Terragrunt, below tfguard and above it. It holds the log open all its life, passes a signal on to its Terraforms
+//! after 15 seconds, and kills them after 30.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+const APPLY: [&str; 6] = ["--non-interactive", "--no-color", "apply", "-input=false", "-auto-approve", "-no-color"];
+
+fn terragrunts() -> impl Iterator<Item = (&'static str, PathBuf)> {
+    Tools::get().programs(Product::Terragrunt)
+}
+
+/// A project that Terragrunt can apply.
+fn unit(kind: Kind) -> Project<'static> {
+    let project = table(kind);
+    std::fs::write(project.work().join("terragrunt.hcl"), "").expect("a file can be written");
+    project
+}
+
+/// tfguard guards Terragrunt.
+fn above(project: &Project, terragrunt: &Path) -> Run {
+    let run = project.command(TFGUARD).args(["--grace", "5s", "--"]).arg(terragrunt).args(APPLY);
+    run.env("TG_TF_PATH", terraform()).new_group()
+}
+
+/// Terragrunt calls a Terraform that tfguard guards.
+fn below(project: &Project, terragrunt: &Path) -> Run {
+    let links = project.work().join("links");
+    project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+    let run = project.command(terragrunt).args(APPLY).env("TG_TF_PATH", links.join("terraform"));
+    run.env("TFGUARD_TERRAFORM", terraform()).new_group()
+}
+
+#[test]
+fn an_ordinary_run_below_or_above_terragrunt_is_left_alone() {
+    for (version, terragrunt) in terragrunts() {
+        for start in [above, below] {
+            let project = unit(Kind::Quick);
+            let exit = start(&project, &terragrunt).run().expect_code(0);
+            assert!(exit.out().contains("Apply complete! Resources: 1 added"), "{version}: {exit}");
+            assert!(!exit.err().contains("tfguard: "), "{version}: {exit}");
+            assert_eq!(sessions(&project), [""; 0].map(PathBuf::from), "{version}");
+            assert_clean(&project);
+        }
+    }
+}
+
+/// Whether the CI signals Terragrunt alone or all that it started.
+#[test]
+fn terragrunt_below_or_above_is_one_interrupt() {
+    for (version, terragrunt) in terragrunts() {
+        std::thread::scope(|scope| {
+            for (start, all) in
+                [(above as fn(&Project, &Path) -> Run, true), (above, false), (below, true), (below, false)]
+            {
+                let terragrunt = &terragrunt;
+                scope.spawn(move || {
+                    let project = unit(Kind::Sleep);
+                    let run = start(&project, terragrunt).start();
+                    run.wait_for_stdout("asleep", SOON);
+                    if all {
+                        run.signal_group(SIGTERM)
+                    } else {
+                        run.signal(SIGTERM)
+                    }
+                    let exit = run.wait(SOON).expect_code(1);
+                    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{version}: {exit}");
+                    assert!(!exit.err().contains("Two interrupts"), "{version}: {exit}");
+                    assert!(exit.err().contains("released by Terraform"), "{version}: {exit}");
+                    assert_clean(&project);
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_terraform_that_cannot_stop_below_a_guarded_terragrunt_is_interrupted_once_and_killed() {
+    for (version, terragrunt) in terragrunts() {
+        let project = unit(Kind::HangInApply);
+        let run = above(&project, &terragrunt).start();
+        project.wait_for_hang(SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(137);
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{version}: {exit}");
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version}: {exit}");
+        assert_clean(&project);
+    }
+}
+
+/// Terragrunt kills the process that it started, which is the front.
+#[test]
+fn a_guarded_terraform_has_its_grace_when_terragrunt_has_gone() {
+    for (version, terragrunt) in terragrunts() {
+        let project = unit(Kind::HangInApply);
+        let run = below(&project, &terragrunt).env("TFGUARD_GRACE", "25s").start();
+        project.wait_for_hang(SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON);
+        assert!(exit.out().contains("Interrupt received."), "{version}: {exit}");
+        assert!(project.lock().is_some(), "{version}: Terraform is alive and has its lock: {exit}");
+        let release = project.command(TFGUARD).arg("release").run().expect_code(0);
+        assert!(release.err().contains("left by Terraform, deleted by tfguard"), "{version}: {release}");
+        assert!(!release.out().contains("Interrupt received."), "{version}: a second time: {release}");
+        assert_clean(&project);
+    }
+}
+
+/// What Terraform says to it then has no reader.
+#[test]
+fn the_lock_of_a_terraform_whose_guarded_terragrunt_is_killed_is_deleted() {
+    for (version, terragrunt) in terragrunts() {
+        let project = unit(Kind::Sleep);
+        let run = above(&project, &terragrunt).start();
+        run.wait_for_stdout("asleep", SOON);
+        kill(pid_of(&journal(&project)["child"]["id"]));
+        let exit = run.wait(SOON).expect_code(137);
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version}: {exit}");
+        assert_clean(&project);
+    }
+}
+
+#[test]
+fn a_guarded_terraform_ends_gracefully_when_terragrunt_is_killed() {
+    for (version, terragrunt) in terragrunts() {
+        let project = unit(Kind::Sleep);
+        let run = below(&project, &terragrunt).start();
+        run.wait_for_stdout("asleep", SOON);
+        run.signal(SIGKILL);
+        run.wait(SOON).expect_signal(SIGKILL);
+        let release = project.command(TFGUARD).arg("release").run().expect_code(0);
+        assert_eq!(release.out().matches("Interrupt received.").count(), 1, "{version}: {release}");
+        assert!(release.err().contains("released by Terraform"), "{version}: {release}");
+        assert_clean(&project);
+    }
+}
