@@ -1,6 +1,7 @@
 //! Cancelled jobs, in every CI: afterwards no lock of the job's own is left, Terraform was interrupted once, the state is
 //! whole and no process is alive.
 
+mod act;
 mod azure;
 mod buildkite;
 mod container;
