@@ -77,7 +77,7 @@ pub enum ByHand {
     Unlock(unlock::Args),
     /// Is the state whole: digest, JSON, lineage, serial, errored.tfstate; and what to do if not
     Verify(verify::Args),
-    /// Look before anybody needs it: permissions, table, bucket, settings, and what a cancel does here
+    /// Look before anybody needs it: permissions, table, bucket, and what stands between the CI and tfguard
     Doctor(doctor::Args),
 }
 

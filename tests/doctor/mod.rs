@@ -1,11 +1,11 @@
 //! `tfguard doctor`, tried through the binary: with an API that enforces IAM, on tables and buckets that are not as
-//! they should be, and below processes that look like those of CI systems.
+//! they should be, and below processes that look like those of CI systems. Each check alone is tried, right and wrong, in
+//! `src/commands/doctor/checks/tests.rs`.
 
 mod permissions;
 mod places;
 mod policies;
 mod shapes;
-mod simulated;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

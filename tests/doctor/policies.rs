@@ -46,41 +46,36 @@ fn the_policies_in_the_document_are_those_that_are_printed() {
 /// Each permission is explained, and no other.
 #[test]
 fn the_document_tells_of_each_permission_what_it_is_for() {
-    use tfguard::commands::doctor::{Features, Need, On, needed};
+    use tfguard::commands::doctor::{On, PERMISSIONS};
     let text = fs::read_to_string(docs().join("iam.md")).unwrap();
-    let all = Features {
-        table: true,
-        lockfile: true,
-        annotate: true,
-        kms: true,
-        table_kms: true,
-        acl: true,
-        state_tags: true,
-        lock_tags: true,
-        foreign_store: true,
-    };
-    let rows: Vec<Vec<&str>> = text
-        .lines()
-        .filter(|line| ["| `s3:", "| `dynamodb:", "| `kms:"].iter().any(|start| line.starts_with(start)))
-        .map(|line| line.split('|').map(str::trim).collect())
-        .collect();
-    let mut told = vec![false; rows.len()];
-    for permission in needed(all, Need::ALL) {
+    let rows =
+        text.lines().filter(|line| ["| `s3:", "| `dynamodb:", "| `kms:"].iter().any(|start| line.starts_with(start)));
+    let told: Vec<_> = rows.map(str::to_owned).collect();
+    let row = |permission: &tfguard::commands::doctor::Permission| {
         let on = match permission.on {
             On::Bucket => "bucket",
             On::State => "state",
             On::Lockfile => "lockfile",
-            On::Unused => "unused names",
+            On::Unused => "unused names beside the lockfile, in a store that is not AWS's",
             On::Table => "lock table",
-            On::Items => "items of the state",
-            On::Key => "KMS key of the objects",
-            On::TableKey => "KMS key of the lock table",
+            On::Items => "items of the state in the lock table",
+            On::Key => "KMS key",
         };
-        let is_it = |row: &Vec<&str>| row[1] == format!("`{}`", permission.action) && row[2].contains(on);
-        let row = rows.iter().position(is_it).unwrap_or_else(|| panic!("{permission:?}"));
-        told[row] = true;
-    }
-    assert!(told.iter().all(|told| *told), "{rows:?} {told:?}");
+        let needs: Vec<_> = permission.needed_by.iter().map(|need| format!("`{need}`")).collect();
+        format!("| `{}` | {on} | {} |", permission.action, needs.join(", "))
+    };
+    assert_eq!(told, PERMISSIONS.iter().map(row).collect::<Vec<_>>());
+}
+
+/// Each check has its row, and no other has.
+#[test]
+fn the_document_tells_of_each_check() {
+    use tfguard::commands::doctor::CHECKS;
+    let text = fs::read_to_string(docs().join("doctor.md")).unwrap();
+    let rows = text.split("## What it looks at").nth(1).unwrap().split("\n## ").next().unwrap().lines();
+    let told: Vec<_> = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let checks = CHECKS.iter().map(|check| check.id).chain(["granted", "missing", "untold"]);
+    assert_eq!(told, checks.collect::<Vec<_>>());
 }
 
 /// The alert rules are what Prometheus reads, and ask for metrics that there are.
@@ -209,19 +204,20 @@ fn every_command_line_of_the_documents_can_be_typed() {
 /// What a directory's backend block says, and what people add, is in the policy that is printed.
 #[test]
 fn the_settings_of_a_directory_are_in_its_policy() {
-    let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile().backend(r#"acl = "private""#);
-    let project = project.init(&terraform());
-    let printed =
-        |args: &[&str]| project.command(TFGUARD).args(["doctor", "--iam-policy"]).args(args).run().expect_code(0).out();
-    assert_eq!(printed(&[]).matches("s3:PutObjectAcl").count(), 2, "of state and lockfile");
-    assert!(!printed(&[]).contains("kms:"));
+    let key = "arn:aws:kms:eu-central-1:111122223333:key/12345678-1234-4234-8234-123456789012";
+    let project = Project::new(Aws::shared(), Kind::Quick).table().lockfile();
+    let project = project.backend(&format!(r#"kms_key_id = "{key}""#)).init(&terraform());
+    let print = |args: &[&str]| project.command(TFGUARD).args(["doctor", "--iam-policy"]).args(args).run();
+    let printed = |args: &[&str]| print(args).expect_code(0).out();
     // In every workspace: object, lockfile, and the items of lock and digest.
     for of_any in ["/env:/*/network/prod.tfstate", "tflock*", "prod.tfstate-md5"] {
         let there = printed(&[]).lines().filter(|line| line.contains("/env:/*/") && line.contains(of_any)).count();
         assert!(there > 0, "{of_any}: {}", printed(&[]));
     }
-    let with_keys = printed(&["--kms-key", "alias/objects", "--table-kms-key", "alias/table"]);
-    assert!(with_keys.contains("PipelineStateKey") && with_keys.contains("PipelineTableKey"), "{with_keys}");
+    assert!(printed(&[]).contains(key));
+    let with_more = printed(&["--kms-key", "1", "--kms-key", "2"]);
+    assert!([key, ":key/1\"", ":key/2\""].iter().all(|key| with_more.contains(key)), "{with_more}");
+    assert!(print(&["--kms-key", "alias/x"]).expect_code(125).err().contains("describe-key"));
     let by_flags = printed(&["--bucket", "b", "--key", "k", "--region", Aws::REGION]);
-    assert!(!by_flags.contains("s3:PutObjectAcl"), "{by_flags}");
+    assert!(!by_flags.contains("kms:") && !by_flags.contains("/env:/"), "{by_flags}");
 }

@@ -1,8 +1,9 @@
-//! What the doctor found: each finding says what was seen, why it matters and how to mend it.
-
-use std::borrow::Cow;
+//! A check, what the facts answer to it, and what is told of that.
 
 use serde::Serialize;
+
+use super::facts::Facts;
+use crate::lock::StoreError;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -11,7 +12,7 @@ pub enum Severity {
     /// As it should be.
     #[value(skip)]
     Ok,
-    /// Good to know.
+    /// Good to know, or it could not be looked at.
     #[value(skip)]
     Note,
     /// Locks may be left behind, or something will be missing when it is needed.
@@ -20,19 +21,17 @@ pub enum Severity {
     Problem,
 }
 
-/// What a finding is about. Findings are shown in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What a check is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Area {
-    /// Which process a cancel reaches, and what follows.
+    /// What stands between the CI and tfguard, and how much time a cancel leaves.
     Signals,
     /// The place of tfguard's sessions.
     Session,
-    /// What this machine's system offers.
-    Machine,
-    /// The Terraform that would run.
+    /// The program that would run.
     Terraform,
-    /// The backend's settings and Terraform's environment.
+    /// Which state it is, and how it is locked.
     Settings,
     /// Who asks AWS.
     Credentials,
@@ -44,80 +43,80 @@ pub enum Area {
     Permissions,
 }
 
-impl Area {
-    /// The heading above its findings.
-    #[must_use]
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Signals => "Signals: what a cancel does here",
-            Self::Session => "Session directory",
-            Self::Machine => "This machine",
-            Self::Terraform => "Terraform",
-            Self::Settings => "Settings",
-            Self::Credentials => "Credentials and clock",
-            Self::Table => "Lock table",
-            Self::Bucket => "Bucket",
-            Self::Permissions => "Permissions",
-        }
+/// What the facts answer to a check, with what stands for `{}` in its sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It is as it should be.
+    Right(String),
+    /// It is not.
+    Wrong(String),
+    /// It could not be looked at, for this reason.
+    Unknown(String),
+}
+
+impl Answer {
+    /// Of what is right or wrong, with its detail.
+    pub fn of(right: bool, detail: impl Into<String>) -> Option<Self> {
+        Some(if right { Self::Right(detail.into()) } else { Self::Wrong(detail.into()) })
+    }
+
+    /// Of what a service told; what it refused to tell is unknown.
+    pub fn told<T>(told: &Result<T, StoreError>, judge: impl FnOnce(&T) -> Option<Self>) -> Option<Self> {
+        told.as_ref().map_or_else(|error| Some(Self::Unknown(error.to_string())), judge)
     }
 }
 
-type Text = Cow<'static, str>;
+/// One thing that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// Its name, for programs: it stays the same from version to version.
+    pub id: &'static str,
+    /// What it is about.
+    pub area: Area,
+    /// What is asked: the sentence if it is so.
+    pub right: &'static str,
+    /// The sentence if it is not, and why that matters.
+    pub wrong: &'static str,
+    /// How bad it is then.
+    pub severity: Severity,
+    /// What to do then.
+    pub remedy: &'static str,
+    /// What the facts answer; none where the question does not arise.
+    pub answer: fn(&Facts) -> Option<Answer>,
+}
 
-/// One thing that was looked at.
+/// What is told of one thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at, for programs: it stays the same from version to version.
+    /// The name of the check.
     pub id: &'static str,
     /// What it is about.
     pub area: Area,
     /// How bad it is.
     pub severity: Severity,
     /// What was seen.
-    pub seen: Text,
-    /// Why it matters.
+    pub seen: String,
+    /// Why it matters, or cannot be told.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<Text>,
+    pub why: Option<String>,
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<Text>,
+    pub fix: Option<String>,
 }
 
-impl Finding {
-    /// A finding without reason and remedy.
-    pub fn new(area: Area, id: &'static str, severity: Severity, seen: impl Into<Text>) -> Self {
-        Self { id, area, severity, seen: seen.into(), why: None, fix: None }
-    }
-
-    /// Something that is as it should be.
-    pub fn ok(area: Area, id: &'static str, seen: impl Into<Text>) -> Self {
-        Self::new(area, id, Severity::Ok, seen)
-    }
-
-    /// Something that is good to know.
-    pub fn note(area: Area, id: &'static str, seen: impl Into<Text>) -> Self {
-        Self::new(area, id, Severity::Note, seen)
-    }
-
-    /// Something that will hurt one day.
-    pub fn warning(area: Area, id: &'static str, seen: impl Into<Text>) -> Self {
-        Self::new(area, id, Severity::Warning, seen)
-    }
-
-    /// Something that does not work.
-    pub fn problem(area: Area, id: &'static str, seen: impl Into<Text>) -> Self {
-        Self::new(area, id, Severity::Problem, seen)
-    }
-
-    /// The same, with why it matters.
+impl Check {
+    /// What is to be told.
     #[must_use]
-    pub fn why(self, why: impl Into<Text>) -> Self {
-        Self { why: Some(why.into()), ..self }
-    }
-
-    /// The same, with how to mend it.
-    #[must_use]
-    pub fn fix(self, fix: impl Into<Text>) -> Self {
-        Self { fix: Some(fix.into()), ..self }
+    pub fn finding(&self, facts: &Facts) -> Option<Finding> {
+        let (severity, seen, why, fix) = match (self.answer)(facts)? {
+            Answer::Right(detail) => (Severity::Ok, self.right.replace("{}", &detail), None, None),
+            Answer::Wrong(detail) => {
+                (self.severity, self.wrong.replace("{}", &detail), None, Some(self.remedy.to_owned()))
+            }
+            Answer::Unknown(why) => {
+                (Severity::Note, format!("cannot be told: {}", self.right.replace("{}", "…")), Some(why), None)
+            }
+        };
+        Some(Finding { id: self.id, area: self.area, severity, seen, why, fix })
     }
 }

@@ -1,24 +1,20 @@
-//! `tfguard doctor`: looks before anybody needs it. What it looks at is gathered first (place, signals, program, table,
-//! bucket, probes); what follows is decided by functions without I/O. It changes nothing: each request that would write
-//! has a condition that cannot hold, and a name that nobody uses.
+//! `tfguard doctor`: looks before anybody needs it. [`facts`] are gathered first; each row of [`CHECKS`] judges them without
+//! I/O. The permissions have a table of their own, [`PERMISSIONS`], from which the policy is printed, too.
+//!
+//! It changes nothing: a request that would write has a condition that cannot hold, or is about what is not there, and
+//! names what nobody uses.
 
-mod access;
-mod bucket;
-mod credentials;
+mod aws;
+mod checks;
+mod facts;
 mod finding;
 mod permissions;
-mod place;
 mod policy;
 mod probes;
-mod program;
-mod render;
+mod processes;
 mod run;
-mod settings;
-mod signals;
-mod table;
 
-pub use access::{Access as PermissionAccess, Tried};
-pub use finding::{Area, Finding, Severity};
-pub use permissions::{Audience, Features, Need, On, Permission, needed};
-pub use policy::{KeyPattern, Policy, Subject};
+pub use checks::CHECKS;
+pub use finding::{Area, Check, Finding, Severity};
+pub use permissions::{On, PERMISSIONS, Permission};
 pub use run::{Args, run};

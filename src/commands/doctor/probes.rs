@@ -1,326 +1,302 @@
-//! The requests that try what the credentials may do. Reading is done on the real names. What would write or delete
-//! has a condition that cannot hold, and is sent for a name that nobody uses.
-
-use std::collections::HashMap;
+//! Tries what the credentials may do, by requests that change nothing: reading is done on the real names; what would write
+//! or delete has a condition that cannot hold, or is about what is not there, and names what nobody uses.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
+use aws_sdk_s3::types::{Tag, Tagging};
+use serde::Serialize;
 
-use super::access::{Answer, Answers};
-use super::bucket::BucketFacts;
-use super::finding::Area::{Bucket, Table};
-use super::finding::Finding;
-use super::permissions::{Features, Need, On, needed};
-use super::policy::UNUSED_ITEM;
-use super::table::TableFacts;
-use crate::lock::{SseCustomerKey, StoreError, lockfile_key, object_exists, understand};
+use super::aws::{Bucket, IMPOSSIBLE, Table};
+use super::facts::Facts;
+use super::finding::{Area, Finding, Severity};
+use super::permissions::{On, Permission, Subject};
+use super::policy::UNUSED;
+use crate::commands::State;
+use crate::lock::{StoreError, lockfile_key, understand};
 
-/// No item meets it.
-const IMPOSSIBLE: &str = "attribute_exists(LockID) AND attribute_not_exists(LockID)";
 /// No object has this ETag: it is no MD5 and no multipart sum.
 const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
 
-/// The state that is asked about.
-#[derive(Debug)]
-pub struct Place<'a> {
-    /// Its bucket.
-    pub bucket: &'a str,
-    /// Its key.
-    pub key: &'a str,
-    /// The lock table.
-    pub table: Option<&'a str>,
-    /// What its settings ask for.
-    pub features: Features,
-    /// S3 is AWS's own, which keeps the condition of every conditional request.
-    pub s3_of_aws: bool,
-    /// Terraform asks for encryption when it writes: a bucket may deny all other writing.
-    pub encrypts: bool,
-    /// With this KMS key.
-    pub kms_key: Option<&'a str>,
-    /// The customer's key by which objects are encrypted: without it nobody may read them.
-    pub customer_key: Option<&'a SseCustomerKey>,
+/// Whether the credentials have a permission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "access", rename_all = "kebab-case")]
+pub enum Access {
+    /// They have: the request was carried out, or refused for its condition or because the thing is not there.
+    Present,
+    /// They have not.
+    Missing {
+        /// What the service said.
+        detail: String,
+    },
+    /// It cannot be told.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
 }
 
-/// What came of all requests: the answers, and what was found on the way.
-pub async fn probe(
-    place: &Place<'_>,
-    dynamodb: &aws_sdk_dynamodb::Client,
-    s3: &aws_sdk_s3::Client,
-    (table, bucket): (Option<&TableFacts>, &BucketFacts),
-) -> (Answers, Vec<Finding>) {
-    let mut answers = Answers::default();
-    let mut findings = Vec::new();
-    let items = match place.table {
-        Some(table) => Some(Items::ask(dynamodb, table, &format!("{}/{}", place.bucket, place.key)).await),
-        None => None,
-    };
-    let objects = Objects::ask(s3, place).await;
-    if items.as_ref().is_some_and(|items| items.ignores_conditions) {
-        findings.push(
-            Finding::problem(
-                Table,
-                "conditions",
-                "this table's service carried out a delete whose condition cannot hold",
-            )
-            .why("neither Terraform's locks nor tfguard's deletes can be trusted there")
-            .fix("use DynamoDB itself, or another kind of lock"),
-        );
+impl Access {
+    /// What the answer to a request says.
+    fn of<T>(result: &Result<T, StoreError>) -> Self {
+        match result {
+            Ok(_) => Self::Present,
+            Err(StoreError::Denied { detail, .. }) => Self::Missing { detail: detail.clone() },
+            Err(other) => Self::Unknown { why: other.to_string() },
+        }
     }
-    if objects.ignores_conditions && place.features.lockfile {
-        findings.push(
-            Finding::problem(Bucket, "conditions", "this store ignores the condition of a conditional delete")
-                .why("tfguard does not delete a left lockfile there, because another one could have taken its place")
-                .fix("read about --without-conditions in `tfguard --help` before you choose another way"),
-        );
+}
+
+/// A permission that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tried {
+    /// Which.
+    #[serde(flatten)]
+    pub permission: Permission,
+    /// What came of it.
+    #[serde(flatten)]
+    pub access: Access,
+}
+
+/// Tries every permission that the state asks for and that can be tried.
+pub async fn probe(state: &State, subject: &Subject, facts: &Facts) -> Vec<Tried> {
+    let Some(bucket) = facts.bucket() else { return Vec::new() };
+    let (s3, dynamodb) = (state.clients.s3(), state.clients.dynamodb());
+    let prober = Prober { s3, dynamodb, subject, bucket, table: facts.table() };
+    let mut tried: Vec<Tried> = Vec::new();
+    for permission in subject.needed(None) {
+        let Some(mut access) = prober.ask(permission.action, permission.on).await else { continue };
+        let has = |action: &str| {
+            tried.iter().any(|tried| tried.permission.action == action && tried.access == Access::Present)
+        };
+        if let Access::Missing { .. } = access
+            && let Some(why) = prober.proves_nothing(permission, has).await
+        {
+            access = Access::Unknown { why: why.to_owned() };
+        }
+        tried.push(Tried { permission: *permission, access });
     }
-    // A bucket or a table can have a key of which the backend block says nothing.
-    let reading_said = objects.state.of_kms("kms:Decrypt").map(str::to_owned);
-    let writing_said = objects.put.of_kms("kms:GenerateDataKey").map(str::to_owned);
-    let table_key_said = items.as_ref().and_then(|items| items.get.of_kms("kms:Decrypt")).map(str::to_owned);
-    let features = Features {
-        kms: place.features.kms || reading_said.is_some() || writing_said.is_some(),
-        table_kms: place.features.table_kms || table_key_said.is_some(),
-        ..place.features
-    };
-    for permission in needed(features, Need::ALL) {
-        let answer = match (permission.on, permission.action) {
-            (On::Items, action) => items.as_ref().map(|items| items.answer(action)),
-            (On::Table, "dynamodb:Scan") => items.as_ref().map(|items| items.scan.clone()),
-            (On::Table, action) => table.map(|facts| match action {
-                "dynamodb:DescribeTable" => Answer::of(&facts.described),
-                "dynamodb:DescribeTimeToLive" => Answer::of(&facts.expires_by),
-                _ => Answer::of(&facts.recovery),
-            }),
-            (On::Bucket, "s3:GetBucketVersioning") => Some(Answer::of(&bucket.versioning)),
-            (On::Bucket, "s3:GetEncryptionConfiguration") => Some(Answer::of(&bucket.encryption)),
-            (On::Bucket, "s3:GetBucketObjectLockConfiguration") => Some(Answer::of(&bucket.object_lock)),
-            (On::Key, "kms:Decrypt") if objects.state_was_read => Some(Answer::Allowed),
-            (On::Key, "kms:Decrypt") if let Some(detail) = &reading_said => Some(Answer::Denied(detail.clone())),
-            (On::Key, "kms:GenerateDataKey") if let Some(detail) = &writing_said => {
-                Some(Answer::Denied(detail.clone()))
+    tried
+}
+
+struct Prober<'a> {
+    s3: aws_sdk_s3::Client,
+    dynamodb: aws_sdk_dynamodb::Client,
+    subject: &'a Subject,
+    bucket: &'a Bucket,
+    table: Option<&'a Table>,
+}
+
+impl Prober<'_> {
+    fn lockfile(&self, suffix: &str) -> String {
+        lockfile_key(&self.subject.key) + suffix
+    }
+
+    fn item(&self, suffix: &str) -> AttributeValue {
+        AttributeValue::S(format!("{}/{}{suffix}", self.subject.bucket, self.subject.key))
+    }
+
+    /// Tries one. None where it would really write, or only a service asks, or there is no table.
+    async fn ask(&self, action: &'static str, on: On) -> Option<Access> {
+        let (bucket, key, unused) = (&self.subject.bucket, &self.subject.key, self.lockfile(UNUSED));
+        let name = self.subject.table.as_deref().unwrap_or_default();
+        let (s3, dynamodb) = (&self.s3, &self.dynamodb);
+        Some(match (on, action) {
+            (On::Bucket, "s3:ListBucket") => {
+                harmless(action, s3.list_objects_v2().bucket(bucket).prefix(key).max_keys(1).send().await)
             }
-            (On::Key, _) => Some(Answer::NotAsked("only reading and writing objects shows it")),
-            (On::TableKey, _) => items.as_ref().map(|items| match (&items.get, &table_key_said) {
-                (Answer::Allowed, _) => Answer::Allowed,
-                (_, Some(detail)) => Answer::Denied(detail.clone()),
-                _ => Answer::NotAsked("only reading the table shows it"),
-            }),
-            (on, action) => Some(objects.answer(on, action)),
-        };
-        if let Some(answer) = answer {
-            answers.list.push((*permission, answer));
-        }
-    }
-    answers.unused_item = items.map(|items| items.unused);
-    answers.unused_object = Some(objects.unused);
-    (answers, findings)
-}
-
-/// The answers of a table about its items.
-struct Items {
-    get: Answer,
-    unused: Answer,
-    delete: Answer,
-    put: Answer,
-    update: Answer,
-    scan: Answer,
-    ignores_conditions: bool,
-}
-
-impl Items {
-    async fn ask(client: &aws_sdk_dynamodb::Client, table: &str, lock_id: &str) -> Self {
-        let key = |id: String| AttributeValue::S(id);
-        let unused = format!("{lock_id}{UNUSED_ITEM}");
-        let get = |id: String| {
-            client.get_item().table_name(table).key("LockID", key(id)).projection_expression("LockID").send()
-        };
-        let denied_or = |error: StoreError| Answer::of_error(&error);
-        let delete =
-            client.delete_item().table_name(table).key("LockID", key(unused.clone())).condition_expression(IMPOSSIBLE);
-        let delete = delete.send().await;
-        let ignores_conditions = delete.is_ok();
-        let delete = conditional("dynamodb:DeleteItem", delete.map(|_| ()));
-        let (put, update) = if ignores_conditions {
-            let why = "this service ignores conditions, so a request could really write";
-            (Answer::NotAsked(why), Answer::NotAsked(why))
-        } else {
-            let put = client
-                .put_item()
-                .table_name(table)
-                .item("LockID", key(unused.clone()))
-                .condition_expression(IMPOSSIBLE);
-            let put = conditional("dynamodb:PutItem", put.send().await.map(|_| ()));
-            let update = client
-                .update_item()
-                .table_name(table)
-                .key("LockID", key(unused.clone()))
-                .update_expression("SET TfguardHolder = :holder")
-                .set_expression_attribute_values(Some(HashMap::from([(
-                    ":holder".to_owned(),
-                    key("doctor".to_owned()),
-                )])))
-                .condition_expression(IMPOSSIBLE);
-            (put, conditional("dynamodb:UpdateItem", update.send().await.map(|_| ())))
-        };
-        let scan = client.scan().table_name(table).limit(1).projection_expression("LockID").send().await;
-        Self {
-            get: get(lock_id.to_owned())
-                .await
-                .map_or_else(|error| denied_or(understand("dynamodb:GetItem", error)), |_| Answer::Allowed),
-            unused: get(unused)
-                .await
-                .map_or_else(|error| denied_or(understand("dynamodb:GetItem", error)), |_| Answer::Allowed),
-            delete,
-            put,
-            update,
-            scan: scan.map_or_else(|error| denied_or(understand("dynamodb:Scan", error)), |_| Answer::Allowed),
-            ignores_conditions,
-        }
+            (On::Bucket, "s3:ListBucketVersions") => {
+                harmless(action, s3.list_object_versions().bucket(bucket).prefix(key).max_keys(1).send().await)
+            }
+            (On::Bucket, "s3:GetBucketVersioning") => Access::of(&self.bucket.versioning),
+            (On::Bucket, "s3:GetEncryptionConfiguration") => Access::of(&self.bucket.encryption),
+            (On::State, "s3:GetObject") => self.read(action, key, None).await,
+            // The version of an object that was made before the bucket kept versions.
+            (On::State, "s3:GetObjectVersion") => self.read(action, key, Some("null")).await,
+            (On::Lockfile, "s3:GetObject") => self.read(action, &self.lockfile(""), None).await,
+            (On::Lockfile, "s3:DeleteObject") => {
+                harmless(action, s3.delete_object().bucket(bucket).key(unused).if_match(IMPOSSIBLE_ETAG).send().await)
+            }
+            (On::Lockfile, "s3:GetObjectTagging") => {
+                harmless(action, s3.get_object_tagging().bucket(bucket).key(unused).send().await)
+            }
+            // On an object that is not there, it cannot be carried out.
+            (On::Lockfile, "s3:PutObjectTagging") => {
+                let tag = Tag::builder().key("tfguard").value("doctor").build().ok()?;
+                let tags = Tagging::builder().tag_set(tag).build().ok()?;
+                harmless(action, s3.put_object_tagging().bucket(bucket).key(unused).tagging(tags).send().await)
+            }
+            (On::Table, "dynamodb:DescribeTable") => Access::of(&self.table?.described),
+            (On::Table, "dynamodb:DescribeTimeToLive") => Access::of(&self.table?.expires_by),
+            (On::Table, "dynamodb:DescribeContinuousBackups") => Access::of(&self.table?.recovery),
+            (On::Table, "dynamodb:Scan") if self.table.is_some() => {
+                harmless(action, dynamodb.scan().table_name(name).limit(1).projection_expression("LockID").send().await)
+            }
+            (On::Items, "dynamodb:GetItem") if self.table.is_some() => self.get_item("").await,
+            (On::Items, "dynamodb:DeleteItem") => Access::of(&self.table?.keeps_conditions),
+            // Where conditions are ignored, it would write.
+            (On::Items, _) if self.table?.keeps_conditions == Ok(false) => return None,
+            (On::Items, "dynamodb:PutItem") => {
+                let put = dynamodb.put_item().table_name(name).item("LockID", self.item(UNUSED));
+                harmless(action, put.condition_expression(IMPOSSIBLE).send().await)
+            }
+            (On::Items, "dynamodb:UpdateItem") => {
+                let update = dynamodb.update_item().table_name(name).key("LockID", self.item(UNUSED));
+                harmless(action, update.condition_expression(IMPOSSIBLE).send().await)
+            }
+            _ => return None,
+        })
     }
 
-    fn answer(&self, action: &str) -> Answer {
-        match action {
-            "dynamodb:GetItem" => &self.get,
-            "dynamodb:DeleteItem" => &self.delete,
-            "dynamodb:PutItem" => &self.put,
-            _ => &self.update,
+    /// Reads one byte: the rest can hold secrets.
+    async fn read(&self, action: &'static str, key: &str, version: Option<&str>) -> Access {
+        let request = self.s3.get_object().bucket(&self.subject.bucket).key(key).range("bytes=0-0");
+        let request = request.set_version_id(version.map(str::to_owned));
+        harmless(action, request.send().await)
+    }
+
+    async fn get_item(&self, suffix: &str) -> Access {
+        let get = self.dynamodb.get_item().set_table_name(self.subject.table.clone());
+        let get = get.key("LockID", self.item(suffix)).projection_expression("LockID");
+        harmless("dynamodb:GetItem", get.send().await)
+    }
+
+    /// Why a denial does not show that the permission is missing, if it does not. `has`: what was tried before.
+    async fn proves_nothing(&self, permission: &Permission, has: impl Fn(&str) -> bool) -> Option<&'static str> {
+        let is_denied = |access| matches!(access, Access::Missing { .. });
+        match (permission.on, permission.action) {
+            (On::State | On::Lockfile, _) if !has("s3:ListBucket") => {
+                Some("S3 denies every request for a missing object where s3:ListBucket is not granted")
+            }
+            // S3 User Guide, "Conditional requests": a condition on an ETag asks for s3:GetObject too.
+            (On::Lockfile, "s3:DeleteObject")
+                if is_denied(self.read("s3:GetObject", &self.lockfile(""), None).await) =>
+            {
+                Some("S3 asks for s3:GetObject too before it looks at the condition under which it is tried")
+            }
+            (On::Lockfile, action)
+                if action != "s3:GetObject" && is_denied(self.read(action, &self.lockfile(UNUSED), None).await) =>
+            {
+                Some(
+                    "the policy names single objects, and it is tried on one that nobody uses: grant it on <key>.tflock*",
+                )
+            }
+            (On::Items, action)
+                if action != "dynamodb:GetItem"
+                    && has("dynamodb:GetItem")
+                    && is_denied(self.get_item(UNUSED).await) =>
+            {
+                Some(
+                    "the policy names single items, and it is tried on one that no lock uses: add the item <lock>.tfguard-doctor to dynamodb:LeadingKeys",
+                )
+            }
+            _ => None,
         }
-        .clone()
     }
 }
 
-/// A request whose condition cannot hold: that it was refused for that shows that it was permitted.
-fn conditional<E>(action: &'static str, result: Result<(), SdkError<E, HttpResponse>>) -> Answer
+/// What came of a request for something that is not there, or that its condition keeps from being done: any answer but a
+/// denial shows that it was permitted.
+fn harmless<T, E>(action: &'static str, result: Result<T, SdkError<E, HttpResponse>>) -> Access
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    match result {
-        Ok(()) => Answer::Allowed,
-        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Answer::Allowed,
-        Err(error) => Answer::of_error(&understand(action, error)),
-    }
-}
-
-/// The answers of a bucket about its objects.
-struct Objects {
-    list: Answer,
-    list_versions: Answer,
-    state: Answer,
-    state_version: Answer,
-    lockfile: Answer,
-    unused: Answer,
-    put: Answer,
-    delete: Answer,
-    get_tags: Answer,
-    put_tags: Answer,
-    state_was_read: bool,
-    ignores_conditions: bool,
-}
-
-impl Objects {
-    async fn ask(client: &aws_sdk_s3::Client, place: &Place<'_>) -> Self {
-        let (bucket, key) = (place.bucket, place.key);
-        let lockfile = lockfile_key(key);
-        let unused = format!("{lockfile}.tfguard-doctor");
-        let list = client.list_objects_v2().bucket(bucket).prefix(key).max_keys(1).send().await;
-        let versions = client.list_object_versions().bucket(bucket).prefix(key).max_keys(1).send().await;
-        // One byte shows it; the rest can hold secrets.
-        let get = || {
-            let request = client.get_object().bucket(bucket).key(key).range("bytes=0-0");
-            match place.customer_key {
-                Some(key) => request
-                    .sse_customer_algorithm("AES256")
-                    .sse_customer_key(key.base64())
-                    .sse_customer_key_md5(key.md5()),
-                None => request,
-            }
-        };
-        let state = get().send().await;
-        let state_was_read = state.is_ok();
-        let lock = object_exists(client, bucket, &lockfile, place.customer_key).await;
-        let beside = client.head_object().bucket(bucket).key(&unused).send().await;
-        // The version of an object that was made before the bucket kept versions.
-        let version = get().version_id("null").send().await;
-        let delete = client.delete_object().bucket(bucket).key(&unused).if_match(IMPOSSIBLE_ETAG).send().await;
-        let ignores_conditions = delete.is_ok();
-        let put = if place.s3_of_aws {
-            let put = client.put_object().bucket(bucket).key(&unused).if_match(IMPOSSIBLE_ETAG).body(Vec::new().into());
-            // In Terraform's order (`PutObject` in its S3 client).
-            let put = match (place.encrypts, place.kms_key, place.customer_key) {
-                (false, ..) => put,
-                (true, Some(key), _) => put.server_side_encryption(ServerSideEncryption::AwsKms).ssekms_key_id(key),
-                (true, None, Some(key)) => {
-                    put.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5())
-                }
-                (true, None, None) => put.server_side_encryption(ServerSideEncryption::Aes256),
-            };
-            missing("s3:PutObject", put.send().await.map(|_| ()))
-        } else {
-            Answer::NotAsked(
-                "a store that is not AWS's could ignore the condition and really write; the first `terraform plan` shows it",
-            )
-        };
-        let get_tags = client.get_object_tagging().bucket(bucket).key(&unused).send().await;
-        // On an object that is not there, it cannot be carried out.
-        let tag = Tag::builder().key("tfguard").value("doctor").build();
-        let put_tags = match tag.and_then(|tag| Tagging::builder().tag_set(tag).build()) {
-            Ok(tags) => {
-                let put = client.put_object_tagging().bucket(bucket).key(&unused).tagging(tags).send().await;
-                missing("s3:PutObjectTagging", put.map(|_| ()))
-            }
-            Err(error) => Answer::Failed(error.to_string()),
-        };
-        Self {
-            list: missing("s3:ListBucket", list.map(|_| ())),
-            list_versions: missing("s3:ListBucketVersions", versions.map(|_| ())),
-            state: missing("s3:GetObject", state.map(|_| ())),
-            state_version: missing("s3:GetObjectVersion", version.map(|_| ())),
-            lockfile: Answer::of(&lock),
-            unused: missing("s3:GetObject", beside.map(|_| ())),
-            put,
-            delete: missing("s3:DeleteObject", delete.map(|_| ())),
-            get_tags: missing("s3:GetObjectTagging", get_tags.map(|_| ())),
-            put_tags,
-            state_was_read,
-            ignores_conditions,
-        }
-    }
-
-    fn answer(&self, on: On, action: &str) -> Answer {
-        match (on, action) {
-            (On::Bucket, "s3:ListBucket") => self.list.clone(),
-            (On::Bucket, "s3:ListBucketVersions") => self.list_versions.clone(),
-            (On::State, "s3:GetObject") => self.state.clone(),
-            (On::State, "s3:GetObjectVersion") => self.state_version.clone(),
-            (On::Lockfile, "s3:GetObject") => self.lockfile.clone(),
-            (On::Lockfile, "s3:DeleteObject") => self.delete.clone(),
-            (On::Lockfile, "s3:GetObjectTagging") => self.get_tags.clone(),
-            (On::Lockfile, "s3:PutObjectTagging") => self.put_tags.clone(),
-            (On::Lockfile, "s3:PutObject") => self.put.clone(),
-            (On::State, "s3:PutObject") => {
-                Answer::NotAsked("it would have to be tried on the state itself; the first `terraform apply` shows it")
-            }
-            (On::Unused, _) => {
-                Answer::NotAsked("it would really write; it is needed where a lockfile is to be deleted")
-            }
-            _ => Answer::NotAsked("nothing harmless shows it"),
-        }
-    }
-}
-
-/// A request for something that is not there, or that its condition keeps from being done: any answer but a denial
-/// shows that it was permitted.
-fn missing<E>(action: &'static str, result: Result<(), SdkError<E, HttpResponse>>) -> Answer
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    let Err(error) = result else { return Answer::Allowed };
+    let Err(error) = result else { return Access::Present };
     // Not found, in conflict, condition not met, range that cannot be.
     let status = error.raw_response().map(|raw| raw.status().as_u16());
-    if matches!(status, Some(404 | 409 | 412 | 416)) && error.code() != Some("NoSuchBucket") {
-        return Answer::Allowed;
+    let is_none = matches!(status, Some(404 | 409 | 412 | 416)) && error.code() != Some("NoSuchBucket");
+    if is_none || error.code() == Some("ConditionalCheckFailedException") {
+        return Access::Present;
     }
-    Answer::of_error(&understand(action, error))
+    Access::of::<()>(&Err(understand(action, error)))
+}
+
+/// What is told of them: a finding for each that is missing or cannot be told.
+#[must_use]
+pub fn findings(tried: &[Tried]) -> Vec<Finding> {
+    let finding = |id, severity, seen, why, fix| Finding { id, area: Area::Permissions, severity, seen, why, fix };
+    let present = tried.iter().filter(|tried| tried.access == Access::Present).count();
+    let granted = format!("{present} of {} permissions are granted", tried.len());
+    let mut findings = Vec::new();
+    if present > 0 {
+        findings.push(finding("granted", Severity::Ok, granted, None, None));
+    }
+    findings.extend(tried.iter().filter_map(|Tried { permission, access }| {
+        let what = format!("{} on {}", permission.action, permission.on.name());
+        let needed_by = format!("needed by {}", permission.needed_by.join(", "));
+        match access {
+            Access::Present => None,
+            Access::Unknown { why } => {
+                Some(finding("untold", Severity::Note, format!("cannot be told: {what}"), Some(why.clone()), None))
+            }
+            Access::Missing { detail } => {
+                let (seen, fix) = (format!("{what} is denied: {detail}"), remedy(permission, detail));
+                Some(finding("missing", severity(permission), seen, Some(needed_by), Some(fix)))
+            }
+        }
+    }));
+    findings
+}
+
+/// What Terraform and the release cannot do without is a problem; what only makes the work of people easier is not.
+fn severity(permission: &Permission) -> Severity {
+    match () {
+        () if permission.is_for(&["terraform", "release"]) => Severity::Problem,
+        () if permission.is_for(&["annotate"]) => Severity::Warning,
+        () => Severity::Note,
+    }
+}
+
+/// What to grant: to the credentials, or, where the service says that it was a KMS key that refused it, on that key.
+fn remedy(permission: &Permission, detail: &str) -> String {
+    let by_key =
+        ["perform: kms:", "KMS key access denied", "customer master key"].iter().any(|text| detail.contains(text));
+    let (what, option) = match severity(permission) {
+        _ if by_key => ("kms:Decrypt, and kms:GenerateDataKey to pipelines, on that KMS key", " --kms-key <KEY>"),
+        Severity::Note => (permission.action, "=operator"),
+        _ => (permission.action, ""),
+    };
+    format!("grant {what}; `tfguard doctor --iam-policy{option}` prints the whole policy")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::permissions::PERMISSIONS;
+    use super::*;
+
+    #[test]
+    fn what_the_release_needs_is_a_problem_and_each_refusal_has_its_remedy() {
+        let by_key = "User: x is not authorized to perform: kms:Decrypt on resource: y";
+        for (action, on, detail, expected, fix) in [
+            (
+                "dynamodb:DeleteItem",
+                On::Items,
+                "no",
+                Severity::Problem,
+                "dynamodb:DeleteItem; `tfguard doctor --iam-policy`",
+            ),
+            (
+                "s3:DeleteObject",
+                On::Lockfile,
+                "no",
+                Severity::Problem,
+                "s3:DeleteObject; `tfguard doctor --iam-policy`",
+            ),
+            (
+                "dynamodb:UpdateItem",
+                On::Items,
+                "no",
+                Severity::Warning,
+                "dynamodb:UpdateItem; `tfguard doctor --iam-policy`",
+            ),
+            ("dynamodb:Scan", On::Table, "no", Severity::Note, "dynamodb:Scan; `tfguard doctor --iam-policy=operator`"),
+            ("s3:GetObject", On::State, by_key, Severity::Problem, "kms:Decrypt, and"),
+            ("dynamodb:GetItem", On::Items, "KMS key access denied error", Severity::Problem, "kms:Decrypt, and"),
+        ] {
+            let permission = *PERMISSIONS.iter().find(|found| (found.action, found.on) == (action, on)).unwrap();
+            let found = findings(&[Tried { permission, access: Access::Missing { detail: detail.to_owned() } }]);
+            assert_eq!((found.len(), found[0].severity), (1, expected), "{found:?}");
+            assert!(found[0].fix.as_ref().unwrap().starts_with(&format!("grant {fix}")), "{found:?}");
+        }
+    }
 }
