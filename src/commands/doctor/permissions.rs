@@ -72,7 +72,7 @@ const fn of(action: &'static str, on: On, needed_by: &'static [&'static str]) ->
     Permission { action, on, needed_by }
 }
 
-/// All of them. `Prober::ask` has an arm for each that can be tried.
+/// All of them. `Prober::ask` has an arm for each that is tried.
 pub const PERMISSIONS: &[Permission] = &[
     of("s3:ListBucket", On::Bucket, &["terraform", "release", "locks", "inspect", "unlock", "verify"]),
     of("s3:ListBucketVersions", On::Bucket, &["verify"]),
@@ -128,24 +128,21 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The permissions that this state asks for, or those of them that are needed in one role.
-    pub fn needed(&self, audience: Option<Audience>) -> impl Iterator<Item = &'static Permission> {
-        let pipeline: &[&str] =
-            if self.annotate { &["terraform", "release", "annotate"] } else { &["terraform", "release"] };
-        let operator: &[&str] = &["locks", "inspect", "unlock", "verify", "fix-digest", "doctor"];
+    /// The permissions that are needed in one role.
+    pub fn needed(&self, audience: Audience) -> impl Iterator<Item = &'static Permission> {
+        let needs: &[&str] = match audience {
+            Audience::Pipeline if self.annotate => &["terraform", "release", "annotate"],
+            Audience::Pipeline => &["terraform", "release"],
+            Audience::Operator => &["locks", "inspect", "unlock", "verify", "fix-digest", "doctor"],
+        };
         PERMISSIONS.iter().filter(move |permission| {
-            let is_there = match permission.on {
-                On::Bucket | On::State => true,
-                On::Lockfile => self.lockfile,
-                On::Unused => self.lockfile && self.foreign_store,
-                On::Table | On::Items => self.table.is_some(),
-                On::Key => !self.kms_keys.is_empty(),
-            };
-            is_there
-                && match audience {
-                    Some(Audience::Pipeline) => permission.is_for(pipeline),
-                    Some(Audience::Operator) => permission.is_for(operator),
-                    None => permission.is_for(pipeline) || permission.is_for(operator),
+            permission.is_for(needs)
+                && match permission.on {
+                    On::Bucket | On::State => true,
+                    On::Lockfile => self.lockfile,
+                    On::Unused => self.lockfile && self.foreign_store,
+                    On::Table | On::Items => self.table.is_some(),
+                    On::Key => !self.kms_keys.is_empty(),
                 }
         })
     }

@@ -24,7 +24,7 @@ impl Policy {
     #[must_use]
     pub fn document(&self, audience: Audience) -> Value {
         let mut statements: Vec<(On, Value)> = Vec::new();
-        for Permission { action, on, .. } in self.subject.needed(Some(audience)) {
+        for Permission { action, on, .. } in self.subject.needed(audience) {
             match statements.iter_mut().find(|(known, _)| known == on) {
                 Some((_, statement)) => {
                     statement["Action"].as_array_mut().into_iter().for_each(|actions| actions.push(json!(action)))

@@ -7,10 +7,10 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{Tag, Tagging};
 use serde::Serialize;
 
-use super::aws::{Bucket, IMPOSSIBLE, Table};
+use super::aws::{IMPOSSIBLE, Table};
 use super::facts::Facts;
 use super::finding::{Area, Finding, Severity};
-use super::permissions::{On, Permission, Subject};
+use super::permissions::{Audience, On, Permission, Subject};
 use super::policy::UNUSED;
 use crate::commands::State;
 use crate::lock::{StoreError, lockfile_key, understand};
@@ -58,13 +58,15 @@ pub struct Tried {
     pub access: Access,
 }
 
-/// Tries every permission that the state asks for and that can be tried.
+/// Tries what the pipelines of this state need, as far as it can be tried.
 pub async fn probe(state: &State, subject: &Subject, facts: &Facts) -> Vec<Tried> {
-    let Some(bucket) = facts.bucket() else { return Vec::new() };
+    if facts.bucket().is_none() {
+        return Vec::new();
+    }
     let (s3, dynamodb) = (state.clients.s3(), state.clients.dynamodb());
-    let prober = Prober { s3, dynamodb, subject, bucket, table: facts.table() };
+    let prober = Prober { s3, dynamodb, subject, table: facts.table() };
     let mut tried: Vec<Tried> = Vec::new();
-    for permission in subject.needed(None) {
+    for permission in subject.needed(Audience::Pipeline) {
         let Some(mut access) = prober.ask(permission.action, permission.on).await else { continue };
         let has = |action: &str| {
             tried.iter().any(|tried| tried.permission.action == action && tried.access == Access::Present)
@@ -83,7 +85,6 @@ struct Prober<'a> {
     s3: aws_sdk_s3::Client,
     dynamodb: aws_sdk_dynamodb::Client,
     subject: &'a Subject,
-    bucket: &'a Bucket,
     table: Option<&'a Table>,
 }
 
@@ -105,15 +106,8 @@ impl Prober<'_> {
             (On::Bucket, "s3:ListBucket") => {
                 harmless(action, s3.list_objects_v2().bucket(bucket).prefix(key).max_keys(1).send().await)
             }
-            (On::Bucket, "s3:ListBucketVersions") => {
-                harmless(action, s3.list_object_versions().bucket(bucket).prefix(key).max_keys(1).send().await)
-            }
-            (On::Bucket, "s3:GetBucketVersioning") => Access::of(&self.bucket.versioning),
-            (On::Bucket, "s3:GetEncryptionConfiguration") => Access::of(&self.bucket.encryption),
-            (On::State, "s3:GetObject") => self.read(action, key, None).await,
-            // The version of an object that was made before the bucket kept versions.
-            (On::State, "s3:GetObjectVersion") => self.read(action, key, Some("null")).await,
-            (On::Lockfile, "s3:GetObject") => self.read(action, &self.lockfile(""), None).await,
+            (On::State, "s3:GetObject") => self.read(action, key).await,
+            (On::Lockfile, "s3:GetObject") => self.read(action, &self.lockfile("")).await,
             (On::Lockfile, "s3:DeleteObject") => {
                 harmless(action, s3.delete_object().bucket(bucket).key(unused).if_match(IMPOSSIBLE_ETAG).send().await)
             }
@@ -125,12 +119,6 @@ impl Prober<'_> {
                 let tag = Tag::builder().key("tfguard").value("doctor").build().ok()?;
                 let tags = Tagging::builder().tag_set(tag).build().ok()?;
                 harmless(action, s3.put_object_tagging().bucket(bucket).key(unused).tagging(tags).send().await)
-            }
-            (On::Table, "dynamodb:DescribeTable") => Access::of(&self.table?.described),
-            (On::Table, "dynamodb:DescribeTimeToLive") => Access::of(&self.table?.expires_by),
-            (On::Table, "dynamodb:DescribeContinuousBackups") => Access::of(&self.table?.recovery),
-            (On::Table, "dynamodb:Scan") if self.table.is_some() => {
-                harmless(action, dynamodb.scan().table_name(name).limit(1).projection_expression("LockID").send().await)
             }
             (On::Items, "dynamodb:GetItem") if self.table.is_some() => self.get_item("").await,
             (On::Items, "dynamodb:DeleteItem") => Access::of(&self.table?.keeps_conditions),
@@ -149,9 +137,8 @@ impl Prober<'_> {
     }
 
     /// Reads one byte: the rest can hold secrets.
-    async fn read(&self, action: &'static str, key: &str, version: Option<&str>) -> Access {
+    async fn read(&self, action: &'static str, key: &str) -> Access {
         let request = self.s3.get_object().bucket(&self.subject.bucket).key(key).range("bytes=0-0");
-        let request = request.set_version_id(version.map(str::to_owned));
         harmless(action, request.send().await)
     }
 
@@ -168,17 +155,12 @@ impl Prober<'_> {
             (On::State | On::Lockfile, _) if !has("s3:ListBucket") => {
                 Some("S3 denies every request for a missing object where s3:ListBucket is not granted")
             }
-            // S3 User Guide, "Conditional requests": a condition on an ETag asks for s3:GetObject too.
-            (On::Lockfile, "s3:DeleteObject")
-                if is_denied(self.read("s3:GetObject", &self.lockfile(""), None).await) =>
-            {
-                Some("S3 asks for s3:GetObject too before it looks at the condition under which it is tried")
-            }
+            // A condition on an ETag asks for s3:GetObject too (S3 User Guide, "Conditional requests").
             (On::Lockfile, action)
-                if action != "s3:GetObject" && is_denied(self.read(action, &self.lockfile(UNUSED), None).await) =>
+                if action != "s3:GetObject" && is_denied(self.read(action, &self.lockfile(UNUSED)).await) =>
             {
                 Some(
-                    "the policy names single objects, and it is tried on one that nobody uses: grant it on <key>.tflock*",
+                    "it is tried on a name that nobody uses, which may not even be read: grant all of it on <key>.tflock*",
                 )
             }
             (On::Items, action)
@@ -238,23 +220,19 @@ pub fn findings(tried: &[Tried]) -> Vec<Finding> {
     findings
 }
 
-/// What Terraform and the release cannot do without is a problem; what only makes the work of people easier is not.
+/// What only records the holder is no problem.
 fn severity(permission: &Permission) -> Severity {
-    match () {
-        () if permission.is_for(&["terraform", "release"]) => Severity::Problem,
-        () if permission.is_for(&["annotate"]) => Severity::Warning,
-        () => Severity::Note,
-    }
+    if permission.is_for(&["terraform", "release"]) { Severity::Problem } else { Severity::Warning }
 }
 
 /// What to grant: to the credentials, or, where the service says that it was a KMS key that refused it, on that key.
 fn remedy(permission: &Permission, detail: &str) -> String {
     let by_key =
         ["perform: kms:", "KMS key access denied", "customer master key"].iter().any(|text| detail.contains(text));
-    let (what, option) = match severity(permission) {
-        _ if by_key => ("kms:Decrypt, and kms:GenerateDataKey to pipelines, on that KMS key", " --kms-key <KEY>"),
-        Severity::Note => (permission.action, "=operator"),
-        _ => (permission.action, ""),
+    let (what, option) = if by_key {
+        ("kms:Decrypt, and kms:GenerateDataKey to pipelines, on that KMS key", " --kms-key <KEY>")
+    } else {
+        (permission.action, "")
     };
     format!("grant {what}; `tfguard doctor --iam-policy{option}` prints the whole policy")
 }
@@ -289,7 +267,6 @@ mod tests {
                 Severity::Warning,
                 "dynamodb:UpdateItem; `tfguard doctor --iam-policy`",
             ),
-            ("dynamodb:Scan", On::Table, "no", Severity::Note, "dynamodb:Scan; `tfguard doctor --iam-policy=operator`"),
             ("s3:GetObject", On::State, by_key, Severity::Problem, "kms:Decrypt, and"),
             ("dynamodb:GetItem", On::Items, "KMS key access denied error", Severity::Problem, "kms:Decrypt, and"),
         ] {
