@@ -20,8 +20,6 @@ pub struct InitRecord {
     pub terraform_version: Option<String>,
     /// The names of all attributes that the backend's schema had.
     pub attributes: Vec<String>,
-    /// The names of those that are set: neither null, nor false, nor empty.
-    pub set: Vec<String>,
 }
 
 impl InitRecord {
@@ -45,18 +43,7 @@ impl InitRecord {
         let Record { terraform_version, backend } = serde_json::from_slice(&bytes).ok()?;
         let (backend, config) = backend.map(|backend| (backend.kind, backend.config)).unzip();
         let config = config.flatten().unwrap_or_default();
-        let set = config.iter().filter(|(_, value)| is_set(value)).map(|(name, _)| name.clone()).collect();
-        Some(Self { backend, terraform_version, attributes: config.keys().cloned().collect(), set })
-    }
-}
-
-fn is_set(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Bool(true) | Value::Number(_) => true,
-        Value::String(text) => !text.is_empty(),
-        Value::Array(values) => values.iter().any(is_set),
-        Value::Object(values) => values.values().any(is_set),
+        Some(Self { backend, terraform_version, attributes: config.keys().cloned().collect() })
     }
 }
 
@@ -77,7 +64,6 @@ mod tests {
         let record = read(text).unwrap();
         assert_eq!((record.backend.as_deref(), record.terraform_version.as_deref()), (Some("s3"), Some("1.9.8")));
         assert_eq!(record.attributes.len(), 5);
-        assert_eq!(record.set, ["bucket", "secret_key"]);
         assert!(!format!("{record:?}").contains("hush"));
         assert_eq!(read(r#"{"version":3}"#), Some(InitRecord::default()));
     }

@@ -83,7 +83,6 @@ mod tests {
             backend: Some(backend.to_owned()),
             terraform_version: version.map(str::to_owned),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
-            set: Vec::new(),
         }
     }
 
