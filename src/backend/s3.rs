@@ -66,6 +66,11 @@ impl S3Backend {
         &self.bucket
     }
 
+    /// Whether the bucket is named by the ARN of a multi-region access point, which has no region.
+    fn is_multi_region(&self) -> bool {
+        self.bucket.starts_with("arn:") && self.bucket.split(':').nth(3) == Some("")
+    }
+
     /// Whether the bucket is put into the path of URLs.
     pub fn uses_path_style(&self) -> bool {
         self.attributes.use_path_style.or(self.attributes.force_path_style).unwrap_or(false)
@@ -122,7 +127,8 @@ impl S3Backend {
     /// Where the claimed lock lives, the file half first, as Terraform unlocks.
     ///
     /// # Errors
-    /// When the state is none of this backend's, or the backend has no table for the lock's table half.
+    /// When the state is none of this backend's, the backend has no table for the lock's table half, or its file half
+    /// is behind a multi-region access point.
     pub fn places(&self, claim: &LockClaim) -> Result<Vec<LockPlace>, BackendError> {
         if !self.stores_state(&claim.bucket, &claim.state_key) {
             return Err(BackendError::ForeignState { lock_id: claim.lock_id() });
@@ -135,6 +141,14 @@ impl S3Backend {
         };
         let mut places = Vec::new();
         if file {
+            if self.is_multi_region() {
+                return Err(BackendError::Unusable {
+                    setting: "bucket",
+                    reason: "it is a multi-region access point, whose requests (SigV4A) tfguard cannot sign. Name the \
+                             bucket itself, or an access point of one region"
+                        .to_owned(),
+                });
+            }
             places.push(self.file_place(&claim.state_key));
         }
         if table {
@@ -342,6 +356,20 @@ mod tests {
             let backend = backend(&format!(r#"{{"bucket":"b","key":"k","region":"r"{config}}}"#), &env).unwrap();
             assert_eq!(backend.endpoints.dynamodb.as_deref(), Some(expected[chosen[0]]), "{present}");
         }
+    }
+
+    #[test]
+    fn a_lockfile_behind_a_multi_region_access_point_has_no_place_and_its_table_half_has() {
+        let places = |bucket: &str, kinds| {
+            let config = format!(r#"{{"bucket":"{bucket}","key":"k","region":"r","dynamodb_table":"t"}}"#);
+            backend(&config, &[]).unwrap().places(&LockClaim { bucket: bucket.to_owned(), ..claim("k", kinds) })
+        };
+        let (many, one) = ("arn:aws:s3::1:accesspoint/x.mrap", "arn:aws:s3:eu-west-1:1:accesspoint/x");
+        for kinds in [LockKinds::Lockfile, LockKinds::Both] {
+            assert!(matches!(places(many, kinds), Err(BackendError::Unusable { setting: "bucket", .. })), "{kinds:?}");
+            assert!(places(one, kinds).is_ok(), "{kinds:?}");
+        }
+        assert_eq!(places(many, LockKinds::DynamoDb).unwrap().len(), 1);
     }
 
     #[test]
