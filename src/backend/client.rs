@@ -106,7 +106,7 @@ impl AwsClients {
 
     /// The same for STS.
     pub fn sts(&self) -> aws_sdk_sts::Client {
-        let config = credentials::sts_config(&self.backend, &self.config);
+        let config = aws_sdk_sts::config::Builder::from(&credentials::of_sts(&self.backend, &self.config));
         aws_sdk_sts::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
     }
 

@@ -4,36 +4,36 @@
 //! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
 //! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
 //! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
-//! [`super::Surroundings`], not of this process, with one exception: a profile's `credential_process` is run with the
-//! environment of this process.
+//! [`super::Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
+//! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
-use aws_config::profile::ProfileSet;
 use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
-use crate::lock::told;
-
 use super::attributes::{Role, WebIdentity};
-use super::profile::SharedFiles;
-use super::role::{Assume, RoleProvider, Token};
 use super::s3::set;
-use super::shared_file::alias;
+use super::web_identity::{Token, WebIdentityRole};
 use super::{BackendError, S3Backend, http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For all steps together: SSO, then a role, then another. Shorter than an attempt of a release, whose error would not
 /// say that it was the credentials.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(6);
+/// The name of a role's session, where the settings give none. Terraform takes the time in nanoseconds.
+pub(super) const SESSION_NAME: &str = "tfguard";
+/// How many seconds the session of a role lasts, where the settings do not say: the shortest that STS gives.
+const ROLE_SECONDS: u16 = 900;
 
 const KEY_ID: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"];
 const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
@@ -41,31 +41,18 @@ const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
 /// The SDK's configuration for the backend's region, with the credentials Terraform would use. Nothing is fetched yet.
 pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, BackendError> {
     let env = Env::from(environment(backend));
-    let files = profile::read(backend);
-    let profiles = profile::load(backend, &env, &files).await?;
+    let (files, profiles) = profile::read(backend, &env).await?;
     let http = http::http_client(backend, profiles.get("ca_bundle"))?;
-    let mut config = load(backend, env, http, &files).await;
-    let (base, mut roles) = match on_environment(backend, &profiles) {
-        Some((keys, roles)) => (Some(Base::Keys(keys)), roles),
-        None => (base(backend, &config)?, Vec::new()),
-    };
-    let found = match base {
-        Some(base) => Some(provider::SharedCredentialsProvider::new(base)),
-        None => {
-            profile_is_there(backend, &profiles, &files)?;
-            let by_sdk = config.credentials_provider().filter(|_| !files.unread.is_empty());
-            by_sdk.map(|by_sdk| provider::SharedCredentialsProvider::new(WithoutFiles(by_sdk, files.unread)))
-        }
-    };
-    if let Some(found) = found {
-        config = config.into_builder().credentials_provider(found).build();
+    let mut config = load(backend, env, http, files).await;
+    match base(backend, &config)? {
+        Some(base) => config = config.into_builder().credentials_provider(base).build(),
+        None => profile::check(backend, &profiles)?,
     }
-    roles.extend(backend.attributes.roles());
-    for role in roles {
-        let assumed = RoleProvider::new(sts(backend, &config), Assume::Role(role))?;
+    for role in backend.attributes.roles() {
+        let assumed = assume(backend, &role, &config).await?;
         config = config
             .into_builder()
-            .credentials_provider(provider::SharedCredentialsProvider::new(assumed))
+            .credentials_provider(SharedCredentialsProvider::new(assumed))
             // Cached are the credentials of the step before.
             .identity_cache(identity_cache())
             .build();
@@ -74,18 +61,18 @@ pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
 }
 
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
-async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: &SharedFiles) -> SdkConfig {
+async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvConfigFiles) -> SdkConfig {
     let attributes = &backend.attributes;
     let variable = |name: &str| backend.surroundings.var(name);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .env(env)
         .http_client(http)
-        .profile_files(files.contents.clone())
+        .profile_files(files)
         .region(Region::new(backend.region().to_owned()))
         .retry_config(RetryConfig::standard())
         .identity_cache(identity_cache())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
-    if let Some(profile) = profile::selected(backend) {
+    if let Some(profile) = set(&attributes.profile) {
         loader = loader.profile_name(profile);
     }
     // Up to 1.14 Terraform took any text of the variables for yes, also "false". No store is out of reach for those who
@@ -122,32 +109,10 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
     if let Some(profile) = env.get("AWS_DEFAULT_PROFILE").cloned() {
         env.entry("AWS_PROFILE".to_owned()).or_insert(profile);
     }
-    if let Some(profile) = env.get_mut("AWS_PROFILE") {
-        *profile = alias(profile).into_owned();
-    }
-    // What is relative is so to Terraform's directory.
-    if let Some(home) = backend.surroundings.home() {
-        env.insert("HOME".to_owned(), home.display().to_string());
-    }
-    if let Some(token) = env.get_mut("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") {
-        *token = backend.surroundings.dir.join(&*token).display().to_string();
-    }
-    // A profile that the block names wins over keys in the environment.
-    let keys = keys(backend).filter(|_| set(&attributes.profile).is_none());
-    for name in KEY_ID.into_iter().chain(SECRET).chain(["SECRET_ACCESS_KEY"]) {
+    // Those in the environment are asked in `base`, where their place in the order is.
+    for name in KEY_ID.into_iter().chain(SECRET).chain(["SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE"]) {
         env.remove(name);
     }
-    match keys {
-        Some((id, secret)) => {
-            env.insert(KEY_ID[0].to_owned(), id.to_owned());
-            env.insert(SECRET[0].to_owned(), secret.to_owned());
-        }
-        None => {
-            env.remove("AWS_SESSION_TOKEN");
-        }
-    }
-    // Those in the environment are asked before the profile, in `base`.
-    env.remove("AWS_WEB_IDENTITY_TOKEN_FILE");
 
     let metadata = set(&attributes.ec2_metadata_service_endpoint)
         .or_else(|| backend.surroundings.var("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
@@ -171,38 +136,11 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
 }
 
 /// The keys in the environment. Half a key is none.
-fn keys(backend: &S3Backend) -> Option<(&str, &str)> {
-    let either = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
-    either(KEY_ID).zip(either(SECRET))
-}
-
-/// The keys in the environment and the roles to assume by them, where a profile that the block names says so.
-fn on_environment(backend: &S3Backend, profiles: &ProfileSet) -> Option<(Credentials, Vec<Role>)> {
-    let attributes = &backend.attributes;
-    let in_block = [&attributes.access_key, &attributes.secret_key, &attributes.token];
-    if in_block.into_iter().any(|part| set(part).is_some()) || web_identity(backend).is_some() {
-        return None;
-    }
-    set(&attributes.profile)?;
-    let roles = profile::roles_on_environment(profiles)?;
-    let (id, secret) = keys(backend)?;
-    let token = backend.surroundings.var("AWS_SESSION_TOKEN").map(str::to_owned);
-    Some((Credentials::new(id, secret, token, None, "environment"), roles))
-}
-
-/// Where a profile is named and nothing comes before it, no other credentials will do: the SDK would pass over one that
-/// is not there, and take those of the machine.
-fn profile_is_there(backend: &S3Backend, profiles: &ProfileSet, files: &SharedFiles) -> Result<(), BackendError> {
-    let variable = |name| backend.surroundings.var(name).filter(|_| keys(backend).is_none());
-    let named = set(&backend.attributes.profile)
-        .or_else(|| variable("AWS_PROFILE"))
-        .or_else(|| variable("AWS_DEFAULT_PROFILE"));
-    let Some(name) = named.filter(|_| profiles.get_profile(profiles.selected_profile()).is_none()) else {
-        return Ok(());
-    };
-    let unread: String = files.unread.iter().map(|file| format!("; {file}")).collect();
-    let reason = format!("the profile {name:?} of it or of AWS_PROFILE is in none of the shared files{unread}");
-    Err(BackendError::Unusable { setting: "profile", reason })
+fn keys(backend: &S3Backend) -> Option<Credentials> {
+    let variable = |name: &&str| backend.surroundings.var(name);
+    let (id, secret) = (KEY_ID.iter().find_map(variable)?, SECRET.iter().find_map(variable)?);
+    let token = variable(&"AWS_SESSION_TOKEN").map(str::to_owned);
+    Some(Credentials::new(id, secret, token, None, "environment"))
 }
 
 /// The web identity in the block.
@@ -211,22 +149,25 @@ fn web_identity(backend: &S3Backend) -> Option<&WebIdentity> {
 }
 
 /// The first source, where it is not the SDK's own chain.
-fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<Base>, BackendError> {
+fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredentialsProvider>, BackendError> {
     let attributes = &backend.attributes;
     let (id, secret, token) = (set(&attributes.access_key), set(&attributes.secret_key), set(&attributes.token));
     if id.is_some() || secret.is_some() || token.is_some() {
         let missing = |setting| BackendError::Unusable { setting, reason: "only a part of a key is set".to_owned() };
         let id = id.ok_or(missing("access_key"))?;
         let secret = secret.ok_or(missing("secret_key"))?;
-        let token = token.map(str::to_owned);
-        return Ok(Some(Base::Keys(Credentials::new(id, secret, token, None, "backend block"))));
+        let keys = Credentials::new(id, secret, token.map(str::to_owned), None, "backend block");
+        return Ok(Some(SharedCredentialsProvider::new(keys)));
     }
     let variable = |name: &str| backend.surroundings.var(name);
     let identity = match web_identity(backend) {
         Some(block) => block.clone(),
-        None if set(&attributes.profile).is_some() || keys(backend).is_some() => return Ok(None),
-        None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
-        None => WebIdentity::default(),
+        None if set(&attributes.profile).is_some() => return Ok(None),
+        None => match keys(backend) {
+            Some(keys) => return Ok(Some(SharedCredentialsProvider::new(keys))),
+            None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
+            None => WebIdentity::default(),
+        },
     };
     // What the block leaves out comes from the environment: OpenTofu does so, Terraform refuses such a block.
     let or = |own: &Option<String>, name: &str| set(own).or_else(|| variable(name)).map(str::to_owned);
@@ -248,60 +189,65 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<Base>, Backend
         session_name: or(&identity.session_name, "AWS_ROLE_SESSION_NAME"),
         ..identity
     };
-    let provider = RoleProvider::new(sts(backend, config), Assume::WebIdentity(identity, token))?;
-    Ok(Some(Base::WebIdentity(Box::new(provider))))
+    let sts = aws_sdk_sts::Client::new(&of_sts(backend, config));
+    Ok(Some(SharedCredentialsProvider::new(WebIdentityRole::new(sts, identity, token)?)))
 }
 
-/// A client of STS with the credentials of `config`.
-fn sts(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::Client {
-    aws_sdk_sts::Client::from_conf(sts_config(backend, config).build())
+/// Assumes a role by the credentials of `config`.
+async fn assume(backend: &S3Backend, role: &Role, config: &SdkConfig) -> Result<AssumeRoleProvider, BackendError> {
+    let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
+    let not_sent =
+        "tfguard cannot send it. Leave it out, or assume the role before Terraform starts and give both its keys";
+    if set(&role.source_identity).is_some() {
+        return Err(unusable("assume_role.source_identity", not_sent));
+    }
+    if role.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()) {
+        let in_block = backend.attributes.assume_role.as_ref().is_some_and(|all| !all.as_slice().is_empty());
+        let flat = "assume_role_transitive_tag_keys";
+        return Err(unusable(if in_block { "assume_role.transitive_tag_keys" } else { flat }, not_sent));
+    }
+    let arn = set(&role.role_arn).ok_or(unusable("assume_role", "it has no role_arn"))?;
+    let seconds = seconds("assume_role", &role.duration)?.unwrap_or(ROLE_SECONDS);
+    let mut builder = AssumeRoleProvider::builder(arn)
+        .configure(&of_sts(backend, config))
+        .session_name(set(&role.session_name).unwrap_or(SESSION_NAME))
+        .session_length(Duration::from_secs(seconds.into()));
+    if let Some(id) = set(&role.external_id) {
+        builder = builder.external_id(id);
+    }
+    if let Some(policy) = policy(&role.policy) {
+        builder = builder.policy(policy);
+    }
+    if let Some(arns) = role.policy_arns.clone().filter(|arns| !arns.is_empty()) {
+        builder = builder.policy_arns(arns);
+    }
+    if let Some(tags) = role.tags.clone().filter(|tags| !tags.is_empty()) {
+        builder = builder.tags(tags);
+    }
+    Ok(builder.build().await)
 }
 
-/// What such a client is made of.
-pub(super) fn sts_config(backend: &S3Backend, config: &SdkConfig) -> aws_sdk_sts::config::Builder {
-    let mut builder = aws_sdk_sts::config::Builder::from(config);
+/// The inline policy of a role.
+pub(super) fn policy(text: &Option<String>) -> Option<String> {
+    set(text).map(|text| text.trim().to_owned())
+}
+
+/// How long the session of a role lasts.
+pub(super) fn seconds(setting: &'static str, duration: &Option<String>) -> Result<Option<u16>, BackendError> {
+    let Some(text) = set(duration) else { return Ok(None) };
+    let seconds = text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.as_secs().try_into().ok());
+    let unusable = || BackendError::Unusable { setting, reason: format!("{text:?} is no duration of a session") };
+    seconds.map(Some).ok_or_else(unusable)
+}
+
+/// What speaks to STS with the credentials of `config`.
+pub(super) fn of_sts(backend: &S3Backend, config: &SdkConfig) -> SdkConfig {
+    let mut builder = config.to_builder();
     if let Some(region) = set(&backend.attributes.sts_region) {
         builder = builder.region(Region::new(region.to_owned()));
     }
     if let Some(endpoint) = &backend.endpoints.sts {
         builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
     }
-    builder
-}
-
-/// What the SDK finds although these files could not be read.
-#[derive(Debug)]
-struct WithoutFiles(provider::SharedCredentialsProvider, Vec<String>);
-
-impl ProvideCredentials for WithoutFiles {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            let found = self.0.provide_credentials().await;
-            found.map_err(|error| {
-                let unread = self.1.join("; ");
-                CredentialsError::not_loaded(format!("{}; a shared file cannot be read: {unread}", told(&error)))
-            })
-        })
-    }
-}
-
-#[derive(Debug)]
-enum Base {
-    Keys(Credentials),
-    WebIdentity(Box<RoleProvider>),
-}
-
-impl ProvideCredentials for Base {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        match self {
-            Self::Keys(credentials) => future::ProvideCredentials::ready(Ok(credentials.clone())),
-            Self::WebIdentity(provider) => provider.provide_credentials(),
-        }
-    }
+    builder.build()
 }

@@ -1,6 +1,28 @@
-//! Paths as Go and aws-sdk-go-base treat them.
+//! Paths as Go and aws-sdk-go-base treat them, and files that settings name.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
 
 use super::Surroundings;
+
+/// Files of settings have a few kilobytes, bundles of certificates some hundred.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// Reads a file that a setting names. `/dev/null` is one, too; a pipe that nobody writes to would hold a release up.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    match file.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 {
+        ..=LARGEST => Ok(bytes),
+        _ => Err(io::Error::other("it is larger than 16 MiB")),
+    }
+}
 
 /// Go's `path.Join`: the parts that are not empty, joined by slashes and cleaned.
 pub(super) fn join(parts: &[&str]) -> String {
@@ -61,6 +83,19 @@ pub(super) fn expand(path: &str, surroundings: &Surroundings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pipe) = (dir.path().join("file"), dir.path().join("pipe"));
+        std::fs::write(&file, "x").unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(&file).unwrap(), b"x");
+        assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
+        for other in [&*pipe, dir.path(), Path::new("/dev/zero"), &dir.path().join("gone")] {
+            assert!(read(other).is_err(), "{}", other.display());
+        }
+    }
 
     #[test]
     fn paths_are_joined_as_go_joins_them() {

@@ -57,8 +57,7 @@ pub(crate) fn no_credentials(error: &CredentialsError) -> StoreError {
 /// What the HTTP client says of a connection that was not made, or that nothing can vouch for, and the SDK of credentials
 /// that took too long: types that cannot be named here. Where the texts change, the error becomes an ambiguous one, which
 /// is only less precise.
-const NOT_SENT: [&str; 3] =
-    ["client error (Connect)", "no root certificates were found", "identity resolver timed out"];
+const NOT_SENT: [&str; 3] = ["client error (Connect)", "no request was sent", "identity resolver timed out"];
 
 const EXPIRED: [&str; 4] = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"];
 const REJECTED: [&str; 11] = [
@@ -121,6 +120,10 @@ pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
             told = format!("{told}: {text}");
         }
         next = error.source();
+    }
+    if told.contains("invalid peer certificate") {
+        told += ". Name the certificate's authority in AWS_CA_BUNDLE or the backend's `custom_ca_bundle`; without them tfguard \
+                 trusts those in SSL_CERT_FILE and SSL_CERT_DIR, or else the system's";
     }
     told
 }

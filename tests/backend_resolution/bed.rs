@@ -274,9 +274,10 @@ pub fn record(dir: &Path, config: &serde_json::Value) {
     std::fs::write(data.join("terraform.tfstate"), record.to_string()).unwrap();
 }
 
-pub fn connect(dir: &Path, config: &serde_json::Value) -> Result<AwsClients, BackendError> {
+pub fn connect(dir: &Path, config: &serde_json::Value, env: &[(&str, &str)]) -> Result<AwsClients, BackendError> {
     record(dir, config);
-    let surroundings = Surroundings { dir: dir.to_owned(), env: HashMap::new() };
+    let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let surroundings = Surroundings { dir: dir.to_owned(), env };
     let Backend::S3(backend) = read_backend(&surroundings)? else { panic!("no S3 backend") };
     Aws::shared().block_on(AwsClients::connect(&backend))
 }

@@ -1,7 +1,6 @@
 //! Keys, profiles and roles.
 
-use tfguard::backend::AwsClients;
-use tfguard::lock::StoreError;
+use tfguard::backend::{AwsClients, BackendError};
 
 use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
 
@@ -107,59 +106,6 @@ fn keys_are_taken_from_where_terraform_takes_them() {
     ]);
 }
 
-/// The SDK for Rust gives up such files, and does not know such profiles.
-#[test]
-fn shared_files_are_read_as_terraform_reads_them() {
-    const ENV: &[(&str, &str)] = &[("AWS_CONFIG_FILE", "{dir}/config"), ("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")];
-    const INDENTED: &str =
-        "junk\nx = 1\n  [default]\n  aws_access_key_id = \"AKIAFILE\"\n\taws_secret_access_key: s\n= 1\n";
-    const NAMES: &str = "[my prof]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n\
-        [\u{fc}ber]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n";
-    let names = &[("creds", NAMES)];
-    check_all(&[
-        Case { name: "indented", env: ENV, files: &[("creds", INDENTED)], key: "AKIAFILE", ..Case::default() },
-        Case {
-            name: "indented endpoints",
-            env: &[ENV[0], ENV_KEYS[0], ENV_KEYS[1]],
-            files: &[("config", "[default]\n  region = x\n  endpoint_url = {url}\n")],
-            without: &["endpoints"],
-            key: "AKIAENV",
-            ..Case::default()
-        },
-        Case {
-            name: "a blank",
-            block: "profile = \"my prof\"",
-            env: ENV,
-            files: names,
-            key: "AKIAFILE",
-            ..Case::default()
-        },
-        Case {
-            name: "a letter, in the environment",
-            env: &[ENV[1], ("AWS_PROFILE", "\u{fc}ber")],
-            files: names,
-            key: "AKIAFILE",
-            ..Case::default()
-        },
-        Case {
-            name: "a blank in a source",
-            block: "profile = \"a b\"",
-            env: ENV,
-            files: &[
-                ("creds", NAMES),
-                (
-                    "config",
-                    "[profile a b]\nrole_arn = arn:aws:iam::123456789012:role/deploy\nsource_profile = my prof\n\
-                     role_session_name = ci\n",
-                ),
-            ],
-            answers: STS_ANSWERS,
-            key: "ASIAASSUMED",
-            ..Case::default()
-        },
-    ]);
-}
-
 #[test]
 fn what_settings_name_is_relative_to_terraforms_directory() {
     const ENV: &[(&str, &str)] = &[("AWS_CONFIG_FILE", "../config"), ("AWS_PROFILE", "dev")];
@@ -191,34 +137,21 @@ fn what_settings_name_is_relative_to_terraforms_directory() {
 #[test]
 fn no_other_credentials_stand_in_for_a_profile_that_is_not_there() {
     let instance = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", "{url}/container-role")];
-    for (block, variables) in [("profile = \"gone\"", ENV_KEYS), ("", &[("AWS_PROFILE", "gone")])] {
+    for (block, variables, setting) in
+        [("profile = \"gone\"", ENV_KEYS, "profile"), ("", &[("AWS_PROFILE", "gone")], "AWS_PROFILE")]
+    {
         let env = [variables, &instance, &[("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")]].concat();
         let files = &[("creds", "[gone]\naws_access_key_id = AKIAFILE\naws_secret_access_key = s\n")];
         let answers = &[("/container-role", "", FROM_INSTANCE)];
         let case = Case { name: block, block, env: &env, files, answers, key: "AKIAFILE", ..Case::default() };
         let prepared = Prepared::new(&case);
         prepared.check(&case);
-        std::fs::remove_file(prepared.dir.path().join("creds")).unwrap();
+        std::fs::write(prepared.dir.path().join("creds"), CREDENTIALS).unwrap();
         let seen = prepared.proxy.seen().len();
-        let error = prepared.aws.block_on(AwsClients::connect(&prepared.backend())).unwrap_err().to_string();
-        assert!(error.contains("\"gone\"") && error.contains("/creds: No such file"), "{error}");
+        let error = prepared.aws.block_on(AwsClients::connect(&prepared.backend())).unwrap_err();
+        assert!(matches!(error, BackendError::Unusable { setting: named, .. } if named == setting), "{error}");
+        assert!(error.to_string().contains("\"gone\""), "{error}");
         assert_eq!(prepared.proxy.seen().len(), seen);
-    }
-}
-
-/// Terraform passes over it too, so it is an error only where credentials are missing.
-#[test]
-fn a_shared_file_that_cannot_be_read_is_named_where_credentials_are_missing() {
-    let env = &[("AWS_SHARED_CREDENTIALS_FILE", "{dir}/creds")];
-    let prepared = Prepared::new(&Case { env: &[ENV_KEYS, env].concat(), ..Case::default() });
-    assert_eq!(prepared.terraform("init"), None);
-    assert!(prepared.tfguard().iter().all(Result::is_ok));
-    let mut bare = prepared;
-    bare.env.retain(|name, _| !ENV_KEYS.iter().any(|(key, _)| name == key));
-    for answer in bare.tfguard() {
-        let error = answer.unwrap_err();
-        let named = |detail: &str| detail.contains("/creds: No such file");
-        assert!(matches!(&error, StoreError::CredentialsMissing { detail } if named(detail)), "{error:?}");
     }
 }
 
@@ -228,10 +161,9 @@ fn roles_are_assumed_as_terraform_assumes_them() {
         Case {
             name: "a role with everything",
             block: "assume_role = {\nrole_arn = \"arn:aws:iam::123456789012:role/state\"\nduration = \"1h30m\"\n\
-                    external_id = \"ext\"\nsession_name = \"ci\"\nsource_identity = \"me\"\n\
+                    external_id = \"ext\"\nsession_name = \"ci\"\n\
                     policy = \"{\\\"Version\\\":\\\"2012-10-17\\\",\\\"Statement\\\":[]}\"\n\
-                    policy_arns = [\"arn:aws:iam::aws:policy/ReadOnlyAccess\"]\ntags = { team = \"a\" }\n\
-                    transitive_tag_keys = [\"team\"]\n}",
+                    policy_arns = [\"arn:aws:iam::aws:policy/ReadOnlyAccess\"]\ntags = { team = \"a\" }\n}",
             env: ENV_KEYS,
             answers: STS_ANSWERS,
             key: "ASIAASSUMED",
@@ -296,33 +228,26 @@ fn roles_are_assumed_as_terraform_assumes_them() {
     ]);
 }
 
-/// A role on top of keys that neither the block nor the shared files have. Keys in the environment come first only where
-/// the block names no profile.
 #[test]
-fn a_profile_on_keys_in_the_environment_is_followed_as_terraform_follows_it() {
+fn keys_in_the_environment_are_taken_before_a_profile_there_and_after_one_in_the_block() {
     const CONFIG: &str = "[profile deploy]\nrole_arn = arn:aws:iam::123456789012:role/deploy\n\
-        credential_source = Environment\nrole_session_name = ci\nexternal_id = ext\nduration_seconds = 3600\n\
-        [profile top]\nrole_arn = arn:aws:iam::123456789012:role/top\nsource_profile = deploy\n\
-        role_session_name = top\nduration_seconds = 901\n\
+        credential_source = Environment\n\
         [profile keys]\naws_access_key_id = AKIAKEYS\naws_secret_access_key = s\nsource_profile = keys\n\
         role_arn = arn:aws:iam::123456789012:role/keys\nrole_session_name = ci\n";
     const ENV: &[(&str, &str)] = &[ENV_KEYS[0], ENV_KEYS[1], ("AWS_CONFIG_FILE", "{dir}/config")];
     const FILES: &[(&str, &str)] = &[("config", CONFIG)];
-    let of =
-        |name, block, key| Case { name, block, env: ENV, files: FILES, answers: STS_ANSWERS, key, ..Case::default() };
-    let with_token = [ENV[2], ("AWS_ACCESS_KEY", "ASIAENV"), ENV[1], ("AWS_SESSION_TOKEN", "tok")];
     check_all(&[
-        of("one role", "profile = \"deploy\"", "ASIAASSUMED"),
-        of("two roles", "profile = \"top\"", "ASIAASSUMED"),
-        of("a profile that is its own source", "profile = \"keys\"", "ASIAASSUMED"),
-        of(
-            "a role in the block on top of those",
-            "profile = \"top\"\nassume_role = { role_arn = \"arn:aws:iam::123456789012:role/state\" }",
-            "ASIAASSUMED",
-        ),
-        Case { env: &with_token, ..of("keys with a token", "profile = \"deploy\"", "ASIAASSUMED") },
         Case {
-            name: "keys in the environment win over such a profile there",
+            name: "a profile that is its own source",
+            block: "profile = \"keys\"",
+            env: ENV,
+            files: FILES,
+            answers: STS_ANSWERS,
+            key: "ASIAASSUMED",
+            ..Case::default()
+        },
+        Case {
+            name: "a profile in the environment",
             env: &[ENV[0], ENV[1], ENV[2], ("AWS_PROFILE", "deploy")],
             files: FILES,
             key: "AKIAENV",

@@ -1,15 +1,18 @@
 //! Regions, endpoints, proxies, authorities, and where the state is.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
+use tfguard::backend::BackendError;
 use tfguard::lock::StoreError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, check_all, record};
-use crate::support::{Action, Answer, Aws, LockInfo, Match, Seen};
+use crate::TFGUARD;
+use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, check_all, connect, record};
+use crate::support::{Action, Answer, Aws, Guard, LockInfo, Match, Run, Seen};
 
 const SERVICES: &str = "[default]\nservices = local\n\
     [services local]\ns3 =\n  endpoint_url = {url}\ndynamodb =\n  endpoint_url = {url}\n";
@@ -274,7 +277,8 @@ fn hosts_are_asked_without_the_proxy_where_terraform_asks_them_so() {
     const DEAD: (&str, &str) = ("HTTP_PROXY", "http://127.0.0.1:1");
     for (line, exempt) in [
         ("", "*"),
-        ("", "a.example, 0.0.0.0:{port}"),
+        ("", "a.example, *"),
+        ("", "a.example, 0.0.0.0"),
         ("", "0.0.0.0/8"),
         ("no_proxy = \"0.0.0.0\"", "a.example"),
         ("http_proxy = \"\"", ""),
@@ -283,7 +287,7 @@ fn hosts_are_asked_without_the_proxy_where_terraform_asks_them_so() {
         let case = Case { name: exempt, block: line, env: &env, key: "AKIAENV", ..Case::default() };
         let mut prepared = Prepared::new(&case);
         let port = prepared.proxy.url().rsplit(':').next().unwrap().to_owned();
-        prepared.env.insert("NO_PROXY".into(), exempt.replace("{port}", &port).into());
+        prepared.env.insert("NO_PROXY".into(), exempt.into());
         let configuration = prepared.cwd().join("main.tf");
         let text = std::fs::read_to_string(&configuration).unwrap();
         let elsewhere = format!("http://0.0.0.0:{port}");
@@ -291,11 +295,20 @@ fn hosts_are_asked_without_the_proxy_where_terraform_asks_them_so() {
         prepared.check(&case);
 
         // Without the exemption the proxy is asked.
-        prepared.env.insert("NO_PROXY".into(), "0.0.0.1".into());
+        prepared.env.insert("NO_PROXY".into(), "0.0.0.1, 0.0.0.1:80, *.example".into());
         let seen = prepared.proxy.seen().len();
         let failed = prepared.tfguard().iter().all(Result::is_err);
         let exempt_by_block = !line.is_empty();
         assert_eq!((failed, prepared.proxy.seen().len() == seen), (!exempt_by_block, !exempt_by_block), "{line}");
+
+        // What Terraform takes for an exemption, and the SDK does not, is no leave to ask the proxy.
+        let entry = format!("0.0.0.0:{port}");
+        prepared.env.insert("NO_PROXY".into(), format!("a.example, {entry}").into());
+        for answer in prepared.tfguard() {
+            let named = |detail: &str| detail.contains("NO_PROXY") && detail.contains(&entry);
+            let refused = matches!(&answer, Err(StoreError::Unreachable { detail }) if named(detail));
+            assert_ne!(refused, exempt_by_block, "{line}: {answer:?}");
+        }
     }
 }
 
@@ -363,12 +376,8 @@ fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
     const CONFIG: &str = "[default]\nca_bundle = ../ca.pem\n[profile dev]\nca_bundle = {dir}/ca.pem\n\
         aws_access_key_id = AKIAENV\naws_secret_access_key = s\n[profile wrong]\nca_bundle = {dir}/config\n";
     const FILE: (&str, &str) = ("AWS_CONFIG_FILE", "{dir}/config");
-    const NO_FILE: (&str, &str) = ("SSL_CERT_FILE", "{dir}/missing");
     for (line, variables) in [
-        ("", &[("SSL_CERT_FILE", "../ca.pem"), ("SSL_CERT_DIR", "{dir}/missing")][..]),
-        // A file that is gone leaves the directories, and files there that are no certificates do no harm.
-        ("", &[NO_FILE, ("SSL_CERT_DIR", "{dir}/missing:{dir}")]),
-        ("custom_ca_bundle = \"../ca.pem\"", &[]),
+        ("custom_ca_bundle = \"../ca.pem\"", &[][..]),
         ("", &[("AWS_CA_BUNDLE", "{dir}/ca.pem")]),
         ("", &[FILE]),
         ("", &[FILE, ("AWS_PROFILE", "dev")]),
@@ -390,28 +399,39 @@ fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
             .unwrap();
         for answer in prepared.tfguard() {
             let error = answer.unwrap_err();
-            assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+            let told = |detail: &str| detail.contains("AWS_CA_BUNDLE");
+            assert!(matches!(&error, StoreError::Unreachable { detail } if told(detail)), "{error:?}");
         }
     }
 }
 
-/// The TLS client of the SDK panics where the system has no authority, also when it is not needed.
+/// The SDK looks for them by the environment of tfguard.
 #[test]
-fn without_root_certificates_plain_endpoints_are_reached_and_others_are_an_error_that_says_so() {
-    let env = [ENV_KEYS, &[("SSL_CERT_FILE", "{dir}/missing"), ("SSL_CERT_DIR", "{dir}/missing")]].concat();
-    let case = Case { name: "no roots", env: &env, key: "AKIAENV", ..Case::default() };
-    let prepared = Prepared::new(&case);
-    prepared.check(&case);
-
+fn the_systems_authorities_are_those_of_tfguards_own_environment_and_others_are_an_error() {
+    let prepared = Prepared::new(&Case { env: ENV_KEYS, ..Case::default() });
     let tls = Tls::start(prepared.proxy.url());
+    let (right, wrong) = (prepared.dir.path().join("right.pem"), prepared.dir.path().join("wrong.pem"));
+    std::fs::write(&right, &tls.authority).unwrap();
+    std::fs::write(&wrong, Tls::start(prepared.proxy.url()).authority.as_str()).unwrap();
     let config = serde_json::json!({
         "bucket": "states", "key": "a/k", "region": "us-east-1", "dynamodb_table": "locks",
         "use_path_style": true, "endpoints": {"s3": tls.url, "dynamodb": tls.url},
     });
     record(&prepared.cwd(), &config);
-    for answer in prepared.tfguard() {
-        let error = answer.unwrap_err();
-        let says_so = |detail: &str| detail.contains("no root certificates were found");
-        assert!(matches!(&error, StoreError::Unreachable { detail } if says_so(detail)), "{error:?}");
+    let guard = Guard::new();
+    let inspect = |authority: &Path| {
+        let run = Run::new(TFGUARD, &guard).current_dir(prepared.cwd()).envs(ENV_KEYS.iter().copied());
+        run.env("SSL_CERT_FILE", authority).arg("inspect").run()
+    };
+    assert!(!inspect(&right).to_string().contains("certificate"), "{}", inspect(&right));
+    assert!(prepared.proxy.seen().iter().any(|seen| seen.text().contains("locks")));
+    let seen = prepared.proxy.seen().len();
+    let exit = inspect(&wrong).to_string();
+    assert!(exit.contains("invalid peer certificate") && exit.contains("SSL_CERT_FILE"), "{exit}");
+    assert_eq!(prepared.proxy.seen().len(), seen);
+
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let error = connect(&prepared.cwd(), &config, &[(name, right.to_str().unwrap())]).unwrap_err();
+        assert!(matches!(error, BackendError::Unusable { setting, .. } if setting == name), "{error}");
     }
 }

@@ -24,13 +24,89 @@ fn settings_that_cannot_be_followed_are_errors_that_show_no_secret() {
         ("sse_customer_key", "hush".into()),
         ("assume_role", serde_json::json!({"role_arn": "arn", "duration": "long"})),
         ("assume_role", serde_json::json!({"session_name": "x"})),
+        ("assume_role", serde_json::json!({"role_arn": "arn", "duration": "20h"})),
+        ("assume_role.source_identity", serde_json::json!({"role_arn": "arn", "source_identity": "hush"})),
+        ("assume_role.transitive_tag_keys", serde_json::json!([{"role_arn": "arn", "transitive_tag_keys": ["hush"]}])),
+        ("assume_role_transitive_tag_keys", serde_json::json!(["hush"])),
         ("assume_role_with_web_identity", serde_json::json!({"role_arn": "arn"})),
     ] {
         let mut config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1", "encrypt": true});
-        config[name] = value;
-        let error = connect(dir.path(), &config).unwrap_err();
+        config[name.split('.').next().unwrap()] = value;
+        if name == "assume_role_transitive_tag_keys" {
+            config["role_arn"] = "arn".into();
+        }
+        let error = connect(dir.path(), &config, &[]).unwrap_err();
         assert!(matches!(error, BackendError::Unusable { setting, .. } if setting == name), "{name}: {error:?}");
         assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
+    }
+}
+
+/// Each of these Terraform reads, and the SDK for Rust reads something else or nothing: without a word, but for the first.
+#[test]
+fn a_shared_file_that_would_be_read_otherwise_than_by_terraform_is_an_error_that_names_it() {
+    const CONFIG: &str = "AWS_CONFIG_FILE";
+    const CREDENTIALS: &str = "AWS_SHARED_CREDENTIALS_FILE";
+    let keys = "aws_access_key_id = hush\naws_secret_access_key = hush\n";
+    let (blank, letter) = (format!("[my prof]\n{keys}"), format!("[\u{fc}ber]\n{keys}"));
+    for (setting, text, profile, told) in [
+        (CREDENTIALS, "junk\n[default]\n".as_bytes(), "", "line 1"),
+        (CREDENTIALS, b"  [default]\n", "", "line 1"),
+        (CONFIG, b"[default]\nregion = x\n  endpoint_url = http://hush\n", "", "line 3"),
+        (CONFIG, b"[default]\n\nendpoint_url = http://hush\n  # hush\n", "", "line 4"),
+        (CONFIG, b"[default]\nservices = 'x' # y\n", "", "line 2"),
+        (CONFIG, b"[default]\nservices = x\n[services x]\ns3 =\n  endpoint_url = \"http://hush\"\n", "", "line 5"),
+        (CONFIG, b"[default]\nendpoint_url: http://hush?a=b\n", "", "line 2"),
+        (CONFIG, b"[default]\nservices = x y\n[services x y] # hush\n", "", "line 3"),
+        (CONFIG, b"# caf\xe9\n[default]\nendpoint_url = http://hush\n", "", "UTF-8"),
+        ("AWS_PROFILE", blank.as_bytes(), "my prof", "my prof"),
+        ("AWS_PROFILE", letter.as_bytes(), "\u{fc}ber", "\u{fc}ber"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let variable = if setting == CONFIG { CONFIG } else { CREDENTIALS };
+        let path = dir.path().join("file");
+        let env = [ENV_KEYS, &[(variable, path.to_str().unwrap()), ("AWS_PROFILE", profile)]].concat();
+        let config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1"});
+        let connect = || connect(dir.path(), &config, &env);
+        let missing = connect().unwrap_err().to_string();
+        assert!(missing.contains(variable) && missing.contains("/file: No such file"), "{missing}");
+
+        std::fs::write(&path, text).unwrap();
+        let error = connect().unwrap_err();
+        assert!(matches!(error, BackendError::Unusable { setting: named, .. } if named == setting), "{error}");
+        let error = error.to_string();
+        assert!(error.contains(told) && !error.contains("hush") && !error.contains('\n'), "{error}");
+
+        let good = "# a\n[default]\nregion = x # y\nservices = x\n\n[services x]\ns3 =\n  endpoint_url = http://h\n\
+            [profile my prof]\nregion = x\n";
+        std::fs::write(&path, good).unwrap();
+        assert!(connect().is_ok() || !profile.is_empty(), "{setting}");
+    }
+}
+
+/// Where the SDK for Rust does not find what a profile names, it goes on to the credentials of the container.
+#[test]
+fn a_profile_whose_source_is_not_found_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config");
+    for (source, block, told) in [
+        ("source_profile = gone", "", "\"gone\""),
+        // Terraform knows such a name.
+        ("source_profile = my prof", "", "\"my prof\""),
+        ("source_profile = second", "deploy", "\"gone\""),
+        ("credential_source = Environment", "deploy", "credential_source = Environment"),
+    ] {
+        let text = format!(
+            "[profile deploy]\nrole_arn = arn\n{source}\n[profile second]\nrole_arn = arn\nsource_profile = gone\n\
+             [profile my prof]\naws_access_key_id = AKIA\naws_secret_access_key = hush\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let variables = [("AWS_CONFIG_FILE", path.to_str().unwrap()), ("AWS_PROFILE", "deploy")];
+        let env = if block.is_empty() { variables.to_vec() } else { [ENV_KEYS, &variables].concat() };
+        let config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1", "profile": block});
+        let error = connect(dir.path(), &config, &env).unwrap_err();
+        let expected = if block.is_empty() { "AWS_PROFILE" } else { "profile" };
+        assert!(matches!(error, BackendError::Unusable { setting, .. } if setting == expected), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
     }
 }
 
@@ -39,7 +115,7 @@ fn half_a_key_in_the_block_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for (present, missing) in [("access_key", "secret_key"), ("secret_key", "access_key"), ("token", "access_key")] {
         let config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1", present: "hush"});
-        let error = connect(dir.path(), &config).unwrap_err();
+        let error = connect(dir.path(), &config, &[]).unwrap_err();
         assert!(matches!(error, BackendError::Unusable { setting, .. } if setting == missing), "{error:?}");
     }
 }
@@ -52,7 +128,7 @@ fn nothing_secret_is_shown_for_debugging() {
         "token": "hush", "http_proxy": "http://user:hush@proxy",
         "encrypt": true, "sse_customer_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     });
-    let clients = connect(dir.path(), &config).unwrap();
+    let clients = connect(dir.path(), &config, &[]).unwrap();
     let shown = format!("{clients:?}");
     assert!(!shown.contains("hush") && !shown.contains("AAECAwQF"), "{shown}");
 }
@@ -116,7 +192,7 @@ fn a_flat_role_is_assumed_like_a_block() {
         "endpoint": url, "dynamodb_endpoint": url, "sts_endpoint": url, "force_path_style": true,
         "role_arn": "arn:aws:iam::123456789012:role/flat", "session_name": "ci", "external_id": "ext",
         "assume_role_duration_seconds": 1800, "assume_role_policy_arns": ["arn:p"],
-        "assume_role_tags": {"team": "a"}, "assume_role_transitive_tag_keys": ["team"],
+        "assume_role_tags": {"team": "a"}, "assume_role_transitive_tag_keys": [],
     });
     record(&prepared.cwd(), &config);
     prepared.tfguard();
@@ -132,7 +208,6 @@ fn a_flat_role_is_assumed_like_a_block() {
         ("PolicyArns.member.1.arn", "arn%3Ap"),
         ("Tags.member.1.Key", "team"),
         ("Tags.member.1.Value", "a"),
-        ("TransitiveTagKeys.member.1", "team"),
     ] {
         assert_eq!(parameters.get(name).map(String::as_str), Some(value), "{name} in {parameters:?}");
     }
