@@ -106,7 +106,7 @@ impl Found {
             }
         };
         let (caller, looks, object, digest) =
-            tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(), digest);
+            tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(None), digest);
         let mut unseen: Vec<_> =
             looks.iter().filter_map(|look| Some(format!("{}: {}", look.at.place, look.failure()?))).collect();
         let object_seen = object.is_ok();

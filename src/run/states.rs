@@ -73,8 +73,8 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
         let places = backend.places(&lock.claim).map_err(|error| error.to_string())?;
         let looker = Looker::new(&clients, backend, state_key, places.into_iter().map(|place| (place, true)));
-        let mut seen = looker.look(PATIENCE, dead).await.map_err(|error| error.to_string())?.seen;
-        seen.errored.clone_from(&errored);
+        let look = looker.look(PATIENCE, errored.clone(), false, dead).await;
+        let mut seen = look.map_err(|error| error.to_string())?.seen;
         let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &expected).await;
         let content = seen.object.and_then(|object| object.content.ok());
         Ok::<_, String>((verdict, findings, content))
@@ -83,21 +83,12 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         Ok((verdict, findings, content)) => {
             state.verdict = Some(verdict);
             state.findings = findings;
-            state.serial = content.as_ref().and_then(|content| content.serial);
-            state.lineage = content.and_then(|content| content.lineage);
+            (state.serial, state.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
         }
         Err(why) => {
             state.why = Some(why);
             // It lies here, whatever is there.
-            state.findings = errored
-                .map(|errored| Finding::Errored {
-                    path: errored.path,
-                    relation: Relation::NothingToCompare,
-                    serial: errored.state.content.as_ref().ok().and_then(|content| content.serial),
-                    modified: errored.state.modified,
-                })
-                .into_iter()
-                .collect();
+            state.findings.extend(errored.map(|errored| Finding::errored(&errored, Relation::NothingToCompare)));
         }
     }
     state
@@ -110,8 +101,10 @@ fn planned(settings: Option<&Settings>) -> Expected {
     let bytes = plan.and_then(|path| read_planned_state(path, StateObject::LARGEST).ok());
     let Some(Ok(content)) = bytes.map(|bytes| Content::read(&bytes)) else { return Expected::default() };
     // Before the first apply there is none, and the plan has an empty one without a lineage.
-    let Some(lineage) = content.lineage().map(str::to_owned) else { return Expected::default() };
-    Expected { lineage: Some(lineage), serial: content.serial }
+    if content.lineage.is_empty() {
+        return Expected::default();
+    }
+    Expected { lineage: Some(content.lineage), serial: Some(content.serial) }
 }
 
 /// The command that says what to do, and where to run it. Where flags name the state, the directory is named as well: an

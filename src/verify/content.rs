@@ -1,45 +1,31 @@
-//! What the bytes of a state say: whole or not, which format, serial, lineage.
+//! What the bytes of a state say: whole or not, serial, lineage.
 //!
-//! The rules are those by which Terraform itself reads a state (`internal/states/statefile/read.go` and `version4.go`)
-//! and stricter in one respect: Terraform takes fields that are missing for empty ones, and so a state without
-//! `resources` for one without resources, and would create everything anew. No version of it writes such a state.
+//! Terraform (`internal/states/statefile/version4.go`) takes a missing field for an empty one, so a state without
+//! `resources` for one without resources. No version of it writes such a state, so here every field has to be there.
 
-use std::fmt;
+use std::collections::HashMap;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The format that Terraform since 0.12 and every OpenTofu write.
 const VERSION: u64 = 4;
 
-/// What a state says of itself. Holds nothing of its resources.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a state of format version 4 says of itself. Shows nothing of its resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Content {
-    /// Its format.
-    pub format: Format,
     /// Counts the changes of this state.
-    pub serial: Option<u64>,
-    /// The same as long as it is the same state; empty where a very old Terraform wrote it.
-    pub lineage: Option<String>,
+    pub serial: u64,
+    /// The same as long as it is the same state. Empty in what a first apply could not upload.
+    pub lineage: String,
     /// The version of the Terraform or OpenTofu that wrote it.
     pub terraform_version: Option<String>,
     /// The number of its resources, where that can be seen.
     pub resources: Option<usize>,
-}
-
-/// The format of a state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "version", rename_all = "kebab-case")]
-pub enum Format {
-    /// Version 4, whole.
-    Current,
-    /// Version 1 to 3, which Terraform before 0.12 wrote and later ones still read. Only the JSON was looked at.
-    Legacy(u64),
-    /// OpenTofu's encryption of states is on: serial and lineage are in clear, the rest cannot be seen.
-    Encrypted,
-    /// A version that this tfguard does not know; nothing more can be said.
-    Unknown(u64),
+    /// OpenTofu encrypted it: serial and lineage are in clear, the rest cannot be seen.
+    pub encrypted: bool,
 }
 
 /// Why some bytes are no state. Shows nothing of them, since a state can hold secrets.
@@ -55,8 +41,8 @@ pub enum Flaw {
         /// Its length.
         bytes: usize,
     },
-    /// No JSON.
-    #[error("it is no JSON (line {line}, column {column})")]
+    /// Not JSON.
+    #[error("it isn't JSON (line {line}, column {column})")]
     NoJson {
         /// Where it ceases to be.
         line: usize,
@@ -64,61 +50,42 @@ pub enum Flaw {
         column: usize,
     },
     /// JSON, but not what Terraform writes.
-    #[error("it is JSON, but no state: {reason}")]
+    #[error("it is JSON, but not a state: {reason}")]
     NoState {
         /// What is missing or has an unexpected type.
         reason: String,
     },
+    /// Of another format version: of Terraform before 0.12, or newer than this tfguard.
+    #[error("it has format version {version}, this tfguard knows version 4")]
+    OtherVersion {
+        /// Its version.
+        version: u64,
+    },
     /// Larger than any state tfguard is made for.
-    #[error("it is larger than {limit} bytes, too large to be looked through")]
+    #[error("it is larger than {limit} bytes, too large to be read")]
     TooLarge {
         /// The limit.
         limit: usize,
     },
+    /// A file that could not be read.
+    #[error("it cannot be read: {why}")]
+    Unreadable {
+        /// Why.
+        why: String,
+    },
 }
 
-/// The fields that are looked at before the format is known. Everything else is skipped, but has to be JSON.
 #[derive(Deserialize)]
-struct Sniff {
+struct Fields<'a> {
     version: Option<Value>,
     serial: Option<Value>,
     lineage: Option<Value>,
     terraform_version: Option<Value>,
-    encryption_version: Option<Value>,
     encrypted_data: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Version4 {
-    #[expect(dead_code, reason = "to be there, and a text")]
-    terraform_version: String,
-    serial: u64,
-    lineage: String,
-    #[expect(dead_code, reason = "to be there, and an object")]
-    outputs: Fields,
-    resources: Vec<Resource>,
-}
-
-/// An object of whatever.
-struct Fields;
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Skip;
-        impl<'de> Visitor<'de> for Skip {
-            type Value = Fields;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Fields)
-            }
-        }
-        deserializer.deserialize_map(Skip)
-    }
+    #[serde(borrow)]
+    outputs: Option<&'a RawValue>,
+    #[serde(borrow)]
+    resources: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -128,14 +95,7 @@ struct Resource {
     r#type: String,
     name: String,
     provider: String,
-    instances: Vec<Instance>,
-}
-
-#[derive(Deserialize)]
-#[expect(dead_code, reason = "to be of the right type where it is there")]
-struct Instance {
-    attributes: Option<Fields>,
-    status: Option<String>,
+    instances: Vec<HashMap<String, IgnoredAny>>,
 }
 
 impl Content {
@@ -147,71 +107,52 @@ impl Content {
         if bytes.is_empty() {
             return Err(Flaw::Empty);
         }
-        let sniff: Sniff = serde_json::from_slice(bytes).map_err(|error| flaw(bytes, &error))?;
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| flaw(bytes, &error))?;
         let text = |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
-        let content = |format| Self {
-            format,
-            serial: sniff.serial.as_ref().and_then(Value::as_u64),
-            lineage: text(&sniff.lineage),
-            terraform_version: text(&sniff.terraform_version),
-            resources: None,
-        };
-        // OpenTofu's own sign (`IsEncryptionPayload` in its `internal/encryption/base.go`).
-        if text(&sniff.encryption_version).is_some_and(|version| !version.is_empty()) {
-            let missing = |field| Flaw::NoState { reason: format!("it is encrypted and has no {field}") };
-            return match (&sniff.encrypted_data, content(Format::Encrypted)) {
-                (None, _) => Err(missing("encrypted_data")),
-                (_, Self { serial: None, .. }) => Err(missing("serial")),
-                (_, Self { lineage: None, .. }) => Err(missing("lineage")),
-                (_, content) => Ok(content),
-            };
-        }
-        match sniff.version.as_ref().map(Value::as_u64) {
-            None => Err(Flaw::NoState { reason: "it has no version".to_owned() }),
-            Some(None | Some(0)) => Err(Flaw::NoState { reason: "its version is no positive number".to_owned() }),
-            Some(Some(VERSION)) => {
-                let state: Version4 = serde_json::from_slice(bytes).map_err(|error| flaw(bytes, &error))?;
-                Ok(Self {
-                    serial: Some(state.serial),
-                    lineage: Some(state.lineage),
-                    resources: Some(state.resources.len()),
-                    ..content(Format::Current)
-                })
+        let encrypted = fields.encrypted_data.is_some() && fields.resources.is_none();
+        let mut resources = None;
+        let terraform_version = text(&fields.terraform_version);
+        if !encrypted {
+            match fields.version.as_ref().and_then(Value::as_u64).filter(|version| *version > 0) {
+                Some(VERSION) => {}
+                Some(version) => return Err(Flaw::OtherVersion { version }),
+                None => return Err(wrong("version")),
             }
-            Some(Some(version @ 1..VERSION)) => Ok(content(Format::Legacy(version))),
-            Some(Some(version)) => Ok(content(Format::Unknown(version))),
+            terraform_version.as_ref().ok_or_else(|| wrong("terraform_version"))?;
+            parsed::<HashMap<String, IgnoredAny>>(fields.outputs, "outputs")?;
+            let all: Vec<Resource> = parsed(fields.resources, "resources")?;
+            resources = Some(all.len());
         }
-    }
-
-    /// Whether it is known to be whole, as far as that can be seen.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        !matches!(self.format, Format::Unknown(_))
-    }
-
-    /// Its lineage, if it has one.
-    #[must_use]
-    pub fn lineage(&self) -> Option<&str> {
-        self.lineage.as_deref().filter(|lineage| !lineage.is_empty())
+        let serial = fields.serial.as_ref().and_then(Value::as_u64).ok_or_else(|| wrong("serial"))?;
+        let lineage = text(&fields.lineage).ok_or_else(|| wrong("lineage"))?;
+        Ok(Self { serial, lineage, terraform_version, resources, encrypted })
     }
 }
 
-/// The text of a `serde_json` error can quote a value, and a value can be a secret. The name of a missing field is none.
+impl Flaw {
+    /// It says nothing against the state: tfguard cannot judge it.
+    #[must_use]
+    pub fn is_beyond_us(&self) -> bool {
+        matches!(self, Self::OtherVersion { .. } | Self::TooLarge { .. } | Self::Unreadable { .. })
+    }
+}
+
+fn parsed<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>, name: &str) -> Result<T, Flaw> {
+    let text = field.ok_or_else(|| wrong(name))?.get();
+    serde_json::from_str(text).map_err(|_| wrong(name))
+}
+
+fn wrong(field: &str) -> Flaw {
+    Flaw::NoState { reason: format!("its field `{field}` is missing or of an unexpected type") }
+}
+
+/// Without the text of the error, which can quote a value, and a value can be a secret.
 fn flaw(bytes: &[u8], error: &serde_json::Error) -> Flaw {
     use serde_json::error::Category;
-    let (line, column) = (error.line(), error.column());
     match error.classify() {
         Category::Eof => Flaw::CutOff { bytes: bytes.len() },
-        Category::Data => {
-            let text = error.to_string();
-            let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
-            let what = missing.map_or_else(
-                || "a field has an unexpected type or value".to_owned(),
-                |(field, _)| format!("the field `{field}` is missing"),
-            );
-            Flaw::NoState { reason: format!("{what} (line {line}, column {column})") }
-        }
-        Category::Syntax | Category::Io => Flaw::NoJson { line, column },
+        Category::Data => Flaw::NoState { reason: "it isn't an object of a state's fields".to_owned() },
+        Category::Syntax | Category::Io => Flaw::NoJson { line: error.line(), column: error.column() },
     }
 }
 
@@ -274,17 +215,9 @@ mod tests {
 
     #[test]
     fn a_whole_state_says_what_it_is() {
-        let expected = Content {
-            format: Format::Current,
-            serial: Some(7),
-            lineage: Some("3f5c7b1e-0d2a-4c55-9b5e-1f1d3c6a7b88".to_owned()),
-            terraform_version: Some("1.11.4".to_owned()),
-            resources: Some(1),
-        };
-        assert_eq!(Content::read(STATE.as_bytes()), Ok(expected));
-        let empty = json!({"version": 4, "terraform_version": "1.9.8", "serial": 0, "lineage": "", "outputs": {}, "resources": []});
-        let content = read(&empty).unwrap();
-        assert_eq!((content.resources, content.lineage()), (Some(0), None));
+        let content = Content::read(STATE.as_bytes()).unwrap();
+        assert_eq!((content.serial, content.resources, content.encrypted), (7, Some(1), false));
+        assert_eq!(content.lineage, "3f5c7b1e-0d2a-4c55-9b5e-1f1d3c6a7b88");
     }
 
     #[test]
@@ -312,10 +245,7 @@ mod tests {
             ("serial", json!("hush")),
             ("lineage", json!(null)),
             ("outputs", json!(["hush"])),
-            ("resources", json!(null)),
             ("resources", json!({})),
-            ("resources", json!(["hush"])),
-            ("resources", json!([{"mode": 7, "type": "t", "name": "n", "provider": "p", "instances": []}])),
             ("resources", json!([{"mode": "data", "type": "t", "name": "n", "provider": "p"}])),
             ("resources", json!([{"mode": "data", "type": "t", "name": "n", "provider": "p", "instances": ["hush"]}])),
         ] {
@@ -331,13 +261,13 @@ mod tests {
 
     #[test]
     fn other_formats_are_told_apart() {
-        for (version, format) in [(1, Format::Legacy(1)), (3, Format::Legacy(3)), (5, Format::Unknown(5))] {
-            let content = read(&json!({"version": version, "serial": 2, "lineage": "l", "modules": []})).unwrap();
-            assert_eq!((content.format, content.serial, content.lineage()), (format, Some(2), Some("l")));
+        for version in [3, 5] {
+            let state = json!({"version": version, "serial": 2, "lineage": "l", "modules": []});
+            assert_eq!(read(&state), Err(Flaw::OtherVersion { version }));
         }
         let encrypted = json!({"serial": 3, "lineage": "l", "meta": {"key_provider.pbkdf2.k": "e30="}, "encrypted_data": "c2VjcmV0", "encryption_version": "v0"});
         let content = read(&encrypted).unwrap();
-        assert_eq!((content.format, content.serial, content.lineage()), (Format::Encrypted, Some(3), Some("l")));
+        assert_eq!((content.encrypted, content.serial, content.lineage.as_str()), (true, 3, "l"));
         for field in ["serial", "lineage", "encrypted_data"] {
             let mut less = encrypted.clone();
             less.as_object_mut().unwrap().remove(field);

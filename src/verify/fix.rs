@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Expected, Flaw, Format, Seen, StoredDigest};
-use crate::lock::FoundLock;
+use super::{Expected, Seen, StoredDigest};
 
 /// A digest that may be written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,58 +13,27 @@ pub struct Fix {
     pub new: String,
 }
 
-/// Why no digest may be written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no table.
-    #[error("no lock table is named, so there is no digest to be written. If the state locks in one, give --table")]
-    NotKept,
-    /// Somebody holds the lock.
-    #[error(
-        "{0} holds the state's lock and may be writing it. Look again when the lock is gone; should nobody be behind it, \
-         see `tfguard inspect` and release it first"
-    )]
-    Locked(String),
-    /// Something lies in the place of the lock.
-    #[error("something that is no lock lies in the lock's place: see `tfguard inspect` and remove it first")]
-    LockMalformed,
-    /// There is no state.
-    #[error("there is no state of which a digest could be written")]
-    NoState,
-    /// It is not whole.
-    #[error("the state is not whole: {0}")]
-    NotWhole(Flaw),
-    /// Nobody can tell whether it is.
-    #[error("the state has format version {0}, which this tfguard cannot judge; use a newer one")]
-    UnknownFormat(u64),
-    /// It is not the state that is expected.
-    #[error("the state is not the one that --lineage and --serial name")]
-    NotExpected,
-}
-
-/// Decides. None where the digest fits already.
-///
-/// `lock`: what lies in the place of the lock at that time, be its holder dead or alive.
+/// Decides. None where the digest fits already. The lock must have been looked at: one stands in the way, be its holder
+/// dead or alive.
 ///
 /// # Errors
-/// When none may be written.
-pub fn fix(seen: &Seen, expected: &Expected, lock: Option<&FoundLock>) -> Result<Option<Fix>, Refusal> {
-    match lock {
-        Some(FoundLock::Held(info)) => return Err(Refusal::Locked(format!("{} (lock {})", info.who, info.id))),
-        Some(FoundLock::Malformed(_)) => return Err(Refusal::LockMalformed),
-        None => {}
+/// Why none may be written.
+pub fn fix(seen: &Seen, expected: &Expected) -> Result<Option<Fix>, String> {
+    if let Some(lock) = &seen.lock {
+        return Err(format!(
+            "the state is locked by {lock}. If nobody is behind it (`tfguard inspect` tells), unlock first"
+        ));
     }
     if seen.digest == StoredDigest::NotKept {
-        return Err(Refusal::NotKept);
+        return Err("no lock table is named. If the state locks in one, give --table".to_owned());
     }
-    let object = seen.object.as_ref().ok_or(Refusal::NoState)?;
-    let content = object.content.as_ref().map_err(|flaw| Refusal::NotWhole(flaw.clone()))?;
-    if let Format::Unknown(version) = content.format {
-        return Err(Refusal::UnknownFormat(version));
-    }
-    let lineage_fits = expected.lineage.as_deref().is_none_or(|lineage| content.lineage() == Some(lineage));
-    if !lineage_fits || expected.serial.is_some_and(|serial| content.serial.unwrap_or_default() < serial) {
-        return Err(Refusal::NotExpected);
+    let object = seen.object.as_ref().ok_or("there is no state of which a digest could be written")?;
+    match &object.content {
+        Err(flaw) => return Err(format!("the state is not known to be whole: {flaw}")),
+        Ok(content) if !expected.is_met(content) => {
+            return Err("the state is not the one that --lineage and --serial name".to_owned());
+        }
+        Ok(_) => {}
     }
     let fits = seen.digest.md5() == Some(&object.md5);
     Ok((!fits).then(|| Fix { old: seen.digest.clone(), new: object.md5.clone() }))
@@ -74,18 +42,18 @@ pub fn fix(seen: &Seen, expected: &Expected, lock: Option<&FoundLock>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::LockInfo;
-    use crate::verify::{StateObject, Versions, md5};
+    use crate::lock::{FoundLock, LockInfo};
+    use crate::verify::{Held, StateObject, md5};
 
     const WHOLE: &[u8] =
         br#"{"version":4,"terraform_version":"1.11.4","serial":5,"lineage":"l","outputs":{},"resources":[]}"#;
 
     fn seen(bytes: &[u8], digest: StoredDigest) -> Seen {
-        Seen { object: Some(StateObject::of(bytes)), digest, lock: None, errored: None, versions: Versions::NotAsked }
+        Seen { object: Some(StateObject::of(bytes)), digest, ..Seen::default() }
     }
 
-    fn decide(seen: &Seen) -> Result<Option<Fix>, Refusal> {
-        fix(seen, &Expected::default(), None)
+    fn decide(seen: &Seen) -> Result<Option<Fix>, String> {
+        fix(seen, &Expected::default())
     }
 
     #[test]
@@ -96,22 +64,25 @@ mod tests {
             assert_eq!(decide(&seen(WHOLE, old)), Ok(Some(expected)));
         }
         assert_eq!(decide(&seen(WHOLE, StoredDigest::Md5(md5(WHOLE)))), Ok(None));
-        assert_eq!(decide(&seen(WHOLE, StoredDigest::NotKept)), Err(Refusal::NotKept));
-        assert_eq!(decide(&Seen { object: None, ..seen(b"", wrong()) }), Err(Refusal::NoState));
+        assert_eq!(
+            decide(&seen(WHOLE, StoredDigest::NotKept)),
+            Err("no lock table is named. If the state locks in one, give --table".to_owned())
+        );
+        assert!(decide(&Seen { object: None, ..seen(b"", wrong()) }).is_err());
         for broken in [&b""[..], &WHOLE[..40], b"[]"] {
-            assert!(matches!(decide(&seen(broken, wrong())), Err(Refusal::NotWhole(_))));
+            assert!(decide(&seen(broken, wrong())).unwrap_err().contains("not known to be whole"));
         }
-        assert_eq!(decide(&seen(br#"{"version":5}"#, wrong())), Err(Refusal::UnknownFormat(5)));
+        assert!(decide(&seen(br#"{"version":5}"#, wrong())).is_err());
         for (lineage, serial, fits) in
             [(Some("l"), Some(5), true), (Some("m"), None, false), (None, Some(6), false), (None, Some(4), true)]
         {
             let expected = Expected { lineage: lineage.map(str::to_owned), serial };
-            let decided = fix(&seen(WHOLE, wrong()), &expected, None);
+            let decided = fix(&seen(WHOLE, wrong()), &expected);
             assert_eq!(decided.is_ok(), fits, "{expected:?}");
         }
         let held = FoundLock::Held(LockInfo::parse(br#"{"ID":"x","Who":"ci@runner"}"#).unwrap());
-        for lock in [held, FoundLock::Malformed(String::new())] {
-            assert!(fix(&seen(WHOLE, wrong()), &Expected::default(), Some(&lock)).is_err());
+        for (lock, dead) in [(held.clone(), false), (held, true), (FoundLock::Malformed(String::new()), false)] {
+            assert!(decide(&Seen { lock: Some(Held { lock, dead }), ..seen(WHOLE, wrong()) }).is_err());
         }
     }
 }

@@ -1,9 +1,12 @@
-//! From what was seen of a state to what is to be said of it. Pure.
+//! From what was seen of a state to what is to be said of it. Pure. Nothing of the state's resources is said.
 
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::finding::{Finding, Note, Relation};
-use super::{Errored, Expected, Flaw, Format, Seen, StateObject, Version, Versions};
+use super::{Errored, Expected, Flaw, Held, Seen, StateObject};
 use crate::lock::FoundLock;
 
 /// What is to be said of a state.
@@ -14,7 +17,7 @@ pub struct Judgement {
     /// What needs a look, what keeps the state from being used first.
     pub findings: Vec<Finding>,
     /// What is good to know and needs nobody.
-    pub notes: Vec<Note>,
+    pub notes: Vec<String>,
 }
 
 /// All in all.
@@ -27,27 +30,139 @@ pub enum Verdict {
     BeingWritten,
     /// Somebody has to look.
     NeedsALook,
-    /// Its format is newer than this tfguard, or it is too large.
+    /// Its format is not version 4, or it is too large.
     Unknown,
+}
+
+/// Something about a state that needs a look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Finding {
+    /// There is no state, but one is expected.
+    Missing,
+    /// There is no state, but a digest of one.
+    MissingButDigest {
+        /// The digest.
+        stored: String,
+    },
+    /// The object has no bytes.
+    Empty,
+    /// The object is not a whole state.
+    Broken {
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+    /// It is another state than expected.
+    OtherLineage {
+        /// The lineage that was expected.
+        expected: String,
+        /// The lineage that it has; empty if none.
+        found: String,
+    },
+    /// It is older than what was there before.
+    OlderSerial {
+        /// The serial that was there before.
+        expected: u64,
+        /// The serial that it has.
+        found: u64,
+    },
+    /// The table has the digest of another state.
+    DigestDiffers {
+        /// The digest in the table.
+        stored: String,
+        /// The digest of the state.
+        actual: String,
+        /// The earlier version of the object that has the digest in the table.
+        of: Option<String>,
+    },
+    /// There is a state that Terraform could not upload.
+    Errored {
+        /// The file.
+        #[serde(with = "crate::paths")]
+        path: PathBuf,
+        /// How it stands to the state.
+        relation: Relation,
+        /// Its serial, if it is whole.
+        serial: Option<u64>,
+        /// When it was written.
+        modified: Option<Timestamp>,
+    },
+}
+
+/// How `errored.tfstate` stands to the state that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// It comes after it, and nothing was written since.
+    Newer,
+    /// Somebody has written the state since.
+    Overtaken,
+    /// It is of another state.
+    Foreign,
+    /// It is not whole.
+    NotWhole,
+    /// One of the two cannot be read or judged.
+    NothingToCompare,
 }
 
 /// Judges what was seen.
 #[must_use]
 pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
-    let mut judging = Judging { seen, expected, findings: Vec::new(), notes: Vec::new(), being_written: false };
-    let known = judging.content();
-    if known {
-        judging.digest();
-        judging.errored();
+    let mut judgement = Judgement { verdict: Verdict::Whole, findings: Vec::new(), notes: Vec::new() };
+    let Judgement { verdict, findings, notes } = &mut judgement;
+    match seen.object.as_ref().map(|object| &object.content) {
+        None if *expected == Expected::default() => {}
+        None => findings.push(Finding::Missing),
+        Some(Err(Flaw::Empty)) => findings.push(Finding::Empty),
+        Some(Err(flaw)) if flaw.is_beyond_us() => {
+            *verdict = Verdict::Unknown;
+            notes.push(format!("the state cannot be judged: {flaw}"));
+            return judgement;
+        }
+        Some(Err(flaw)) => findings.push(Finding::Broken { flaw: flaw.clone() }),
+        Some(Ok(content)) if expected.is_met(content) => {}
+        Some(Ok(content)) => findings.push(match (&expected.lineage, expected.serial) {
+            (lineage, Some(serial)) if lineage.as_ref().is_none_or(|lineage| *lineage == content.lineage) => {
+                Finding::OlderSerial { expected: serial, found: content.serial }
+            }
+            (lineage, _) => {
+                Finding::OtherLineage { expected: lineage.clone().unwrap_or_default(), found: content.lineage.clone() }
+            }
+        }),
     }
-    let Judging { findings, notes, being_written, .. } = judging;
-    let verdict = match (known, findings.is_empty(), being_written) {
-        (false, ..) => Verdict::Unknown,
-        (true, false, _) => Verdict::NeedsALook,
-        (true, true, true) => Verdict::BeingWritten,
-        (true, true, false) => Verdict::Whole,
-    };
-    Judgement { verdict, findings, notes }
+    if let Some(stored) = seen.digest.md5().filter(|stored| is_at_odds(seen.object.as_ref(), Some(stored))) {
+        let stored = stored.to_owned();
+        match (&seen.lock, &seen.object) {
+            (Some(lock), _) if lock.may_be_alive() => {
+                *verdict = Verdict::BeingWritten;
+                notes.push(format!(
+                    "state and digest differ: it is being written just now, by {lock}. Look again when that lock is gone; \
+                     `tfguard inspect` tells whether anybody is behind it"
+                ));
+            }
+            (_, None) if findings.is_empty() => findings.push(Finding::MissingButDigest { stored }),
+            (_, Some(StateObject { content: Ok(_), md5: actual, .. })) => {
+                let of = seen.earlier.as_ref().filter(|earlier| earlier.md5 == stored);
+                let of = of.and_then(|earlier| earlier.version.clone());
+                findings.push(Finding::DigestDiffers { stored, actual: actual.clone(), of });
+            }
+            // What is wrong with the state itself comes first; its digest follows from what becomes of it.
+            _ => {}
+        }
+    }
+    if let Some(errored) = &seen.errored {
+        match relation(&errored.state, seen.object.as_ref()) {
+            Some(relation) => findings.push(Finding::errored(errored, relation)),
+            None => notes.push(format!(
+                "{} is the state that is there: its upload was carried out after all. It can be moved away",
+                errored.path.display()
+            )),
+        }
+    }
+    if !findings.is_empty() {
+        *verdict = Verdict::NeedsALook;
+    }
+    judgement
 }
 
 /// Whether state and digest differ as far as Terraform looks at them. A writer that is at work is in between for a
@@ -59,168 +174,114 @@ pub fn is_at_odds(object: Option<&StateObject>, digest: Option<&str>) -> bool {
     digest.is_some_and(|digest| Some(digest) != md5)
 }
 
-/// The newest version that could be the present one again.
-#[must_use]
-pub fn way_back<'a>(seen: &'a Seen, expected: &Expected) -> Option<&'a Version> {
-    let Versions::Listed(versions) = &seen.versions else { return None };
-    let (lineage, serial) = wanted(seen.object.as_ref(), expected);
-    versions.iter().find(|version| version.is_way_back(lineage.as_deref(), serial))
-}
-
-/// Lineage and least serial of a version to go back to: what is expected, else what the present state has.
-pub(super) fn wanted(object: Option<&StateObject>, expected: &Expected) -> (Option<String>, Option<u64>) {
-    let present = object.and_then(|object| object.content.as_ref().ok()).and_then(|content| content.lineage());
-    (expected.lineage.clone().or_else(|| present.map(str::to_owned)), expected.serial)
-}
-
-struct Judging<'a> {
-    seen: &'a Seen,
-    expected: &'a Expected,
-    findings: Vec<Finding>,
-    notes: Vec<Note>,
-    being_written: bool,
-}
-
-impl Judging<'_> {
-    /// Looks at the object itself. Says whether there is more to judge.
-    fn content(&mut self) -> bool {
-        let Some(object) = &self.seen.object else {
-            if self.expected.lineage.is_some() || self.expected.serial.is_some() {
-                self.findings.push(Finding::Missing);
-            } else if self.seen.digest.md5().is_none() {
-                self.notes.push(Note::NoState);
-            }
-            return true;
-        };
-        let content = match &object.content {
-            Ok(content) => content,
-            Err(Flaw::Empty) => {
-                self.findings.push(Finding::Empty);
-                return true;
-            }
-            Err(Flaw::TooLarge { limit }) => {
-                self.notes.push(Note::TooLarge { limit: *limit });
-                return false;
-            }
-            Err(flaw) => {
-                self.findings.push(Finding::Broken { flaw: flaw.clone() });
-                return true;
-            }
-        };
-        match content.format {
-            Format::Unknown(version) => {
-                self.notes.push(Note::UnknownFormat { version });
-                return false;
-            }
-            Format::Legacy(version) => self.notes.push(Note::LegacyFormat { version }),
-            Format::Encrypted => self.notes.push(Note::Encrypted),
-            Format::Current => {}
-        }
-        if let Some(expected) = &self.expected.lineage
-            && content.lineage() != Some(expected)
-        {
-            self.findings.push(Finding::OtherLineage {
-                expected: expected.clone(),
-                found: content.lineage().unwrap_or_default().to_owned(),
-            });
-        } else if let Some(expected) = self.expected.serial
-            && content.serial.unwrap_or_default() < expected
-        {
-            self.findings.push(Finding::OlderSerial { expected, found: content.serial.unwrap_or_default() });
-        }
-        true
-    }
-
-    fn digest(&mut self) {
-        use super::StoredDigest::{Absent, Malformed, Md5, NotKept};
-        let object = self.seen.object.as_ref();
-        match &self.seen.digest {
-            NotKept => {}
-            Absent if object.is_some() => self.notes.push(Note::NoDigest),
-            Absent => {}
-            Malformed => self.notes.push(Note::MalformedDigest),
-            Md5(stored) if !is_at_odds(object, Some(stored)) => {}
-            Md5(stored) => {
-                if let Some(FoundLock::Held(holder)) = &self.seen.lock {
-                    self.being_written = true;
-                    self.notes.push(Note::BeingWritten { holder: holder.clone() });
-                    return;
-                }
-                match object {
-                    // The lack of the object is said, be it expected or not.
-                    None if self.findings.is_empty() => {
-                        self.findings.push(Finding::MissingButDigest { stored: stored.clone() });
-                    }
-                    Some(StateObject { content: Ok(_), md5, .. }) => self.findings.push(Finding::DigestDiffers {
-                        stored: stored.clone(),
-                        actual: md5.clone(),
-                        of: self.version_with(stored),
-                    }),
-                    // What is wrong with the state itself comes first; its digest follows from what becomes of it.
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// The earlier version to which the digest belongs.
-    fn version_with(&self, digest: &str) -> Option<String> {
-        let Versions::Listed(versions) = &self.seen.versions else { return None };
-        let found = versions.iter().find(|version| !version.latest && version.has_digest(digest));
-        found.map(|version| version.id.clone())
-    }
-
-    fn errored(&mut self) {
-        let Some(errored) = &self.seen.errored else { return };
-        match relation(errored, self.seen.object.as_ref()) {
-            Relation::Same => self.notes.push(Note::ErroredArrived { path: errored.path.clone() }),
-            relation => self.findings.push(Finding::Errored {
-                path: errored.path.clone(),
-                relation,
-                serial: errored.state.content.as_ref().ok().and_then(|content| content.serial),
-                modified: errored.state.modified,
-            }),
-        }
-    }
-}
-
-/// How what Terraform could not upload stands to what is there, by the rules of `terraform state push`
+/// How what Terraform could not upload stands to what is there; None if it is the same, since it was uploaded after all.
+///
+/// `terraform state push` refuses another lineage, a lower serial, and other content of the same serial
 /// (`CheckValidImport` in `internal/states/statemgr/migrate.go`).
 #[must_use]
-pub fn relation(errored: &Errored, object: Option<&StateObject>) -> Relation {
-    let left = match &errored.state.content {
+pub fn relation(errored: &StateObject, object: Option<&StateObject>) -> Option<Relation> {
+    let left = match &errored.content {
         Ok(left) => left,
-        Err(Flaw::TooLarge { .. }) => return Relation::NothingToCompare,
-        Err(_) => return Relation::NotWhole,
+        Err(flaw) if flaw.is_beyond_us() => return Some(Relation::NothingToCompare),
+        Err(_) => return Some(Relation::NotWhole),
     };
-    let there = match object.map(|object| &object.content) {
-        None | Some(Err(Flaw::Empty)) => return Relation::Newer,
-        Some(Err(_)) => return Relation::NothingToCompare,
-        Some(Ok(there)) => there,
-    };
-    if !left.is_known() {
-        return Relation::NothingToCompare;
+    let Some(object) = object.filter(|object| object.size > 0) else { return Some(Relation::Newer) };
+    let Ok(there) = &object.content else { return Some(Relation::NothingToCompare) };
+    // Terraform counts every upload that fails, so the serial alone does not tell who was later. S3's clock and that of
+    // the file hardly differ by as much as it takes another run to begin and to write.
+    let written_later = object.modified.zip(errored.modified).is_some_and(|(written, left)| written > left);
+    if errored.md5 == object.md5 {
+        return None;
     }
     // One without lineage goes with any, as for Terraform.
-    if let (Some(left), Some(there)) = (left.lineage(), there.lineage())
-        && left != there
-    {
-        return Relation::Foreign;
+    if !left.lineage.is_empty() && !there.lineage.is_empty() && left.lineage != there.lineage {
+        return Some(Relation::Foreign);
     }
-    match left.serial.cmp(&there.serial) {
-        std::cmp::Ordering::Greater if is_later(object, errored) => Relation::Overtaken,
-        std::cmp::Ordering::Greater => Relation::Newer,
-        std::cmp::Ordering::Less => Relation::Older,
-        std::cmp::Ordering::Equal if object.is_some_and(|object| object.md5 == errored.state.md5) => Relation::Same,
-        std::cmp::Ordering::Equal => Relation::Forked,
+    Some(if left.serial > there.serial && !written_later { Relation::Newer } else { Relation::Overtaken })
+}
+
+/// Who has a lock.
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.lock {
+            FoundLock::Held(info) => {
+                write!(f, "{} ({}, lock {} since {})", info.who, info.operation, info.id, info.created)
+            }
+            FoundLock::Malformed(_) => f.write_str("something that isn't a lock"),
+        }
     }
 }
 
-/// Whether the state was written after what could not be uploaded: by S3's clock and the file's, which may be this
-/// machine's. They hardly differ by as much as it takes another run to begin and to write.
-fn is_later(object: Option<&StateObject>, errored: &Errored) -> bool {
-    let written = object.and_then(|object| object.modified);
-    written.zip(errored.state.modified).is_some_and(|(written, left)| written > left)
+impl Finding {
+    /// Of what Terraform could not upload.
+    #[must_use]
+    pub fn errored(errored: &Errored, relation: Relation) -> Self {
+        let Errored { path, state } = errored;
+        let serial = state.content.as_ref().ok().map(|content| content.serial);
+        Self::Errored { path: path.clone(), relation, serial, modified: state.modified }
+    }
+
+    /// Whether the object itself is not as it should be, be its digest what it may.
+    #[must_use]
+    pub fn is_about_object(&self) -> bool {
+        !matches!(self, Self::DigestDiffers { .. } | Self::Errored { .. })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => {
+                f.write_str("there is no state, but one is expected: the next apply would create everything anew")
+            }
+            Self::MissingButDigest { stored } => write!(
+                f,
+                "there is no state, but the table has the digest of one ({stored}): it was removed, and Terraform \
+                 refuses to go on"
+            ),
+            Self::Empty => f.write_str(
+                "the state is empty (0 bytes), which Terraform takes for none: the next apply would create everything anew",
+            ),
+            Self::Broken { flaw } => write!(
+                f,
+                "the state is not whole: {flaw}. A dying Terraform does not leave that, since S3 takes an upload as a \
+                 whole or not at all: something else wrote it"
+            ),
+            Self::OtherLineage { expected, found } => write!(
+                f,
+                "another state is in its place: lineage {}, expected {expected}",
+                if found.is_empty() { "none" } else { found }
+            ),
+            Self::OlderSerial { expected, found } => {
+                write!(f, "the state is older than the one that was there before: serial {found}, before {expected}")
+            }
+            Self::DigestDiffers { of, .. } => {
+                f.write_str(
+                    "it is not the state whose digest is in the table, so that every Terraform fails with \"state data in \
+                     S3 does not have the expected content\"",
+                )?;
+                match of {
+                    Some(of) => write!(f, ": whoever wrote it after version {of} ended before writing its digest"),
+                    None => Ok(()),
+                }
+            }
+            Self::Errored { path, relation, serial, modified } => {
+                let serial = serial.map(|serial| format!(", serial {serial}")).unwrap_or_default();
+                let written = modified.map(|modified| format!(", written {modified:.0}")).unwrap_or_default();
+                write!(f, "{}{serial}{written}, is a state that Terraform could not upload", path.display())?;
+                f.write_str(match relation {
+                    Relation::Newer => ". It is newer than the one that is there: what Terraform did last is only in this file",
+                    Relation::Overtaken => {
+                        ". Somebody has written the state since: a push would undo that, and Terraform does not always \
+                         refuse it"
+                    }
+                    Relation::Foreign => ". It is of another lineage: of another workspace or project",
+                    Relation::NotWhole => ", and it is not whole",
+                    Relation::NothingToCompare => ". It cannot be compared with the one that is there",
+                })
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::judge::{Judgement, is_at_odds, judge, wanted};
+use super::judge::{Finding, Judgement, is_at_odds, judge};
 use super::store::{DigestItem, DigestStore, StateStore};
-use super::{Errored, Expected, Finding, Seen, StateObject, StoredDigest, Version, Versions};
+use super::{Errored, Expected, Flaw, Held, Seen, StateObject, StoredDigest};
 use crate::backend::{AwsClients, Reader, S3Backend};
 use crate::holder::Recorded;
 use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
@@ -21,7 +21,7 @@ use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits between two looks.
 const EVERY: Duration = Duration::from_secs(2);
-/// Versions that are read at most; each can be large.
+/// Earlier versions that are read at most; each can be large.
 const MOST_READ: usize = 12;
 /// Where Terraform puts a state that it cannot upload.
 const ERRORED: &str = "errored.tfstate";
@@ -72,105 +72,95 @@ impl Looker {
     /// Looks until state and digest fit, or somebody who is not `dead` holds the lock, or `patience` is over. With some
     /// patience it looks twice at least, however long one look takes: one alone may have met a writer at work.
     ///
+    /// `errored`: what Terraform could not upload. Where `locked` says so, the lock is looked at anyway.
+    ///
     /// # Errors
-    /// When one of the two could not be read.
+    /// When something could not be read.
     pub async fn look(
         &self,
         patience: Duration,
+        errored: Option<Errored>,
+        locked: bool,
         dead: impl Fn(&LockInfo, &Recorded) -> bool,
     ) -> Result<Look, StoreError> {
         let until = Instant::now() + patience;
         let mut enough = patience.is_zero();
         loop {
-            let object = self.state.read().await?;
+            let object = self.state.read(None).await?;
             let item = match &self.digest {
                 Some(digest) => Some(digest.read().await?),
                 None => None,
             };
             let digest = item.as_ref().map_or(StoredDigest::NotKept, |item| item.digest.clone());
             let at_odds = is_at_odds(object.as_ref(), digest.md5());
-            let lock = if at_odds { self.lock(&dead).await? } else { None };
-            let being_written = matches!(lock, Some(FoundLock::Held(_)));
+            let lock = if at_odds || locked { self.lock(&dead).await? } else { None };
+            let being_written = lock.as_ref().is_some_and(Held::may_be_alive);
             if !at_odds || being_written || (enough && Instant::now() + EVERY > until) {
-                let seen = Seen { object, digest, lock, errored: None, versions: Versions::NotAsked };
-                return Ok(Look { seen, digest: item });
+                return Ok(Look { seen: Seen { object, digest, lock, errored, ..Seen::default() }, digest: item });
             }
             enough = true;
             tokio::time::sleep(EVERY).await;
         }
     }
 
-    /// The state's lock, unless its holder is dead.
-    ///
-    /// # Errors
-    /// When a half could not be read where Terraform locks.
-    pub async fn lock(&self, dead: impl Fn(&LockInfo, &Recorded) -> bool) -> Result<Option<FoundLock>, StoreError> {
-        let mut malformed = None;
+    /// What lies in the place of the lock, one of a holder who may be alive first.
+    async fn lock(&self, dead: impl Fn(&LockInfo, &Recorded) -> bool) -> Result<Option<Held>, StoreError> {
+        let mut found: Option<Held> = None;
         for (place, expected) in &self.locks {
             match self.reader.look(place).await {
-                Ok(Some(Sighting { lock: FoundLock::Held(info), recorded, .. })) => {
-                    if !dead(&info, &recorded) {
-                        return Ok(Some(FoundLock::Held(info)));
+                Ok(Some(Sighting { lock, recorded, .. })) => {
+                    let dead = matches!(&lock, FoundLock::Held(info) if dead(info, &recorded));
+                    let held = Held { lock, dead };
+                    if found.is_none() || held.may_be_alive() {
+                        found = Some(held);
                     }
                 }
-                Ok(Some(Sighting { lock, .. })) => malformed = Some(lock),
                 Ok(None) => {}
                 Err(error) if *expected => return Err(error),
                 Err(error) => tracing::debug!("{place}: {error}"),
             }
         }
-        Ok(malformed)
+        Ok(found)
     }
 
-    /// Judges what was seen; where something is wrong with it, looks at earlier versions too.
+    /// Judges what was seen; where something is wrong with it, looks at earlier versions too: for the one whose digest is
+    /// in the table, or that could be the present one again.
     pub async fn judge(&self, seen: &mut Seen, expected: &Expected) -> Judgement {
-        let judgement = judge(seen, expected);
-        let digest = judgement.findings.iter().find_map(|finding| match finding {
-            Finding::DigestDiffers { stored, .. } => Some(stored.clone()),
-            _ => None,
-        });
-        let back = judgement.findings.iter().any(Finding::is_about_content);
-        if digest.is_none() && !back {
-            return judgement;
-        }
-        seen.versions = match self.state.versions().await {
-            Ok(versions) if versions.is_empty() => Versions::NotKept,
-            Ok(versions) => Versions::Listed(versions),
-            Err(error) => Versions::Unknown(error.to_string()),
+        let Judgement { findings, .. } = judge(seen, expected);
+        let present = seen.object.as_ref().and_then(|object| object.content.as_ref().ok());
+        let lineage = expected
+            .lineage
+            .clone()
+            .or_else(|| present.map(|content| content.lineage.clone()).filter(|lineage| !lineage.is_empty()));
+        let back = Expected { lineage, serial: expected.serial };
+        // What is wrong with the object comes first.
+        let earlier = match findings.first() {
+            Some(Finding::DigestDiffers { stored, .. }) => self.earlier(|version| version.md5 == *stored).await,
+            Some(Finding::Errored { .. }) | None => return judge(seen, expected),
+            Some(_) => self.earlier(|version| version.content.as_ref().is_ok_and(|content| back.is_met(content))).await,
         };
-        self.read_versions(seen, expected, digest.as_deref(), back).await;
+        match earlier {
+            Ok(earlier) => seen.earlier = Some(earlier),
+            Err(why) => seen.no_earlier = Some(why),
+        }
         judge(seen, expected)
     }
 
-    /// Reads the newest versions, until the one is found that has the digest and one that is a way back.
-    async fn read_versions(&self, seen: &mut Seen, expected: &Expected, digest: Option<&str>, back: bool) {
-        let (lineage, serial) = wanted(seen.object.as_ref(), expected);
-        let Versions::Listed(versions) = &mut seen.versions else { return };
-        let has_digest = |version: &Version| digest.is_none_or(|digest| version.has_digest(digest));
-        let mut digest_found =
-            digest.is_none() || versions.iter().any(|version| !version.latest && has_digest(version));
-        let mut back_found = !back;
-        for version in versions.iter_mut().filter(|version| !version.latest).take(MOST_READ) {
-            if digest_found && back_found {
-                return;
+    /// The newest earlier version that is wanted, or why there is none.
+    async fn earlier(&self, wanted: impl Fn(&StateObject) -> bool) -> Result<StateObject, String> {
+        let ids = self.state.earlier_versions().await.map_err(|error| error.to_string())?;
+        let mut trouble = String::new();
+        for id in ids.iter().take(MOST_READ) {
+            match self.state.read(Some(id)).await {
+                Ok(Some(object)) if wanted(&object) => return Ok(StateObject { version: Some(id.clone()), ..object }),
+                Ok(_) => {}
+                Err(error) => trouble = format!(" ({error})"),
             }
-            match self.state.read_version(Some(&version.id)).await {
-                Ok(Some(object)) => {
-                    version.md5 = Some(object.md5);
-                    version.content = Some(object.content);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!("version {}: {error}", version.id);
-                    if matches!(error, StoreError::Denied { .. }) {
-                        seen.versions = Versions::Unknown(error.to_string());
-                        return;
-                    }
-                }
-            }
-            digest_found |= has_digest(version);
-            back_found |= version.is_way_back(lineage.as_deref(), serial);
         }
+        Err(match ids.len() {
+            0 => "the bucket keeps no versions".to_owned(),
+            count => format!("none of the newest {} earlier versions is it{trouble}", count.min(MOST_READ)),
+        })
     }
 }
 
@@ -179,27 +169,50 @@ impl Looker {
 pub fn errored(dir: &Path, since: Option<Timestamp>) -> Option<Errored> {
     let path = dir.join(ERRORED);
     let read = || -> std::io::Result<Option<StateObject>> {
-        // A pipe that nobody writes to must not hold anybody up.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
+        // Neither a pipe that nobody writes to nor a link to one must hold anybody up.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path)?;
         let found = file.metadata()?;
         let modified = found.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
         if !found.is_file() || since.is_some_and(|since| modified.is_some_and(|modified| modified < since)) {
             return Ok(None);
         }
         if found.len() > StateObject::LARGEST as u64 {
-            return Ok(Some(StateObject { modified, ..StateObject::too_large() }));
+            let flaw = Flaw::TooLarge { limit: StateObject::LARGEST };
+            return Ok(Some(StateObject { modified, ..StateObject::unread(StateObject::LARGEST, flaw) }));
         }
         let mut bytes = Vec::new();
         file.take(StateObject::LARGEST as u64).read_to_end(&mut bytes)?;
         Ok(Some(StateObject { modified, ..StateObject::of(&bytes) }))
     };
-    match read() {
-        Ok(state) => state.map(|state| Errored { path, state }),
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::debug!("{}: {error}", path.display());
-            }
-            None
-        }
+    let state = match read() {
+        Ok(state) => state?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => StateObject::unread(0, Flaw::Unreadable { why: error.to_string() }),
+    };
+    Some(Errored { path, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_only_where_that_can_do_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ERRORED);
+        assert_eq!(errored(dir.path(), None), None);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(errored(dir.path(), None), None);
+        std::fs::remove_file(&path).unwrap();
+        symlink("/dev/zero", &path).unwrap();
+        let unreadable = |errored: Option<Errored>| errored.map(|errored| errored.state.content);
+        assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::Unreadable { .. }))));
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(StateObject::LARGEST as u64 + 1).unwrap();
+        assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::TooLarge { .. }))));
+        std::fs::write(&path, "{").unwrap();
+        assert!(errored(dir.path(), Some(Timestamp::now() + Duration::from_secs(60))).is_none());
     }
 }

@@ -2,25 +2,23 @@
 //!
 //! ```text
 //! bytes ─▶ Content ─┐
-//! Looker (S3,       ├─▶ Seen ─▶ judge() ─▶ Judgement ─▶ steps()
-//! DynamoDB, locks) ─┤     └──▶ fix() ─▶ DigestStore::replace()
+//! Looker (S3,       ├─▶ Seen ─▶ judge() ─▶ Judgement ─▶ step()
+//! DynamoDB, lock) ──┤     └──▶ fix() ─▶ DigestStore::replace()
 //! errored() ────────┘
 //! ```
 
 mod advice;
 mod content;
-mod finding;
 mod fix;
 mod judge;
 mod look;
 mod seen;
 mod store;
 
-pub use advice::{Site, Step, describe, steps};
-pub use content::{Content, Flaw, Format};
-pub use finding::{Finding, Note, Relation};
-pub use fix::{Fix, Refusal, fix};
-pub use judge::{Judgement, Verdict, is_at_odds, judge, relation, way_back};
+pub use advice::{Site, Step, describe, step};
+pub use content::{Content, Flaw};
+pub use fix::{Fix, fix};
+pub use judge::{Finding, Judgement, Relation, Verdict, is_at_odds, judge, relation};
 pub use look::{Look, Looker, PATIENCE, errored};
-pub use seen::{Errored, Expected, Seen, StateObject, StoredDigest, Version, Versions, md5};
+pub use seen::{Errored, Expected, Held, Seen, StateObject, StoredDigest, md5};
 pub use store::{DigestItem, DigestStore, StateStore, Written};

@@ -10,24 +10,45 @@ use super::{Content, Flaw};
 use crate::lock::FoundLock;
 
 /// What was seen of one state at one time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// The object. None if there is none.
     pub object: Option<StateObject>,
     /// What the lock table says of it.
     pub digest: StoredDigest,
-    /// The lock that is there, of somebody who is not known to be dead.
-    pub lock: Option<FoundLock>,
+    /// The lock that is there, where it matters.
+    pub lock: Option<Held>,
     /// What Terraform left in its directory because it could not upload it.
     pub errored: Option<Errored>,
-    /// Earlier versions of the object, where something is wrong with it.
-    pub versions: Versions,
+    /// Where something is wrong with the object, the newest earlier version that could be the present one again; where its
+    /// digest is another's, the one that has it.
+    pub earlier: Option<StateObject>,
+    /// Why there is none.
+    pub no_earlier: Option<String>,
+}
+
+/// A lock in its place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Held {
+    /// The lock, or what blocks like one.
+    #[serde(flatten)]
+    pub lock: FoundLock,
+    /// Its holder is known to be dead.
+    pub dead: bool,
+}
+
+impl Held {
+    /// Somebody may be behind it.
+    #[must_use]
+    pub fn may_be_alive(&self) -> bool {
+        matches!(self.lock, FoundLock::Held(_)) && !self.dead
+    }
 }
 
 /// A state as it was read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StateObject {
-    /// Its MD5 in hexadecimal: what Terraform notes as its digest.
+    /// Its MD5 in hexadecimal: what Terraform notes as its digest. Empty where it was not read.
     pub md5: String,
     /// In bytes.
     pub size: usize,
@@ -44,21 +65,19 @@ impl StateObject {
     /// In bytes. A state of that size has some hundred thousand resources.
     pub const LARGEST: usize = 256 * 1024 * 1024;
 
-    /// One that is larger than [`Self::LARGEST`]. Its MD5 is not known.
+    /// One that was not read: one that is larger than [`Self::LARGEST`], for instance.
     #[must_use]
-    pub fn too_large() -> Self {
-        Self {
-            size: Self::LARGEST,
-            content: Err(Flaw::TooLarge { limit: Self::LARGEST }),
-            md5: String::new(),
-            ..Self::of(&[])
-        }
+    pub fn unread(size: usize, flaw: Flaw) -> Self {
+        Self { md5: String::new(), size, modified: None, version: None, content: Err(flaw) }
     }
 
     /// A state of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self { md5: md5(bytes), size: bytes.len(), modified: None, version: None, content: Content::read(bytes) }
+        if bytes.len() > Self::LARGEST {
+            return Self::unread(bytes.len(), Flaw::TooLarge { limit: Self::LARGEST });
+        }
+        Self { md5: md5(bytes), content: Content::read(bytes), ..Self::unread(bytes.len(), Flaw::Empty) }
     }
 }
 
@@ -74,10 +93,11 @@ pub struct Errored {
 }
 
 /// What the lock table says of the object: item `<bucket>/<key>-md5`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "is", content = "md5", rename_all = "kebab-case")]
 pub enum StoredDigest {
-    /// Terraform keeps no digest, since it has no table.
+    /// No table is named.
+    #[default]
     NotKept,
     /// There is no item. Terraform then does not compare.
     Absent,
@@ -109,56 +129,6 @@ impl StoredDigest {
     }
 }
 
-/// The versions of the object.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "are", content = "found", rename_all = "kebab-case")]
-pub enum Versions {
-    /// Nobody asked, since nothing is wrong.
-    NotAsked,
-    /// The bucket keeps none.
-    NotKept,
-    /// They could not be listed: why.
-    Unknown(String),
-    /// The newest ones, newest first, the present one among them.
-    Listed(Vec<Version>),
-}
-
-/// A version of the object.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Version {
-    /// Its ID.
-    pub id: String,
-    /// When it was written.
-    pub modified: Option<Timestamp>,
-    /// It is the present one.
-    pub latest: bool,
-    /// Its ETag without quotes: its MD5, where it is encrypted with no key but S3's own and was uploaded in one part.
-    pub etag: Option<String>,
-    /// Its MD5, if it was read.
-    pub md5: Option<String>,
-    /// What it says, if it was read.
-    #[serde(serialize_with = "perhaps_either")]
-    pub content: Option<Result<Content, Flaw>>,
-}
-
-impl Version {
-    /// It is known to have this digest.
-    #[must_use]
-    pub fn has_digest(&self, digest: &str) -> bool {
-        [&self.etag, &self.md5].into_iter().any(|md5| md5.as_deref() == Some(digest))
-    }
-
-    /// It is whole, has nothing against it and could be the present one again.
-    #[must_use]
-    pub fn is_way_back(&self, lineage: Option<&str>, serial: Option<u64>) -> bool {
-        let Some(Ok(content)) = &self.content else { return false };
-        !self.latest
-            && content.is_known()
-            && lineage.is_none_or(|lineage| content.lineage() == Some(lineage))
-            && serial.is_none_or(|serial| content.serial >= Some(serial))
-    }
-}
-
 /// What the state should be, as far as somebody knows: all `None` by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expected {
@@ -166,6 +136,15 @@ pub struct Expected {
     pub lineage: Option<String>,
     /// A serial that it had, so that it has this one or a higher one now.
     pub serial: Option<u64>,
+}
+
+impl Expected {
+    /// Whether a state is what it should be.
+    #[must_use]
+    pub fn is_met(&self, content: &Content) -> bool {
+        self.lineage.as_ref().is_none_or(|lineage| content.lineage == *lineage)
+            && self.serial.is_none_or(|serial| content.serial >= serial)
+    }
 }
 
 /// An MD5 as Terraform writes it into the table.
@@ -179,25 +158,9 @@ pub fn md5(bytes: &[u8]) -> String {
 }
 
 /// `{"format": …}` of a whole state, `{"flaw": …}` of another.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Either<'a> {
-    Flaw(&'a Flaw),
-    #[serde(untagged)]
-    Whole(&'a Content),
-}
-
 fn either<S: Serializer>(content: &Result<Content, Flaw>, serializer: S) -> Result<S::Ok, S::Error> {
     match content {
-        Ok(content) => Either::Whole(content),
-        Err(flaw) => Either::Flaw(flaw),
-    }
-    .serialize(serializer)
-}
-
-fn perhaps_either<S: Serializer>(content: &Option<Result<Content, Flaw>>, serializer: S) -> Result<S::Ok, S::Error> {
-    match content {
-        Some(content) => either(content, serializer),
-        None => serializer.serialize_none(),
+        Ok(content) => content.serialize(serializer),
+        Err(flaw) => serializer.collect_map([("flaw", flaw)]),
     }
 }

@@ -1,6 +1,5 @@
 //! The state's object and its digest, reachable.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -8,10 +7,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::ObjectVersion;
 use jiff::Timestamp;
 
-use super::{StateObject, StoredDigest, Version};
+use super::{StateObject, StoredDigest};
 use crate::backend::{AwsClients, S3Backend};
 use crate::lock::{DIGEST_SUFFIX, SseCustomerKey, StoreError, understand, unreadable};
 
@@ -39,16 +37,11 @@ impl StateStore {
         }
     }
 
-    /// Reads the state.
+    /// Reads the state, or a version of it.
     ///
     /// # Errors
     /// When S3 could not be asked, or its answer broke off.
-    pub async fn read(&self) -> Result<Option<StateObject>, StoreError> {
-        self.read_version(None).await
-    }
-
-    /// The same for a version of it.
-    pub(super) async fn read_version(&self, version: Option<&str>) -> Result<Option<StateObject>, StoreError> {
+    pub async fn read(&self, version: Option<&str>) -> Result<Option<StateObject>, StoreError> {
         let mut request =
             self.client.get_object().bucket(&self.bucket).key(&self.key).set_version_id(version.map(str::to_owned));
         if let Some(key) = &self.customer_key {
@@ -63,23 +56,20 @@ impl StateStore {
         }
     }
 
-    /// The newest versions of it, newest first. Not one where the bucket keeps none.
+    /// The IDs of its earlier versions, the newest ones first. None where the bucket keeps none.
     ///
     /// # Errors
     /// When S3 could not be asked.
-    pub(super) async fn versions(&self) -> Result<Vec<Version>, StoreError> {
-        let answer = self
-            .client
-            .list_object_versions()
-            .bucket(&self.bucket)
-            // Other keys that begin so come after it.
-            .prefix(&self.key)
-            .max_keys(LISTED)
-            .send()
-            .await
-            .map_err(|error| understand("s3:ListBucketVersions", error))?;
-        let ours = answer.versions().iter().filter(|version| version.key() == Some(&self.key));
-        Ok(ours.filter(|version| version.version_id().is_some_and(|id| id != "null")).map(listed).collect())
+    pub(super) async fn earlier_versions(&self) -> Result<Vec<String>, StoreError> {
+        // Other keys that begin so come after it.
+        let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&self.key).max_keys(LISTED);
+        let answer = request.send().await.map_err(|error| understand("s3:ListBucketVersions", error))?;
+        let earlier = answer.versions().iter().filter(|version| {
+            version.key() == Some(&self.key)
+                && version.is_latest() != Some(true)
+                && version.version_id() != Some("null")
+        });
+        Ok(earlier.filter_map(|version| version.version_id().map(str::to_owned)).collect())
     }
 }
 
@@ -92,21 +82,10 @@ async fn collect(answer: GetObjectOutput) -> Result<StateObject, StoreError> {
         let chunk = chunk.map_err(|error| StoreError::TimedOut { detail: format!("the object broke off: {error}") })?;
         bytes.extend_from_slice(&chunk);
         if bytes.len() > StateObject::LARGEST {
-            return Ok(StateObject { modified, version, ..StateObject::too_large() });
+            break;
         }
     }
     Ok(StateObject { modified, version, ..StateObject::of(&bytes) })
-}
-
-fn listed(version: &ObjectVersion) -> Version {
-    Version {
-        id: version.version_id().unwrap_or_default().to_owned(),
-        modified: version.last_modified().and_then(time),
-        latest: version.is_latest().unwrap_or_default(),
-        etag: version.e_tag().map(|etag| etag.trim_matches('"').to_owned()),
-        md5: None,
-        content: None,
-    }
 }
 
 fn time(time: &DateTime) -> Option<Timestamp> {
@@ -185,17 +164,12 @@ impl DigestStore {
             .table_name(&self.table)
             .item("LockID", AttributeValue::S(self.lock_id.clone()))
             .item("Digest", AttributeValue::S(md5.to_owned()));
-        let request = match (&old.digest, &old.attribute) {
-            (StoredDigest::Absent | StoredDigest::NotKept, _) => {
-                request.condition_expression("attribute_not_exists(LockID)")
-            }
-            // Without the last part, the lock of a state whose key ends as digests' do would be replaced.
-            (_, None) => request.condition_expression(
-                "attribute_exists(LockID) AND attribute_not_exists(Digest) AND attribute_not_exists(Info)",
-            ),
-            (_, Some(attribute)) => request
+        // Where a key ends as digests' do, the lock of that state is in the same place.
+        let request = match &old.attribute {
+            None => request.condition_expression("attribute_not_exists(Digest) AND attribute_not_exists(Info)"),
+            Some(attribute) => request
                 .condition_expression("Digest = :old AND attribute_not_exists(Info)")
-                .set_expression_attribute_values(Some(HashMap::from([(":old".to_owned(), attribute.clone())]))),
+                .expression_attribute_values(":old", attribute.clone()),
         };
         match request.send().await {
             Ok(_) => Ok(Written::Done),

@@ -84,6 +84,14 @@ impl Bed {
             .args(options)
     }
 
+    /// The commands that it advises.
+    #[track_caller]
+    pub fn steps(&self, options: &[&str]) -> Vec<String> {
+        let (_, said) = self.json(options);
+        let steps = said["steps"].as_array().unwrap().iter();
+        steps.map(|step| step["run"].as_str().unwrap_or_else(|| panic!("{said:#}")).to_owned()).collect()
+    }
+
     /// What it says as JSON, with its exit code.
     #[track_caller]
     pub fn json(&self, options: &[&str]) -> (i32, Value) {

@@ -71,7 +71,7 @@ fn a_person_is_asked_on_a_terminal() {
 #[test]
 fn each_kind_of_old_digest_is_replaced_under_its_own_condition() {
     for (old, condition) in
-        [(None, "attribute_not_exists(LockID)"), (Some(""), "Digest = :old"), (Some("no md5"), "Digest = :old")]
+        [(None, "attribute_not_exists(Digest)"), (Some(""), "Digest = :old"), (Some("no md5"), "Digest = :old")]
     {
         let bed = Bed::new();
         bed.put(state(5));
@@ -160,8 +160,8 @@ fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
     let wrong = md5(b"other");
     type Case<'a> = (&'a dyn Fn(&Bed), &'a [&'a str], &'a str);
     let cases: [Case; 6] = [
-        (&|bed| _ = bed.put("{\"version\":"), &[], "is not whole"),
-        (&|bed| _ = bed.put(""), &[], "is not whole"),
+        (&|bed| _ = bed.put("{\"version\":"), &[], "not known to be whole"),
+        (&|bed| _ = bed.put(""), &[], "not known to be whole"),
         (&|bed| _ = bed.put(r#"{"version":5}"#), &[], "format version 5"),
         (&|bed| _ = bed.put(state(5)), &["--lineage", "another"], "--lineage and --serial"),
         (
@@ -170,7 +170,7 @@ fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
                 bed.aws.plant_lock(&bed.table, &LockInfo::foreign(&bed.lock_id()));
             },
             &[],
-            "holds the state's lock",
+            "the state is locked by",
         ),
         (
             &|bed| {
@@ -178,7 +178,7 @@ fn no_digest_is_written_of_what_is_not_whole_or_may_be_being_written() {
                 bed.aws.put_object(&bed.bucket, &format!("{}.tflock", crate::verify::bed::KEY), Vec::new());
             },
             &[],
-            "something that is no lock",
+            "something that isn't a lock",
         ),
     ];
     for (prepare, options, says) in cases {
@@ -221,7 +221,7 @@ fn a_lost_answer_is_settled_and_a_refused_write_is_said() {
     let denied = Answer::s3(403, "AccessDenied", "no");
     bed.proxy.rule(Match::http("GET", "prod.tfstate?x-id").nth(3), [Action::from(denied)]);
     let exit = bed.verify(&FIX).run().expect_code(125);
-    assert!(exit.out().contains("is written to table"), "{exit}");
+    assert!(exit.out().contains("is written in table"), "{exit}");
     assert_eq!(bed.digest(), Some(md5(state(5).as_bytes())));
 
     let bed = Bed::new();

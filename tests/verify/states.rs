@@ -33,15 +33,14 @@ fn a_whole_state_is_whole_and_nothing_is_written() {
 fn a_state_that_is_not_there_yet_is_no_trouble_and_a_lost_one_is() {
     let bed = Bed::new();
     let (code, said) = bed.json(&[]);
-    assert_eq!((code, &said["notes"][0]["kind"]), (0, &json!("no-state")));
+    assert_eq!((code, &said["verdict"], &said["object"]), (0, &json!("whole"), &Value::Null));
     let (code, said) = bed.json(&["--serial", "1"]);
     assert_eq!((code, kinds(&said)), (121, vec!["missing"]));
 
     bed.put_digest(&md5(b"it"));
     let exit = bed.verify(&[]).run().expect_code(121);
     assert!(exit.out().contains("Terraform refuses to go on"), "{exit}");
-    let key = format!("{}-md5", bed.lock_id());
-    assert!(exit.out().contains("aws dynamodb delete-item") && exit.out().contains(&key), "{exit}");
+    assert!(bed.steps(&[])[0].starts_with("aws dynamodb delete-item"), "{exit}");
 }
 
 #[test]
@@ -91,9 +90,9 @@ fn the_version_to_go_back_to_is_the_newest_whole_one_of_the_right_lineage() {
 
     // Done as shown, it is there again, and its digest can follow.
     bed.proxy.clear_rules();
-    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
+    let step = bed.steps(&["--lineage", LINEAGE]).remove(0);
     let source = format!("{}/net%20work/prod.tfstate?versionId={good}", bed.bucket);
-    assert!(exit.out().contains(&format!("--copy-source '{source}'")), "{exit}");
+    assert!(step.contains(&format!("--copy-source '{source}'")), "{step}");
     let copy = bed.aws.s3().copy_object().bucket(&bed.bucket).key(KEY).copy_source(source);
     bed.aws.block_on(copy.send()).unwrap();
     let (code, said) = bed.json(&["--lineage", LINEAGE]);
@@ -102,13 +101,12 @@ fn the_version_to_go_back_to_is_the_newest_whole_one_of_the_right_lineage() {
 
     // One that was deleted.
     bed.aws.delete_object(&bed.bucket, KEY);
-    let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(121);
-    assert!(exit.out().contains("?versionId="), "{exit}");
+    assert!(bed.steps(&["--lineage", LINEAGE])[0].contains("?versionId="));
 
     let unversioned = Bed::new();
     unversioned.write("{");
     let exit = unversioned.verify(&[]).run().expect_code(121);
-    assert!(exit.out().contains("The bucket keeps no versions"), "{exit}");
+    assert!(exit.out().contains("the bucket keeps no versions"), "{exit}");
 }
 
 #[test]
@@ -141,7 +139,7 @@ fn formats_that_cannot_be_looked_into_are_said_to_be_so() {
     let exit = bed.verify(&["--lineage", LINEAGE]).run().expect_code(125);
     assert!(exit.out().contains("format version 5, this tfguard knows version 4"), "{exit}");
     bed.write(r#"{"version":3,"serial":1,"lineage":"l","modules":[]}"#);
-    bed.verify(&[]).run().expect_code(0);
+    bed.verify(&[]).run().expect_code(125);
     let encrypted = json!({
         "serial": 5, "lineage": LINEAGE, "meta": {"key_provider.pbkdf2.k": "e30="}, "encrypted_data": "c2VjcmV0",
         "encryption_version": "v0",
@@ -153,26 +151,35 @@ fn formats_that_cannot_be_looked_into_are_said_to_be_so() {
     assert_eq!((code, kinds(&said)), (121, vec!["older-serial"]));
 }
 
-/// Terraform counts every upload that fails, so what it left can have a higher serial than what somebody else wrote
-/// since. `terraform state push` would take it, and undo theirs.
+/// By its content, its lineage and serial, and its time. Named by flags alone, no directory is looked into.
 #[test]
-fn what_was_overtaken_is_not_to_be_pushed() {
+fn only_what_comes_after_the_state_is_to_be_pushed() {
     let bed = Bed::new();
-    bed.write(state(6));
+    let mark = |lineage, serial| state_of(lineage, serial).replace("hush", "mark");
     let file = bed.dir.path().join("errored.tfstate");
-    std::fs::write(&file, state(8)).unwrap();
-    let pushes = |relation: &str| {
-        let (code, said) = bed.json(&["--chdir", "."]);
-        assert_eq!((code, &said["findings"][0]["relation"]), (121, &json!(relation)));
-        said["steps"].to_string().contains("terraform state push")
-    };
-    assert!(pushes("newer"));
+    bed.write(state(6));
     let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(earlier).unwrap();
-    assert!(!pushes("overtaken"));
-    // Named by flags alone, no directory is looked into.
+    for (left, is_earlier, relation) in [
+        (mark(LINEAGE, 8), false, "newer"),
+        // Terraform counts every upload that fails.
+        (mark(LINEAGE, 8), true, "overtaken"),
+        (mark(LINEAGE, 6), false, "overtaken"),
+        (mark(LINEAGE, 5), false, "overtaken"),
+        (mark("another", 9), false, "foreign"),
+        (mark(LINEAGE, 8)[..40].to_owned(), false, "not-whole"),
+    ] {
+        std::fs::write(&file, &left).unwrap();
+        if is_earlier {
+            std::fs::File::options().write(true).open(&file).unwrap().set_modified(earlier).unwrap();
+        }
+        let (code, said) = bed.json(&["--chdir", "."]);
+        assert_eq!((code, &said["findings"][0]["relation"]), (121, &json!(relation)), "{left}");
+        assert_eq!(said["steps"][0]["say"].to_string().contains("state push"), relation == "newer", "{said:#}");
+    }
     let (code, said) = bed.json(&[]);
     assert_eq!((code, &said["errored"]), (0, &Value::Null));
+    std::fs::write(&file, state(6)).unwrap();
+    assert_eq!(bed.json(&["--chdir", "."]).0, 0);
 }
 
 /// A customer's key, as for Terraform itself.

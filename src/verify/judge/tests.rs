@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::lock::LockInfo;
-use crate::verify::{Site, Step, StoredDigest, md5, steps};
+use crate::verify::{StoredDigest, md5};
 
 fn state(lineage: &str, serial: u64, mark: &str) -> StateObject {
     let state = json!({
@@ -12,48 +12,20 @@ fn state(lineage: &str, serial: u64, mark: &str) -> StateObject {
     StateObject::of(state.to_string().as_bytes())
 }
 
-fn holder() -> LockInfo {
-    LockInfo::parse(br#"{"ID":"4bb7d84c-f09d-7909-0219-02f6e8d9eeb4","Who":"ci@runner"}"#).unwrap()
+fn encrypted(lineage: &str, serial: u64) -> StateObject {
+    let state = json!({"serial": serial, "lineage": lineage, "encrypted_data": "eA==", "encryption_version": "v0"});
+    StateObject::of(state.to_string().as_bytes())
+}
+
+fn held(dead: bool) -> Held {
+    let info = LockInfo::parse(br#"{"ID":"4bb7d84c-f09d-7909-0219-02f6e8d9eeb4","Who":"ci@runner"}"#).unwrap();
+    Held { lock: FoundLock::Held(info), dead }
 }
 
 /// A whole state with its digest.
 fn whole() -> Seen {
     let object = state("l", 5, "");
-    let digest = StoredDigest::Md5(object.md5.clone());
-    Seen { object: Some(object), digest, lock: None, errored: None, versions: Versions::NotAsked }
-}
-
-fn errored(state: StateObject) -> Errored {
-    Errored { path: "/w/errored.tfstate".into(), state }
-}
-
-fn version(id: &str, state: &StateObject) -> Version {
-    Version {
-        id: id.to_owned(),
-        modified: None,
-        latest: id == "now",
-        etag: None,
-        md5: Some(state.md5.clone()),
-        content: Some(state.content.clone()),
-    }
-}
-
-fn site() -> Site {
-    Site {
-        bucket: "b".to_owned(),
-        key: "a key".to_owned(),
-        region: "r".to_owned(),
-        s3_endpoint: None,
-        table: Some("t".to_owned()),
-        dynamodb_endpoint: None,
-        program: "terraform",
-        terraform: Some("terraform".to_owned()),
-        verify: "tfguard verify".to_owned(),
-    }
-}
-
-fn runs(step: &Step, what: &str) -> bool {
-    step.run.as_ref().is_some_and(|command| command.contains(what))
+    Seen { digest: StoredDigest::Md5(object.md5.clone()), object: Some(object), ..Seen::default() }
 }
 
 fn kinds(judgement: &Judgement) -> Vec<String> {
@@ -69,38 +41,30 @@ fn nothing_that_keeps_terraform_from_working_is_passed_over() {
         Some(state("l", 5, "")),
         Some(StateObject::of(b"")),
         Some(StateObject::of(b"{\"version\": 4, ")),
-        Some(StateObject::of(br#"{"version": 3, "serial": 5, "lineage": "l", "modules": []}"#)),
-        Some(StateObject::of(
-            br#"{"serial": 5, "lineage": "l", "encrypted_data": "eA==", "encryption_version": "v0"}"#,
-        )),
+        Some(encrypted("l", 5)),
         Some(StateObject::of(br#"{"version": 5, "serial": 1}"#)),
     ];
-    let unknown = 6;
+    let unknown = 5;
     let other = StoredDigest::Md5(md5(b"other"));
-    let locks = [None, Some(FoundLock::Held(holder())), Some(FoundLock::Malformed(String::new()))];
+    let malformed = Held { lock: FoundLock::Malformed(String::new()), dead: false };
     for (number, object) in objects.iter().enumerate() {
         let own = object.as_ref().map(|object| StoredDigest::Md5(object.md5.clone()));
         let digests = [StoredDigest::NotKept, StoredDigest::Absent, StoredDigest::Malformed, other.clone()];
         for digest in digests.into_iter().chain(own) {
-            for lock in &locks {
-                let seen = Seen { object: object.clone(), digest: digest.clone(), lock: lock.clone(), ..whole() };
+            for lock in [None, Some(held(false)), Some(held(true)), Some(malformed.clone())] {
+                let may_write = lock.as_ref().is_some_and(Held::may_be_alive);
+                let seen = Seen { object: object.clone(), digest: digest.clone(), lock, ..whole() };
                 let judgement = judge(&seen, &Expected::default());
                 let readable = object.as_ref().is_none_or(|object| object.content.is_ok());
                 // By Terraform's own comparison, and an empty object that nothing contradicts.
                 let usable = readable && !is_at_odds(object.as_ref(), digest.md5());
-                let held = matches!(lock, Some(FoundLock::Held(_)));
-                let verdict = match (number == unknown, usable, held && readable) {
+                let verdict = match (number == unknown, usable, may_write && readable) {
                     (true, ..) => Verdict::Unknown,
                     (_, true, _) => Verdict::Whole,
                     (_, false, true) => Verdict::BeingWritten,
                     (_, false, false) => Verdict::NeedsALook,
                 };
                 assert_eq!(judgement.verdict, verdict, "{seen:?}");
-                let steps = steps(&seen, &judgement, &Expected::default(), &site());
-                assert_eq!(steps.is_empty(), verdict != Verdict::NeedsALook, "{seen:?}");
-                // The digest is let be written only of a state that is whole.
-                let may_write = steps.iter().any(|step| runs(step, "--fix-digest"));
-                assert!(!may_write || (readable && object.is_some()), "{seen:?}");
             }
         }
     }
@@ -108,16 +72,16 @@ fn nothing_that_keeps_terraform_from_working_is_passed_over() {
 
 #[test]
 fn a_state_is_the_expected_one_or_needs_a_look() {
-    let cases = [
+    for (lineage, serial, found) in [
         (None, None, vec![]),
         (Some("l"), Some(5), vec![]),
         (None, Some(4), vec![]),
         (None, Some(6), vec!["older-serial"]),
+        (Some("l"), Some(6), vec!["older-serial"]),
         (Some("m"), None, vec!["other-lineage"]),
         // A serial of another lineage says nothing.
         (Some("m"), Some(6), vec!["other-lineage"]),
-    ];
-    for (lineage, serial, found) in cases {
+    ] {
         let expected = Expected { lineage: lineage.map(str::to_owned), serial };
         assert_eq!(kinds(&judge(&whole(), &expected)), found, "{expected:?}");
         let none = Seen { object: None, digest: StoredDigest::NotKept, ..whole() };
@@ -126,29 +90,28 @@ fn a_state_is_the_expected_one_or_needs_a_look() {
     }
 }
 
-/// What `terraform state push` does with each is in its `CheckValidImport`.
+/// What `terraform state push` does with each is in its `CheckValidImport`, and more than that is asked.
 #[test]
-fn what_could_not_be_uploaded_is_compared_as_terraform_does() {
+fn only_what_comes_after_the_state_may_be_pushed() {
     use Relation::*;
     let there = state("l", 5, "");
     for (left, expected) in [
-        (state("l", 6, "x"), Newer),
-        (state("l", 5, ""), Same),
-        (state("l", 5, "x"), Forked),
-        (state("l", 4, "x"), Older),
-        (state("m", 9, "x"), Foreign),
-        (state("", 6, "x"), Newer),
-        (StateObject::of(b"{"), NotWhole),
-        (StateObject::of(b""), NotWhole),
-        (StateObject::of(br#"{"version": 5}"#), NothingToCompare),
+        (state("l", 6, "x"), Some(Newer)),
+        (state("l", 5, "x"), Some(Overtaken)),
+        (state("l", 4, "x"), Some(Overtaken)),
+        (state("l", 5, ""), None),
+        (encrypted("l", 6), Some(Newer)),
+        (encrypted("l", 5), Some(Overtaken)),
+        (state("m", 9, "x"), Some(Foreign)),
+        (StateObject::of(b"{"), Some(NotWhole)),
+        (StateObject::of(b""), Some(NotWhole)),
+        (StateObject::of(br#"{"version": 5}"#), Some(NothingToCompare)),
+        (StateObject::unread(0, Flaw::Unreadable { why: "denied".to_owned() }), Some(NothingToCompare)),
     ] {
-        assert_eq!(relation(&errored(left.clone()), Some(&there)), expected, "{left:?}");
-        let seen = Seen { errored: Some(errored(left)), ..whole() };
-        let judgement = judge(&seen, &Expected::default());
-        assert_eq!(judgement.findings.is_empty(), expected == Same, "{judgement:?}");
-        let steps = steps(&seen, &judgement, &Expected::default(), &site());
-        let pushes = steps.iter().any(|step| runs(step, "terraform state push /w/errored.tfstate"));
-        assert_eq!(pushes, matches!(expected, Newer | Forked), "no other goes through");
+        assert_eq!(relation(&left, Some(&there)), expected, "{left:?}");
+        let errored = Some(Errored { path: "/w/errored.tfstate".into(), state: left });
+        let judgement = judge(&Seen { errored, ..whole() }, &Expected::default());
+        assert_eq!((judgement.findings.len(), judgement.notes.len()), if expected.is_some() { (1, 0) } else { (0, 1) });
     }
     let at = |second| Some(jiff::Timestamp::from_second(second).unwrap());
     for (written, left, expected) in [
@@ -159,73 +122,31 @@ fn what_could_not_be_uploaded_is_compared_as_terraform_does() {
         (at(11), None, Newer),
     ] {
         let there = StateObject { modified: written, ..there.clone() };
-        let left = errored(StateObject { modified: left, ..state("l", 8, "x") });
-        assert_eq!(relation(&left, Some(&there)), expected);
-        let seen = Seen { errored: Some(left), ..whole() };
-        let seen = Seen { object: Some(StateObject { modified: written, ..seen.object.clone().unwrap() }), ..seen };
-        let steps = steps(&seen, &judge(&seen, &Expected::default()), &Expected::default(), &site());
-        assert_eq!(steps.iter().any(|step| runs(step, "state push")), expected == Newer, "{steps:#?}");
+        assert_eq!(relation(&StateObject { modified: left, ..state("l", 8, "x") }, Some(&there)), Some(expected));
     }
-    let left = errored(state("l", 6, ""));
-    assert_eq!(relation(&left, None), Newer);
-    assert_eq!(relation(&left, Some(&StateObject::of(b""))), Newer);
-    assert_eq!(relation(&left, Some(&StateObject::of(b"{"))), NothingToCompare);
-}
-
-#[test]
-fn the_way_back_is_the_newest_version_that_is_whole_and_of_the_right_lineage() {
-    let broken = StateObject::of(b"{\"version\": 4");
-    let versions = Versions::Listed(vec![
-        version("now", &broken),
-        version("broken", &broken),
-        version("foreign", &state("m", 9, "")),
-        version("newest", &state("l", 4, "")),
-        version("older", &state("l", 3, "")),
-    ]);
-    let seen = |object| Seen { object, versions: versions.clone(), ..whole() };
-    let back = |seen: &Seen, expected: &Expected| way_back(seen, expected).map(|version| version.id.clone());
-    let lineage = |lineage: &str| Expected { lineage: Some(lineage.to_owned()), serial: None };
-    assert_eq!(back(&seen(Some(broken.clone())), &lineage("l")).as_deref(), Some("newest"));
-    assert_eq!(back(&seen(Some(broken.clone())), &lineage("n")), None);
-    assert_eq!(back(&seen(Some(broken.clone())), &Expected::default()).as_deref(), Some("foreign"));
-    assert_eq!(back(&seen(Some(state("l", 1, ""))), &Expected::default()).as_deref(), Some("newest"));
-    let enough = Expected { serial: Some(5), ..lineage("l") };
-    assert_eq!(back(&seen(Some(broken.clone())), &enough), None);
-
-    let seen = Seen { digest: StoredDigest::NotKept, ..seen(Some(broken)) };
-    let all = steps(&seen, &judge(&seen, &lineage("l")), &lineage("l"), &site());
-    assert!(all.iter().any(|step| runs(step, "--copy-source 'b/a%20key?versionId=newest'")), "{all:#?}");
+    for left in [state("l", 6, ""), state("", 0, "")] {
+        assert_eq!(relation(&left, None), Some(Newer));
+        assert_eq!(relation(&left, Some(&StateObject::of(b""))), Some(Newer));
+        assert_eq!(relation(&left, Some(&StateObject::of(b"{"))), Some(NothingToCompare));
+    }
 }
 
 #[test]
 fn a_digest_of_an_earlier_version_is_known_as_such() {
-    let old = state("l", 4, "");
-    let present = state("l", 5, "");
-    let versions = Versions::Listed(vec![version("now", &present), version("old", &old)]);
-    let seen = Seen { digest: StoredDigest::Md5(old.md5), versions, ..whole() };
+    let old = StateObject { version: Some("old".to_owned()), ..state("l", 4, "") };
+    let seen = Seen { digest: StoredDigest::Md5(old.md5.clone()), earlier: Some(old), ..whole() };
     let judgement = judge(&seen, &Expected::default());
     assert!(matches!(&judgement.findings[..], [Finding::DigestDiffers { of: Some(of), .. }] if of == "old"));
 }
 
-/// What keeps the state from being read at all comes before what goes through the state.
+/// The findings go into the journal and come back; what keeps the state from being read comes before what goes through it.
 #[test]
-fn the_steps_come_in_the_order_in_which_they_work() {
-    let expected = Expected { lineage: None, serial: Some(6) };
-    let seen = Seen { digest: StoredDigest::Md5(md5(b"other")), errored: Some(errored(state("l", 6, ""))), ..whole() };
-    let judgement = judge(&seen, &expected);
+fn findings_come_in_order_and_survive_the_journal() {
+    let errored = Some(Errored { path: "/w/errored.tfstate".into(), state: state("l", 6, "x") });
+    let seen = Seen { digest: StoredDigest::Md5(md5(b"other")), errored, ..whole() };
+    let judgement = judge(&seen, &Expected { lineage: None, serial: Some(6) });
     assert_eq!(kinds(&judgement), ["older-serial", "digest-differs", "errored"]);
-    let steps = steps(&seen, &judgement, &expected, &site());
-    let at =
-        |what: &str| steps.iter().position(|step| runs(step, what)).unwrap_or_else(|| panic!("{what}: {steps:#?}"));
-    assert!(at("get-object") < at("--fix-digest") && at("--fix-digest") < at("state push"), "{steps:#?}");
-    assert_eq!(at("terraform plan"), steps.len() - 1);
-}
-
-/// The findings go into the journal and come back.
-#[test]
-fn findings_survive_the_journal() {
-    let seen = Seen { errored: Some(errored(state("l", 6, ""))), object: Some(StateObject::of(b"{")), ..whole() };
-    for finding in judge(&seen, &Expected::default()).findings {
+    for finding in judgement.findings {
         let text = serde_json::to_string(&finding).unwrap();
         assert_eq!(serde_json::from_str::<Finding>(&text).unwrap(), finding, "{text}");
     }

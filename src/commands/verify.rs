@@ -1,0 +1,301 @@
+//! `tfguard verify`: is the state whole, and what to do if not. With `--fix-digest`, the one writer of digests.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::inspect::Format;
+use super::output::{printable_command, printable_whole, to_json};
+use super::{Answer, Failure, State, Target, block_on, confirm, print, printable};
+use crate::backend::{InitRecord, Surroundings};
+use crate::command::Flavour;
+use crate::exit;
+use crate::holder::Machine;
+use crate::verify::{
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Verdict, Written, describe,
+    errored, fix, is_at_odds, step,
+};
+
+/// The options of `tfguard verify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The state.
+    #[command(flatten)]
+    pub target: Target,
+
+    /// The lineage that the state must have
+    #[arg(long, env = "TFGUARD_LINEAGE", value_name = "LINEAGE", help_heading = "Expected")]
+    pub lineage: Option<String>,
+
+    /// A serial that the state had before, so that it must have this one or a higher one now
+    #[arg(long, env = "TFGUARD_SERIAL", value_name = "NUMBER", help_heading = "Expected")]
+    pub serial: Option<u64>,
+
+    /// Write the digest of the state into the lock table, in place of the one that is shown
+    #[arg(long, env = "TFGUARD_FIX_DIGEST", help_heading = "Repair")]
+    pub fix_digest: bool,
+
+    /// Write it without asking
+    #[arg(long, env = "TFGUARD_YES", help_heading = "Repair")]
+    pub yes: bool,
+
+    /// Only show what would be written
+    #[arg(long, env = "TFGUARD_DRY_RUN", help_heading = "Repair")]
+    pub dry_run: bool,
+
+    /// How the result looks
+    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// What became of `--fix-digest`.
+#[derive(Serialize)]
+struct Fixed {
+    outcome: Outcome,
+    #[serde(flatten)]
+    fix: Option<Fix>,
+    /// In words.
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Outcome {
+    /// It is written.
+    Written,
+    /// It would be written.
+    DryRun,
+    /// The person said no, or nobody was there to be asked.
+    Declined,
+    /// Something was changed since it was shown; nothing was written.
+    Changed,
+    /// It may not be written.
+    Refused,
+    /// It fits already.
+    NotNeeded,
+}
+
+/// Looks, and repairs the digest if that is asked for; gives tfguard's exit code.
+///
+/// # Errors
+/// When the state is not known, or could not be looked at.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    block_on(async {
+        let state = args.target.state().await?;
+        Verify::new(args, state).run().await
+    })
+}
+
+struct Verify<'a> {
+    args: &'a Args,
+    state: State,
+    looker: Looker,
+    expected: Expected,
+    machine: Machine,
+}
+
+impl<'a> Verify<'a> {
+    fn new(args: &'a Args, state: State) -> Self {
+        let halves = state.halves().into_iter().map(|half| (half.place, half.expected));
+        let looker = Looker::new(&state.clients, &state.backend, &state.key, halves);
+        let expected = Expected { lineage: args.lineage.clone(), serial: args.serial };
+        let machine = Machine::here(|name| std::env::var_os(name));
+        Self { args, state, looker, expected, machine }
+    }
+
+    async fn run(&self) -> Result<u8, Failure> {
+        let (mut look, mut judgement) = self.look().await?;
+        let is_text = self.args.format == Format::Text;
+        let mut fixed = None;
+        if self.args.fix_digest {
+            if is_text {
+                print(&self.text(&look.seen, &judgement))?;
+            }
+            let outcome = self.fix(&look).await?;
+            if is_text {
+                // Before anything else can fail.
+                print(&format!("\n{}\n", printable(&outcome.text)))?;
+            }
+            if outcome.outcome == Outcome::Written {
+                (look, judgement) = self.look().await?;
+            }
+            fixed = Some(outcome);
+        }
+        let code = match (judgement.verdict, fixed.as_ref().map(|fixed| fixed.outcome)) {
+            (_, Some(Outcome::Declined | Outcome::Changed | Outcome::Refused)) => exit::STATE_NEEDS_A_LOOK,
+            (Verdict::Whole | Verdict::BeingWritten, _) => 0,
+            (Verdict::NeedsALook, _) => exit::STATE_NEEDS_A_LOOK,
+            (Verdict::Unknown, _) => exit::TFGUARD_FAILED,
+        };
+        if !is_text {
+            print(&(self.json(&look.seen, &judgement, fixed.as_ref(), code).map_err(Failure::Output)? + "\n"))?;
+        } else if fixed.is_none_or(|fixed| fixed.outcome == Outcome::Written) {
+            print(&self.text(&look.seen, &judgement))?;
+        }
+        Ok(code)
+    }
+
+    async fn look(&self) -> Result<(Look, Judgement), Failure> {
+        let mut look = self.look_for(PATIENCE).await?;
+        let judgement = self.looker.judge(&mut look.seen, &self.expected).await;
+        Ok((look, judgement))
+    }
+
+    async fn look_for(&self, patience: Duration) -> Result<Look, Failure> {
+        let errored = self.args.target.dir(&self.state).and_then(|dir| errored(&dir, None));
+        let dead = |info: &_, recorded: &_| self.machine.judge(info, recorded).verdict.is_dead();
+        let look = self.looker.look(patience, errored, self.args.fix_digest, dead).await;
+        look.map_err(|error| Failure::NotLookedAt { state: self.name(), error })
+    }
+
+    fn name(&self) -> String {
+        format!("s3://{}", self.state.lock_id())
+    }
+
+    /// Writes the digest, if everything still is as it was when it was shown.
+    async fn fix(&self, shown: &Look) -> Result<Fixed, Failure> {
+        let fix_of = |look: &Look| fix(&look.seen, &self.expected);
+        let done = |outcome, fix, text: &str| Ok(Fixed { outcome, fix, text: text.to_owned() });
+        let (store, fix) = match (self.looker.digest(), fix_of(shown)) {
+            (_, Err(why)) => return done(Outcome::Refused, None, &format!("Nothing was written: {why}.")),
+            (Some(store), Ok(Some(fix))) => (store, fix),
+            _ => return done(Outcome::NotNeeded, None, "The digest fits, nothing was written."),
+        };
+        let old = fix.old.md5().unwrap_or("(no MD5)").to_owned();
+        if self.args.format == Format::Text {
+            print(&format!(
+                "\nThe digest of {}{}:\n  now: {old}\n  to be written: {}, the MD5 of the state that is there now\n\
+                 This is right if that state is the one you want, and wrong where the store may still serve an older \
+                 object, as a cache may (AWS's S3 doesn't): then wait, and look again.\n",
+                printable(&self.name()),
+                self.in_table(),
+                fix.new
+            ))?;
+        }
+        if self.args.dry_run {
+            return done(Outcome::DryRun, Some(fix), "Nothing was written (--dry-run).");
+        }
+        let asked =
+            if self.args.yes { Answer::Yes } else { confirm(&format!("Write digest {} in place of {old}?", fix.new)) };
+        let why = match asked {
+            Answer::Yes => None,
+            Answer::No => Some("Nothing was written: it was not confirmed."),
+            Answer::NobodyThere => Some("Nothing was written: there is no terminal to ask on; give --yes."),
+        };
+        if let Some(why) = why {
+            return done(Outcome::Declined, Some(fix), why);
+        }
+        // The answer may have taken its time.
+        let now = self.look_for(Duration::ZERO).await?;
+        let written = match &now.digest {
+            Some(item) if fix_of(&now) == Ok(Some(fix.clone())) => store.replace(item, &fix.new).await,
+            _ => Ok(Written::Changed),
+        };
+        match written.map_err(|error| Failure::NotWritten { state: self.name(), error })? {
+            Written::Done => {
+                let text = format!("Digest {} is written{}. Looked again:", fix.new, self.in_table());
+                done(Outcome::Written, Some(fix), &text)
+            }
+            Written::Changed => {
+                let text = "Nothing was written: state, digest or lock have changed meanwhile. Look again.";
+                done(Outcome::Changed, Some(fix), text)
+            }
+        }
+    }
+
+    fn in_table(&self) -> String {
+        self.state.backend.table().map(|table| format!(" in table {}", printable(table))).unwrap_or_default()
+    }
+
+    /// What to do about each finding.
+    fn steps(&self, seen: &Seen, judgement: &Judgement) -> Vec<Step> {
+        let objects = [seen.object.as_ref(), seen.errored.as_ref().map(|errored| &errored.state)];
+        let contents = objects.into_iter().flatten().filter_map(|object| object.content.as_ref().ok());
+        let is_tofu = contents.into_iter().any(|content| content.encrypted) || self.is_opentofu();
+        let program = if is_tofu { "tofu" } else { "terraform" };
+        let serial = self.expected.serial.map(|serial| serial.to_string());
+        let mut verify = vec!["verify"];
+        verify.extend(self.expected.lineage.iter().flat_map(|lineage| ["--lineage", lineage]));
+        verify.extend(serial.iter().flat_map(|serial| ["--serial", serial]));
+        let site = Site {
+            backend: &self.state.backend,
+            key: &self.state.key,
+            program,
+            terraform: self.args.target.terraform(&self.state, program),
+            verify: self.args.target.command(&self.state, &verify),
+        };
+        judgement.findings.iter().map(|finding| step(finding, seen, &site)).collect()
+    }
+
+    fn is_opentofu(&self) -> bool {
+        self.state.dir.as_ref().is_some_and(|dir| {
+            let record = InitRecord::read(&Surroundings { dir: dir.clone(), env: std::env::vars_os().collect() });
+            Flavour::decide("".as_ref(), &std::collections::HashMap::new(), record.as_ref()) == Flavour::OpenTofu
+        })
+    }
+
+    /// All of it in words. Whatever comes from the state or the lock is made fit for a terminal.
+    fn text(&self, seen: &Seen, judgement: &Judgement) -> String {
+        let verdict = match judgement.verdict {
+            Verdict::Whole if seen.object.is_none() => "not there yet",
+            Verdict::Whole => "whole",
+            Verdict::BeingWritten => "being written just now",
+            Verdict::NeedsALook => "NEEDS A LOOK",
+            Verdict::Unknown => "cannot be judged",
+        };
+        let mut text = format!("state {} ({}): {verdict}\n", printable(&self.name()), self.state.backend.region());
+        if let Some(object) = &seen.object {
+            let _ = writeln!(text, "  {}", printable(&describe(object)));
+        }
+        let table = self.in_table();
+        let digest = match &seen.digest {
+            StoredDigest::NotKept => "not looked at, since no lock table is named".to_owned(),
+            StoredDigest::Absent => format!("none{table}; Terraform works without"),
+            StoredDigest::Malformed => format!("no MD5{table}; Terraform passes over it"),
+            StoredDigest::Md5(md5) if is_at_odds(seen.object.as_ref(), Some(md5)) => {
+                format!("{md5}{table} is not that of the state")
+            }
+            StoredDigest::Md5(_) => format!("fits{table}"),
+        };
+        let _ = writeln!(text, "  digest: {digest}");
+        for note in &judgement.notes {
+            let _ = writeln!(text, "  note: {}", printable_whole(note));
+        }
+        if !judgement.findings.is_empty() {
+            text += "\nWhat is wrong, and what to do, in this order:\n";
+        }
+        let steps = self.steps(seen, judgement);
+        for (number, (finding, Step { say, run })) in judgement.findings.iter().zip(steps).enumerate() {
+            let _ = writeln!(text, "  {}. {}.", number + 1, printable_whole(&finding.to_string()));
+            let _ = writeln!(text, "     To do: {}{}", printable_whole(&say), if run.is_some() { ":" } else { "." });
+            if let Some(command) = run {
+                let _ = writeln!(text, "       {}", printable_command(&command));
+            }
+        }
+        text
+    }
+
+    /// Documented in `docs/verify.md`.
+    fn json(&self, seen: &Seen, judgement: &Judgement, fixed: Option<&Fixed>, code: u8) -> std::io::Result<String> {
+        to_json(&json!({
+            "schema": 1,
+            "exit_code": code,
+            "verdict": judgement.verdict,
+            "findings": judgement.findings,
+            "text": judgement.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "steps": self.steps(seen, judgement),
+            "notes": judgement.notes,
+            "bucket": self.state.bucket(),
+            "key": self.state.key,
+            "region": self.state.backend.region(),
+            "object": seen.object,
+            "digest": seen.digest,
+            "lock": seen.lock,
+            "errored": seen.errored,
+            "earlier": seen.earlier,
+            "fix": fixed,
+        }))
+    }
+}
