@@ -225,6 +225,7 @@ impl<'a> Verify<'a> {
             program,
             terraform: self.args.target.terraform(&self.state, program),
             verify: self.args.target.command(&self.state, &verify),
+            unlock: self.args.target.command(&self.state, &["unlock"]),
         };
         judgement.findings.iter().map(|finding| step(finding, seen, &site)).collect()
     }

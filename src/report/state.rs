@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::verify::{Finding, Verdict};
+use crate::verify::{Finding, Relation, Verdict};
 
 /// What was seen of a state whose Terraform died over it. Holds nothing of its resources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,13 @@ impl StateAccount {
     #[must_use]
     pub fn is_of(&self, other: &Self) -> bool {
         (&self.bucket, &self.state_key) == (&other.bucket, &other.state_key)
+    }
+
+    /// Whether Terraform left something that may still have to be uploaded: its lock keeps others out until then.
+    pub(super) fn needs_its_lock(&self) -> bool {
+        use Relation::{Newer, NothingToCompare};
+        let waits = |finding: &Finding| matches!(finding, Finding::Errored { relation: Newer | NothingToCompare, .. });
+        self.findings.iter().any(waits)
     }
 
     /// What there is to say of it, if it needs a look.

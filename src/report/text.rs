@@ -159,6 +159,15 @@ impl LockAccount {
             }
             None => (Outcome::Unknown, "not looked after".to_owned()),
         };
+        let is_its = |state: &&StateAccount| (&state.bucket, &state.state_key) == (&claim.bucket, &claim.state_key);
+        if next.is_some()
+            && let Some(state) = account.states.iter().filter(is_its).find(|state| state.needs_its_lock())
+        {
+            next = Some(format!(
+                "keep the lock until what Terraform could not upload is there. How to upload it, and to unlock then: {}",
+                state.next
+            ));
+        }
         line += &what;
         line += match self.grade {
             Grade::Record => "",

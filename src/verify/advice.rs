@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Finding, Relation, Seen, StateObject};
+use super::{Finding, Held, Relation, Seen, StateObject};
 use crate::backend::S3Backend;
-use crate::lock::DIGEST_SUFFIX;
+use crate::lock::{DIGEST_SUFFIX, FoundLock};
 use crate::shell;
 
 /// Which state it is about, for the commands that people are told to run.
@@ -23,6 +23,8 @@ pub struct Site<'a> {
     pub terraform: Option<String>,
     /// The command that looks at this state, `tfguard verify` with its flags.
     pub verify: String,
+    /// The command that unlocks it, `tfguard unlock` with its flags, without the ID.
+    pub unlock: String,
 }
 
 /// One thing to do.
@@ -52,7 +54,7 @@ pub fn step(finding: &Finding, seen: &Seen, site: &Site) -> Step {
                        still serve an older object, as a cache may (AWS's S3 doesn't): then wait, and look again";
             (doubt + say, Some(format!("{} --fix-digest", site.verify)))
         }
-        (Finding::Errored { path, relation, .. }, _) => return site.errored(path, *relation),
+        (Finding::Errored { path, relation, .. }, _) => return site.errored(path, *relation, seen),
         (Finding::MissingButDigest { stored }, None) => {
             let say =
                 format!("if it was removed on purpose, remove its digest too; if not, bring back a backup: {none}");
@@ -86,10 +88,10 @@ impl Site<'_> {
         shell::join(command)
     }
 
-    /// Makes an earlier version the present one.
+    /// Makes an earlier version the present one. The AWS CLI encodes the source by itself.
     fn restore(&self, version: &str) -> String {
         let (bucket, key) = (self.backend.bucket(), self.key);
-        let source = format!("{bucket}/{}?versionId={version}", encoded(key));
+        let source = format!("{bucket}/{key}?versionId={version}");
         let words = ["copy-object", "--bucket", bucket, "--key", key, "--copy-source", &source];
         self.aws("s3api", self.backend.s3_endpoint(), &words)
     }
@@ -105,58 +107,76 @@ impl Site<'_> {
         self.aws("dynamodb", self.backend.dynamodb_endpoint(), &words)
     }
 
-    fn errored(&self, path: &Path, relation: Relation) -> Step {
+    fn errored(&self, path: &Path, relation: Relation, seen: &Seen) -> Step {
         let (program, file) = (self.program, path.display());
-        let quoted = shell::quote(path);
-        let (say, run) = match relation {
-            Relation::Newer => {
-                let say = format!("upload {file} ({program} checks that it fits: never use -force)");
-                return self.step(say, &format!("state push {quoted}"));
-            }
-            Relation::Overtaken => {
+        let again = Some(self.verify.clone());
+        let content = seen.errored.as_ref().and_then(|errored| errored.state.content.as_ref().ok());
+        let encrypted = content.is_some_and(|content| content.encrypted);
+        // What is encrypted cannot be compared, so it would be taken for overtaken once it is pushed.
+        let put_away = if encrypted { format!(" && mv {} decrypt/", shell::quote(path)) } else { String::new() };
+        let (say, run) = match (relation, &seen.lock) {
+            (Relation::Newer, Some(Held { lock: FoundLock::Held(info), dead: true })) => {
                 let say = format!(
-                    "don't push {file}. Compare the two: what only the file has exists and is in no state, so import it or \
-                     remove it. Then move the file away"
+                    "upload {file} under the lock that a dead run left, which keeps others out until then, and unlock"
                 );
-                return self.step(say, &format!("state pull | diff - {quoted}"));
+                let id = if info.id.starts_with('-') { shell::join(["--", &info.id]) } else { shell::quote(&info.id) };
+                let unlock = &self.unlock;
+                return self.step(say, path, encrypted, |terraform, file| {
+                    format!("{terraform} state push -lock=false {file}{put_away} && {unlock} {id}")
+                });
             }
-            Relation::Foreign => {
-                (format!("don't push {file} here, but in the workspace or project of its lineage"), None)
+            (Relation::Newer, None) => {
+                let say = format!("upload {file} ({program} checks that it fits: never use -force)");
+                return self
+                    .step(say, path, encrypted, |terraform, file| format!("{terraform} state push {file}{put_away}"));
             }
-            Relation::NotWhole => (
+            (Relation::Newer, Some(lock)) => {
+                let say = format!(
+                    "look again when nobody has the lock: {lock} has it. `tfguard inspect` tells of whom it is"
+                );
+                (say, again)
+            }
+            (Relation::Overtaken | Relation::Foreign, _) => {
+                let elsewhere = if relation == Relation::Foreign { ", unless it is of another workspace" } else { "" };
+                let say = format!(
+                    "don't push {file} here. Compare the two{elsewhere}: what only the file has exists and is in no state, \
+                     so import it or remove it. Then move the file away"
+                );
+                return self
+                    .step(say, path, encrypted, |terraform, file| format!("{terraform} state pull | diff - {file}"));
+            }
+            (Relation::NotWhole, _) => (
                 format!("don't push {file}. What {program} cannot write into a file it prints: see that run's output"),
                 None,
             ),
-            Relation::NothingToCompare => {
-                (format!("keep {file} until both can be read; then look again"), Some(self.verify.clone()))
-            }
+            (Relation::NothingToCompare, _) => (format!("keep {file} until both can be read; then look again"), again),
         };
         Step { say, run }
     }
 
-    /// Something to do with Terraform. Never in a directory that is set up for another state.
-    fn step(&self, say: String, arguments: &str) -> Step {
-        match &self.terraform {
-            Some(terraform) => Step { say, run: Some(format!("{terraform} {arguments}")) },
-            None => Step {
-                say: format!(
-                    "{say}. In a directory that is initialised for this state, and in its workspace, that is `{} {arguments}`",
-                    self.program
-                ),
-                run: None,
-            },
+    /// Something to do with Terraform and the file. Never in a directory that is set up for another state.
+    ///
+    /// OpenTofu decrypts a state where a configuration has it, and takes none that is encrypted for `state push`: so an
+    /// encrypted file becomes the local state of a directory that has nothing but the encryption.
+    fn step(&self, say: String, path: &Path, encrypted: bool, command: impl Fn(&str, &str) -> String) -> Step {
+        let (mut say, mut file, mut before) = (say, shell::quote(path), String::new());
+        if encrypted {
+            say += ". It is encrypted, so first make a directory `decrypt`, and in it a file with a `terraform` block that \
+                    has nothing but your `encryption` block (no file, if TF_ENCRYPTION has it). It will hold the state in \
+                    clear: take care of it afterwards";
+            let tofu = "TF_WORKSPACE= TF_DATA_DIR= TF_CLI_ARGS_init= tofu -chdir=decrypt";
+            before = format!(
+                "cp {file} decrypt/terraform.tfstate && {tofu} init && (umask 077; {tofu} state pull > decrypt/plain) && "
+            );
+            file = "\"$PWD\"/decrypt/plain".to_owned();
         }
+        let run = before + &command(self.terraform.as_deref().unwrap_or(self.program), &file);
+        if self.terraform.is_some() {
+            return Step { say, run: Some(run) };
+        }
+        say += ". In a directory that is initialised for this state, and in its workspace, that is ";
+        Step { say: format!("{say}`{run}`"), run: None }
     }
-}
-
-/// A key as the header `x-amz-copy-source` wants it: percent-encoded, slashes as they are.
-fn encoded(key: &str) -> String {
-    key.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// A state in a few words.

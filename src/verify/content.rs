@@ -26,6 +26,9 @@ pub struct Content {
     pub resources: Option<usize>,
     /// OpenTofu encrypted it: serial and lineage are in clear, the rest cannot be seen.
     pub encrypted: bool,
+    /// The MD5 of its outputs and resources, where they can be seen.
+    #[serde(skip)]
+    pub body: Option<String>,
 }
 
 /// Why some bytes are no state. Shows nothing of them, since a state can hold secrets.
@@ -110,7 +113,7 @@ impl Content {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| flaw(bytes, &error))?;
         let text = |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
         let encrypted = fields.encrypted_data.is_some() && fields.resources.is_none();
-        let mut resources = None;
+        let (mut resources, mut body) = (None, None);
         let terraform_version = text(&fields.terraform_version);
         if !encrypted {
             match fields.version.as_ref().and_then(Value::as_u64).filter(|version| *version > 0) {
@@ -119,13 +122,14 @@ impl Content {
                 None => return Err(wrong("version")),
             }
             terraform_version.as_ref().ok_or_else(|| wrong("terraform_version"))?;
-            parsed::<HashMap<String, IgnoredAny>>(fields.outputs, "outputs")?;
-            let all: Vec<Resource> = parsed(fields.resources, "resources")?;
-            resources = Some(all.len());
+            let outputs: (&str, HashMap<String, IgnoredAny>) = parsed(fields.outputs, "outputs")?;
+            let all: (&str, Vec<Resource>) = parsed(fields.resources, "resources")?;
+            resources = Some(all.1.len());
+            body = Some(super::md5(&compact(&[outputs.0, all.0])));
         }
         let serial = fields.serial.as_ref().and_then(Value::as_u64).ok_or_else(|| wrong("serial"))?;
         let lineage = text(&fields.lineage).ok_or_else(|| wrong("lineage"))?;
-        Ok(Self { serial, lineage, terraform_version, resources, encrypted })
+        Ok(Self { serial, lineage, terraform_version, resources, encrypted, body })
     }
 }
 
@@ -137,9 +141,21 @@ impl Flaw {
     }
 }
 
-fn parsed<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>, name: &str) -> Result<T, Flaw> {
+fn parsed<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>, name: &str) -> Result<(&'a str, T), Flaw> {
     let text = field.ok_or_else(|| wrong(name))?.get();
-    serde_json::from_str(text).map_err(|_| wrong(name))
+    Ok((text, serde_json::from_str(text).map_err(|_| wrong(name))?))
+}
+
+/// JSON without the space between its parts, of which OpenTofu writes less than Terraform.
+fn compact(parts: &[&str]) -> Vec<u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    let is_kept = |byte: &u8| {
+        let kept = in_string || !byte.is_ascii_whitespace();
+        in_string ^= *byte == b'"' && !escaped;
+        escaped = in_string && *byte == b'\\' && !escaped;
+        kept
+    };
+    parts.iter().flat_map(|part| part.bytes()).filter(is_kept).collect()
 }
 
 fn wrong(field: &str) -> Flaw {
@@ -218,6 +234,17 @@ mod tests {
         let content = Content::read(STATE.as_bytes()).unwrap();
         assert_eq!((content.serial, content.resources, content.encrypted), (7, Some(1), false));
         assert_eq!(content.lineage, "3f5c7b1e-0d2a-4c55-9b5e-1f1d3c6a7b88");
+        // Serial and lineage are no part of what it holds.
+        for same in [with("serial", json!(8)), with("lineage", json!(""))] {
+            assert_eq!(read(&same).unwrap().body, read(&with("serial", json!(9))).unwrap().body);
+        }
+        // Nor is the space between its parts. That in a string is.
+        let text = |from: &str, to: &str| Content::read(STATE.replace(from, to).as_bytes()).unwrap().body;
+        assert_eq!(text(r#""value": "hush","#, r#""value"  :"hush","#), content.body);
+        for other in ["hush ", r#"\\"#, r#"\" "#, "x"] {
+            assert_ne!(text(r#""hush""#, &format!("\"{other}\"")), content.body);
+        }
+        assert_ne!(text(r#""hush""#, r#""\"  a""#), text(r#""hush""#, r#""\" a""#));
     }
 
     #[test]

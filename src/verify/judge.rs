@@ -154,7 +154,7 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
         match relation(&errored.state, seen.object.as_ref()) {
             Some(relation) => findings.push(Finding::errored(errored, relation)),
             None => notes.push(format!(
-                "{} is the state that is there: its upload was carried out after all. It can be moved away",
+                "{} has the content of the state that is there: it needs nobody, and can be moved away",
                 errored.path.display()
             )),
         }
@@ -174,10 +174,11 @@ pub fn is_at_odds(object: Option<&StateObject>, digest: Option<&str>) -> bool {
     digest.is_some_and(|digest| Some(digest) != md5)
 }
 
-/// How what Terraform could not upload stands to what is there; None if it is the same, since it was uploaded after all.
+/// How what Terraform could not upload stands to what is there; None if both have the same content, since it was uploaded
+/// after all, or pushed.
 ///
 /// `terraform state push` refuses another lineage, a lower serial, and other content of the same serial
-/// (`CheckValidImport` in `internal/states/statemgr/migrate.go`).
+/// (`CheckValidImport` in `internal/states/statemgr/migrate.go`). Where one of the two has no lineage it refuses nothing.
 #[must_use]
 pub fn relation(errored: &StateObject, object: Option<&StateObject>) -> Option<Relation> {
     let left = match &errored.content {
@@ -190,14 +191,17 @@ pub fn relation(errored: &StateObject, object: Option<&StateObject>) -> Option<R
     // Terraform counts every upload that fails, so the serial alone does not tell who was later. S3's clock and that of
     // the file hardly differ by as much as it takes another run to begin and to write.
     let written_later = object.modified.zip(errored.modified).is_some_and(|(written, left)| written > left);
-    if errored.md5 == object.md5 {
+    if errored.md5 == object.md5 || (left.body.is_some() && left.body == there.body) {
+        // Whatever lineage and serial: `state push` raises the serial, and where there is no state it makes a lineage.
         return None;
     }
-    // One without lineage goes with any, as for Terraform.
-    if !left.lineage.is_empty() && !there.lineage.is_empty() && left.lineage != there.lineage {
-        return Some(Relation::Foreign);
-    }
-    Some(if left.serial > there.serial && !written_later { Relation::Newer } else { Relation::Overtaken })
+    Some(match (left.lineage.as_str(), there.lineage.as_str()) {
+        // Of a first apply, which could not even read that there was no state.
+        ("", there) if !there.is_empty() => Relation::Overtaken,
+        (left, there) if left != there && !there.is_empty() => Relation::Foreign,
+        _ if left.serial > there.serial && !written_later => Relation::Newer,
+        _ => Relation::Overtaken,
+    })
 }
 
 /// Who has a lock.
@@ -275,7 +279,7 @@ impl fmt::Display for Finding {
                         ". Somebody has written the state since: a push would undo that, and Terraform does not always \
                          refuse it"
                     }
-                    Relation::Foreign => ". It is of another lineage: of another workspace or project",
+                    Relation::Foreign => ". It is of another lineage: of another workspace, or of a first apply while somebody else wrote the first state",
                     Relation::NotWhole => ", and it is not whole",
                     Relation::NothingToCompare => ". It cannot be compared with the one that is there",
                 })

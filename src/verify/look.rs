@@ -72,7 +72,7 @@ impl Looker {
     /// Looks until state and digest fit, or somebody who is not `dead` holds the lock, or `patience` is over. With some
     /// patience it looks twice at least, however long one look takes: one alone may have met a writer at work.
     ///
-    /// `errored`: what Terraform could not upload. Where `locked` says so, the lock is looked at anyway.
+    /// `errored`: what Terraform could not upload. Then, and where `locked` says so, the lock is looked at anyway.
     ///
     /// # Errors
     /// When something could not be read.
@@ -93,7 +93,7 @@ impl Looker {
             };
             let digest = item.as_ref().map_or(StoredDigest::NotKept, |item| item.digest.clone());
             let at_odds = is_at_odds(object.as_ref(), digest.md5());
-            let lock = if at_odds || locked { self.lock(&dead).await? } else { None };
+            let lock = if at_odds || locked || errored.is_some() { self.lock(&dead).await? } else { None };
             let being_written = lock.as_ref().is_some_and(Held::may_be_alive);
             if !at_odds || being_written || (enough && Instant::now() + EVERY > until) {
                 return Ok(Look { seen: Seen { object, digest, lock, errored, ..Seen::default() }, digest: item });

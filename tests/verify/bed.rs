@@ -5,10 +5,11 @@ use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 
 use crate::TFGUARD;
-use crate::support::{Aws, Exit, FaultProxy, Guard, Run};
+use crate::support::{Aws, Exit, FaultProxy, Guard, Run, Tools};
 
 pub const LINEAGE: &str = "3f5c7b1e-0d2a-4c55-9b5e-1f1d3c6a7b88";
-pub const KEY: &str = "net work/prod.tfstate";
+/// What has to be encoded, and as it is of a workspace.
+pub const KEY: &str = "env:/blue+green/net work/prod.tfstate";
 
 /// A state of its own behind a proxy.
 pub struct Bed {
@@ -90,6 +91,19 @@ impl Bed {
         let (_, said) = self.json(options);
         let steps = said["steps"].as_array().unwrap().iter();
         steps.map(|step| step["run"].as_str().unwrap_or_else(|| panic!("{said:#}")).to_owned()).collect()
+    }
+
+    /// Runs one as a person who pastes it, with the real AWS CLI.
+    pub fn paste(&self, command: &str) -> Exit {
+        let aws = format!("aws() {{ '{}' -m awscli \"$@\"; }}", Tools::get().aws_cli().display());
+        let script = format!("{aws}\ntfguard() {{ {TFGUARD} \"$@\"; }}\n{command}");
+        Run::new("bash", &self.guard)
+            .current_dir(self.dir.path())
+            .envs(Aws::ENV)
+            .envs([("HOME", self.dir.path()), ("TFGUARD_DIR", self.dir.path())])
+            .envs([("TFGUARD_YES", "true"), ("AWS_EC2_METADATA_DISABLED", "true")])
+            .args(["-c", &script])
+            .run()
     }
 
     /// What it says as JSON, with its exit code.

@@ -6,7 +6,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
-use crate::support::{Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Project, Running, Tools};
+use crate::support::{
+    Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Product, Project, Running, Tools,
+};
 use crate::verify::bed::md5;
 use crate::verify::{SOON, TFGUARD};
 
@@ -327,13 +329,15 @@ fn paste(project: &Project, exit: &Exit, command: &str) -> Exit {
     project.paste(TFGUARD, &project.work(), line)
 }
 
-/// Terraform cannot upload its state nor unlock: it leaves errored.tfstate, and what is advised leads back.
+/// Terraform cannot upload its state nor unlock: it leaves errored.tfstate, and what is advised leads back. Terraform
+/// compares what a first apply left with nothing, so that is not to be pushed once there is another state.
 #[test]
 fn a_state_that_terraform_could_not_upload_is_found_and_pushed() {
     let (proxy, project) = unable_to_upload();
     // It says so itself, and unlocks: an ordinary end, which stays as it is.
     project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
-    std::fs::remove_file(project.work().join("errored.tfstate")).unwrap();
+    let file = project.work().join("errored.tfstate");
+    std::fs::remove_file(&file).unwrap();
 
     let denied = Answer::dynamodb("AccessDeniedException", "no");
     proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::from(denied)]);
@@ -341,9 +345,87 @@ fn a_state_that_terraform_could_not_upload_is_found_and_pushed() {
     assert!(exit.err().contains("is a state that Terraform could not upload"), "{exit}");
     assert_eq!(report(&project)["states"][0]["findings"][0]["relation"], "newer");
     proxy.clear_rules();
+
+    // So it is where Terraform could not read either that there was no state.
+    let mut left = std::fs::read_to_string(&file).unwrap();
+    let whole: Value = serde_json::from_str(&left).unwrap();
+    left = left.replace(whole["lineage"].as_str().unwrap(), "").replace(r#""serial": 1"#, r#""serial": 0"#);
+    std::fs::write(&file, left).unwrap();
     let exit = run_next(&project, &exit, "").expect_code(121);
     paste(&project, &exit, "terraform state push").expect_code(0);
+    let verify = || project.command(TFGUARD).arg("verify").run();
+    let exit = verify().expect_code(0);
+    assert!(exit.out().contains("has the content of the state that is there"), "{exit}");
     project.terraform(["plan", "-input=false", "-detailed-exitcode"]).run().expect_code(0);
+
+    // A successor's.
+    let changed = std::fs::read_to_string(project.work().join("main.tf")).unwrap().replace("42", "43");
+    std::fs::write(project.work().join("main.tf"), changed).unwrap();
+    project.apply();
+    let exit = verify().expect_code(121);
+    assert!(!exit.out().contains("state push"), "{exit}");
+    let compared = paste(&project, &exit, "terraform state pull | diff").expect_code(1);
+    assert!(compared.out().contains("43"), "{compared}");
+}
+
+/// The lock that is left keeps others out until the state is there: it is the last to go.
+#[test]
+fn what_could_not_be_uploaded_is_pushed_under_the_lock_that_is_left() {
+    let (proxy, project) = unable_to_upload();
+    let denied = Answer::dynamodb("AccessDeniedException", "no");
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::from(denied)]);
+    let exit = project.tfguard(TFGUARD, REPORT, APPLY).run().expect_code(120);
+    assert!(exit.err().contains("keep the lock") && !exit.err().contains("tfguard unlock"), "{exit}");
+    proxy.clear_rules();
+
+    let exit = run_next(&project, &exit, "").expect_code(121);
+    paste(&project, &exit, "terraform state push -lock=false").expect_code(0);
+    assert_eq!(project.lock(), None);
+    let seen = proxy.seen();
+    let last = |is: fn(&crate::support::Seen) -> bool| seen.iter().rposition(is);
+    let pushed = last(|seen| seen.method == "PUT" && seen.path.contains("prod.tfstate?x-id"));
+    assert!(pushed.is_some() && pushed < last(|seen| seen.operation() == Some("DeleteItem")), "{seen:#?}");
+    project.command(TFGUARD).arg("verify").run().expect_code(0);
+    project.terraform(["plan", "-input=false", "-detailed-exitcode"]).run().expect_code(0);
+}
+
+/// OpenTofu takes no encrypted file, so what is advised decrypts it first.
+#[test]
+fn an_encrypted_file_is_decrypted_before_it_is_pushed() {
+    const ENCRYPTION: &str = r#"terraform {
+  encryption {
+    key_provider "pbkdf2" "k" {
+      passphrase = "correct-horse-battery-staple"
+    }
+    method "aes_gcm" "m" {
+      keys = key_provider.pbkdf2.k
+    }
+    state {
+      method = method.aes_gcm.m
+    }
+  }
+}"#;
+    // Encryption came with 1.7.
+    for (version, tofu) in Tools::get().programs(Product::OpenTofu).filter(|(version, _)| !version.starts_with("1.6."))
+    {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = Project::new(Aws::shared(), Kind::Quick).table().workspace("blue").endpoint(proxy.url());
+        let work = project.work();
+        std::fs::write(work.join("encryption.tf"), ENCRYPTION).unwrap();
+        let project = project.init(&tofu);
+        proxy.rule(Match::http("PUT", "prod.tfstate?x-id"), [Action::from(Answer::s3(403, "AccessDenied", "no"))]);
+        project.terraform(APPLY).run().expect_code(1);
+        proxy.clear_rules();
+        let refused = project.terraform(["state", "push", "errored.tfstate"]).run().expect_code(1);
+        assert!(refused.err().contains("encrypted"), "{version}: {refused}");
+
+        std::fs::create_dir(work.join("decrypt")).unwrap();
+        std::fs::copy(work.join("encryption.tf"), work.join("decrypt/encryption.tf")).unwrap();
+        let exit = project.command(TFGUARD).arg("verify").run().expect_code(121);
+        paste(&project, &exit, "tofu -chdir=decrypt").expect_code(0);
+        project.command(TFGUARD).arg("verify").run().expect_code(0);
+        project.terraform(["plan", "-input=false", "-detailed-exitcode"]).run().expect_code(0);
+    }
 }
 
 /// One that lies there since another run is none of this run's.

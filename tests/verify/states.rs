@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Action, Answer, Match};
+use crate::support::{Action, Answer, LockInfo, Match};
 use crate::verify::bed::{Bed, KEY, LINEAGE, json_of, kinds, md5, state, state_of};
 
 #[test]
@@ -40,7 +40,14 @@ fn a_state_that_is_not_there_yet_is_no_trouble_and_a_lost_one_is() {
     bed.put_digest(&md5(b"it"));
     let exit = bed.verify(&[]).run().expect_code(121);
     assert!(exit.out().contains("Terraform refuses to go on"), "{exit}");
-    assert!(bed.steps(&[])[0].starts_with("aws dynamodb delete-item"), "{exit}");
+    // A digest that somebody else has written meanwhile stays.
+    let step = bed.steps(&[]).remove(0);
+    bed.put_digest(&md5(b"another"));
+    assert!(bed.paste(&step).err().contains("ConditionalCheckFailed"));
+    assert_eq!(bed.digest(), Some(md5(b"another")));
+    let step = bed.steps(&[]).remove(0);
+    bed.paste(&step).expect_code(0);
+    assert_eq!(bed.digest(), None);
 }
 
 #[test]
@@ -88,20 +95,18 @@ fn the_version_to_go_back_to_is_the_newest_whole_one_of_the_right_lineage() {
     let exit = bed.verify(&[]).run().expect_code(121);
     assert!(exit.out().contains("Grant s3:ListBucketVersions"), "{exit}");
 
-    // Done as shown, it is there again, and its digest can follow.
+    // Done as shown, it is there again, and its digest can follow. Another key of this bucket is a workspace's.
     bed.proxy.clear_rules();
-    let step = bed.steps(&["--lineage", LINEAGE]).remove(0);
-    let source = format!("{}/net%20work/prod.tfstate?versionId={good}", bed.bucket);
-    assert!(step.contains(&format!("--copy-source '{source}'")), "{step}");
-    let copy = bed.aws.s3().copy_object().bucket(&bed.bucket).key(KEY).copy_source(source);
-    bed.aws.block_on(copy.send()).unwrap();
+    bed.paste(&bed.steps(&["--lineage", LINEAGE])[0]).expect_code(0);
     let (code, said) = bed.json(&["--lineage", LINEAGE]);
     assert_eq!((code, kinds(&said)), (121, vec!["digest-differs"]));
-    bed.verify(&["--lineage", LINEAGE, "--serial", "4", "--fix-digest", "--yes"]).run().expect_code(0);
+    bed.paste(&bed.steps(&["--lineage", LINEAGE, "--serial", "4"])[0]).expect_code(0);
+    bed.verify(&["--lineage", LINEAGE, "--serial", "4"]).run().expect_code(0);
 
     // One that was deleted.
     bed.aws.delete_object(&bed.bucket, KEY);
-    assert!(bed.steps(&["--lineage", LINEAGE])[0].contains("?versionId="));
+    bed.paste(&bed.steps(&["--lineage", LINEAGE])[0]).expect_code(0);
+    bed.verify(&["--lineage", LINEAGE]).run().expect_code(0);
 
     let unversioned = Bed::new();
     unversioned.write("{");
@@ -165,6 +170,9 @@ fn only_what_comes_after_the_state_is_to_be_pushed() {
         (mark(LINEAGE, 8), true, "overtaken"),
         (mark(LINEAGE, 6), false, "overtaken"),
         (mark(LINEAGE, 5), false, "overtaken"),
+        // Of a first apply: Terraform would refuse neither.
+        (mark("", 0), false, "overtaken"),
+        (mark("", 9), false, "overtaken"),
         (mark("another", 9), false, "foreign"),
         (mark(LINEAGE, 8)[..40].to_owned(), false, "not-whole"),
     ] {
@@ -178,8 +186,24 @@ fn only_what_comes_after_the_state_is_to_be_pushed() {
     }
     let (code, said) = bed.json(&[]);
     assert_eq!((code, &said["errored"]), (0, &Value::Null));
-    std::fs::write(&file, state(6)).unwrap();
-    assert_eq!(bed.json(&["--chdir", "."]).0, 0);
+    for same in [state(5), state_of("", 0)] {
+        std::fs::write(&file, same).unwrap();
+        assert_eq!(bed.json(&["--chdir", "."]).0, 0);
+    }
+}
+
+/// The lock keeps others out: it is not to go before the file is there, and nothing is written under a living one.
+#[test]
+fn nothing_is_to_be_pushed_under_somebody_elses_lock() {
+    let bed = Bed::new();
+    bed.write(state(6));
+    std::fs::write(bed.dir.path().join("errored.tfstate"), state(8).replace("hush", "mark")).unwrap();
+    bed.aws.plant_lock(&bed.table, &LockInfo::foreign(&bed.lock_id()));
+    let (code, said) = bed.json(&["--chdir", "."]);
+    let step = &said["steps"][0];
+    assert_eq!((code, &said["findings"][0]["relation"]), (121, &json!("newer")));
+    assert!(step["say"].as_str().unwrap().contains("runner@build-7f9c4"), "{said:#}");
+    assert!(!step.to_string().contains("state push"), "{said:#}");
 }
 
 /// A customer's key, as for Terraform itself.

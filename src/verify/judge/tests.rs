@@ -99,7 +99,14 @@ fn only_what_comes_after_the_state_may_be_pushed() {
         (state("l", 6, "x"), Some(Newer)),
         (state("l", 5, "x"), Some(Overtaken)),
         (state("l", 4, "x"), Some(Overtaken)),
+        // Pushed already, which raises the serial, or uploaded after all.
+        (state("l", 4, ""), None),
         (state("l", 5, ""), None),
+        (state("m", 1, ""), None),
+        // Of a first apply. Terraform would refuse none of them.
+        (state("", 0, "x"), Some(Overtaken)),
+        (state("", 9, "x"), Some(Overtaken)),
+        (state("", 0, ""), None),
         (encrypted("l", 6), Some(Newer)),
         (encrypted("l", 5), Some(Overtaken)),
         (state("m", 9, "x"), Some(Foreign)),
