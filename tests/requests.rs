@@ -1,4 +1,4 @@
-//! Locks that show only in the requests of a log: OpenTofu's, and those of Terraform up to 1.5. The logs are real ones. OpenTofu up
+//! Locks that show only in the requests of a log: OpenTofu's, and those of Terraform 1.0 to 1.5. The logs are real ones. OpenTofu up
 //! to 1.9 logs none of its requests for locks, and 1.10 those for lockfiles alone.
 
 use std::fs;
@@ -29,7 +29,6 @@ fn observer(records: bool, states: &[(&str, &str)]) -> Observer {
         requests: true,
         states: states.iter().map(|(bucket, key)| ((*bucket).to_owned(), (*key).to_owned())).collect(),
     };
-    // Wide, because the times of 0.13 are local ones.
     let expectations =
         Expectations { started: "2026-11-19T00:00:00Z".parse().unwrap(), nodename: Some("runner".to_owned()) };
     Observer::believing(believed, expectations)
@@ -80,16 +79,11 @@ struct Orderly {
 }
 
 fn orderly() -> Vec<Orderly> {
-    let writers = [
-        (Product::OpenTofu, "1.12.6", "opentofu-1.12.6"),
-        (Product::Terraform, "1.5.7", "1.5.7"),
-        (Product::Terraform, "0.13.7", "0.13.7"),
-    ];
+    let writers = [(Product::OpenTofu, "1.12.6", "opentofu-1.12.6"), (Product::Terraform, "1.5.7", "1.5.7")];
     let runs = [("plan", "OperationTypePlan"), ("apply", "OperationTypeApply"), ("waited", "OperationTypePlan")];
     let logs = writers.into_iter().flat_map(|(product, version, folder)| {
         runs.map(|(name, operation)| {
-            // Those of 0.13.7 share a state.
-            let key = format!("{version}/{}.tfstate", if version == "0.13.7" { "apply" } else { name });
+            let key = format!("{version}/{name}.tfstate");
             Orderly { product, version, operation, key, log: load(&format!("{folder}/{name}.log")) }
         })
     });
@@ -145,16 +139,35 @@ fn a_log_cut_off_anywhere_leaves_the_lock_to_account_for() {
 
 #[test]
 fn a_killed_run_leaves_a_lock_that_is_held() {
-    for version in ["opentofu-1.12.6", "1.5.7", "0.13.7"] {
+    for version in ["opentofu-1.12.6", "1.5.7"] {
         let (observer, _) = observe(&load(&format!("{version}/killed.log")));
         assert_eq!(stages(&observer), [Stage::Held], "{version}");
+    }
+}
+
+/// The dumps of 0.15 are those of later ones; 0.14 and before have another format.
+#[test]
+fn a_terraform_before_1_0_is_known_by_its_version_and_its_locks_are_not_learned() {
+    let log = load("1.5.7/killed.log");
+    let by_go = |line: &str| match line.split_once("Z [") {
+        Some((_, text)) => format!("2026/11/20 06:46:13 [{}\n", text.replacen("]  ", "] ", 1)),
+        None => format!("{line}\n"),
+    };
+    for (version, log) in [
+        ("0.15.5", log.replace("1.5.7", "0.15.5")),
+        ("0.13.7", log.replace("1.5.7", "0.13.7").lines().map(by_go).collect()),
+    ] {
+        let (observer, facts) = observe(&log);
+        assert_eq!(observer.product(), Some((Product::Terraform, version)));
+        assert_eq!(facts[0], Fact::Unlearned);
+        assert_eq!((claims(&observer), refusals(&facts)), (vec![], vec![]), "{version}");
     }
 }
 
 /// The answer to `GetItem` has the other holder's lock in its body.
 #[test]
 fn a_refused_run_knows_its_own_lock_and_no_other() {
-    for version in ["opentofu-1.12.6", "1.5.7", "0.13.7"] {
+    for version in ["opentofu-1.12.6", "1.5.7"] {
         let log = load(&format!("{version}/refused.log"));
         assert!(log.contains(FOREIGN));
         let (observer, facts) = observe(&log);
@@ -420,7 +433,7 @@ fn a_log_with_both_kinds_of_records_shows_each_lock_once() {
 
 #[test]
 fn the_dump_of_a_request_is_not_shown() {
-    let records = Splitter::default().feed(load("0.13.7/apply.log").as_bytes());
+    let records = Splitter::default().feed(load("1.5.7/apply.log").as_bytes());
     assert!(records.iter().any(|record| record.message == "Request dynamodb/PutItem Details"));
     assert!(!format!("{records:?}").contains("Authorization"));
 }
@@ -429,7 +442,7 @@ proptest! {
     /// Whatever is damaged, no lock appears that was not there. (The damage has no digits, which could be another ID's.)
     #[test]
     fn damage_makes_no_new_lock(
-        which in 0usize..9,
+        which in 0usize..6,
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..200, "[ !-/G-Zg-z\n]{0,8}"), 1..6),
     ) {
         let Orderly { log, .. } = orderly().swap_remove(which);

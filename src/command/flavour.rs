@@ -11,7 +11,7 @@ use crate::backend::InitRecord;
 pub enum Flavour {
     /// Terraform 1.6 or later: names each lock at INFO.
     Terraform,
-    /// Terraform 0.13 to 1.5: only dumps of the AWS SDK v1's requests show a lock, at DEBUG.
+    /// Terraform before 1.6: only dumps of the AWS SDK v1's requests show a lock, at DEBUG.
     OldTerraform,
     /// OpenTofu: only records of the AWS SDK v2's requests show a lock, at DEBUG; up to 1.10 none shows one in a table.
     OpenTofu,

@@ -4,7 +4,7 @@
 //! * the AWS SDK for Go v2 under hashicorp/aws-sdk-go-base (`logger.go` and `logging/http.go`, v2.0.0-beta.35 to .72), in
 //!   Terraform from 1.6 on and OpenTofu: one record with fields. Bodies are masked (see [`masked`]), those of objects
 //!   are left out.
-//! * the AWS SDK for Go v1 (`aws/client/logger.go`), in Terraform up to 1.5: the message as it was sent, unmasked.
+//! * the AWS SDK for Go v1 (`aws/client/logger.go`), in Terraform from 1.0 to 1.5: the message as it was sent, unmasked.
 
 use std::collections::HashMap;
 

@@ -13,14 +13,12 @@
 //!
 //! A message may hold raw newlines, so whatever Terraform runs can forge a record: being parsed here proves nothing.
 //!
-//! Terraform 0.13 and 0.14 write by Go's standard logger instead: `2006/01/02 15:04:05 [DEBUG] text`, in local time.
 //! Up to 1.5 the AWS SDK for Go v1 logs each request as one message of many lines, see [`Record::dump`].
+//! Of the log of a Terraform before 0.15, which is in another format, only the version is read.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use memchr::memchr;
 
 use super::fields::{self, Fields};
@@ -46,9 +44,6 @@ const INTERESTING: [&[u8]; 8] = [
 /// The logger's name in a record of the AWS SDK for Go v1, as far as a name can be told there.
 pub(super) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
 
-/// The shape of a time of Go's standard logger.
-const GO_TIME: &str = "2006/01/02 15:04:05";
-
 /// Severity of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
@@ -63,7 +58,8 @@ pub enum Level {
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// When it was logged, by the clock of Terraform's machine, to the millisecond.
+    /// When it was logged, by the clock of Terraform's machine, to the millisecond. The epoch for the one line that is
+    /// read of a Terraform before 0.15.
     pub time: Timestamp,
     /// Its severity.
     pub level: Level,
@@ -168,7 +164,10 @@ impl Splitter {
         let overlong = line.len() > MAX_LINE;
         let line = &line[..line.len().min(MAX_LINE)];
         let Some(head) = Head::parse(line) else {
-            if let Some(open) = &mut self.open {
+            if let Some(version) = version_before_0_15(line) {
+                out.extend(self.open.take().map(Open::close));
+                out.push(version);
+            } else if let Some(open) = &mut self.open {
                 open.push(line, overlong);
             }
             return;
@@ -221,15 +220,10 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Looks at the line's first bytes only: `2006-01-02T15:04:05.000Z [LEVEL] `, with `Z` or an offset as `+0100`, or
-    /// `2006/01/02 15:04:05 [LEVEL] `.
+    /// Looks at the line's first bytes only: `2006-01-02T15:04:05.000Z [LEVEL] `, with `Z` or an offset as `+0100`.
     fn parse(line: &'a [u8]) -> Option<Self> {
-        let hclog = match (line.first()?, line.get(10)?) {
-            (b'0'..=b'9', b'T') => true,
-            (b'0'..=b'9', b' ') => false,
-            _ => return None,
-        };
-        let end = if hclog { memchr(b' ', &line[..line.len().min(32)])? } else { GO_TIME.len() };
+        let (b'0'..=b'9', b'T') = (line.first()?, line.get(10)?) else { return None };
+        let end = memchr(b' ', &line[..line.len().min(32)])?;
         let text = line.get(end..)?.strip_prefix(b" [")?;
         let (level, text) = text.split_at_checked(memchr(b']', &text[..text.len().min(6)])?)?;
         let level = match level {
@@ -240,14 +234,14 @@ impl<'a> Head<'a> {
             b"ERROR" => Level::Error,
             _ => return None,
         };
-        // hclog pads the level's name, Go's own logger does not.
-        let padded = hclog && matches!(level, Level::Info | Level::Warn);
+        // The level's name is padded.
+        let padded = matches!(level, Level::Info | Level::Warn);
         let text = text.strip_prefix(if padded { b"]  ".as_slice() } else { b"] " })?;
         Some(Self { time: &line[..end], level, text })
     }
 
     fn open(&self, overlong: bool) -> Option<Open> {
-        let time = self.time()?;
+        let time = std::str::from_utf8(self.time).ok()?.parse().ok()?;
         let text = String::from_utf8_lossy(self.text);
         let (logger, text) = text.split_once(": ")?;
         let (message, tail) = fields::split_message(text);
@@ -267,15 +261,15 @@ impl<'a> Head<'a> {
             bytes: 0,
         })
     }
+}
 
-    /// Go's logger writes the local time, of the zone that Terraform shares with tfguard.
-    fn time(&self) -> Option<Timestamp> {
-        let text = std::str::from_utf8(self.time).ok()?;
-        text.parse().ok().or_else(|| {
-            let time = DateTime::strptime("%Y/%m/%d %H:%M:%S", text).ok()?;
-            Some(time.to_zoned(TimeZone::system()).ok()?.timestamp())
-        })
-    }
+/// The line with which a Terraform before 0.15 begins its log, by Go's standard logger and in local time:
+/// `2006/01/02 15:04:05 [INFO] Terraform version: 0.14.11  `.
+fn version_before_0_15(line: &[u8]) -> Option<Record> {
+    let (time, text) = line.split_at_checked("2006/01/02 15:04:05".len())?;
+    let text = text.strip_prefix(b" [INFO] ").filter(|text| text.starts_with(b"Terraform version: "))?;
+    let head = Head { time: b"1970-01-01T00:00:00Z", level: Level::Info, text };
+    (time[4] == b'/').then(|| head.open(false))?.map(Open::close)
 }
 
 #[cfg(test)]
@@ -329,6 +323,18 @@ mod tests {
             good.trim_end().to_owned(),
         ] {
             assert_eq!(all(bad.as_bytes()), [], "{bad}");
+        }
+    }
+
+    #[test]
+    fn of_a_log_in_the_format_before_0_15_only_the_version_is_read() {
+        let line = "2026/11/20 06:46:05 [INFO] Terraform version: 0.13.7  ";
+        let log = format!("{DEBUG}backend-s3: x\n{line}\n2026/11/20 06:46:05 [WARN] terraform: Stop called\n");
+        let records = all(log.as_bytes());
+        let read: Vec<_> = records.iter().map(|record| (record.logger.as_str(), record.message.as_str())).collect();
+        assert_eq!(read, [("backend-s3", "x"), ("Terraform version", "0.13.7  ")]);
+        for other in [format!("  | {line}"), line.replace("[INFO]", "[INFO] "), line.replace('/', "-")] {
+            assert_eq!(all(format!("{other}\n").as_bytes()), [], "{other}");
         }
     }
 

@@ -284,7 +284,6 @@ mod tests {
             (Flavour::OpenTofu, "1.6.0", true),
             (Flavour::OpenTofu, "1.12.6", true),
             (Flavour::OpenTofu, "1.5.7", false),
-            (Flavour::OldTerraform, "0.13.7", true),
             (Flavour::OldTerraform, "1.5.7", true),
             (Flavour::OldTerraform, "1.6.0", false),
         ] {

@@ -9,7 +9,7 @@ use super::locks::{self, LockEvent};
 use super::phase::{Marker, Phase, PhaseTracker};
 use super::requests::{Requests, Told};
 use super::traces::{LeftTrace, TraceEntry, Traces};
-use crate::command::Product;
+use crate::command::{Product, minor};
 
 /// Most refused records that are told of. What floods the log with them is noise, or wants to be.
 const MAX_REFUSED: usize = 32;
@@ -25,6 +25,8 @@ pub enum Fact {
     Refused(Refused),
     /// Terraform does something else than before.
     Phase(Phase),
+    /// A Terraform before 1.0 began. Its locks are not learned.
+    Unlearned,
     /// An interrupt has reached Terraform's core (`terraform: Stop called, initiating interrupt sequence`,
     /// `internal/terraform/context.go`; OpenTofu says `tofu: ` before it, `internal/tofu/context.go`). An interrupted
     /// apply that still plans does not log this.
@@ -56,6 +58,7 @@ pub struct Observer {
     phase: Phase,
     refused: Vec<Refused>,
     under_lock: Option<Timestamp>,
+    unlearned: bool,
     /// A Terraform began and has done nothing under a lock yet.
     begun: bool,
 }
@@ -80,6 +83,7 @@ impl Observer {
             phase: Phase::default(),
             refused: Vec::new(),
             under_lock: None,
+            unlearned: false,
             begun: true,
         }
     }
@@ -105,6 +109,11 @@ impl Observer {
     /// Which product the child is, and of which version, as it said in its first record (`main.go` of both).
     pub fn product(&self) -> Option<(Product, &str)> {
         self.product.as_ref().map(|(product, version)| (*product, version.as_str()))
+    }
+
+    /// Whether a Terraform before 1.0 began, whose locks are not learned.
+    pub fn is_unlearned(&self) -> bool {
+        self.unlearned
     }
 
     /// What is expected of the child.
@@ -142,10 +151,8 @@ impl Observer {
     }
 
     fn enter(&mut self, record: &Record, now: Timestamp, facts: &mut Vec<Fact>) {
-        if let Some(product) = product(record) {
-            self.product.get_or_insert(product);
-            self.tracker.begin();
-            self.begun = true;
+        if let Some((product, version)) = product(record) {
+            self.begin(product, version, facts);
         } else if let Some(marker) = Marker::read(record) {
             self.tracker.enter(marker);
             if marker.is_under_lock() && std::mem::take(&mut self.begun) {
@@ -179,6 +186,18 @@ impl Observer {
 }
 
 impl Observer {
+    fn begin(&mut self, product: Product, version: String, facts: &mut Vec<Fact>) {
+        if product == Product::Terraform && minor(&version).is_some_and(|minor| minor < (1, 0)) {
+            // A request in this log may be its own from here on.
+            self.requests = None;
+            self.unlearned = true;
+            facts.push(Fact::Unlearned);
+        }
+        self.product.get_or_insert((product, version));
+        self.tracker.begin();
+        self.begun = true;
+    }
+
     /// Enters what a request or its answer told.
     fn told(&mut self, record: &Record, told: Told, now: Timestamp, facts: &mut Vec<Fact>) {
         let judged = match &told {

@@ -20,7 +20,7 @@ pub enum Phase {
 
 /// A record that says what Terraform begins to do.
 ///
-/// The texts are those of `internal/backend/local/backend_{plan,apply,refresh}.go`, alike in Terraform 0.13 to 1.15 and
+/// The texts are those of `internal/backend/local/backend_{plan,apply,refresh}.go`, alike in Terraform 1.0 to 1.15 and
 /// OpenTofu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Marker {

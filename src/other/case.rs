@@ -303,10 +303,7 @@ impl Case {
     }
 
     fn unclear(&self, why: String) -> OtherLock {
-        self.account(
-            None,
-            OtherOutcome::Left { why: format!("tfguard could not see whether this run left a lock: {why}") },
-        )
+        self.account(None, OtherOutcome::Unknown { why })
     }
 
     fn account(&self, holder: Option<LockInfo>, outcome: OtherOutcome) -> OtherLock {

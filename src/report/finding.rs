@@ -26,8 +26,6 @@ pub enum Outcome {
     Unlocked,
     /// Terraform did not say that it got it, and tfguard could not look.
     NotTaken,
-    /// Nobody looked after it.
-    Unknown,
     /// It is somebody else's, and stays.
     Foreign,
     /// Terraform left it, tfguard released it.
@@ -36,6 +34,8 @@ pub enum Outcome {
     Kept,
     /// No lock: the state needs a look.
     NeedsALook,
+    /// Nobody could see whether it was left.
+    Unknown,
     /// It may be there, against tfguard's intention.
     Left,
 }
@@ -48,11 +48,11 @@ impl Outcome {
             Self::Gone => "gone",
             Self::Unlocked => "unlocked",
             Self::NotTaken => "not-taken",
-            Self::Unknown => "unknown",
             Self::Foreign => "foreign",
             Self::Released => "released",
             Self::Kept => "kept",
             Self::NeedsALook => "needs-a-look",
+            Self::Unknown => "unknown",
             Self::Left => "left",
         }
     }

@@ -44,13 +44,18 @@ pub enum OtherOutcome {
         /// Why, and what to do.
         why: String,
     },
+    /// Nobody could see whether the child left one.
+    Unknown {
+        /// Why.
+        why: String,
+    },
 }
 
 impl OtherLock {
     /// Whether somebody has to do something about it.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        matches!(self.outcome, OtherOutcome::Left { .. })
+        matches!(self.outcome, OtherOutcome::Left { .. } | OtherOutcome::Unknown { .. })
     }
 
     /// Whether there is more to say than that all is well.
@@ -80,6 +85,7 @@ impl OtherLock {
             OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),
             OtherOutcome::Kept => (Outcome::Kept, "left in place, as --on-death says".to_owned()),
             OtherOutcome::Left { why } => (Outcome::Left, format!("NOT released: {why}")),
+            OtherOutcome::Unknown { why } => (Outcome::Unknown, format!("NOT known whether this run left it: {why}")),
         };
         line += &what;
         Finding {

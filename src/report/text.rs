@@ -157,7 +157,7 @@ impl LockAccount {
                 next = Some(format!("once you are sure that {sure}, {}", self.unlock(Some(id), None)));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
-            None => (Outcome::Unknown, "not looked after".to_owned()),
+            None => (Outcome::NotTaken, "not looked after".to_owned()),
         };
         let is_its = |state: &&StateAccount| (&state.bucket, &state.state_key) == (&claim.bucket, &claim.state_key);
         if next.is_some()

@@ -57,8 +57,8 @@ pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path, flavour
     let (free, second_is_free) = (!LOG_VARIABLES.iter().any(is_set), !is_set(&SECOND_LOG));
     let path = || ("TF_LOG_PATH", log.into());
     let set = match flavour {
-        // Its SDK logs requests only if the environment asks for DEBUG. 0.13 and 0.14 know no other variable than
-        // TF_LOG, and below TRACE lose records; for later ones the providers are kept out.
+        // Its SDK logs requests only if the environment asks for DEBUG. One before 0.15, whose version is to be seen, knows
+        // TF_LOG alone, and loses records below TRACE. For the others the providers are kept out.
         Flavour::OldTerraform if free => {
             vec![("TF_LOG", "trace".into()), ("TF_LOG_PROVIDER", "off".into()), path()]
         }

@@ -288,7 +288,8 @@ impl<'a> Supervisor<'a> {
         self.read_log();
         let unclean = ending.is_unclean();
         let asked = self.machine.first_request().is_some();
-        let orphans = (asked || (unclean && self.holds_locks())) && self.is_terraform_alive(&self.look());
+        let left = self.holds_locks() || self.may_be_unlogged();
+        let orphans = (asked || (unclean && left)) && self.is_terraform_alive(&self.look());
         // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
         self.handle(Event::ChildEnded { unclean, orphans });
         if orphans && asked {

@@ -1,5 +1,6 @@
 //! The guarded run on real Terraforms: what is promised of locks, tried from outside through the binary.
 
+mod before_1_0;
 mod cleanup;
 mod dying;
 mod faults;

@@ -66,7 +66,7 @@ impl Summary {
         let worst = findings.first().map(|finding| finding.outcome);
         let lost = matches!(account.ending, Some(Ending::Unknown { .. } | Ending::StillAlive));
         let level = match worst {
-            Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
+            Some(Outcome::Left | Outcome::Unknown | Outcome::NeedsALook) => Level::Error,
             Some(Outcome::Kept) => Level::Warning,
             _ if findings.iter().any(is_in_the_way) => Level::Warning,
             _ if next.is_some() || lost => Level::Warning,
@@ -114,12 +114,13 @@ impl Summary {
     fn message(&self, finding: &Finding) -> Option<Message> {
         let (level, title) = match finding.outcome {
             Outcome::Left => (Level::Error, "State lock left behind"),
+            Outcome::Unknown => (Level::Error, "State lock may be left"),
             Outcome::NeedsALook => (Level::Error, "State needs a look"),
             Outcome::Kept => (Level::Warning, "State lock kept"),
             Outcome::Released => (self.level, "State lock released"),
             Outcome::Foreign if is_in_the_way(finding) => (Level::Warning, "State locked by somebody else"),
             Outcome::Foreign => (Level::Notice, "State locked by somebody else"),
-            Outcome::Unknown | Outcome::NotTaken => (Level::Notice, "State lock not looked after"),
+            Outcome::NotTaken => (Level::Notice, "State lock not looked after"),
             Outcome::Unlocked | Outcome::Gone => return None,
         };
         // What the next step of another lock does not do for this one.

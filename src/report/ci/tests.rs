@@ -105,7 +105,7 @@ fn holder(text: &str) -> Value {
 }
 
 fn other_lock() -> impl Strategy<Value = Value> {
-    (hostile(), hostile(), hostile(), proptest::sample::select(&["free", "released", "foreign", "kept", "left"][..]))
+    (hostile(), hostile(), hostile(), proptest::sample::select(&["free", "released", "foreign", "kept", "left", "unknown"][..]))
         .prop_map(|(id, why, command, outcome)| {
             json!({"backend": "gcs", "holder": holder(&id), "outcome": outcome, "why": why, "command": command})
         })

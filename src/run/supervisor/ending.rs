@@ -172,13 +172,11 @@ impl Supervisor<'_> {
             for trace in self.journal.account.traces.iter_mut().filter(|trace| trace.entry.stage != Stage::Unlocked) {
                 trace.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
             }
+            let alive = format!("a process of this run may still be alive: {who}");
+            self.journal.account.other_locks = self.others.not_looked(&alive);
             if self.may_be_unlogged() {
-                let what =
-                    format!("a lock that no log names may be left, and a process of this run may be alive: {who}");
-                trouble(&mut self.journal.account, what);
+                self.note_unseen(&alive);
             }
-            self.journal.account.other_locks =
-                self.others.not_looked(&format!("a process of this run may still be alive: {who}"));
         }
         let account = &mut self.journal.account;
         account.ending.get_or_insert(Ending::StillAlive);

@@ -165,6 +165,10 @@ impl Supervisor<'_> {
                 Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
                 Fact::Phase(phase) => self.phase_changed(phase),
                 Fact::CoreStopped => self.handle(Event::InterruptReported),
+                Fact::Unlearned => trouble(
+                    &mut self.journal.account,
+                    "this is a Terraform before 1.0: tfguard learns none of its locks, and so releases none".to_owned(),
+                ),
             }
         }
         self.write_journal();

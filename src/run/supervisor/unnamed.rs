@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Supervisor, trouble};
 use crate::cli::Evidence;
+use crate::command::product;
 use crate::lock::LockClaim;
 use crate::observe::item::Misfit;
 use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
@@ -40,12 +41,16 @@ impl Supervisor<'_> {
         self.observer.traces_left(self.observed_ending())
     }
 
-    /// A lock may be left that the log says nothing of.
+    /// A lock may be left that the log says nothing of. Where a script went is not known, and a shell tells of a signal
+    /// that ended its command by 128 and more.
     pub(super) fn may_be_unlogged(&self) -> bool {
         let account = &self.journal.account;
-        (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty())
-            && self.observer.ledger().entries().is_empty()
-            && nameless::is_due(self.job, self.observer.product())
+        let is_named = self.job.command.first().is_some_and(|program| product(program).is_some());
+        let script = self.observer.is_unlearned() && !self.child_is_terraform && !is_named;
+        let signalled = script && matches!(account.ending, Some(Ending::Exited { code: 129.., .. }));
+        (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty() || signalled)
+            && (script
+                || self.observer.ledger().entries().is_empty() && nameless::is_due(self.job, self.observer.product()))
     }
 
     /// Adds the locks that traced lockfiles turn out to be.
@@ -100,6 +105,13 @@ impl Supervisor<'_> {
     /// Looks whether a lock is left that nothing logs. Added if it is sure enough, else told of.
     pub(super) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
         let account = &self.journal.account;
+        if self.observer.is_unlearned() {
+            // An error after a request to stop can be a forced exit.
+            if !matches!(account.ending, Some(Ending::Exited { code: 0, .. })) {
+                self.note_unknown("tfguard learns no lock of Terraform before 1.0".to_owned());
+            }
+            return;
+        }
         let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
         let unclean = account.ending.is_none_or(Ending::is_unclean);
         let passed = self.observer.under_lock();
@@ -146,20 +158,22 @@ impl Supervisor<'_> {
 
     /// One that ended by itself has released its lock or told why not.
     pub(super) fn note_unseen(&mut self, why: &str) {
-        let why = format!("tfguard could not see whether this run left a lock: {why}");
-        let terraform = self.job.terraform(self.journal.account.command(), true);
-        let account = &mut self.journal.account;
-        if account.ending.is_none_or(Ending::is_unclean) {
-            let outcome = OtherOutcome::Left { why };
-            account.other_locks.push(OtherLock {
-                backend: "s3".to_owned(),
-                holder: None,
-                outcome,
-                command: None,
-                terraform,
-            });
+        if self.journal.account.ending.is_none_or(Ending::is_unclean) {
+            self.note_unknown(why.to_owned());
         } else {
-            trouble(account, why);
+            let what = format!("tfguard could not see whether this run left a lock: {why}");
+            trouble(&mut self.journal.account, what);
         }
+    }
+
+    /// Whether a lock is left is not known, and somebody has to look.
+    pub(super) fn note_unknown(&mut self, why: String) {
+        self.journal.account.other_locks.push(OtherLock {
+            backend: "s3".to_owned(),
+            holder: None,
+            outcome: OtherOutcome::Unknown { why },
+            command: None,
+            terraform: self.job.terraform(self.journal.account.command(), true),
+        });
     }
 }
