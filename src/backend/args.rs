@@ -48,30 +48,6 @@ pub fn plan_file(args: &[OsString], surroundings: &Surroundings) -> Option<PathB
     (!path.is_dir()).then_some(path)
 }
 
-/// The values of `-backend-config` of an `init` that was started with `args` (without the program), in order.
-pub(super) fn backend_config(args: &[OsString], surroundings: &Surroundings) -> Vec<String> {
-    let mut words = words("init", args, surroundings).unwrap_or_default().into_iter();
-    let mut values = Vec::new();
-    while let Some(word) = words.next() {
-        let word = word.to_string_lossy().into_owned();
-        let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).unwrap_or_default();
-        match flag.split_once('=').unwrap_or((flag, "")) {
-            ("backend-config", _) if !flag.contains('=') => {
-                values.extend(words.next().map(|value| value.to_string_lossy().into_owned()));
-            }
-            ("backend-config", value) => values.push(value.to_owned()),
-            _ => {}
-        }
-    }
-    values.retain(|value| !value.is_empty());
-    values
-}
-
-/// Whether Terraform was started for this subcommand.
-pub fn has_subcommand(subcommand: &str, args: &[OsString]) -> bool {
-    args.iter().any(|word| word == subcommand)
-}
-
 /// What stands behind a subcommand: typed, and from variables, in Terraform's order. None if it is another one.
 fn words(subcommand: &str, args: &[OsString], surroundings: &Surroundings) -> Option<Vec<OsString>> {
     let at = args.iter().position(|word| word == subcommand)?;

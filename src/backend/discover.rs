@@ -161,7 +161,7 @@ pub fn read_backend_of(
 }
 
 /// A backend by its type and settings.
-pub(super) fn known(
+fn known(
     kind: &str,
     config: Value,
     surroundings: &Surroundings,

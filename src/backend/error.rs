@@ -33,14 +33,12 @@ pub enum BackendError {
         /// Its version.
         version: String,
     },
-    /// `init` moves a state to a backend whose settings are not recorded yet, and the configuration does not tell them.
-    #[error("`terraform init` had not recorded this backend yet, and {path} does not tell its settings: {reason}")]
-    Configuration {
-        /// The file of the configuration, or of `-backend-config`.
-        path: PathBuf,
-        /// What is wrong, without any of its content.
-        reason: String,
-    },
+    /// `init` moves a state to this backend and has not recorded its settings.
+    #[error(
+        "`terraform init` records the backend that it moves a state to when all is over, so its region, table and \
+         endpoints are not known"
+    )]
+    NotRecorded,
     /// The plan file that is applied does not tell its backend, and no other place does.
     #[error("the backend, and so the place of the lock, is in the plan file {path}, and {flaw}")]
     PlanFile {

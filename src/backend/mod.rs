@@ -1,13 +1,12 @@
 //! Which backend a Terraform directory uses, and with which endpoint, region and credentials Terraform talks to it.
 //!
-//! [`read_backend`], [`read_planned_backend`] and [`read_configured_backend`] are pure reading. [`AwsClients`] is built
-//! only when a lock must be released: nothing here runs while Terraform works.
+//! [`read_backend`] and [`read_planned_backend`] are pure reading. [`AwsClients`] is built only when a lock must be
+//! released: nothing here runs while Terraform works.
 
 mod args;
 mod attributes;
 mod caller;
 mod client;
-mod configuration;
 mod credentials;
 mod discover;
 mod error;
@@ -21,10 +20,9 @@ mod record;
 mod s3;
 mod web_identity;
 
-pub use args::{chdir, has_subcommand, plan_file, workspace};
+pub use args::{chdir, plan_file, workspace};
 pub use caller::{Caller, Identity};
 pub use client::{AwsClients, Reader, Store};
-pub use configuration::read_configured_backend;
 pub use discover::{Backend, Surroundings, read_backend, read_backend_of, read_planned_backend};
 pub use error::BackendError;
 pub use given::GivenSettings;

@@ -26,7 +26,21 @@ pub struct LockClaim {
     pub kinds: LockKinds,
 }
 
+/// What Terraform takes the lock of a state for that it moves elsewhere, and that of the place to which it moves it
+/// (`internal/command/meta_backend_migrate.go`).
+const MIGRATION: [&str; 2] = ["migration source state", "migration destination state"];
+
 impl LockClaim {
+    /// Whether it is of a state that is being moved elsewhere.
+    pub fn is_migration_source(&self) -> bool {
+        self.operation == MIGRATION[0]
+    }
+
+    /// Whether it is of a place to which a state is being moved.
+    pub fn is_migration_destination(&self) -> bool {
+        self.operation == MIGRATION[1]
+    }
+
     /// The claim to a lock that was found and is known to be the one that is meant: the lock of this state. Which halves it
     /// has does not stand in it.
     ///

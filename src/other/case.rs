@@ -38,6 +38,8 @@ pub enum Suspicion {
     None,
     /// It may have, and tfguard leaves it alone; this is to be said.
     LeftAlone(String),
+    /// It moved a state away from a backend of this type.
+    Move(String),
     /// It may have.
     Lock(Box<Case>),
 }
@@ -93,7 +95,7 @@ impl Suspicion {
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env.clone());
         if moves_state(command, env) {
-            return Self::of_move(arguments, &surroundings);
+            return Self::of_move(&surroundings);
         }
         // An apply of a plan file has the backend of the plan.
         let (planned, found) = backend::read_backend_of(arguments, &surroundings);
@@ -150,23 +152,32 @@ impl Suspicion {
 }
 
 impl Suspicion {
-    /// What an `init` that moved a state may have left: the old backend is the recorded one, until all is over.
-    fn of_move(arguments: &[OsString], surroundings: &Surroundings) -> Self {
-        let backends = [backend::read_backend(surroundings), backend::read_configured_backend(arguments, surroundings)];
-        let unlogged = backends.iter().filter_map(|found| match found {
-            Ok(Backend::Other { kind, .. }) if Locking::of(kind) != Locking::DiesWithHolder => Some(kind.as_str()),
-            _ => None,
-        });
-        let unlogged: Vec<String> = unlogged.map(|kind| format!("`{kind}`")).collect();
-        if unlogged.is_empty() {
-            return Self::None;
-        }
-        Self::LeftAlone(format!(
-            "the command died while it moved a state and may have left its lock on the backend {}: see whether `terraform \
-             plan` is refused it there",
-            unlogged.join(" and on ")
-        ))
+    /// The old backend is the recorded one, until all is over.
+    fn of_move(surroundings: &Surroundings) -> Self {
+        Self::Move(match backend::read_backend(surroundings) {
+            Ok(Backend::S3(_)) => "s3".to_owned(),
+            Ok(Backend::Other { kind, .. }) => kind,
+            Ok(Backend::None | Backend::Local) | Err(_) => "local".to_owned(),
+        })
     }
+}
+
+/// What is to be said of a command that died while it moved a state away from a backend of type `from`, if it may have
+/// left locks that nobody logged. Those in S3 are logged: that of the state that is moved, then that of its new place.
+#[must_use]
+pub fn left_by_move(from: &str, source_is_logged: bool, destination_is_logged: bool) -> Option<String> {
+    let source = from != "s3" && Locking::of(from) != Locking::DiesWithHolder;
+    let destination = !destination_is_logged && (from != "s3" || source_is_logged);
+    let source = source.then(|| format!("on the backend `{from}`"));
+    let places: Vec<_> =
+        source.into_iter().chain(destination.then(|| "on the one that it was moved to".to_owned())).collect();
+    (!places.is_empty()).then(|| {
+        format!(
+            "the command died while it moved a state, and may have left a lock of it {}: see whether `terraform plan` is \
+             refused it there",
+            places.join(" and ")
+        )
+    })
 }
 
 /// Whether the directory itself was initialised with this backend.

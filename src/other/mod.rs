@@ -16,7 +16,7 @@ mod probe;
 mod refusal;
 mod terraform;
 
-pub use case::{Case, Death, Permission, RefusedItself, Suspicion};
+pub use case::{Case, Death, Permission, RefusedItself, Suspicion, left_by_move};
 pub use command::Command;
 pub use contested::Contested;
 pub use refusal::{Holder, Refusal};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::command::{self, Product};
-use crate::lock::FoundLock;
+use crate::lock::{FoundLock, LockClaim, LockKinds};
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 use crate::shell;
@@ -123,11 +123,23 @@ impl LockAccount {
     /// The one command that removes it, or without an ID what is no lock in its place, and where to run it: `otherwise`,
     /// if it is not known where its settings are.
     pub(crate) fn unlock(&self, id: Option<&str>, otherwise: Option<&Path>) -> String {
+        // Its directory is set up for another backend.
+        if self.settings.is_none() && self.claim.is_migration_destination() {
+            return self.unlock_without_directory(id);
+        }
         let (directory, flags) = match &self.settings {
             Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
             None => (otherwise, &[][..]),
         };
         shell::run_in(directory, &shell::unlock(id, flags))
+    }
+
+    fn unlock_without_directory(&self, id: Option<&str>) -> String {
+        let LockClaim { bucket, state_key, kinds, .. } = &self.claim;
+        let table = if *kinds == LockKinds::Lockfile { &[][..] } else { &["--table", "TABLE"] };
+        let flags = [&["--bucket", bucket, "--key", state_key, "--region", "REGION"], table].concat();
+        let command = shell::unlock(id, &flags.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        format!("run, with the region, table and endpoints of the backend that the state was moved to: {command}")
     }
 
     /// Whether what blocks the state is no lock, and so has no ID by which Terraform could name it.

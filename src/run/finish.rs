@@ -522,6 +522,7 @@ impl Found<'_> {
         let holder = expectations(journal);
         releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
         for lock in &mut journal.account.locks {
+            releaser.note_moved(&lock.claim);
             // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
             // it again is a person's.
             if !matches!(lock.outcome, Some(LockOutcome::Left(_)))

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::rivals::{self, surroundings_of};
 use super::supervisor::ticks_since_boot;
 use crate::command::{product, subcommand};
-use crate::other::{Case, Death, Permission, Suspicion};
+use crate::other::{Case, Death, Permission, Suspicion, left_by_move};
 use crate::report::{Ending, OtherLock};
 use crate::session::{ChildRecord, ProcessId, Tree};
 
@@ -57,6 +57,10 @@ pub struct End {
     pub under_lock: Option<Timestamp>,
     /// The log told of locks.
     pub logged: bool,
+    /// Among them that of a state that is moved elsewhere.
+    pub source_is_logged: bool,
+    /// Among them that of the place to which a state is moved.
+    pub destination_is_logged: bool,
 }
 
 impl OtherBackends {
@@ -139,6 +143,9 @@ impl OtherBackends {
             match seen.suspicion {
                 Suspicion::None => {}
                 Suspicion::LeftAlone(message) => messages.push(message),
+                Suspicion::Move(from) => {
+                    messages.extend(left_by_move(&from, end.source_is_logged, end.destination_is_logged));
+                }
                 Suspicion::Lock(case) => {
                     self.suspects.push(Suspect { case, started: seen.started, gone: seen.gone, passed });
                 }

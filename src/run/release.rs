@@ -19,9 +19,6 @@ pub(super) const BUDGET: Duration = Duration::from_secs(45);
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
 pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(2);
 
-/// What Terraform takes the second lock of a migration for (`internal/command/meta_backend_migrate.go`).
-const MIGRATION_DESTINATION: &str = "migration destination state";
-
 /// The guarded command, as far as it tells where a lock lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Started<'a> {
@@ -47,12 +44,22 @@ pub struct Located {
 pub struct Releaser {
     terraforms: Terraforms,
     backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
+    /// The locks of states that are being moved elsewhere.
+    moved: Vec<LockClaim>,
 }
 
 impl Releaser {
     /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
     pub fn note(&mut self, tree: &Tree) {
         self.terraforms.note(tree, true);
+    }
+
+    /// Remembers a lock of a state that is being moved elsewhere, if it is one. What stores that state is not where it is
+    /// moved to.
+    pub fn note_moved(&mut self, claim: &LockClaim) {
+        if claim.is_migration_source() && !self.moved.contains(claim) {
+            self.moved.push(claim.clone());
+        }
     }
 
     /// Finds the backend to which a lock belongs, and the places where its halves live. Once found, it stays;
@@ -67,11 +74,17 @@ impl Releaser {
         started: Started,
         look: impl FnOnce() -> Tree,
     ) -> Located {
+        self.note_moved(claim);
         let known = self.backends.iter().position(|(known, _)| known == claim);
         if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
             return before;
         }
         let found = self.find(claim, before.settings.as_ref(), started, look).and_then(|(backend, settings)| {
+            // Two stores can have buckets of the same name.
+            let stores = |moved: &LockClaim| backend.stores_state(&moved.bucket, &moved.state_key);
+            if claim.is_migration_destination() && self.moved.iter().any(stores) {
+                return Err(BackendError::NotRecorded);
+            }
             let places = backend.places(claim)?;
             if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
                 return Err(BackendError::Elsewhere { place: place.to_string() });
@@ -81,6 +94,10 @@ impl Releaser {
         let (backend, located) = match found {
             Ok((backend, located)) => (Ok(backend), located),
             Err(error) => {
+                let error = match error {
+                    BackendError::ForeignState { .. } if claim.is_migration_destination() => BackendError::NotRecorded,
+                    error => error,
+                };
                 tracing::debug!("lock {}: {error}", claim.id);
                 let plan = match &error {
                     BackendError::PlanFile { path, .. } => Some(path.clone()),
@@ -120,7 +137,7 @@ impl Releaser {
         let own = || {
             if let Some(Settings { directory, plan_file, .. }) = settings {
                 let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
-                return Some(backend_in(claim, &surroundings, plan_file.clone(), None));
+                return Some(backend_in(claim, &surroundings, plan_file.clone()));
             }
             let args = started.command.get(1..).unwrap_or_default();
             let cwd = std::env::current_dir().ok()?;
@@ -246,19 +263,17 @@ fn backend_of_process(claim: &LockClaim, terraform: &Terraform) -> Option<Result
 
 /// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
 fn backend_of(claim: &LockClaim, surroundings: &Surroundings, args: &[OsString]) -> Result<Found, BackendError> {
-    backend_in(claim, surroundings, backend::plan_file(args, surroundings), Some(args))
+    backend_in(claim, surroundings, backend::plan_file(args, surroundings))
 }
 
 /// The same, where the arguments may be unknown.
 ///
 /// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
-/// either. An `init` that moves a state holds the old store's lock and the new one's, and records the new store's
-/// settings when all is over.
+/// either.
 fn backend_in(
     claim: &LockClaim,
     surroundings: &Surroundings,
     plan_file: Option<PathBuf>,
-    args: Option<&[OsString]>,
 ) -> Result<Found, BackendError> {
     let fitting = |backend| match backend {
         Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
@@ -271,18 +286,5 @@ fn backend_in(
     if let Some(plan) = plan_file {
         return Ok(found(fitting(backend::read_planned_backend(&plan, surroundings)?)?, Some(plan)));
     }
-    // Two stores can have buckets of the same name, so the old settings are no answer even where they fit.
-    let destination = claim.operation == MIGRATION_DESTINATION;
-    let recorded = if destination {
-        Err(BackendError::ForeignState { lock_id: claim.lock_id() })
-    } else {
-        backend::read_backend(surroundings).and_then(fitting)
-    };
-    let backend = match recorded {
-        Err(_) if destination || args.is_some_and(|args| backend::has_subcommand("init", args)) => {
-            fitting(backend::read_configured_backend(args.unwrap_or_default(), surroundings)?)
-        }
-        recorded => recorded,
-    };
-    Ok(found(backend?, None))
+    Ok(found(fitting(backend::read_backend(surroundings)?)?, None))
 }

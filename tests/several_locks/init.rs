@@ -25,15 +25,16 @@ fn the_hidden_lock_of_a_new_workspace_is_released_on_every_version() {
     }
 }
 
-/// What the configuration says now, and what is left to `-backend-config`.
+const MIGRATE: [&str; 5] = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"];
+
+/// What the configuration says now.
 struct Destination {
     bucket: String,
     table: String,
-    args: Vec<String>,
 }
 
-/// A project with a state, configured anew for another store, and where its requests can be held.
-fn moving(terraform: &std::path::Path, proxy: &FaultProxy, partial: bool) -> (Project<'static>, Destination) {
+/// A project with a state, configured anew for another store.
+fn moving(terraform: &std::path::Path, proxy: &FaultProxy) -> (Project<'static>, Destination) {
     let project = project(Kind::Quick).table().endpoint(proxy.url()).init(terraform);
     project.apply();
     let aws = project.aws();
@@ -42,61 +43,76 @@ fn moving(terraform: &std::path::Path, proxy: &FaultProxy, partial: bool) -> (Pr
     aws.create_table(&table);
     let block = project.work().join("backend.tf");
     let text = std::fs::read_to_string(&block).unwrap();
-    let mut text = text.replace(project.table_name(), &table).replace(project.bucket(), &bucket);
-    let mut args = Vec::new();
-    if partial {
-        text = text.replace(&format!("dynamodb_table = {table:?}"), "");
-        let file = format!("bucket = {bucket:?} # of the team\nuse_path_style = true\n");
-        std::fs::write(project.work().join("team.tfbackend"), file).unwrap();
-        text = text.replace(&format!("bucket = {bucket:?}"), "").replace("use_path_style = true", "");
-        args = vec!["-backend-config=team.tfbackend".to_owned(), format!("-backend-config=dynamodb_table={table}")];
-    }
+    let text = text.replace(project.table_name(), &table).replace(project.bucket(), &bucket);
     std::fs::write(&block, text).unwrap();
-    (project, Destination { bucket, table, args })
+    (project, Destination { bucket, table })
 }
 
-/// Two locks at once, in two stores. The old one's settings are those that `init` recorded before; the new one's are
-/// recorded nowhere until all is over, only the configuration has them.
+/// Two locks at once, in two stores, of which Terraform is killed. The first one's settings are those that `init` recorded
+/// before; the other one's are recorded nowhere until all is over.
 #[track_caller]
-fn killed_while_it_migrates(terraform: &std::path::Path, partial: bool) {
-    let proxy = FaultProxy::start(Aws::shared().url());
-    let (project, to) = moving(terraform, &proxy, partial);
+fn killed_while_it_migrates(terraform: &std::path::Path, proxy: &FaultProxy) -> (Project<'static>, Destination, Exit) {
+    let (project, to) = moving(terraform, proxy);
     let gate = Gate::new();
     // The state on its way to the destination: both are locked.
     proxy.rule(Match::http("PUT", &to.bucket), [gate.hold()]);
-    let args = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"].map(str::to_owned);
-    let run = project.tfguard(TFGUARD, ["--report", "report.json"], [&args[..], &to.args].concat()).start();
+    let run = in_a_job(project.tfguard(TFGUARD, ["--report", "report.json"], MIGRATE)).start();
     gate.wait_for(1, SOON);
-    let to_id = project.lock_id().replace(project.bucket(), &to.bucket);
     let source = project.lock().expect("the source is locked");
     assert_eq!(source["Operation"], "migration source state");
-    let destination = project.aws().lock(&to.table, &to_id).expect("the destination is locked");
+    let destination = project.aws().lock(&to.table, &to.lock_id(&project)).expect("the destination is locked");
     assert_eq!(destination["Operation"], "migration destination state");
     let digest = project.aws().digest(project.table_name(), &project.lock_id());
     assert_eq!(kill_terraforms(&project), 1);
-    let exit = run.wait(SOON).expect_code(137);
-    let released = |operation: &str| (operation.to_owned(), "released".to_owned(), vec!["deleted".to_owned()]);
-    assert_eq!(
-        outcomes(&project),
-        [released("migration source state"), released("migration destination state")],
-        "{exit}"
-    );
+    let exit = run.wait(SOON).expect_code(120);
+    let expected = [
+        ("migration source state".to_owned(), "released".to_owned(), vec!["deleted".to_owned()]),
+        ("migration destination state".to_owned(), "left".to_owned(), vec![]),
+    ];
+    assert_eq!(outcomes(&project), expected, "{exit}");
     assert_eq!(project.lock(), None, "{exit}");
-    assert_eq!(project.aws().lock(&to.table, &to_id), None, "{exit}");
+    assert_eq!(project.aws().lock(&to.table, &to.lock_id(&project)), Some(destination), "{exit}");
     assert_eq!(project.aws().digest(project.table_name(), &project.lock_id()), digest);
     project.guard().assert_no_process_left(SOON);
+    (project, to, exit)
 }
 
+impl Destination {
+    fn lock_id(&self, project: &Project) -> String {
+        project.lock_id().replace(project.bucket(), &self.bucket)
+    }
+}
+
+fn in_a_job(run: Run) -> Run {
+    run.envs([("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "init")])
+}
+
+/// The other one is named, with a command that removes it once its settings are put in.
 #[test]
-fn both_locks_of_a_migration_are_released_on_every_version() {
-    for (_, terraform) in Tools::get().terraforms() {
-        killed_while_it_migrates(&terraform, false);
+fn of_the_locks_of_a_migration_the_sources_is_released_on_every_version() {
+    for (version, terraform) in Tools::get().terraforms() {
+        let (project, to, exit) = killed_while_it_migrates(&terraform, &FaultProxy::start(Aws::shared().url()));
+        let err = exit.err();
+        let named = format!("--bucket {} --key {} --region REGION --table TABLE", to.bucket, project.state_key());
+        let command = err.split("was moved to: ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
+        assert!(command.starts_with("tfguard unlock ") && command.ends_with(&named), "{version}: {exit}");
+        let command = command.replace("REGION", Aws::REGION).replace("TABLE", &to.table);
+        let url = project.aws().url();
+        let command = format!("{command} --yes --s3-endpoint {url} --dynamodb-endpoint {url} --path-style");
+        project.paste(TFGUARD, &project.work(), &command).expect_code(0);
+        assert_eq!(project.aws().lock(&to.table, &to.lock_id(&project)), None, "{version}: {command}");
     }
 }
 
 #[test]
-fn a_migration_to_settings_of_the_command_line() {
-    killed_while_it_migrates(&terraform(), true);
+fn the_lock_of_a_migrations_destination_is_released_once_its_backend_is_recorded() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let (project, to, _) = killed_while_it_migrates(&terraform(), &proxy);
+    let release = || in_a_job(project.command(TFGUARD).args(["release", "--wait", "1m"])).run();
+    release().expect_code(120);
+    project.terraform(["init", "-reconfigure", "-input=false", "-no-color"]).run().expect_code(0);
+    let exit = release().expect_code(0);
+    assert_eq!(project.aws().lock(&to.table, &to.lock_id(&project)), None, "{exit}");
 }
 
 /// The same bucket, key and table in another place: the settings of before fit, and are not those of the second lock.
@@ -113,39 +129,16 @@ fn a_migration_to_a_store_with_the_same_names() {
     std::fs::write(&block, text.replace(here.url(), proxy.url())).unwrap();
     let gate = Gate::new();
     proxy.rule(Match::dynamodb("PutItem").body("migration destination"), [Action::Forward, gate.hold()]);
-    let init = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"];
-    let run = project.tfguard(TFGUARD, [""; 0], init).start();
+    let run = project.tfguard(TFGUARD, ["--report", "report.json"], MIGRATE).start();
     gate.wait_for(1, SOON);
     let both = || [project.lock(), there.lock(project.table_name(), &project.lock_id())];
     assert!(both().iter().all(Option::is_some), "a lock in each store");
     assert_eq!(kill_terraforms(&project), 1);
-    let exit = run.wait(SOON).expect_code(137);
-    assert_eq!(exit.err().matches("left by Terraform, deleted by tfguard").count(), 2, "{exit}");
-    assert_eq!(both(), [None, None], "{exit}");
-}
-
-/// The settings of the destination cannot be known: its lock stays, the other one goes, and people are told.
-#[test]
-fn a_destination_that_is_not_known_leaves_its_lock() {
-    let proxy = FaultProxy::start(Aws::shared().url());
-    let (project, to) = moving(&terraform(), &proxy, false);
-    let gate = Gate::new();
-    proxy.rule(Match::dynamodb("PutItem").body(&to.table), [Action::Forward, gate.hold()]);
-    // It has read its configuration when it asks for the source's lock.
-    let before = Gate::new();
-    proxy.rule(Match::dynamodb("PutItem").body("migration source"), [before.hold()]);
-    let init = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"];
-    let run = project.tfguard(TFGUARD, ["--report", "report.json"], init).start();
-    before.wait_for(1, SOON);
-    std::fs::write(project.work().join("backend.tf"), "terraform {\n  backend \"s3\" {\n").unwrap();
-    before.release();
-    gate.wait_for(1, SOON);
-    assert_eq!(kill_terraforms(&project), 1);
     let exit = run.wait(SOON).expect_code(120);
-    let outcomes = outcomes(&project);
-    assert_eq!((outcomes[0].1.as_str(), outcomes[1].1.as_str()), ("released", "left"), "{exit}");
-    assert!(exit.err().contains("backend.tf"), "{exit}");
-    assert_eq!(project.lock(), None, "{exit}");
+    let outcomes: Vec<_> = outcomes(&project).into_iter().map(|(_, outcome, _)| outcome).collect();
+    assert_eq!(outcomes, ["released", "left"], "{exit}");
+    let [here, there] = both();
+    assert_eq!((here, there.is_some()), (None, true), "{exit}");
 }
 
 /// The source's lock is in S3, the destination is a file.

@@ -50,12 +50,16 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn suspect(&mut self) {
+        let logged =
+            |is_it: fn(&LockClaim) -> bool| self.observer.ledger().entries().iter().any(|entry| is_it(&entry.claim));
         let end = End {
             ending: self.journal.account.ending,
             is_terraform: self.child_is_terraform,
             started: self.journal.account.started,
             under_lock: self.observer.under_lock(),
             logged: !self.observer.ledger().entries().is_empty(),
+            source_is_logged: logged(LockClaim::is_migration_source),
+            destination_is_logged: logged(LockClaim::is_migration_destination),
         };
         let mut others = std::mem::take(&mut self.others);
         let messages = others.suspect(end, &self.job.command, &self.job.env, || {
