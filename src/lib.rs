@@ -15,6 +15,7 @@ pub mod cli;
 pub mod command;
 pub mod commands;
 pub mod exit;
+mod files;
 pub mod holder;
 pub mod lock;
 pub mod observe;

@@ -152,6 +152,87 @@ fn a_supervisor_that_comes_second_starts_nothing() {
     drop(claim);
 }
 
+/// A run of which nothing lives, and which has said something.
+fn left(stage: &Stage) -> std::path::PathBuf {
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    child.perform("os.write(1, b'some output\\n')");
+    run.kill_with_supervisor(&journal(stage));
+    child.exit(0);
+    stage.guard.assert_no_process_left(SOON);
+    let [session] = stage.session_dirs().try_into().unwrap();
+    session
+}
+
+/// Guards against a release that fails (125) over a file that is there for convenience. Only the journal decides.
+#[test]
+fn a_damaged_file_stops_no_release() {
+    for (name, content) in [
+        ("progress", &[0xff; 16][..]),
+        ("progress", b"x"),
+        ("child", b"\xff\xff"),
+        ("supervisor.stderr", b"\xff"),
+        ("stdout", b"some output\n\xff"),
+        ("journal.spare", b""),
+        ("release.lock", b"x"),
+    ] {
+        let stage = Stage::new();
+        let session = left(&stage);
+        std::fs::write(session.join(name), content).unwrap();
+        let exit = release(&stage, "1m").run().expect_code(0);
+        assert!(name != "progress" || exit.out() == "some output\n", "{name} {exit}");
+        stage.assert_clean();
+    }
+}
+
+/// Guards against a cleanup step that waits for ever for somebody to write to a FIFO.
+#[test]
+fn nothing_is_waited_for_that_is_not_a_file() {
+    for (name, code) in [
+        ("journal.json", 125),
+        ("tfguard-session", 125),
+        ("supervisor.lock", 125),
+        ("terraform.log", 0),
+        ("stdout", 0),
+        ("progress", 0),
+        ("child", 0),
+        ("release.lock", 0),
+        ("supervisor.stderr", 0),
+    ] {
+        let stage = Stage::new();
+        let session = left(&stage);
+        let path = session.join(name);
+        let _ = std::fs::remove_file(&path);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let exit = release(&stage, "1s").start().wait(SOON);
+        if name == "terraform.log" {
+            // Whether its Terraform lives can be known by that file alone.
+            assert_ne!(exit.err(), "", "{exit}");
+        } else {
+            let exit = exit.expect_code(code);
+            assert!(code == 0 || exit.err().contains(path.to_str().unwrap()), "{name} {exit}");
+            assert_eq!(session.exists(), code != 0, "{name} {exit}");
+        }
+    }
+}
+
+/// Guards the sessions that come after one that cannot be read.
+#[test]
+fn one_session_that_cannot_be_read_does_not_hide_the_others() {
+    let stage = Stage::new();
+    let session = left(&stage);
+    std::fs::remove_file(session.join("journal.json")).unwrap();
+    nix::unistd::mkfifo(&session.join("journal.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    let cleanup = release(&stage, "1m").start();
+    child.wait_for_signal(SIGINT);
+    child.exit(1);
+    run.wait(SOON).expect_code(1);
+    cleanup.wait(SOON).expect_code(125);
+    assert_eq!(stage.session_dirs(), [session]);
+}
+
 /// A program that the kernel does not tell its boot ID.
 fn without_boot_id(run: Run) -> Run {
     let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id && exec \"$@\"";

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::symlink;
 use std::thread;
 
 use crate::stage::*;
@@ -361,7 +362,7 @@ fn the_environment_differs_by_what_is_documented() {
     assert!(gone.is_empty(), "{gone:?}");
     let [level, path] = added.try_into().unwrap();
     assert_eq!(level, "TF_LOG_CORE=info");
-    assert!(path.starts_with(&format!("TF_LOG_PATH={}/tfguard/", stage.sessions().display())), "{path}");
+    assert!(path.starts_with(&format!("TF_LOG_PATH={}/.tfguard-sessions/", stage.sessions().display())), "{path}");
 
     let (gone, added) = difference("TF_LOG", "debug");
     assert!(gone.is_empty(), "{gone:?}");
@@ -542,20 +543,44 @@ fn the_report_is_written_however_the_run_ends() {
     assert_eq!(fs::read_dir(stage.work()).unwrap().count(), 1, "no file aside is left");
 }
 
-/// Guards against a device, or a link, that is replaced by the report.
+/// Guards what a repository's link points to, and a device, from the report and its like; also the names that a file aside
+/// could have, and whoever waits for a FIFO.
 #[test]
-fn a_report_goes_through_links_and_replaces_no_device() {
+fn a_report_replaces_nothing_but_a_file() {
     let stage = Stage::new();
     let at = |name: &str| stage.work().join(name);
-    fs::write(at("file"), "old").unwrap();
-    std::os::unix::fs::symlink("file", at("link")).unwrap();
+    let outside = stage.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let precious = outside.join("precious");
+    fs::write(&precious, "mine").unwrap();
+    for link in ["link", "good.new", "good.tmp"] {
+        symlink(&precious, at(link)).unwrap();
+    }
+    symlink(outside.join("dangling"), at("dangling")).unwrap();
+    symlink(&outside, at("directory")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    stage.tfguard(&["--report", "link"], ["true"]).run().expect_code(0);
-    assert!(at("link").is_symlink());
-    assert_eq!(stage.report("file")["exit_code"], 0);
-    for target in ["fifo", ".", "missing/report"] {
-        let exit = stage.tfguard(&["--report", target], sh("exit 4")).run().expect_code(4);
-        assert!(exit.err().contains("tfguard: warning: cannot write the report"), "{target} {exit}");
+    let absolute = at("directory/report");
+    for option in ["--report", "--dotenv"] {
+        for target in
+            ["link", "dangling", "directory/report", absolute.to_str().unwrap(), "fifo", ".", "missing/report"]
+        {
+            let exit = stage.tfguard(&[option, target], sh("exit 4")).run().expect_code(4);
+            assert!(exit.err().contains("tfguard: warning: cannot write "), "{option} {target} {exit}");
+            assert_eq!(exit.err().contains("is a symbolic link"), ["link", "dangling"].contains(&target), "{exit}");
+        }
+        stage.tfguard(&[option, "good"], sh("exit 4")).run().expect_code(4);
+        assert!(!fs::read(at("good")).unwrap().is_empty());
+        fs::remove_file(at("good")).unwrap();
+    }
+    let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!((names, fs::read_to_string(&precious).unwrap()), (vec!["precious".into()], "mine".to_owned()));
+    for link in ["link", "good.new", "good.tmp", "dangling", "directory"] {
+        assert!(at(link).is_symlink(), "{link}");
     }
     assert!(std::os::unix::fs::FileTypeExt::is_fifo(&fs::metadata(at("fifo")).unwrap().file_type()));
+    // A link that is no part of the checkout is the user's own way of calling a directory.
+    let elsewhere = stage.dir().join("elsewhere");
+    symlink(stage.work(), &elsewhere).unwrap();
+    stage.tfguard(&["--report", elsewhere.join("good").to_str().unwrap()], ["true"]).run().expect_code(0);
+    assert_eq!(stage.report("good")["exit_code"], 0);
 }

@@ -2,7 +2,6 @@
 
 mod account;
 pub mod ci;
-mod file;
 mod finding;
 mod other;
 mod refused;
@@ -13,7 +12,6 @@ pub use account::{
     Account, Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Report, Requested,
     Settings, TraceAccount,
 };
-pub use file::replace;
 pub use finding::{Finding, Outcome};
 pub use other::{OtherLock, OtherOutcome};
 pub use refused::RefusedLock;

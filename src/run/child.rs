@@ -17,7 +17,7 @@ use crate::ci;
 use crate::command::Flavour;
 use crate::exit;
 use crate::report::Ending;
-use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, create_file};
+use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, SessionFile};
 
 /// Terraform's log variables. If the user set any of them, all stay as they are.
 const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"];
@@ -161,8 +161,9 @@ impl Child {
             };
             child.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
         }
-        let record = create_file(&session.child())?;
-        reserve(&record).map_err(|error| DirectoryError::Io { doing: "write", path: session.child(), error })?;
+        let record = session.create_file(SessionFile::Child)?;
+        let path = || session.path_of(SessionFile::Child);
+        reserve(&record).map_err(|error| DirectoryError::Io { doing: "write", path: path(), error })?;
         let record_fd = record.as_raw_fd();
         // SAFETY: between fork and exec only async-signal-safe functions are called, on memory of the stack.
         unsafe {
@@ -235,7 +236,7 @@ fn ending(status: ExitStatus) -> Ending {
 /// Reads what the child wrote of itself; none if it never came to that.
 #[must_use]
 pub fn read_record(session: &SessionDir) -> Option<ChildRecord> {
-    ChildRecord::from_stat(&std::fs::read(session.child()).ok()?)
+    ChildRecord::from_stat(&session.read_file(SessionFile::Child).ok()?)
 }
 
 /// Copies `/proc/self/stat` to a descriptor, with system calls only. If it fails, the record is missing, which is what

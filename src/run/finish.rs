@@ -39,7 +39,7 @@ use crate::lock::LockClaim;
 use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::ci::{Level, Message, Summary};
 use crate::report::{Account, LockAccount, LockOutcome};
-use crate::session::{Journal, JournalError, ProcessId, SessionDir, Tree, World, is_log_held};
+use crate::session::{Journal, JournalError, ProcessId, SessionDir, SessionFile, Tree, World, is_log_held};
 
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
@@ -184,7 +184,8 @@ impl Found<'_> {
         let ours = ours && !self.is_copy(&journal) && self.session.is_claimed() != Some(false);
         let Some(supervisor) = journal.supervisor.filter(|supervisor| ours && supervisor.is_alive()) else { return };
         // Looked at before: nobody may see what its front passes on from here on.
-        if let Some(spools) = spools(&self.session).ok().filter(|_| self.is_of_this_job(&journal)) {
+        if self.is_of_this_job(&journal) {
+            let spools = spools(&self.session);
             self.attended.set(self.session.attend());
             if !supervisor.signal(requests::RELEASE) {
                 return;
@@ -200,8 +201,8 @@ impl Found<'_> {
     }
 
     fn relays(&self) -> Result<(Relay, Relay), Failure> {
-        let spools = self.spools.take().map_or_else(|| spools(&self.session), Ok);
-        spools.and_then(relays_of).map_err(Failure::Start)
+        let spools = self.spools.take().unwrap_or_else(|| spools(&self.session));
+        relays_of(spools).map_err(Failure::Start)
     }
 
     async fn finish(
@@ -242,7 +243,7 @@ impl Found<'_> {
             return done(0);
         }
         let claim = match self.session.claim() {
-            Err(_) if !self.session.path().exists() => return done(0),
+            Err(_) if !self.session.exists() => return done(0),
             claim => claim?,
         };
         if claim.is_none() {
@@ -274,15 +275,17 @@ impl Found<'_> {
                 Err(JournalError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
                 read => return read.map(Some),
             }
-            if !self.session.path().exists() {
+            if !self.session.exists() {
                 return Ok(None);
             }
             tokio::time::sleep(A_MOMENT).await;
         }
         // The log is made before any Terraform is started, and has been removed before a session is.
-        let log = File::open(self.session.log());
+        let log = self.session.open_file(SessionFile::Log);
         if log.is_ok_and(|log| is_log_held(&log) == Some(true) || log.metadata().is_ok_and(|log| log.len() != 0)) {
-            return Err(JournalError::Missing { path: self.session.journal().display().to_string() });
+            return Err(JournalError::Missing {
+                path: self.session.path_of(SessionFile::Journal).display().to_string(),
+            });
         }
         tracing::debug!("{} has no journal, so nothing was started in it", self.session.path().display());
         // A younger one may be another job's, whose front is about to write it.
@@ -457,7 +460,7 @@ impl Found<'_> {
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let wrote_nothing = std::fs::metadata(self.session.log()).map_or(true, |log| log.len() == 0);
-        if wrote_nothing && journal.child.is_none() && !self.session.child().exists() {
+        if wrote_nothing && journal.child.is_none() && !self.session.path_of(SessionFile::Child).exists() {
             // It never came to start the command.
             self.session.remove();
             return Ok(0);

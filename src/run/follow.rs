@@ -21,11 +21,14 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Goes on at a place to which somebody has read the file.
+    /// Goes on at a place to which somebody has read the file; at its start where the file does not reach so far.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn new(file: File, at: u64) -> io::Result<Self> {
+        if at > file.metadata()?.len() {
+            return Ok(Self::from_the_start(file));
+        }
         let remembered = usize::try_from(at).unwrap_or(REMEMBERED).min(REMEMBERED);
         let mut before = vec![0; remembered];
         match file.read_exact_at(&mut before, at - remembered as u64) {

@@ -25,7 +25,7 @@ use super::{Failure, announce, conclude, job, new_account};
 use crate::ci;
 use crate::report::Account;
 use crate::report::ci::Summary;
-use crate::session::{Journal, ProcessId, SessionDir, create_file};
+use crate::session::{Journal, ProcessId, SessionDir, SessionFile};
 
 /// Longer than a child takes from fork to exec.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
@@ -46,9 +46,9 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 
 /// Fills the session directory and starts the supervisor in it.
 fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
-    create_file(&session.stdout())?;
+    session.create_file(SessionFile::Stdout)?;
     if !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
-        create_file(&session.stderr())?;
+        session.create_file(SessionFile::Stderr)?;
     }
     let mut journal = Journal::new(new_account(plan, session));
     journal.front = ProcessId::own();
@@ -80,7 +80,7 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
     for name in ci::HUNTING_VARIABLES {
         supervisor.env_remove(name);
     }
-    let errors = create_file(&session.supervisor_stderr()).map_err(io::Error::other)?;
+    let errors = session.create_file(SessionFile::SupervisorStderr).map_err(io::Error::other)?;
     supervisor.stdout(Stdio::from(socket)).stderr(Stdio::from(errors));
     // SAFETY: setsid, fork and _exit are async-signal-safe, and this process has no other thread yet.
     unsafe {
@@ -121,7 +121,7 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
                 let _ = to_us.send(request);
             }
             let taken_over = take_over(plan, session, &mut requests).await;
-            let is_removed = !session.path().exists();
+            let is_removed = !session.exists();
             taken_over.map_err(|failure| if is_removed { Failure::FinishedByRelease } else { failure })
         }
     };
@@ -149,12 +149,12 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
 
 /// Copies the session's output from here on.
 pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
-    relays_of(spools(session)?)
+    relays_of(spools(session))
 }
 
 /// What of the session's output nobody has passed on until now.
-pub fn spools(session: &SessionDir) -> io::Result<(Option<Spool>, Option<Spool>)> {
-    Ok((Spool::stdout(session)?, Spool::stderr(session)?))
+pub fn spools(session: &SessionDir) -> (Option<Spool>, Option<Spool>) {
+    (Spool::stdout(session), Spool::stderr(session))
 }
 
 /// Copies a session's output.
@@ -214,7 +214,8 @@ async fn take_over(
     session: &SessionDir,
     requests: &mut UnboundedReceiver<StopRequest>,
 ) -> Result<Account, Failure> {
-    let words = std::fs::read_to_string(session.supervisor_stderr()).unwrap_or_default();
+    let words = session.read_file(SessionFile::SupervisorStderr).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words);
     tracing::warn!(
         "tfguard's supervisor was killed; this process takes its place{}{words}",
         if words.is_empty() { "" } else { ": " }
@@ -262,15 +263,15 @@ pub async fn tell(
 
 /// Whether the last line of one of the child's streams has no end.
 fn ends_within_a_line(session: &SessionDir) -> bool {
-    let last = |path: &std::path::Path| -> io::Result<u8> {
-        let file = File::open(path)?;
+    let last = |file| -> io::Result<u8> {
+        let file = session.open_file(file)?;
         let mut last = [b'\n'];
         if let Some(at) = file.metadata()?.len().checked_sub(1) {
             file.read_exact_at(&mut last, at)?;
         }
         Ok(last[0])
     };
-    [session.stdout(), session.stderr()].iter().any(|path| last(path).is_ok_and(|last| last != b'\n'))
+    [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| last(file).is_ok_and(|last| last != b'\n'))
 }
 
 /// Passes on the rest of the output.
@@ -372,9 +373,8 @@ fn started(job: &super::Job, mut journal: Journal) -> Result<Supervisor<'_>, Fai
     journal.create_log(&job.session)?;
     // So that `tfguard release` knows whom to ask.
     journal.write(&job.session)?;
-    let spool = |path: &std::path::Path| File::options().append(true).open(path);
-    let stdout = spool(&job.session.stdout()).map_err(Failure::Start)?;
-    let stderr = spool(&job.session.stderr()).ok();
+    let stdout = job.session.append_to(SessionFile::Stdout).map_err(Failure::Start)?;
+    let stderr = job.session.append_to(SessionFile::Stderr).ok();
     let supervisor = Supervisor::start(job, journal, super::child::Output::Spool { stdout, stderr })?;
     // Terraform has its own copy; ours would keep the CI's pipe open after the front is gone.
     let _ = null_over(0);

@@ -41,10 +41,11 @@ pub use supervisor::{Job, describe};
 use crate::backend::{InitRecord, Surroundings};
 use crate::command::Flavour;
 use crate::exit;
+use crate::files;
 use crate::observe::Phase;
+use crate::report::Account;
 use crate::report::ci::Summary;
-use crate::report::{Account, replace};
-use crate::session::{DirectoryError, JournalError, SessionDir};
+use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -174,11 +175,16 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
 
 /// Writes the report and removes Terraform's log. By whoever supervised to the end: the front may be gone by then.
 fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
-    if account.survivors.is_empty() {
+    if account.survivors.is_empty() && is_accounted_for(session) {
         // Nobody writes to it any more, nobody will need it, and the front that would remove it may be gone.
         session.remove_log();
     }
     report(plan, account);
+}
+
+/// Whether the journal on the disk says what became of the run. On a full disk it may not, and then the log alone does.
+fn is_accounted_for(session: &SessionDir) -> bool {
+    Journal::read(session).is_ok_and(|journal| journal.account.ended.is_some())
 }
 
 /// Writes the report, if one is wanted.
@@ -205,7 +211,7 @@ fn announce(plan: &Plan, account: &Account, within_a_line: bool) -> Summary {
 /// Writes the file of `--report`. That it cannot be written changes nothing of what happened.
 pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serialize) {
     let text = serde_json::to_vec_pretty(report).map_err(io::Error::from);
-    let written = text.and_then(|text| replace(path, &text, 0o600));
+    let written = text.and_then(|text| files::replace_path(path, &text, 0o600));
     if let Err(error) = written {
         tracing::warn!("cannot write the report {}: {error}", path.display());
     }
@@ -216,7 +222,9 @@ fn clean_up(session: &SessionDir, account: &Account) {
     if !account.survivors.is_empty() {
         // Whether they are gone can be told by the log, which they hold.
     } else if account.lock_left() {
-        session.remove_secrets();
+        if is_accounted_for(session) {
+            session.remove_secrets();
+        }
     } else {
         session.remove();
     }

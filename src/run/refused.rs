@@ -6,7 +6,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +19,7 @@ use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, Un
 use crate::observe::Stage;
 use crate::other::{self, Death, Refusal, RefusedItself, Suspicion};
 use crate::report::{Ending, HalfOutcome, LockAccount, RefusedLock, Settings};
+use crate::session::SessionFile;
 use crate::shell;
 
 /// Looking at the lock never takes longer: the run is over, and the CI waits.
@@ -95,8 +95,9 @@ impl Supervisor<'_> {
 
     /// It said so on its stderr, or with `-json` on its stdout.
     fn refused_by_words(&self) -> Option<Refused> {
-        let session = &self.job.session;
-        let found = [session.stderr(), session.stdout()].iter().find_map(|spool| Refusal::find(&tail(spool)?));
+        let spools = [SessionFile::Stderr, SessionFile::Stdout].into_iter();
+        let found =
+            spools.flat_map(|spool| self.job.session.open_file(spool)).find_map(|spool| Refusal::find(&tail(spool)?));
         let holder = found?.holder?;
         // Its own, after the answer to its request was lost: that one was looked after.
         if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
@@ -218,8 +219,7 @@ async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock
 }
 
 /// The end of a file, as text.
-fn tail(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+fn tail(mut file: File) -> Option<String> {
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut bytes = Vec::new();

@@ -8,8 +8,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +17,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
 use super::follow::Follow;
-use crate::session::SessionDir;
+use crate::session::{SessionDir, SessionFile};
 
 /// One stream on its way to the CI.
 #[derive(Debug)]
@@ -115,7 +114,7 @@ impl Relay {
 pub struct Spool {
     file: Follow,
     /// Where it is noted how much was copied, for who goes on after this process.
-    progress: File,
+    progress: Option<File>,
     /// Where in there.
     slot: u64,
     /// None where the system has no inotify left; the file is then looked at five times a second.
@@ -124,35 +123,41 @@ pub struct Spool {
 
 impl Spool {
     /// Opens the spool of stdout; none where it was removed.
-    pub fn stdout(session: &SessionDir) -> io::Result<Option<Self>> {
-        Self::open(&session.stdout(), &session.progress(), 0)
+    pub fn stdout(session: &SessionDir) -> Option<Self> {
+        Self::open(session, SessionFile::Stdout, 0)
     }
 
     /// Opens the spool of stderr; none where that goes into the spool of stdout.
-    pub fn stderr(session: &SessionDir) -> io::Result<Option<Self>> {
-        Self::open(&session.stderr(), &session.progress(), 8)
+    pub fn stderr(session: &SessionDir) -> Option<Self> {
+        Self::open(session, SessionFile::Stderr, 8)
     }
 
-    /// None also where another process removes the session at this moment, which has shown everything.
-    fn open(path: &Path, progress: &Path, slot: u64) -> io::Result<Option<Self>> {
-        match Self::open_there(path, progress, slot) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.map(Some),
-        }
+    /// None also where another process removes the session at this moment, which has shown everything, and where the file
+    /// cannot be used: that is told.
+    fn open(session: &SessionDir, spool: SessionFile, slot: u64) -> Option<Self> {
+        let path = session.path_of(spool);
+        Self::open_there(session, spool, slot)
+            .inspect_err(|error| {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("the command's output in {} cannot be passed on: {error}", path.display());
+                }
+            })
+            .ok()
     }
 
-    fn open_there(path: &Path, progress: &Path, slot: u64) -> io::Result<Self> {
+    fn open_there(session: &SessionDir, spool: SessionFile, slot: u64) -> io::Result<Self> {
         let watch = || -> Result<OwnedFd, rustix::io::Errno> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            inotify::add_watch(&fd, path, WatchFlags::MODIFY)?;
+            inotify::add_watch(&fd, session.path_of(spool), WatchFlags::MODIFY)?;
             Ok(fd)
         };
         let growth = watch().ok();
-        let file = File::open(path)?;
+        let file = session.open_file(spool)?;
         let progress =
-            File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(progress)?;
+            session.open_progress().inspect_err(|error| tracing::debug!("how much was passed on: {error}")).ok();
         let mut copied = [0; 8];
-        let copied = progress.read_exact_at(&mut copied, slot).map_or(0, |()| u64::from_ne_bytes(copied));
+        let read = progress.as_ref().map(|progress| progress.read_exact_at(&mut copied, slot));
+        let copied = if matches!(read, Some(Ok(()))) { u64::from_ne_bytes(copied) } else { 0 };
         let file = Follow::new(file, copied)?;
         Ok(Self { file, progress, slot, growth })
     }
@@ -166,7 +171,9 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            let _ = self.progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
+            if let Some(progress) = &self.progress {
+                let _ = progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
+            }
         }
     }
 }
@@ -239,22 +246,23 @@ fn wait(spool: Option<&Spool>, orders: &Orders) {
 mod tests {
     use super::*;
 
-    /// Guards against a cleanup step that fails (125) because the front removed the session between two looks at it.
+    /// Guards against a warning, or worse, of a cleanup step, because the front removed the session between two looks at it.
     #[test]
     fn a_spool_may_go_at_any_moment() {
         let place = tempfile::tempdir().unwrap();
-        let [path, progress] = ["session/stdout", "session/progress"].map(|name| place.path().join(name));
-        std::thread::scope(|scope| {
-            let front = scope.spawn(|| {
-                for _ in 0..2000 {
-                    std::fs::create_dir(path.parent().unwrap()).unwrap();
-                    std::fs::write(&path, "").unwrap();
-                    while std::fs::remove_dir_all(path.parent().unwrap()).is_err() {}
+        let env = |name: &str| (name == "TFGUARD_DIR").then(|| place.path().into());
+        for _ in 0..500 {
+            let session = SessionDir::create(env).unwrap();
+            drop(session.create_file(SessionFile::Stdout).unwrap());
+            std::thread::scope(|scope| {
+                let front = scope.spawn(|| session.remove());
+                while !front.is_finished() {
+                    if let Err(error) = Spool::open_there(&session, SessionFile::Stdout, 0) {
+                        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+                    }
                 }
             });
-            while !front.is_finished() {
-                Spool::open(&path, &progress, 0).unwrap();
-            }
-        });
+            session.remove();
+        }
     }
 }

@@ -3,27 +3,46 @@
 //! Terraform's log and output can hold secrets, so the directory is private (0700), owned by us and checked on the way
 //! down (P7). It is made by the front and removed once everything is accounted for.
 
-use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::place::{Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
+use crate::files;
 
 /// How often, and at which intervals, who begins a session tries to claim it.
 const CLAIM_TRIES: u32 = 1000;
 const CLAIM_EVERY: Duration = Duration::from_millis(1);
+/// How often a directory is made that others take away meanwhile.
+const MAKE_TRIES: u32 = 100;
+/// How deep sessions lie in one another at most.
+const DEEPEST: u32 = 8;
+/// What a journal, and a log, have of the disk from the beginning.
+const RESERVED: usize = 32 * 1024;
+/// No journal is longer.
+const LONGEST_JOURNAL: u64 = 4 * 1024 * 1024;
 
-/// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
-/// can read, then the user's own run-time directory.
-const PLACES: &[&str] = &[
-    "RUNNER_TEMP",
-    "CI_PROJECT_DIR",
-    "WORKSPACE_TMP",
-    "AGENT_TEMPDIRECTORY",
-    "BUILDKITE_BUILD_CHECKOUT_PATH",
-    "XDG_RUNTIME_DIR",
-];
+/// The directory of the links to tfguard, for a `PATH`.
+const LINKS: &str = "bin";
+/// The directory of the link to tfguard that stands for a program that a user named, and of the link to that program.
+const NAMED: &str = "named";
+/// What is in them.
+const LINK_NAMES: [&str; 3] = ["terraform", "tofu", REAL];
+/// The link to the program that a user named.
+pub const REAL: &str = "real";
+/// The directory of the sessions inside a session.
+const INNER: &str = "inner";
+/// Keeps the sessions out of Git, and out of what goes by its rules.
+const IGNORE: &str = ".gitignore";
+const IGNORE_ALL: &[u8] = b"# Made and removed by tfguard.\n*\n";
 
 /// What is wrong with the place for sessions, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +71,9 @@ pub enum DirectoryError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Not what tfguard made.
+    #[error("{path} is not a session's directory, as tfguard names and marks it", path = .0.display())]
+    NotASession(PathBuf),
     /// The system refused.
     #[error("cannot {doing} {path}: {error}; free some space or set TFGUARD_DIR to a writable directory", path = .path.display())]
     Io {
@@ -64,40 +86,107 @@ pub enum DirectoryError {
     },
 }
 
-/// The directory of one session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionFile {
+    /// Says that tfguard made the directory. Made first and removed last.
+    Marker,
+    /// The journal.
+    Journal,
+    /// What takes the journal's place on a full disk.
+    Spare,
+    /// The file to which Terraform logs.
+    Log,
+    /// The spool of the child's stdout.
+    Stdout,
+    /// The spool of the child's stderr, where that is not the same as stdout.
+    Stderr,
+    /// What the child wrote of itself before it became the command: its line of `/proc/self/stat`.
+    Child,
+    /// How much of the spools the front has passed on: the bytes of stdout and of stderr, eight bytes each.
+    Progress,
+    /// Locked by who supervises.
+    SupervisorLock,
+    /// Locked by a `tfguard release` that will remove the session.
+    ReleaseLock,
+    /// What the supervisor wrote to its stderr; nothing but a panic's words.
+    SupervisorStderr,
+}
+
+impl SessionFile {
+    const ALL: [Self; 11] = [
+        Self::Marker,
+        Self::Journal,
+        Self::Spare,
+        Self::Log,
+        Self::Stdout,
+        Self::Stderr,
+        Self::Child,
+        Self::Progress,
+        Self::SupervisorLock,
+        Self::ReleaseLock,
+        Self::SupervisorStderr,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Marker => "tfguard-session",
+            Self::Journal => "journal.json",
+            Self::Spare => "journal.spare",
+            Self::Log => "terraform.log",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Child => "child",
+            Self::Progress => "progress",
+            Self::SupervisorLock => "supervisor.lock",
+            Self::ReleaseLock => "release.lock",
+            Self::SupervisorStderr => "supervisor.stderr",
+        }
+    }
+}
+
+/// The directory of one session, held open: whatever becomes of the directories above it, this one is meant.
+#[derive(Debug, Clone)]
 pub struct SessionDir {
     path: PathBuf,
+    dir: Arc<OwnedFd>,
 }
+
+impl PartialEq for SessionDir {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for SessionDir {}
 
 impl SessionDir {
     /// Makes a new session directory in the place that `env` tells.
-    pub fn create(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Self, DirectoryError> {
-        let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        if let Some(dir) = set(&"TFGUARD_DIR") {
-            // With a slash at its end, a link would be followed unseen.
-            let dir: PathBuf = dir.components().collect();
-            check_chosen(&dir)?;
-            return Self::create_below(&dir.join("tfguard"));
-        }
-        for place in PLACES.iter().filter_map(set) {
-            // A CI variable may name a place that does not exist here (in a container): the next one serves as well.
-            // What is wrong with a place of ours inside it is an error: somebody meddles with it.
-            match Self::create_below(&place.join("tfguard")) {
-                Err(DirectoryError::Io { doing, path, error }) => {
-                    tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
-                }
-                made => return made,
+    pub fn create(env: impl Fn(&str) -> Option<OsString>) -> Result<Self, DirectoryError> {
+        let mut places = Place::of_run(env).into_iter().peekable();
+        loop {
+            let place = places.next().expect("the temporary directory is always one, or there is a chosen one");
+            let is_last = places.peek().is_none();
+            match place.make().and_then(Reached::unsteered) {
+                Ok(place) => match Self::create_below(&place) {
+                    // A CI variable may name a place that does not exist here (in a container) or cannot be written: the
+                    // next one serves as well. What is wrong with a place of ours inside it is an error: somebody meddles
+                    // with it.
+                    Err(DirectoryError::Io { doing, path, error }) if !is_last => {
+                        tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
+                    }
+                    made => return made,
+                },
+                Err(error) if is_last => return Err(error),
+                Err(error @ DirectoryError::Io { .. }) => tracing::debug!("{error}"),
+                Err(error) => tracing::warn!("{error}; the session is made elsewhere"),
             }
         }
-        // The temporary directory is shared by all users, so each has a directory of its own there.
-        let user = nix::unistd::geteuid();
-        Self::create_below(&std::env::temp_dir().join(format!("tfguard-{user}")))
     }
 
     /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
     /// told and passed over.
-    pub fn all(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> Vec<Self> {
+    pub fn all(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
         let (sessions, refused) = Self::all_and_refused(env);
         for error in refused {
             tracing::warn!("{error}");
@@ -107,79 +196,224 @@ impl SessionDir {
 
     /// The same, and why a place, or what lies in one, is not looked at although a session may be in it. What can hold
     /// none is told and passed over.
-    pub fn all_and_refused(env: impl Fn(&str) -> Option<std::ffi::OsString>) -> (Vec<Self>, Vec<DirectoryError>) {
-        let set = |name: &&str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let mut roots: Vec<PathBuf> = match set(&"TFGUARD_DIR") {
-            Some(dir) => vec![dir.join("tfguard")],
-            None => PLACES.iter().filter_map(set).map(|place| place.join("tfguard")).collect(),
-        };
-        let shared = std::env::temp_dir().join(format!("tfguard-{}", nix::unistd::geteuid()));
-        roots.push(shared.clone());
-        let chosen = set(&"TFGUARD_DIR").is_some();
-        // A run would not have begun there: it would have gone to the next place, or have refused to go where everybody
-        // can put something under the name of this user's place.
-        let holds_none = |root: &Path, error: &DirectoryError| match error {
-            DirectoryError::Io { .. } => !chosen || root == shared,
-            DirectoryError::WritableByOthers { .. } => false,
-            _ => root == shared,
-        };
+    pub fn all_and_refused(env: impl Fn(&str) -> Option<OsString>) -> (Vec<Self>, Vec<DirectoryError>) {
         let (mut sessions, mut refused) = (Vec::new(), Vec::new());
-        let mut pass_over = |holds_none: bool, error: DirectoryError| match &error {
-            // What is not there was never made, or another run that just ended took it away.
-            DirectoryError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {}
-            _ if holds_none => tracing::warn!("{error}"),
-            _ => refused.push(error),
-        };
-        for root in &roots {
-            if let Err(error) = check_private(root) {
-                pass_over(holds_none(root, &error), error);
-                continue;
-            }
-            let entries = match std::fs::read_dir(root) {
-                Ok(entries) => entries.flatten(),
-                Err(error) => {
-                    pass_over(false, io_error("read", root)(error));
-                    continue;
-                }
-            };
-            for entry in entries {
-                match Self::open(&entry.path()) {
-                    Ok(session) => sessions.push(session),
-                    Err(error) => pass_over(matches!(error, DirectoryError::NotADirectory(_)), error),
-                }
+        for place in Place::of_sessions(env) {
+            match Self::all_in(&place, &mut refused) {
+                Ok(found) => sessions.extend(found),
+                // What is not there was never made, or another run that just ended took it away.
+                Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                // A run would not have begun there: it would have gone to the next place, or have refused to go where
+                // everybody can put something under the name of this user's place.
+                Err(error) => match (&place, &error) {
+                    (Place::Shared, DirectoryError::WritableByOthers { .. }) => refused.push(error),
+                    (Place::Shared, _) | (Place::Named(_), DirectoryError::Io { .. }) => tracing::warn!("{error}"),
+                    _ => refused.push(error),
+                },
             }
         }
-        sessions.sort_by(|one, other| one.name().cmp(other.name()));
+        sessions.sort_by(|one: &Self, other| one.name().cmp(other.name()));
         (sessions, refused)
     }
 
-    fn create_below(root: &Path) -> Result<Self, DirectoryError> {
-        let root = std::path::absolute(root).map_err(io_error("find", root))?;
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
-        let pid = std::process::id();
-        for n in 0..100 {
-            let path = root.join(format!("{stamp}-{pid}-{n}"));
-            match make_root(&root).and_then(|()| make_private(&path).map_err(io_error("create", &path))) {
-                // A session of the same name is there, or another run that just ended took the root away with it.
-                Err(DirectoryError::Io { path: gone, error, .. })
-                    if (error.kind() == io::ErrorKind::AlreadyExists && gone == path)
-                        || (error.kind() == io::ErrorKind::NotFound && root.parent().is_some_and(Path::is_dir)) => {}
-                made => return made.map(|()| Self { path }),
+    fn all_in(place: &Place, refused: &mut Vec<DirectoryError>) -> Result<Vec<Self>, DirectoryError> {
+        let reached = place.reach()?;
+        if !reached.has(ROOT.as_ref()) {
+            return Ok(Vec::new());
+        }
+        let root = reached.unsteered()?.open_private(ROOT.as_ref())?;
+        let (sessions, wrong) = Self::all_below(&root.dir, &root.path)?;
+        refused.extend(wrong);
+        Ok(sessions)
+    }
+
+    /// The sessions in a directory of them, and those that may be some.
+    fn all_below(root: &OwnedFd, path: &Path) -> Result<(Vec<Self>, Vec<DirectoryError>), DirectoryError> {
+        let (mut sessions, mut refused) = (Vec::new(), Vec::new());
+        for name in list(root).map_err(io_error("read", path))? {
+            if !is_session_name(&name) {
+                continue;
+            }
+            match Self::open_in(root, path.join(&name)) {
+                Ok(session) => sessions.push(session),
+                Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error @ (DirectoryError::NotASession(_) | DirectoryError::NotADirectory(_))) => {
+                    tracing::warn!("{error}");
+                }
+                Err(error) => refused.push(error),
             }
         }
-        Err(io_error("create", &root)(io::ErrorKind::AlreadyExists.into()))
+        sessions.sort_by(|one, other| one.name().cmp(other.name()));
+        Ok((sessions, refused))
+    }
+
+    fn create_below(place: &Reached) -> Result<Self, DirectoryError> {
+        let path = place.path.join(ROOT);
+        Self::create_in(&path, || make_private(&place.dir, ROOT.as_ref(), &path))
+    }
+
+    /// Makes a session inside this one, for a guard inside this one's run.
+    pub fn create_inside(&self) -> Result<Self, DirectoryError> {
+        let path = self.path.join(INNER);
+        Self::create_in(&path, || make_private(&self.dir, INNER.as_ref(), &path))
+    }
+
+    /// Makes a session in the directory `path`, which `make` opens, and makes where it is not there.
+    fn create_in(path: &Path, make: impl Fn() -> Result<OwnedFd, DirectoryError>) -> Result<Self, DirectoryError> {
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
+        let pid = std::process::id();
+        let mut last = None;
+        for n in 0..MAKE_TRIES {
+            let path = path.join(format!("{stamp}-{pid}-{n}"));
+            let name = path.file_name().unwrap_or_default();
+            let root = match make() {
+                Ok(root) => root,
+                // Another run that just ended took it away.
+                Err(error @ DirectoryError::Io { .. }) if error.is_not_found() => {
+                    last = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Err(error) = rustix::fs::mkdirat(&root, name, Mode::RWXU) {
+                let again = matches!(error, Errno::EXIST | Errno::NOENT);
+                let error = io_error("create", &path)(error.into());
+                if again {
+                    last = Some(error);
+                    continue;
+                }
+                return Err(error);
+            }
+            let session = Self { dir: Arc::new(open_private(&root, name, &path)?), path };
+            return match session.begin() {
+                Ok(()) => {
+                    // Marked by now, so that nobody takes it away again.
+                    ignore_all(&root, session.path.parent().unwrap_or(&session.path));
+                    Ok(session)
+                }
+                Err(error) => {
+                    session.remove();
+                    Err(error)
+                }
+            };
+        }
+        Err(last.unwrap_or_else(|| io_error("create", path)(io::ErrorKind::AlreadyExists.into())))
+    }
+
+    /// Marks a new session as one, and takes the room that its journal needs on a disk that is full later.
+    fn begin(&self) -> Result<(), DirectoryError> {
+        use io::Write as _;
+        let mark = concat!("A session of tfguard ", env!("CARGO_PKG_VERSION"), ", removed when it has ended.\n");
+        let write = |file: SessionFile, content: &[u8]| {
+            let written = self.create_file(file)?.write_all(content);
+            written.map_err(io_error("write", &self.path_of(file)))
+        };
+        write(SessionFile::Marker, mark.as_bytes())?;
+        write(SessionFile::Spare, &[b' '; RESERVED])
     }
 
     /// An existing session directory, checked.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
-        check_private(path)?;
-        Ok(Self { path: path.to_owned() })
+        let not_a_session = || DirectoryError::NotASession(path.to_owned());
+        let root = path.parent().ok_or_else(not_a_session)?;
+        let name = root.file_name().filter(|name| *name == ROOT || *name == INNER).ok_or_else(not_a_session)?;
+        let above = Reached::walk(root.parent().ok_or_else(not_a_session)?)?.unsteered()?;
+        let root = above.open_private(name)?;
+        Self::open_in(&root.dir, root.path.join(path.file_name().ok_or_else(not_a_session)?))
+    }
+
+    fn open_in(root: impl AsFd, path: PathBuf) -> Result<Self, DirectoryError> {
+        let name = path.file_name().unwrap_or_default();
+        if !is_session_name(name) {
+            return Err(DirectoryError::NotASession(path));
+        }
+        let dir = Arc::new(open_private(root, name, &path)?);
+        let session = Self { path, dir };
+        // A checkout makes other modes: what a repository has of this name is not taken for a session.
+        let mode = rustix::fs::fstat(&session.dir).map_or(0, |stat| stat.st_mode);
+        if mode & 0o077 != 0 {
+            return Err(DirectoryError::NotASession(session.path));
+        }
+        match session.open_file(SessionFile::Marker) {
+            Ok(_) => Ok(session),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => session.unmarked(),
+            Err(error) => Err(io_error("open", &session.path_of(SessionFile::Marker))(error)),
+        }
+    }
+
+    /// Says why a directory without a marker is not looked at.
+    fn unmarked(self) -> Result<Self, DirectoryError> {
+        // One that is about to be removed is empty, and one that is being made is marked just now.
+        let marker = SessionFile::Marker.name();
+        match list(&self.dir) {
+            Ok(names) if names.is_empty() || names.iter().any(|name| name == marker) => {
+                Err(io_error("open", &self.path)(io::ErrorKind::NotFound.into()))
+            }
+            _ => Err(DirectoryError::NotASession(self.path)),
+        }
+    }
+
+    /// The sessions inside this one, in the order in which they began. What is not safe to look at is told and passed over.
+    #[must_use]
+    pub fn inner(&self) -> Vec<Self> {
+        let path = self.path.join(INNER);
+        let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::all_below(&root, &path));
+        let (sessions, refused) = match found {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => Default::default(),
+            Err(error) => (Vec::new(), vec![error]),
+        };
+        for error in refused {
+            tracing::warn!("{error}");
+        }
+        sessions
+    }
+
+    /// The session that this one is inside of.
+    #[must_use]
+    pub fn outer(&self) -> Option<Self> {
+        let inner = self.path.parent().filter(|above| above.file_name() == Some(OsStr::new(INNER)))?;
+        Self::open(inner.parent()?).ok()
+    }
+
+    /// Makes links to `target` of these names (`terraform`, `tofu`) and gives the directory that they are in. It is made
+    /// once.
+    pub fn make_links(&self, target: &Path, names: &[&str]) -> Result<PathBuf, DirectoryError> {
+        let links: Vec<_> = names.iter().map(|name| (*name, target)).collect();
+        self.make_links_in(LINKS, &links)
+    }
+
+    /// Makes a link to `target` that stands for the program `real` that a user named, and gives it. Beside it is the link
+    /// [`REAL`] to that program. `name`: `terraform` or `tofu`.
+    pub fn make_named_link(&self, target: &Path, name: &str, real: &Path) -> Result<PathBuf, DirectoryError> {
+        Ok(self.make_links_in(NAMED, &[(name, target), (REAL, real)])?.join(name))
+    }
+
+    fn make_links_in(&self, within: &str, links: &[(&str, &Path)]) -> Result<PathBuf, DirectoryError> {
+        let path = self.path.join(within);
+        let dir = make_private(&self.dir, within.as_ref(), &path)?;
+        for (name, target) in links {
+            let path = path.join(name);
+            if !LINK_NAMES.contains(name) {
+                return Err(io_error("create", &path)(io::ErrorKind::InvalidInput.into()));
+            }
+            rustix::fs::symlinkat(*target, &dir, *name).map_err(|error| io_error("create", &path)(error.into()))?;
+        }
+        Ok(path)
     }
 
     /// How long nothing was made or removed in it; none if the clocks do not tell.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        std::fs::symlink_metadata(&self.path).ok()?.modified().ok()?.elapsed().ok()
+        File::from(self.dir.try_clone().ok()?).metadata().ok()?.modified().ok()?.elapsed().ok()
+    }
+
+    /// Whether it is still where it was made.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        let there = std::fs::symlink_metadata(&self.path).map(|there| (there.dev(), there.ino()));
+        let held = rustix::fs::fstat(&self.dir).map(|held| (held.st_dev, held.st_ino));
+        matches!((there, held), (Ok(there), Ok(held)) if there == held)
     }
 
     /// The session's name.
@@ -188,54 +422,133 @@ impl SessionDir {
         self.path.file_name().unwrap_or_default()
     }
 
-    /// The directory itself.
+    /// The path of the directory, for other processes and for people.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The journal.
+    /// The path of a file, for other processes, for inotify and for people.
     #[must_use]
-    pub fn journal(&self) -> PathBuf {
-        self.path.join("journal.json")
+    pub fn path_of(&self, file: SessionFile) -> PathBuf {
+        self.path.join(file.name())
     }
 
-    /// The file to which Terraform logs.
+    /// The path of the file to which Terraform logs.
     #[must_use]
     pub fn log(&self) -> PathBuf {
-        self.path.join("terraform.log")
+        self.path_of(SessionFile::Log)
     }
 
-    /// The spool of the child's stdout.
-    #[must_use]
-    pub fn stdout(&self) -> PathBuf {
-        self.path.join("stdout")
+    /// Makes a file (0600), open for appending, that only we can have made.
+    pub fn create_file(&self, file: SessionFile) -> Result<File, DirectoryError> {
+        files::create(&self.dir, file.name().as_ref(), 0o600).map_err(io_error("create", &self.path_of(file)))
     }
 
-    /// The spool of the child's stderr, where that is not the same as stdout.
-    #[must_use]
-    pub fn stderr(&self) -> PathBuf {
-        self.path.join("stderr")
+    /// Makes the log, and takes some room for it, as the file system can.
+    pub(super) fn create_log(&self) -> Result<File, DirectoryError> {
+        let log = self.create_file(SessionFile::Log)?;
+        match rustix::fs::fallocate(&log, FallocateFlags::KEEP_SIZE, 0, RESERVED as u64) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
+                Err(io_error("take room for", &self.path_of(SessionFile::Log))(error.into()))
+            }
+            _ => Ok(log),
+        }
     }
 
-    /// What the child wrote of itself before it became the command: its line of `/proc/self/stat`.
-    #[must_use]
-    pub fn child(&self) -> PathBuf {
-        self.path.join("child")
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] where there is none; another kind where it is not a regular file of this user.
+    pub fn open_file(&self, file: SessionFile) -> io::Result<File> {
+        self.open_file_for(file, OFlags::RDONLY)
     }
 
-    /// How much of the spools the front has passed on: the bytes of stdout and of stderr, eight bytes each.
-    #[must_use]
-    pub fn progress(&self) -> PathBuf {
-        self.path.join("progress")
+    /// Opens a file for appending. Errors: as of [`Self::open_file`].
+    pub fn append_to(&self, file: SessionFile) -> io::Result<File> {
+        self.open_file_for(file, OFlags::WRONLY | OFlags::APPEND)
+    }
+
+    /// Opens the note of what was passed on, for reading and writing, and makes it where it is not there.
+    pub fn open_progress(&self) -> io::Result<File> {
+        self.open_file_for(SessionFile::Progress, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    fn open_file_for(&self, file: SessionFile, flags: OFlags) -> io::Result<File> {
+        let opened = files::open(&self.dir, file.name().as_ref(), flags)?;
+        let owner = opened.metadata()?.uid();
+        if owner != nix::unistd::geteuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to user {owner}")));
+        }
+        Ok(opened)
+    }
+
+    /// Reads a small file.
+    pub fn read_file(&self, file: SessionFile) -> io::Result<Vec<u8>> {
+        files::read(self.open_file(file)?, 64 * 1024)
+    }
+
+    /// Reads the journal, as somebody wrote it.
+    pub(super) fn read_journal(&self) -> io::Result<Vec<u8>> {
+        for _ in 0..CLAIM_TRIES {
+            let file = self.open_file(SessionFile::Journal)?;
+            // What somebody writes is not the journal any more, but the spare.
+            if !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)) {
+                let there = rustix::fs::statat(&self.dir, SessionFile::Journal.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                if there.st_ino == file.metadata()?.ino() {
+                    return files::read(file, LONGEST_JOURNAL);
+                }
+            }
+            std::thread::sleep(CLAIM_EVERY);
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Puts `text` in the journal's place, in one step, also where the disk is full.
+    pub(super) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
+        // The spaces keep the room that a longer one will need.
+        text.resize(text.len().max(RESERVED), b' ');
+        match files::replace(&self.dir, SessionFile::Journal.name().as_ref(), &text, 0o600) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                self.exchange_journal(&text).map_err(|why| {
+                    tracing::debug!("the journal's spare cannot be used: {why}");
+                    error
+                })
+            }
+            written => written,
+        }
+    }
+
+    /// Writes into the room that was taken when the session began, and exchanges that file for the journal.
+    fn exchange_journal(&self, text: &[u8]) -> io::Result<()> {
+        let [journal, spare] = [SessionFile::Journal, SessionFile::Spare].map(SessionFile::name);
+        let file = self.open_file_for(SessionFile::Spare, OFlags::WRONLY)?;
+        for _ in 0..CLAIM_TRIES {
+            match file.try_lock() {
+                // It was the journal a moment ago, and somebody still reads it.
+                Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(CLAIM_EVERY),
+                // Not every file system can lock.
+                _ => break,
+            }
+        }
+        file.write_all_at(text, 0)?;
+        if file.metadata()?.len() > text.len() as u64 {
+            file.set_len(text.len() as u64)?;
+        }
+        match rustix::fs::renameat_with(&self.dir, spare, &self.dir, journal, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                Ok(rustix::fs::renameat(&self.dir, spare, &self.dir, journal)?)
+            }
+            exchanged => Ok(exchanged?),
+        }
     }
 
     /// Becomes the one that supervises the session, for as long as the file is kept: the system gives the place free
     /// when its holder dies. None while somebody else has it.
     pub fn claim(&self) -> Result<Option<File>, DirectoryError> {
-        let path = self.path.join("supervisor.lock");
-        let file =
-            File::options().create(true).append(true).mode(0o600).open(&path).map_err(io_error("open", &path))?;
+        let path = self.path_of(SessionFile::SupervisorLock);
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+        let file = self.open_file_for(SessionFile::SupervisorLock, flags).map_err(io_error("open", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -258,7 +571,7 @@ impl SessionDir {
     /// Whether somebody supervises the session, on this kernel in whichever PID namespace; none where that cannot be told.
     #[must_use]
     pub fn is_claimed(&self) -> Option<bool> {
-        let file = File::open(self.path.join("supervisor.lock")).ok()?;
+        let file = self.open_file(SessionFile::SupervisorLock).ok()?;
         // Given back at once: who claims the session at this very moment looks again a moment later.
         match file.try_lock_shared() {
             Ok(()) => Some(false),
@@ -271,143 +584,279 @@ impl SessionDir {
     /// will tell what became of it, and remove it. None where that cannot be had, or the session is gone.
     #[must_use]
     pub fn attend(&self) -> Option<File> {
-        let file = File::options().create(true).append(true).mode(0o600).open(self.path.join("release.lock")).ok()?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+        let file = self.open_file_for(SessionFile::ReleaseLock, flags).ok()?;
         file.try_lock_shared().is_ok().then_some(file)
     }
 
     /// Whether a `tfguard release` will remove the session.
     #[must_use]
     pub fn is_attended(&self) -> bool {
-        let file = File::open(self.path.join("release.lock"));
+        let file = self.open_file(SessionFile::ReleaseLock);
         file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
-    }
-
-    /// What the supervisor wrote to its stderr; nothing but a panic's words.
-    #[must_use]
-    pub fn supervisor_stderr(&self) -> PathBuf {
-        self.path.join("supervisor.stderr")
     }
 
     /// Removes Terraform's log.
     pub fn remove_log(&self) {
-        remove_secret(&self.log());
+        self.remove_secret(SessionFile::Log);
     }
 
     /// Removes what may hold secrets and leaves the journal.
     pub fn remove_secrets(&self) {
-        for path in [self.log(), self.stdout(), self.stderr(), self.progress(), self.supervisor_stderr()] {
-            remove_secret(&path);
+        use SessionFile::{Log, Progress, Stderr, Stdout, SupervisorStderr};
+        for file in [Log, Stdout, Stderr, Progress, SupervisorStderr] {
+            self.remove_secret(file);
         }
     }
 
-    /// Removes the session. Called once everything is accounted for, by a front and a `tfguard release` at the same time if
-    /// it so happens.
+    fn remove_secret(&self, file: SessionFile) {
+        match rustix::fs::unlinkat(&self.dir, file.name(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                tracing::warn!("cannot remove {}: {error}; it may hold secrets", self.path_of(file).display());
+            }
+        }
+    }
+
+    /// Removes the session: what tfguard makes in one, and nothing else. Called once everything is accounted for, by a
+    /// front and a `tfguard release` at the same time if it so happens.
     pub fn remove(&self) {
-        let mut removed = std::fs::remove_dir_all(&self.path);
-        if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+        // The directory above, whatever it is called by now. None if the session is gone.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(root) = rustix::fs::openat(&self.dir, "..", flags, Mode::empty()) else { return };
+        let mut removed = remove_session(&root, self.name(), &self.dir, 0);
+        if matches!(removed, Err(Errno::NOTEMPTY | Errno::EXIST)) {
             // A `tfguard release` began to look at it just then.
-            removed = std::fs::remove_dir_all(&self.path);
+            removed = remove_session(&root, self.name(), &self.dir, 0);
         }
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("cannot remove {}: {error}; it may hold Terraform's log, remove it", self.path.display());
+        match removed {
+            Ok(stays) if stays.is_empty() => {}
+            Ok(stays) => tracing::warn!(
+                "{} stays, because tfguard did not make what is in it: {}",
+                self.path.display(),
+                stays.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            Err(error) => {
+                tracing::warn!("cannot remove {}: {error}; it may hold Terraform's log", self.path.display());
+            }
         }
-        // The directory above goes with the last session; `remove_dir` leaves it where there are others.
-        if let Some(root) = self.path.parent() {
-            let _ = std::fs::remove_dir(root);
+        if let Some(path) = self.path.parent() {
+            remove_root(&root, path);
         }
     }
 }
 
-/// Makes a new private file (0600) that only we can have made.
-pub fn create_file(path: &Path) -> Result<File, DirectoryError> {
-    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))
+impl DirectoryError {
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
 }
 
-fn remove_secret(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
+/// Whether a directory is called as tfguard calls a session: when it began, who made it, and a number.
+fn is_session_name(name: &OsStr) -> bool {
+    let digits = |text: &str, length: std::ops::RangeInclusive<usize>| {
+        length.contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    let Some((stamp, pid, n)) = name.to_str().and_then(|name| {
+        let (stamp, rest) = name.split_once('-')?;
+        let (pid, n) = rest.split_once('-')?;
+        Some((stamp, pid, n))
+    }) else {
+        return false;
+    };
+    let stamp = stamp.split_once('T').is_some_and(|(day, time)| digits(day, 8..=8) && digits(time, 6..=6));
+    stamp && digits(pid, 1..=10) && digits(n, 1..=2)
+}
+
+/// The names in a directory.
+fn list(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Whether the entry `name` of `dir` is the directory that is held open.
+fn is_in(dir: impl AsFd, name: &OsStr, held: impl AsFd) -> bool {
+    let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(id);
+    matches!((there, rustix::fs::fstat(held).map(id)), (Ok(there), Ok(held)) if there == held)
+}
+
+/// Removes what tfguard made of a session, and its directory if nothing else is in it. Gives what else is.
+fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Result<Vec<PathBuf>, Errno> {
+    let mut stays = Vec::new();
+    let is_file = |name: &OsStr| {
+        let known = SessionFile::ALL.iter().filter(|file| **file != SessionFile::Marker);
+        files::is_temporary(name) || known.into_iter().any(|file| name == file.name())
+    };
+    for name in list(dir).map_err(errno)? {
+        match name.to_str() {
+            _ if is_file(&name) => match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => stays.push(name.into()),
+                Err(error) => return Err(error),
+            },
+            Some(marker) if marker == SessionFile::Marker.name() => {}
+            Some(LINKS | NAMED) => stays.extend(remove_directory(dir, &name, |links, name| {
+                let stat = rustix::fs::statat(links, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+                if !is_link || !LINK_NAMES.iter().any(|known| name == *known) {
+                    return Ok(vec![name.into()]);
+                }
+                rustix::fs::unlinkat(links, name, AtFlags::empty()).map(|()| Vec::new())
+            })?),
+            Some(INNER) => stays.extend(remove_directory(dir, &name, |inner, name| {
+                match SessionDir::open_in(inner, name.into()) {
+                    Ok(session) if depth < DEEPEST => remove_session(inner, name, &session.dir, depth + 1),
+                    _ => Ok(vec![name.into()]),
+                }
+            })?),
+            _ => stays.push(name.into()),
+        }
+    }
+    if stays.is_empty() {
+        // Last: a removal that is cut short leaves a session, which can be removed again.
+        match rustix::fs::unlinkat(dir, SessionFile::Marker.name(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+        if is_in(root, name, dir) {
+            match rustix::fs::unlinkat(root, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(stays)
+}
+
+/// Removes each entry of a directory in `dir`, and the directory itself if nothing stays. Gives what does.
+fn remove_directory(
+    dir: &OwnedFd,
+    name: &OsStr,
+    remove: impl Fn(&OwnedFd, &OsStr) -> Result<Vec<PathBuf>, Errno>,
+) -> Result<Vec<PathBuf>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(opened) => opened,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        // A file or a link.
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(vec![name.into()]),
+        Err(error) => return Err(error),
+    };
+    let mut stays = Vec::new();
+    for entry in list(&opened).map_err(errno)? {
+        match remove(&opened, &entry) {
+            Ok(there) => stays.extend(there.into_iter().map(|path| Path::new(name).join(path))),
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if stays.is_empty() {
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stays)
+}
+
+/// Keeps a directory of sessions out of Git, if nothing there says how it is to be handled.
+fn ignore_all(root: &OwnedFd, path: &Path) {
+    use io::Write as _;
+    if path.file_name() == Some(OsStr::new(ROOT))
+        && let Err(error) = files::create(root, IGNORE.as_ref(), 0o600).and_then(|mut file| file.write_all(IGNORE_ALL))
+        && error.kind() != io::ErrorKind::AlreadyExists
     {
-        tracing::warn!("cannot remove {}: {error}; it may hold secrets, remove it", path.display());
+        tracing::debug!("cannot make {}: {error}", path.join(IGNORE).display());
     }
 }
 
-fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(path)
-}
-
-/// The directory that holds the sessions: made, or found to be private.
-fn make_root(root: &Path) -> Result<(), DirectoryError> {
-    match make_private(root) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("create", root)(error)),
-        _ => check_private(root),
+/// Removes a directory of sessions with the last of them.
+fn remove_root(root: &OwnedFd, path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(above) = rustix::fs::openat(root, "..", flags, Mode::empty()) else { return };
+    // Also the beginning of it, as on a full disk. False where somebody else's is there.
+    let remove_ignore = || match files::open(root, IGNORE.as_ref(), OFlags::RDONLY) {
+        Ok(file) => {
+            files::read(file, IGNORE_ALL.len() as u64).is_ok_and(|content| IGNORE_ALL.starts_with(&content))
+                && rustix::fs::unlinkat(root, IGNORE, AtFlags::empty()).is_ok()
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    let is_session = |name: &OsString| SessionDir::open_in(root, path.join(name)).is_ok();
+    if !is_in(&above, name, root) {
+        return;
+    }
+    loop {
+        match list(root) {
+            Ok(names) if names.iter().any(is_session) => return ignore_all(root, path),
+            // Something else is kept there, or is about to be marked, and then to be ignored.
+            Ok(names) if names.iter().any(|name| name != IGNORE) => {
+                let _ = remove_ignore();
+                if list(root).is_ok_and(|names| names.iter().any(is_session)) {
+                    ignore_all(root, path);
+                }
+                return;
+            }
+            Ok(_) if remove_ignore() => {}
+            _ => return,
+        }
+        match rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR) {
+            // Somebody began a session meanwhile.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Ok(()) => break,
+            Err(_) => return,
+        }
+    }
+    if let Some(place) = path.parent().filter(|place| is_shared(place)) {
+        let _ = std::fs::remove_dir(place);
     }
 }
 
-/// A directory that the user chose: need not be private, but nobody else may put things there in our name.
-fn check_chosen(path: &Path) -> Result<(), DirectoryError> {
-    if let Err(error) = std::fs::symlink_metadata(path)
-        && error.kind() == io::ErrorKind::NotFound
-    {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
-    }
-    let (_, mode) = check_own(path)?;
-    let sticky = mode & 0o1000 != 0;
-    if mode & 0o022 != 0 && !sticky {
-        return Err(DirectoryError::WritableByOthers { path: path.to_owned(), mode });
-    }
-    Ok(())
-}
-
-fn check_private(path: &Path) -> Result<(), DirectoryError> {
-    let (owner, mode) = check_own(path)?;
-    let own = nix::unistd::geteuid().as_raw();
-    if owner != own {
-        return Err(DirectoryError::Foreign { path: path.to_owned(), owner, own });
-    }
-    if mode & 0o022 != 0 {
-        return Err(DirectoryError::WritableByOthers { path: path.to_owned(), mode });
-    }
-    Ok(())
-}
-
-/// A real directory of ours or root's; its owner and permission bits.
-fn check_own(path: &Path) -> Result<(u32, u32), DirectoryError> {
-    let found = std::fs::symlink_metadata(path).map_err(io_error("read", path))?;
-    if found.is_symlink() {
-        return Err(DirectoryError::Symlink(path.to_owned()));
-    }
-    if !found.is_dir() {
-        return Err(DirectoryError::NotADirectory(path.to_owned()));
-    }
-    let own = nix::unistd::geteuid().as_raw();
-    if found.uid() != own && found.uid() != 0 {
-        return Err(DirectoryError::Foreign { path: path.to_owned(), owner: found.uid(), own });
-    }
-    Ok((found.uid(), found.mode() & 0o7777))
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
-    let path = path.to_owned();
-    move |error| DirectoryError::Io { doing, path, error }
+fn errno(error: io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn created(place: &tempfile::TempDir) -> SessionDir {
+        SessionDir::create(|name| (name == "TFGUARD_DIR").then(|| place.path().into())).unwrap()
+    }
+
+    fn all(place: &tempfile::TempDir) -> Vec<SessionDir> {
+        SessionDir::all(|name| (name == "TFGUARD_DIR").then(|| place.path().into()))
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
 
     /// Guards against a run that cannot begin (125) because another, ending at that moment, removed the directory of
     /// the sessions between two looks at it.
     #[test]
     fn sessions_can_begin_while_others_end() {
         let place = tempfile::tempdir().unwrap();
-        let root = place.path().join("tfguard");
+        let root = place.path().join(ROOT);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..2000 {
-                        SessionDir::create_below(&root).unwrap().remove();
+                    for _ in 0..500 {
+                        created(&place).remove();
                     }
                 });
             }
@@ -425,7 +874,7 @@ mod tests {
         std::thread::scope(|scope| {
             let run = scope.spawn(|| {
                 for _ in 0..500 {
-                    SessionDir::create_below(&place.path().join("tfguard")).unwrap().remove();
+                    created(&place).remove();
                 }
             });
             tracing::subscriber::with_default(subscriber, || {
@@ -442,7 +891,7 @@ mod tests {
     #[test]
     fn a_look_does_not_cost_the_claim() {
         let place = tempfile::tempdir().unwrap();
-        let session = SessionDir::create_below(&place.path().join("tfguard")).unwrap();
+        let session = created(&place);
         drop(session.claim_first().unwrap().unwrap());
         let looks = File::open(session.path().join("supervisor.lock")).unwrap();
         looks.try_lock_shared().unwrap();
@@ -453,5 +902,183 @@ mod tests {
             let _claim = claim.join().unwrap();
             assert_eq!(session.is_claimed(), Some(true));
         });
+    }
+
+    #[test]
+    fn only_names_of_tfguards_form_are_sessions() {
+        for name in ["20261128T124134-1234-0", "20261128T124134-4194304-99"] {
+            assert!(is_session_name(OsStr::new(name)), "{name}");
+        }
+        for name in
+            ["", "src", "20261128T124134", "20261128T124134-1", "20261128-1-0", "20261128T124134-1-0 ", "2026T1-1-0"]
+        {
+            assert!(!is_session_name(OsStr::new(name)), "{name}");
+        }
+    }
+
+    /// Guards the files of a user that lie where tfguard's could.
+    #[test]
+    fn what_tfguard_did_not_make_and_mark_is_no_session() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        let root = session.path().parent().unwrap();
+        // Without a marker, with the modes of a checkout, with another name, a link.
+        let [unmarked, checked_out, link] = [2, 3, 4].map(|n| root.join(format!("20260101T000000-1-{n}")));
+        for (path, mode, marked) in
+            [(&unmarked, 0o700, false), (&checked_out, 0o755, true), (&root.join("src"), 0o700, true)]
+        {
+            std::fs::create_dir(path).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::write(path.join("journal.json"), "mine").unwrap();
+            if marked {
+                std::fs::write(path.join("tfguard-session"), "").unwrap();
+            }
+            assert!(SessionDir::open(path).is_err(), "{path:?}");
+        }
+        symlink(session.path(), &link).unwrap();
+        assert!(matches!(SessionDir::open(&link), Err(DirectoryError::Symlink(path)) if path == link));
+        assert_eq!(all(&place), std::slice::from_ref(&session));
+        let elsewhere = place.path().join(session.name());
+        std::fs::rename(session.path(), &elsewhere).unwrap();
+        assert!(matches!(SessionDir::open(&elsewhere), Err(DirectoryError::NotASession(_))));
+    }
+
+    #[test]
+    fn a_session_goes_with_all_that_tfguard_makes_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        SessionFile::ALL.iter().for_each(|file| drop(session.create_file(*file)));
+        let here = Path::new("/proc/self/exe");
+        let links = session.make_links(here, &["terraform", "tofu"]).unwrap();
+        assert_eq!(std::fs::read_link(links.join("tofu")).unwrap(), here);
+        let named = session.make_named_link(here, "terraform", Path::new("/opt/terraform-1.5")).unwrap();
+        assert_eq!(std::fs::read_link(named.with_file_name(REAL)).unwrap(), Path::new("/opt/terraform-1.5"));
+        assert!(session.make_links(here, &["bash"]).is_err());
+        let inner = session.create_inside().unwrap();
+        let innermost = inner.create_inside().unwrap();
+        innermost.make_links(here, &["tofu"]).unwrap();
+        assert_eq!((session.inner(), inner.inner()), (vec![inner.clone()], vec![innermost.clone()]));
+        assert_eq!((session.outer(), innermost.outer()), (None, Some(inner.clone())));
+        assert_eq!(SessionDir::open(innermost.path()).unwrap(), innermost);
+        innermost.remove();
+        assert!(inner.inner().is_empty() && inner.exists());
+        inner.create_inside().unwrap();
+        session.remove();
+        assert_eq!(names(place.path()), [""; 0]);
+        assert!(!session.exists() && !inner.exists());
+        session.remove();
+    }
+
+    /// Guards against a removal that takes what it does not know with it.
+    #[test]
+    fn what_somebody_put_into_a_session_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let kept = tempfile::tempdir().unwrap();
+        std::fs::write(kept.path().join("terraform"), "x").unwrap();
+        let session = created(&place);
+        let at = |name: &str| session.path().join(name);
+        let inner = session.create_inside().unwrap();
+        std::fs::write(inner.path().join("notes"), "mine").unwrap();
+        std::fs::create_dir(at("src")).unwrap();
+        std::fs::create_dir(at("child")).unwrap();
+        symlink(kept.path(), at("bin")).unwrap();
+        session.create_file(SessionFile::Log).unwrap();
+        session.make_named_link(Path::new("/x"), "tofu", Path::new("/y")).unwrap();
+        std::fs::write(at("named/tool"), "mine").unwrap();
+        session.remove();
+        assert_eq!(names(session.path()), ["bin", "child", "inner", "named", "src", "tfguard-session"]);
+        assert_eq!(names(inner.path()), ["notes", "tfguard-session"]);
+        assert_eq!((names(&at("named")), names(kept.path())), (vec!["tool".to_owned()], vec!["terraform".to_owned()]));
+        assert_eq!(all(&place), [session], "it can be removed once that is gone");
+    }
+
+    #[test]
+    fn a_directory_of_sessions_is_ignored_and_goes_with_the_last() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join(ROOT);
+        let (one, other) = (created(&place), created(&place));
+        assert!(std::fs::read_to_string(root.join(".gitignore")).unwrap().lines().any(|line| line == "*"));
+        one.remove();
+        assert!(root.join(".gitignore").exists());
+        std::fs::write(root.join("notes"), "mine").unwrap();
+        other.remove();
+        assert_eq!(names(&root), ["notes"]);
+        std::fs::write(root.join(".gitignore"), "*.log\n").unwrap();
+        created(&place).remove();
+        assert_eq!(names(&root), [".gitignore", "notes"]);
+        std::fs::remove_file(root.join("notes")).unwrap();
+        created(&place).remove();
+        assert_eq!(names(&root), [".gitignore"], "the user's");
+        // As where the disk was full.
+        std::fs::write(root.join(".gitignore"), "").unwrap();
+        created(&place).remove();
+        assert!(!root.exists());
+    }
+
+    /// Guards against a link or a FIFO that somebody has put where a file of the session is.
+    #[test]
+    fn only_regular_files_are_opened_and_never_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        let target = place.path().join("target");
+        std::fs::write(&target, "mine").unwrap();
+        for file in SessionFile::ALL.into_iter().filter(|file| *file != SessionFile::Spare) {
+            let path = session.path_of(file);
+            let _ = std::fs::remove_file(&path);
+            symlink(&target, &path).unwrap();
+            let refused = || [session.open_file(file).is_err(), session.append_to(file).is_err()];
+            assert_eq!((refused(), session.create_file(file).is_err()), ([true; 2], true), "{file:?}");
+            std::fs::remove_file(&path).unwrap();
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            assert_eq!((refused(), session.create_file(file).is_err()), ([true; 2], true), "{file:?}");
+        }
+        assert!(session.claim().is_err() && session.attend().is_none() && session.is_claimed().is_none());
+        assert!(session.open_progress().is_err() && session.read_journal().is_err());
+        assert_eq!(std::fs::read_to_string(target).unwrap(), "mine");
+        session.remove();
+        assert!(!session.exists());
+    }
+
+    #[test]
+    fn a_journal_is_read_to_a_limit() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        let file = session.create_file(SessionFile::Journal).unwrap();
+        file.set_len(LONGEST_JOURNAL).unwrap();
+        assert_eq!(session.read_journal().unwrap().len() as u64, LONGEST_JOURNAL);
+        file.set_len(LONGEST_JOURNAL + 1).unwrap();
+        assert_eq!(session.read_journal().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    /// Whatever way it is written, readers have one of the journals, and the spare has room for another one.
+    #[test]
+    fn a_journal_is_exchanged_as_a_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        let content =
+            |number: u32| vec![b'0' + u8::try_from(number % 10).unwrap(); 100 + 4000 * (number as usize % 11)];
+        let written = |mut text: Vec<u8>| {
+            text.resize(text.len().max(RESERVED), b' ');
+            session.exchange_journal(&text)
+        };
+        session.replace_journal(content(0)).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let text = session.read_journal().unwrap();
+                    let text = text.trim_ascii_end();
+                    assert!(text.iter().all(|byte| *byte == text[0]) && text.len() % 4000 == 100, "{}", text.len());
+                }
+            });
+            for number in 1..500 {
+                written(content(number)).unwrap();
+                assert!(std::fs::metadata(session.path_of(SessionFile::Spare)).unwrap().len() >= RESERVED as u64);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(session.read_journal().unwrap().trim_ascii_end(), content(499));
+        assert!(!names(session.path()).iter().any(|name| files::is_temporary(OsStr::new(name))));
+        session.create_file(SessionFile::Log).unwrap().write_all(b"x").unwrap();
     }
 }

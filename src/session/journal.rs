@@ -3,13 +3,13 @@
 //! is no Terraform that it could be wrong about, and a slow disk must not delay the interrupt (P6).
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{DirectoryError, SessionDir, create_file};
+use super::directory::{DirectoryError, SessionDir, SessionFile};
 use super::process::{ProcessId, World, nodename};
 use crate::cli::OnDeath;
 use crate::report::Account;
@@ -92,7 +92,7 @@ impl ChildRecord {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The system refused.
-    #[error("cannot {doing} the journal {path}: {error}; free some space or set TFGUARD_DIR to a writable directory")]
+    #[error("cannot {doing} the journal {path}: {error}; {hint}", hint = hint(doing))]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -154,9 +154,8 @@ impl Journal {
 
     /// Reads the journal of a session.
     pub fn read(session: &SessionDir) -> Result<Self, JournalError> {
-        let path = session.journal();
-        let name = || path.display().to_string();
-        let text = std::fs::read(&path).map_err(|error| JournalError::Io { doing: "read", path: name(), error })?;
+        let name = || path_of(session);
+        let text = session.read_journal().map_err(|error| JournalError::Io { doing: "read", path: name(), error })?;
         let malformed = |error| JournalError::Malformed { path: name(), error };
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(malformed)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
@@ -174,7 +173,8 @@ impl Journal {
     /// Makes the log of a session, to be done before this journal is written.
     pub fn create_log(&mut self, session: &SessionDir) -> Result<(), DirectoryError> {
         let path = session.log();
-        let log = create_file(&path)?.metadata().map_err(|error| DirectoryError::Io { doing: "read", path, error })?;
+        let log = session.create_log()?.metadata();
+        let log = log.map_err(|error| DirectoryError::Io { doing: "read", path, error })?;
         self.log = Some(log.ino());
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Journal {
     /// # Errors
     /// [`io::ErrorKind::NotFound`] where there is none; another kind where it is not that file.
     pub fn open_log(&self, session: &SessionDir) -> io::Result<File> {
-        let log = File::open(session.log())?;
+        let log = session.open_file(SessionFile::Log)?;
         match self.log {
             Some(own) if log.metadata()?.ino() != own => {
                 Err(io::Error::other("it is not the file that the run's Terraform writes, but a copy of it"))
@@ -196,35 +196,19 @@ impl Journal {
 
     /// Writes the journal of a session, in one step.
     pub fn write(&self, session: &SessionDir) -> Result<(), JournalError> {
-        let path = session.journal();
-        replace_file(&path, self).map_err(|error| JournalError::Io {
-            doing: "write",
-            path: path.display().to_string(),
-            error,
-        })
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
+        let written = text.and_then(|text| session.replace_journal(text));
+        written.map_err(|error| JournalError::Io { doing: "write", path: path_of(session), error })
     }
 }
 
-/// Puts `content` as JSON in place of a file of ours alone: readers see the old or the new one, never a part.
-fn replace_file(path: &Path, content: &impl Serialize) -> io::Result<()> {
-    replace_bytes(path, &serde_json::to_vec_pretty(content)?, 0o600)
+fn hint(doing: &str) -> &'static str {
+    match doing {
+        "write" => "free some space or set TFGUARD_DIR to a writable directory",
+        _ => "a lock of its run may be left, so look with `tfguard inspect` in the run's working directory",
+    }
 }
 
-/// Puts `content` in place of a file, in one step; a new file has `mode`, less what the umask takes.
-pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let written = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&aside)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| std::fs::rename(&aside, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
-    }
-    written
+fn path_of(session: &SessionDir) -> String {
+    session.path_of(SessionFile::Journal).display().to_string()
 }

@@ -3,9 +3,10 @@
 mod directory;
 mod holders;
 mod journal;
+mod place;
 mod process;
 
-pub use directory::{DirectoryError, SessionDir, create_file};
+pub use directory::{DirectoryError, REAL, SessionDir, SessionFile};
 pub use holders::{Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard};
-pub use journal::{ChildRecord, Interrupted, Journal, JournalError, replace_bytes};
+pub use journal::{ChildRecord, Interrupted, Journal, JournalError};
 pub use process::{ProcessId, World, awaitable, nodename};

@@ -67,7 +67,7 @@ fn docker_executor() {
 /// A lock that the journal knows and Terraform's log does not was once said to be released.
 fn a_log_that_is_lost() {
     let project = project(Work::Stops);
-    let lose = ": > tfguard/*/terraform.log";
+    let lose = ": > .tfguard-sessions/*/terraform.log";
     let job = Job::new(&project, lines()).cleanup(format!("{lose}\n{RELEASE}")).cleanup(RELEASE);
     let runner = GitLabDocker { native_stop: true };
     let ended = cancelled(&project, Work::Stops, |job| runner.start(job), job);

@@ -79,10 +79,7 @@ fn cancelled_after((name, start, from): (&str, Start, From), moment: Duration) {
 
 fn wait_for_session(project: &Project) {
     let deadline = Instant::now() + SOON;
-    let begun = || {
-        let sessions = std::fs::read_dir(project.sessions().join("tfguard")).into_iter().flatten().flatten();
-        sessions.map(|session| session.path()).any(|session| session.join("journal.json").exists())
-    };
+    let begun = || session_dirs(&project.sessions()).iter().any(|session| session.join("journal.json").exists());
     while !begun() {
         assert!(Instant::now() < deadline, "no session");
         std::thread::sleep(Duration::from_millis(5));

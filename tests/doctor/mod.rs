@@ -42,8 +42,7 @@ fn found<'a>(report: &'a Value, id: &str) -> Option<&'a Value> {
 fn journal_of_child(sessions: &Path) -> (PathBuf, Value) {
     let start = Instant::now();
     loop {
-        let mut entries = std::fs::read_dir(sessions.join("tfguard")).into_iter().flatten().flatten();
-        if let Some(session) = entries.next().map(|entry| entry.path())
+        if let Some(session) = session_dirs(sessions).into_iter().next()
             && let Ok(text) = std::fs::read(session.join("journal.json"))
         {
             let journal: Value = serde_json::from_slice(&text).expect("a journal is JSON");

@@ -148,7 +148,8 @@ fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
     let mut files: Vec<_> =
         std::fs::read_dir(session(&project)).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["child", "journal.json", "supervisor.lock"], "nothing that may hold secrets");
+    let expected = ["child", "journal.json", "journal.spare", "supervisor.lock", "tfguard-session"];
+    assert_eq!(files, expected, "nothing that may hold secrets");
 }
 
 /// Guards the bucket: what is made in it to see whether the store keeps conditions is removed, or told of.

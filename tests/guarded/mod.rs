@@ -70,10 +70,7 @@ fn session(project: &Project) -> PathBuf {
 
 /// The sessions that are there.
 fn sessions(project: &Project) -> Vec<PathBuf> {
-    match std::fs::read_dir(project.sessions().join("tfguard")) {
-        Ok(entries) => entries.map(|entry| entry.expect("a directory can be read").path()).collect(),
-        Err(_) => Vec::new(),
-    }
+    session_dirs(&project.sessions())
 }
 
 fn report(project: &Project) -> Value {

@@ -268,7 +268,7 @@ fn a_command_without_a_lock_takes_tfguards_place() {
     let run = project.tfguard(TFGUARD, [""; 0], ["output", "-raw", "answer"]).start();
     let exit = run.wait(SOON).expect_code(0);
     assert_eq!((exit.out().as_str(), exit.err().as_str()), ("42", ""));
-    assert!(!project.sessions().join("tfguard").exists());
+    assert!(!project.sessions().join(".tfguard-sessions").exists());
     let report = project.tfguard(TFGUARD, ["--report", "report.json"], ["output", "-raw", "answer"]).run();
     assert_eq!(report.expect_code(0).out(), "42");
     assert_eq!(super::report(&project)["exit_code"], 0);

@@ -54,7 +54,7 @@ fn a_holder_is_alive_until_everything_of_its_run_is_gone() {
     let mut given_up = journal.clone();
     given_up["account"]["ended"] = "2026-11-20T04:11:21Z".into();
     given_up["account"]["survivors"] = serde_json::json!(["terraform (1)"]);
-    let session = std::fs::read_dir(project.sessions().join("tfguard")).unwrap().next().unwrap().unwrap().path();
+    let [session] = session_dirs(&project.sessions()).try_into().unwrap();
     std::fs::write(session.join("journal.json"), given_up.to_string()).unwrap();
     for judged in [judge(&project, &Recorded::Nothing), judge_by_record(&project, &recorded)] {
         assert!(judged.verdict.is_alive(), "{}", judged.verdict);

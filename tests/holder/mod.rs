@@ -45,8 +45,7 @@ fn job(run: Run, number: &str) -> Run {
 
 /// The journal of the project's one session.
 fn journal(project: &Project) -> Value {
-    let sessions = std::fs::read_dir(project.sessions().join("tfguard")).expect("a session is there");
-    let sessions: Vec<_> = sessions.map(|entry| entry.expect("a directory can be read").path()).collect();
+    let sessions = session_dirs(&project.sessions());
     assert_eq!(sessions.len(), 1, "one session: {sessions:?}");
     let text = std::fs::read(sessions[0].join("journal.json")).expect("a session has a journal");
     serde_json::from_slice(&text).expect("a journal is JSON")

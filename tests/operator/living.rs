@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::TFGUARD;
 use crate::operator::bed::{SOON, json, reach};
-use crate::support::{Aws, Exit, FaultProxy, Gate, Kind, Match, Project, Run, Running, Tools};
+use crate::support::{Aws, Exit, FaultProxy, Gate, Kind, Match, Project, Run, Running, Tools, session_dirs};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 
@@ -32,8 +32,7 @@ fn verdict(exit: &Exit) -> Value {
 
 /// Front, supervisor and Terraform die at once, as with their machine's memory.
 fn kill_all(project: &Project, run: Running) {
-    let sessions = std::fs::read_dir(project.sessions().join("tfguard")).unwrap();
-    let session = sessions.map(|entry| entry.unwrap().path()).next().unwrap();
+    let [session] = session_dirs(&project.sessions()).try_into().unwrap();
     let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
     run.kill_with_supervisor(&journal);
     assert!(project.guard().kill_all());

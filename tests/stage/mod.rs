@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::PidfdFlags;
 use serde_json::Value;
 
-use crate::support::{Guard, Run};
+use crate::support::{Guard, Run, session_dirs};
 
 /// More than anything here takes; only a hang is longer.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -107,9 +107,7 @@ impl Stage {
 
     /// The directories of the sessions that are there.
     pub fn session_dirs(&self) -> Vec<PathBuf> {
-        fs::read_dir(self.sessions().join("tfguard"))
-            .map(|dir| dir.map(|entry| entry.unwrap().path()).collect())
-            .unwrap_or_default()
+        session_dirs(&self.sessions())
     }
 
     /// Nothing is left of any session.

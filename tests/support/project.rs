@@ -291,9 +291,8 @@ impl<'a> Project<'a> {
     ) -> serde_json::Value {
         let start = Instant::now();
         loop {
-            let sessions = fs::read_dir(self.sessions().join("tfguard")).into_iter().flatten().flatten();
-            let journals: Vec<_> =
-                sessions.filter_map(|entry| fs::read(entry.path().join("journal.json")).ok()).collect();
+            let sessions = session_dirs(&self.sessions()).into_iter();
+            let journals: Vec<_> = sessions.filter_map(|session| fs::read(session.join("journal.json")).ok()).collect();
             let journal = match &journals[..] {
                 [journal] => serde_json::from_slice(journal).expect("a journal is JSON"),
                 journals => serde_json::json!(format!("{} journals", journals.len())),
@@ -361,4 +360,11 @@ output "answer" {
         }
         Kind::Hcl(text) => text,
     }
+}
+
+/// The directories of tfguard's sessions in a place for them.
+pub fn session_dirs(place: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place.join(".tfguard-sessions")).into_iter().flatten();
+    let paths = entries.map(|entry| entry.expect("a directory can be read").path());
+    paths.filter(|path| path.is_dir()).collect()
 }

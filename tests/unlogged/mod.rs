@@ -99,8 +99,7 @@ impl Place {
     }
 
     fn session(&self) -> Option<PathBuf> {
-        let sessions = std::fs::read_dir(self.dir.path().join("tfguard/tfguard")).ok()?;
-        Some(sessions.flatten().next()?.path())
+        session_dirs(&self.dir.path().join("tfguard")).into_iter().next()
     }
 
     /// Signals the process below this place whose command line has this word.

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Product, Project, Running, Tools,
+    Action, Answer, Aws, Exit, FaultProxy, Gate, Kind, LockInfo, Match, Product, Project, Running, Tools, session_dirs,
 };
 use crate::verify::bed::md5;
 use crate::verify::{SOON, TFGUARD};
@@ -46,8 +46,7 @@ impl Writing {
 }
 
 fn sessions(project: &Project) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(project.sessions().join("tfguard"));
-    entries.map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+    session_dirs(&project.sessions())
 }
 
 fn kill(project: &Project, who: &str) {

@@ -1,7 +1,7 @@
 //! What the checks judge, gathered once.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -128,7 +128,9 @@ impl Session {
             Some(Provider::Buildkite) => Some("BUILDKITE_BUILD_CHECKOUT_PATH"),
             Some(Provider::Circleci | Provider::Other) | None => None,
         };
-        let is_below = |name| std::env::var_os(name).is_some_and(|dir| !dir.is_empty() && place.starts_with(dir));
+        // The session's path has no links in it.
+        let directory = |name| Path::new(&std::env::var_os(name)?).canonicalize().ok();
+        let is_below = |name| directory(name).is_some_and(|dir| place.starts_with(dir));
         Ok(Self { shared: shared.map(|name| (name, is_below(name))), place })
     }
 }

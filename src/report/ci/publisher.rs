@@ -2,21 +2,19 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::{CWD, OFlags};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Level, Message, Summary, azure, buildkite, dotenv, github, gitlab, markdown};
 use crate::ci::Provider;
 use crate::command;
-use crate::report::file;
+use crate::files;
 
 /// How long the Buildkite agent may take: the CI may be about to kill this process.
 const AGENT_TIME: Duration = Duration::from_secs(10);
@@ -102,7 +100,7 @@ impl Publisher {
     pub async fn publish(&self, summaries: &[Summary]) {
         if let Some(path) = &self.dotenv {
             // It holds no secrets, and a CI may collect it as another user.
-            if let Err(error) = file::replace(path, dotenv::variables(summaries).as_bytes(), 0o666) {
+            if let Err(error) = files::replace_path(path, dotenv::variables(summaries).as_bytes(), 0o666) {
                 tracing::warn!("cannot write {} (--dotenv): {error}", path.display());
             }
         }
@@ -132,10 +130,7 @@ fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
     let Some(path) = path else { return };
     let append = || -> io::Result<()> {
         // Never made, it is the CI's; never waited for.
-        let mut file = File::options().append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
-        }
+        let mut file = files::open(CWD, path.as_os_str(), OFlags::WRONLY | OFlags::APPEND)?;
         file.write_all(text().as_bytes())
     };
     if let Err(error) = append() {
@@ -158,9 +153,7 @@ async fn annotate(agent: &Path, annotation: &buildkite::Annotation) -> io::Resul
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
 }
 
-/// A word that nobody could have put into a text before: the standard library seeds its hashers from the system's random
-/// numbers.
+/// A word that nobody could have put into a text before.
 fn unguessable() -> String {
-    let number = || RandomState::new().build_hasher().finish();
-    format!("tfguard_{:016x}{:016x}", number(), number())
+    format!("tfguard_{}", files::random())
 }

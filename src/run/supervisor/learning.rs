@@ -1,7 +1,6 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -17,7 +16,7 @@ use crate::run::machine::Event;
 use crate::run::release::{Located, Started};
 use crate::run::terraforms::process_surroundings;
 use crate::run::watch::Change;
-use crate::session::{ProcessId, Tree, identity_of, is_terraform};
+use crate::session::{ProcessId, SessionFile, Tree, identity_of, is_terraform};
 
 /// How often is looked at most who has opened the log.
 const LOOKS: u32 = 8;
@@ -25,9 +24,10 @@ const LOOKS: u32 = 8;
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
     pub(super) fn follow_output(&mut self) {
-        for (path, from) in self.spools().into_iter().zip(self.said_by_others) {
-            if let Ok(follow) = File::open(&path).and_then(|file| Follow::new(file, from)) {
-                self.watch.add(&path);
+        for (spool, from) in [SessionFile::Stdout, SessionFile::Stderr].into_iter().zip(self.said_by_others) {
+            let session = &self.job.session;
+            if let Ok(follow) = session.open_file(spool).and_then(|file| Follow::new(file, from)) {
+                self.watch.add(&session.path_of(spool));
                 self.output.push((follow, InterruptScanner::default()));
             }
         }
@@ -38,7 +38,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn spools(&self) -> [PathBuf; 2] {
-        [self.job.session.stdout(), self.job.session.stderr()]
+        [SessionFile::Stdout, SessionFile::Stderr].map(|file| self.job.session.path_of(file))
     }
 
     /// Looks who has opened the log. The kernel tells of it a moment before the opened file can be seen at the process,

@@ -1,0 +1,125 @@
+//! Files that others may have put there: opened without blocking and never through a link, read to a limit, and replaced
+//! through a descriptor of their directory.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// How the name of a file begins that is about to take another one's place.
+const TEMPORARY: &str = ".tfguard-";
+
+/// Opens a regular file in `dir`. Neither a link nor a FIFO nor a device is one.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] where there is none.
+pub fn open(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
+    let file = File::from(opened.map_err(|error| match error {
+        Errno::LOOP => io::Error::other("it is a symbolic link"),
+        // A FIFO that nobody reads, a device that is not there.
+        Errno::NXIO => not_regular(),
+        error => error.into(),
+    })?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Makes a new file in `dir`, open for appending.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where anything has that name.
+pub fn create(dir: impl AsFd, name: &OsStr, mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))?.into())
+}
+
+/// Reads a file to its end, which is no further than `limit` bytes from its start.
+pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.by_ref().take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Puts `content` in place of the file `name` in `dir`, in one step: readers see the old or the new one, never a part. A
+/// new file has `mode`, less what the umask takes.
+pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
+    let aside = format!("{TEMPORARY}{}", random());
+    let mut file = create(&dir, aside.as_ref(), mode)?;
+    let written = file.write_all(content).and_then(|()| Ok(rustix::fs::renameat(&dir, &aside, &dir, name)?));
+    if written.is_err() {
+        let _ = rustix::fs::unlinkat(&dir, &aside, AtFlags::empty());
+    }
+    written
+}
+
+/// Puts `content` in place of a file that the user asked for. What is there and not a regular file stays: a link could
+/// have been put there by the repository, to have another file overwritten.
+pub fn replace_path(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let (dir, name) = directory_of(path)?;
+    match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => {
+                return Err(io::Error::other(
+                    "it is a symbolic link; name the file that it points to, or remove the link",
+                ));
+            }
+            _ => return Err(io::Error::other("it is there and not a regular file")),
+        },
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    replace(&dir, name, content, mode)
+}
+
+/// The directory of a file, and the file's name. Below the working directory, which a repository may have filled, no link
+/// is followed.
+fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it is a directory"))?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let here = std::env::current_dir().unwrap_or_default();
+    let (start, below) = match parent.strip_prefix(&here) {
+        Ok(below) => (Path::new("."), below),
+        Err(_) if parent.is_relative() => (Path::new("."), parent),
+        Err(_) => (parent, Path::new("")),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut dir = rustix::fs::open(start, flags, Mode::empty())?;
+    for component in below.components().filter(|component| *component != Component::CurDir) {
+        dir = match rustix::fs::openat(&dir, component.as_os_str(), flags | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOTDIR) => {
+                let name = component.as_os_str().display();
+                return Err(io::Error::other(format!("{name} is not a directory, or a symbolic link to one")));
+            }
+            opened => opened?,
+        };
+    }
+    Ok((dir, name))
+}
+
+/// Whether a file has the name of one that was to take another one's place, and may have been left by who was killed.
+#[must_use]
+pub fn is_temporary(name: &OsStr) -> bool {
+    let random = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY));
+    random.is_some_and(|random| random.len() == 32 && random.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// 32 hexadecimal digits that nobody can guess: the standard library seeds its hashers from the system's random numbers.
+#[must_use]
+pub fn random() -> String {
+    let number = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", number(), number())
+}
+
+fn not_regular() -> io::Error {
+    io::Error::other("it is not a regular file")
+}

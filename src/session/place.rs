@@ -1,0 +1,248 @@
+//! Where sessions live, and whether somebody else could steer what is put there.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::directory::DirectoryError;
+use crate::ci;
+
+/// The directory of all sessions in a place. No repository has one of this name.
+pub const ROOT: &str = ".tfguard-sessions";
+
+/// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
+/// can read, then the user's own run-time directory.
+const PLACES: &[&str] = &[
+    "RUNNER_TEMP",
+    "CI_PROJECT_DIR",
+    "WORKSPACE_TMP",
+    "AGENT_TEMPDIRECTORY",
+    "BUILDKITE_BUILD_CHECKOUT_PATH",
+    "XDG_RUNTIME_DIR",
+];
+
+/// A directory in which there may be sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The user chose it (`TFGUARD_DIR`).
+    Chosen(PathBuf),
+    /// A variable of the CI or of the system names it.
+    Named(PathBuf),
+    /// The user's directory in the temporary directory, which all users share.
+    Shared,
+}
+
+impl Place {
+    /// The places of a run, in the order in which they are tried.
+    pub fn of_run(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
+        let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        match set("TFGUARD_DIR") {
+            // With a slash at its end, a link would be followed unseen.
+            Some(dir) => vec![Self::Chosen(dir.components().collect())],
+            None => PLACES.iter().filter_map(|name| set(name)).map(Self::Named).chain([Self::Shared]).collect(),
+        }
+    }
+
+    /// The places where a session may have been left.
+    pub fn of_sessions(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
+        let mut places = Self::of_run(env);
+        if !places.contains(&Self::Shared) {
+            places.push(Self::Shared);
+        }
+        places
+    }
+
+    /// Reaches it, and makes it where tfguard may.
+    pub fn make(&self) -> Result<Reached, DirectoryError> {
+        match self {
+            Self::Chosen(dir) => {
+                if std::fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))?;
+                }
+                self.reach()
+            }
+            Self::Named(_) => self.reach(),
+            Self::Shared => {
+                let shared = Reached::walk(&std::env::temp_dir())?;
+                shared.make_private(OsStr::new(&shared_name()))
+            }
+        }
+    }
+
+    /// Reaches it where it is.
+    pub fn reach(&self) -> Result<Reached, DirectoryError> {
+        match self {
+            Self::Chosen(dir) => {
+                let found = std::fs::symlink_metadata(dir).map_err(io_error("read", dir))?;
+                if found.is_symlink() {
+                    return Err(DirectoryError::Symlink(dir.clone()));
+                }
+                let reached = Reached::walk(dir)?;
+                // In a container, too: nobody but the user has to do with its mode.
+                let stat = rustix::fs::fstat(&reached.dir).map_err(io::Error::from).map_err(io_error("read", dir))?;
+                let steered = steered_by_others(&stat, dir, false);
+                Ok(Reached { steered: steered.or(reached.steered), ..reached })
+            }
+            Self::Named(dir) => Reached::walk(dir),
+            Self::Shared => Reached::walk(&std::env::temp_dir())?.open_private(OsStr::new(&shared_name())),
+        }
+    }
+}
+
+fn shared_name() -> String {
+    format!("tfguard-{}", nix::unistd::geteuid())
+}
+
+/// Whether a directory is the user's own in the temporary directory, which tfguard makes and removes.
+pub fn is_shared(path: &Path) -> bool {
+    path.file_name() == Some(OsStr::new(&shared_name()))
+        && std::env::temp_dir().canonicalize().is_ok_and(|temporary| path.parent() == Some(&temporary))
+}
+
+/// A directory that was reached step by step from the root of the file system, through no link.
+#[derive(Debug)]
+pub struct Reached {
+    /// The directory itself.
+    pub dir: OwnedFd,
+    /// Its path, without links.
+    pub path: PathBuf,
+    /// Who else could put another directory in its place, or in that of one above it.
+    pub steered: Option<DirectoryError>,
+}
+
+impl Reached {
+    /// Reaches a directory and checks all those above it, as OpenSSH's `StrictModes` does: each belongs to root or to
+    /// this user, and nobody else can write to it. Excepted are
+    /// * temporary directories with the sticky bit, in which nobody can rename what is somebody else's;
+    /// * directories that only the owner's private group can write to (a group of the owner's name, without other members:
+    ///   `USERGROUPS_ENAB` of login.defs(5)): a runner with the umask 002 makes such ones;
+    /// * all of them in a container of a job: GitLab's runner makes `/builds` with the mode 0777, a volume of Kubernetes
+    ///   has it, and GitHub runs the container's root in the directories of another user. Nobody else is in there.
+    pub fn walk(path: &Path) -> Result<Self, DirectoryError> {
+        let path = path.canonicalize().map_err(io_error("find", path))?;
+        let anyone_may = ci::is_in_container_of_a_job();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (mut dir, mut at): (Option<OwnedFd>, _) = (None, PathBuf::new());
+        let mut steered = None;
+        for component in path.components() {
+            at.push(component);
+            let step = match (&dir, component) {
+                (Some(dir), Component::Normal(name)) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+                _ => rustix::fs::open(&at, flags, Mode::empty()),
+            };
+            let opened = step.map_err(|error| match error {
+                Errno::NOTDIR => DirectoryError::NotADirectory(at.clone()),
+                error => io_error("open", &at)(error.into()),
+            })?;
+            let stat = rustix::fs::fstat(&opened).map_err(|error| io_error("read", &at)(error.into()))?;
+            if !anyone_may && steered.is_none() {
+                steered = steered_by_others(&stat, &at, true);
+            }
+            dir = Some(opened);
+        }
+        let dir = dir.ok_or_else(|| io_error("find", &path)(io::ErrorKind::NotFound.into()))?;
+        Ok(Self { dir, path, steered })
+    }
+
+    /// Refuses it where somebody else could steer what is put there.
+    pub fn unsteered(self) -> Result<Self, DirectoryError> {
+        match self.steered {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+
+    /// Opens a directory in it that is this user's alone.
+    pub fn open_private(self, name: &OsStr) -> Result<Self, DirectoryError> {
+        let path = self.path.join(name);
+        let dir = open_private(&self.dir, name, &path)?;
+        Ok(Self { dir, path, ..self })
+    }
+
+    /// The same, made where it is not there.
+    pub fn make_private(self, name: &OsStr) -> Result<Self, DirectoryError> {
+        let path = self.path.join(name);
+        let dir = make_private(&self.dir, name, &path)?;
+        Ok(Self { dir, path, ..self })
+    }
+
+    /// Whether there is anything of that name in it.
+    pub fn has(&self, name: &OsStr) -> bool {
+        !matches!(rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+    }
+}
+
+/// Opens a directory that is this user's alone. `path`: what it is called in an error.
+pub fn open_private(dir: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd, DirectoryError> {
+    let read = |error: Errno| io_error("read", path)(error.into());
+    // Asked first, for a good word: what belongs to somebody else may not even be opened.
+    check_private(&rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(read)?, path)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(read)?;
+    check_private(&rustix::fs::fstat(&opened).map_err(read)?, path)?;
+    Ok(opened)
+}
+
+/// The same, made where it is not there.
+pub fn make_private(dir: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd, DirectoryError> {
+    match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => open_private(dir, name, path),
+        Err(error) => Err(io_error("create", path)(error.into())),
+    }
+}
+
+fn check_private(stat: &Stat, path: &Path) -> Result<(), DirectoryError> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {}
+        FileType::Symlink => return Err(DirectoryError::Symlink(path.to_owned())),
+        _ => return Err(DirectoryError::NotADirectory(path.to_owned())),
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if stat.st_uid != own {
+        return Err(DirectoryError::Foreign { path: path.to_owned(), owner: stat.st_uid, own });
+    }
+    if stat.st_mode & 0o022 != 0 {
+        return Err(DirectoryError::WritableByOthers { path: path.to_owned(), mode: stat.st_mode & 0o7777 });
+    }
+    Ok(())
+}
+
+/// Who else could rename what is in a directory.
+fn steered_by_others(stat: &Stat, path: &Path, group_may: bool) -> Option<DirectoryError> {
+    let (path, mode) = (path.to_owned(), stat.st_mode & 0o7777);
+    let own = nix::unistd::geteuid().as_raw();
+    if stat.st_uid != own && stat.st_uid != 0 && !is_unmapped(stat.st_uid) {
+        return Some(DirectoryError::Foreign { path, owner: stat.st_uid, own });
+    }
+    let is_sticky = mode & 0o1000 != 0;
+    let by_all = mode & 0o002 != 0;
+    let by_group = mode & 0o020 != 0 && !(group_may && is_private_group(stat.st_gid, stat.st_uid));
+    ((by_all || by_group) && !is_sticky).then_some(DirectoryError::WritableByOthers { path, mode })
+}
+
+/// Whether a group is a user's alone.
+fn is_private_group(group: u32, user: u32) -> bool {
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(user)) else { return false };
+    let Ok(Some(group)) = Group::from_gid(Gid::from_raw(group)) else { return false };
+    group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+}
+
+/// Whether a user ID stands for all users that a user namespace does not know, root outside of it among them
+/// (user_namespaces(7)).
+fn is_unmapped(user: u32) -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let maps_all = read("/proc/self/uid_map").split_whitespace().eq(["0", "0", "4294967295"]);
+    !maps_all && read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(user)
+}
+
+pub fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |error| DirectoryError::Io { doing, path, error }
+}
