@@ -21,6 +21,8 @@ use crate::files;
 /// How often, and at which intervals, who begins a session tries to claim it.
 const CLAIM_TRIES: u32 = 1000;
 const CLAIM_EVERY: Duration = Duration::from_millis(1);
+/// How often, at the same intervals, who writes the journal on a full disk looks whether it is still read.
+const READER_TRIES: u32 = 50;
 /// How often a directory is made that others take away meanwhile.
 const MAKE_TRIES: u32 = 100;
 /// How deep sessions lie in one another at most.
@@ -330,8 +332,7 @@ impl SessionDir {
         let dir = Arc::new(open_private(root, name, &path)?);
         let session = Self { path, dir };
         // A checkout makes other modes: what a repository has of this name is not taken for a session.
-        let mode = rustix::fs::fstat(&session.dir).map_or(0, |stat| stat.st_mode);
-        if mode & 0o077 != 0 {
+        if !rustix::fs::fstat(&session.dir).is_ok_and(|stat| stat.st_mode & 0o077 == 0) {
             return Err(DirectoryError::NotASession(session.path));
         }
         match session.open_file(SessionFile::Marker) {
@@ -523,9 +524,9 @@ impl SessionDir {
     fn exchange_journal(&self, text: &[u8]) -> io::Result<()> {
         let [journal, spare] = [SessionFile::Journal, SessionFile::Spare].map(SessionFile::name);
         let file = self.open_file_for(SessionFile::Spare, OFlags::WRONLY)?;
-        for _ in 0..CLAIM_TRIES {
+        for _ in 0..READER_TRIES {
             match file.try_lock() {
-                // It was the journal a moment ago, and somebody still reads it.
+                // It was the journal a moment ago, and somebody still reads it: for an instant, or suspended.
                 Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(CLAIM_EVERY),
                 // Not every file system can lock.
                 _ => break,
