@@ -116,6 +116,10 @@ pub struct Cli {
     #[arg(skip)]
     pub words: Vec<OsString>,
 
+    /// What the guards of Terraforms that the command starts are told, as variables: the options that were typed.
+    #[arg(skip)]
+    pub inherited: Vec<(OsString, OsString)>,
+
     /// What to do instead of running a command.
     #[command(subcommand)]
     pub instead: Option<Instead>,
@@ -180,8 +184,31 @@ impl Cli {
             }
         }
         let cli = Self::from_arg_matches(&matches)?;
-        Ok(Self { words: words.into_iter().skip(1).collect(), ..cli })
+        Ok(Self { words: words.into_iter().skip(1).collect(), inherited: inherited(&matches), ..cli })
     }
+}
+
+/// Options that are the outermost guard's alone: the guards below it write no reports of their own, keep no deadline of
+/// their own, and decide by their own descriptors whether they sit at a terminal.
+pub const OUTERMOST: [&str; 6] =
+    ["TFGUARD_REPORT", "TFGUARD_DOTENV", "TFGUARD_DEADLINE", "TFGUARD_CI_MESSAGES", "TFGUARD_ATTACH", "TFGUARD_DETACH"];
+
+/// The typed options of a run as the variables that say the same.
+fn inherited(matches: &ArgMatches) -> Vec<(OsString, OsString)> {
+    let command = Cli::command();
+    let typed = command.get_arguments().filter_map(|arg| {
+        let id = arg.get_id().as_str();
+        let name = arg.get_env().filter(|name| !OUTERMOST.iter().any(|own| name == own))?;
+        if matches.value_source(id) != Some(ValueSource::CommandLine) {
+            return None;
+        }
+        let value = match arg.get_action() {
+            ArgAction::SetTrue => OsString::from("true"),
+            _ => matches.get_raw(id)?.next()?.to_owned(),
+        };
+        Some((name.to_owned(), value))
+    });
+    typed.collect()
 }
 
 fn without_environment(command: Command) -> Command {

@@ -12,7 +12,7 @@ pub const STATE_NEEDS_A_LOOK: u8 = 121;
 pub const DOCTOR_FOUND: u8 = 1;
 /// `locks --fail` or `inspect` found a lock that is stale.
 pub const STALE_LOCK: u8 = 122;
-/// Stopped by `--deadline`.
+/// Stopped by tfguard itself: `--deadline`, `--before-expiry`.
 pub const DEADLINE: u8 = 124;
 /// tfguard itself failed: it could not start the child, or it lost the child's exit status.
 pub const TFGUARD_FAILED: u8 = 125;
@@ -31,7 +31,7 @@ Exit codes:
                  `unlock`: the lock stays
   121            the state needs a look: of a run that died over it, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock
-  124            it was stopped by --deadline
+  124            tfguard itself stopped it before it was done: --deadline, --before-expiry
   125            tfguard itself failed (bad option, no session directory, exit status lost)
   126 / 127      the command cannot be executed / was not found";
 

@@ -10,16 +10,14 @@ use tfguard::{command, exit};
 
 fn main() -> ExitCode {
     heed_signals();
-    let called_as = std::env::args_os().next().and_then(|program| command::called_as(&program));
-    let parsed = match called_as {
+    let env = std::env::vars_os().collect();
+    let parsed = match std::env::args_os().next().and_then(|called| command::called_for(&called, &env)) {
         None => Cli::parse_all(),
-        Some(name) => match command::real_program(&name, &std::env::vars_os().collect()) {
-            Ok(real) => Cli::of_shim(real.into()),
-            Err(error) => {
-                eprintln!("tfguard: error: {error}");
-                return ExitCode::from(exit::NOT_FOUND);
-            }
-        },
+        Some(Ok(real)) => Cli::of_shim(real.into()),
+        Some(Err(error)) => {
+            eprintln!("tfguard: error: {error}");
+            return ExitCode::from(exit::NOT_FOUND);
+        }
     };
     let cli = match parsed {
         Ok(cli) => cli,
@@ -54,6 +52,8 @@ fn main() -> ExitCode {
 }
 
 fn fail(why: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    // Also one that leaves the telling to the guard around it.
+    say::mute(false);
     tracing::error!("{why}");
     ExitCode::from(code)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use tracing::field::{Field, Visit};
@@ -68,6 +69,15 @@ pub fn directly() {
     set_through(None);
 }
 
+/// Whether tfguard's own lines are kept back.
+static MUTED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps tfguard's own lines back, or lets them out again. A guard below another one leaves the telling to that one: what
+/// calls Terraform may read its output together with its stderr.
+pub fn mute(muted: bool) {
+    MUTED.store(muted, Ordering::Relaxed);
+}
+
 /// Writes text as it is, in the order of the lines.
 pub fn raw(text: String) {
     if text.is_empty() {
@@ -114,7 +124,9 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        raw(without_commands(&String::from_utf8_lossy(&self.0)));
+        if !MUTED.load(Ordering::Relaxed) {
+            raw(without_commands(&String::from_utf8_lossy(&self.0)));
+        }
     }
 }
 

@@ -160,7 +160,7 @@ fn unorderly_endings_leave_the_lock_to_account_for() {
 
 #[test]
 fn an_interrupt_shows_in_output_and_log() {
-    let scan = |version: &str, name: &str| InterruptScanner::default().feed(load(version, name).as_bytes());
+    let scan = |version: &str, name: &str| InterruptScanner::new(false).feed(load(version, name).as_bytes());
     let once = Interrupts { received: true, twice: false };
     for version in VERSIONS {
         assert_eq!(scan(version, "interrupted.stdout"), once, "{version}");

@@ -73,12 +73,8 @@ impl Planned {
 /// Kills the project's one Terraform.
 #[track_caller]
 fn kill_terraform(project: &Project) {
-    let lines = project.guard().processes();
-    let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
-    let named =
-        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "terraform");
-    let terraforms: Vec<_> = pids.filter(named).collect();
-    let [terraform] = terraforms[..] else { panic!("one Terraform of {lines:?}") };
+    let terraforms = project.terraforms();
+    let [terraform] = terraforms[..] else { panic!("one Terraform of {:?}", project.guard().processes()) };
     kill(terraform);
 }
 

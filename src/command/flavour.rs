@@ -1,7 +1,6 @@
 //! Which product the command runs, and of which age, as far as that can be told without running anything.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
 use super::arguments::{Product, product};
 use crate::backend::InitRecord;
@@ -19,23 +18,16 @@ pub enum Flavour {
     Unknown,
 }
 
-/// The variables by which Terragrunt is told which program to run.
-const TERRAGRUNT: [&str; 2] = ["TG_TF_PATH", "TERRAGRUNT_TFPATH"];
-
 impl Flavour {
-    /// Decides it from the program, its environment and what `init` recorded in its directory.
+    /// Decides it from the program and what `init` recorded in its directory.
     ///
     /// The program's name speaks for itself where it is OpenTofu's. Otherwise the record speaks: its `terraform_version`
     /// (written by Terraform from 1.9 on, `internal/command/workdir/backend_state.go`), else which attributes the S3
     /// backend's schema had, because all of them are recorded, unset ones as `null`. A record may be older than
     /// the program, so the answer is where to look, no proof.
     #[must_use]
-    pub fn decide(program: &OsStr, env: &HashMap<OsString, OsString>, record: Option<&InitRecord>) -> Self {
-        let named = product(program).or_else(|| {
-            let other = TERRAGRUNT.iter().find_map(|name| env.get(OsStr::new(name)).filter(|path| !path.is_empty()))?;
-            product(other)
-        });
-        if named == Some(Product::OpenTofu) {
+    pub fn decide(program: &OsStr, record: Option<&InitRecord>) -> Self {
+        if product(program) == Some(Product::OpenTofu) {
             return Self::OpenTofu;
         }
         let Some(record) = record else { return Self::Unknown };
@@ -87,7 +79,7 @@ mod tests {
     }
 
     fn decide(program: &str, record: Option<&InitRecord>) -> Flavour {
-        Flavour::decide(OsStr::new(program), &HashMap::new(), record)
+        Flavour::decide(OsStr::new(program), record)
     }
 
     /// The attributes that tell versions apart, as their schemas have them.
@@ -130,18 +122,6 @@ mod tests {
                 assert_eq!(flavour.corrected(Some((product, version))), expected);
             }
             assert_eq!(flavour.corrected(None), flavour);
-        }
-    }
-
-    #[test]
-    fn terragrunt_tells_what_it_runs() {
-        for (path, flavour) in
-            [("/usr/bin/tofu", Flavour::OpenTofu), ("terraform", Flavour::Unknown), ("", Flavour::Unknown)]
-        {
-            for name in TERRAGRUNT {
-                let env = HashMap::from([(name.into(), path.into())]);
-                assert_eq!(Flavour::decide(OsStr::new("terragrunt"), &env, None), flavour, "{name}={path}");
-            }
         }
     }
 }

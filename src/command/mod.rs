@@ -4,11 +4,13 @@ mod arguments;
 mod flavour;
 mod lockless;
 mod shim;
+mod terragrunt;
 mod wrapper;
 
 pub use arguments::{Product, lock_disabled, product, subcommand, with_lock_timeout};
 pub use flavour::Flavour;
 pub(crate) use flavour::minor;
 pub use lockless::takes_no_lock;
-pub use shim::{ShimError, called_as, make_links, real_program};
+pub use shim::{ShimError, behind_links, called_for, link_into, make_links, real_program};
+pub use terragrunt::{caches_of, unit_of};
 pub use wrapper::{behind_wrapper, on_path};

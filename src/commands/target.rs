@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::{
     AwsClients, Backend, BackendError, GivenSettings, S3Backend, Surroundings, read_backend, workspace,
 };
+use crate::command::caches_of;
 use crate::lock::LockPlace;
 use crate::shell;
 
@@ -77,6 +78,10 @@ pub struct Target {
     pub access: Access,
 }
 
+fn list(directories: &[PathBuf]) -> String {
+    directories.iter().map(shell::quote).collect::<Vec<_>>().join(", ")
+}
+
 /// One state, and how to reach it.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -121,6 +126,18 @@ pub enum TargetError {
     NotInitialised {
         /// The directory.
         dir: PathBuf,
+    },
+    /// A unit of Terragrunt, which was initialised in its cache.
+    #[error(
+        "{dir} is a Terragrunt unit that {} in its cache: name one of {} with --chdir. {BY_FLAGS}",
+        if caches.is_empty() { "is not initialised" } else { "is initialised several times" },
+        if caches.is_empty() { "its directories, once `terragrunt init` has run,".to_owned() } else { list(caches) }
+    )]
+    Unit {
+        /// The unit's directory.
+        dir: PathBuf,
+        /// Where it is initialised.
+        caches: Vec<PathBuf>,
     },
     /// The state is a local file.
     #[error(
@@ -237,8 +254,15 @@ impl State {
         named: Option<&str>,
         given: &GivenSettings,
     ) -> Result<Self, TargetError> {
-        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-        let surroundings = Surroundings { dir: dir.clone(), env };
+        let mut dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let mut surroundings = Surroundings { dir: dir.clone(), env };
+        if matches!(read_backend(&surroundings), Ok(Backend::None))
+            && let Some(caches) = caches_of(&dir)
+        {
+            let [cache] = caches.as_slice() else { return Err(TargetError::Unit { dir, caches }) };
+            dir.clone_from(cache);
+            surroundings.dir.clone_from(cache);
+        }
         let backend = match read_backend(&surroundings).map_err(TargetError::Backend)? {
             Backend::S3(backend) => given.over_backend(&backend)?,
             Backend::None => return Err(TargetError::NotInitialised { dir }),

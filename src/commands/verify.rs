@@ -233,7 +233,7 @@ impl<'a> Verify<'a> {
     fn is_opentofu(&self) -> bool {
         self.state.dir.as_ref().is_some_and(|dir| {
             let record = InitRecord::read(&Surroundings { dir: dir.clone(), env: std::env::vars_os().collect() });
-            Flavour::decide("".as_ref(), &std::collections::HashMap::new(), record.as_ref()) == Flavour::OpenTofu
+            Flavour::decide("".as_ref(), record.as_ref()) == Flavour::OpenTofu
         })
     }
 

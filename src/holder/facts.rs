@@ -32,8 +32,8 @@ impl Machine {
     /// Looks at this machine, and at the sessions in the places that `env` tells.
     #[must_use]
     pub fn here(env: impl Fn(&str) -> Option<OsString>) -> Self {
-        let sessions = SessionDir::all(env);
-        let journals = sessions.into_iter().filter_map(|session| {
+        let sessions = SessionDir::all(env).into_iter().flat_map(with_inner);
+        let journals = sessions.filter_map(|session| {
             let journal = Journal::read(&session).inspect_err(|error| tracing::debug!("{error}")).ok()?;
             Some((session, journal))
         });
@@ -116,6 +116,12 @@ impl Machine {
         };
         Facts { boot, processes, session }
     }
+}
+
+/// A session and those of the guards below it.
+fn with_inner(session: SessionDir) -> Vec<SessionDir> {
+    let below = session.inner().into_iter().flat_map(with_inner).collect::<Vec<_>>();
+    std::iter::once(session).chain(below).collect()
 }
 
 /// Whether a lock is a session's by what its Terraform logged. One that only fits by what it says itself is in the

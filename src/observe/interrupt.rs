@@ -24,26 +24,25 @@ pub struct Interrupts {
 pub struct InterruptScanner {
     tail: Vec<u8>,
     found: Interrupts,
-}
-
-impl Default for InterruptScanner {
-    fn default() -> Self {
-        Self {
-            // A stream begins with a line.
-            tail: b"\n".to_vec(),
-            found: Interrupts::default(),
-        }
-    }
+    /// The words count wherever they stand: what runs several Terraforms prefixes their lines, as Terragrunt does.
+    prefixed: bool,
 }
 
 impl InterruptScanner {
+    /// A scanner of one stream. `prefixed`: its lines may have something before Terraform's words.
+    #[must_use]
+    pub fn new(prefixed: bool) -> Self {
+        // A stream begins with a line.
+        Self { tail: b"\n".to_vec(), found: Interrupts::default(), prefixed }
+    }
+
     /// Takes the next bytes of the stream; returns what was found in it so far.
     pub fn feed(&mut self, chunk: &[u8]) -> Interrupts {
         // What lies across the border, then what lies within.
         self.tail.extend_from_slice(&chunk[..chunk.len().min(OVERLAP)]);
-        scan(&self.tail, &mut self.found);
+        scan(&self.tail, self.prefixed, &mut self.found);
         if chunk.len() > OVERLAP {
-            scan(chunk, &mut self.found);
+            scan(chunk, self.prefixed, &mut self.found);
             self.tail.clear();
             self.tail.extend_from_slice(&chunk[chunk.len() - OVERLAP..]);
         } else {
@@ -54,16 +53,17 @@ impl InterruptScanner {
     }
 }
 
-fn scan(text: &[u8], found: &mut Interrupts) {
+fn scan(text: &[u8], prefixed: bool, found: &mut Interrupts) {
     for at in memmem::find_iter(text, b" received.") {
         let (before, after) = (&text[..at], &text[at + b" received.".len()..]);
         if let Some(before) = before.strip_suffix(b"Two interrupts") {
-            found.twice |= begins(before) && words(after, &["Exiting", "immediately."]).is_some();
+            found.twice |= prefixed || begins(before) && words(after, &["Exiting", "immediately."]).is_some();
         } else if let Some(before) = before.strip_suffix(b"Interrupt") {
-            found.received |= begins(before)
-                && words(after, &["Please", "wait", "for"])
-                    .and_then(|rest| words(rest, &["Terraform"]).or_else(|| words(rest, &["OpenTofu"])))
-                    .is_some_and(|rest| words(rest, &["to", "exit"]).is_some());
+            found.received |= prefixed
+                || begins(before)
+                    && words(after, &["Please", "wait", "for"])
+                        .and_then(|rest| words(rest, &["Terraform"]).or_else(|| words(rest, &["OpenTofu"])))
+                        .is_some_and(|rest| words(rest, &["to", "exit"]).is_some());
         }
     }
 }
@@ -121,13 +121,13 @@ mod tests {
 
     /// The answer, which must not depend on where the text is cut.
     fn look(text: &str) -> (bool, bool) {
-        let whole = InterruptScanner::default().feed(text.as_bytes());
+        let whole = InterruptScanner::new(false).feed(text.as_bytes());
         for cut in 0..=text.len() {
-            let mut scanner = InterruptScanner::default();
+            let mut scanner = InterruptScanner::new(false);
             scanner.feed(&text.as_bytes()[..cut]);
             assert_eq!(scanner.feed(&text.as_bytes()[cut..]), whole, "cut at {cut}");
         }
-        let mut bytewise = InterruptScanner::default();
+        let mut bytewise = InterruptScanner::new(false);
         let last = text.bytes().map(|byte| bytewise.feed(&[byte])).last();
         assert_eq!(last.unwrap_or_default(), whole);
         (whole.received, whole.twice)
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_in_a_flood_and_little_is_kept() {
-        let mut scanner = InterruptScanner::default();
+        let mut scanner = InterruptScanner::new(false);
         let flood = b"x (local-exec): Interrupt received.\n".repeat(2000);
         for _ in 0..50 {
             assert_eq!(scanner.feed(&flood), Interrupts::default());

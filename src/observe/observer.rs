@@ -49,6 +49,8 @@ pub struct Believed {
 pub struct Observer {
     expectations: Expectations,
     product: Option<(Product, String)>,
+    /// All that wrote to the log are of versions whose logs tell their locks.
+    tells: bool,
     records: bool,
     requests: Option<Requests>,
     splitter: Splitter,
@@ -74,6 +76,7 @@ impl Observer {
         Self {
             expectations,
             product: None,
+            tells: true,
             records: believed.records,
             requests: believed.requests.then(|| Requests::new(believed.states)),
             traces: Traces::default(),
@@ -114,6 +117,13 @@ impl Observer {
     /// Whether a Terraform before 1.0 began, whose locks are not learned.
     pub fn is_unlearned(&self) -> bool {
         self.unlearned
+    }
+
+    /// Whether the log tells every lock of those that wrote to it: at the level of tfguard's own log, Terraform's from 1.6
+    /// on and OpenTofu's from 1.11 on do.
+    #[must_use]
+    pub fn tells_locks(&self) -> bool {
+        self.product.is_some() && self.tells
     }
 
     /// What is expected of the child.
@@ -193,6 +203,7 @@ impl Observer {
             self.unlearned = true;
             facts.push(Fact::Unlearned);
         }
+        self.tells &= tells_locks(product, &version);
         self.product.get_or_insert((product, version));
         self.tracker.begin();
         self.begun = true;
@@ -240,6 +251,14 @@ fn product(record: &Record) -> Option<(Product, String)> {
     };
     // Behind it there may be a prerelease and a commit.
     Some((product, record.message.split(' ').next()?.to_owned()))
+}
+
+fn tells_locks(product: Product, version: &str) -> bool {
+    let first = match product {
+        Product::Terraform => (1, 6),
+        Product::OpenTofu => (1, 11),
+    };
+    minor(version).is_some_and(|version| version >= first)
 }
 
 fn is_stop(record: &Record) -> bool {

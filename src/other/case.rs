@@ -314,7 +314,7 @@ impl Case {
     }
 
     fn unclear(&self, why: String) -> OtherLock {
-        self.account(None, OtherOutcome::Unknown { why })
+        self.account(None, OtherOutcome::Unknown { why, unclean: true })
     }
 
     fn account(&self, holder: Option<LockInfo>, outcome: OtherOutcome) -> OtherLock {

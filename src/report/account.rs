@@ -1,16 +1,17 @@
 //! The account of a run: every fact that people, the report and a later process need. Holds no secrets.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{OtherLock, RefusedLock, StateAccount};
-use crate::ci;
 use crate::exit;
 use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
 use crate::observe::{Entry, Grade, Phase, Stage, TraceEntry};
 use crate::run::StopRequest;
+use crate::{ci, command};
 
 /// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Account {
     pub deadline: Option<ci::Term>,
     /// The file name of the command that was run. Its arguments may hold secrets.
     pub program: String,
+    /// The directory that it was started in.
+    #[serde(with = "crate::paths")]
+    pub directory: PathBuf,
     /// How the child ended.
     pub ending: Option<Ending>,
     /// Who asked for a stop, in order.
@@ -62,6 +66,9 @@ pub struct Account {
     pub refused: Option<RefusedLock>,
     /// What went wrong for tfguard without stopping it.
     pub troubles: Vec<String>,
+    /// The accounts of the guards below this one, of a Terraform each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terraforms: Vec<Account>,
 }
 
 /// A request to stop and its time.
@@ -307,17 +314,28 @@ impl Account {
             exit::LOCK_LEFT
         } else if self.state_needs_a_look() {
             exit::STATE_NEEDS_A_LOOK
-        } else if code != 0 && self.requests.first().is_some_and(|first| first.request == StopRequest::Deadline) {
+        } else if self.was_stopped_by_tfguard() {
             exit::DEADLINE
         } else {
             code
         }
     }
+
+    /// Whether tfguard itself stopped the run before it was done. What runs Terraforms may make a success of that, as
+    /// Terragrunt does; a Terraform that succeeded was done.
+    fn was_stopped_by_tfguard(&self) -> bool {
+        let own =
+            |first: &Requested| matches!(first.request, StopRequest::Deadline | StopRequest::CredentialsEnd { .. });
+        let succeeded = matches!(self.ending, Some(Ending::Exited { code: 0, .. }));
+        let runs_terraforms = command::product(OsStr::new(&self.program)).is_none();
+        (self.requests.first().is_some_and(own) && (runs_terraforms || !succeeded))
+            || self.terraforms.iter().any(Self::was_stopped_by_tfguard)
+    }
 }
 
 /// The file of `--report`. Its format is documented in `docs/report.md`.
 #[derive(Debug, Serialize)]
-pub struct Report<'a> {
+pub struct Report {
     /// Version of this format.
     pub schema: u32,
     /// tfguard's exit code.
@@ -326,14 +344,30 @@ pub struct Report<'a> {
     pub lock_left: bool,
     /// What happened.
     #[serde(flatten)]
-    pub account: &'a Account,
+    pub account: Account,
 }
 
 impl Account {
-    /// The account as the report has it.
+    /// The account as the report has it: what is told of locks and states is in one place, whichever Terraform it is of.
     #[must_use]
-    pub fn report(&self) -> Report<'_> {
-        Report { schema: 1, exit_code: self.exit_code(), lock_left: self.lock_left(), account: self }
+    pub fn report(&self) -> Report {
+        let mut account = self.clone();
+        account.gather();
+        Report { schema: 1, exit_code: self.exit_code(), lock_left: self.lock_left(), account }
+    }
+
+    /// Takes what the guards below this one told of locks and states.
+    fn gather(&mut self) {
+        for terraform in &mut self.terraforms {
+            terraform.gather();
+            self.locks.append(&mut terraform.locks);
+            self.traces.append(&mut terraform.traces);
+            self.other_locks.append(&mut terraform.other_locks);
+            self.states.append(&mut terraform.states);
+            if self.refused.is_none() {
+                self.refused = terraform.refused.take();
+            }
+        }
     }
 
     /// Whether a lock is left against tfguard's intention.
@@ -343,12 +377,13 @@ impl Account {
         let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
         outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
             || self.other_locks.iter().any(OtherLock::is_left)
+            || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.lock_left())
     }
 
     /// Whether a state needs a look.
     #[must_use]
     pub fn state_needs_a_look(&self) -> bool {
-        self.states.iter().any(StateAccount::needs_a_look)
+        self.states.iter().any(StateAccount::needs_a_look) || self.terraforms.iter().any(Self::state_needs_a_look)
     }
 }
 
@@ -376,6 +411,7 @@ mod tests {
             grace: Some(ci::Term::new(std::time::Duration::from_secs(210), "because")),
             deadline: None,
             program: "terraform".to_owned(),
+            directory: PathBuf::from("/w"),
             ending: Some(Ending::Exited { code: 1, at }),
             requests: requests.map(|request| Requested { at, request }).to_vec(),
             interrupt: Some(Interrupt { at, by: InterruptedBy::Tfguard }),
@@ -388,6 +424,7 @@ mod tests {
             states: Vec::new(),
             refused: None,
             troubles: vec!["none".to_owned()],
+            terraforms: Vec::new(),
         }
     }
 

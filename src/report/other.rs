@@ -46,8 +46,10 @@ pub enum OtherOutcome {
     },
     /// Nobody could see whether the child left one.
     Unknown {
-        /// Why.
+        /// Why, and what to do.
         why: String,
+        /// The run did not simply succeed, so that there may be one.
+        unclean: bool,
     },
 }
 
@@ -55,7 +57,7 @@ impl OtherLock {
     /// Whether somebody has to do something about it.
     #[must_use]
     pub fn is_left(&self) -> bool {
-        matches!(self.outcome, OtherOutcome::Left { .. } | OtherOutcome::Unknown { .. })
+        matches!(self.outcome, OtherOutcome::Left { .. } | OtherOutcome::Unknown { unclean: true, .. })
     }
 
     /// Whether there is more to say than that all is well.
@@ -85,7 +87,9 @@ impl OtherLock {
             OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),
             OtherOutcome::Kept => (Outcome::Kept, "left in place, as --on-death says".to_owned()),
             OtherOutcome::Left { why } => (Outcome::Left, format!("NOT released: {why}")),
-            OtherOutcome::Unknown { why } => (Outcome::Unknown, format!("NOT known whether this run left it: {why}")),
+            OtherOutcome::Unknown { why, .. } => {
+                (Outcome::Unknown, format!("NOT known whether this run left it: {why}"))
+            }
         };
         line += &what;
         Finding {

@@ -1,5 +1,6 @@
 //! The account in a few lines for a tired person: how it ended, what became of the lock, what to do next.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -36,11 +37,17 @@ impl Account {
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
             || self.state_needs_a_look()
             || self.refused.is_some()
+            || self.terraforms.iter().any(|terraform| terraform.is_noteworthy() || !terraform.troubles.is_empty())
     }
 
     /// The lines, each with whether it calls for action.
     fn lines(&self) -> Vec<(String, bool)> {
         let mut said = vec![(self.ending_line(), false)];
+        for terraform in self.terraforms.iter().filter(|terraform| terraform.is_noteworthy()) {
+            said.push((format!("in {}: {}", terraform.directory.display(), terraform.ending_line()), false));
+        }
+        let troubles: BTreeSet<&String> = self.terraforms.iter().flat_map(|terraform| &terraform.troubles).collect();
+        said.extend(troubles.into_iter().map(|trouble| (trouble.clone(), true)));
         let findings = self.findings();
         let calls_for_action = self.lock_left() || self.state_needs_a_look();
         let step = |next: String| (format!("next: {next}"), calls_for_action);
@@ -71,17 +78,23 @@ impl Account {
         let others = self.other_locks.iter().map(OtherLock::finding);
         let states = self.states.iter().filter_map(StateAccount::finding);
         let refused = self.refused.iter().map(RefusedLock::finding);
-        locks.chain(traces).chain(others).chain(states).chain(refused).collect()
+        let below = self.terraforms.iter().flat_map(Self::findings);
+        locks.chain(traces).chain(others).chain(states).chain(refused).chain(below).collect()
     }
 
     /// What to do next if no lock needs somebody.
     pub(super) fn next(&self, findings: &[Finding]) -> Option<String> {
-        let needed = findings.iter().all(|finding| finding.next.is_none())
-            && self.phase == Phase::Applying
-            && self.ending.is_some_and(Ending::is_unclean);
-        needed.then(|| {
-            format!("run `{} plan`; what was being changed when it died may be missing from the state", self.command())
-        })
+        if findings.iter().any(|finding| finding.next.is_some()) {
+            return None;
+        }
+        let died = |account: &&Self| account.phase == Phase::Applying && account.ending.is_some_and(Ending::is_unclean);
+        let died = std::iter::once(self).chain(&self.terraforms).find(died)?;
+        let (command, place) = match command::unit_of(&died.directory) {
+            Some(unit) => ("terragrunt", format!(" in {}", shell::quote(unit))),
+            None if std::ptr::eq(died, self) => (died.command(), String::new()),
+            None => (died.command(), format!(" in {}", shell::quote(&died.directory))),
+        };
+        Some(format!("run `{command} plan`{place}; what was being changed when it died may be missing from the state"))
     }
 
     pub(super) fn ending_line(&self) -> String {
@@ -128,6 +141,10 @@ impl LockAccount {
             return self.unlock_without_directory(id);
         }
         let (directory, flags) = match &self.settings {
+            // The flags name the whole place.
+            Some(Settings { directory, flags, .. }) if command::unit_of(directory).is_some() => {
+                return format!("run: {}", shell::unlock(id, flags));
+            }
             Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
             None => (otherwise, &[][..]),
         };

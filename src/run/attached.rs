@@ -15,6 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::child::Output;
 use super::expiry;
+use super::inner;
 use super::plan::Plan;
 use super::requests;
 use super::supervisor::Supervisor;
@@ -24,7 +25,8 @@ use crate::session::{Journal, ProcessId, SessionDir};
 /// Runs a command on this terminal; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     let parent = requests::parent();
-    let session = SessionDir::create(|name| std::env::var_os(name))?;
+    let session = super::new_session(plan)?;
+    crate::say::mute(plan.is_muted());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let ended = runtime.block_on(supervised(plan, &session, parent));
     if ended.is_err() {
@@ -35,7 +37,7 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 
 async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
-    requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
+    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
     if let Some(parent) = parent.filter(|_| plan.watch_parent) {
         requests::from_parent(to_us.clone(), parent);
     }
@@ -59,7 +61,10 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     let child = supervisor.as_ref().ok().and_then(Supervisor::child_pid);
     let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow(stops, child)));
     if supervisor.is_ok() {
-        expiry::watch(&job, plan.before_expiry, to_us);
+        expiry::watch(&job, plan.before_expiry, to_us.clone());
+        if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
+            let _ = to_us.send(request);
+        }
     }
     let account = match supervisor {
         Ok(supervisor) => Ok(supervisor.run(&mut requests).await),
@@ -75,8 +80,10 @@ async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>
     conclude(plan, session, &account);
     // Where the cursor is on the child's terminal is not known.
     let summary = announce(plan, &account, true);
-    clean_up(session, &account);
-    plan.publisher.publish(&[summary]).await;
+    clean_up(session, &account, plan.outer.is_some());
+    if plan.outer.is_none() {
+        plan.publisher.publish(&[summary]).await;
+    }
     Ok(account.exit_code())
 }
 

@@ -13,36 +13,86 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use tokio::process::Command;
 
-use crate::ci;
-use crate::command::Flavour;
+use crate::command::{self, Flavour};
 use crate::exit;
 use crate::report::Ending;
 use crate::session::{ChildRecord, DirectoryError, ProcessId, SessionDir, SessionFile};
+use crate::{ci, cli};
 
 /// Terraform's log variables. If the user set any of them, all stay as they are.
-const LOG_VARIABLES: &[&str] = &["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_PATH"];
+const LOG_VARIABLES: [&str; 4] = ["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", LOG_PATH];
+const LOG_PATH: &str = "TF_LOG_PATH";
 /// A second sink of Terraform (0.15 and later) and OpenTofu for their log, at level TRACE, whatever the variables
 /// above say (`internal/logging/logging.go`, `main.go`). The file has to exist.
 const SECOND_LOG: &str = "TF_TEMP_LOG_PATH";
-/// Those of them that name a file.
-pub const LOG_FILES: [&str; 2] = ["TF_LOG_PATH", SECOND_LOG];
+/// Names the session of the guard around a command, for the guards of the Terraforms that it starts.
+pub const OUTER: &str = "TFGUARD_SESSION";
 
 /// More than a line of `/proc/<pid>/stat` has.
 const RECORD_SIZE: usize = 1024;
 
-/// How the child's environment differs from tfguard's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EnvironmentChange {
-    /// To be set.
-    pub set: Vec<(&'static str, OsString)>,
-    /// To be taken away.
-    pub remove: &'static [&'static str],
-    /// Whether Terraform will log to the session's file.
-    pub logs: bool,
+/// An environment.
+pub type Environment = HashMap<OsString, OsString>;
+
+/// The environment as the user set it: without the log variables of another guard's session.
+#[must_use]
+pub fn without_outer_log(mut env: Environment) -> Environment {
+    let is_a_sessions = |env: &Environment, name: &str| {
+        let session = env.get(OsStr::new(name)).map(Path::new).and_then(|log| SessionDir::open(log.parent()?).ok());
+        session.is_some_and(|session| env.get(OsStr::new(name)).is_some_and(|log| session.log() == *Path::new(log)))
+    };
+    if is_a_sessions(&env, SECOND_LOG) {
+        env.remove(OsStr::new(SECOND_LOG));
+    }
+    // A guard sets it only where the user set none of them.
+    if is_a_sessions(&env, LOG_PATH) {
+        LOG_VARIABLES.iter().for_each(|name| drop(env.remove(OsStr::new(name))));
+    }
+    env
 }
 
-/// Decides how the child's environment differs from `env`, so that it logs to `log` too, in the way in which its flavour
-/// logs locks.
+/// The environment of a command that runs Terraforms: with links to tfguard for each that it calls by name, which then
+/// has a guard of its own, inside this session. The log is for those that it calls by a path.
+///
+/// # Errors
+/// The links cannot be made.
+pub fn environment_with_guards(
+    env: &Environment,
+    session: &SessionDir,
+    inherited: &[(OsString, OsString)],
+) -> Result<Environment, DirectoryError> {
+    let mut child = env.clone();
+    // Terragrunt opens the first log, too (its `internal/logging`), and would hold it as if it were a Terraform.
+    child.extend(
+        log_variables(env, &session.log(), Flavour::OpenTofu).into_iter().map(|(name, value)| (name.into(), value)),
+    );
+    child.extend(command::link_into(session, env)?);
+    // What was typed overrules a variable that says the opposite.
+    for (typed, opposite) in [("TFGUARD_VERBOSE", "TFGUARD_QUIET"), ("TFGUARD_QUIET", "TFGUARD_VERBOSE")] {
+        if inherited.iter().any(|(name, _)| name == typed) {
+            child.remove(OsStr::new(opposite));
+        }
+    }
+    child.extend(inherited.iter().cloned());
+    cli::OUTERMOST.iter().chain(ci::HUNTING_VARIABLES).for_each(|name| drop(child.remove(OsStr::new(name))));
+    child.insert("TFGUARD_CI_MESSAGES".into(), "off".into());
+    child.insert(OUTER.into(), session.path().into());
+    Ok(child)
+}
+
+/// The environment of a Terraform: `env` with what makes it log to `log`, too. And whether it will.
+#[must_use]
+pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour) -> (Environment, bool) {
+    let set = log_variables(env, log, flavour);
+    let logs = !set.is_empty();
+    let mut child = env.clone();
+    child.extend(set.into_iter().map(|(name, value)| (name.into(), value)));
+    ci::HUNTING_VARIABLES.iter().for_each(|name| drop(child.remove(OsStr::new(name))));
+    (child, logs)
+}
+
+/// The variables that make Terraform log to `log`, in the way in which its flavour logs locks; none where the user needs
+/// them all.
 ///
 /// What is in such a log: at INFO, command lines, which can have `-var 'password=…'` in them. At DEBUG and TRACE also
 /// requests: the SDK v2's with their credentials masked, those of Terraform up to 1.5 as they were sent, with session
@@ -51,12 +101,11 @@ pub struct EnvironmentChange {
 /// `TF_FORK=0`, which keeps Terraform up to 1.0 from starting itself a second time, is not set: it makes 0.12 to 0.14
 /// write their log to stderr, whatever the log variables say (`wrappedMain` in their `main.go`). Both processes of such
 /// a Terraform have the log open, and the outer one ignores SIGINT (`ignoreSignals`), so the pair has its one interrupt.
-#[must_use]
-pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path, flavour: Flavour) -> EnvironmentChange {
+fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'static str, OsString)> {
     let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
     let (free, second_is_free) = (!LOG_VARIABLES.iter().any(is_set), !is_set(&SECOND_LOG));
-    let path = || ("TF_LOG_PATH", log.into());
-    let set = match flavour {
+    let path = || (LOG_PATH, log.into());
+    match flavour {
         // Its SDK logs requests only if the environment asks for DEBUG. One before 0.15, whose version is to be seen, knows
         // TF_LOG alone, and loses records below TRACE. For the others the providers are kept out.
         Flavour::OldTerraform if free => {
@@ -70,8 +119,7 @@ pub fn environment_change(env: &HashMap<OsString, OsString>, log: &Path, flavour
         Flavour::Terraform | Flavour::Unknown if free => vec![("TF_LOG_CORE", "info".into()), path()],
         _ if second_is_free => vec![(SECOND_LOG, log.into())],
         _ => Vec::new(),
-    };
-    EnvironmentChange { logs: !set.is_empty(), set, remove: ci::HUNTING_VARIABLES }
+    }
 }
 
 /// The command could not be started.
@@ -142,7 +190,7 @@ impl Child {
     /// command, so that it can be found however early its supervisor is killed.
     pub fn start(
         command: &[OsString],
-        change: &EnvironmentChange,
+        env: &Environment,
         output: Output,
         session: &SessionDir,
     ) -> Result<Self, StartError> {
@@ -150,10 +198,7 @@ impl Child {
         let attached = matches!(output, Output::Terminal { .. });
         let foreground = matches!(output, Output::Terminal { foreground: true });
         let mut child = Command::new(program);
-        child.args(arguments).envs(change.set.iter().map(|(name, value)| (name, value))).process_group(0);
-        for name in change.remove {
-            child.env_remove(name);
-        }
+        child.args(arguments).env_clear().envs(env).process_group(0);
         if let Output::Spool { stdout, stderr } = output {
             let stderr = match stderr {
                 Some(stderr) => stderr,
@@ -280,9 +325,8 @@ mod tests {
 
     fn change(flavour: Flavour, env: &[(&str, &str)]) -> Vec<(&'static str, String)> {
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        let change = environment_change(&env, Path::new("/s/terraform.log"), flavour);
-        assert_eq!(change.logs, !change.set.is_empty());
-        change.set.into_iter().map(|(name, value)| (name, value.into_string().unwrap())).collect()
+        let set = log_variables(&env, Path::new("/s/terraform.log"), flavour);
+        set.into_iter().map(|(name, value)| (name, value.into_string().unwrap())).collect()
     }
 
     fn set(variables: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {

@@ -20,8 +20,8 @@ pub fn watch(job: &Job, before: Option<Duration>, to: UnboundedSender<StopReques
     if before.is_none() && job.terms.deadline.is_none() {
         return;
     }
-    let Ok(dir) = std::env::current_dir() else { return };
-    let surroundings = Surroundings::of_command(&dir, job.command.get(1..).unwrap_or_default(), job.env.clone());
+    let surroundings =
+        Surroundings::of_command(&job.directory, job.command.get(1..).unwrap_or_default(), job.env.clone());
     let deadline = job.terms.deadline.and_then(|deadline| Timestamp::now().checked_add(deadline).ok());
     tokio::spawn(async move {
         let Some(end) = end_of_credentials(&surroundings).await else {

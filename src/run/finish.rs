@@ -24,8 +24,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
+use super::inner::InnerGuards;
 use super::machine::{StopRequest, Terms};
-use super::plan::Plan;
+use super::plan::{Plan, patience_for};
 use super::release::{Located, Releaser, Started};
 use super::requests;
 use super::spool::{Relay, Spool};
@@ -41,6 +42,8 @@ use crate::report::ci::{Level, Message, Summary};
 use crate::report::{Account, LockAccount, LockOutcome};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, SessionFile, Tree, World, is_log_held};
 
+/// With less time than this for a Terraform that nobody supervises, it is left alone: a kill would come at once.
+const SHORTEST_GRACE: Duration = Duration::from_secs(10);
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
 /// Why nothing can be known of a copy.
@@ -70,7 +73,7 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
-        requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
+        requests::from_signals(to_us.clone(), plan.heed_hangup, false, None).map_err(Failure::Start)?;
         let mut worst = 0;
         let told = RefCell::default();
         let (sessions, refused) = SessionDir::all_and_refused(|name| std::env::var_os(name));
@@ -85,10 +88,12 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
             );
             worst = exit::TFGUARD_FAILED;
         }
+        let until = Instant::now() + wait;
         let found = sessions.into_iter().map(|session| Found {
             plan,
             session,
             wait,
+            until,
             dry_run,
             asked: Cell::default(),
             attended: Cell::default(),
@@ -158,11 +163,62 @@ fn is_of_this_kernel(journal: &Journal) -> bool {
     journal.world.boot_id == here && (!here.is_empty() || journal.supervisor.is_some_and(ProcessId::is_alive))
 }
 
+/// Whether another process can take the place of a supervisor that is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Adoptable {
+    /// It can.
+    Yes,
+    /// The run had not come to start its command.
+    NothingStarted,
+    /// A Terraform of another container still runs.
+    Held,
+    /// Whether one does cannot be known.
+    Unknowable,
+}
+
+impl Adoptable {
+    /// Looks. Where the session is of another PID namespace of this kernel (a container that is gone), nobody holds its log
+    /// when everything in it is gone; until `until` that is waited for.
+    pub(super) async fn look(job: &Job, journal: &Journal, until: Instant) -> Self {
+        if !is_of_this_kernel(journal) {
+            return Self::Unknowable;
+        }
+        let started = journal.child.is_some() || job.session.path_of(SessionFile::Child).exists();
+        if journal.world == World::here() {
+            return if started { Self::Yes } else { Self::NothingStarted };
+        }
+        let wrote_nothing = std::fs::metadata(job.session.log()).map_or(true, |log| log.len() == 0);
+        if wrote_nothing && !started {
+            return Self::NothingStarted;
+        }
+        let is_held = || journal.open_log(&job.session).ok().and_then(|log| is_log_held(&log));
+        match goes_on(until, || is_held() == Some(true)).await {
+            true => Self::Held,
+            false if is_held() == Some(false) => Self::Yes,
+            false => Self::Unknowable,
+        }
+    }
+}
+
+/// Takes the place of a supervisor that is dead, as far as that is [`Adoptable`]. The session's claim is held.
+pub(super) async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+    if journal.world == World::here()
+        && let Some(supervisor) = Supervisor::take_over(job, journal.clone())
+    {
+        return supervisor.run(requests).await;
+    }
+    // Its process IDs are those of other processes here.
+    journal.child = None;
+    Supervisor::take_over_dead(job, journal).run(requests).await
+}
+
 /// One session that was found.
 struct Found<'a> {
     plan: &'a Plan,
     session: SessionDir,
     wait: Duration,
+    /// When that is over, for all sessions together.
+    until: Instant,
     dry_run: bool,
     /// The supervisor that was asked to stop.
     asked: Cell<Option<ProcessId>>,
@@ -210,9 +266,8 @@ impl Found<'_> {
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let until = Instant::now() + self.wait;
         loop {
-            if let Next::Done(code) = self.step(until, to_us, requests).await? {
+            if let Next::Done(code) = self.step(self.until, to_us, requests).await? {
                 return Ok(code);
             }
         }
@@ -260,10 +315,11 @@ impl Found<'_> {
         {
             return done(self.cannot_know(&journal, COPY));
         }
-        done(match (journal.account.ended, journal.world == World::here()) {
-            (Some(_), _) => self.look_again(journal, until, requests).await?,
-            (None, true) => self.take_over(journal, to_us, requests).await?,
-            (None, false) => self.take_over_from_a_container(journal, until, to_us, requests).await?,
+        // A guard below it may not have accounted for its Terraform when it ended.
+        let over = journal.account.ended.is_some() && InnerGuards::of(&self.session).at_work().is_empty();
+        done(match over {
+            true => self.look_again(journal, until, requests).await?,
+            false => self.take_over(journal, until, to_us, requests).await?,
         })
     }
 
@@ -379,7 +435,7 @@ impl Found<'_> {
             return Ok(Next::LookAgain);
         }
         self.tell(&account, stdout, stderr, requests).await;
-        clean_up(&self.session, &account);
+        clean_up(&self.session, &account, false);
         done(left_behind(&account))
     }
 
@@ -395,7 +451,7 @@ impl Found<'_> {
         let goes_on = !self.is_on_this_runner(journal)
             && (journal.world != World::here()
                 || journal.front.is_some_and(ProcessId::is_alive)
-                || self.may_be_alive(journal));
+                || may_be_alive(&self.session, journal));
         if goes_on {
             tracing::debug!("{} is of this job on another runner, and may be alive", self.session.path().display());
         }
@@ -427,67 +483,47 @@ impl Found<'_> {
         own("SERVICE_RESULT").is_some() && theirs.is_some() && theirs.as_ref() == own("INVOCATION_ID")
     }
 
-    /// The supervisor is dead and its child may not be.
+    /// Nobody supervises the run, and its child may be alive.
     async fn take_over(
-        &self,
-        mut journal: Journal,
-        to_us: &UnboundedSender<StopRequest>,
-        requests: &mut UnboundedReceiver<StopRequest>,
-    ) -> Result<u8, Failure> {
-        let (stdout, stderr) = self.relays()?;
-        let job = self.job(&journal);
-        journal.account.grace = Some(self.grace());
-        let Some(supervisor) = Supervisor::take_over(&job, journal) else {
-            // It never came to start the command.
-            self.session.remove();
-            return Ok(0);
-        };
-        let _ = to_us.send(StopRequest::Release);
-        let account = supervisor.run(requests).await;
-        take_back(to_us, requests);
-        conclude(self.plan, &self.session, &account);
-        self.tell(&account, stdout, stderr, requests).await;
-        clean_up(&self.session, &account);
-        Ok(left_behind(&account))
-    }
-
-    /// The job's container is gone and with it everything in it, if nobody holds the session's log.
-    async fn take_over_from_a_container(
         &self,
         mut journal: Journal,
         until: Instant,
         to_us: &UnboundedSender<StopRequest>,
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
-        let wrote_nothing = std::fs::metadata(self.session.log()).map_or(true, |log| log.len() == 0);
-        if wrote_nothing && journal.child.is_none() && !self.session.path_of(SessionFile::Child).exists() {
-            // It never came to start the command.
-            self.session.remove();
-            return Ok(0);
-        }
-        let is_held = || journal.open_log(&self.session).ok().and_then(|log| is_log_held(&log));
-        if goes_on(until, || is_held() == Some(true)).await {
-            return Ok(self.cannot_reach());
-        }
-        match is_held() {
-            Some(false) => {}
-            Some(true) | None => {
+        let job = self.job(&journal);
+        let adoptable = Adoptable::look(&job, &journal, until).await;
+        match adoptable {
+            Adoptable::Yes => {}
+            Adoptable::NothingStarted => {
+                self.session.remove();
+                return Ok(0);
+            }
+            Adoptable::Held => return Ok(self.cannot_reach()),
+            Adoptable::Unknowable => {
                 let why = "was left by this job in another container: whether its Terraform runs cannot be known from \
                            here, so its locks are not touched";
                 return Ok(exit::LOCK_LEFT.max(self.cannot_know(&journal, why)));
             }
         }
-        // Its process IDs are those of other processes here.
-        journal.child = None;
+        if journal.child.is_some_and(|child| child.id.is_alive())
+            && self.grace().duration < SHORTEST_GRACE.min(self.wait / 4)
+        {
+            self.warn(format!(
+                "{} is still running and has nobody who supervises it, and the time of this step is over: run \
+                 `tfguard release` again",
+                journal.account.program
+            ));
+            return Ok(exit::LOCK_LEFT);
+        }
         let (stdout, stderr) = self.relays()?;
-        let job = self.job(&journal);
         journal.account.grace = Some(self.grace());
         let _ = to_us.send(StopRequest::Release);
-        let account = Supervisor::take_over_dead(&job, journal).run(requests).await;
+        let account = adopt(&job, journal, requests).await;
         take_back(to_us, requests);
         conclude(self.plan, &self.session, &account);
         self.tell(&account, stdout, stderr, requests).await;
-        clean_up(&self.session, &account);
+        clean_up(&self.session, &account, false);
         Ok(left_behind(&account))
     }
 
@@ -499,64 +535,24 @@ impl Found<'_> {
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let (stdout, stderr) = self.relays()?;
-        if journal.account.lock_left() && !goes_on(until, || self.may_be_alive(&journal)).await {
+        if journal.account.lock_left() && !goes_on(until, || may_be_alive(&self.session, &journal)).await {
             journal.account.survivors.clear();
-            self.release_again(&mut journal).await;
+            release_again(&self.job(&journal), &mut journal, until).await;
         }
         self.tell(&journal.account, stdout, stderr, requests).await;
-        clean_up(&self.session, &journal.account);
+        clean_up(&self.session, &journal.account, false);
         Ok(left_behind(&journal.account))
     }
 
-    /// Whether one of the processes that were left at the end is, or may be, still there.
-    fn may_be_alive(&self, journal: &Journal) -> bool {
-        match journal.open_log(&self.session) {
-            Ok(log) if journal.world == World::here() => !Tree::look(journal.child.as_ref(), &log).is_gone(),
-            Ok(log) => is_log_held(&log) != Some(false),
-            // tfguard removes it only where everybody was seen to be gone.
-            Err(error) => error.kind() != io::ErrorKind::NotFound || !journal.account.survivors.is_empty(),
-        }
-    }
-
-    async fn release_again(&self, journal: &mut Journal) {
-        let job = self.job(journal);
-        let command = [OsString::from(&journal.account.program)];
-        let mut releaser = Releaser::default();
-        let holder = expectations(journal);
-        releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
-        for lock in &mut journal.account.locks {
-            releaser.note_moved(&lock.claim);
-            // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
-            // it again is a person's.
-            if !matches!(lock.outcome, Some(LockOutcome::Left(_)))
-                || lock.grade == Grade::Item
-                || job.on_death.keeps(&lock.claim)
-            {
-                continue;
-            }
-            let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
-            let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
-            let started = Started { command: &command, env: &job.env, terraform: None };
-            let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
-            let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
-            (lock.places, lock.settings) = (places, settings);
-            let (outcome, halves) = releaser.release(&leftover, true, job.unconditional).await;
-            (lock.outcome, lock.halves) = (Some(outcome), halves);
-        }
-        states::look(&mut journal.account, &releaser).await;
-        if let Err(error) = journal.write(&self.session) {
-            tracing::warn!("{error}");
-        }
-    }
-
     fn job(&self, journal: &Journal) -> Job {
-        // Terraform's own words for its backend are relative to where it ran.
-        let _ = std::env::set_current_dir(&journal.directory);
         let mut job = job(self.plan, self.session.clone(), &journal.account);
+        // Terraform's own words for its backend are relative to where it ran.
+        job.directory.clone_from(&journal.account.directory);
         job.on_death = self.on_death(journal);
-        job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.env);
+        job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.directory, &job.env);
         let (grace, none) = (self.grace().duration, Duration::ZERO);
-        job.terms = Terms { grace, cleanup_grace: none, own_grace: none, deadline: None, ..job.terms };
+        let patience = patience_for(&journal.account.program);
+        job.terms = Terms { grace, cleanup_grace: none, own_grace: none, deadline: None, patience, ..job.terms };
         job
     }
 
@@ -567,7 +563,8 @@ impl Found<'_> {
 
     /// What a Terraform has whose run this process takes over.
     fn grace(&self) -> ci::Term {
-        let duration = self.wait.saturating_sub(RESERVE).max(self.wait / 2);
+        let left = self.until.saturating_duration_since(Instant::now());
+        let duration = left.saturating_sub(RESERVE).max(left / 2);
         ci::Term { duration, why: "tfguard release waits no longer".to_owned() }
     }
 
@@ -579,14 +576,17 @@ impl Found<'_> {
             Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
         };
         let mut code = left_behind(&journal.account);
-        for lock in journal.account.locks.iter().filter(may_be_left) {
-            code = exit::LOCK_LEFT;
-            let LockAccount { claim: LockClaim { id, .. }, .. } = lock;
-            self.warn(format!(
-                "lock {id} of {}: once you are sure that no Terraform of that run is alive, {}",
-                lock.claim.lock_id(),
-                lock.unlock(Some(id.as_str()), Some(&journal.directory))
-            ));
+        let below = InnerGuards::of(&self.session).accounts();
+        for account in std::iter::once(&journal.account).chain(&below) {
+            for lock in account.locks.iter().filter(may_be_left) {
+                code = exit::LOCK_LEFT;
+                let LockAccount { claim: LockClaim { id, .. }, .. } = lock;
+                self.warn(format!(
+                    "lock {id} of {}: once you are sure that no Terraform of that run is alive, {}",
+                    lock.claim.lock_id(),
+                    lock.unlock(Some(id.as_str()), Some(&account.directory))
+                ));
+            }
         }
         code
     }
@@ -614,6 +614,60 @@ impl Found<'_> {
 
     fn warn(&self, text: String) {
         warn(self.plan, text);
+    }
+}
+
+/// Whether one of the processes that were left at the end is, or may be, still there.
+fn may_be_alive(session: &SessionDir, journal: &Journal) -> bool {
+    match journal.open_log(session) {
+        Ok(log) if journal.world == World::here() => !Tree::look(journal.child.as_ref(), &log).is_gone(),
+        Ok(log) => is_log_held(&log) != Some(false),
+        // tfguard removes it only where everybody was seen to be gone.
+        Err(error) => error.kind() != io::ErrorKind::NotFound || !journal.account.survivors.is_empty(),
+    }
+}
+
+/// Tries again to release the locks that are left, also those of the guards below, whose sessions are kept for it. Nothing
+/// of the session itself is alive; of those below it that is seen here.
+async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
+    for inner in job.session.inner() {
+        let Ok(mut below) = Journal::read(&inner) else { continue };
+        let over = below.account.ended.is_some() && is_of_this_kernel(&below);
+        if over && below.account.lock_left() && !goes_on(until, || may_be_alive(&inner, &below)).await {
+            below.account.survivors.clear();
+            Box::pin(release_again(&job.of_inner(&inner, &below), &mut below, until)).await;
+        }
+        let accounts = &mut journal.account.terraforms;
+        if let Some(known) = accounts.iter_mut().find(|known| known.session == below.account.session) {
+            *known = below.account;
+        }
+    }
+    let command = [OsString::from(&journal.account.program)];
+    let mut releaser = Releaser::default();
+    let holder = expectations(journal);
+    releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
+    for lock in &mut journal.account.locks {
+        releaser.note_moved(&lock.claim);
+        // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
+        // it again is a person's.
+        if !matches!(lock.outcome, Some(LockOutcome::Left(_)))
+            || lock.grade == Grade::Item
+            || job.on_death.keeps(&lock.claim)
+        {
+            continue;
+        }
+        let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
+        let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
+        let started = Started { command: &command, directory: &job.directory, env: &job.env, terraform: None };
+        let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
+        let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
+        (lock.places, lock.settings) = (places, settings);
+        let (outcome, halves) = releaser.release(&leftover, true, job.unconditional).await;
+        (lock.outcome, lock.halves) = (Some(outcome), halves);
+    }
+    states::look(&mut journal.account, &releaser).await;
+    if let Err(error) = journal.write(&job.session) {
+        tracing::warn!("{error}");
     }
 }
 

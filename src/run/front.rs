@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::control::{self, Incoming, Outgoing, ToFront, ToSupervisor};
 use super::expiry;
+use super::inner;
 use super::machine::StopRequest;
 use super::plan::Plan;
 use super::requests;
@@ -29,6 +30,9 @@ use crate::session::{Journal, ProcessId, SessionDir, SessionFile};
 
 /// Longer than a child takes from fork to exec.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
+
+/// So much of the end of a Terraform's output is shown where what called it is dead.
+const MOST_OF_A_REST: u64 = 64 * 1024;
 
 /// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
 const STALLED: Duration = Duration::from_secs(1);
@@ -103,8 +107,9 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
 async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     // First, so that from here on no signal kills this process.
-    requests::from_signals(to_us.clone(), plan.heed_hangup, false).map_err(Failure::Start)?;
-    let session = &SessionDir::create(|name| std::env::var_os(name))?;
+    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
+    let session = &super::new_session(plan)?;
+    crate::say::mute(plan.is_muted());
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
     if let Some(parent) = parent.filter(|_| plan.watch_parent) {
         requests::from_parent(to_us.clone(), parent);
@@ -133,6 +138,7 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
                 session.remove();
             }
             // The words go the way of all words: through the relay.
+            crate::say::mute(false);
             tracing::error!("{failure}");
             finish_output(stdout, stderr, &mut requests).await;
             return Ok(failure.exit_code());
@@ -141,9 +147,11 @@ async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
     let summary = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {
-        super::clean_up(session, &account);
+        super::clean_up(session, &account, plan.outer.is_some());
     }
-    plan.publisher.publish(&[summary]).await;
+    if plan.outer.is_none() {
+        plan.publisher.publish(&[summary]).await;
+    }
     Ok(account.exit_code())
 }
 
@@ -254,11 +262,31 @@ pub async fn tell(
     let mut hurried = false;
     stdout.complete();
     join(stdout, requests, &mut hurried).await;
+    if plan.outer.is_none() {
+        show_the_rest_of_guards(session, &stderr);
+    }
     let summary = announce(plan, account, ends_within_a_line(session));
     stderr.complete();
     join(stderr, requests, &mut hurried).await;
     crate::say::directly();
     summary
+}
+
+/// What Terraforms said whose guards could not pass it on any more, because what called them had died or killed them.
+fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
+    for inner in session.inner() {
+        show_the_rest_of_guards(&inner, stderr);
+        let Ok(journal) = Journal::read(&inner) else { continue };
+        if journal.front.is_some_and(ProcessId::is_alive) {
+            continue;
+        }
+        let spools = [Spool::stdout(&inner), Spool::stderr(&inner)];
+        let rest: String = spools.into_iter().filter_map(|spool| spool?.rest(MOST_OF_A_REST)).collect();
+        if !rest.trim().is_empty() {
+            let (program, directory) = (&journal.account.program, journal.account.directory.display());
+            stderr.sayer().say(format!("tfguard: {program} in {directory} went on to say:\n{}\n", rest.trim_end()));
+        }
+    }
 }
 
 /// Whether the last line of one of the child's streams has no end.
@@ -343,7 +371,8 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
             }
         });
         let (to_us, mut requests) = unbounded_channel();
-        requests::from_signals(to_us.clone(), plan.heed_hangup, true).map_err(Failure::Start)?;
+        requests::from_signals(to_us.clone(), plan.heed_hangup, true, plan.outer.clone()).map_err(Failure::Start)?;
+        crate::say::mute(plan.is_muted());
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
         let job = job(plan, session.clone(), &journal.account);
@@ -351,6 +380,10 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
             Ok(supervisor) => {
                 let _ = to_front.send(ToFront::Started);
                 expiry::watch(&job, plan.before_expiry, to_us.clone());
+                // Now that this guard can be found: who was asked before could not ask it.
+                if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
+                    let _ = to_us.send(request);
+                }
                 tokio::spawn(async move {
                     while let Some(ToSupervisor::Stop(request)) = incoming.next().await {
                         let _ = to_us.send(request);

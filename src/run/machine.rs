@@ -41,6 +41,11 @@ pub enum StopRequest {
     ParentDied,
     /// The cleanup step of the job, `tfguard release`, asks.
     Release,
+    /// The guard around this one was asked to stop, and asks all guards below it.
+    Outer {
+        /// What is left until it kills; none where it could not say.
+        left: Option<Duration>,
+    },
     /// The child died over a lock, and a Terraform that it had started lives on (a script's).
     ChildDied,
     /// The time given by `--deadline` is over.
@@ -60,6 +65,7 @@ impl std::fmt::Display for StopRequest {
             Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
             Self::ParentDied => f.write_str("the process that started tfguard ended"),
             Self::Release => f.write_str("tfguard release"),
+            Self::Outer { .. } => f.write_str("the tfguard around this one"),
             Self::ChildDied => f.write_str("the command died, and a Terraform that it had started is still at work"),
             Self::Deadline => f.write_str("--deadline reached"),
             Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
@@ -76,11 +82,8 @@ pub enum Event {
     InterruptReported,
     /// Terraform's log says that it is doing something else now.
     PhaseChanged(Phase),
-    /// A Terraform began (a script went on to its next command).
-    TerraformStarted {
-        /// Every Terraform that lives has only just begun: who was interrupted before is gone.
-        only_new: bool,
-    },
+    /// A Terraform was seen that has had no interrupt.
+    TerraformStarted,
     /// The child is gone.
     ChildEnded {
         /// By a signal, its own panic or tfguard's kill: what it held may be left, and others of its tree may live on.
@@ -153,6 +156,8 @@ pub struct Terms {
     pub own_grace: Duration,
     /// From the interrupt to the kill while Terraform only plans: killing it then loses nothing but the lock.
     pub planning_grace: Duration,
+    /// How long what was killed may take to go. Longer for a guard with guards below it, each of which releases then.
+    pub patience: Duration,
     /// Ask for the stop at this moment.
     pub deadline: Option<Moment>,
 }
@@ -164,6 +169,7 @@ impl Terms {
         match request {
             StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
             StopRequest::Release => self.grace.max(self.cleanup_grace),
+            StopRequest::Outer { left } => left.unwrap_or(self.grace),
             StopRequest::ChildDied | StopRequest::Deadline | StopRequest::CredentialsEnd { .. } => {
                 self.grace.max(self.own_grace)
             }
@@ -297,6 +303,16 @@ impl Machine {
         matches!(self.state, State::Killing { .. })
     }
 
+    /// When what is alive then will be killed, once a stop was requested. A later request can bring it forward.
+    #[must_use]
+    pub fn kill_at(&self) -> Option<Moment> {
+        match self.state {
+            State::Looking { .. } => Some(self.time_of_state()? + self.grace()),
+            State::Stopping { since } => Some(since + self.grace()),
+            _ => None,
+        }
+    }
+
     /// The request that began the stop, if any did.
     #[must_use]
     pub fn first_request(&self) -> Option<&StopRequest> {
@@ -323,11 +339,11 @@ impl Machine {
                 }
             }
             Event::PhaseChanged(phase) => self.phase = phase,
-            Event::TerraformStarted { only_new } => match self.state {
-                State::Running if only_new => self.interrupted = false,
-                State::Stopping { .. } => self.actions.push_back(Action::InterruptNewcomers),
-                _ => {}
-            },
+            Event::TerraformStarted => {
+                if let State::Stopping { .. } = self.state {
+                    self.actions.push_back(Action::InterruptNewcomers);
+                }
+            }
             Event::ChildEnded { unclean, orphans } => self.child_ended(unclean, orphans, now),
             Event::LogRead { locks_left, orphaned, killed } => {
                 if let State::Reading { unclean, again } = self.state {
@@ -363,7 +379,7 @@ impl Machine {
             }
             State::Stopping { .. } => {
                 self.actions.push_back(Action::Kill);
-                self.state = State::Killing { until: now + PATIENCE };
+                self.state = State::Killing { until: now + self.terms.patience };
             }
             State::Killing { .. } => {
                 self.orphans = None;
@@ -434,7 +450,7 @@ impl Machine {
     /// alone.
     fn log_read(&mut self, locks_left: bool, kill: bool, now: Moment) {
         if kill || locks_left {
-            self.clear(now + PATIENCE, kill, locks_left);
+            self.clear(now + self.terms.patience, kill, locks_left);
         } else {
             self.finish(Finish::Gone);
         }

@@ -8,9 +8,9 @@ mod expiry;
 mod finish;
 mod follow;
 mod front;
+mod inner;
 mod machine;
 mod nameless;
-mod nearer;
 mod other_backends;
 mod plan;
 mod refused;
@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -46,6 +47,7 @@ use crate::observe::Phase;
 use crate::report::Account;
 use crate::report::ci::Summary;
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
+use spool::Spool;
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +102,8 @@ impl Failure {
 
 /// Runs the plan; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    for remark in &plan.remarks {
+    // What a guard below another one has to say is in its account.
+    for remark in plan.remarks.iter().filter(|_| plan.outer.is_none()) {
         match remark {
             Remark::Notice(text) => tracing::info!("{text}"),
             Remark::Warning(text) => tracing::warn!("{text}"),
@@ -108,7 +111,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
         }
     }
     if plan.unguarded {
-        let failed = std::process::Command::new(&plan.command[0]).args(&plan.command[1..]).exec();
+        let mut command = std::process::Command::new(&plan.command[0]);
+        let failed = command.args(&plan.command[1..]).env_clear().envs(&plan.env).exec();
         return Err(child::StartError::new(&plan.command[0], failed).into());
     }
     match plan.mode {
@@ -125,30 +129,35 @@ fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
     let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
     Job {
         command: plan.command.clone(),
+        directory: std::env::current_dir().unwrap_or_default(),
         env: plan.env.clone(),
+        inherited: plan.inherited.clone(),
+        outer: plan.outer.clone(),
         session,
         terms: plan.terms.as_decided(account),
         on_death: plan.on_death,
         unconditional: plan.unconditional,
-        flavour: flavour(&plan.command, &plan.env),
+        flavour: flavour(&plan.command, &std::env::current_dir().unwrap_or_default(), &plan.env),
         evidence: plan.evidence,
         annotate: plan.annotate,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
     }
 }
 
-/// What a command of the current directory is, by its name and by what `init` left in the directory.
-fn flavour(command: &[OsString], env: &HashMap<OsString, OsString>) -> Flavour {
+/// What a command that runs in `directory` is, by its name and by what `init` left there.
+fn flavour(command: &[OsString], directory: &Path, env: &HashMap<OsString, OsString>) -> Flavour {
     let arguments = command.get(1..).unwrap_or_default();
-    let record = std::env::current_dir()
-        .ok()
-        .and_then(|dir| InitRecord::read(&Surroundings::of_command(&dir, arguments, env.clone())));
+    let record = InitRecord::read(&Surroundings::of_command(directory, arguments, env.clone()));
     let program = command.first().map(OsString::as_os_str).unwrap_or_default();
-    Flavour::decide(program, env, record.as_ref())
+    Flavour::decide(program, record.as_ref())
 }
 
 fn new_account(plan: &Plan, session: &SessionDir) -> Account {
-    let program = plan.command.first().map(std::path::Path::new).and_then(std::path::Path::file_name);
+    let program = plan.command.first().map(Path::new).and_then(Path::file_name);
+    let told = |remark: &Remark| match remark {
+        Remark::Warning(text) => Some(text.clone()),
+        Remark::Notice(_) | Remark::Detail(_) => None,
+    };
     Account {
         tfguard: env!("CARGO_PKG_VERSION").to_owned(),
         session: session.name().to_string_lossy().into_owned(),
@@ -158,6 +167,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         grace: Some(plan.grace.clone()),
         deadline: plan.deadline.clone(),
         program: program.unwrap_or_default().to_string_lossy().into_owned(),
+        directory: std::env::current_dir().unwrap_or_default(),
         ending: None,
         requests: Vec::new(),
         interrupt: None,
@@ -169,7 +179,20 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         other_locks: Vec::new(),
         states: Vec::new(),
         refused: None,
-        troubles: Vec::new(),
+        troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(told).collect(),
+        terraforms: Vec::new(),
+    }
+}
+
+/// The session of a new run: inside that of the guard around this one, if there is one.
+fn new_session(plan: &Plan) -> Result<SessionDir, DirectoryError> {
+    match &plan.outer {
+        Some(outer) => outer.create_inside().or_else(|error| match outer.is_claimed() {
+            Some(true) => Err(error),
+            // It ended just now.
+            _ => SessionDir::create(|name| std::env::var_os(name)),
+        }),
+        None => SessionDir::create(|name| std::env::var_os(name)),
     }
 }
 
@@ -197,6 +220,10 @@ fn report(plan: &Plan, account: &Account) {
 /// Says what happened, to the CI in its own language. `within_a_line`: whether the child's last line may have no end.
 fn announce(plan: &Plan, account: &Account, within_a_line: bool) -> Summary {
     let summary = Summary::of(account);
+    if plan.is_left_to_outer() {
+        return summary;
+    }
+    crate::say::mute(false);
     let (before, after) = plan.publisher.around(&summary, Timestamp::now());
     // What is for the CI is understood at the beginning of a line only.
     if within_a_line && !(before.is_empty() && after.is_empty()) {
@@ -217,11 +244,26 @@ pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serializ
     }
 }
 
+/// Whether all that the child said was passed on.
+fn is_passed_on(session: &SessionDir) -> bool {
+    let spools = [Spool::stdout(session), Spool::stderr(session)];
+    spools.into_iter().flatten().all(|spool| spool.is_passed_on())
+}
+
 /// Removes the session, or what of it may hold secrets where a lock is left and somebody will want the journal.
-fn clean_up(session: &SessionDir, account: &Account) {
-    if !account.survivors.is_empty() {
-        // Whether they are gone can be told by the log, which they hold.
-    } else if account.lock_left() {
+/// `keeps`: somebody will want it anyway, for the account in it.
+fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
+    for inner in session.inner() {
+        // One that is not over is its own guard's.
+        let over = Journal::read(&inner).is_ok_and(|journal| journal.account.ended.is_some());
+        let account = account.terraforms.iter().find(|account| *account.session == *inner.name());
+        if let Some(account) = account.filter(|_| over && inner.is_claimed() != Some(true)) {
+            clean_up(&inner, account, false);
+        }
+    }
+    if !account.survivors.is_empty() || (keeps && !is_passed_on(session)) {
+        // Whether they are gone can be told by the log, which they hold. What nobody could read is shown by the guard around.
+    } else if keeps || account.lock_left() {
         if is_accounted_for(session) {
             session.remove_secrets();
         }

@@ -13,7 +13,7 @@ use super::rivals;
 use super::supervisor::Job;
 use crate::backend::{self, AwsClients, Backend, S3Backend, Store, Surroundings};
 use crate::command::{self, Flavour, Product};
-use crate::lock::{FoundLock, LockClaim, LockPlace, LockStore as _, Traced, UnconditionalDelete};
+use crate::lock::{FoundLock, LockClaim, LockInfo, LockPlace, LockStore as _, Traced, UnconditionalDelete};
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
 use crate::other::{Command, Contested};
@@ -33,7 +33,7 @@ impl Job {
     /// Where the child runs, as far as the command tells.
     pub(super) fn surroundings(&self) -> Option<Surroundings> {
         let arguments = self.command.get(1..).unwrap_or_default();
-        Some(Surroundings::of_command(&std::env::current_dir().ok()?, arguments, self.env.clone()))
+        Some(Surroundings::of_command(&self.directory, arguments, self.env.clone()))
     }
 
     /// The beginning of a command line by which a person runs Terraform in the child's place.
@@ -114,9 +114,10 @@ impl Releaser {
         command: &[OsString],
         env: &HashMap<OsString, OsString>,
     ) {
+        let directory = account.directory.clone();
         let is_left = |trace: &mut TraceAccount| matches!(trace.outcome, Some(LockOutcome::Left(_)));
         for mut trace in account.traces.extract_if(.., is_left).collect::<Vec<_>>() {
-            let started = Started { command, env, terraform: None };
+            let started = Started { command, directory: &directory, env, terraform: None };
             let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
             let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
             (trace.places, trace.settings) = (located.places, located.settings);
@@ -263,6 +264,16 @@ pub fn is_due(job: &Job, logged: Option<(Product, &str)>) -> bool {
             .surroundings()
             .and_then(|surroundings| s3(&surroundings))
             .is_some_and(|backend| backend.table().is_some())
+}
+
+/// Who has the lock of the state that Terraform has there. None where that cannot be seen, or is not in S3 with a table.
+pub(super) async fn holder(surroundings: &Surroundings) -> Option<Option<LockInfo>> {
+    let (_, _, found) = look(surroundings).await?;
+    match found.ok()? {
+        None => Some(None),
+        Some(FoundLock::Held(info)) => Some(Some(info)),
+        Some(FoundLock::Malformed(_)) => None,
+    }
 }
 
 /// A lock's place could not be looked at.

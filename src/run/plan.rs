@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::machine::{StopRequest, Terms};
-use super::nearer;
+use super::child::{self, Environment};
+use super::machine::{PATIENCE, StopRequest, Terms};
+use super::release;
 use super::supervisor::describe;
 use crate::ci;
 use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions};
@@ -15,6 +16,7 @@ use crate::command;
 use crate::lock::UnconditionalDelete;
 use crate::report::Account;
 use crate::report::ci::Publisher;
+use crate::session::SessionDir;
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
@@ -37,8 +39,14 @@ pub struct Plan {
     pub command: Vec<OsString>,
     /// The command line that leads to this plan, less the program.
     pub words: Vec<OsString>,
-    /// The environment of tfguard.
-    pub env: HashMap<OsString, OsString>,
+    /// The environment of tfguard, without what a guard around it added.
+    pub env: Environment,
+    /// The session of the guard around this one.
+    pub outer: Option<SessionDir>,
+    /// Whether the user wants to know more.
+    pub verbose: bool,
+    /// What the guards below this one are told, as variables.
+    pub inherited: Vec<(OsString, OsString)>,
     /// The CI run.
     pub ci: Option<ci::Run>,
     /// Where the child runs.
@@ -67,7 +75,7 @@ pub struct Plan {
     pub evidence: Evidence,
     /// Whether the holder is written beside its lock.
     pub annotate: bool,
-    /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard, or it is guarded already.
+    /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard.
     pub unguarded: bool,
     /// What the user should know before the command runs.
     pub remarks: Vec<Remark>,
@@ -95,7 +103,10 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(cli: &Cli) -> Result<Self, Forbidden> {
-        let env: HashMap<OsString, OsString> = std::env::vars_os().collect();
+        let env = child::without_outer_log(std::env::vars_os().collect());
+        let outer = env.get(OsStr::new(child::OUTER)).and_then(|path| SessionDir::open(Path::new(path)).ok());
+        // One that nobody supervises is of a run that is over.
+        let outer = outer.filter(|outer| outer.is_claimed() == Some(true));
         let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
         let ci = ci::Run::detect(text);
         let mut remarks = Vec::new();
@@ -106,25 +117,18 @@ impl Plan {
             Setting::Fixed(_) => Default::default(),
         };
         let planning_grace = PLANNING_GRACE;
-        let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, deadline: None };
+        let command = command(cli, &env, &mut remarks)?;
+        let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
+        let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
         let deadline = deadline(cli, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
         let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        let command = command(cli, &env, &mut remarks)?;
         let here = std::env::current_dir().unwrap_or_default();
-        let is_guarded_above = nearer::is_guarded_above(&env);
-        if is_guarded_above {
-            remarks.push(Remark::Notice(
-                "another tfguard guards this command, and Terraform has no log variable left for this one, which steps \
-                 aside: its options are without effect"
-                    .to_owned(),
-            ));
-        }
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
         Ok(Self {
-            unguarded: is_guarded_above || !asked && command::takes_no_lock(&command, &here, &env),
+            unguarded: !asked && command::takes_no_lock(&command, &here, &env),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms,
             grace,
@@ -143,10 +147,25 @@ impl Plan {
             publisher: publisher(cli, ci.as_ref(), &env),
             command,
             words: cli.words.clone(),
+            inherited: cli.inherited.clone(),
+            verbose: cli.verbose,
             env,
+            outer,
             ci,
             remarks,
         })
+    }
+
+    /// Whether the guard around this one, which lives, tells what became of the run.
+    #[must_use]
+    pub fn is_left_to_outer(&self) -> bool {
+        self.outer.as_ref().is_some_and(|outer| outer.is_claimed() == Some(true))
+    }
+
+    /// Whether its lines are kept back: they are in its account, which the guard around it tells.
+    #[must_use]
+    pub fn is_muted(&self) -> bool {
+        self.outer.is_some() && !self.verbose
     }
 
     /// The runner of the CI's that this is, where it tells one.
@@ -163,6 +182,14 @@ impl Terms {
         let deadline = account.deadline.as_ref().map(|deadline| deadline.duration);
         Self { grace: grace.duration, deadline, ..self }
     }
+}
+
+/// How long what was killed may take to go. Each guard below a command that is not a Terraform releases after the kill: it
+/// waits for what it killed, looks for the lock, deletes both halves of it, and looks at the state.
+pub(super) fn patience_for(program: impl AsRef<OsStr>) -> Duration {
+    let program = program.as_ref();
+    let guards_one = program.is_empty() || command::product(program).is_some();
+    if guards_one { PATIENCE } else { PATIENCE * 4 + release::BUDGET * 2 }
 }
 
 /// The supervisor may outlive the step, and the working directory its meaning.
@@ -223,6 +250,9 @@ fn command(
     remarks: &mut Vec<Remark>,
 ) -> Result<Vec<OsString>, Forbidden> {
     let mut command = cli.command.clone();
+    if let Some(real) = command.first().and_then(|program| command::behind_links(program, env)) {
+        command[0] = real.into();
+    }
     if let Some(from) = command::lock_disabled(&command, env) {
         if cli.forbid_lock_false {
             return Err(Forbidden::LockFalse(from));

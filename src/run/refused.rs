@@ -73,8 +73,7 @@ impl Supervisor<'_> {
         let (Some((_, version)), None) = (self.observer.product(), self.observer.under_lock()) else {
             return RefusedItself::No;
         };
-        let Ok(dir) = std::env::current_dir() else { return RefusedItself::No };
-        let suspicion = Suspicion::of(&dir, &self.job.command, &self.job.env, self.child_is_terraform);
+        let suspicion = Suspicion::of(&self.job.directory, &self.job.command, &self.job.env, self.child_is_terraform);
         let Suspicion::Lock(case) = suspicion else { return RefusedItself::No };
         let account = &self.journal.account;
         let ended = account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use super::terraforms::{Terraform, Terraforms};
 use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Surroundings};
+use crate::command;
 use crate::lock::{self, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, UnconditionalDelete};
 use crate::observe::{Leftover, Stage};
 use crate::report::{Half, LockOutcome, Settings};
 use crate::session::{ProcessId, Tree};
 
 /// How long the release of one half of a lock may take, retries and all.
-pub(super) const BUDGET: Duration = Duration::from_secs(45);
+pub(crate) const BUDGET: Duration = Duration::from_secs(45);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
@@ -22,8 +23,10 @@ pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(2);
 /// The guarded command, as far as it tells where a lock lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Started<'a> {
-    /// It ran in the current directory.
+    /// What it is.
     pub command: &'a [OsString],
+    /// The directory that it runs in.
+    pub directory: &'a Path,
     /// Its environment.
     pub env: &'a HashMap<OsString, OsString>,
     /// Its process, if that is a Terraform itself and not a program that starts some.
@@ -140,8 +143,8 @@ impl Releaser {
                 return Some(backend_in(claim, &surroundings, plan_file.clone()));
             }
             let args = started.command.get(1..).unwrap_or_default();
-            let cwd = std::env::current_dir().ok()?;
-            Some(backend_of(claim, &Surroundings::of_command(&cwd, args, started.env.clone()), args))
+            let surroundings = Surroundings::of_command(started.directory, args, started.env.clone());
+            Some(backend_of(claim, &surroundings, args))
         };
         if started.terraform.is_some()
             && let Some(found) = misses.note(own())
@@ -280,7 +283,9 @@ fn backend_in(
         _ => Err(BackendError::ForeignState { lock_id: claim.lock_id() }),
     };
     let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
-        let flags = backend.flags_of(&claim.state_key, plan_file.is_some());
+        // Terragrunt's cache may be gone when somebody needs it.
+        let whole = plan_file.is_some() || command::unit_of(&surroundings.dir).is_some();
+        let flags = backend.flags_of(&claim.state_key, whole);
         (backend, Settings { directory: surroundings.dir.clone(), plan_file, flags })
     };
     if let Some(plan) = plan_file {

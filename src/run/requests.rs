@@ -1,20 +1,27 @@
 //! Where requests to stop come from: signals, and the end of the process that started tfguard.
 
 use futures_util::StreamExt as _;
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::inner;
 use super::machine::StopRequest;
-use crate::session::ProcessId;
+use crate::session::{ProcessId, SessionDir};
 
 /// By this signal `tfguard release` asks whoever supervises to stop.
 pub const RELEASE: nix::sys::signal::Signal = nix::sys::signal::SIGUSR1;
 
 /// Turns the signals that CI systems and terminals send into requests, from now on. `everybody`: see [`StopRequest`].
-pub fn from_signals(to: UnboundedSender<StopRequest>, heed_hangup: bool, everybody: bool) -> std::io::Result<()> {
-    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT, SIGUSR1];
+/// `outer`: the session of the guard around this one.
+pub fn from_signals(
+    to: UnboundedSender<StopRequest>,
+    heed_hangup: bool,
+    everybody: bool,
+    outer: Option<SessionDir>,
+) -> std::io::Result<()> {
+    let mut signals = vec![SIGINT, SIGTERM, SIGQUIT, SIGUSR1, SIGUSR2];
     if heed_hangup {
         signals.push(SIGHUP);
     }
@@ -25,6 +32,10 @@ pub fn from_signals(to: UnboundedSender<StopRequest>, heed_hangup: bool, everybo
             let from_pid = origin.process.map(|process| process.pid).filter(|pid| *pid > 0);
             let request = match origin.signal {
                 SIGUSR1 => StopRequest::Release,
+                SIGUSR2 => {
+                    let request = outer.as_ref().and_then(inner::outer_request);
+                    request.unwrap_or(StopRequest::Outer { left: None })
+                }
                 _ => StopRequest::Signal { name, from_pid, everybody },
             };
             if to.send(request).is_err() {

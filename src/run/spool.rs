@@ -162,6 +162,24 @@ impl Spool {
         Ok(Self { file, progress, slot, growth })
     }
 
+    /// What nobody has passed on yet, at most so many bytes of its end; none where there is nothing.
+    pub fn rest(self, most: u64) -> Option<String> {
+        let end = self.file.file().metadata().ok()?.len();
+        let from = self.file.position().max(end.saturating_sub(most));
+        let mut rest = vec![0; usize::try_from(end.checked_sub(from).filter(|rest| *rest > 0)?).ok()?];
+        self.file.file().read_exact_at(&mut rest, from).ok()?;
+        if let Some(progress) = &self.progress {
+            let _ = progress.write_all_at(&end.to_ne_bytes(), self.slot);
+        }
+        Some(String::from_utf8_lossy(&rest).into_owned())
+    }
+
+    /// Whether somebody has passed on all of it.
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
+        self.file.file().metadata().is_ok_and(|file| file.len() <= self.file.position())
+    }
+
     /// Copies what is there.
     fn copy(&mut self, to: BorrowedFd<'_>, orders: &Orders, buffer: &mut [u8]) -> io::Result<()> {
         loop {

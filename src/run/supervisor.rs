@@ -5,13 +5,13 @@
 
 mod ending;
 mod learning;
-mod redirected;
 mod stopping;
+mod unguarded;
 mod unnamed;
 
-use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -20,31 +20,47 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use redirected::Redirected;
+use unguarded::Unguarded;
 
 use super::annotate::Annotator;
-use super::child::{self, Child, StartError};
+use super::child::{self, Child, Environment, StartError};
 use super::follow::Follow;
-use super::front::A_MOMENT;
+use super::inner::{InnerGuards, monotonic_millis};
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
 use super::other_backends::OtherBackends;
+use super::plan::patience_for;
 use super::release::Releaser;
 use super::watch::{Change, Watch};
 use crate::cli::Evidence;
-use crate::command::Flavour;
+use crate::command::{self, Flavour};
 use crate::lock::UnconditionalDelete;
 use crate::observe::{Expectations, InterruptScanner, Observer};
 use crate::report::{Account, Ending, Requested};
 use crate::session::{Journal, JournalError, ProcessId, SessionDir, World};
+
+/// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
+/// process, and on a busy machine that moment lasts.
+const LOOKS: u32 = 8;
+/// How often is looked for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells of
+/// them.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
+/// The same once a stop is requested.
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 
 /// Everything that supervising needs to know of the run.
 #[derive(Debug)]
 pub struct Job {
     /// The command.
     pub command: Vec<OsString>,
-    /// The environment that the command has.
-    pub env: HashMap<OsString, OsString>,
+    /// The directory that it runs in.
+    pub directory: PathBuf,
+    /// The environment of the command, but for what is added.
+    pub env: Environment,
+    /// What the guards below this one are told, as variables.
+    pub inherited: Vec<(OsString, OsString)>,
+    /// The session of the guard around this one.
+    pub outer: Option<SessionDir>,
     /// Its session.
     pub session: SessionDir,
     /// The machine's times.
@@ -75,21 +91,19 @@ pub struct Supervisor<'a> {
     pub(super) observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
-    /// The output of Terraforms that a script sent to files of its own.
-    redirected: Vec<Redirected>,
-    /// Terraforms that a script gave another log.
-    unlogged: Vec<ProcessId>,
-    /// The Terraforms that lived when any was seen last.
-    seen: Vec<ProcessId>,
+    /// The guards of the Terraforms that the command starts; none where the command is a Terraform.
+    inner: Option<InnerGuards>,
+    /// The Terraforms that the command starts past those guards.
+    unguarded: Vec<Unguarded>,
     /// The log was opened, and by whom is still to be looked for, so many times at most.
     looks_due: u32,
-    /// Below a script, how much of stdout and of stderr there was when nobody new was known of.
-    said: [u64; 2],
-    /// So much of both is of Terraforms that are gone.
-    said_by_others: [u64; 2],
+    /// When to look next who is at work.
+    next_look: Option<Instant>,
     interrupted_twice: bool,
-    /// When these Terraforms are gone, the script's shell is to be interrupted, too.
-    shell_waits_for: Vec<ProcessId>,
+    /// The command is to be interrupted when no Terraform is at work any more.
+    command_waits: bool,
+    /// When these are gone, it is looked whether that is so.
+    command_waits_for: Vec<ProcessId>,
     /// The child is Terraform itself: it was seen to have the log open.
     pub(super) child_is_terraform: bool,
     /// Everything is over, and the log was read to its end.
@@ -101,11 +115,42 @@ pub struct Supervisor<'a> {
     others: OtherBackends,
 }
 
+impl Job {
+    /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
+    fn runs_guards(&self) -> bool {
+        self.command.first().is_some_and(|program| command::product(program).is_none())
+    }
+
+    /// The same for the session of a guard below this one that died.
+    #[must_use]
+    pub fn of_inner(&self, session: &SessionDir, journal: &Journal) -> Self {
+        Self {
+            command: Vec::new(),
+            directory: journal.account.directory.clone(),
+            env: self.env.clone(),
+            inherited: Vec::new(),
+            outer: None,
+            session: session.clone(),
+            terms: Terms { deadline: None, patience: patience_for(&journal.account.program), ..self.terms },
+            on_death: journal.on_death.map_or(self.on_death, |told| told.and(self.on_death)),
+            unconditional: self.unconditional,
+            flavour: super::flavour(&[OsString::from(&journal.account.program)], &journal.account.directory, &self.env),
+            evidence: self.evidence,
+            annotate: self.annotate,
+            began: Instant::now(),
+        }
+    }
+}
+
 impl<'a> Supervisor<'a> {
     /// Starts the command. The log is there, and `journal` is written, which is written again with the child in it.
     pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
-        let change = child::environment_change(&job.env, &job.session.log(), job.flavour);
-        if !change.logs {
+        let (env, logs) = if job.runs_guards() {
+            (child::environment_with_guards(&job.env, &job.session, &job.inherited)?, true)
+        } else {
+            child::environment_of_terraform(&job.env, &job.session.log(), job.flavour)
+        };
+        if !logs {
             trouble(
                 &mut journal.account,
                 "TF_TEMP_LOG_PATH and another of Terraform's log variables are set, so tfguard cannot learn the lock; \
@@ -113,7 +158,7 @@ impl<'a> Supervisor<'a> {
                     .to_owned(),
             );
         }
-        let child = Child::start(&job.command, &change, output, &job.session)?;
+        let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
         supervisor.unlogging = Unlogging::begin(job);
@@ -144,9 +189,9 @@ impl<'a> Supervisor<'a> {
             supervisor.machine = supervisor.machine.already_interrupted();
         }
         supervisor.read_log();
-        // `tfguard release` does not know the command, but the system does while it is alive.
-        let known = supervisor.journal.child.as_ref().filter(|_| !job.command.is_empty());
-        supervisor.others.remember(&supervisor.look(), known);
+        if let Some(child) = supervisor.journal.child.filter(|_| job.command.is_empty()) {
+            supervisor.others.remember(child.id);
+        }
         if let Some(request) = stopped_for {
             supervisor.follow_output();
             supervisor.handle(Event::StopRequested(request));
@@ -163,6 +208,8 @@ impl<'a> Supervisor<'a> {
             File::open("/dev/null").expect("there is always /dev/null")
         });
         let log = Follow::from_the_start(log);
+        let runs_guards = command::product(OsStr::new(&journal.account.program)).is_none();
+        let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let observer = Observer::believing(job.believed(), expectations(&journal));
         Self {
             job,
@@ -173,14 +220,13 @@ impl<'a> Supervisor<'a> {
             log,
             observer,
             output: Vec::new(),
-            redirected: Vec::new(),
-            unlogged: Vec::new(),
-            seen: Vec::new(),
-            looks_due: 0,
-            said: [0; 2],
-            said_by_others: [0; 2],
+            inner,
+            unguarded: Vec::new(),
+            looks_due: LOOKS,
+            next_look: Some(Instant::now()),
             interrupted_twice: false,
-            shell_waits_for: Vec::new(),
+            command_waits: false,
+            command_waits_for: Vec::new(),
             child_is_terraform: false,
             log_is_read: false,
             releaser: Releaser::default(),
@@ -203,6 +249,7 @@ impl<'a> Supervisor<'a> {
             while let Some(action) = self.machine.poll_action() {
                 if let Some(finish) = self.act(action).await {
                     self.explain_refusal().await;
+                    self.account_for_unguarded().await;
                     return self.finish(finish);
                 }
             }
@@ -217,11 +264,10 @@ impl<'a> Supervisor<'a> {
                 // Before the files: a flood of output is no reason to miss the time for a kill.
                 () = sleep_until(timer) => self.time_passed(),
                 change = self.watch.changed(), if !self.log_is_read => self.files_changed(change),
-                () = tokio::time::sleep(A_MOMENT), if self.is_to_look_again() && !self.log_is_read => {
-                    self.files_changed(Change::default());
-                }
-                _ = join_all(self.shell_waits_for.iter().map(|id| id.gone())), if !self.shell_waits_for.is_empty() => {
-                    self.interrupt_processes();
+                () = sleep_until(self.next_look) => self.look_around(),
+                () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
+                _ = join_all(self.command_waits_for.iter().map(|id| id.gone())), if !self.command_waits_for.is_empty() => {
+                    self.interrupt_waiting_command();
                 }
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
             }
@@ -229,15 +275,13 @@ impl<'a> Supervisor<'a> {
     }
 
     fn files_changed(&mut self, change: Change) {
-        // First: what is read afterwards may be of those that have just started.
-        if let Some(event) = self.look_for_newcomers(change, false) {
-            self.handle(event);
+        if change.opened {
+            // First: what is read afterwards may be of those that have just started.
+            self.looks_due = LOOKS;
+            self.look_around();
         }
         self.read_log();
         self.read_output();
-        if self.looks_due == 0 && !self.child_is_terraform {
-            self.said = self.spools().map(|path| path.metadata().map_or(0, |file| file.len()));
-        }
     }
 
     fn now(&self) -> Duration {
@@ -255,23 +299,36 @@ impl<'a> Supervisor<'a> {
         self.machine.handle_time(now);
         if !before && self.machine.first_request().is_some() {
             self.note_request(StopRequest::Deadline);
+            self.ask_guards();
         }
     }
 
-    fn stop_requested(&mut self, request: StopRequest) {
-        // Whoever has just started may not have been looked for yet, and what was said before is not of them.
-        if self.machine.first_request().is_none()
-            && let Some(event) = self.look_for_newcomers(Change { opened: true }, true)
-        {
-            self.handle(event);
+    /// Asks the guards of the command's Terraforms, all at once. The journal first: who is just starting reads it there.
+    fn ask_guards(&mut self) {
+        let Some(inner) = &self.inner else { return };
+        let left = self.machine.kill_at().map_or(Duration::ZERO, |at| at.saturating_sub(self.job.began.elapsed()));
+        let kill_at = monotonic_millis() + u64::try_from(left.as_millis()).unwrap_or_default();
+        if self.journal.kill_at.is_none_or(|known| kill_at < known) {
+            self.journal.kill_at = Some(kill_at);
+            if let Err(error) = self.journal.write(&self.job.session) {
+                tracing::debug!("{error}");
+            }
+            inner.ask();
         }
+        self.next_look = Some(Instant::now());
+    }
+
+    fn stop_requested(&mut self, request: StopRequest) {
         self.note_request(request.clone());
         self.handle(Event::StopRequested(request));
+        self.ask_guards();
     }
 
     fn note_request(&mut self, request: StopRequest) {
         if self.journal.account.requests.is_empty() {
             tracing::info!("stop requested: {request}");
+            // What ended before, and logged to its end, ended by itself.
+            self.unguarded.retain(Unguarded::may_be_stopped);
             self.follow_output();
         } else {
             tracing::debug!("stop requested again: {request}");
@@ -289,15 +346,21 @@ impl<'a> Supervisor<'a> {
         let unclean = ending.is_unclean();
         let asked = self.machine.first_request().is_some();
         let left = self.holds_locks() || self.may_be_unlogged();
-        let orphans = (asked || (unclean && left)) && self.is_terraform_alive(&self.look());
+        let left_alone = (asked || (unclean && left)) && self.is_terraform_alive(&self.look());
+        let orphans = left_alone || self.guards_at_work();
         // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
         self.handle(Event::ChildEnded { unclean, orphans });
-        if orphans && asked {
+        if orphans && (unclean || left_alone) && !asked {
+            self.stop_requested(StopRequest::ChildDied);
+        } else if orphans {
             let program = &self.journal.account.program;
             tracing::info!("{program} has ended; waiting for a Terraform that it had started");
-        } else if orphans {
-            self.stop_requested(StopRequest::ChildDied);
         }
+    }
+
+    /// Whether a guard of a Terraform that the command started has not accounted for it yet.
+    fn guards_at_work(&self) -> bool {
+        self.inner.as_ref().is_some_and(InnerGuards::any_at_work)
     }
 
     async fn act(&mut self, action: Action) -> Option<Finish> {
@@ -309,8 +372,9 @@ impl<'a> Supervisor<'a> {
             Action::ReadLog => self.log_ended(),
             Action::Inspect => {
                 let tree = self.look();
-                let terraforms = self.is_terraform_alive(&tree);
-                self.handle(Event::Inspected { alive: !tree.is_gone(), terraforms });
+                let guards = self.guards_at_work();
+                let terraforms = guards || self.is_terraform_alive(&tree);
+                self.handle(Event::Inspected { alive: guards || !tree.is_gone(), terraforms });
             }
             Action::Release => self.release().await,
             Action::Finish(finish) => return Some(finish),
@@ -340,12 +404,11 @@ fn trouble(account: &mut Account, what: String) {
     }
 }
 
-/// Now, in the clock ticks in which the kernel counts start times.
-pub(super) fn ticks_since_boot() -> u64 {
-    let since_boot =
-        nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or(Duration::MAX);
-    let ticks = since_boot.as_millis() * u128::from(procfs::ticks_per_second()) / 1000;
-    u64::try_from(ticks).unwrap_or(u64::MAX)
+async fn finish_orphans(inner: &mut Option<InnerGuards>) {
+    match inner {
+        Some(inner) => inner.finish_orphans().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -1,43 +1,61 @@
-//! Who receives the one interrupt.
+//! Who is interrupted: Terraforms, once each, and the program that runs them when that does no harm.
 
-use std::collections::HashSet;
+use crate::session::{ProcessId, Tree};
 
-use crate::session::{Interrupted, ProcessId, Tree};
-
-/// Shells pass no signal on by themselves, and need one of their own to end a script. Other programs that start Terraform
-/// may pass it on, and then Terraform would have two (Terragrunt does), or kill their children on it (Python).
+/// Programs that go on to their next command when the one they wait for has ended, and whose traps may pass a signal on.
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];
 
-/// Who receives SIGINT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Targets {
-    /// Each of these processes.
-    Processes {
-        /// At once.
-        now: Vec<ProcessId>,
-        /// When no Terraform is alive any more: the script's shell. A trap of its may pass the signal on, and Terraform
-        /// would have two.
-        later: Option<ProcessId>,
-    },
-    /// No Terraform is to be seen, so the whole group, as a terminal would do it.
-    Group,
+/// What is known when a stop is due.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// What is alive.
+    pub tree: &'a Tree,
+    /// The command's process.
+    pub child: Option<ProcessId>,
+    /// Who has had the interrupt.
+    pub before: &'a [ProcessId],
+    /// A Terraform below the command is left to a guard of its own.
+    pub guards: bool,
+    /// The command is a Terraform by its name: whatever else it may be, it ends with its Terraform.
+    pub command_is_terraform: bool,
 }
 
-/// Decides who receives SIGINT, given what is alive, the child, and who had it before.
+/// Who receives SIGINT.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// Each of these, at once.
+    pub now: Vec<ProcessId>,
+    /// The command receives it when no Terraform is alive any more.
+    pub command_waits: bool,
+}
+
+/// Decides who receives SIGINT.
+///
+/// A Terraform that no guard has receives it itself. The command that runs Terraforms receives it at once where all that
+/// it could pass it on to are guards, which count requests (Terragrunt then starts no further unit). A shell receives it
+/// after its Terraforms: it would go on to its next command, or end the pipe that Terraform's output goes to. Where there
+/// is no Terraform, the whole group receives it, as a terminal would do it.
 #[must_use]
-pub fn targets(tree: &Tree, child: Option<ProcessId>, before: &Interrupted) -> Targets {
-    let terraforms: HashSet<ProcessId> = tree.terraforms().map(|terraform| terraform.id).collect();
-    if terraforms.is_empty() && *before == Interrupted::default() {
-        return Targets::Group;
+pub fn targets(scene: &Scene) -> Targets {
+    let Scene { tree, child, before, guards, command_is_terraform } = *scene;
+    let fresh = |id: &ProcessId| !before.contains(id);
+    let terraforms: Vec<ProcessId> = tree.terraforms().map(|terraform| terraform.id).collect();
+    let mut now: Vec<_> = terraforms.iter().copied().filter(fresh).collect();
+    let command = child.filter(|child| !terraforms.contains(child) && fresh(child));
+    let command = command.filter(|command| tree.survivors.iter().any(|found| found.id == *command));
+    let mut command_waits = false;
+    if terraforms.is_empty() && !guards && before.is_empty() {
+        now.extend(tree.survivors.iter().map(|found| found.id));
+    } else if let Some(command) = command.filter(|_| !command_is_terraform) {
+        let name = tree.survivors.iter().find(|found| found.id == command).map(|found| found.name.as_str());
+        let is_shell = name.is_some_and(|name| SHELLS.contains(&name));
+        command_waits = !terraforms.is_empty() || (guards && is_shell);
+        if !command_waits {
+            now.push(command);
+        }
     }
-    let is_shell =
-        |id: &ProcessId| tree.survivors.iter().any(|found| found.id == *id && SHELLS.contains(&found.name.as_str()));
-    let shell = child.filter(|child| !terraforms.contains(child) && is_shell(child) && !before.includes(*child));
-    let (later, shell) = if terraforms.is_empty() { (None, shell) } else { (shell, None) };
-    let terraforms = terraforms.into_iter().filter(|terraform| !before.includes(*terraform));
-    let mut now: Vec<_> = terraforms.chain(shell).collect();
     now.sort_unstable_by_key(|process| process.pid);
-    Targets::Processes { now, later }
+    Targets { now, command_waits }
 }
 
 #[cfg(test)]
@@ -49,68 +67,71 @@ mod tests {
         ProcessId { pid, start_ticks: u64::from(pid.unsigned_abs()) }
     }
 
-    fn tree(processes: &[(i32, &str, bool)]) -> Tree {
-        let survivors = processes.iter().map(|(pid, name, holds_log)| Survivor {
+    /// Of these processes, of which 10 is the command's.
+    fn interrupt(alive: &[(i32, &str, bool)], before: &[i32], guards: bool) -> Targets {
+        let survivors = alive.iter().map(|(pid, name, is_terraform)| Survivor {
             id: id(*pid),
             name: (*name).to_owned(),
-            is_terraform: *holds_log,
-            holds_log: *holds_log,
+            is_terraform: *is_terraform,
+            holds_log: *is_terraform,
         });
-        Tree { survivors: survivors.collect(), hidden: false }
-    }
-
-    fn interrupt(processes: &[(i32, &str, bool)], before: &Interrupted) -> Targets {
-        targets(&tree(processes), Some(id(10)), before)
+        let tree = Tree { survivors: survivors.collect(), hidden: false };
+        let before: Vec<_> = before.iter().copied().map(id).collect();
+        targets(&Scene { tree: &tree, child: Some(id(10)), before: &before, guards, command_is_terraform: false })
     }
 
     fn now(pids: &[i32]) -> Targets {
-        Targets::Processes { now: pids.iter().copied().map(id).collect(), later: None }
+        Targets { now: pids.iter().copied().map(id).collect(), command_waits: false }
+    }
+
+    fn and_later_the_command(pids: &[i32]) -> Targets {
+        Targets { command_waits: true, ..now(pids) }
     }
 
     /// Guards against a trap that passes the signal on to a Terraform that has it already.
     #[test]
     fn a_shell_receives_it_when_its_terraforms_are_gone() {
         let alive = [(10, "bash", false), (11, "terraform", true)];
-        let both = Targets::Processes { now: vec![id(11)], later: Some(id(10)) };
-        assert_eq!(interrupt(&alive, &Interrupted::default()), both);
-        let before = Interrupted { processes: vec![id(11)], all_started_until: None };
-        assert_eq!(interrupt(&alive, &before), Targets::Processes { now: vec![], later: Some(id(10)) });
-        assert_eq!(interrupt(&[(10, "bash", false), (12, "sleep", false)], &before), now(&[10]));
-        let all = Interrupted { processes: vec![], all_started_until: Some(11) };
-        assert_eq!(interrupt(&alive, &all), now(&[]));
+        assert_eq!(interrupt(&alive, &[], false), and_later_the_command(&[11]));
+        assert_eq!(interrupt(&alive, &[11], false), and_later_the_command(&[]));
+        assert_eq!(interrupt(&[(10, "bash", false), (12, "sleep", false)], &[11], false), now(&[10]));
+        let guarded = [(10, "bash", false), (11, "terraform", false)];
+        assert_eq!(interrupt(&guarded, &[], true), and_later_the_command(&[]));
+        assert_eq!(interrupt(&guarded, &[10], false), now(&[]));
     }
 
     #[test]
     fn terraform_alone_receives_it_and_its_providers_do_not() {
         let alive = [(10, "terraform", true), (11, "terraform-provi", false), (12, "sleep", false)];
-        assert_eq!(interrupt(&alive, &Interrupted::default()), now(&[10]));
+        assert_eq!(interrupt(&alive, &[], false), now(&[10]));
     }
 
     #[test]
-    fn every_terraform_below_a_script_receives_it_and_the_shell_later() {
+    fn every_unguarded_terraform_below_a_script_receives_it_and_the_shell_later() {
         let alive = [(10, "bash", false), (11, "terraform", true), (12, "terraform", true)];
-        let all = Targets::Processes { now: vec![id(11), id(12)], later: Some(id(10)) };
-        assert_eq!(interrupt(&alive, &Interrupted::default()), all);
+        assert_eq!(interrupt(&alive, &[], true), and_later_the_command(&[11, 12]));
     }
 
+    /// Whatever Terragrunt passes on reaches guards only, and it starts nothing more.
     #[test]
-    fn a_program_that_may_pass_it_on_does_not_receive_it() {
-        let alive = [(10, "terragrunt", false), (11, "terraform", true)];
-        assert_eq!(interrupt(&alive, &Interrupted::default()), now(&[11]));
+    fn what_runs_guarded_terraforms_receives_it_at_once() {
+        let alive = [(10, "terragrunt", false), (11, "terraform", false)];
+        assert_eq!(interrupt(&alive, &[], true), now(&[10]));
+        let unguarded = [(10, "terragrunt", false), (11, "terraform", true)];
+        assert_eq!(interrupt(&unguarded, &[], true), and_later_the_command(&[11]));
     }
 
     #[test]
     fn without_a_terraform_the_group_receives_it() {
-        assert_eq!(interrupt(&[(10, "make", false)], &Interrupted::default()), Targets::Group);
+        let alive = [(10, "make", false), (12, "sleep", false)];
+        assert_eq!(interrupt(&alive, &[], false), now(&[10, 12]));
     }
 
     #[test]
     fn nobody_receives_it_twice() {
         let alive = [(10, "bash", false), (11, "terraform", true), (12, "terraform", true)];
-        let before = Interrupted { processes: vec![id(10), id(11)], all_started_until: None };
-        assert_eq!(interrupt(&alive, &before), now(&[12]));
-        let group = Interrupted { processes: vec![], all_started_until: Some(11) };
-        assert_eq!(interrupt(&alive, &group), now(&[12]));
-        assert_eq!(interrupt(&[(10, "make", false)], &group), now(&[]));
+        assert_eq!(interrupt(&alive, &[10, 11], false), now(&[12]));
+        assert_eq!(interrupt(&[(10, "make", false)], &[10], false), now(&[]));
+        assert_eq!(interrupt(&[(10, "make", false)], &[10], true), now(&[]));
     }
 }

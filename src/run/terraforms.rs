@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
 use crate::backend::{Surroundings, chdir};
+use crate::command;
 use crate::session::{ProcessId, Tree};
 
 /// How many are remembered. Their environments take some kilobytes each.
@@ -33,6 +34,12 @@ impl Terraform {
     /// Its arguments, without the program.
     pub fn args(&self) -> &[OsString] {
         &self.args
+    }
+
+    /// Whether it surely takes no lock.
+    pub fn takes_no_lock(&self) -> bool {
+        let command: Vec<_> = std::iter::once("terraform".into()).chain(self.args.iter().cloned()).collect();
+        command::takes_no_lock(&command, &self.cwd, &self.env)
     }
 
     /// Where it runs: one place, or two where it is not known whether it had gone to its `-chdir`.

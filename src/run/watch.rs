@@ -49,12 +49,6 @@ impl Watch {
         }
     }
 
-    /// Whether the kernel tells of changes; else they are looked for now and then.
-    #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.inotify.is_some()
-    }
-
     /// Watches nothing any more. The kernel takes some milliseconds for that, and nobody waits for it.
     pub fn close(&mut self) {
         let closed = self.inotify.take().map(AsyncFd::into_inner);

@@ -30,7 +30,7 @@ const DEEPEST: u32 = 8;
 /// What a journal, and a log, have of the disk from the beginning.
 const RESERVED: usize = 32 * 1024;
 /// No journal is longer.
-const LONGEST_JOURNAL: u64 = 4 * 1024 * 1024;
+const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
 
 /// The directory of the links to tfguard, for a `PATH`.
 const LINKS: &str = "bin";
@@ -169,8 +169,9 @@ impl SessionDir {
         loop {
             let place = places.next().expect("the temporary directory is always one, or there is a chosen one");
             let is_last = places.peek().is_none();
-            match place.make().and_then(Reached::unsteered) {
-                Ok(place) => match Self::create_below(&place) {
+            let reach = || place.make().and_then(Reached::unsteered);
+            match reach() {
+                Ok(reached) => match Self::create_below_again(reached, reach) {
                     // A CI variable may name a place that does not exist here (in a container) or cannot be written: the
                     // next one serves as well. What is wrong with a place of ours inside it is an error: somebody meddles
                     // with it.
@@ -184,6 +185,21 @@ impl SessionDir {
                 Err(error) => tracing::warn!("{error}; the session is made elsewhere"),
             }
         }
+    }
+
+    /// The same where another run that ended may have taken the place itself away, as that in the temporary directory.
+    fn create_below_again(
+        reached: Reached,
+        reach: impl Fn() -> Result<Reached, DirectoryError>,
+    ) -> Result<Self, DirectoryError> {
+        let mut created = Self::create_below(&reached);
+        for _ in 0..MAKE_TRIES {
+            if !created.as_ref().is_err_and(DirectoryError::is_not_found) {
+                break;
+            }
+            created = reach().and_then(|reached| Self::create_below(&reached));
+        }
+        created
     }
 
     /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
@@ -793,10 +809,11 @@ fn remove_root(root: &OwnedFd, path: &Path) {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     };
     let is_session = |name: &OsString| SessionDir::open_in(root, path.join(name)).is_ok();
-    if !is_in(&above, name, root) {
-        return;
-    }
-    loop {
+    for _ in 0..MAKE_TRIES {
+        // The one of this name may be another run's by now, which made it anew.
+        if !is_in(&above, name, root) {
+            return;
+        }
         match list(root) {
             Ok(names) if names.iter().any(is_session) => return ignore_all(root, path),
             // Something else is kept there, or is about to be marked, and then to be ignored.

@@ -118,7 +118,9 @@ fn is_called_terraform(process: &Process, name: &str) -> bool {
     match process.exe() {
         Ok(program) => product(program.as_os_str()).is_some() && !is_tfguard(process.pid),
         // Not ours to look into.
-        Err(_) => product(OsStr::new(name)).is_some(),
+        Err(procfs::ProcError::PermissionDenied(_)) => product(OsStr::new(name)).is_some(),
+        // It has ended.
+        Err(_) => false,
     }
 }
 
@@ -161,8 +163,14 @@ fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool
 /// Whether anybody on this kernel, in whichever PID namespace, has a session's log open for writing; none where the
 /// file system cannot tell.
 ///
-/// A read lease is granted only when nobody has (fcntl(2), `F_SETLEASE`). It is given back at once.
+/// A read lease is granted only when nobody has (fcntl(2), `F_SETLEASE`). It is given back at once. NFS and SMB refuse it
+/// with the same error where the server did not delegate the file (`fs/nfs/nfs4proc.c`, `fs/smb/client/cifsfs.c`).
 pub fn is_log_held(file: &File) -> Option<bool> {
+    const WITHOUT_LEASES: [u32; 3] = [0x6969, 0xFF53_4D42, 0xFE53_4D42];
+    let kind = rustix::fs::fstatfs(file).ok()?.f_type;
+    if WITHOUT_LEASES.iter().any(|without| i64::from(*without) == kind & 0xFFFF_FFFF) {
+        return None;
+    }
     let fd = file.as_raw_fd();
     // SAFETY: these fcntl commands take an integer and touch no memory of ours; the descriptor is open, as `file` is.
     let taken = unsafe {

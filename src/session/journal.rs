@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +30,6 @@ pub struct Journal {
     /// numbers in another container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<u64>,
-    /// The directory that the command was started in.
-    #[serde(with = "crate::paths")]
-    pub directory: PathBuf,
     /// The CI's runner ([`crate::ci::Origin`]), where it tells one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
@@ -47,26 +43,13 @@ pub struct Journal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_death: Option<OnDeath>,
     /// Who was interrupted. Set before the signal is sent, so that nobody sends a second one.
-    pub interrupted: Interrupted,
+    pub interrupted: Vec<ProcessId>,
+    /// When what is still alive will be killed, in milliseconds of the kernel's monotonic clock. Set once a stop is
+    /// requested, for the guards inside this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill_at: Option<u64>,
     /// What happened so far.
     pub account: Account,
-}
-
-/// The processes that have received their one interrupt.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interrupted {
-    /// These did.
-    pub processes: Vec<ProcessId>,
-    /// Everything did that was started up to this clock tick after boot.
-    pub all_started_until: Option<u64>,
-}
-
-impl Interrupted {
-    /// Whether a process has received it, or may have.
-    #[must_use]
-    pub fn includes(&self, process: ProcessId) -> bool {
-        self.processes.contains(&process) || self.all_started_until.is_some_and(|until| process.start_ticks <= until)
-    }
 }
 
 /// The child as it described itself before it became the command.
@@ -141,13 +124,13 @@ impl Journal {
             world: World::here(),
             nodename: nodename(),
             log: None,
-            directory: std::env::current_dir().unwrap_or_default(),
             runner: None,
             front: None,
             supervisor: None,
             child: None,
             on_death: None,
-            interrupted: Interrupted::default(),
+            interrupted: Vec::new(),
+            kill_at: None,
             account,
         }
     }

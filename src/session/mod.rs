@@ -8,5 +8,5 @@ mod process;
 
 pub use directory::{DirectoryError, REAL, SessionDir, SessionFile};
 pub use holders::{Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard};
-pub use journal::{ChildRecord, Interrupted, Journal, JournalError};
+pub use journal::{ChildRecord, Journal, JournalError};
 pub use process::{ProcessId, World, awaitable, nodename};

@@ -55,7 +55,10 @@ fn its_lock_is_not_learned_and_nobody_is_told_that_there_is_none() {
         make_program(&terraform, &format!("#!/bin/sh\nexec 9>>\"$TF_LOG_PATH\"\necho '{line}' >&9\n{ending}\n"));
         let run = project.command(TFGUARD).args(["--report", "report.json", "--"]);
         let run = match end {
-            End::DiesInAScript => run.args(["sh", "-c", "./terraform apply; exit $?"]),
+            End::DiesInAScript => {
+                let path = format!("{}:{}", project.work().display(), std::env::var("PATH").unwrap());
+                run.args(["sh", "-c", "terraform apply; exit $?"]).env("PATH", path)
+            }
             _ => run.arg(terraform).args(APPLY),
         };
         let run = run.new_group().start();

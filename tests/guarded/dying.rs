@@ -147,19 +147,8 @@ fn the_orphans_of_a_terraform_that_died_below_a_script_do_not_keep_its_lock() {
     let script = format!("terraform {}; exit 7", APPLY.join(" "));
     let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).start();
     run.wait_for_stdout("asleep", SOON);
-    let log = session(&project).join("terraform.log");
-    let terraform = std::fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let dir = entry.unwrap().path();
-        // The link's owner may write: the descriptor is open for writing, as tfguard's own is not.
-        let writes = |fd: std::fs::DirEntry| {
-            use std::os::unix::fs::PermissionsExt as _;
-            std::fs::read_link(fd.path()).is_ok_and(|target| target == log)
-                && fd.metadata().is_ok_and(|link| link.permissions().mode() & 0o200 != 0)
-        };
-        let found = std::fs::read_dir(dir.join("fd")).is_ok_and(|mut fds| fds.any(|fd| fd.is_ok_and(writes)));
-        found.then(|| dir.file_name().unwrap().to_str().unwrap().parse::<i32>().unwrap())
-    });
-    kill(terraform.expect("a Terraform has the log open"));
+    let [terraform] = project.terraforms()[..] else { panic!("one Terraform: {:?}", project.guard().processes()) };
+    kill(terraform);
     let exit = run.wait(SOON).expect_code(7);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_clean(&project);

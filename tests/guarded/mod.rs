@@ -5,6 +5,7 @@ mod cleanup;
 mod dying;
 mod faults;
 mod foreign;
+mod nested;
 mod opentofu;
 mod ordinary;
 mod real_programs;
@@ -60,6 +61,12 @@ fn hanging<'a>(project: &Project<'a>, options: &[&str], command: &[&str]) -> Run
 fn journal(project: &Project) -> Value {
     session(project);
     project.wait_for_journal(SOON, |journal| journal["child"].is_object())
+}
+
+/// The journal of the outermost guard.
+fn outer_journal(project: &Project) -> Value {
+    let text = std::fs::read(session(project).join("journal.json")).expect("a session has a journal");
+    serde_json::from_slice(&text).expect("a journal is JSON")
 }
 
 fn session(project: &Project) -> PathBuf {

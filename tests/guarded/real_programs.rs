@@ -221,3 +221,28 @@ fn the_lock_of_an_opentofu_that_is_called_terraform_is_deleted_or_named() {
         }
     });
 }
+
+/// A guard of its own knows the directory, the log and the level that its program needs.
+#[test]
+fn below_a_script_that_changes_its_directory_each_is_learned_as_by_itself() {
+    Case::each(|case| {
+        let project = case.project(Kind::Sleep).init(&case.program);
+        let (directory, name) = (case.program.parent().unwrap(), case.program.file_name().unwrap().display());
+        let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+        let script = format!("cd '{}' && {name} {}; exit 3", project.work().display(), APPLY.join(" "));
+        let run = project.command(TFGUARD).args(["--", "bash", "-c", &script]).current_dir("/").env("PATH", path);
+        let run = run.new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        assert!(case.lock(&project).is_some(), "{case}");
+        let inner = journal(&project);
+        assert_eq!(inner["account"]["directory"], project.work().display().to_string(), "{case}");
+        kill(pid_of(&inner["child"]["id"]));
+        let exit = run.wait(SOON).expect_code(if case.is_logged() { 3 } else { 120 });
+        if case.is_logged() {
+            assert!(exit.err().contains(&format!("left by {}, deleted by tfguard", case.product)), "{case}: {exit}");
+            case.assert_clean(&project);
+        } else {
+            assert!(exit.err().contains("NOT released") && case.lock(&project).is_some(), "{case}: {exit}");
+        }
+    });
+}

@@ -28,7 +28,7 @@ fn a_terraform_whose_script_is_killed_is_interrupted_and_has_its_grace() {
     let script = format!("terraform {}; echo over", APPLY.join(" "));
     let run = project.command(TFGUARD).args(["--report", "report.json", "--", "sh", "-c", &script]).start();
     run.wait_for_stdout("asleep", SOON);
-    kill(pid_of(&journal(&project)["child"]["id"]));
+    kill(pid_of(&outer_journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(128 + 9);
     assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
     assert!(exit.err().contains("released by Terraform") && !exit.err().contains("killing it"), "{exit}");
@@ -54,7 +54,7 @@ fn terraforms_in_the_background_of_a_script_release_their_own_locks() {
 }
 
 /// Guards against a second interrupt, and against a lock that is left without a word, where a script gives its Terraform a
-/// log of its own.
+/// log of its own, which its guard leaves to it.
 #[test]
 fn a_terraform_with_a_log_of_its_own_has_one_interrupt_and_its_grace() {
     for logs in ["TF_LOG=debug TF_LOG_PATH=own.log", "-u TF_LOG_PATH"] {
@@ -67,13 +67,13 @@ fn a_terraform_with_a_log_of_its_own_has_one_interrupt_and_its_grace() {
             let exit = run.wait(SOON);
             assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{logs} {trap}: {exit}");
             assert!(!exit.err().contains("killing it"), "{logs} {trap}: {exit}");
-            assert!(exit.err().contains("had given another log"), "{logs} {trap}: {exit}");
+            assert!(exit.err().contains("released by Terraform"), "{logs} {trap}: {exit}");
             assert_clean(&project);
         }
     }
 }
 
-/// Guards against a second interrupt where only a file has Terraform's word for the first.
+/// Guards against a second interrupt where a file has Terraform's word for the first: its guard hears it all the same.
 #[test]
 fn what_terraform_says_into_a_file_is_heard_too() {
     for redirected in ["> out.txt 2>&1", ">> out.txt"] {
@@ -86,10 +86,8 @@ fn what_terraform_says_into_a_file_is_heard_too() {
         project.wait_for_hang(SOON);
         let interrupts = || std::fs::read_to_string(&out).unwrap().matches("Interrupt received.").count();
         let before = interrupts();
-        let terraform = |line: &String| line.split(' ').nth(1) == Some("terraform");
-        let terraform = project.guard().processes().into_iter().find(terraform).unwrap();
-        let pid = terraform.split(' ').next().unwrap().parse().unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), SIGINT).unwrap();
+        let [terraform] = project.terraforms()[..] else { panic!("{:?}", project.guard().processes()) };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(terraform), SIGINT).unwrap();
         let deadline = Instant::now() + SOON;
         while interrupts() == before {
             assert!(Instant::now() < deadline, "{redirected}: no interrupt");
@@ -99,7 +97,7 @@ fn what_terraform_says_into_a_file_is_heard_too() {
         let exit = run.wait(SOON);
         let said = std::fs::read_to_string(&out).unwrap();
         assert!(!said.contains("Two interrupts"), "{redirected}: {said}\n{exit}");
-        assert!(exit.err().contains("was interrupted already"), "{redirected}: {exit}");
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{redirected}: {exit}");
         assert_clean(&project);
     }
 }

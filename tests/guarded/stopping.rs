@@ -152,7 +152,7 @@ fn the_end_of_the_credentials_stops_in_time_if_asked() {
     for name in without_keys {
         run = run.env_remove(name);
     }
-    let exit = run.start().wait(SOON).expect_code(1);
+    let exit = run.start().wait(SOON).expect_code(124);
     assert!(exit.err().contains("before the deadline: make them last longer"), "{exit}");
     assert!(exit.err().contains("stop requested: the AWS credentials end at"), "{exit}");
     assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");

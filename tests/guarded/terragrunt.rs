@@ -106,16 +106,21 @@ fn a_guarded_terraform_has_its_grace_when_terragrunt_has_gone() {
     }
 }
 
-/// What Terraform says to it then has no reader.
+/// What Terraform says to it then has no reader: without a guard it would die of SIGPIPE. The outer guard shows it.
 #[test]
-fn the_lock_of_a_terraform_whose_guarded_terragrunt_is_killed_is_deleted() {
+fn a_terraform_whose_guarded_terragrunt_is_killed_ends_gracefully() {
     for (version, terragrunt) in terragrunts() {
         let project = unit(Kind::Sleep);
         let run = above(&project, &terragrunt).start();
         run.wait_for_stdout("asleep", SOON);
-        kill(pid_of(&journal(&project)["child"]["id"]));
+        kill(pid_of(&outer_journal(&project)["child"]["id"]));
         let exit = run.wait(SOON).expect_code(137);
-        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version}: {exit}");
+        assert!(exit.err().contains("released by Terraform"), "{version}: {exit}");
+        assert!(
+            exit.err().contains("Interrupt received.") && exit.err().contains("went on to say"),
+            "{version}: {exit}"
+        );
+        assert!(!exit.err().contains("ran unguarded"), "{version}: {exit}");
         assert_clean(&project);
     }
 }
@@ -132,5 +137,97 @@ fn a_guarded_terraform_ends_gracefully_when_terragrunt_is_killed() {
         assert_eq!(release.out().matches("Interrupt received.").count(), 1, "{version}: {release}");
         assert!(release.err().contains("released by Terraform"), "{version}: {release}");
         assert_clean(&project);
+    }
+}
+
+/// A directory with programs of these names, first on PATH.
+fn on_path(project: &Project, programs: &[(&str, &Path)]) -> String {
+    let bin = project.work().parent().unwrap().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    for (name, program) in programs {
+        std::os::unix::fs::symlink(program, bin.join(name)).unwrap();
+    }
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
+}
+
+/// With both programs on PATH Terragrunt runs the one that it would run without tfguard: its default, or what its
+/// configuration names. (Its variable would win over that, so tfguard sets none.)
+#[test]
+fn terragrunt_runs_what_it_would_run_without_tfguard() {
+    let Some((_, tofu)) = Tools::get().programs(Product::OpenTofu).last() else { return };
+    for (version, terragrunt) in terragrunts() {
+        for configuration in ["", "terraform_binary = \"terraform\"\n", "terraform_binary = \"tofu\"\n"] {
+            let written_by = |guarded: bool| {
+                let project = project(Kind::Quick).table().init(&terraform());
+                std::fs::write(project.work().join("terragrunt.hcl"), configuration).unwrap();
+                let path = on_path(&project, &[("terraform", &terraform()), ("tofu", &tofu)]);
+                let run = match guarded {
+                    true => project.command(TFGUARD).args(["--report", "report.json", "--"]).arg(&terragrunt),
+                    false => project.command(&terragrunt),
+                };
+                run.args(APPLY).env("PATH", path).run().expect_code(0);
+                if guarded {
+                    let report = report(&project);
+                    assert_eq!(
+                        report["locks"][0]["outcome"]["is"], "unlocked",
+                        "{version} {configuration}: {report:#}"
+                    );
+                }
+                assert_clean(&project);
+                project.state().expect("a state")["terraform_version"].clone()
+            };
+            assert_eq!(written_by(true), written_by(false), "{version} {configuration:?}");
+        }
+    }
+}
+
+/// A queue of units: all that run are asked at once, and no further one starts.
+#[test]
+fn a_cancelled_queue_leaves_no_lock() {
+    for (version, terragrunt) in terragrunts() {
+        for all in [true, false] {
+            let project = table(Kind::Sleep);
+            let read = |name: &str| std::fs::read_to_string(project.work().join(name)).unwrap();
+            let (configuration, backend) = (read("main.tf"), read("backend.tf"));
+            let key = project.state_key();
+            let keys = ["one", "two", "three"].map(|unit| {
+                let directory = project.work().join("live").join(unit);
+                std::fs::create_dir_all(&directory).unwrap();
+                let depends = if unit == "three" { "dependencies { paths = [\"../one\", \"../two\"] }\n" } else { "" };
+                std::fs::write(directory.join("terragrunt.hcl"), depends).unwrap();
+                std::fs::write(directory.join("main.tf"), &configuration).unwrap();
+                let own = format!("{unit}/{key}");
+                std::fs::write(directory.join("backend.tf"), backend.replace(&key, &own)).unwrap();
+                format!("{}/{own}", project.bucket())
+            });
+            let path = on_path(&project, &[("terraform", &terraform())]);
+            let run =
+                project.command(TFGUARD).args(["--grace", "1m", "--report", "../report.json", "--"]).arg(&terragrunt);
+            let run =
+                run.args(["run", "--all", "--non-interactive", "--no-color", "--tf-path", "terraform", "--", "apply"]);
+            let run = run.args(["-input=false", "-auto-approve", "-no-color"]).env("PATH", path);
+            let run = run.current_dir(project.work().join("live")).new_group().start();
+            let began = std::time::Instant::now();
+            while run.stdout().matches("(local-exec): asleep").count() < 2 {
+                assert!(began.elapsed() < SOON && !run.has_ended(), "{version}: {}", run.stdout());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let is_locked = |key: &String| project.aws().lock(project.table_name(), key).is_some();
+            assert_eq!(keys.iter().filter(|key| is_locked(key)).count(), 2, "{version}");
+            if all {
+                run.signal_group(SIGTERM)
+            } else {
+                run.signal(SIGTERM)
+            }
+            let exit = run.wait(SOON);
+            assert_eq!(exit.out().matches("Interrupt received.").count(), 2, "{version}: {exit}");
+            assert!(
+                !exit.out().contains("Two interrupts") && !exit.err().contains("Two interrupts"),
+                "{version}: {exit}"
+            );
+            assert_eq!(exit.err().matches("released by Terraform").count(), 2, "{version}: {exit}");
+            assert_eq!(keys.iter().filter(|key| is_locked(key)).count(), 0, "{version}: {exit}");
+            project.guard().assert_no_process_left(SOON);
+        }
     }
 }

@@ -28,10 +28,7 @@ fn project(kind: Kind) -> Project<'static> {
 
 /// The Terraforms that were started for a project and are alive.
 fn terraforms(project: &Project) -> Vec<Pid> {
-    let lines = project.guard().processes();
-    let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
-    let is_terraform = |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"terraform\n");
-    pids.filter(is_terraform).map(Pid::from_raw).collect()
+    project.terraforms().into_iter().map(Pid::from_raw).collect()
 }
 
 /// Kills them with a signal that nothing can stop; how many.

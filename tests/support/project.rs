@@ -281,8 +281,21 @@ impl<'a> Project<'a> {
         Some(serde_json::from_slice(&object.body).expect("a state is JSON"))
     }
 
-    /// Waits until the journal of the project's one session is as wanted: what Terraform logged is in it a little after
-    /// Terraform went on. Panics after `timeout`.
+    /// The Terraforms that were started for this project and are alive, by their names; tfguard's own links are none.
+    pub fn terraforms(&self) -> Vec<i32> {
+        let lines = self.guard().processes();
+        let pids = lines.iter().filter_map(|line| line.split_once(' ')?.0.parse::<i32>().ok());
+        let is_terraform = |pid: &i32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let program = fs::read_link(format!("/proc/{pid}/exe"));
+            matches!(name.trim(), "terraform" | "tofu")
+                && program.is_ok_and(|program| program.file_name().is_some_and(|name| name != "tfguard"))
+        };
+        pids.filter(is_terraform).collect()
+    }
+
+    /// Waits until the journal of the project's one guard of a Terraform is as wanted: what Terraform logged is in it a
+    /// little after Terraform went on. Below another guard it is the inner one's. Panics after `timeout`.
     #[track_caller]
     pub fn wait_for_journal(
         &self,
@@ -291,7 +304,7 @@ impl<'a> Project<'a> {
     ) -> serde_json::Value {
         let start = Instant::now();
         loop {
-            let sessions = session_dirs(&self.sessions()).into_iter();
+            let sessions = session_dirs(&self.sessions()).into_iter().map(innermost);
             let journals: Vec<_> = sessions.filter_map(|session| fs::read(session.join("journal.json")).ok()).collect();
             let journal = match &journals[..] {
                 [journal] => serde_json::from_slice(journal).expect("a journal is JSON"),
@@ -314,6 +327,15 @@ impl<'a> Project<'a> {
     /// Waits until Terraform hangs in [`Kind::HangInPlan`] or [`Kind::HangInApply`].
     pub fn wait_for_hang(&self, timeout: Duration) {
         self.hole.wait_for_connection(timeout);
+    }
+}
+
+/// The session of the one guard below a session's, or of the one below that; the session itself where there is none.
+fn innermost(session: PathBuf) -> PathBuf {
+    let below = fs::read_dir(session.join("inner")).into_iter().flatten().flatten().map(|entry| entry.path());
+    match below.collect::<Vec<_>>().as_slice() {
+        [inner] => innermost(inner.clone()),
+        _ => session,
     }
 }
 

@@ -105,7 +105,11 @@ impl Place {
     /// Signals the process below this place whose command line has this word.
     fn signal_below(&self, word: &str, signal: nix::sys::signal::Signal) {
         let lines = self.guard.processes();
-        let is_it = |line: &&String| line.contains("terraform") && line.contains(word) && !line.contains("tfguard ");
+        let is_tfguard = |line: &String| {
+            let pid = line.split(' ').next().unwrap_or_default();
+            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.ends_with("tfguard"))
+        };
+        let is_it = |line: &&String| line.contains("terraform") && line.contains(word) && !is_tfguard(line);
         let line = lines.iter().find(is_it).unwrap_or_else(|| panic!("none with {word}: {lines:#?}"));
         let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is alive");

@@ -29,7 +29,7 @@ impl<'a> Outputs<'a> {
             |finding: &&Finding| json!({ "id": finding.id, "state": finding.state, "outcome": finding.outcome.name() });
         Self {
             outcome: worst.map_or("none", Outcome::name),
-            lock_left: worst >= Some(Outcome::Unknown),
+            lock_left: summaries.iter().any(|summary| summary.lock_left),
             // A script may be about to remove the lock that it is told: never somebody else's.
             lock_ids: findings
                 .iter()

@@ -27,6 +27,8 @@ pub struct Summary {
     pub findings: Vec<Finding>,
     /// What to do if no lock needs somebody.
     pub next: Option<String>,
+    /// Whether somebody has to do something about a lock.
+    pub lock_left: bool,
     /// How much it matters.
     pub level: Level,
 }
@@ -66,8 +68,9 @@ impl Summary {
         let worst = findings.first().map(|finding| finding.outcome);
         let lost = matches!(account.ending, Some(Ending::Unknown { .. } | Ending::StillAlive));
         let level = match worst {
-            Some(Outcome::Left | Outcome::Unknown | Outcome::NeedsALook) => Level::Error,
-            Some(Outcome::Kept) => Level::Warning,
+            Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
+            Some(Outcome::Unknown) if account.lock_left() => Level::Error,
+            Some(Outcome::Kept | Outcome::Unknown) => Level::Warning,
             _ if findings.iter().any(is_in_the_way) => Level::Warning,
             _ if next.is_some() || lost => Level::Warning,
             _ => Level::Notice,
@@ -78,6 +81,7 @@ impl Summary {
             ending: line(&account.ending_line()),
             findings,
             next,
+            lock_left: account.lock_left(),
             level,
         }
     }
@@ -114,7 +118,7 @@ impl Summary {
     fn message(&self, finding: &Finding) -> Option<Message> {
         let (level, title) = match finding.outcome {
             Outcome::Left => (Level::Error, "State lock left behind"),
-            Outcome::Unknown => (Level::Error, "State lock may be left"),
+            Outcome::Unknown => (self.level.max(Level::Warning), "State lock may be left"),
             Outcome::NeedsALook => (Level::Error, "State needs a look"),
             Outcome::Kept => (Level::Warning, "State lock kept"),
             Outcome::Released => (self.level, "State lock released"),

@@ -107,7 +107,7 @@ fn holder(text: &str) -> Value {
 fn other_lock() -> impl Strategy<Value = Value> {
     (hostile(), hostile(), hostile(), proptest::sample::select(&["free", "released", "foreign", "kept", "left", "unknown"][..]))
         .prop_map(|(id, why, command, outcome)| {
-            json!({"backend": "gcs", "holder": holder(&id), "outcome": outcome, "why": why, "command": command})
+            json!({"backend": "gcs", "holder": holder(&id), "outcome": outcome, "why": why, "unclean": true, "command": command})
         })
 }
 
@@ -143,7 +143,7 @@ prop_compose! {
         let requests = if stopped { vec![json!({"at": "2026-01-01T00:00:00Z", "kind": "front-died"})] } else { vec![] };
         serde_json::from_value(json!({
             "tfguard": "0.1.0", "session": session, "started": "2026-01-01T00:00:00Z", "ended": null,
-            "ci": null, "program": program, "ending": ending,
+            "ci": null, "program": program, "directory": "/w", "ending": ending,
             "requests": requests, "interrupt": null, "killed": null, "phase": "applying", "survivors": [],
             "locks": locks, "states": states, "refused": refused, "other_locks": other_locks, "troubles": [],
         })).unwrap()
@@ -368,7 +368,7 @@ fn the_first_message_says_what_happened_to_which_lock_and_the_next_command() {
     let account = |outcome: Value, phase: &str| -> Account {
         serde_json::from_value(json!({
             "tfguard": "0.1.0", "session": "s", "started": "2026-01-01T00:00:00Z", "ended": null, "ci": null,
-            "program": "terraform", "ending": {"kind": "died", "signal": 9, "at": "2026-01-01T00:00:00Z"},
+            "program": "terraform", "directory": "/w", "ending": {"kind": "died", "signal": 9, "at": "2026-01-01T00:00:00Z"},
             "requests": [], "interrupt": null, "killed": null, "phase": phase, "survivors": [], "troubles": [],
             "locks": [{
                 "id": "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "operation": "OperationTypeApply", "who": "a@b",
@@ -420,7 +420,7 @@ fn the_first_message_says_what_happened_to_which_lock_and_the_next_command() {
 fn the_lock_of_somebody_else_is_told_to_people_and_not_as_an_output() {
     let account: Account = serde_json::from_value(json!({
         "tfguard": "0.1.0", "session": "s", "started": "2026-01-01T00:00:00Z", "ended": null, "ci": null,
-        "program": "terraform", "ending": {"kind": "exited", "code": 1, "at": "2026-01-01T00:00:00Z"},
+        "program": "terraform", "directory": "/w", "ending": {"kind": "exited", "code": 1, "at": "2026-01-01T00:00:00Z"},
         "requests": [], "interrupt": null, "killed": null, "phase": "unknown", "survivors": [], "troubles": [],
         "locks": [], "refused": {
             "id": "4bb7d84c", "lock": null, "holder": null, "verdict": "alive", "why": "it works",

@@ -8,8 +8,14 @@ const GRACE: Duration = Duration::from_secs(300);
 const CLEANUP: Duration = Duration::from_secs(400);
 const OWN: Duration = Duration::from_secs(500);
 const PLANNING: Duration = Duration::from_secs(10);
-const TERMS: Terms =
-    Terms { grace: GRACE, cleanup_grace: CLEANUP, own_grace: OWN, planning_grace: PLANNING, deadline: None };
+const TERMS: Terms = Terms {
+    grace: GRACE,
+    cleanup_grace: CLEANUP,
+    own_grace: OWN,
+    planning_grace: PLANNING,
+    patience: PATIENCE,
+    deadline: None,
+};
 
 /// Nobody is alive; somebody is, but no Terraform.
 const INSPECTED_GONE: Event = Event::Inspected { alive: false, terraforms: false };
@@ -133,8 +139,7 @@ impl Witness {
         if self.is_at_work() {
             events.extend([
                 Event::InterruptReported,
-                Event::TerraformStarted { only_new: false },
-                Event::TerraformStarted { only_new: true },
+                Event::TerraformStarted,
                 Event::PhaseChanged(Phase::Planning),
                 Event::PhaseChanged(Phase::Applying),
             ]);
@@ -173,7 +178,7 @@ impl Witness {
             }
             Event::InterruptReported => self.reported = true,
             Event::PhaseChanged(phase) => self.phase = *phase,
-            Event::TerraformStarted { only_new } => self.reported &= !only_new || self.stop_requested,
+            Event::TerraformStarted => {}
             Event::ChildEnded { unclean, orphans } => {
                 self.ended = true;
                 self.orphans = *orphans;
@@ -345,6 +350,8 @@ fn who_asks_tells_how_long_there_is() {
         (StopRequest::FrontDied, GRACE),
         (StopRequest::ParentDied, GRACE),
         (StopRequest::Release, CLEANUP),
+        (StopRequest::Outer { left: Some(CLEANUP) }, CLEANUP),
+        (StopRequest::Outer { left: None }, GRACE),
         (StopRequest::ChildDied, OWN),
         (StopRequest::Deadline, OWN),
         (StopRequest::CredentialsEnd { end }, OWN),

@@ -9,7 +9,7 @@ use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Stage, Verdict};
 use crate::other::Permission;
-use crate::report::{Account, Ending, LockAccount, LockOutcome};
+use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome};
 use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
 use crate::run::release::IN_FLIGHT;
@@ -25,7 +25,10 @@ impl Supervisor<'_> {
         self.learn(facts);
         self.follow_output_to_its_end();
         if !again {
-            self.suspect();
+            // Who has a guard of its own has accounted for itself.
+            if self.inner.as_ref().is_none_or(|inner| inner.accounts().is_empty()) {
+                self.suspect();
+            }
             // By `git clean -x` in a script, for one: what starts after that cannot log.
             let removed = self.log.file().metadata().is_ok_and(|log| log.nlink() == 0);
             if removed && self.observer.ledger().entries().is_empty() {
@@ -57,12 +60,11 @@ impl Supervisor<'_> {
             is_terraform: self.child_is_terraform,
             started: self.journal.account.started,
             under_lock: self.observer.under_lock(),
-            logged: !self.observer.ledger().entries().is_empty(),
             source_is_logged: logged(LockClaim::is_migration_source),
             destination_is_logged: logged(LockClaim::is_migration_destination),
         };
         let mut others = std::mem::take(&mut self.others);
-        let messages = others.suspect(end, &self.job.command, &self.job.env, || {
+        let message = others.suspect(end, &self.job.command, &self.job.directory, &self.job.env, || {
             if self.output.is_empty() {
                 self.follow_output();
             }
@@ -70,14 +72,8 @@ impl Supervisor<'_> {
             self.interrupted_twice
         });
         self.others = others;
-        for message in messages {
+        if let Some(message) = message {
             trouble(&mut self.journal.account, message);
-        }
-        for process in std::mem::take(&mut self.unlogged) {
-            let pid = process.pid;
-            self.note_unseen(&format!(
-                "process {pid} below the command was a Terraform that a script had given another log (TF_LOG_PATH)"
-            ));
         }
     }
 
@@ -177,7 +173,7 @@ impl Supervisor<'_> {
                 trace.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
             }
             let alive = format!("a process of this run may still be alive: {who}");
-            self.journal.account.other_locks = self.others.not_looked(&alive);
+            self.journal.account.other_locks = self.others.not_looked(&alive).into_iter().collect();
             if self.may_be_unlogged() {
                 self.note_unseen(&alive);
             }
@@ -208,9 +204,48 @@ impl Supervisor<'_> {
                 self.note_survivors(&tree);
             }
         }
+        self.gather();
         self.journal.account.ended = Some(Timestamp::now());
         self.write_journal();
         self.journal.account
+    }
+
+    /// Takes the accounts of the guards below. Of one that has not accounted for its Terraform, that is said; its session
+    /// stays.
+    fn gather(&mut self) {
+        let Some(inner) = &self.inner else { return };
+        let account = &mut self.journal.account;
+        account.terraforms = inner.accounts();
+        for below in account.terraforms.iter_mut().filter(|below| below.ended.is_none()) {
+            let why =
+                format!("the tfguard of {} in {} has not accounted for it", below.program, below.directory.display());
+            account.survivors.push(format!("the tfguard of {}", below.program));
+            let open = below.locks.iter_mut().filter(|lock| lock.outcome.is_none() && lock.stage != Stage::Unlocked);
+            let mut any = false;
+            for lock in open {
+                lock.outcome = Some(LockOutcome::Left(why.clone()));
+                any = true;
+            }
+            if !any {
+                below.other_locks.push(OtherLock {
+                    backend: "unknown".to_owned(),
+                    holder: None,
+                    outcome: OtherOutcome::Unknown { why, unclean: true },
+                    command: None,
+                    terraform: None,
+                });
+            }
+        }
+        for (session, why) in inner.unreadable() {
+            account.survivors.push(format!("the tfguard of session {session}"));
+            account.other_locks.push(OtherLock {
+                backend: "unknown".to_owned(),
+                holder: None,
+                outcome: OtherOutcome::Unknown { why, unclean: true },
+                command: None,
+                terraform: None,
+            });
+        }
     }
 
     /// Writes down who may still be alive. Never nobody: a journal that ended without survivors says that everything of the

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Supervisor, describe, ticks_since_boot};
+use super::{Supervisor, describe};
+use crate::command;
 use crate::report::{Interrupt, InterruptedBy};
-use crate::run::nearer::Nearer;
-use crate::run::targets::{Targets, targets};
+use crate::run::inner::InnerGuards;
+use crate::run::targets::{Scene, targets};
 use crate::session::{ProcessId, Tree};
 
 impl Supervisor<'_> {
@@ -19,59 +20,55 @@ impl Supervisor<'_> {
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
         self.interrupt_processes();
         let grace = describe(self.machine.grace());
-        tracing::info!("{} interrupted; it has {grace} to end gracefully", self.journal.account.program);
+        let program = &self.journal.account.program;
+        match self.inner.as_ref().map(|inner| inner.at_work().len()) {
+            None | Some(0) => tracing::info!("{program} interrupted; it has {grace} to end gracefully"),
+            Some(1) => {
+                tracing::info!("the Terraform below {program} is asked to stop; it has {grace} to end gracefully")
+            }
+            Some(several) => {
+                tracing::info!(
+                    "{several} Terraforms below {program} are asked to stop; they have {grace} to end gracefully"
+                );
+            }
+        }
     }
 
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
     pub(super) fn interrupt_processes(&mut self) {
         let child = self.journal.child.map(|child| child.id);
-        let mut tree = self.look();
-        self.note_unlogged(&tree);
-        let mut at_work: Vec<ProcessId> = tree.terraforms().map(|found| found.id).collect();
-        let known = self.journal.interrupted.processes.len();
-        at_work.extend(self.leave_to_nearer(&mut tree));
-        let any_left = self.journal.interrupted.processes.len() > known;
-        let targets = targets(&tree, child, &self.journal.interrupted);
-        self.shell_waits_for.clear();
-        if let Targets::Processes { later: Some(_), .. } = targets {
-            self.shell_waits_for = at_work;
+        let tree = self.look();
+        let guards: Vec<ProcessId> =
+            self.inner.iter().flat_map(|inner| inner.at_work()).flat_map(|guard| guard.processes()).collect();
+        let targets = targets(&Scene {
+            tree: &tree,
+            child,
+            before: &self.journal.interrupted,
+            guards: self.inner.as_ref().is_some_and(InnerGuards::any_at_work),
+            command_is_terraform: self.inner.is_none()
+                && self.job.command.first().is_none_or(|program| command::product(program).is_some()),
+        });
+        self.command_waits_for.clear();
+        self.command_waits = targets.command_waits;
+        if targets.command_waits {
+            self.command_waits_for = tree.terraforms().map(|found| found.id).chain(guards).collect();
         }
-        match targets {
-            Targets::Processes { now, .. } if now.is_empty() && !any_left => {}
-            Targets::Processes { now: processes, .. } => {
-                self.journal.interrupted.processes.extend(&processes);
-                self.write_journal();
-                for process in processes {
-                    let sent = process.signal(Signal::SIGINT);
-                    tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
-                }
-            }
-            Targets::Group => {
-                let Some(child) = child.filter(|child| child.is_alive()) else { return };
-                self.journal.interrupted.all_started_until = Some(ticks_since_boot());
-                self.write_journal();
-                if let Err(error) = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGINT) {
-                    tracing::debug!("SIGINT to group {}: {error}", child.pid);
-                }
-            }
+        if targets.now.is_empty() {
+            return;
+        }
+        self.journal.interrupted.extend(&targets.now);
+        self.write_journal();
+        for process in targets.now {
+            let sent = process.signal(Signal::SIGINT);
+            tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
         }
     }
 
-    /// Puts in place of each Terraform that another tfguard guards, nearer to it, that one's front, and gives these fronts.
-    /// Such a Terraform counts as interrupted from here on: should the other tfguard be killed, it would not be known
-    /// whether it was before it did it or after.
-    fn leave_to_nearer(&mut self, tree: &mut Tree) -> Vec<ProcessId> {
-        let mut fronts = Vec::new();
-        for found in tree.survivors.iter_mut().filter(|found| found.is_terraform) {
-            let Some(nearer) = Nearer::to(found.id, &self.job.session, &self.journal) else { continue };
-            fronts.extend(nearer.front);
-            if !self.journal.interrupted.includes(found.id) {
-                tracing::debug!("process {} is left to the tfguard that is nearer to it", found.id.pid);
-                self.journal.interrupted.processes.push(found.id);
-                found.id = nearer.front.unwrap_or(found.id);
-            }
+    /// The command was to receive its interrupt when its Terraforms are gone, some of which are.
+    pub(super) fn interrupt_waiting_command(&mut self) {
+        if std::mem::take(&mut self.command_waits) {
+            self.interrupt_processes();
         }
-        fronts
     }
 
     pub(super) fn note_interrupt(&mut self) {
@@ -85,7 +82,8 @@ impl Supervisor<'_> {
             "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",
             self.journal.account.program
         );
-        self.journal.interrupted.all_started_until = Some(ticks_since_boot());
+        let alive = self.look().survivors;
+        self.journal.interrupted.extend(alive.into_iter().map(|found| found.id));
         self.write_journal();
     }
 

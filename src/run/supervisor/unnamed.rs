@@ -171,7 +171,7 @@ impl Supervisor<'_> {
         self.journal.account.other_locks.push(OtherLock {
             backend: "s3".to_owned(),
             holder: None,
-            outcome: OtherOutcome::Unknown { why },
+            outcome: OtherOutcome::Unknown { why, unclean: true },
             command: None,
             terraform: self.job.terraform(self.journal.account.command(), true),
         });

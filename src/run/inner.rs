@@ -1,0 +1,195 @@
+//! The guards below this one: each Terraform that the command calls by name has one.
+//!
+//! Their sessions lie inside this one. They alone interrupt and release. This guard asks them to stop, all at once, waits
+//! for them, finishes what a dead one left, and puts their accounts into its own.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::Instant;
+
+use super::finish::{Adoptable, adopt};
+use super::machine::StopRequest;
+use super::supervisor::Job;
+use crate::report::Account;
+use crate::session::{Journal, ProcessId, SessionDir, SessionFile, World};
+
+/// By this signal a guard asks the guards below it to stop.
+pub const ASK: Signal = Signal::SIGUSR2;
+
+/// A session without a journal is one whose guard is just starting, for so long.
+const STARTING: Duration = Duration::from_secs(5);
+
+/// The guards below this one.
+#[derive(Debug)]
+pub struct InnerGuards {
+    session: SessionDir,
+    /// The sessions of those that died.
+    adopted: HashSet<OsString>,
+    /// What finishes them; gives the session of one that cannot be finished from here.
+    finishing: FuturesUnordered<LocalBoxFuture<'static, Option<OsString>>>,
+    /// The sessions that cannot be finished from here. Nobody waits for them.
+    given_up: HashSet<OsString>,
+}
+
+/// A guard that has not accounted for its Terraform yet.
+#[derive(Debug)]
+pub struct InnerGuard {
+    /// Its session.
+    pub session: SessionDir,
+    /// Its journal; none while it is just starting.
+    pub journal: Option<Journal>,
+}
+
+impl InnerGuard {
+    /// Its processes that are alive.
+    pub fn processes(&self) -> Vec<ProcessId> {
+        // Elsewhere its process IDs mean nothing.
+        let here = self.journal.iter().filter(|journal| journal.world == World::here());
+        let known = here.flat_map(|journal| [journal.front, journal.supervisor]).flatten();
+        let own = ProcessId::own();
+        let mut alive: Vec<_> = known.filter(|process| Some(*process) != own && process.is_alive()).collect();
+        alive.dedup();
+        alive
+    }
+}
+
+impl InnerGuards {
+    /// Those of a session.
+    #[must_use]
+    pub fn of(session: &SessionDir) -> Self {
+        Self {
+            session: session.clone(),
+            adopted: HashSet::new(),
+            finishing: FuturesUnordered::new(),
+            given_up: HashSet::new(),
+        }
+    }
+
+    /// Those that have not accounted for their Terraforms yet.
+    #[must_use]
+    pub fn at_work(&self) -> Vec<InnerGuard> {
+        let inner = self.session.inner().into_iter().filter_map(|session| {
+            let journal = Journal::read(&session).ok();
+            let at_work = match &journal {
+                Some(journal) => journal.account.ended.is_none(),
+                None => session.age().is_some_and(|age| age < STARTING),
+            };
+            at_work.then_some(InnerGuard { session, journal })
+        });
+        inner.collect()
+    }
+
+    /// Whether one of them is to be waited for.
+    #[must_use]
+    pub fn any_at_work(&self) -> bool {
+        self.at_work().iter().any(|guard| !self.given_up.contains(guard.session.name()))
+    }
+
+    /// Asks each of them to stop. Who is just starting reads of it in this guard's journal, which has to be written first.
+    pub fn ask(&self) {
+        for guard in self.at_work() {
+            let journal = guard.journal.as_ref().filter(|journal| journal.world == World::here());
+            // One whose place this process has taken has heard of it.
+            let supervisor = journal.and_then(|journal| journal.supervisor);
+            if let Some(supervisor) = supervisor.filter(|supervisor| Some(*supervisor) != ProcessId::own()) {
+                let asked = supervisor.signal(ASK);
+                tracing::debug!("guard {} {}", supervisor.pid, if asked { "asked to stop" } else { "is gone" });
+            }
+        }
+    }
+
+    /// Takes the place of each guard of which every process is dead, and stops what it guarded. `kill_at`: when what is
+    /// alive then is to be killed, if a stop was requested.
+    pub fn adopt_orphans(&mut self, job: &Job, kill_at: Option<Instant>) {
+        for guard in self.at_work() {
+            if guard.journal.is_none() {
+                continue;
+            }
+            let name = guard.session.name().to_owned();
+            if self.adopted.contains(&name) || !guard.processes().is_empty() {
+                continue;
+            }
+            // A front, or a cleanup step, may have been quicker.
+            let Ok(Some(claim)) = guard.session.claim() else { continue };
+            // It may have come to its end meanwhile.
+            let Ok(journal) = Journal::read(&guard.session) else { continue };
+            let guard = InnerGuard { session: guard.session, journal: Some(journal.clone()) };
+            if journal.account.ended.is_some() || !guard.processes().is_empty() {
+                continue;
+            }
+            tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
+            let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let mut job = job.of_inner(&guard.session, &journal);
+            job.terms.grace = left.unwrap_or(job.terms.grace);
+            self.adopted.insert(name);
+            let session = guard.session;
+            self.finishing.push(Box::pin(async move {
+                let _claim = claim;
+                match Adoptable::look(&job, &journal, Instant::now() + job.terms.patience).await {
+                    Adoptable::Yes => {}
+                    Adoptable::NothingStarted => {
+                        session.remove();
+                        return None;
+                    }
+                    Adoptable::Held | Adoptable::Unknowable => return Some(session.name().to_owned()),
+                }
+                let (to_us, mut requests) = unbounded_channel();
+                let _ = to_us.send(StopRequest::Outer { left });
+                if adopt(&job, journal, &mut requests).await.survivors.is_empty() {
+                    session.remove_log();
+                }
+                None
+            }));
+        }
+    }
+
+    /// Goes on finishing what dead guards left; returns when that of one is finished.
+    pub async fn finish_orphans(&mut self) {
+        match self.finishing.next().await {
+            Some(given_up) => self.given_up.extend(given_up),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The sessions whose journal cannot be read although something was started in them, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<(String, String)> {
+        let inner = self.session.inner().into_iter().filter_map(|session| {
+            let error = Journal::read(&session).err()?;
+            let started = session.path_of(SessionFile::Child).exists();
+            started.then(|| (session.name().to_string_lossy().into_owned(), error.to_string()))
+        });
+        inner.collect()
+    }
+
+    /// What each of them has to tell, in the order in which they began.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Account> {
+        let journals = self.session.inner().into_iter().filter_map(|session| Journal::read(&session).ok());
+        journals.map(|journal| journal.account).collect()
+    }
+}
+
+/// What the guard around this one wants, if it wants a stop.
+#[must_use]
+pub fn outer_request(outer: &SessionDir) -> Option<StopRequest> {
+    let kill_at = Journal::read(outer).ok()?.kill_at?;
+    // In whole seconds, as people read it.
+    let left = kill_at.saturating_sub(monotonic_millis()).div_ceil(1000);
+    Some(StopRequest::Outer { left: Some(Duration::from_secs(left)) })
+}
+
+/// The kernel's monotonic clock, which all guards share.
+#[must_use]
+pub fn monotonic_millis() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

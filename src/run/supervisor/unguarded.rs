@@ -1,0 +1,164 @@
+//! Terraforms that a command starts past the guards: called by a path, or with a PATH or user of the script's own.
+//!
+//! They are known by their program. Each is interrupted once at a stop, waited for, and its lock is learned as far as the
+//! command's log tells. Of the others it is said that nobody knows.
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
+use crate::backend::{self, Backend, Surroundings};
+use crate::lock::LockInfo;
+use crate::report::{Account, Ending, OtherLock, OtherOutcome};
+use crate::run::front::A_MOMENT;
+use crate::run::machine::Event;
+use crate::run::nameless;
+use crate::run::terraforms::Terraform;
+use crate::session::{ProcessId, Tree};
+use crate::shell;
+
+/// So many are remembered.
+const MOST: usize = 256;
+
+/// One of them.
+pub(super) struct Unguarded {
+    id: ProcessId,
+    /// Where and how it ran, if that could be seen.
+    surroundings: Option<Surroundings>,
+    /// It was seen to log to this session.
+    logs: bool,
+}
+
+// Its environment can hold secrets.
+impl std::fmt::Debug for Unguarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unguarded").field("id", &self.id).field("logs", &self.logs).finish_non_exhaustive()
+    }
+}
+
+impl Supervisor<'_> {
+    /// Looks who is at work, and when to look again.
+    pub(super) fn look_around(&mut self) {
+        self.next_look = None;
+        let was_known = self.child_is_terraform;
+        self.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
+        if self.child_is_terraform || self.log_is_read {
+            return;
+        }
+        let tree = self.look();
+        self.releaser.note(&tree);
+        self.note_unguarded(&tree);
+        let stopping = self.machine.first_request().is_some();
+        if stopping {
+            let interrupted = &self.journal.interrupted;
+            if tree.terraforms().any(|terraform| !interrupted.contains(&terraform.id)) {
+                self.handle(Event::TerraformStarted);
+            }
+        }
+        let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
+        if let Some(inner) = &mut self.inner {
+            inner.adopt_orphans(self.job, kill_at);
+        }
+        self.looks_due = self.looks_due.saturating_sub(1);
+        let again = match (self.looks_due > 0, stopping, self.inner.is_some()) {
+            (true, ..) => Some(A_MOMENT),
+            (_, true, _) => Some(LOOK_CLOSELY_EVERY),
+            (.., true) => Some(LOOK_AROUND_EVERY),
+            _ => None,
+        };
+        self.next_look = again.map(|again| Instant::now() + again);
+    }
+
+    fn note_unguarded(&mut self, tree: &Tree) {
+        if self.inner.is_none() {
+            return;
+        }
+        for found in tree.terraforms() {
+            let room = self.unguarded.len() < MOST;
+            match self.unguarded.iter_mut().find(|known| known.id == found.id) {
+                Some(known) => known.logs |= found.holds_log,
+                None if room => {
+                    let read = Terraform::read(found.id, false);
+                    // Its guard stepped aside, as for `terraform version`; or nobody can tell any more whether it did.
+                    let lockless = read.as_ref().is_some_and(Terraform::takes_no_lock);
+                    if lockless || (read.is_none() && !found.holds_log && !found.id.is_alive()) {
+                        continue;
+                    }
+                    let surroundings = read.and_then(|terraform| terraform.surroundings().next());
+                    tracing::debug!("process {} is a Terraform without a guard of its own", found.id.pid);
+                    self.unguarded.push(Unguarded { id: found.id, surroundings, logs: found.holds_log });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Says of each whose log did not tell that nobody knows whether it left a lock, and who holds the lock of its state now.
+    pub(in crate::run) async fn account_for_unguarded(&mut self) {
+        if self.inner.is_none() {
+            return;
+        }
+        let Account { ending, requests, .. } = &self.journal.account;
+        let succeeded = matches!(ending, Some(Ending::Exited { code: 0, .. })) && requests.is_empty();
+        // On other backends it works under a lock that is not logged.
+        let worked_unlogged = self.observer.under_lock().is_some() && self.observer.ledger().entries().is_empty();
+        let told = self.observer.tells_locks() && !worked_unlogged;
+        // A shell tells of a signal that ended its command by 128 and more.
+        let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. }));
+        let died = signalled || ending.is_none_or(Ending::is_unclean) || !requests.is_empty();
+        if worked_unlogged && died && self.unguarded.is_empty() {
+            self.note_unknown(
+                "a Terraform below the command worked under a lock and was gone before tfguard saw where".to_owned(),
+            );
+        }
+        let unguarded = std::mem::take(&mut self.unguarded).into_iter();
+        // What wrote its log to the end of a run that succeeded has nothing to hide.
+        let silent = unguarded.filter(|unguarded| !(unguarded.logs && (told || succeeded)));
+        let looked = join_all(silent.map(async |unguarded| {
+            let found = match &unguarded.surroundings {
+                Some(surroundings) => nameless::holder(surroundings).await,
+                None => None,
+            };
+            (unguarded, found)
+        }));
+        for (unguarded, found) in looked.await {
+            self.journal.account.other_locks.extend(unguarded.account(found, !succeeded));
+        }
+    }
+}
+
+impl Unguarded {
+    /// Whether a stop that is requested now may be what ends it.
+    pub(super) fn may_be_stopped(&self) -> bool {
+        self.id.is_alive() || !self.logs
+    }
+
+    /// `found`: who has the lock of its state, as far as that could be seen.
+    fn account(self, found: Option<Option<LockInfo>>, unclean: bool) -> Option<OtherLock> {
+        let Self { id, surroundings, .. } = self;
+        // Its lock goes with its process.
+        if surroundings
+            .as_ref()
+            .is_some_and(|there| matches!(backend::read_backend(there), Ok(Backend::None | Backend::Local)))
+        {
+            return None;
+        }
+        let directory = surroundings.as_ref().map(|surroundings| &surroundings.dir);
+        let place = directory.map(|directory| format!(", {}", directory.display())).unwrap_or_default();
+        let (holder, outcome) = match found {
+            Some(None) => (None, OtherOutcome::Free),
+            other => {
+                let holder = other.flatten();
+                let now = if holder.is_some() { ". Its state is locked now" } else { "" };
+                let why = format!(
+                    "terraform (process {}{place}) ran unguarded, because it was not called by its name: whether it left \
+                     a lock is unknown{now}. Call it by its name, or put `tfguard --` before it",
+                    id.pid
+                );
+                (holder, OtherOutcome::Unknown { why, unclean })
+            }
+        };
+        let terraform = directory.map(|directory| format!("terraform -chdir={}", shell::quote(directory)));
+        Some(OtherLock { backend: "s3".to_owned(), holder, outcome, command: None, terraform })
+    }
+}

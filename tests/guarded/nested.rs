@@ -1,0 +1,236 @@
+//! A guard for each Terraform, and one around them that keeps the run together.
+
+use super::*;
+use nix::sys::signal::Signal::*;
+
+/// A script that applies in each project's directory.
+fn script(projects: &[&Project], join: &str) -> String {
+    let apply = |project: &&Project| format!("(cd '{}' && terraform {})", project.work().display(), APPLY.join(" "));
+    projects.iter().map(apply).collect::<Vec<_>>().join(join)
+}
+
+fn guarded(project: &Project, options: &[&str], script: &str) -> Run {
+    project.command(TFGUARD).args(options).args(["--", "bash", "-c", script])
+}
+
+/// tfguard below tfguard, and a shim below a guarded script: one interrupt in all, whoever is asked to stop. Terraform is
+/// stopped meanwhile: two signals that reach it at once would be one to it.
+#[test]
+fn a_guard_below_a_guard_is_still_one_interrupt() {
+    for below_a_script in [true, false] {
+        for asked in [&["outer", "inner"][..], &["outer"], &["inner"]] {
+            let project = table(Kind::Sleep);
+            let links = project.work().join("links");
+            project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+            let path = format!("{}:{}", links.display(), std::env::var("PATH").unwrap());
+            let command = project.command(TFGUARD).arg("--");
+            let command = if below_a_script {
+                command.args(["sh", "-c", &format!("terraform {}; exit $?", APPLY.join(" "))])
+            } else {
+                command.args([TFGUARD, "--", "terraform"]).args(APPLY)
+            };
+            let command = command.env("PATH", path).env("TFGUARD_TERRAFORM", terraform());
+            let run = command.env("TFGUARD_VERBOSE", "true").new_group().start();
+            run.wait_for_stdout("asleep", SOON);
+            let inner = journal(&project);
+            let outer = outer_journal(&project);
+            assert_eq!(inner["account"]["program"], "terraform");
+            assert_ne!(outer["account"]["program"], "terraform");
+            let terraform = pid_of(&inner["child"]["id"]);
+            let signal = |pid, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+            signal(terraform, SIGSTOP);
+            for (name, journal) in [("outer", &outer), ("inner", &inner)] {
+                if asked.contains(&name) {
+                    signal(pid_of(&journal["front"]), SIGTERM);
+                }
+            }
+            run.wait_for_stderr("terraform interrupted; it has", SOON);
+            signal(terraform, SIGCONT);
+            let exit = run.wait(SOON);
+            let context = format!("{below_a_script} {asked:?}: {exit}");
+            let sent = format!("SIGINT to process {terraform}\n");
+            assert_eq!(exit.err().matches(&sent).count(), 1, "{context}");
+            assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{context}");
+            assert!(!exit.err().contains("Two interrupts"), "{context}");
+            assert_clean(&project);
+        }
+    }
+}
+
+/// One account of all, by the outermost guard, and nothing from the others.
+#[test]
+fn an_ordinary_script_is_left_alone_and_told_of_once() {
+    let projects = [table(Kind::Quick), table(Kind::Quick)];
+    let [first, second] = &projects;
+    let script = format!("out=$( {} ) && echo \"$out\"; {}", script(&[first], ""), script(&[second], ""));
+    let exit = guarded(first, &["--report", "report.json"], &format!("({script}) 2>&1")).run().expect_code(0);
+    assert!(!exit.out().contains("tfguard") && exit.err().is_empty(), "{exit}");
+    let report = report(first);
+    assert_eq!(report["locks"].as_array().unwrap().len(), 2, "{report:#}");
+    assert_eq!(report["terraforms"].as_array().unwrap().len(), 2, "{report:#}");
+    assert!(!first.sessions().join(".tfguard-sessions").exists());
+    projects.iter().for_each(assert_clean);
+}
+
+/// All are asked at once, and have one grace.
+#[test]
+fn all_guards_are_asked_at_once() {
+    let projects = [table(Kind::Sleep), table(Kind::HangInApply), table(Kind::Sleep)];
+    let all: Vec<&Project> = projects.iter().collect();
+    let script = format!("{} & wait; exit 3", script(&all, " & "));
+    let run = guarded(&projects[0], &["--grace", "5s"], &script).start();
+    for project in &projects {
+        while project.lock().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    projects[1].wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 3, "{exit}");
+    assert_eq!(exit.err().matches("released by Terraform").count(), 2, "{exit}");
+    assert_eq!(exit.err().matches("left by Terraform, deleted by tfguard").count(), 1, "{exit}");
+    projects.iter().for_each(assert_clean);
+}
+
+/// The guard is killed, supervisor and front: the one around it takes its place.
+#[test]
+fn the_outer_guard_finishes_what_a_killed_inner_one_left() {
+    let project = table(Kind::HangInApply);
+    let script = format!("{}; exit 3", script(&[&project], ""));
+    let run = guarded(&project, &["--grace", "3s"], &script).start();
+    project.wait_for_hang(SOON);
+    let inner = project.wait_for_known_lock(SOON);
+    kill(pid_of(&inner["supervisor"]));
+    kill(pid_of(&inner["front"]));
+    let exit = run.wait(SOON);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_eq!(exit.err().matches("was killed; this process takes its place").count(), 1, "{exit}");
+    assert_clean(&project);
+}
+
+/// Everything of tfguard is killed, then Terraform: the cleanup step accounts for the sessions within.
+#[test]
+fn the_cleanup_step_finishes_guards_within_guards() {
+    for kills_terraform in [false, true] {
+        let project = table(Kind::HangInApply);
+        let script = format!("{}; exit 3", script(&[&project], ""));
+        let run = guarded(&project, &[], &script).start();
+        project.wait_for_hang(SOON);
+        let inner = project.wait_for_known_lock(SOON);
+        let outer = outer_journal(&project);
+        for journal in [&outer, &inner] {
+            kill(pid_of(&journal["supervisor"]));
+            kill(pid_of(&journal["front"]));
+        }
+        if kills_terraform {
+            kill(pid_of(&inner["child"]["id"]));
+        }
+        drop(run);
+        assert!(project.lock().is_some(), "nobody is there to release it");
+        let release = project.command(TFGUARD).args(["release", "--wait", "20s"]).run().expect_code(0);
+        assert!(release.err().contains("left by Terraform, deleted by tfguard"), "{release}");
+        assert!(!project.sessions().join(".tfguard-sessions").exists());
+        assert_clean(&project);
+    }
+}
+
+/// A lock that an inner guard could not release is tried again by the cleanup step, in its own session.
+#[test]
+fn a_lock_left_within_is_tried_again() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
+    let denied = || [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))];
+    proxy.rule(Match::dynamodb("DeleteItem"), denied());
+    let run = guarded(&project, &[], &format!("{}; exit 0", script(&[&project], ""))).start();
+    run.wait_for_stdout("asleep", SOON);
+    let inner = project.wait_for_known_lock(SOON);
+    kill(pid_of(&inner["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("NOT released"), "{exit}");
+    proxy.clear_rules();
+
+    // Not while something of it may live, whatever the outer session says.
+    let [inner] = std::fs::read_dir(session(&project).join("inner"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("journal.json"))
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
+    let text = std::fs::read_to_string(&inner).unwrap();
+    let mut journal: Value = serde_json::from_str(&text).unwrap();
+    journal["account"]["survivors"] = serde_json::json!(["terraform (7)"]);
+    std::fs::write(&inner, journal.to_string()).unwrap();
+    project.command(TFGUARD).args(["release", "--wait", "4s"]).run().expect_code(120);
+    assert!(project.lock().is_some(), "a process of that run may be alive");
+    std::fs::write(&inner, text).unwrap();
+
+    let release = project.command(TFGUARD).arg("release").run().expect_code(0);
+    assert!(release.err().contains("left by Terraform, deleted by tfguard"), "{release}");
+    assert_clean(&project);
+}
+
+/// The options that were typed hold for each Terraform; what is the outermost guard's alone does not reach them.
+#[test]
+fn options_hold_for_each_terraform() {
+    let project = table(Kind::Sleep);
+    let apply = script(&[&project], "");
+    let lockless = format!("{apply} -lock=false").replace(") -lock=false", " -lock=false)");
+    let exit = guarded(&project, &["--forbid-lock-false"], &lockless).run().expect_code(125);
+    assert!(exit.err().contains("is forbidden by --forbid-lock-false"), "{exit}");
+    let run = guarded(&project, &["--on-death", "keep", "--report", "report.json"], &apply).start();
+    run.wait_for_stdout("asleep", SOON);
+    kill(pid_of(&project.wait_for_known_lock(SOON)["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left in place, as --on-death says"), "{exit}");
+    assert!(project.lock().is_some());
+}
+
+/// The deadline is the run's, whatever the script makes of it.
+#[test]
+fn a_deadline_counts_for_the_whole_run() {
+    let project = table(Kind::Sleep);
+    let script = format!("{}; exit 0", script(&[&project], ""));
+    let exit = guarded(&project, &["--deadline", "8s"], &script).run().expect_code(124);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert_clean(&project);
+}
+
+/// What passes the links by is interrupted once and released as far as the log tells; of what tells nothing it is said
+/// that nobody knows.
+#[test]
+fn a_terraform_called_by_a_path_is_not_forgotten() {
+    let by_path = format!("'{}' {}", terraform().display(), APPLY.join(" "));
+    for (environment, known) in [("", true), ("env -u TF_TEMP_LOG_PATH ", false)] {
+        let project = table(Kind::Sleep);
+        let run = guarded(&project, &["--report", "report.json"], &format!("{environment}{by_path}; exit 3")).start();
+        run.wait_for_stdout("asleep", SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON);
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{environment}: {exit}");
+        assert_clean(&project);
+        assert_eq!(exit.err().contains("released by Terraform"), known, "{environment}: {exit}");
+        // Nobody has the lock now: that is seen, so nothing is unknown.
+        assert_eq!(exit.code, Some(3), "{environment}: {exit}");
+
+        let project = table(Kind::HangInApply);
+        let run = guarded(
+            &project,
+            &["--grace", "2s", "--report", "report.json"],
+            &format!("{environment}{by_path}; exit 3"),
+        );
+        let run = run.start();
+        project.wait_for_hang(SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON);
+        if known {
+            assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{environment}: {exit}");
+            assert_clean(&project);
+        } else {
+            assert_eq!(exit.code, Some(120), "{environment}: {exit}");
+            assert!(exit.err().contains("ran unguarded") && exit.err().contains("is unknown"), "{environment}: {exit}");
+            assert!(project.lock().is_some(), "it is not tfguard's to delete: {exit}");
+            assert_eq!(report(&project)["lock_left"], true);
+        }
+    }
+}
