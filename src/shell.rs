@@ -55,6 +55,17 @@ pub fn unlock(id: Option<&str>, flags: &[String]) -> String {
     join(["tfguard", "unlock"].into_iter().chain(command).chain(flags.iter().map(String::as_str)))
 }
 
+/// An address as it may be written down and shown: without its user information, which can be a password (P7).
+#[must_use]
+pub fn without_user(url: String) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -15,6 +15,7 @@ use crate::lock::{
     LockfileStore, Sighting, StoreError, TablePages, TableStore, UnconditionalDelete, lockfile_key, no_credentials,
     object_exists,
 };
+use crate::shell::without_user;
 
 use super::{BackendError, GivenSettings, S3Backend, Surroundings, credentials};
 
@@ -225,7 +226,7 @@ impl Reader {
             table: table.to_owned(),
             lock_id: lock_id.to_owned(),
             region: self.clients.region().to_owned(),
-            endpoint: self.clients.dynamodb_endpoint(),
+            endpoint: self.clients.dynamodb_endpoint().map(without_user),
         }
     }
 
@@ -235,7 +236,7 @@ impl Reader {
             bucket: bucket.to_owned(),
             key: lockfile_key(state_key),
             region: self.clients.region().to_owned(),
-            endpoint: self.clients.s3_endpoint(),
+            endpoint: self.clients.s3_endpoint().map(without_user),
         }
     }
 

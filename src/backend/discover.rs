@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::args::{chdir, data_dir, plan_file};
 use super::planfile::{self, PlanFlaw};
 use super::{BackendError, S3Backend};
-use crate::holder::without_user;
+use crate::shell::without_user;
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
 const VERSION: u64 = 3;

@@ -3,6 +3,8 @@
 use super::attributes::{Attributes, Endpoints, OneOrMany};
 use super::{BackendError, S3Backend, Surroundings};
 
+use crate::shell::without_user;
+
 /// What is given by hand; `None` where nothing is. Holds no secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GivenSettings {
@@ -34,8 +36,8 @@ impl GivenSettings {
             key: Some(state_key.to_owned()),
             region: Some(backend.region().to_owned()),
             table: backend.table().map(str::to_owned),
-            s3_endpoint: backend.s3_endpoint(),
-            dynamodb_endpoint: backend.dynamodb_endpoint(),
+            s3_endpoint: backend.s3_endpoint().map(without_user),
+            dynamodb_endpoint: backend.dynamodb_endpoint().map(without_user),
             profile: None,
             path_style: backend.uses_path_style(),
         }

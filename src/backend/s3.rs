@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::lock::{LockClaim, LockKinds, LockPlace, SseCustomerKey, lockfile_key};
+use crate::shell::without_user;
 
 use super::attributes::{Attributes, Endpoints, OneOrMany};
 use super::{BackendError, Surroundings, paths};
@@ -177,7 +178,7 @@ impl S3Backend {
             bucket: self.bucket.clone(),
             key: lockfile_key(state_key),
             region: self.region.clone(),
-            endpoint: self.s3_endpoint(),
+            endpoint: self.s3_endpoint().map(without_user),
         }
     }
 
@@ -188,7 +189,7 @@ impl S3Backend {
             table: self.table()?.to_owned(),
             lock_id: format!("{}/{state_key}", self.bucket),
             region: self.region.clone(),
-            endpoint: self.dynamodb_endpoint(),
+            endpoint: self.dynamodb_endpoint().map(without_user),
         })
     }
 
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn each_half_has_its_place_the_file_first() {
-        let both = r#"{"bucket":"b","key":"k","region":"r","dynamodb_table":"t","use_lockfile":true,"endpoints":{"s3":"http://s3","dynamodb":null}}"#;
+        let both = r#"{"bucket":"b","key":"k","region":"r","dynamodb_table":"t","use_lockfile":true,"endpoints":{"s3":"http://me:hush@s3","dynamodb":null}}"#;
         let backend_of_both = backend(both, &[("AWS_ENDPOINT_URL", "http://all")]).unwrap();
         let file = LockPlace::Lockfile {
             bucket: "b".to_owned(),

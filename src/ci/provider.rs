@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::shell::without_user;
+
 /// Variables by which CI systems find processes to kill (Jenkins' walks, the orphan hunts of GitHub and Azure). tfguard
 /// ends what it starts, so Terraform and the supervisor go without them.
 pub const HUNTING_VARIABLES: &[&str] = &[
@@ -61,7 +63,9 @@ impl Run {
     pub fn detect(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let get = |name: &str| env(name).filter(|value| !value.is_empty());
         let is = |name: &str, value: &str| get(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
-        let run = |provider, url, job: &str, attempt: &str| {
+        let run = |provider, url: Option<String>, job: &str, attempt: &str| {
+            // It may be that of a server with a password.
+            let url = url.map(without_user);
             Some(Self { provider, url, job: get(job), attempt: get(attempt) })
         };
         if is("GITHUB_ACTIONS", "true") {
@@ -131,7 +135,7 @@ mod tests {
                 Some((Provider::Gitlab, Some("https://x/-/jobs/1"))),
             ),
             (
-                &[("JENKINS_NODE_COOKIE", "abc"), ("BUILD_URL", "http://j/1/")],
+                &[("JENKINS_NODE_COOKIE", "abc"), ("BUILD_URL", "http://me:hush@j/1/")],
                 Some((Provider::Jenkins, Some("http://j/1/"))),
             ),
             (

@@ -15,6 +15,7 @@ use crate::backend::Caller;
 use crate::cli::duration;
 use crate::exit;
 use crate::holder::Machine;
+use crate::shell::without_user;
 use crate::verify::{self, DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
 
 /// The options of `tfguard inspect`.
@@ -208,8 +209,8 @@ impl Found {
         words.extend(caller.trouble.clone());
         words.extend(caller.expires.map(|end| format!("until {}", end.strftime("%Y-%m-%d %H:%M:%S UTC"))));
         words.push(state.backend.region().to_owned());
-        words.extend(state.clients.s3_endpoint().map(|url| format!("S3 at {url}")));
-        words.extend(state.clients.dynamodb_endpoint().map(|url| format!("DynamoDB at {url}")));
+        words.extend(state.clients.s3_endpoint().map(|url| format!("S3 at {}", without_user(url))));
+        words.extend(state.clients.dynamodb_endpoint().map(|url| format!("DynamoDB at {}", without_user(url))));
         words.join(", ")
     }
 
@@ -222,8 +223,8 @@ impl Found {
             workspace: state.workspace.as_deref(),
             region: state.backend.region(),
             table: state.backend.table(),
-            s3_endpoint: state.clients.s3_endpoint(),
-            dynamodb_endpoint: state.clients.dynamodb_endpoint(),
+            s3_endpoint: state.clients.s3_endpoint().map(without_user),
+            dynamodb_endpoint: state.clients.dynamodb_endpoint().map(without_user),
             credentials: &self.caller,
             looked_at: self.now,
             locks: self.locks.iter().map(|lock| lock.view(older_than, self.now)).collect(),

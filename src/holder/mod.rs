@@ -12,6 +12,5 @@ pub(crate) mod tags;
 mod verdict;
 
 pub use facts::{Judged, Machine};
-pub(crate) use record::without_user;
 pub use record::{Holder, Recorded};
 pub use verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ci;
 use crate::lock::LockId;
 use crate::session::{ChildRecord, Journal, ProcessId, SessionDir, World};
+use crate::shell::without_user;
 
 /// The version of the record's format that this tfguard writes and reads. Fields may be added to it without a new one.
 pub(super) const SCHEMA: u32 = 1;
@@ -108,16 +109,6 @@ impl Holder {
 fn bounded(text: String) -> Option<String> {
     let text: String = text.chars().take(LONGEST).collect();
     (!text.is_empty()).then_some(text)
-}
-
-/// A link without the name and password that a server's configured address may carry.
-pub(crate) fn without_user(url: String) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{host}{path}"),
-        None => url,
-    }
 }
 
 /// The run in words: where it ran, for whom, and since when.

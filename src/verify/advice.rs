@@ -8,6 +8,7 @@ use super::{Finding, Held, Relation, Seen, StateObject};
 use crate::backend::S3Backend;
 use crate::lock::{DIGEST_SUFFIX, FoundLock};
 use crate::shell;
+use crate::shell::without_user;
 
 /// Which state it is about, for the commands that people are told to run.
 #[derive(Debug, Clone)]
@@ -93,7 +94,7 @@ impl Site<'_> {
         let (bucket, key) = (self.backend.bucket(), self.key);
         let source = format!("{bucket}/{key}?versionId={version}");
         let words = ["copy-object", "--bucket", bucket, "--key", key, "--copy-source", &source];
-        self.aws("s3api", self.backend.s3_endpoint(), &words)
+        self.aws("s3api", self.backend.s3_endpoint().map(without_user), &words)
     }
 
     /// Removes the digest, if it is still this one, and never a lock.
@@ -104,7 +105,7 @@ impl Site<'_> {
         let condition = "Digest = :digest AND attribute_not_exists(Info)";
         let words = ["delete-item", "--table-name", table, "--key", &key, "--condition-expression", condition];
         let words = [&words[..], &["--expression-attribute-values", &values]].concat();
-        self.aws("dynamodb", self.backend.dynamodb_endpoint(), &words)
+        self.aws("dynamodb", self.backend.dynamodb_endpoint().map(without_user), &words)
     }
 
     fn errored(&self, path: &Path, relation: Relation, seen: &Seen) -> Step {
