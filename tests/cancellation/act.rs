@@ -1,36 +1,48 @@
 //! act, on the host and without a container: at one SIGINT it kills the step at once, and runs its `if: always()` steps.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 
 use super::*;
 use crate::TFGUARD;
 
-#[test]
-fn a_step_of_act() {
-    for (version, act) in Tools::get().programs(Product::Act) {
-        let project = Project::new(Aws::shared(), Kind::Sleep).table().init(&Tools::get().any_terraform());
-        let workflow = format!(
-            "on: push
+/// A job of one guarded apply, and one more step.
+fn job(project: &Project, act: &Path, then: &str) -> Run {
+    let workflow = format!(
+        "on: push
 jobs:
   apply:
     runs-on: host
     steps:
-      - working-directory: {work}
+      - id: apply
+        working-directory: {work}
         run: exec {TFGUARD} -- {APPLY}
       - if: always()
-        run: {TFGUARD} release --wait 1m
+        run: {then}
 ",
-            work = project.work().display(),
-        );
-        std::fs::write(project.work().join("workflow.yml"), workflow).expect("a file can be written");
-        let args = ["push", "--workflows", "workflow.yml", "--platform", "host=-self-hosted", "--no-cache-server"];
-        let mut run = project.command(act).args(args);
-        // The steps have no other environment, not even the mark of the test's processes. A session's place is the runner's.
-        let environment: Vec<_> = run.command().get_envs().filter(|(name, _)| *name != "TFGUARD_DIR").collect();
-        let environment = environment.into_iter().filter_map(|(name, value)| Some((name.display(), value?.display())));
-        let environment: Vec<_> = environment.map(|(name, value)| format!("--env={name}={value}")).collect();
-        run = run.args(environment);
-        let run = run.start();
+        work = project.work().display(),
+    );
+    std::fs::write(project.work().join("workflow.yml"), workflow).expect("a file can be written");
+    let args = ["push", "--workflows", "workflow.yml", "--platform", "host=-self-hosted", "--no-cache-server"];
+    let mut run = project.command(act).args(args);
+    // The steps have no other environment, not even the mark of the test's processes. A session's place is the runner's.
+    let environment: Vec<_> = run.command().get_envs().filter(|(name, _)| *name != "TFGUARD_DIR").collect();
+    let environment = environment.into_iter().filter_map(|(name, value)| Some((name.display(), value?.display())));
+    let environment: Vec<_> = environment.map(|(name, value)| format!("--env={name}={value}")).collect();
+    run = run.args(environment);
+    run
+}
+
+fn project(kind: Kind) -> Project<'static> {
+    Project::new(Aws::shared(), kind).table().init(&Tools::get().any_terraform())
+}
+
+#[test]
+fn a_step_of_act() {
+    for (version, act) in Tools::get().programs(Product::Act) {
+        let project = project(Kind::Sleep);
+        let run = job(&project, &act, &format!("{TFGUARD} release --wait 1m")).start();
         run.wait_for_stdout("asleep", SOON);
         assert!(project.lock().is_some(), "{version}");
         run.signal(Signal::SIGINT);
@@ -38,6 +50,19 @@ jobs:
         let said = format!("{}{}", exit.out(), exit.err());
         assert_eq!(said.matches("Interrupt received.").count(), 1, "{version}: {exit}");
         assert!(said.contains("released by Terraform"), "{version}: {exit}");
+        project.guard().assert_no_process_left(SOON);
+        assert_eq!(project.lock(), None, "{version}: {exit}");
+    }
+}
+
+/// Guards against a file of outputs that act, unlike GitHub's own runner, does not take.
+#[test]
+fn a_successful_step_of_act_has_its_outputs() {
+    for (version, act) in Tools::get().programs(Product::Act) {
+        let project = project(Kind::Quick);
+        let then = r#"'echo "left is ${{ steps.apply.outputs.tfguard-lock-left }}, ${{ steps.apply.outputs.tfguard-outcome }}"'"#;
+        let exit = job(&project, &act, then).run().expect_code(0);
+        assert!(exit.out().contains("left is false, unlocked"), "{version}: {exit}");
         project.guard().assert_no_process_left(SOON);
         assert_eq!(project.lock(), None, "{version}: {exit}");
     }

@@ -37,7 +37,7 @@ pub fn outputs(summaries: &[Summary], delimiter: &str) -> String {
     while values.iter().any(|(_, value)| value.contains(&delimiter)) {
         delimiter.push('_');
     }
-    // Somebody's last line may lack its end; empty lines are passed over.
-    let lines = values.map(|(name, value)| format!("\n{name}<<{delimiter}\n{value}\n{delimiter}\n"));
+    // No empty line: act, and the runners that share its parser, refuse a file that has one.
+    let lines = values.map(|(name, value)| format!("{name}<<{delimiter}\n{value}\n{delimiter}\n"));
     lines.concat()
 }

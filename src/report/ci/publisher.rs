@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -109,8 +110,7 @@ impl Publisher {
                 let outputs = || github::outputs(summaries, &unguessable());
                 append("GITHUB_OUTPUT", output.as_deref(), outputs);
                 if let Some(section) = markdown::section(summaries) {
-                    // Somebody's last line may lack its end.
-                    append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n\n{section}"));
+                    append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n{section}"));
                 }
             }
             Language::Buildkite { agent, job } => {
@@ -130,8 +130,14 @@ fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
     let Some(path) = path else { return };
     let append = || -> io::Result<()> {
         // Never made, it is the CI's; never waited for.
-        let mut file = files::open(CWD, path.as_os_str(), OFlags::WRONLY | OFlags::APPEND)?;
-        file.write_all(text().as_bytes())
+        let mut file = files::open(CWD, path.as_os_str(), OFlags::RDWR | OFlags::APPEND)?;
+        // Somebody's last line may lack its end.
+        let mut last = [b'\n'];
+        if let Some(at) = file.metadata()?.len().checked_sub(1) {
+            file.read_exact_at(&mut last, at)?;
+        }
+        let separator = if last == *b"\n" { "" } else { "\n" };
+        file.write_all(format!("{separator}{}", text()).as_bytes())
     };
     if let Err(error) = append() {
         tracing::debug!("cannot write {} ({variable}): {error}", path.display());

@@ -260,7 +260,7 @@ proptest! {
     fn github_reads_four_outputs(accounts in proptest::collection::vec(account(), 1..3)) {
         let summaries: Vec<_> = accounts.iter().map(Summary::of).collect();
         // After a line of somebody else's without an end, and before one of theirs.
-        let text = format!("mine=1{}yours=2", github::outputs(&summaries, "tfguard_0"));
+        let text = format!("mine=1\n{}yours=2", github::outputs(&summaries, "tfguard_0"));
         let outputs = read_outputs(&text);
         let names: Vec<_> = outputs.iter().map(|(name, _)| name.as_str()).collect();
         let expected = ["mine", "tfguard-outcome", "tfguard-lock-left", "tfguard-lock-id", "tfguard-locks", "yours"];
