@@ -380,6 +380,17 @@ impl Account {
             || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.lock_left())
     }
 
+    /// Whether a later `tfguard release` can do something that this process could not: a lock that is known is left, or
+    /// something of the run may still be alive.
+    #[must_use]
+    pub fn can_be_tried_again(&self) -> bool {
+        let locks = self.locks.iter().map(|lock| &lock.outcome);
+        let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
+        !self.survivors.is_empty()
+            || outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
+            || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.can_be_tried_again())
+    }
+
     /// Whether a state needs a look.
     #[must_use]
     pub fn state_needs_a_look(&self) -> bool {

@@ -540,8 +540,14 @@ impl Found<'_> {
             release_again(&self.job(&journal), &mut journal, until).await;
         }
         self.tell(&journal.account, stdout, stderr, requests).await;
-        clean_up(&self.session, &journal.account, false);
-        Ok(left_behind(&journal.account))
+        let code = left_behind(&journal.account);
+        if journal.account.can_be_tried_again() {
+            clean_up(&self.session, &journal.account, false);
+        } else {
+            // It was told, by the run and once more here. To say it again would tell nothing.
+            self.session.remove();
+        }
+        Ok(code)
     }
 
     fn job(&self, journal: &Journal) -> Job {

@@ -54,6 +54,10 @@ impl Supervisor<'_> {
             if tree.terraforms().any(|terraform| !interrupted.contains(&terraform.id)) {
                 self.handle(Event::TerraformStarted);
             }
+            // One that was just starting may have had no process to wait for.
+            if !self.command_waits_for.iter().any(|process| process.is_alive()) {
+                self.interrupt_waiting_command();
+            }
         }
         let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
         if let Some(inner) = &mut self.inner {
