@@ -234,3 +234,43 @@ fn a_terraform_called_by_a_path_is_not_forgotten() {
         }
     }
 }
+
+/// A stand-in for Terragrunt 0.67, which the module proxy does not serve: it opens Terraform's log, as its logging library
+/// does, prefixes what its Terraforms say, and ends at the first SIGCHLD after a signal, whoever is still at work.
+const TERRAGRUNT_0_67: &str = r#"
+import os, signal, subprocess, sys, threading
+log = open(os.environ.get("TF_LOG_PATH") or os.devnull, "a")
+stopping = False
+def stop(number, frame):
+    global stopping
+    stopping = True
+def child(number, frame):
+    if stopping: os._exit(1)
+def copy(unit):
+    for line in unit.stdout: os.write(1, b"[unit] " + line)
+units = [subprocess.Popen(["terraform", *sys.argv[2:]], cwd=unit, stdout=subprocess.PIPE) for unit in sys.argv[1].split(":")]
+for number, handler in [(signal.SIGINT, stop), (signal.SIGTERM, stop), (signal.SIGCHLD, child)]: signal.signal(number, handler)
+for unit in units: threading.Thread(target=copy, args=[unit], daemon=True).start()
+while any(unit.poll() is None for unit in units): signal.pause()
+"#;
+
+/// Terraforms whose output has no reader any more keep their grace, and what they say is shown.
+#[test]
+fn a_terragrunt_that_drops_its_terraforms_leaves_no_lock() {
+    let projects = [table(Kind::Sleep), table(Kind::HangInApply)];
+    let [first, second] = &projects;
+    let units = format!("{}:{}", first.work().display(), second.work().display());
+    let python = Tools::get().python().to_owned();
+    let run = first.command(TFGUARD).args(["--grace", "5s", "--"]).arg(python).args(["-c", TERRAGRUNT_0_67, &units]);
+    let run = run.args(APPLY).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    second.wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    let said = format!("{}{}", exit.out(), exit.err());
+    assert_eq!(said.matches("Interrupt received.").count(), 2, "{exit}");
+    assert!(!said.contains("Two interrupts"), "{exit}");
+    assert_eq!(exit.err().matches("released by Terraform").count(), 1, "{exit}");
+    assert_eq!(exit.err().matches("left by Terraform, deleted by tfguard").count(), 1, "{exit}");
+    projects.iter().for_each(assert_clean);
+}
