@@ -231,3 +231,44 @@ fn a_cancelled_queue_leaves_no_lock() {
         }
     }
 }
+
+/// Everything is dead, and the directory that Terraform ran in is gone: what is printed then needs neither.
+#[test]
+fn a_lock_whose_cache_is_gone_is_named_with_its_whole_place() {
+    for (version, terragrunt) in terragrunts() {
+        let project = unit(Kind::HangInApply);
+        let run = above(&project, &terragrunt).start();
+        project.wait_for_hang(SOON);
+        let outer = outer_journal(&project);
+        // Beside that of `init`.
+        let inner = || {
+            let below = std::fs::read_dir(session(&project).join("inner")).unwrap().flatten();
+            let journals = below.filter_map(|entry| std::fs::read(entry.path().join("journal.json")).ok());
+            let mut journals = journals.filter_map(|text| serde_json::from_slice::<Value>(&text).ok());
+            journals.find(|journal| journal["account"]["locks"][0]["places"][0].is_object())
+        };
+        let began = std::time::Instant::now();
+        let inner = loop {
+            match inner() {
+                Some(inner) => break inner,
+                None => assert!(began.elapsed() < SOON, "{version}: no lock is known"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        for journal in [&outer, &inner] {
+            kill(pid_of(&journal["supervisor"]));
+            kill(pid_of(&journal["front"]));
+            kill(pid_of(&journal["child"]["id"]));
+        }
+        drop(run);
+        std::fs::remove_dir_all(project.work().join(".terragrunt-cache")).unwrap();
+        std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
+        let exit = project.command(TFGUARD).arg("release").run().expect_code(120);
+        assert!(project.lock().is_some(), "{version}: {exit}");
+        let id = inner["account"]["locks"][0]["id"].as_str().unwrap();
+        let command = format!("run: tfguard unlock {id} --bucket {} --key ", project.bucket());
+        assert!(exit.err().contains(&command), "{version}: {exit}");
+        assert!(exit.err().contains(&format!("--table {}", project.table_name())), "{version}: {exit}");
+        project.guard().assert_no_process_left(SOON);
+    }
+}
