@@ -54,6 +54,13 @@ pub enum OtherOutcome {
 }
 
 impl OtherLock {
+    /// A lock of which nobody knows whether it is there, nor where it would be, of a run that did not simply succeed.
+    #[must_use]
+    pub fn unknown(why: String) -> Self {
+        let outcome = OtherOutcome::Unknown { why, unclean: true };
+        Self { backend: "unknown".to_owned(), holder: None, outcome, command: None, terraform: None }
+    }
+
     /// Whether somebody has to do something about it.
     #[must_use]
     pub fn is_left(&self) -> bool {

@@ -280,8 +280,8 @@ fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
         if journal.front.is_some_and(ProcessId::is_alive) {
             continue;
         }
-        let spools = [Spool::stdout(&inner), Spool::stderr(&inner)];
-        let rest: String = spools.into_iter().filter_map(|spool| spool?.rest(MOST_OF_A_REST)).collect();
+        let (out, err) = spools(&inner);
+        let rest: String = out.into_iter().chain(err).filter_map(|spool| spool.rest(MOST_OF_A_REST)).collect();
         if !rest.trim().is_empty() {
             let (program, directory) = (&journal.account.program, journal.account.directory.display());
             stderr.sayer().say(format!("tfguard: {program} in {directory} went on to say:\n{}\n", rest.trim_end()));

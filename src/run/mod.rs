@@ -47,7 +47,6 @@ use crate::observe::Phase;
 use crate::report::Account;
 use crate::report::ci::Summary;
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
-use spool::Spool;
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -127,17 +126,17 @@ pub use front::supervise;
 fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
     // A supervisor that takes over counts from the same beginning.
     let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
+    let directory = std::env::current_dir().unwrap_or_default();
     Job {
         command: plan.command.clone(),
-        directory: std::env::current_dir().unwrap_or_default(),
         env: plan.env.clone(),
         inherited: plan.inherited.clone(),
-        outer: plan.outer.clone(),
         session,
         terms: plan.terms.as_decided(account),
         on_death: plan.on_death,
         unconditional: plan.unconditional,
-        flavour: flavour(&plan.command, &std::env::current_dir().unwrap_or_default(), &plan.env),
+        flavour: flavour(&plan.command, &directory, &plan.env),
+        directory,
         evidence: plan.evidence,
         annotate: plan.annotate,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
@@ -246,8 +245,8 @@ pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serializ
 
 /// Whether all that the child said was passed on.
 fn is_passed_on(session: &SessionDir) -> bool {
-    let spools = [Spool::stdout(session), Spool::stderr(session)];
-    spools.into_iter().flatten().all(|spool| spool.is_passed_on())
+    let (stdout, stderr) = front::spools(session);
+    stdout.into_iter().chain(stderr).all(|spool| spool.is_passed_on())
 }
 
 /// Removes the session, or what of it may hold secrets where a lock is left and somebody will want the journal.
@@ -255,9 +254,9 @@ fn is_passed_on(session: &SessionDir) -> bool {
 fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
     for inner in session.inner() {
         // One that is not over is its own guard's.
-        let over = Journal::read(&inner).is_ok_and(|journal| journal.account.ended.is_some());
+        let over = is_accounted_for(&inner) && inner.is_claimed() != Some(true);
         let account = account.terraforms.iter().find(|account| *account.session == *inner.name());
-        if let Some(account) = account.filter(|_| over && inner.is_claimed() != Some(true)) {
+        if let Some(account) = account.filter(|_| over) {
             clean_up(&inner, account, false);
         }
     }

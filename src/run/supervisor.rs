@@ -59,8 +59,6 @@ pub struct Job {
     pub env: Environment,
     /// What the guards below this one are told, as variables.
     pub inherited: Vec<(OsString, OsString)>,
-    /// The session of the guard around this one.
-    pub outer: Option<SessionDir>,
     /// Its session.
     pub session: SessionDir,
     /// The machine's times.
@@ -129,7 +127,6 @@ impl Job {
             directory: journal.account.directory.clone(),
             env: self.env.clone(),
             inherited: Vec::new(),
-            outer: None,
             session: session.clone(),
             terms: Terms { deadline: None, patience: patience_for(&journal.account.program), ..self.terms },
             on_death: journal.on_death.map_or(self.on_death, |told| told.and(self.on_death)),

@@ -9,7 +9,7 @@ use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Stage, Verdict};
 use crate::other::Permission;
-use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome};
+use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock};
 use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
 use crate::run::release::IN_FLIGHT;
@@ -227,24 +227,12 @@ impl Supervisor<'_> {
                 any = true;
             }
             if !any {
-                below.other_locks.push(OtherLock {
-                    backend: "unknown".to_owned(),
-                    holder: None,
-                    outcome: OtherOutcome::Unknown { why, unclean: true },
-                    command: None,
-                    terraform: None,
-                });
+                below.other_locks.push(OtherLock::unknown(why));
             }
         }
         for (session, why) in inner.unreadable() {
             account.survivors.push(format!("the tfguard of session {session}"));
-            account.other_locks.push(OtherLock {
-                backend: "unknown".to_owned(),
-                holder: None,
-                outcome: OtherOutcome::Unknown { why, unclean: true },
-                command: None,
-                terraform: None,
-            });
+            account.other_locks.push(OtherLock::unknown(why));
         }
     }
 
