@@ -97,10 +97,13 @@ fn every_option_and_variable_of_the_documents_is_there() {
     // Other programs', and what all programs have.
     known.extend(
         ["--all", "--collector", "--example", "--tf-path", "--path", "--release", "--stop-timeout", "--help"]
+            .into_iter()
+            .chain(["--ignored", "--locked", "--test"])
             .map(str::to_owned),
     );
     // Of tfguard itself, of what it writes, of the templates, of the tests.
-    known.extend(["DIR", "SESSION", "TERRAFORM", "TEST_TOOLS", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
+    known.extend(["DIR", "SESSION", "TERRAFORM", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
+    known.extend(["MATRIX", "PROVIDERS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
     known.extend(["OUTCOME", "LOCK_LEFT", "LOCK_ID", "LOCK_IDS"].map(|name| format!("TFGUARD_RESULT_{name}")));
     known.extend(["URL", "SHA256", "DIR"].map(|name| format!("TFGUARD_INSTALL_{name}")));
     let mut texts: Vec<_> = documents().iter().map(text).collect();

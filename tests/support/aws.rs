@@ -1,4 +1,4 @@
-//! An AWS API on loopback: moto with DynamoDB, S3 and STS.
+//! An AWS API on loopback: moto with DynamoDB, S3 and STS, or what else serves one of them.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -23,13 +23,15 @@ const SERVER: &str = include_str!("templates/moto_serve.py");
 /// An item of a DynamoDB table.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// One moto process and clients for it. It ends when this is dropped, and also when this process ends in any way.
+/// One process that serves an AWS API, moto unless said otherwise, and clients for it. It ends when this is dropped; moto also
+/// when this process ends in any way.
 ///
 /// Everything blocks, so it is not for use inside an async runtime. What AWS refuses panics: a test has to arrange
 /// things that work, and to look at what is there.
 pub struct Aws {
     url: String,
-    // Holds the server's stdin, whose end is the server's.
+    dynamodb_url: String,
+    // Holds the server's stdin, whose end is moto's.
     server: Child,
     runtime: tokio::runtime::Runtime,
     dynamodb: aws_sdk_dynamodb::Client,
@@ -61,29 +63,22 @@ impl Aws {
     /// Starts a server and waits until it listens.
     pub fn start() -> Self {
         let [python, args @ ..] = Self::server();
-        let mut server = Command::new(python)
-            .args(args)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("moto can be started");
-        let mut port = String::new();
-        let stdout = server.stdout.take().expect("it is a pipe");
-        BufReader::new(stdout).read_line(&mut port).expect("moto's output can be read");
-        assert!(!port.is_empty(), "moto did not start; its reason is above");
-        let url = format!("http://127.0.0.1:{}", port.trim());
+        let (server, url) = listening(Command::new(python).args(args).env_clear());
+        Self::at(server, &url, &url)
+    }
 
-        let (dynamodb, s3) = (Self::dynamodb_at(&url), Self::s3_at(&url));
+    /// The stores that a process serves.
+    pub fn at(server: Child, s3_url: &str, dynamodb_url: &str) -> Self {
         Self {
-            url,
+            url: s3_url.to_owned(),
+            dynamodb_url: dynamodb_url.to_owned(),
             server,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime can be built"),
-            dynamodb,
-            s3,
+            dynamodb: Self::dynamodb_at(dynamodb_url),
+            s3: Self::s3_at(s3_url),
         }
     }
 
@@ -117,9 +112,14 @@ impl Aws {
         aws_sdk_s3::Client::from_conf(config.build())
     }
 
-    /// `http://127.0.0.1:port`
+    /// Where S3 and STS are: `http://127.0.0.1:port`
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where DynamoDB is, the same unless somebody else plays it.
+    pub fn dynamodb_url(&self) -> &str {
+        &self.dynamodb_url
     }
 
     pub fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
@@ -264,6 +264,17 @@ impl Drop for Aws {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// Starts a server that prints the port on which it listens, and serves until its stdin ends; it, and its address.
+pub fn listening(command: &mut Command) -> (Child, String) {
+    let server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut server = server.unwrap_or_else(|error| panic!("cannot start {}: {error}", command.get_program().display()));
+    let mut port = String::new();
+    let stdout = server.stdout.take().expect("it is a pipe");
+    BufReader::new(stdout).read_line(&mut port).expect("its output can be read");
+    assert!(!port.is_empty(), "{} did not start; its reason is above", command.get_program().display());
+    (server, format!("http://127.0.0.1:{}", port.trim()))
 }
 
 fn credentials() -> Credentials {

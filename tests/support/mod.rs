@@ -29,7 +29,7 @@ mod state_server;
 mod tools;
 mod watched;
 
-pub use aws::Aws;
+pub use aws::{Aws, listening};
 pub use black_hole::BlackHole;
 pub use gcs_server::GcsServer;
 pub use guard::{Guard, kill, pid_of};
@@ -42,4 +42,4 @@ pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
 pub use run::{Exit, Run, Running, Stdin};
 pub use server::{Reply, Server};
 pub use state_server::{Flavour, StateServer};
-pub use tools::Tools;
+pub use tools::{Tools, terraform_on_path};

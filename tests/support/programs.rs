@@ -1,5 +1,6 @@
-//! Real OpenTofu, Terraform 1.5, Terragrunt and act, built once on this machine by `go` from pinned modules of the Go module
-//! proxy, with the user's own settings and caches of `go`.
+//! Real OpenTofu, Terraform up to 1.8, Terragrunt, act and versitygw, built once on this machine by `go` from pinned modules of
+//! the Go module proxy, with the user's own settings and caches of `go`. (From 1.9 on Terraform's module needs parts of its
+//! repository that are no modules of their own, so it cannot be built so.)
 //!
 //! `TFGUARD_TEST_TOOLS` says which of them the tests use: `ci` (the default), `all` or `none`. A build takes minutes.
 
@@ -20,6 +21,7 @@ pub enum Product {
     Terraform,
     Terragrunt,
     Act,
+    Versitygw,
 }
 
 /// A version that can be built.
@@ -30,14 +32,19 @@ struct Pin {
     in_ci: bool,
 }
 
-const PINS: [Pin; 7] = [
+const PINS: [Pin; 12] = [
     Pin { product: Product::OpenTofu, version: "1.6.3", in_ci: false },
     Pin { product: Product::OpenTofu, version: "1.8.11", in_ci: true },
     Pin { product: Product::OpenTofu, version: "1.10.10", in_ci: false },
     Pin { product: Product::OpenTofu, version: "1.12.6", in_ci: true },
+    Pin { product: Product::Terraform, version: "0.12.29", in_ci: false },
     Pin { product: Product::Terraform, version: "1.5.7", in_ci: true },
+    Pin { product: Product::Terraform, version: "1.6.6", in_ci: false },
+    Pin { product: Product::Terraform, version: "1.7.5", in_ci: false },
+    Pin { product: Product::Terraform, version: "1.8.5", in_ci: false },
     Pin { product: Product::Terragrunt, version: "1.1.3", in_ci: true },
     Pin { product: Product::Act, version: "0.2.89", in_ci: true },
+    Pin { product: Product::Versitygw, version: "1.8.0", in_ci: false },
 ];
 
 impl Product {
@@ -48,6 +55,7 @@ impl Product {
             Self::Terraform => "terraform",
             Self::Terragrunt => "terragrunt",
             Self::Act => "act",
+            Self::Versitygw => "versitygw",
         }
     }
 
@@ -57,11 +65,16 @@ impl Product {
             Self::Terraform => "github.com/hashicorp/terraform",
             Self::Terragrunt => "github.com/gruntwork-io/terragrunt",
             Self::Act => "github.com/nektos/act",
+            Self::Versitygw => "github.com/versity/versitygw",
         }
     }
 
     fn package(self) -> String {
-        let below = if self == Self::OpenTofu { "/cmd/tofu" } else { "" };
+        let below = match self {
+            Self::OpenTofu => "/cmd/tofu",
+            Self::Versitygw => "/cmd/versitygw",
+            Self::Terraform | Self::Terragrunt | Self::Act => "",
+        };
         format!("{}{below}", self.module())
     }
 
@@ -69,8 +82,11 @@ impl Product {
     fn version_flags(self, version: &str) -> String {
         match self {
             Self::OpenTofu => format!("-X {}/version.dev=no", self.module()),
+            Self::Terraform if version >= "1.6" => format!("-X {}/version.dev=no", self.module()),
+            // It is in their source.
             Self::Terraform | Self::Act => String::new(),
             Self::Terragrunt => format!("-X {}/internal/version.Version={version}", self.module()),
+            Self::Versitygw => format!("-X main.Version={version}"),
         }
     }
 }
@@ -82,6 +98,7 @@ impl fmt::Display for Product {
             Self::Terraform => "Terraform",
             Self::Terragrunt => "Terragrunt",
             Self::Act => "act",
+            Self::Versitygw => "versitygw",
         })
     }
 }

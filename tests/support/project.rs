@@ -44,6 +44,7 @@ pub struct Project<'a> {
     key: String,
     workspace: Option<String>,
     endpoint: String,
+    dynamodb_endpoint: String,
     backend: String,
     old_names: bool,
 }
@@ -70,6 +71,7 @@ impl<'a> Project<'a> {
             key: "network/prod.tfstate".to_owned(),
             workspace: None,
             endpoint: aws.url().to_owned(),
+            dynamodb_endpoint: aws.dynamodb_url().to_owned(),
             backend: String::new(),
             old_names: false,
         }
@@ -108,6 +110,7 @@ impl<'a> Project<'a> {
     /// Where Terraform finds S3 and DynamoDB: a [`super::FaultProxy`] instead of moto itself.
     pub fn endpoint(mut self, url: &str) -> Self {
         self.endpoint = url.to_owned();
+        self.dynamodb_endpoint = url.to_owned();
         self
     }
 
@@ -139,7 +142,7 @@ impl<'a> Project<'a> {
     }
 
     fn backend_block(&self) -> String {
-        let Self { bucket, key, endpoint, backend, .. } = self;
+        let Self { bucket, key, endpoint, dynamodb_endpoint, backend, .. } = self;
         let table = self.table.as_ref().map(|table| format!("dynamodb_table = {table:?}")).unwrap_or_default();
         // Not even named where it is off: Terraform before 1.10 does not know it.
         let lockfile = if self.lockfile { "use_lockfile = true" } else { "" };
@@ -147,7 +150,7 @@ impl<'a> Project<'a> {
             format!(
                 "force_path_style = true
     endpoint = {endpoint:?}
-    dynamodb_endpoint = {endpoint:?}
+    dynamodb_endpoint = {dynamodb_endpoint:?}
     sts_endpoint = {endpoint:?}"
             )
         } else {
@@ -156,7 +159,7 @@ impl<'a> Project<'a> {
     skip_requesting_account_id = true
     endpoints = {{
       s3 = {endpoint:?}
-      dynamodb = {endpoint:?}
+      dynamodb = {dynamodb_endpoint:?}
       sts = {endpoint:?}
     }}"
             )

@@ -112,7 +112,8 @@ impl Tools {
     pub fn any_terraform(&self) -> PathBuf {
         self.any
             .get_or_init(|| {
-                terraform_on_path().or_else(|| self.terraform("1.11.4")).expect(
+                let on_path = terraform_on_path().map(|(_, program)| program);
+                on_path.or_else(|| self.terraform("1.11.4")).expect(
                     "no Terraform 1.10 or later on PATH, and none can be made (the reason is above): install one",
                 )
             })
@@ -238,8 +239,8 @@ os.unlink(wheel)";
     }
 }
 
-/// The Terraform on `PATH`, if it is a program and not a script that wraps one, and of version 1.10 or later.
-fn terraform_on_path() -> Option<PathBuf> {
+/// The Terraform on `PATH` and its version, if it is a program and not a script that wraps one, and of version 1.10 or later.
+pub fn terraform_on_path() -> Option<(String, PathBuf)> {
     let path =
         std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join("terraform")).find(|f| f.is_file())?;
     let mut magic = [0; 4];
@@ -247,7 +248,7 @@ fn terraform_on_path() -> Option<PathBuf> {
     let version = version_of(Command::new(&path)).ok()?;
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     let recent = (numbers.next()?, numbers.next()?) >= (1, 10);
-    (magic == *b"\x7fELF" && recent).then_some(path)
+    (magic == *b"\x7fELF" && recent).then_some((version, path))
 }
 
 /// What `terraform version` says, without the `v`.

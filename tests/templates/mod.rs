@@ -7,7 +7,7 @@ mod install;
 mod promises;
 mod read;
 mod syntax;
-mod tools;
+pub mod tools;
 
 use std::time::Duration;
 

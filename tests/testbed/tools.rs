@@ -39,7 +39,7 @@ fn a_tool_is_made_once_also_after_an_attempt_that_was_killed() {
 /// Guards against one that only runs where it was built, or that tells the version of a development build.
 #[test]
 fn every_program_that_is_built_tells_its_version() {
-    for product in [Product::OpenTofu, Product::Terraform, Product::Terragrunt, Product::Act] {
+    for product in [Product::OpenTofu, Product::Terraform, Product::Terragrunt, Product::Act, Product::Versitygw] {
         for (version, program) in Tools::get().programs(product) {
             let run = Run::new(&program, &Guard::new()).arg("--version");
             let said = run.envs([("HOME", "/nonexistent"), ("CHECKPOINT_DISABLE", "1")]).run().expect_code(0).out();

@@ -116,6 +116,11 @@ impl Gate {
             .unwrap_or_else(|| panic!("{} of {count} requests came within {timeout:?}", *self.arrived.get()));
     }
 
+    /// Whether a request has come here, or comes within `timeout`.
+    pub fn is_reached_within(&self, timeout: Duration) -> bool {
+        self.arrived.wait(timeout, |arrived| (*arrived > 0).then_some(())).is_some()
+    }
+
     /// Lets all go on, also those that come later.
     pub fn release(&self) {
         self.open.send_replace(true);
