@@ -126,12 +126,17 @@ fn killed_over_its_lock(case: &Case, project: &Project, proxy: &FaultProxy, comm
     if case.lockfile {
         proxy.rule(Match::http("DELETE", ".tflock").nth(1), [gate.hold()]);
     }
+    let before = proxy.seen().len();
     let run = project.tfguard(TFGUARD, [""; 0], command.split(' '));
     let run = if workspace == "default" { run } else { run.env("TF_WORKSPACE", workspace) };
     let run = run.stdin(Stdin::Bytes(b"1\n".to_vec())).start();
     while !gate.is_reached_within(Duration::from_millis(100)) {
         if run.has_ended() {
-            panic!("not tried: ended without giving a lock back\n{}", run.wait(SOON));
+            let exit = run.wait(SOON).expect_code(0);
+            let lock = [Match::dynamodb("PutItem").body("attribute_not_exists"), Match::http("PUT", ".tflock")];
+            let asked = proxy.seen().split_off(before).iter().any(|seen| lock.iter().any(|lock| lock.fits(seen)));
+            assert!(!asked, "not tried: it took a lock, and did not give it back\n{exit}");
+            return "takes no lock".to_owned();
         }
     }
     let held = case.locks(project);

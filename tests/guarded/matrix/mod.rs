@@ -48,7 +48,7 @@ struct Column {
 }
 
 #[test]
-#[ignore = "the whole matrix takes most of an hour; see docs/compatibility.md"]
+#[ignore = "the whole matrix takes half an hour; see docs/compatibility.md"]
 fn matrix() {
     let only = std::env::var("TFGUARD_TEST_MATRIX").ok().filter(|only| !only.is_empty());
     let stores = Store::all();

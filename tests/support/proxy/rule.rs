@@ -55,7 +55,7 @@ impl Match {
         self
     }
 
-    pub(super) fn fits(&self, seen: &Seen) -> bool {
+    pub fn fits(&self, seen: &Seen) -> bool {
         self.method.as_ref().is_none_or(|method| *method == seen.method)
             && self.path.as_ref().is_none_or(|part| seen.path.contains(part.as_str()))
             && self.target.as_ref().is_none_or(|operation| seen.operation() == Some(operation))
