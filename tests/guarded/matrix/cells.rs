@@ -159,6 +159,13 @@ pub fn foreign_before(case: &Case) -> String {
 
 /// Somebody unlocked by force and took the lock while ours was alive, on this very machine: all but the ID is as in ours.
 pub fn foreign_swapped_in(case: &Case) -> String {
+    let (exit, foreign) = swapped_in(case);
+    assert!(exit.err().contains(&foreign.id), "stays, but its holder isn't named\n{exit}");
+    if case.is_logged() { "stays, holder named" } else { "stays, named (120)" }.to_owned()
+}
+
+/// How such a run ends, and the lock that stays.
+pub fn swapped_in(case: &Case) -> (Exit, LockInfo) {
     let project = case.project(Kind::Sleep).init(&case.program);
     let run = case.asleep(&project, &[]);
     let own = case.lock(&project).expect("it is locked");
@@ -169,9 +176,9 @@ pub fn foreign_swapped_in(case: &Case) -> String {
     assert_eq!(case.lock(&project).as_ref(), Some(&foreign), "the foreign lock is gone\n{exit}");
     assert!(!exit.err().contains("deleted by tfguard"), "said to be deleted\n{exit}");
     // Where nothing is logged, it may well be the run's own.
-    let exit = exit.expect_code(if case.is_logged() { 137 } else { 120 });
-    assert!(exit.err().contains(&foreign.id), "stays, but its holder isn't named\n{exit}");
-    if case.is_logged() { "stays, holder named" } else { "stays, named (120)" }.to_owned()
+    let code = if case.is_logged() { 137 } else { 120 };
+    assert!(exit.code == Some(code), "stays, but exit code {:?}\n{exit}", exit.code);
+    (exit, foreign)
 }
 
 /// The lock is taken by a program below a script that changes its directory; the program is killed.

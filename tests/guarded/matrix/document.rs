@@ -32,7 +32,7 @@ nothing ran against AWS.
 | everything killed, then `release` | Both processes of tfguard and the program get SIGKILL; the cleanup step comes. | As in the first column. |
 | foreign lock before | Another machine has the lock; then a living run of the same user and machine, by which one run is refused and another, which waits, is killed. | The lock stays, its holder is named, and the exit code is the program's own. |
 | foreign lock swapped in | Another lock, of the same user and machine, takes the place of the run's own; the program is killed. | The lock stays, and its holder is named; with exit code 120 where no log tells the two apart. |
-| below a script | `tfguard -- bash -c 'cd …; terraform apply; exit 3'`; the program is killed. | As in the first column; the exit code is the script's. |
+| below a script | A shell script changes its directory and calls the program by its name; the program is killed. | As in the first column; the exit code is the script's. |
 | plan file | `apply tfplan`, of OpenTofu from 1.7 on an encrypted one, too; the program is killed. | As in the first column. |
 | both programs on `PATH` | `terraform` and `tofu` are there, one is called by its name, and killed; then OpenTofu by the name `terraform`. | As in the first column; the advice names the right program. |
 | every command that locks | Each gets SIGKILL just before it gives its lock back: `plan`, `apply`, `refresh`, `console`, `taint`, `untaint`, `state mv`, `state replace-provider`, `state push`, `state rm`, `import`, `workspace new`, `workspace delete`, `destroy`, `plan` in a new workspace, `init -migrate-state` to a file, from a file and to another key. | As in the first column. Of a migration the new place's lock may be left, with a word and exit code 120. |
