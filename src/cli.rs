@@ -54,7 +54,7 @@ pub struct Cli {
     #[arg(long, env = "TFGUARD_DETACH")]
     pub detach: bool,
 
-    /// Do not stop when the process that started tfguard ends
+    /// Do not stop when a process that waits for tfguard ends: the one that started it, or in a CI one above that
     #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
     pub outlive_parent: bool,
 

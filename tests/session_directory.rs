@@ -537,11 +537,6 @@ fn a_link_in_a_session_is_not_followed() {
     stage.guard.assert_no_process_left(SOON);
 }
 
-/// Says it where it is seen: not by a macro, whose words the harness keeps to itself where a test passes.
-fn skipped(what: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("SKIPPED {what}\n").as_bytes());
-}
-
 /// Guards against silence over a lock, where a script cleans the checkout that the sessions are in (`git clean -ffdx`).
 #[test]
 fn a_session_that_is_removed_meanwhile_is_told_of() {

@@ -1,12 +1,14 @@
 //! What tfguard knows of the CI system it runs in: which one it is, what it leaves a cancelled job, when its time is up.
 //! What it prints for it is in [`crate::report`].
 
+mod ancestry;
 mod container;
 mod grace;
 mod origin;
 mod provider;
 mod time_limit;
 
+pub use ancestry::{Ancestor, Chain};
 pub use container::is_in_container_of_a_job;
 pub use grace::{Surroundings, Term, UNHURRIED, cleanup_grace, grace};
 pub use origin::Origin;

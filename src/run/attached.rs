@@ -24,23 +24,20 @@ use crate::session::{Journal, ProcessId, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    let parent = requests::parent();
     let session = super::new_session(plan)?;
     crate::say::mute(plan.is_muted());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
-    let ended = runtime.block_on(supervised(plan, &session, parent));
+    let ended = runtime.block_on(supervised(plan, &session));
     if ended.is_err() {
         session.remove();
     }
     ended
 }
 
-async fn supervised(plan: &Plan, session: &SessionDir, parent: Option<ProcessId>) -> Result<u8, Failure> {
+async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    if let Some(parent) = parent.filter(|_| plan.watch_parent) {
-        requests::from_parent(to_us.clone(), parent);
-    }
+    requests::from_waiting(to_us.clone(), plan.waiting.clone());
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let account = new_account(plan, session);

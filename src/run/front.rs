@@ -39,10 +39,8 @@ const STALLED: Duration = Duration::from_secs(1);
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    // Asked first: it may end while the session is made.
-    let parent = requests::parent();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
-    let ended = runtime.block_on(front(plan, parent));
+    let ended = runtime.block_on(front(plan));
     // What still waits in a thread (a stalled reader) is not waited for.
     runtime.shutdown_background();
     ended
@@ -104,16 +102,14 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
     Ok(())
 }
 
-async fn front(plan: &Plan, parent: Option<ProcessId>) -> Result<u8, Failure> {
+async fn front(plan: &Plan) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     // First, so that from here on no signal kills this process.
     requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
     let session = &super::new_session(plan)?;
     crate::say::mute(plan.is_muted());
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
-    if let Some(parent) = parent.filter(|_| plan.watch_parent) {
-        requests::from_parent(to_us.clone(), parent);
-    }
+    requests::from_waiting(to_us.clone(), plan.waiting.clone());
     reap_as_init().map_err(Failure::Start)?;
     let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
 

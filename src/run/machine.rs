@@ -37,7 +37,8 @@ pub enum StopRequest {
     },
     /// The front is gone: its control socket closed.
     FrontDied,
-    /// The process that started tfguard is gone (`run: tfguard …` without `exec` on GitHub Actions).
+    /// A process that waited for tfguard is gone: its parent (`run: tfguard …` without `exec` on GitHub Actions), or one
+    /// above that (the shell below the `su` of GitLab's shell executor).
     ParentDied,
     /// The cleanup step of the job, `tfguard release`, asks.
     Release,
@@ -63,7 +64,7 @@ impl std::fmt::Display for StopRequest {
             Self::Signal { name, from_pid: Some(pid), .. } => write!(f, "{name} from process {pid}"),
             Self::Signal { name, .. } => f.write_str(name),
             Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
-            Self::ParentDied => f.write_str("the process that started tfguard ended"),
+            Self::ParentDied => f.write_str("a process that waited for tfguard ended"),
             Self::Release => f.write_str("tfguard release"),
             Self::Outer { .. } => f.write_str("the tfguard around this one"),
             Self::ChildDied => f.write_str("the command died, and a Terraform that it had started is still at work"),

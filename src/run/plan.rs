@@ -16,7 +16,7 @@ use crate::command;
 use crate::lock::UnconditionalDelete;
 use crate::report::Account;
 use crate::report::ci::Publisher;
-use crate::session::SessionDir;
+use crate::session::{ProcessId, SessionDir};
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
@@ -63,8 +63,8 @@ pub struct Plan {
     pub on_death: OnDeath,
     /// What becomes of a lockfile where the store keeps no conditions.
     pub unconditional: UnconditionalDelete,
-    /// Whether the end of the process that started tfguard is a request to stop.
-    pub watch_parent: bool,
+    /// Those whose end is a request to stop, because they wait for tfguard.
+    pub waiting: Vec<ProcessId>,
     /// Whether SIGHUP is a request to stop.
     pub heed_hangup: bool,
     /// Where the report goes.
@@ -103,6 +103,8 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(cli: &Cli) -> Result<Self, Forbidden> {
+        // Asked first: one of them may end meanwhile.
+        let chain = ci::Chain::look();
         let env = child::without_outer_log(std::env::vars_os().collect());
         let outer = env.get(OsStr::new(child::OUTER)).and_then(|path| SessionDir::open(Path::new(path)).ok());
         // One that nobody supervises is of a run that is over.
@@ -124,6 +126,8 @@ impl Plan {
         let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
+        // Who waits above a guard that is around this one is that one's to watch.
+        let waiting = chain.waiting(ci.is_some() && outer.is_none());
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
@@ -141,7 +145,7 @@ impl Plan {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,
                 WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
             },
-            watch_parent: !cli.outlive_parent && !nohup,
+            waiting: if cli.outlive_parent || nohup { Vec::new() } else { waiting },
             heed_hangup: !nohup,
             report: absolute(&cli.report),
             publisher: publisher(cli, ci.as_ref(), &env),

@@ -1,6 +1,7 @@
-//! Where requests to stop come from: signals, and the end of the process that started tfguard.
+//! Where requests to stop come from: signals, and the end of a process that waits for tfguard.
 
 use futures_util::StreamExt as _;
+use futures_util::future::select_all;
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
@@ -46,16 +47,13 @@ pub fn from_signals(
     Ok(())
 }
 
-/// The process that started this one; none where it cannot be seen (PID 1, another PID namespace).
-#[must_use]
-pub fn parent() -> Option<ProcessId> {
-    ProcessId::of(nix::unistd::getppid().as_raw()).filter(|parent| parent.pid > 1)
-}
-
-/// Requests a stop when `parent` ends.
-pub fn from_parent(to: UnboundedSender<StopRequest>, parent: ProcessId) {
+/// Requests a stop when one of those that wait for tfguard ([`crate::ci::Chain::waiting`]) ends.
+pub fn from_waiting(to: UnboundedSender<StopRequest>, waiting: Vec<ProcessId>) {
+    if waiting.is_empty() {
+        return;
+    }
     tokio::spawn(async move {
-        parent.gone().await;
+        select_all(waiting.into_iter().map(|process| Box::pin(process.gone()))).await;
         let _ = to.send(StopRequest::ParentDied);
     });
 }

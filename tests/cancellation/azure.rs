@@ -25,6 +25,6 @@ fn a_step() {
         ("no exec, SIGINT passed on, hangs", &|| case(Task::Forwards, lines, "4s", Work::Hangs, "parent-died")),
         // The task is dead and nobody reads any more what the script writes.
         ("exec, nothing passed on", &|| case(Task::Dies, exec, "5m", Work::Stops, "parent-died")),
-        ("no exec, nothing passed on, hangs", &|| case(Task::Dies, lines, "4s", Work::Hangs, "release")),
+        ("no exec, nothing passed on, hangs", &|| case(Task::Dies, lines, "4s", Work::Hangs, "parent-died")),
     ]);
 }

@@ -36,6 +36,32 @@ fn shell_executor() {
     ]);
 }
 
+/// `su` alone gets SIGTERM; the shell that waits for the script's own dies two seconds later. Guards against a Terraform
+/// that no cancel reached until somebody killed it.
+#[test]
+fn shell_executor_as_packages_install_it() {
+    if !GitLabUser::permitted(&[&Tools::get().any_terraform(), env!("CARGO_BIN_EXE_tfguard").as_ref()]) {
+        return skipped(
+            "GitLab's shell executor with --user: it needs root, util-linux' su, and programs that `daemon` may run",
+        );
+    }
+    let case = |script: &str, grace: &str, work| {
+        let project = project(work);
+        let job = Job::new(&project, script).cleanup(RELEASE).env("TFGUARD_GRACE", grace);
+        let ended = cancelled(&project, work, |job| GitLabUser.start(job), job);
+        assert_released(&project, work.end(), "parent-died", &ended.log());
+        assert_eq!(ended.cleanup[0].code, Some(0), "{}", ended.log());
+    };
+    let exec = &format!("exec tfguard -- {APPLY}");
+    let below = &format!("sh -c 'tfguard -- {APPLY}; echo done'");
+    all_at_once([
+        ("script", &|| case(&lines(), "5m", Work::Stops)),
+        ("script, hangs", &|| case(&lines(), "4s", Work::Hangs)),
+        ("exec", &|| case(exec, "5m", Work::Stops)),
+        ("below a script", &|| case(below, "5m", Work::Stops)),
+    ]);
+}
+
 /// Every process in the container gets SIGTERM, the highest pid first, Terraform before tfguard; then all are killed.
 #[test]
 fn docker_executor() {

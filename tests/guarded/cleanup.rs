@@ -473,11 +473,6 @@ fn where_it_may_not_look_or_sees_too_little_it_fails() {
     assert_clean(&project);
 }
 
-/// Says it, not by a macro, whose words the harness keeps to itself where a test passes.
-fn skipped(what: &str) {
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("SKIPPED: {what}\n").as_bytes());
-}
-
 /// A container, as far as it matters here: a PID namespace, in which a shell is PID 1, or what it becomes. In the script
 /// `"$@"` is tfguard.
 fn contained(project: &Project, script: &str) -> Option<Running> {

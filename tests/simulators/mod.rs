@@ -28,7 +28,7 @@ pub use buildkite::Buildkite;
 pub use container::Container;
 pub use docker::DockerStop;
 pub use github::{GitHub, Shell};
-pub use gitlab::{GitLabDocker, GitLabKubernetes, GitLabShell, GitLabSteps};
+pub use gitlab::{GitLabDocker, GitLabKubernetes, GitLabShell, GitLabSteps, GitLabUser};
 pub use jenkins::Jenkins;
 pub use job::{Ended, Job, Started};
 pub use systemd::Systemd;

@@ -29,10 +29,10 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "node",
         area: Signals,
-        right: "no Node program of the CI's that passes no signals on stands above tfguard",
-        wrong: "a Node program of the CI's stands above tfguard: a JavaScript action, and Azure's AzureCLI@2, die of a signal and pass none on",
+        right: "no Node program of the CI's that dies of a signal stands above tfguard",
+        wrong: "a Node program of the CI's stands above tfguard: a JavaScript action, and Azure's AzureCLI@2, die of a signal. tfguard stops by that, and what it says then is read by nobody",
         severity: Warning,
-        remedy: "start tfguard from a script step (`run:`, `bash:`), and get credentials in a step before it",
+        remedy: "start tfguard from a script step (`run:`, `bash:`), and get credentials in a step before it; a later step with `tfguard release` says what happened",
         answer: |facts| Answer::of(facts.provider.is_none() || !facts.chain.has_deaf_node(), ""),
     },
     Check {

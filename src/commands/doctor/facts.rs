@@ -8,8 +8,7 @@ use jiff::Timestamp;
 
 use super::aws::{Bucket, Identity, Table, is_absent};
 use super::permissions::Subject;
-use super::processes::Chain;
-use crate::ci::{self, Provider, Term};
+use crate::ci::{self, Chain, Provider, Term};
 use crate::command;
 use crate::commands::{State, TargetError};
 use crate::session::{DirectoryError, SessionDir};

@@ -11,7 +11,6 @@ mod finding;
 mod permissions;
 mod policy;
 mod probes;
-mod processes;
 mod run;
 
 pub use checks::CHECKS;

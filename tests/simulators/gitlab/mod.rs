@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use docker::GitLabDocker;
 pub use kubernetes::GitLabKubernetes;
-pub use shell::{GitLabShell, GitLabSteps};
+pub use shell::{GitLabShell, GitLabSteps, GitLabUser};
 
 use super::Job;
 

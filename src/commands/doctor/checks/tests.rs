@@ -1,11 +1,11 @@
 use super::*;
+use crate::ci::{Ancestor, Chain};
 use crate::ci::{Provider, Term};
 use crate::commands::TargetError;
 use crate::commands::doctor::aws::{Described, Identity};
 use crate::commands::doctor::facts::{Facts, Session};
 use crate::commands::doctor::finding::Severity;
 use crate::commands::doctor::permissions::Subject;
-use crate::commands::doctor::processes::{Chain, Process};
 use crate::commands::doctor::{aws, finding};
 use crate::lock::StoreError;
 use crate::session::DirectoryError;
@@ -36,7 +36,7 @@ fn good() -> Facts {
 }
 
 fn chain(top_down: &[&str]) -> Chain {
-    let process = |name: &&str| Process { pid: 9, parent: 8, name: (*name).to_owned(), arguments: Vec::new() };
+    let process = |name: &&str| Ancestor { pid: 9, name: (*name).to_owned(), ..Ancestor::default() };
     Chain(top_down.iter().rev().map(process).collect())
 }
 

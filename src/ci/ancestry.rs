@@ -2,16 +2,19 @@
 
 use procfs::process::{FDPermissions, FDTarget, Process as Proc, all_processes};
 
-use crate::ci::Provider;
+use super::Provider;
+use crate::session::ProcessId;
 
 /// A longer way up means that something is wrong with what was read.
 const HIGHEST: usize = 128;
 
-/// A process, as far as it matters here.
+/// This process or one above it, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Process {
+pub struct Ancestor {
     /// Its ID in this PID namespace.
     pub pid: i32,
+    /// Its start time in clock ticks after boot.
+    pub start_ticks: u64,
     /// Its parent; 0 for one that was put into this PID namespace from outside, and for the first.
     pub parent: i32,
     /// Its program's name, as the kernel has it (15 bytes at most).
@@ -20,15 +23,16 @@ pub struct Process {
     pub arguments: Vec<String>,
 }
 
-impl Process {
+impl Ancestor {
     fn read(pid: i32) -> Option<Self> {
         let process = Proc::new(pid).ok().filter(|_| pid > 0)?;
         let stat = process.stat().ok()?;
         let arguments = process.cmdline().unwrap_or_default();
-        Some(Self { pid, parent: stat.ppid, name: stat.comm, arguments })
+        Some(Self { pid, start_ticks: stat.starttime, parent: stat.ppid, name: stat.comm, arguments })
     }
 
-    /// Whether it is the part of a CI system that starts the steps of jobs.
+    /// Whether it is the part of a CI system that starts the steps of jobs. Jenkins' own shell, which has the cookie in
+    /// `jsc` (durable-task-plugin, `BourneShellScript.java`), is one: what started that one ends at once.
     fn is_agent(&self) -> bool {
         const NAMES: [&str; 9] = [
             "Runner.Worker",
@@ -43,7 +47,9 @@ impl Process {
         ];
         let is_jenkins =
             |word: &String| ["agent.jar", "remoting.jar", "jenkins.war"].iter().any(|jar| word.ends_with(jar));
-        NAMES.contains(&self.name.as_str()) || (self.name == "java" && self.arguments.iter().any(is_jenkins))
+        NAMES.contains(&self.name.as_str())
+            || (self.name == "java" && self.arguments.iter().any(is_jenkins))
+            || self.arguments.iter().any(|word| word.contains("jsc="))
     }
 
     /// Whether it is a shell: it waits for what it started, and passes no signal on.
@@ -66,26 +72,37 @@ impl Process {
 
 /// This process, its parent and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Chain(pub Vec<Process>);
+pub struct Chain(pub Vec<Ancestor>);
 
 impl Chain {
     /// As far up as can be seen.
     #[must_use]
     pub fn look() -> Self {
-        let own = Process::read(std::process::id().cast_signed());
-        Self(std::iter::successors(own, |process| Process::read(process.parent)).take(HIGHEST).collect())
+        let own = Ancestor::read(std::process::id().cast_signed());
+        Self(std::iter::successors(own, |process| Ancestor::read(process.parent)).take(HIGHEST).collect())
     }
 
     /// Those of the job: up to the CI's own. All that can be seen where the CI's cannot.
-    fn job(&self) -> &[Process] {
-        let end = self.0.iter().position(Process::is_agent).unwrap_or(self.0.len());
+    fn job(&self) -> &[Ancestor] {
+        let end = self.0.iter().position(Ancestor::is_agent).unwrap_or(self.0.len());
         &self.0[..end]
+    }
+
+    /// Those whose end is a request to stop: the parent, and in a job of a CI whoever waits above it, up to the CI's own.
+    /// What the init process started, or took over, is no part of the job: a daemon, or a shell that was left behind on
+    /// purpose. Outside a CI people detach things (tmux, a shell's background), so there it is the parent alone.
+    #[must_use]
+    pub fn waiting(&self, in_job: bool) -> Vec<ProcessId> {
+        let parent = self.0.iter().skip(1).take(1);
+        let above = self.job().iter().skip(2).filter(|process| in_job && process.parent != 1);
+        let waiting = parent.chain(above).filter(|process| process.pid > 1);
+        waiting.map(|process| ProcessId { pid: process.pid, start_ticks: process.start_ticks }).collect()
     }
 
     /// From the CI down to tfguard.
     #[must_use]
     pub fn shown(&self) -> String {
-        let shown = |process: &Process| format!("{} ({})", process.name, process.pid);
+        let shown = |process: &Ancestor| format!("{} ({})", process.name, process.pid);
         self.0.iter().rev().map(shown).collect::<Vec<_>>().join(" > ")
     }
 
@@ -94,15 +111,10 @@ impl Chain {
     pub fn lacks_exec(&self, provider: Option<Provider>) -> bool {
         let Some(parent) = self.0.get(1) else { return false };
         match provider {
-            // It signals its process group.
-            Some(Provider::Buildkite) => false,
-            // The same, except for the runner as packages install it: there `su` makes the shell below it the leader of
-            // a session, which alone hears of a cancel, and that one runs the script in a second one.
-            Some(Provider::Gitlab) => {
-                self.job().iter().position(|process| process.name == "su").is_some_and(|su| su > 2)
-            }
-            // Its own shell keeps the cookie in `jsc` (durable-task-plugin, `BourneShellScript.java`).
-            Some(Provider::Jenkins) => parent.is_shell() && !parent.arguments.iter().any(|word| word.contains("jsc=")),
+            // They signal the process group, except for GitLab's runner as packages install it: there `su` tells the shell
+            // below it alone, which dies of it two seconds later. `exec` changes nothing about that.
+            Some(Provider::Buildkite | Provider::Gitlab) => false,
+            Some(Provider::Jenkins) => parent.is_shell() && !parent.is_agent(),
             Some(_) if self.job().len() < self.0.len() => self.job().iter().skip(1).any(|process| !process.is_node()),
             Some(_) => parent.is_shell(),
             // A container's first process gets the stop.
@@ -150,7 +162,7 @@ mod tests {
         let process = |(pid, words): (i32, &&str)| {
             let arguments: Vec<_> = words.split(' ').map(str::to_owned).collect();
             let name = arguments[0].rsplit('/').next().unwrap().to_owned();
-            Process { pid, parent: pid - 1, name, arguments }
+            Ancestor { pid, start_ticks: 0, parent: pid - 1, name, arguments }
         };
         let mut chain: Vec<_> = (10..).zip(top_down).map(process).collect();
         chain.reverse();
@@ -172,7 +184,7 @@ mod tests {
             (Some(Azure), &["Agent.Worker", BASH_TASK, "/usr/bin/bash x", "tfguard"], true),
             (Some(Gitlab), &["gitlab-runner run", "bash -l", "bash -l", "tfguard"], false),
             (Some(Gitlab), &["gitlab-runner run", "su -s /bin/bash x", "bash -l", "tfguard"], false),
-            (Some(Gitlab), &["gitlab-runner run", "su -s /bin/bash x", "bash -l", "bash -l", "tfguard"], true),
+            (Some(Gitlab), &["gitlab-runner run", "su -s /bin/bash x", "bash -l", "bash -l", "tfguard"], false),
             (Some(Jenkins), &["java -jar remoting.jar", durable, "tfguard"], false),
             (Some(Jenkins), &["java -jar remoting.jar", durable, "sh -xe /w/script.sh", "tfguard"], true),
             (Some(Buildkite), &["buildkite-agent bootstrap", "sh -c x", "tfguard"], false),
@@ -186,6 +198,30 @@ mod tests {
         let mut first = chain(&["sh -c x", "tfguard"]);
         first.0[1].pid = 1;
         assert!(first.lacks_exec(None), "the first process of a container");
+    }
+
+    #[test]
+    fn whoever_waits_for_tfguard_is_watched_up_to_the_cis_own() {
+        let durable = "sh -c ({while:;}&jsc=durable-1;sh";
+        for (in_job, top_down, expected) in [
+            (true, &["systemd", "gitlab-runner run", "su -s /bin/bash x", "bash -l", "bash -l", "tfguard"][..], 3),
+            (true, &["Runner.Listener", "Runner.Worker", "tfguard"], 1),
+            (true, &["Agent.Worker", "node /_tasks/AzureCLI_46e/2.0/azureclitask.js", "bash x", "tfguard"], 2),
+            // What started Jenkins' own shell may be there for a moment still.
+            (true, &["java -jar remoting.jar", durable, durable, "sh -xe x.sh", "make", "tfguard"], 2),
+            (true, &["java -jar remoting.jar", durable, durable, "tfguard"], 1),
+            (true, &["unknown-agent", "sh x.sh", "make", "tfguard"], 3),
+            (false, &["tmux", "bash", "make", "tfguard"], 1),
+            (true, &["tfguard"], 0),
+        ] {
+            assert_eq!(chain(top_down).waiting(in_job).len(), expected, "{top_down:?}");
+        }
+        // The first process of a container, and what that one started, are no part of the job.
+        let mut container = chain(&["tini", "sh x.sh", "make", "tfguard"]);
+        for (pid, process) in (1..).zip(container.0.iter_mut().rev()) {
+            (process.pid, process.parent) = (pid, pid - 1);
+        }
+        assert_eq!(container.waiting(true).len(), 1);
     }
 
     #[test]
