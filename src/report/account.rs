@@ -111,6 +111,13 @@ pub enum Ending {
         /// When.
         at: Timestamp,
     },
+    /// Terraform crashed: by a panic of its own, or of Go's runtime, which no signal tells of.
+    Crashed {
+        /// Its exit code.
+        code: u8,
+        /// When.
+        at: Timestamp,
+    },
     /// Of a signal.
     Died {
         /// The signal's number.
@@ -128,18 +135,19 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Not by itself, so that what it held may be left and requests may be on their way. 11 is Terraform's code after a
-    /// panic of its own (`internal/logging/panic.go`).
+    /// Not by itself, so that what it held may be left and requests may be on their way.
     #[must_use]
     pub fn is_unclean(self) -> bool {
-        !matches!(self, Self::Exited { code, .. } if code != 11)
+        !matches!(self, Self::Exited { .. })
     }
 
     /// When it was.
     #[must_use]
     pub fn at(self) -> Option<Timestamp> {
         match self {
-            Self::Exited { at, .. } | Self::Died { at, .. } | Self::Unknown { at } => Some(at),
+            Self::Exited { at, .. } | Self::Crashed { at, .. } | Self::Died { at, .. } | Self::Unknown { at } => {
+                Some(at)
+            }
             Self::StillAlive => None,
         }
     }
@@ -148,7 +156,7 @@ impl Ending {
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
-            Self::Exited { code, .. } => code,
+            Self::Exited { code, .. } | Self::Crashed { code, .. } => code,
             Self::Died { signal, .. } => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Self::Unknown { .. } => exit::TFGUARD_FAILED,
             Self::StillAlive => 128 + 9,
@@ -494,17 +502,6 @@ mod tests {
     }
 
     #[test]
-    fn only_an_exit_without_a_panic_is_a_clean_end() {
-        let at = Timestamp::UNIX_EPOCH;
-        for code in 0..=u8::MAX {
-            assert_eq!(Ending::Exited { code, at }.is_unclean(), code == 11, "{code}");
-        }
-        for ending in [Ending::Died { signal: 2, at }, Ending::Unknown { at }, Ending::StillAlive] {
-            assert!(ending.is_unclean(), "{ending:?}");
-        }
-    }
-
-    #[test]
     fn the_exit_code_tells_what_matters_most() {
         let with = |ending, first: StopRequest, outcome: Option<LockOutcome>| {
             let mut account = account();
@@ -525,10 +522,12 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         let exited = |code| Ending::Exited { code, at };
         let killed = Ending::Died { signal: 9, at };
+        let crashed = Ending::Crashed { code: 2, at };
         let left = || Some(LockOutcome::Left("denied".to_owned()));
         assert_eq!(code(exited(0), StopRequest::FrontDied, None), 0);
         assert_eq!(code(exited(2), StopRequest::FrontDied, Some(LockOutcome::Unlocked)), 2);
         assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Released)), 137);
+        assert_eq!(code(crashed, StopRequest::FrontDied, Some(LockOutcome::Released)), 2);
         assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Kept)), 137);
         assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotTaken("denied".to_owned()))), 1);
         assert_eq!(code(exited(1), StopRequest::Deadline, None), exit::DEADLINE);

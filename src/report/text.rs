@@ -101,6 +101,10 @@ impl Account {
         let program = &self.program;
         let mut line = match self.ending {
             Some(Ending::Exited { code, .. }) => format!("{program} ended with exit code {code}"),
+            Some(Ending::Crashed { code: 2, .. }) => {
+                format!("{program} crashed (exit code 2, which is not \"changes present\" here)")
+            }
+            Some(Ending::Crashed { code, .. }) => format!("{program} crashed (exit code {code})"),
             Some(Ending::Died { signal: 9, .. }) if self.killed.is_some() => {
                 format!("{program} did not end in time and was killed")
             }

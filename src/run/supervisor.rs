@@ -336,10 +336,11 @@ impl<'a> Supervisor<'a> {
 
     fn child_ended(&mut self, ending: Ending) {
         self.annotator.stop();
+        self.read_log();
+        let ending = self.judged(ending);
         // What a dead supervisor wrote down before it is better known.
         self.journal.account.ending.get_or_insert(ending);
         self.write_journal();
-        self.read_log();
         let unclean = ending.is_unclean();
         let asked = self.machine.first_request().is_some();
         let left = self.holds_locks() || self.may_be_unlogged();

@@ -1,7 +1,7 @@
 //! Terraforms, fronts and supervisors that die.
 
 use super::*;
-use nix::sys::signal::Signal::*;
+use nix::sys::signal::Signal::{self, *};
 
 #[test]
 fn the_lock_of_a_killed_terraform_is_deleted_on_every_version() {
@@ -50,6 +50,45 @@ fn a_terraform_that_cannot_stop_is_killed_after_its_grace_on_every_version() {
         assert!(exit.err().contains("run `terraform plan`"), "{version}: {exit}");
         assert_clean(&project);
     }
+}
+
+/// Guards against a lock that is left, or a crash that is taken for "changes present": both end with exit code 2.
+#[test]
+fn what_gos_runtime_ends_is_a_crash_and_its_lock_is_deleted() {
+    let signal_child = |project: &Project, signal: Signal| {
+        let child = nix::unistd::Pid::from_raw(pid_of(&journal(project)["child"]["id"]));
+        nix::sys::signal::kill(child, signal).expect("it is alive");
+    };
+    let crashed = |project: &Project, run: Running, signal: Signal| {
+        signal_child(project, signal);
+        let exit = run.wait(SOON).expect_code(2);
+        assert!(
+            exit.err().contains("terraform crashed (exit code 2, which is not \"changes present\" here)"),
+            "{exit}"
+        );
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+        assert_clean(project);
+    };
+    // What a provisioner started lives on, in Terraform's group.
+    let project = table(Kind::Sleep);
+    crashed(&project, asleep(&project, &[]), SIGQUIT);
+    let project = table(Kind::HangInApply);
+    crashed(&project, hanging(&project, &[], &APPLY), SIGABRT);
+    let project = table(Kind::HangInPlan);
+    crashed(&project, hanging(&project, &[], &[&PLAN[..], &["-detailed-exitcode"]].concat()), SIGABRT);
+    // Only the log tells.
+    let project = table(Kind::HangInPlan);
+    let command = [&PLAN[..], &["-detailed-exitcode"]].concat();
+    let run = project.tfguard(TFGUARD, [""; 0], &command).env("GOTRACEBACK", "none").new_group().start();
+    project.wait_for_hang(SOON);
+    crashed(&project, run, SIGQUIT);
+    // Only the output tells.
+    let project = table(Kind::HangInPlan);
+    let run = hanging(&project, &[], &[&PLAN[..], &["-detailed-exitcode", "-lock=false"]].concat());
+    signal_child(&project, SIGQUIT);
+    let exit = run.wait(SOON).expect_code(2);
+    assert!(exit.err().contains("terraform crashed"), "{exit}");
+    project.guard().assert_no_process_left(SOON);
 }
 
 /// A lock that is released must be usable: the next run takes it and applies.

@@ -1,9 +1,11 @@
 //! What the supervisor does once the child is dead: reads the log to its end, releases, accounts for everything.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use memchr::memmem;
 
 use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
@@ -14,9 +16,46 @@ use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
 use crate::run::release::IN_FLIGHT;
 use crate::run::states;
-use crate::session::{Tree, is_log_held};
+use crate::session::{SessionFile, Tree, is_log_held};
+
+/// So much of the end of the output is looked at for what Go's runtime says of a crash.
+const LAST_WORDS: u64 = 64 * 1024;
 
 impl Supervisor<'_> {
+    /// How a Terraform ended, by more than its exit code. 11 is its own after a panic (`internal/logging/panic.go`). 2 is that
+    /// of Go's runtime, which ends it at a fatal error, SIGQUIT or SIGABRT, and also that of a plan with changes: it was a
+    /// crash if the log shows a lock that was not given back, or if the runtime wrote what its goroutines were doing.
+    pub(super) fn judged(&mut self, ending: Ending) -> Ending {
+        let Ending::Exited { code, at } = ending else { return ending };
+        let crashed = match code {
+            _ if self.inner.is_some() => false,
+            2 => {
+                let facts = self.observer.finish(Timestamp::now());
+                self.learn(facts);
+                let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false };
+                matches!(self.observer.verdict(orderly), Verdict::Left(_)) || self.has_dumped_goroutines()
+            }
+            code => code == 11,
+        };
+        if crashed { Ending::Crashed { code, at } } else { ending }
+    }
+
+    fn has_dumped_goroutines(&self) -> bool {
+        let tail = |file| -> io::Result<Vec<u8>> {
+            let file = self.job.session.open_file(file)?;
+            let length = file.metadata()?.len();
+            let mut tail = vec![0; length.min(LAST_WORDS) as usize];
+            file.read_exact_at(&mut tail, length.saturating_sub(LAST_WORDS))?;
+            Ok(tail)
+        };
+        let begins = b"\ngoroutine ";
+        let dumped = |text: Vec<u8>| {
+            let mut places = memmem::find_iter(&text, begins);
+            places.any(|at| text.get(at + begins.len()).is_some_and(u8::is_ascii_digit))
+        };
+        [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| tail(file).is_ok_and(dumped))
+    }
+
     pub(super) fn log_ended(&mut self) {
         let again = std::mem::replace(&mut self.log_is_read, true);
         self.watch.close();
@@ -37,7 +76,7 @@ impl Supervisor<'_> {
                 );
             }
         }
-        let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. }));
+        let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. } | Ending::Crashed { .. }));
         let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.is_suspected();
         self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned(), killed });
     }
