@@ -165,12 +165,12 @@ fn an_interrupt_shows_in_output_and_log() {
     for version in VERSIONS {
         assert_eq!(scan(version, "interrupted.stdout"), once, "{version}");
         let (_, facts) = observe(load(version, "interrupted.log"));
-        assert_eq!(facts.iter().filter(|fact| **fact == Fact::CoreStopped).count(), 1, "{version}");
+        assert_eq!(facts.iter().filter(|fact| **fact == (Fact::CoreStopped { alone: true })).count(), 1, "{version}");
         let (_, facts) = observe(load(version, "apply.log"));
-        assert!(!facts.contains(&Fact::CoreStopped));
+        assert!(!facts.contains(&Fact::CoreStopped { alone: true }));
         // As OpenTofu words it.
         let log = load(version, "interrupted.log").replace(" terraform: Stop", " tofu: Stop");
-        assert!(observe(log).1.contains(&Fact::CoreStopped));
+        assert!(observe(log).1.contains(&Fact::CoreStopped { alone: true }));
         assert_eq!(scan(version, "refused.stderr"), Interrupts::default());
     }
     assert_eq!(scan("1.11.4", "interrupted-json.stdout"), once);
@@ -186,7 +186,7 @@ fn a_lock_that_two_interrupts_leaked_is_left() {
         assert!(matches!(verdict, Verdict::Left(left) if left.len() == 1));
         assert_eq!(phases, [Phase::Planning]);
         // The plan inside an apply is not told to stop.
-        assert!(!observe(load("1.11.4", name)).1.contains(&Fact::CoreStopped));
+        assert!(!observe(load("1.11.4", name)).1.contains(&Fact::CoreStopped { alone: true }));
     }
 }
 

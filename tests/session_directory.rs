@@ -324,6 +324,21 @@ fn a_disk_that_is_full_or_fills_up_is_not_the_childs_trouble() {
     assert_eq!((codes.first(), codes.last()), (Some(&125), Some(&7)), "{codes:?}");
 }
 
+#[test]
+fn output_that_is_cut_off_by_a_limit_is_told_of_once() {
+    let stage = Stage::new();
+    let limited = |bytes: u32| {
+        let write = format!("head -c {bytes} /dev/zero; head -c 100 /dev/zero >&2; exit 7");
+        // In blocks of 512 bytes, as POSIX has it.
+        let run =
+            stage.run("dash").args(["-c", "ulimit -f 2048; exec \"$@\"", "dash", TFGUARD, "--", "dash", "-c", &write]);
+        let exit = run.run().expect_code(7);
+        (exit.stdout.len(), exit.err().matches("the command's output is incomplete from here: it has reached").count())
+    };
+    assert_eq!(limited(1_000_000), (1_000_000, 0));
+    assert_eq!(limited(3_000_000), (2048 * 512, 1));
+}
+
 /// Guards a lock that nobody would know of: what the journal and the log need was taken before the disk was full.
 #[test]
 fn a_disk_that_fills_up_during_the_run_keeps_journal_and_log() {
@@ -371,6 +386,7 @@ logged = os.write(log, version + b'x' * (16000 - len(version)))",
     let exit = run.wait(SOON).expect_code(7);
     assert_eq!(exit.stdout.len() as u64, written);
     assert!(!exit.err().contains("cannot write the journal"), "{exit}");
+    assert_eq!(exit.err().matches("output is incomplete from here: no space is left").count(), 1, "{exit}");
     assert_eq!(child.signals(), ["SIGINT"]);
     let report = stage.report("report");
     assert_eq!(report["ending"]["code"], 7);

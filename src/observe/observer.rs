@@ -30,7 +30,11 @@ pub enum Fact {
     /// An interrupt has reached Terraform's core (`terraform: Stop called, initiating interrupt sequence`,
     /// `internal/terraform/context.go`; OpenTofu says `tofu: ` before it, `internal/tofu/context.go`). An interrupted
     /// apply that still plans does not log this.
-    CoreStopped,
+    CoreStopped {
+        /// Nobody else has written to this log, so it is the child's. A Terraform that a provisioner calls by a path writes
+        /// to the same one, and may have been interrupted by a `timeout` of its own.
+        alone: bool,
+    },
 }
 
 /// Which records are believed to be about the child's locks.
@@ -63,6 +67,8 @@ pub struct Observer {
     unlearned: bool,
     /// A Terraform began and has done nothing under a lock yet.
     begun: bool,
+    /// How many have begun.
+    begins: u32,
 }
 
 impl Observer {
@@ -88,6 +94,7 @@ impl Observer {
             under_lock: None,
             unlearned: false,
             begun: true,
+            begins: 0,
         }
     }
 
@@ -169,7 +176,7 @@ impl Observer {
                 self.under_lock = Some(record.time);
             }
         } else if is_stop(record) {
-            facts.push(Fact::CoreStopped);
+            facts.push(Fact::CoreStopped { alone: self.begins <= 1 });
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
             let judged = read.and_then(|event| {
                 self.expectations.check(record, &event, now)?;
@@ -207,6 +214,7 @@ impl Observer {
         self.product.get_or_insert((product, version));
         self.tracker.begin();
         self.begun = true;
+        self.begins = self.begins.saturating_add(1);
     }
 
     /// Enters what a request or its answer told.

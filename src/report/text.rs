@@ -28,10 +28,11 @@ impl Account {
     }
 
     /// Somebody asked for a stop, the child died, or a lock was left.
-    pub(super) fn is_noteworthy(&self) -> bool {
+    pub(crate) fn is_noteworthy(&self) -> bool {
         !self.requests.is_empty()
             || self.ending.is_some_and(|ending| !matches!(ending, Ending::Exited { .. }))
             || self.lock_left()
+            || !self.survivors.is_empty()
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
             || self.locks.iter().any(LockAccount::has_no_lock_in_its_place)
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
@@ -45,6 +46,9 @@ impl Account {
         let mut said = vec![(self.ending_line(), false)];
         for terraform in self.terraforms.iter().filter(|terraform| terraform.is_noteworthy()) {
             said.push((format!("in {}: {}", terraform.directory.display(), terraform.ending_line()), false));
+        }
+        if !self.survivors.is_empty() {
+            said.push((format!("still alive of this run: {}", self.survivors.join(", ")), true));
         }
         let troubles: BTreeSet<&String> = self.terraforms.iter().flat_map(|terraform| &terraform.troubles).collect();
         said.extend(troubles.into_iter().map(|trouble| (trouble.clone(), true)));
@@ -112,7 +116,7 @@ impl Account {
             Some(Ending::Unknown { .. }) => {
                 format!("{program} ended; its exit code is lost, because tfguard's supervisor was killed")
             }
-            Some(Ending::StillAlive) => format!("{program} was killed and has not gone"),
+            Some(Ending::StillAlive) => format!("{program} has not ended"),
             None => format!("whether {program} has ended is not known"),
         };
         if let (Some(interrupt), Some(ended)) = (&self.interrupt, self.ending.and_then(Ending::at)) {

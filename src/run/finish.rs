@@ -434,8 +434,8 @@ impl Found<'_> {
             finish_output(stdout, stderr, requests).await;
             return Ok(Next::LookAgain);
         }
-        self.tell(&account, stdout, stderr, requests).await;
-        clean_up(&self.session, &account, false);
+        let heard = self.tell(&account, stdout, stderr, requests).await;
+        clean_up(&self.session, &account, !heard);
         done(left_behind(&account))
     }
 
@@ -522,8 +522,8 @@ impl Found<'_> {
         let account = adopt(&job, journal, requests).await;
         take_back(to_us, requests);
         conclude(self.plan, &self.session, &account);
-        self.tell(&account, stdout, stderr, requests).await;
-        clean_up(&self.session, &account, false);
+        let heard = self.tell(&account, stdout, stderr, requests).await;
+        clean_up(&self.session, &account, !heard);
         Ok(left_behind(&account))
     }
 
@@ -535,14 +535,17 @@ impl Found<'_> {
         requests: &mut UnboundedReceiver<StopRequest>,
     ) -> Result<u8, Failure> {
         let (stdout, stderr) = self.relays()?;
-        if journal.account.lock_left() && !goes_on(until, || may_be_alive(&self.session, &journal)).await {
+        let is_due = journal.account.lock_left() || !journal.account.survivors.is_empty();
+        if is_due && !goes_on(until, || may_be_alive(&self.session, &journal)).await {
             journal.account.survivors.clear();
-            release_again(&self.job(&journal), &mut journal, until).await;
+            if journal.account.lock_left() {
+                release_again(&self.job(&journal), &mut journal, until).await;
+            }
         }
-        self.tell(&journal.account, stdout, stderr, requests).await;
+        let heard = self.tell(&journal.account, stdout, stderr, requests).await;
         let code = left_behind(&journal.account);
-        if journal.account.can_be_tried_again() {
-            clean_up(&self.session, &journal.account, false);
+        if !heard || journal.account.can_be_tried_again() {
+            clean_up(&self.session, &journal.account, !heard);
         } else {
             // It was told, by the run and once more here. To say it again would tell nothing.
             self.session.remove();
@@ -605,17 +608,19 @@ impl Found<'_> {
         exit::LOCK_LEFT
     }
 
+    /// Whether somebody heard it.
     async fn tell(
         &self,
         account: &Account,
         stdout: Relay,
         stderr: Relay,
         requests: &mut UnboundedReceiver<StopRequest>,
-    ) {
+    ) -> bool {
         // Whoever supervised may have been asked for none.
         report(self.plan, account);
-        let summary = tell(self.plan, &self.session, account, stdout, stderr, requests).await;
+        let (summary, heard) = tell(self.plan, &self.session, account, stdout, stderr, requests).await;
         self.told.borrow_mut().push(summary);
+        heard
     }
 
     fn warn(&self, text: String) {

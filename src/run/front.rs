@@ -140,10 +140,10 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
             return Ok(failure.exit_code());
         }
     };
-    let summary = tell(plan, session, &account, stdout, stderr, &mut requests).await;
+    let (summary, heard) = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {
-        super::clean_up(session, &account, plan.outer.is_some());
+        super::clean_up(session, &account, plan.outer.is_some() || (!heard && account.is_noteworthy()));
     }
     if plan.outer.is_none() {
         plan.publisher.publish(&[summary]).await;
@@ -246,7 +246,8 @@ async fn take_over(
     Ok(account)
 }
 
-/// Passes on the rest of the output, then says what happened.
+/// Passes on the rest of the output, then says what happened. And whether somebody was there to hear it: where not,
+/// `tfguard release` says it once more.
 pub async fn tell(
     plan: &Plan,
     session: &SessionDir,
@@ -254,7 +255,7 @@ pub async fn tell(
     stdout: Relay,
     stderr: Relay,
     requests: &mut UnboundedReceiver<StopRequest>,
-) -> Summary {
+) -> (Summary, bool) {
     let mut hurried = false;
     stdout.complete();
     join(stdout, requests, &mut hurried).await;
@@ -263,9 +264,9 @@ pub async fn tell(
     }
     let summary = announce(plan, account, ends_within_a_line(session));
     stderr.complete();
-    join(stderr, requests, &mut hurried).await;
+    let heard = join(stderr, requests, &mut hurried).await;
     crate::say::directly();
-    summary
+    (summary, heard)
 }
 
 /// What Terraforms said whose guards could not pass it on any more, because what called them had died or killed them.
@@ -309,20 +310,22 @@ pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut Unbounde
 }
 
 /// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
-/// read at all.
-async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>, hurried: &mut bool) {
+/// read at all. Whether all was read.
+async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>, hurried: &mut bool) -> bool {
     let taken = relay.taken();
     let mut copied = tokio::task::spawn_blocking(move || relay.join());
     while !*hurried {
         tokio::select! {
-            _ = &mut copied => return,
+            heard = &mut copied => return heard.unwrap_or(false),
             Some(_) = requests.recv() => *hurried = true,
         }
     }
     loop {
         let before = taken();
-        if tokio::time::timeout(STALLED, &mut copied).await.is_ok() || taken() == before {
-            return;
+        match tokio::time::timeout(STALLED, &mut copied).await {
+            Ok(heard) => return heard.unwrap_or(false),
+            Err(_) if taken() == before => return false,
+            Err(_) => {}
         }
     }
 }

@@ -111,6 +111,8 @@ pub enum Event {
         /// Whether a Terraform is.
         terraforms: bool,
     },
+    /// Nobody who is to be killed may be: all are another user's.
+    OutOfReach,
     /// Answer to [`Action::Release`].
     ReleaseEnded,
 }
@@ -193,6 +195,8 @@ const LOOK_AFTER_ORPHANS_EVERY: Duration = Duration::from_millis(250);
 /// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the
 /// kernel never goes.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// The same for those whose end nothing depends on. The kernel takes less for what it can kill.
+const PATIENCE_WITH_LEFTOVERS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -353,7 +357,12 @@ impl Machine {
                 }
             }
             Event::Inspected { terraforms, .. } if self.orphans.is_some() => self.looked_after_orphans(terraforms, now),
-            Event::Inspected { alive, .. } => self.inspected(alive, now),
+            Event::Inspected { alive, terraforms } => self.inspected(alive, terraforms, now),
+            Event::OutOfReach => {
+                if let State::Killing { until } = &mut self.state {
+                    *until = (*until).min(now + PATIENCE_WITH_LEFTOVERS);
+                }
+            }
             Event::ReleaseEnded => {
                 if self.state == State::Releasing {
                     self.finish(Finish::Gone);
@@ -465,9 +474,11 @@ impl Machine {
         self.state = State::Clearing { until, again: None, kill, then_release };
     }
 
-    fn inspected(&mut self, alive: bool, now: Moment) {
+    fn inspected(&mut self, alive: bool, terraforms: bool, now: Moment) {
         let State::Clearing { until, kill, then_release, .. } = self.state else { return };
         if alive {
+            // What is no Terraform takes no lock any more: where none is left, nothing depends on its end.
+            let until = if then_release || terraforms { until } else { until.min(now + PATIENCE_WITH_LEFTOVERS) };
             self.state = State::Clearing { until, again: Some(now + INSPECT_EVERY), kill, then_release };
         } else if then_release {
             self.actions.push_back(Action::Release);

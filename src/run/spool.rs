@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
@@ -22,7 +22,7 @@ use crate::session::{SessionDir, SessionFile};
 /// One stream on its way to the CI.
 #[derive(Debug)]
 pub struct Relay {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<bool>,
     orders: Arc<Orders>,
 }
 
@@ -103,9 +103,9 @@ impl Relay {
         move || orders.taken.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is copied, or the reader is gone.
-    pub fn join(self) {
-        let _ = self.thread.join();
+    /// Waits until everything is copied, or the reader is gone; whether it was there to the end.
+    pub fn join(self) -> bool {
+        self.thread.join().unwrap_or(false)
     }
 }
 
@@ -180,8 +180,27 @@ impl Spool {
         self.file.file().metadata().is_ok_and(|file| file.len() <= self.file.position())
     }
 
-    /// Copies what is there.
-    fn copy(&mut self, to: BorrowedFd<'_>, orders: &Orders, buffer: &mut [u8]) -> io::Result<()> {
+    /// Why what the command writes does not get into the file any more, if that is so.
+    fn is_full(&self) -> Option<&'static str> {
+        let file = self.file.file();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| file.metadata().is_ok_and(|file| file.len() >= limit)) {
+            return Some("it has reached the limit of a file's size (`ulimit -f`)");
+        }
+        let space = rustix::fs::fstatvfs(file).ok()?;
+        // The rest is kept for root. A file system of no size at all does not tell.
+        let free = if nix::unistd::geteuid().is_root() { space.f_bfree } else { space.f_bavail };
+        (free == 0 && space.f_blocks > 0).then_some("no space is left for it (set TFGUARD_DIR to a place with some)")
+    }
+
+    /// Copies what is there. What goes into a file that was `deleted` is not noted as passed on.
+    fn copy(
+        &mut self,
+        to: BorrowedFd<'_>,
+        deleted: impl Fn() -> bool,
+        orders: &Orders,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
         loop {
             match self.file.read(buffer) {
                 Ok(0) => return Ok(()),
@@ -189,15 +208,23 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            if let Some(progress) = &self.progress {
+            if let Some(progress) = self.progress.as_ref().filter(|_| !deleted()) {
                 let _ = progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
             }
         }
     }
 }
 
-/// A reader that is gone is nobody's trouble: nothing is written any more, and the child goes on.
-fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
+/// The command's output was cut off, and that was said.
+static CUT_OFF: Once = Once::new();
+
+/// A reader that is gone is nobody's trouble: nothing is written any more, and the child goes on. Whether it was there to
+/// the end. A file counts as one unless somebody deletes it meanwhile, as Jenkins does with the log of a step that it gives
+/// up; one that had no name from the start is somebody's way to capture output.
+fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) -> bool {
+    let names = || rustix::fs::fstat(to).map_or(1, |file| file.st_nlink);
+    let had_a_name = names() > 0;
+    let deleted = || had_a_name && names() == 0;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // Asked before the file is read: what is complete then is read to its end.
@@ -205,7 +232,10 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
             let state = orders.lock();
             (state.spooled, state.complete)
         };
-        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, orders, &mut buffer));
+        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, deleted, orders, &mut buffer));
+        if let Some(why) = spool.as_ref().and_then(Spool::is_full) {
+            CUT_OFF.call_once(|| tracing::warn!("the command's output is incomplete from here: {why}"));
+        }
         let written = copied.and_then(|()| {
             while let Some(line) = { orders.lock().lines.pop_front() } {
                 write_all(to, orders, line.as_bytes())?;
@@ -218,7 +248,7 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) {
             tracing::warn!("the command's output cannot be passed on any more: {error}");
         }
         if written.is_err() || complete {
-            return;
+            return written.is_ok() && !deleted();
         }
         if spooled {
             spool = None;

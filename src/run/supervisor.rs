@@ -98,6 +98,8 @@ pub struct Supervisor<'a> {
     /// When to look next who is at work.
     next_look: Option<Instant>,
     interrupted_twice: bool,
+    /// One of the Terraforms that share the log said that it was interrupted.
+    somebody_stopped: bool,
     /// The command is to be interrupted when no Terraform is at work any more.
     command_waits: bool,
     /// When these are gone, it is looked whether that is so.
@@ -222,6 +224,7 @@ impl<'a> Supervisor<'a> {
             looks_due: LOOKS,
             next_look: Some(Instant::now()),
             interrupted_twice: false,
+            somebody_stopped: false,
             command_waits: false,
             command_waits_for: Vec::new(),
             child_is_terraform: false,
@@ -318,11 +321,16 @@ impl<'a> Supervisor<'a> {
     fn stop_requested(&mut self, request: StopRequest) {
         self.note_request(request.clone());
         self.handle(Event::StopRequested(request));
+        if self.somebody_stopped && self.is_everybody_signalled() {
+            self.handle(Event::InterruptReported);
+        }
         self.ask_guards();
     }
 
     fn note_request(&mut self, request: StopRequest) {
-        if self.journal.account.requests.is_empty() {
+        let is_first = self.journal.account.requests.is_empty();
+        self.journal.account.requests.push(Requested { at: Timestamp::now(), request: request.clone() });
+        if is_first {
             tracing::info!("stop requested: {request}");
             // What ended before, and logged to its end, ended by itself.
             self.unguarded.retain(Unguarded::may_be_stopped);
@@ -330,7 +338,6 @@ impl<'a> Supervisor<'a> {
         } else {
             tracing::debug!("stop requested again: {request}");
         }
-        self.journal.account.requests.push(Requested { at: Timestamp::now(), request });
         self.write_journal();
     }
 
@@ -364,7 +371,7 @@ impl<'a> Supervisor<'a> {
     async fn act(&mut self, action: Action) -> Option<Finish> {
         match action {
             Action::Interrupt => self.interrupt(),
-            Action::InterruptNewcomers => self.interrupt_processes(),
+            Action::InterruptNewcomers => _ = self.interrupt_processes(),
             Action::NoteInterrupt => self.note_interrupt(),
             Action::Kill => self.kill(),
             Action::ReadLog => self.log_ended(),

@@ -1,6 +1,6 @@
 //! Who is interrupted: Terraforms, once each, and the program that runs them when that does no harm.
 
-use crate::session::{ProcessId, Tree};
+use crate::session::{ProcessId, Survivor, Tree};
 
 /// Programs that go on to their next command when the one they wait for has ended, and whose traps may pass a signal on.
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];
@@ -27,6 +27,10 @@ pub struct Targets {
     pub now: Vec<ProcessId>,
     /// The command receives it when no Terraform is alive any more.
     pub command_waits: bool,
+    /// Terraforms that may not be signalled: what stands above them receives it, if that may be.
+    pub relayed: Vec<ProcessId>,
+    /// Who should receive it, and nobody may send it.
+    pub unreachable: Vec<Survivor>,
 }
 
 /// Decides who receives SIGINT.
@@ -35,27 +39,45 @@ pub struct Targets {
 /// it could pass it on to are guards, which count requests (Terragrunt then starts no further unit). A shell receives it
 /// after its Terraforms: it would go on to its next command, or end the pipe that Terraform's output goes to. Where there
 /// is no Terraform, the whole group receives it, as a terminal would do it.
+///
+/// For another user's Terraform the nearest process above it receives it that may be signalled, as what started it passes
+/// it on; a shell does not.
 #[must_use]
 pub fn targets(scene: &Scene) -> Targets {
     let Scene { tree, child, before, guards, command_is_terraform } = *scene;
     let fresh = |id: &ProcessId| !before.contains(id);
     let terraforms: Vec<ProcessId> = tree.terraforms().map(|terraform| terraform.id).collect();
-    let mut now: Vec<_> = terraforms.iter().copied().filter(fresh).collect();
-    let command = child.filter(|child| !terraforms.contains(child) && fresh(child));
-    let command = command.filter(|command| tree.survivors.iter().any(|found| found.id == *command));
-    let mut command_waits = false;
+    let mut targets = Targets::default();
+    for terraform in tree.terraforms().filter(|terraform| fresh(&terraform.id)) {
+        let above = |found: &&Survivor| tree.survivors.iter().find(|above| above.id.pid == found.parent);
+        let mut chain = std::iter::successors(Some(terraform), above).take(tree.survivors.len());
+        match chain.find(|found| !found.out_of_reach) {
+            Some(found) if !is_shell(found) => targets.now.extend(Some(found.id).filter(fresh)),
+            _ => targets.unreachable.push(terraform.clone()),
+        }
+        targets.relayed.extend(terraform.out_of_reach.then_some(terraform.id));
+    }
+    let command = tree.survivors.iter().find(|found| Some(found.id) == child && !found.out_of_reach);
+    let command = command.filter(|command| !terraforms.contains(&command.id) && fresh(&command.id));
     if terraforms.is_empty() && !guards && before.is_empty() {
-        now.extend(tree.survivors.iter().map(|found| found.id));
+        let (beyond, within): (Vec<_>, Vec<_>) = tree.survivors.iter().partition(|found| found.out_of_reach);
+        targets.now.extend(within.iter().map(|found| found.id));
+        if within.is_empty() {
+            targets.unreachable.extend(beyond.into_iter().cloned());
+        }
     } else if let Some(command) = command.filter(|_| !command_is_terraform) {
-        let name = tree.survivors.iter().find(|found| found.id == command).map(|found| found.name.as_str());
-        let is_shell = name.is_some_and(|name| SHELLS.contains(&name));
-        command_waits = !terraforms.is_empty() || (guards && is_shell);
-        if !command_waits {
-            now.push(command);
+        targets.command_waits = !terraforms.is_empty() || (guards && is_shell(command));
+        if !targets.command_waits {
+            targets.now.push(command.id);
         }
     }
-    now.sort_unstable_by_key(|process| process.pid);
-    Targets { now, command_waits }
+    targets.now.sort_unstable_by_key(|process| process.pid);
+    targets.now.dedup();
+    targets
+}
+
+fn is_shell(found: &Survivor) -> bool {
+    SHELLS.contains(&found.name.as_str())
 }
 
 #[cfg(test)]
@@ -74,6 +96,8 @@ mod tests {
             name: (*name).to_owned(),
             is_terraform: *is_terraform,
             holds_log: *is_terraform,
+            parent: pid - 1,
+            out_of_reach: name.starts_with("root's "),
         });
         let tree = Tree { survivors: survivors.collect(), hidden: false };
         let before: Vec<_> = before.iter().copied().map(id).collect();
@@ -81,7 +105,7 @@ mod tests {
     }
 
     fn now(pids: &[i32]) -> Targets {
-        Targets { now: pids.iter().copied().map(id).collect(), command_waits: false }
+        Targets { now: pids.iter().copied().map(id).collect(), ..Targets::default() }
     }
 
     fn and_later_the_command(pids: &[i32]) -> Targets {
@@ -125,6 +149,23 @@ mod tests {
     fn without_a_terraform_the_group_receives_it() {
         let alive = [(10, "make", false), (12, "sleep", false)];
         assert_eq!(interrupt(&alive, &[], false), now(&[10, 12]));
+    }
+
+    /// Guards against an interrupt that is said to have been sent and was not.
+    #[test]
+    fn for_another_users_terraform_the_nearest_that_may_be_signalled_receives_it() {
+        let reached = |alive: &[(i32, &str, bool)], before: &[i32]| {
+            let Targets { now, relayed, unreachable, .. } = interrupt(alive, before, false);
+            let pids = |ids: Vec<ProcessId>| ids.into_iter().map(|id| id.pid).collect::<Vec<_>>();
+            (pids(now), pids(relayed), pids(unreachable.into_iter().map(|found| found.id).collect()))
+        };
+        let relayed = [(10, "sudo", false), (11, "root's terraform", true)];
+        assert_eq!(reached(&relayed, &[]), (vec![10], vec![11], vec![]));
+        assert_eq!(reached(&relayed, &[10, 11]), (vec![], vec![], vec![]));
+        let below_a_shell = [(10, "bash", false), (11, "root's sudo", false), (12, "root's terraform", true)];
+        assert_eq!(reached(&below_a_shell, &[]), (vec![], vec![12], vec![12]));
+        let alone = [(10, "root's sudo", false)];
+        assert_eq!(reached(&alone, &[]), (vec![], vec![], vec![10]));
     }
 
     #[test]

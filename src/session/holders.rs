@@ -9,6 +9,9 @@ use std::fs::{File, Metadata};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use procfs::process::{FDPermissions, Process};
 
 use super::journal::ChildRecord;
@@ -26,6 +29,17 @@ pub struct Survivor {
     pub is_terraform: bool,
     /// It has the session's log open for writing.
     pub holds_log: bool,
+    /// Its parent.
+    pub parent: i32,
+    /// It is another user's, so that this process may not signal it (`sudo terraform`).
+    pub out_of_reach: bool,
+}
+
+impl std::fmt::Display for Survivor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (process {})", self.name, self.id.pid)?;
+        if self.out_of_reach { f.write_str(", which is another user's") } else { Ok(()) }
+    }
 }
 
 /// What of a session is alive.
@@ -81,6 +95,8 @@ impl Tree {
                     name: stat.comm,
                     is_terraform,
                     holds_log,
+                    parent: stat.ppid,
+                    out_of_reach: kill(Pid::from_raw(stat.pid), None) == Err(Errno::EPERM),
                 });
             }
         }
@@ -184,7 +200,7 @@ pub fn is_log_held(file: &File) -> Option<bool> {
         unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
         return Some(false);
     }
-    (nix::errno::Errno::last() == nix::errno::Errno::EAGAIN).then_some(true)
+    (Errno::last() == Errno::EAGAIN).then_some(true)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::*;
 use nix::sys::signal::Signal::*;
 
 /// A job of GitHub Actions, whose number tells it from others on the same runner.
-fn job(run: Run, number: &str) -> Run {
+pub(super) fn job(run: Run, number: &str) -> Run {
     run.envs([
         ("GITHUB_ACTIONS", "true"),
         ("GITHUB_SERVER_URL", "https://github.com"),
@@ -22,7 +22,7 @@ fn guarded(project: &Project, options: &[&str]) -> Running {
     run
 }
 
-fn release(project: &Project, number: &str) -> Run {
+pub(super) fn release(project: &Project, number: &str) -> Run {
     job(project.command(TFGUARD).args(["release", "--wait", "1m"]), number)
 }
 

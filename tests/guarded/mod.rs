@@ -15,6 +15,8 @@ mod scripts;
 mod shapes;
 mod stopping;
 mod terragrunt;
+mod unheard;
+mod users;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -274,3 +274,39 @@ fn a_terragrunt_that_drops_its_terraforms_leaves_no_lock() {
     assert_eq!(exit.err().matches("left by Terraform, deleted by tfguard").count(), 1, "{exit}");
     projects.iter().for_each(assert_clean);
 }
+
+/// Guards against one that is killed in the midst of its apply without ever having been interrupted: what a provisioner
+/// calls by a path writes to the same log, and was interrupted by its own `timeout`.
+#[test]
+fn the_interrupt_of_a_terraform_inside_a_provisioner_is_not_that_of_the_one_around_it() {
+    let inner = table(Kind::Sleep);
+    let outer = project(Kind::Hcl(format!(
+        r#"resource "terraform_data" "inner" {{
+  provisioner "local-exec" {{
+    command = "timeout --foreground -s INT 3 '{}' '-chdir={}' {} || true"
+  }}
+}}
+resource "terraform_data" "work" {{
+  depends_on = [terraform_data.inner]
+  provisioner "local-exec" {{
+    command = "echo the inner one has ended; sleep 600"
+  }}
+}}
+"#,
+        terraform().display(),
+        inner.work().display(),
+        APPLY.join(" ")
+    )))
+    .table()
+    .init(&terraform());
+    let run = outer.tfguard(TFGUARD, ["-v", "--grace", "20s"], APPLY).new_group().start();
+    run.wait_for_stdout("(local-exec): the inner one has ended", SOON);
+    let log = std::fs::read_to_string(session(&outer).join("terraform.log")).unwrap();
+    assert!(log.contains("Stop called"), "the inner one logs there: {log}");
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert_eq!(exit.out().matches("\nInterrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("terraform interrupted; it has"), "{exit}");
+    assert_clean(&outer);
+    assert_clean(&inner);
+}

@@ -39,7 +39,7 @@ pub const CHECKS: &[Check] = &[
         id: "pipe",
         area: Signals,
         right: "no command of the script reads stdout by a pipe",
-        wrong: "{} reads stdout by a pipe: a shell stays around it in spite of `exec`, its exit code is that of the last command, and what is said after a cancel can be lost",
+        wrong: "{} reads stdout by a pipe: a shell stays around it in spite of `exec`, its exit code is that of the last command, and where a cancel ends that one, too, what is said then is said by `tfguard release` alone",
         severity: Warning,
         remedy: "write no pipe behind tfguard; --report has what happened as a file",
         answer: |facts| Answer::of(facts.reader.is_none(), facts.reader.as_deref().unwrap_or_default()),

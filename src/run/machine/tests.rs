@@ -198,6 +198,7 @@ impl Witness {
             Event::ReleaseEnded => {
                 self.asked.remove(0);
             }
+            Event::OutOfReach => {}
         }
     }
 }
@@ -390,4 +391,46 @@ fn terraforms_that_outlive_a_script_have_their_grace() {
     // The log is read when they are dead, and not before.
     machine.handle(INSPECTED_ALIVE, end);
     assert_eq!(actions(&mut machine), [Action::ReadLog]);
+}
+/// How long a machine waits for one that cannot be killed, `terraform` or not, once the child was told to stop and has ended.
+fn waits_for_a_survivor(locks_left: bool, terraforms: bool) -> Duration {
+    let (mut machine, mut now) = (machine(None), Duration::ZERO);
+    machine.handle(Event::StopRequested(signal(false)), now);
+    machine.handle(Event::ChildEnded { unclean: false, orphans: false }, now);
+    machine.handle(Event::LogRead { locks_left, orphaned: false, killed: false }, now);
+    loop {
+        match machine.poll_action() {
+            Some(Action::Finish(finish)) => {
+                assert_eq!(finish, Finish::Alive);
+                return now;
+            }
+            Some(Action::Inspect) => machine.handle(Event::Inspected { alive: true, terraforms }, now),
+            Some(_) => {}
+            None => {
+                now = machine.next_time().expect("it waits for something");
+                machine.handle_time(now);
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_long_for_a_survivor_on_whose_end_nothing_depends() {
+    for (locks_left, terraforms) in [(true, false), (true, true), (false, true)] {
+        assert_eq!(waits_for_a_survivor(locks_left, terraforms), PATIENCE);
+    }
+    assert_eq!(waits_for_a_survivor(false, false), PATIENCE_WITH_LEFTOVERS);
+}
+
+#[test]
+fn nobody_waits_long_for_the_end_of_what_may_not_be_killed() {
+    let mut machine = machine(None);
+    machine.handle(Event::StopRequested(signal(false)), Duration::ZERO);
+    while !machine.is_killing() {
+        let now = machine.next_time().unwrap();
+        machine.handle_time(now);
+    }
+    let killed = machine.next_time().unwrap() - PATIENCE;
+    machine.handle(Event::OutOfReach, killed);
+    assert_eq!(machine.next_time(), Some(killed + PATIENCE_WITH_LEFTOVERS));
 }

@@ -16,7 +16,7 @@ use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
 use crate::run::release::IN_FLIGHT;
 use crate::run::states;
-use crate::session::{SessionFile, Tree, is_log_held};
+use crate::session::{SessionFile, Survivor, Tree, is_log_held};
 
 /// So much of the end of the output is looked at for what Go's runtime says of a crash.
 const LAST_WORDS: u64 = 64 * 1024;
@@ -278,8 +278,7 @@ impl Supervisor<'_> {
     /// Writes down who may still be alive. Never nobody: a journal that ended without survivors says that everything of the
     /// run is gone.
     fn note_survivors(&mut self, tree: &Tree) -> String {
-        let mut alive: Vec<_> =
-            tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
+        let mut alive: Vec<_> = tree.survivors.iter().map(Survivor::to_string).collect();
         if alive.is_empty() {
             alive.push("one that cannot be seen from here".to_owned());
         }

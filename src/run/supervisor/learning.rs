@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use super::{Supervisor, trouble};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
-use crate::report::LockAccount;
+use crate::report::{LockAccount, Requested};
 use crate::run::follow::Follow;
-use crate::run::machine::Event;
+use crate::run::machine::{Event, StopRequest};
 use crate::run::release::{Located, Started};
 use crate::session::{SessionFile, Tree, is_terraform};
 
@@ -16,18 +16,31 @@ const JUST_SAID: u64 = 4 * 1024;
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
+    ///
+    /// Of what runs Terraforms, what was said before a request may be of one that its own `timeout` interrupted, unless
+    /// everybody is being signalled. Then the end of it counts: they may have had their turn before tfguard.
     pub(super) fn follow_output(&mut self) {
+        let just_said = if self.is_everybody_signalled() { JUST_SAID } else { 0 };
         for spool in [SessionFile::Stdout, SessionFile::Stderr] {
             let Ok(file) = self.job.session.open_file(spool) else { continue };
-            // Of what runs Terraforms, only the end: what was said before may be of those that are gone.
             let end = file.metadata().map_or(0, |file| file.len());
-            let from = if self.inner.is_some() { end.saturating_sub(JUST_SAID) } else { 0 };
+            let from = if self.inner.is_some() { end.saturating_sub(just_said) } else { 0 };
             if let Ok(follow) = Follow::new(file, from) {
                 self.watch.add(&self.job.session.path_of(spool));
                 self.output.push((follow, InterruptScanner::new(self.inner.is_some())));
             }
         }
         self.read_output();
+    }
+
+    /// Whether the child writes to a terminal, and not to the spool.
+    fn output_is_unseen(&self) -> bool {
+        !self.job.session.path_of(SessionFile::Stdout).exists()
+    }
+
+    pub(super) fn is_everybody_signalled(&self) -> bool {
+        let everybody = |asked: &Requested| matches!(asked.request, StopRequest::Signal { everybody: true, .. });
+        self.journal.account.requests.iter().any(everybody)
     }
 
     pub(super) fn read_output(&mut self) {
@@ -60,7 +73,12 @@ impl Supervisor<'_> {
                 Fact::Trace(entry) => self.trace_changed(&entry),
                 Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
                 Fact::Phase(phase) => self.phase_changed(phase),
-                Fact::CoreStopped => self.handle(Event::InterruptReported),
+                // Of several, only the output tells which. Where everybody is signalled, it does not matter; on a
+                // terminal there is no output to be read, and its keys signal them all.
+                Fact::CoreStopped { alone } if alone || self.output_is_unseen() || self.is_everybody_signalled() => {
+                    self.handle(Event::InterruptReported);
+                }
+                Fact::CoreStopped { .. } => self.somebody_stopped = true,
                 Fact::Unlearned => trouble(
                     &mut self.journal.account,
                     "this is a Terraform before 1.0: tfguard learns none of its locks, and so releases none".to_owned(),

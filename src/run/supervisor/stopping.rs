@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Supervisor, describe};
+use super::{Supervisor, describe, trouble};
 use crate::command;
 use crate::report::{Interrupt, InterruptedBy};
 use crate::run::inner::InnerGuards;
+use crate::run::machine::Event;
 use crate::run::targets::{Scene, targets};
 use crate::session::{ProcessId, Tree};
 
@@ -18,7 +19,10 @@ impl Supervisor<'_> {
 
     pub(super) fn interrupt(&mut self) {
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
-        self.interrupt_processes();
+        if !self.interrupt_processes() {
+            self.journal.account.interrupt = None;
+            return self.write_journal();
+        }
         let grace = describe(self.machine.grace());
         let program = &self.journal.account.program;
         match self.inner.as_ref().map(|inner| inner.at_work().len()) {
@@ -34,8 +38,9 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt.
-    pub(super) fn interrupt_processes(&mut self) {
+    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. False if nobody who
+    /// should receive it could be reached.
+    pub(super) fn interrupt_processes(&mut self) -> bool {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
         let guards: Vec<ProcessId> =
@@ -53,15 +58,25 @@ impl Supervisor<'_> {
         if targets.command_waits {
             self.command_waits_for = tree.terraforms().map(|found| found.id).chain(guards).collect();
         }
-        if targets.now.is_empty() {
-            return;
+        for found in &targets.unreachable {
+            let what = format!(
+                "{found}, cannot be interrupted by this one: run tfguard itself as that user, as in \
+                 `sudo -E tfguard -- terraform apply`"
+            );
+            trouble(&mut self.journal.account, what);
         }
-        self.journal.interrupted.extend(&targets.now);
-        self.write_journal();
+        let known = self.journal.interrupted.len();
+        self.journal.interrupted.extend(targets.now.iter().chain(&targets.relayed));
+        if self.journal.interrupted.len() > known {
+            self.write_journal();
+        }
+        let mut any = false;
         for process in targets.now {
             let sent = process.signal(Signal::SIGINT);
+            any |= sent;
             tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
         }
+        any || targets.unreachable.is_empty() || self.guards_at_work()
     }
 
     /// The command was to receive its interrupt when its Terraforms are gone, some of which are.
@@ -74,7 +89,8 @@ impl Supervisor<'_> {
     pub(super) fn note_interrupt(&mut self) {
         if self.journal.account.interrupt.is_some() {
             // A supervisor that is dead interrupted those that lived then. A script may have started more since.
-            return self.interrupt_processes();
+            self.interrupt_processes();
+            return;
         }
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
         let grace = describe(self.machine.grace());
@@ -103,8 +119,11 @@ impl Supervisor<'_> {
         if let Some(child) = child.filter(|child| child.is_alive()) {
             let _ = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
         }
-        for survivor in tree.survivors {
+        for survivor in &tree.survivors {
             let _ = survivor.id.signal(Signal::SIGKILL);
+        }
+        if !tree.survivors.is_empty() && tree.survivors.iter().all(|survivor| survivor.out_of_reach) {
+            self.handle(Event::OutOfReach);
         }
     }
 }
