@@ -111,7 +111,7 @@ pub enum Event {
         /// Whether a Terraform is.
         terraforms: bool,
     },
-    /// Nobody who is to be killed may be: all are another user's.
+    /// One who is to be killed may not be: it is another user's.
     OutOfReach,
     /// Answer to [`Action::Release`].
     ReleaseEnded,

@@ -35,7 +35,7 @@ fn the_cleanup_step_says_what_a_run_said_to_nobody() {
         std::fs::write(&summary, "").unwrap();
         let exit = release(&project, "1").env("GITHUB_STEP_SUMMARY", &summary).run().expect_code(0);
         assert!(exit.err().contains("terraform died of SIGKILL") && exit.err().contains(SAID), "{script}: {exit}");
-        assert!(std::fs::read_to_string(summary).unwrap().contains(SAID), "{script}");
+        assert!(std::fs::read_to_string(summary).unwrap().contains("deleted by tfguard"), "{script}");
         assert_eq!(sessions(&project), [] as [PathBuf; 0], "{script}");
         let again = release(&project, "1").run().expect_code(0);
         assert_eq!((again.out(), again.err()), (String::new(), String::new()), "{script}");

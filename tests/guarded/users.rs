@@ -88,9 +88,27 @@ fn the_nearest_process_that_may_be_signalled_passes_the_interrupt_on() {
 /// Nothing is claimed to have been done, what lives is named, and its lock stays until it is gone.
 #[test]
 fn a_terraform_that_may_not_be_signalled_is_told_of_and_keeps_its_lock() {
-    let project = table(Kind::Sleep);
-    let Some(sudo) = sudo(&project) else { return };
-    let run = guarded(&project, &sudo, "full", &["--grace", "1s"]);
+    for below_a_shell in [false, true] {
+        let project = table(Kind::Sleep);
+        let Some(sudo) = sudo(&project) else { return };
+        let options = ["--grace", "1s"];
+        out_of_reach(
+            &project,
+            if below_a_shell {
+                below_shell(&project, &sudo, &options)
+            } else {
+                guarded(&project, &sudo, "full", &options)
+            },
+        );
+    }
+}
+
+fn below_shell(project: &Project, sudo: &Path, options: &[&str]) -> Running {
+    let script = format!("{} full {} {}; exit 1", sudo.display(), terraform().display(), APPLY.join(" "));
+    as_user(project, TFGUARD).args(options).args(["--", "bash", "-c", &script]).new_group().start()
+}
+
+fn out_of_reach(project: &Project, run: Running) {
     run.wait_for_stdout("asleep", SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON).expect_code(120);
@@ -101,14 +119,14 @@ fn a_terraform_that_may_not_be_signalled_is_told_of_and_keeps_its_lock() {
     assert!(exit.err().contains("still alive of this run: sudo (process"), "{exit}");
     assert!(exit.err().contains("a process of this run may still be alive"), "{exit}");
     assert_eq!(exit.out().matches("Interrupt received.").count(), 0, "{exit}");
-    let release = || as_user(&project, TFGUARD).args(["release", "--wait", "1m"]).run();
+    let release = || as_user(project, TFGUARD).args(["release", "--wait", "1m"]).run();
     let alive = release().expect_code(120);
     assert!(project.lock().is_some(), "it is at work: {alive}");
     assert!(project.guard().kill_all());
     let exit = release().expect_code(0);
     assert!(exit.err().contains("deleted by tfguard"), "{exit}");
-    assert_eq!(sessions(&project), [] as [PathBuf; 0]);
-    assert_clean(&project);
+    assert_eq!(sessions(project), [] as [PathBuf; 0]);
+    assert_clean(project);
 }
 
 /// What a provisioner started lives on, and cannot be killed, when Terraform has ended and released its lock.

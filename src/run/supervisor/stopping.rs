@@ -122,7 +122,8 @@ impl Supervisor<'_> {
         for survivor in &tree.survivors {
             let _ = survivor.id.signal(Signal::SIGKILL);
         }
-        if !tree.survivors.is_empty() && tree.survivors.iter().all(|survivor| survivor.out_of_reach) {
+        // A guard has to release yet.
+        if tree.survivors.iter().any(|survivor| survivor.out_of_reach) && !self.guards_at_work() {
             self.handle(Event::OutOfReach);
         }
     }
