@@ -99,6 +99,15 @@ impl Chain {
         waiting.map(|process| ProcessId { pid: process.pid, start_ticks: process.start_ticks }).collect()
     }
 
+    /// Whether the job was cancelled before tfguard began, in GitLab's shell executor below `su`: the shell that led its
+    /// session is dead, and the one that runs the script, a copy of it, goes on as nobody's.
+    #[must_use]
+    pub fn is_orphan_of_su(&self) -> bool {
+        let leader = nix::unistd::getsid(None).map_or(0, nix::unistd::Pid::as_raw);
+        let top = self.0.iter().find(|process| process.parent == 1);
+        leader > 1 && ProcessId::of(leader).is_none() && top.is_some_and(|top| top.arguments == ["bash", "-l"])
+    }
+
     /// From the CI down to tfguard.
     #[must_use]
     pub fn shown(&self) -> String {

@@ -37,7 +37,7 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    requests::from_waiting(to_us.clone(), plan.waiting.clone());
+    requests::from_waiting(to_us.clone(), plan);
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let account = new_account(plan, session);

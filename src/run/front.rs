@@ -109,7 +109,7 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
     let session = &super::new_session(plan)?;
     crate::say::mute(plan.is_muted());
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
-    requests::from_waiting(to_us.clone(), plan.waiting.clone());
+    requests::from_waiting(to_us.clone(), plan);
     reap_as_init().map_err(Failure::Start)?;
     let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
 

@@ -65,6 +65,8 @@ pub struct Plan {
     pub unconditional: UnconditionalDelete,
     /// Those whose end is a request to stop, because they wait for tfguard.
     pub waiting: Vec<ProcessId>,
+    /// One of those has ended before tfguard began.
+    pub is_late: bool,
     /// Whether SIGHUP is a request to stop.
     pub heed_hangup: bool,
     /// Where the report goes.
@@ -127,6 +129,7 @@ impl Plan {
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         // Who waits above a guard that is around this one is that one's to watch.
+        let is_gitlab = ci.as_ref().is_some_and(|run| run.provider == ci::Provider::Gitlab);
         let waiting = chain.waiting(ci.is_some() && outer.is_none());
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
@@ -145,6 +148,7 @@ impl Plan {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,
                 WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
             },
+            is_late: is_gitlab && outer.is_none() && !cli.outlive_parent && chain.is_orphan_of_su(),
             waiting: if cli.outlive_parent || nohup { Vec::new() } else { waiting },
             heed_hangup: !nohup,
             report: absolute(&cli.report),

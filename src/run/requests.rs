@@ -9,7 +9,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::inner;
 use super::machine::StopRequest;
-use crate::session::{ProcessId, SessionDir};
+use super::plan::Plan;
+use crate::session::SessionDir;
 
 /// By this signal `tfguard release` asks whoever supervises to stop.
 pub const RELEASE: nix::sys::signal::Signal = nix::sys::signal::SIGUSR1;
@@ -48,7 +49,11 @@ pub fn from_signals(
 }
 
 /// Requests a stop when one of those that wait for tfguard ([`crate::ci::Chain::waiting`]) ends.
-pub fn from_waiting(to: UnboundedSender<StopRequest>, waiting: Vec<ProcessId>) {
+pub fn from_waiting(to: UnboundedSender<StopRequest>, plan: &Plan) {
+    let waiting = plan.waiting.clone();
+    if plan.is_late {
+        let _ = to.send(StopRequest::ParentDied);
+    }
     if waiting.is_empty() {
         return;
     }

@@ -59,6 +59,17 @@ fn shell_executor_as_packages_install_it() {
         ("script, hangs", &|| case(&lines(), "4s", Work::Hangs)),
         ("exec", &|| case(exec, "5m", Work::Stops)),
         ("below a script", &|| case(below, "5m", Work::Stops)),
+        // Cancelled while the script does something else, as `terraform init`; `$$` is the shell that `su` kills.
+        ("before tfguard begins", &|| {
+            let project = project(Work::Stops);
+            let script = format!("echo begun\nwhile test -d /proc/$$; do sleep 0.1; done\ntfguard -- {APPLY}");
+            let started = GitLabUser.start(Job::new(&project, script));
+            started.log().wait_for_stdout("begun", SOON);
+            let ended = started.cancel();
+            assert!(ended.log().contains("stop requested: a process that waited for tfguard ended"), "{}", ended.log());
+            project.guard().assert_no_process_left(SOON);
+            assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{}", ended.log());
+        }),
     ]);
 }
 

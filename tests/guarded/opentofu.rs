@@ -206,3 +206,16 @@ fn a_run_that_is_refused_a_lockfile_it_cannot_read_fails_as_it_would_alone() {
     assert_eq!(report["traces"][0]["outcome"]["is"], "not-taken", "{exit} {report}");
     assert!(project.lock_in_bucket().is_some(), "{exit}");
 }
+
+/// Guards against "changes present" that is taken for a crash, because the log tells of the unlock otherwise.
+#[test]
+fn a_plan_with_changes_is_no_crash() {
+    for (version, tofu) in Tools::get().programs(Product::OpenTofu) {
+        let both = project(Kind::Quick).table().lockfile();
+        let project = if tofu == self::tofu().unwrap() { both } else { project(Kind::Quick).table() }.init(&tofu);
+        let plan = PLAN.iter().chain(&["-detailed-exitcode"]);
+        let exit = project.tfguard(TFGUARD, ["-v"], plan).run().expect_code(2);
+        assert!(!exit.err().contains("crashed"), "{version}: {exit}");
+        assert_clean(&project);
+    }
+}
