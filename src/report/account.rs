@@ -47,7 +47,7 @@ pub struct Account {
     pub killed: Option<Timestamp>,
     /// What Terraform was doing last.
     pub phase: Phase,
-    /// Processes of the session that were alive at the end although locks are left.
+    /// Processes of the session that were alive at the end although they had to go.
     pub survivors: Vec<String>,
     /// Every lock the child was seen to ask for.
     pub locks: Vec<LockAccount>,

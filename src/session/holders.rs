@@ -37,7 +37,7 @@ pub struct Survivor {
 
 impl std::fmt::Display for Survivor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (process {})", self.name, self.id.pid)?;
+        write!(f, "{} ({})", self.name, self.id.pid)?;
         if self.out_of_reach { f.write_str(", which is another user's") } else { Ok(()) }
     }
 }

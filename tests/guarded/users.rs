@@ -114,9 +114,9 @@ fn out_of_reach(project: &Project, run: Running) {
     let exit = run.wait(SOON).expect_code(120);
     let terraform = project.terraforms()[0];
     assert!(!exit.err().contains("interrupted; it has"), "{exit}");
-    let told = format!("terraform (process {terraform}), which is another user's, cannot be interrupted by this one");
+    let told = format!("terraform ({terraform}), which is another user's, cannot be interrupted by this one");
     assert!(exit.err().contains(&told), "{exit}");
-    assert!(exit.err().contains("still alive of this run: sudo (process"), "{exit}");
+    assert!(exit.err().contains("still alive of this run: sudo ("), "{exit}");
     assert!(exit.err().contains("a process of this run may still be alive"), "{exit}");
     assert_eq!(exit.out().matches("Interrupt received.").count(), 0, "{exit}");
     let release = || as_user(project, TFGUARD).args(["release", "--wait", "1m"]).run();
