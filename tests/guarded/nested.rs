@@ -310,3 +310,20 @@ resource "terraform_data" "work" {{
     assert_clean(&outer);
     assert_clean(&inner);
 }
+
+/// The same of one that a script calls by a path before the next.
+#[test]
+fn the_interrupt_of_one_that_a_script_called_before_is_not_that_of_the_next() {
+    let (before, next) = (table(Kind::Sleep), table(Kind::HangInApply));
+    let call = |project: &Project| {
+        format!("'{}' '-chdir={}' {}", terraform().display(), project.work().display(), APPLY.join(" "))
+    };
+    let script = format!("timeout --foreground -s INT 3 {} || true; {}", call(&before), call(&next));
+    let run = guarded(&next, &["--grace", "5s"], &script).new_group().start();
+    next.wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    assert_eq!(exit.out().matches("\nInterrupt received.").count(), 2, "one each: {exit}");
+    assert_clean(&next);
+    assert_clean(&before);
+}

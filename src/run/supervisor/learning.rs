@@ -73,12 +73,15 @@ impl Supervisor<'_> {
                 Fact::Trace(entry) => self.trace_changed(&entry),
                 Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
                 Fact::Phase(phase) => self.phase_changed(phase),
-                // Of several, only the output tells which. Where everybody is signalled, it does not matter; on a
-                // terminal there is no output to be read, and its keys signal them all.
-                Fact::CoreStopped { alone } if alone || self.output_is_unseen() || self.is_everybody_signalled() => {
-                    self.handle(Event::InterruptReported);
+                Fact::CoreStopped { alone } => {
+                    // Of several, one after the other or at once, only the output tells which. Where everybody is signalled,
+                    // it does not matter; on a terminal there is no output to be read, and its keys signal them all.
+                    let is_childs = alone && self.inner.is_none();
+                    if is_childs || self.output_is_unseen() || self.is_everybody_signalled() {
+                        self.handle(Event::InterruptReported);
+                    }
+                    self.somebody_stopped = true;
                 }
-                Fact::CoreStopped { .. } => self.somebody_stopped = true,
                 Fact::Unlearned => trouble(
                     &mut self.journal.account,
                     "this is a Terraform before 1.0: tfguard learns none of its locks, and so releases none".to_owned(),
