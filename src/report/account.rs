@@ -34,6 +34,9 @@ pub struct Account {
     pub deadline: Option<ci::Term>,
     /// The file name of the command that was run. Its arguments may hold secrets.
     pub program: String,
+    /// Whether it is what stands behind a setup action's wrapper, whose exit code tfguard's is then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wrapped: bool,
     /// The directory that it was started in.
     #[serde(with = "crate::paths")]
     pub directory: PathBuf,
@@ -324,6 +327,8 @@ impl Account {
             exit::STATE_NEEDS_A_LOOK
         } else if self.was_stopped_by_tfguard() {
             exit::DEADLINE
+        } else if self.wrapped && matches!(self.ending, Some(Ending::Exited { .. })) {
+            u8::from(!matches!(code, 0 | 2))
         } else {
             code
         }
@@ -430,6 +435,7 @@ mod tests {
             grace: Some(ci::Term::new(std::time::Duration::from_secs(210), "because")),
             deadline: None,
             program: "terraform".to_owned(),
+            wrapped: false,
             directory: PathBuf::from("/w"),
             ending: Some(Ending::Exited { code: 1, at }),
             requests: requests.map(|request| Requested { at, request }).to_vec(),
@@ -535,6 +541,12 @@ mod tests {
         assert_eq!(code(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);
         assert_eq!(code(exited(0), StopRequest::FrontDied, left()), exit::LOCK_LEFT);
         assert_eq!(code(Ending::Unknown { at }, StopRequest::FrontDied, None), exit::TFGUARD_FAILED);
+
+        // The wrapper of a setup action makes one code of all errors, and none of changes in a plan.
+        let wrapped =
+            |ending, outcome| Account { wrapped: true, ..with(ending, StopRequest::FrontDied, outcome) }.exit_code();
+        assert_eq!([0, 1, 2, 3, 120].map(|code| wrapped(exited(code), None)), [0, 1, 0, 1, 1]);
+        assert_eq!([wrapped(exited(2), left()), wrapped(killed, None)], [exit::LOCK_LEFT, 137]);
 
         // A state that needs a look: only a lock that is left says more.
         let with_state = |ending, first, outcome| {

@@ -75,6 +75,7 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     }
     let account = account?;
     conclude(plan, session, &account);
+    super::wrapped::conclude(plan, session, &account, |line| print!("{line}"));
     // Where the cursor is on the child's terminal is not known.
     let summary = announce(plan, &account, true);
     clean_up(session, &account, plan.outer.is_some());

@@ -49,7 +49,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 /// Fills the session directory and starts the supervisor in it.
 fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     session.create_file(SessionFile::Stdout)?;
-    if !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
+    // The outputs of a wrapper tell them apart.
+    if plan.wrapper_outputs().is_some() || !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
         session.create_file(SessionFile::Stderr)?;
     }
     let mut journal = Journal::new(new_account(plan, session));
@@ -140,6 +141,7 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
             return Ok(failure.exit_code());
         }
     };
+    super::wrapped::conclude(plan, session, &account, |line| stdout.sayer().say(line));
     let (summary, heard) = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {

@@ -23,6 +23,7 @@ mod supervisor;
 mod targets;
 mod terraforms;
 mod watch;
+mod wrapped;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -166,6 +167,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         grace: Some(plan.grace.clone()),
         deadline: plan.deadline.clone(),
         program: program.unwrap_or_default().to_string_lossy().into_owned(),
+        wrapped: plan.wrapped,
         directory: std::env::current_dir().unwrap_or_default(),
         ending: None,
         requests: Vec::new(),

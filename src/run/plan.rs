@@ -79,6 +79,8 @@ pub struct Plan {
     pub annotate: bool,
     /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard.
     pub unguarded: bool,
+    /// The command is what stands behind a setup action's wrapper, which was typed.
+    pub wrapped: bool,
     /// What the user should know before the command runs.
     pub remarks: Vec<Remark>,
 }
@@ -121,7 +123,7 @@ impl Plan {
             Setting::Fixed(_) => Default::default(),
         };
         let planning_grace = PLANNING_GRACE;
-        let command = command(cli, &env, &mut remarks)?;
+        let mut command = command(cli, &env, &mut remarks)?;
         let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
         let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
         let deadline = deadline(cli, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
@@ -134,8 +136,10 @@ impl Plan {
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
+        let unguarded = !asked && command::takes_no_lock(&command, &here, &env);
         Ok(Self {
-            unguarded: !asked && command::takes_no_lock(&command, &here, &env),
+            unguarded,
+            wrapped: !unguarded && step_over_wrapper(&mut command, &env, &mut remarks),
             mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
             terms,
             grace,
@@ -162,6 +166,13 @@ impl Plan {
             ci,
             remarks,
         })
+    }
+
+    /// The file for the outputs of the wrapper that was stepped over, if there is one.
+    #[must_use]
+    pub fn wrapper_outputs(&self) -> Option<&Path> {
+        let path = self.env.get(OsStr::new("GITHUB_OUTPUT")).filter(|path| self.wrapped && !path.is_empty());
+        path.map(Path::new)
     }
 
     /// Whether the guard around this one, which lives, tells what became of the run.
@@ -273,18 +284,20 @@ fn command(
     if let Some(timeout) = cli.lock_timeout {
         command::with_lock_timeout(&mut command, env, timeout);
     }
-    if let Some(first) = command.first()
-        && let Some(program) = command::behind_wrapper(first, env)
-    {
-        remarks.push(Remark::Notice(format!(
-            "{} is the Node wrapper of a setup action, which passes no signals on; running {} (the wrapper's step \
-             outputs are not set)",
-            command[0].display(),
-            program.display()
-        )));
-        command[0] = program.into();
-    }
     Ok(command)
+}
+
+/// Puts what stands behind a setup action's wrapper in its place; whether there is one.
+fn step_over_wrapper(command: &mut [OsString], env: &HashMap<OsString, OsString>, remarks: &mut Vec<Remark>) -> bool {
+    let Some(first) = command.first_mut() else { return false };
+    let Some(program) = command::behind_wrapper(first, env) else { return false };
+    remarks.push(Remark::Notice(format!(
+        "{} is the Node wrapper of a setup action, which passes no signals on; running {} in its place",
+        first.display(),
+        program.display()
+    )));
+    *first = program.into();
+    true
 }
 
 fn mode(attach: bool, detach: bool, ci: bool, terminal: bool) -> Mode {

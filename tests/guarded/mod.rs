@@ -17,6 +17,7 @@ mod stopping;
 mod terragrunt;
 mod unheard;
 mod users;
+mod wrapper;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -92,25 +92,6 @@ fn a_run_without_a_backend_is_simply_supervised() {
     assert_eq!(exit.err(), "");
 }
 
-/// The Node script that setup-terraform puts on PATH dies of the first signal and Terraform with it.
-#[test]
-fn what_stands_behind_a_node_wrapper_is_run() {
-    let project = table(Kind::Sleep);
-    let bin = project.work().join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    std::os::unix::fs::symlink(terraform(), bin.join("terraform-bin")).unwrap();
-    std::fs::write(bin.join("terraform"), "#!/usr/bin/env node\nprocess.exit(99)\n").unwrap();
-    std::fs::set_permissions(bin.join("terraform"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let run = project.command(TFGUARD).args(["--", "terraform"]).args(APPLY).env("PATH", path).start();
-    run.wait_for_stdout("asleep", SOON);
-    run.signal(SIGTERM);
-    let exit = run.wait(SOON).expect_code(1);
-    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
-    assert!(exit.err().contains("is the Node wrapper of a setup action"), "{exit}");
-    assert_clean(&project);
-}
-
 #[test]
 fn lock_false_is_told_of_or_refused() {
     let project = table(Kind::Quick);

@@ -82,9 +82,9 @@ pub const CHECKS: &[Check] = &[
         id: "program",
         area: Terraform,
         right: "{}",
-        wrong: "behind a setup action's Node wrapper, {}: tfguard runs the program itself, and the wrapper's step outputs are not set",
+        wrong: "behind a setup action's Node wrapper, {}: for what can lock tfguard runs the program itself, and sets the step's outputs as the wrapper does",
         severity: Note,
-        remedy: "set `terraform_wrapper: false` (`tofu_wrapper: false`) in the setup action",
+        remedy: "if no step reads those outputs, set `terraform_wrapper: false` in setup-terraform, `tofu_wrapper: false` in setup-opentofu",
         answer: |facts| {
             let of = |wrapped| {
                 facts.programs.iter().filter(move |program| program.1 == wrapped).map(|program| program.0.as_str())

@@ -32,12 +32,16 @@ pub fn outputs(summaries: &[Summary], delimiter: &str) -> String {
         ("tfguard-lock-id", outputs.lock_id().to_owned()),
         ("tfguard-locks", outputs.locks.to_string()),
     ];
+    assignments(&values, delimiter)
+}
+
+/// Names and values in the form that every runner takes, with lines in the values.
+pub fn assignments(values: &[(&str, String)], delimiter: &str) -> String {
     // If somebody could guess it all the same, it is not the one.
     let mut delimiter = delimiter.to_owned();
     while values.iter().any(|(_, value)| value.contains(&delimiter)) {
         delimiter.push('_');
     }
-    // No empty line: act, and the runners that share its parser, refuse a file that has one.
-    let lines = values.map(|(name, value)| format!("{name}<<{delimiter}\n{value}\n{delimiter}\n"));
-    lines.concat()
+    // No empty line between them: act, and the runners that share its parser, refuse a file that has one.
+    values.iter().map(|(name, value)| format!("{name}<<{delimiter}\n{value}\n{delimiter}\n")).collect()
 }

@@ -14,7 +14,7 @@ mod outputs;
 mod publisher;
 mod summary;
 
-pub use publisher::Publisher;
+pub use publisher::{Publisher, set_outputs};
 pub use summary::{Level, Message, Summary};
 
 #[cfg(test)]

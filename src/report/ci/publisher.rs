@@ -125,6 +125,11 @@ impl Publisher {
     }
 }
 
+/// Sets outputs of a step of GitHub's.
+pub fn set_outputs(path: &Path, values: &[(&str, String)]) {
+    append("GITHUB_OUTPUT", Some(path), || github::assignments(values, &unguessable()));
+}
+
 /// Adds to a file that the CI reads.
 fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
     let Some(path) = path else { return };
