@@ -13,7 +13,13 @@ fn main() -> ExitCode {
     let env = std::env::vars_os().collect();
     let parsed = match std::env::args_os().next().and_then(|called| command::called_for(&called, &env)) {
         None => Cli::parse_all(),
-        Some(Ok(real)) => Cli::of_shim(real.into()),
+        Some(Ok(real)) => match run::pass_on(&real, &env) {
+            Ok(()) => Cli::of_shim(real.into()),
+            Err(failure) => {
+                eprintln!("tfguard: error: {failure}");
+                return ExitCode::from(failure.exit_code());
+            }
+        },
         Some(Err(error)) => {
             eprintln!("tfguard: error: {error}");
             return ExitCode::from(exit::NOT_FOUND);

@@ -108,6 +108,14 @@ pub fn link_into(
     Ok(set)
 }
 
+/// PATH without the directories in which tfguard's links are.
+#[must_use]
+pub fn path_without_links(path: &OsStr) -> OsString {
+    let dirs = std::env::split_paths(path).filter(|dir| !NAMES.iter().any(|name| is_self(&dir.join(name))));
+    // What was split at the separators has none.
+    std::env::join_paths(dirs).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Whether a program of this name is on PATH, besides tfguard's own links.
 fn is_there(name: &OsStr, env: &HashMap<OsString, OsString>) -> bool {
     let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();

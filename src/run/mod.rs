@@ -26,7 +26,7 @@ mod watch;
 mod wrapped;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub use spool::Sayer;
 pub use supervisor::{Job, describe};
 
 use crate::backend::{InitRecord, Surroundings};
-use crate::command::Flavour;
+use crate::command::{self, Flavour};
 use crate::exit;
 use crate::files;
 use crate::observe::Phase;
@@ -123,6 +123,23 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 
 pub use finish::{Cleanup, finish};
 pub use front::supervise;
+
+/// Runs what is behind the link by which tfguard was called, in this process's place and without a guard, where the guard of
+/// the same call is above: what it would find by the link again is this link.
+///
+/// # Errors
+/// It cannot be executed. `Ok` where it is to be guarded.
+pub fn pass_on(program: &Path, env: &HashMap<OsString, OsString>) -> Result<(), Failure> {
+    if !child::is_guarded_already(env) {
+        return Ok(());
+    }
+    let mut command = std::process::Command::new(program);
+    if let Some(path) = env.get(OsStr::new("PATH")) {
+        command.env("PATH", command::path_without_links(path));
+    }
+    let failed = command.args(std::env::args_os().skip(1)).exec();
+    Err(child::StartError::new(program.as_os_str(), failed).into())
+}
 
 fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
     // A supervisor that takes over counts from the same beginning.

@@ -61,6 +61,12 @@ impl ProcessId {
         Self::of(std::process::id().cast_signed())
     }
 
+    /// The process that started it, or took it over.
+    #[must_use]
+    pub fn parent(self) -> Option<Self> {
+        Self::of(Process::new(self.pid).ok()?.stat().ok()?.ppid)
+    }
+
     /// Whether it still runs. A zombie does not.
     #[must_use]
     pub fn is_alive(self) -> bool {

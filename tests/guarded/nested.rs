@@ -327,3 +327,73 @@ fn the_interrupt_of_one_that_a_script_called_before_is_not_that_of_the_next() {
     assert_clean(&next);
     assert_clean(&before);
 }
+
+/// A version manager's program for the `system`'s version: it runs the next one on PATH, less its own directory, and so finds
+/// the link that called it. A stand-in.
+#[test]
+fn a_program_that_looks_path_up_again_is_called_once() {
+    let manager_of = |call: &str| {
+        format!(
+            "#!/bin/sh
+own=$(dirname \"$0\"); echo run >> \"$own/runs\"; [ $(wc -l < \"$own/runs\") -lt 9 ] || exit 99
+IFS=:; for dir in $PATH; do
+  if [ \"$dir\" != \"$own\" ] && [ -x \"$dir/terraform\" ]; then {call}; fi
+done
+"
+        )
+    };
+    for (shim, executes) in [(false, true), (false, false), (true, true), (true, false)] {
+        let project = table(Kind::Sleep);
+        let [manager, real, links] = ["manager", "real", "links"].map(|name| project.work().join(name));
+        for dir in [&manager, &real] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let call = if executes { r#"exec "$dir/terraform" "$@""# } else { r#""$dir/terraform" "$@"; exit $?"# };
+        std::fs::write(manager.join("terraform"), manager_of(call)).unwrap();
+        std::fs::set_permissions(manager.join("terraform"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        std::os::unix::fs::symlink(terraform(), real.join("terraform")).unwrap();
+        project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
+        let path = format!("{}:{}:{}", manager.display(), real.display(), std::env::var("PATH").unwrap());
+        let run = if shim {
+            let path = format!("{}:{path}", links.display());
+            project.command(links.join("terraform")).args(APPLY).env("PATH", path)
+        } else {
+            guarded(&project, &[], &format!("terraform {}; exit $?", APPLY.join(" "))).env("PATH", path)
+        };
+        let run = run.start();
+        run.wait_for_stdout("asleep", SOON);
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(1);
+        let runs = std::fs::read_to_string(manager.join("runs")).unwrap().lines().count();
+        let context = format!("{shim} {executes} {runs}: {exit}");
+        assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{context}");
+        assert!(runs <= 2 && exit.err().contains("released by Terraform"), "{context}");
+        assert_clean(&project);
+    }
+}
+
+/// A Terraform that a Terraform calls is another one, with a guard and a lock of its own.
+#[test]
+fn a_terraform_that_a_guarded_terraform_calls_has_its_own_guard() {
+    let below = table(Kind::Sleep);
+    let apply = format!("cd '{}' && terraform {}", below.work().display(), APPLY.join(" "));
+    let hcl = format!(
+        "resource \"terraform_data\" \"x\" {{\n  provisioner \"local-exec\" {{\n    command = {apply:?}\n  }}\n}}\n"
+    );
+    let project = table(Kind::Hcl(hcl));
+    let run = guarded(&project, &[], &format!("terraform {}", APPLY.join(" "))).start();
+    let lock = loop {
+        match below.lock() {
+            Some(lock) => break lock,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON);
+    // The upper one kills what it waits for.
+    assert!(exit.err().contains(lock["ID"].as_str().unwrap()), "{exit}");
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 2, "{exit}");
+    [&project, &below].into_iter().for_each(assert_clean);
+}
