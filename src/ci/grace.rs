@@ -45,6 +45,8 @@ impl<'a> Surroundings<'a> {
 
 /// Where nobody waits: longer than most providers need to end what they are doing.
 pub const UNHURRIED: Duration = Duration::from_secs(5 * 60);
+/// Most providers end within this what they are doing.
+pub const LONG_ENOUGH: Duration = Duration::from_secs(60);
 /// How long `tfguard release` waits unless it is told otherwise, and what it keeps of that for the kill and the release.
 const CLEANUP_WAIT: Duration = Duration::from_secs(4 * 60);
 const CLEANUP_RESERVE: Duration = Duration::from_secs(30);
@@ -132,10 +134,10 @@ impl Surroundings<'_> {
     fn gitlab(&self) -> Term {
         // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
         if self.get("CI_SHARED_ENVIRONMENT").is_some() {
-            // `helpers/process/killer.go`, as the shell executor uses it.
+            // Which of them it is, no job can see (seen on gitlab-runner 19.4).
             return Term::ends_after(
-                Duration::from_secs(600),
-                "GitLab's shell executor gives a cancelled script 10 minutes",
+                Duration::from_secs(5 * 60),
+                "GitLab's shell executor gives a script 5 minutes at a forced cancel and at the job's limit, else 10",
             );
         }
         if self.in_pod() {
@@ -195,10 +197,14 @@ impl Surroundings<'_> {
             };
             Duration::from_secs(u64::try_from(signal).unwrap_or_default())
         });
-        let ladder =
-            Term::ends_after(ladder, "the Buildkite agent kills a cancelled job after its cancel grace period");
+        // The hook has no time of its own: after this it does not even start.
+        let ladder = Term::ends_after(
+            ladder,
+            "the Buildkite agent kills a cancelled command, and what is left of its hooks, after the signal's grace period",
+        );
         let stays = !self.is("BUILDKITE_COMPUTE_TYPE", "hosted") && self.machine_stays();
-        if stays && ladder.duration < UNHURRIED {
+        let is_heard = self.cleanup_step && ladder.duration >= LONG_ENOUGH;
+        if stays && !is_heard && ladder.duration < UNHURRIED {
             Term::new(UNHURRIED, "a self-hosted Buildkite agent's machine stays after the job")
         } else {
             ladder

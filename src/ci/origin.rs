@@ -38,7 +38,8 @@ impl Origin {
         let get = |name: &str| env(name).filter(|value| !value.is_empty());
         let on_jenkins = || Some(format!("{}#{}", get("NODE_NAME")?, get("EXECUTOR_NUMBER")?));
         let runner = get("RUNNER_NAME").or_else(on_jenkins).or_else(|| get("CIRCLE_NODE_INDEX"));
-        Self { commit: first(&COMMITS), actor: first(&ACTORS), runner }
+        // Buildkite says HEAD of a build for which nobody named a commit.
+        Self { commit: first(&COMMITS).filter(|commit| commit != "HEAD"), actor: first(&ACTORS), runner }
     }
 }
 
@@ -60,5 +61,6 @@ mod tests {
         assert_eq!(detect(&jenkins), Origin { commit: text("0b"), actor: None, runner: text("built-in#3") });
         assert_eq!(detect(&jenkins[..2]).runner, None);
         assert_eq!(detect(&[("CIRCLE_NODE_INDEX", "1")]).runner, text("1"));
+        assert_eq!(detect(&[("BUILDKITE_COMMIT", "HEAD")]), Origin::default());
     }
 }

@@ -70,6 +70,9 @@ impl Run {
         };
         if is("GITHUB_ACTIONS", "true") {
             let url = (|| {
+                if is_act(&env) {
+                    return None;
+                }
                 Some(format!(
                     "{}/{}/actions/runs/{}",
                     get("GITHUB_SERVER_URL")?,
@@ -105,6 +108,26 @@ impl Run {
     }
 }
 
+/// Whether this is act itself, whose runs have no page: it numbers each of them 1. Gitea's and Forgejo's runners, built on
+/// it, say who they are.
+pub fn is_act(env: impl Fn(&str) -> Option<String>) -> bool {
+    let is_set = |name: &str| env(name).is_some_and(|value| !value.is_empty());
+    is_set("ACT") && !is_set("GITEA_ACTIONS") && !is_set("FORGEJO_ACTIONS")
+}
+
+/// How the job ended whose cleanup step this is, where the CI tells and it did not end by itself: GitLab's `after_script`
+/// and Buildkite's hooks.
+pub fn how_the_job_ended(env: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let is = |name: &str, value: &str| env(name).as_deref() == Some(value);
+    if is("CI_JOB_STATUS", "timedout") || is("BUILDKITE_JOB_TIMED_OUT", "true") {
+        Some("the CI ended the job at its time limit")
+    } else if is("CI_JOB_STATUS", "canceled") || is("BUILDKITE_JOB_CANCELLED", "true") {
+        Some("the CI cancelled the job")
+    } else {
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +152,27 @@ mod tests {
                     ("GITHUB_RUN_ID", "7"),
                 ],
                 Some((Provider::GithubActions, Some("https://github.com/o/r/actions/runs/7"))),
+            ),
+            (
+                &[
+                    ("GITHUB_ACTIONS", "true"),
+                    ("ACT", "true"),
+                    ("GITHUB_SERVER_URL", "https://github.com"),
+                    ("GITHUB_REPOSITORY", "o/r"),
+                    ("GITHUB_RUN_ID", "1"),
+                ],
+                Some((Provider::GithubActions, None)),
+            ),
+            (
+                &[
+                    ("GITHUB_ACTIONS", "true"),
+                    ("ACT", "true"),
+                    ("GITEA_ACTIONS", "true"),
+                    ("GITHUB_SERVER_URL", "https://git.example"),
+                    ("GITHUB_REPOSITORY", "o/r"),
+                    ("GITHUB_RUN_ID", "5"),
+                ],
+                Some((Provider::GithubActions, Some("https://git.example/o/r/actions/runs/5"))),
             ),
             (
                 &[("GITLAB_CI", "true"), ("CI_JOB_URL", "https://x/-/jobs/1")],
@@ -156,6 +200,22 @@ mod tests {
         for (variables, expected) in cases {
             let found = detect(variables);
             assert_eq!(found.as_ref().map(|run| (run.provider, run.url.as_deref())), *expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn the_cleanup_step_is_told_how_its_job_ended() {
+        let told = |name: &str, value: &str| how_the_job_ended(|asked| (asked == name).then(|| value.to_owned()));
+        for (name, value) in [("CI_JOB_STATUS", "canceled"), ("BUILDKITE_JOB_CANCELLED", "true")] {
+            assert_eq!(told(name, value), Some("the CI cancelled the job"), "{name}");
+        }
+        for (name, value) in [("CI_JOB_STATUS", "timedout"), ("BUILDKITE_JOB_TIMED_OUT", "true")] {
+            assert_eq!(told(name, value), Some("the CI ended the job at its time limit"), "{name}");
+        }
+        for (name, value) in
+            [("CI_JOB_STATUS", "success"), ("CI_JOB_STATUS", "failed"), ("BUILDKITE_JOB_CANCELLED", "")]
+        {
+            assert_eq!(told(name, value), None, "{name}={value}");
         }
     }
 }

@@ -114,6 +114,10 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         }
         let told = told.into_inner();
         if !told.is_empty() {
+            let env = |name: &str| plan.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
+            if let Some(how) = ci::how_the_job_ended(env) {
+                tracing::info!("{how}");
+            }
             plan.publisher.publish(&told).await;
         }
         Ok(worst)

@@ -67,3 +67,20 @@ fn a_successful_step_of_act_has_its_outputs() {
         assert_eq!(project.lock(), None, "{version}: {exit}");
     }
 }
+
+/// act has no page for a summary, and no run that a link could lead to.
+#[test]
+fn what_happened_in_act_is_in_its_log_and_links_to_no_run() {
+    let kill = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"kill -9 $PPID\"\n  }\n}\n";
+    for (version, act) in Tools::get().programs(Product::Act) {
+        let project = project(Kind::Hcl(kill.to_owned()));
+        let report = project.work().join("report.json");
+        let job = job(&project, &act, "'true'").arg(format!("--env=TFGUARD_REPORT={}", report.display()));
+        let exit = job.run().expect_code(1);
+        assert!(exit.out().contains("| tfguard: lock ") && exit.out().contains("::warning"), "{version}: {exit}");
+        assert!(!exit.out().contains("Summary -"), "{version}: {exit}");
+        let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+        assert!(report["ci"].is_object() && report["ci"]["url"].is_null(), "{version}: {report:#}");
+        assert_eq!(project.lock(), None, "{version}: {exit}");
+    }
+}

@@ -19,8 +19,11 @@ fn a_command() {
         ("one command", &|| drop(case(Buildkite::default(), command, "5m", Work::Stops))),
         ("one command, hangs", &|| drop(case(Buildkite::default(), command, "4s", Work::Hangs))),
         ("lines", &|| drop(case(Buildkite::default(), lines, "5m", Work::Stops))),
-        // Longer than the agent waits: front and hook are gone before it is over.
-        ("lines, hangs for long", &|| drop(case(Buildkite::default(), lines, "13s", Work::Hangs))),
+        // Longer than the agent waits: the front is gone before it is over, and no hook starts.
+        ("lines, hangs for long", &|| {
+            let ended = case(Buildkite::default(), &format!("trap '' TERM\n{lines}"), "13s", Work::Hangs);
+            assert!(ended.cleanup.is_empty(), "{}", ended.log());
+        }),
         // The shell dies of the SIGTERM, and the hook awaits the rest.
         ("lines, a patient agent, hangs", &|| {
             let agent = Buildkite { grace: Duration::from_secs(60) };

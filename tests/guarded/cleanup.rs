@@ -79,6 +79,22 @@ fn it_awaits_a_living_supervisor_and_shows_the_rest_of_the_output() {
     release(&project, "1").run().expect_code(0);
 }
 
+/// GitLab tells its `after_script` why it runs, Buildkite its hooks.
+#[test]
+fn it_says_how_the_job_ended_if_it_had_something_to_do() {
+    let project = table(Kind::Sleep);
+    let gitlab = |run: Run| run.envs([("GITLAB_CI", "true"), ("CI_JOB_ID", "1")]);
+    let release =
+        || gitlab(project.command(TFGUARD).args(["release", "--wait", "1m"])).env("CI_JOB_STATUS", "timedout");
+    let run = gitlab(project.tfguard(TFGUARD, [""; 0], APPLY)).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let exit = release().run().expect_code(0);
+    run.wait(SOON).expect_code(1);
+    assert!(exit.err().contains("tfguard: the CI ended the job at its time limit\n"), "{exit}");
+    assert_eq!(release().run().expect_code(0).err(), "");
+    assert_clean(&project);
+}
+
 /// The cleanup step comes while the run is in full swing (GitLab's Kubernetes executor).
 #[test]
 fn it_stops_a_run_that_nobody_stopped() {

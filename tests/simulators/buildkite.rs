@@ -1,6 +1,6 @@
 //! Buildkite's agent (buildkite/agent, `internal/process/signal_notwindows.go`, `internal/job/executor.go`,
-//! `agent/run_job.go`): the command leads a session on a pseudo-terminal; its group gets SIGTERM, later SIGKILL; the hooks
-//! after it have what is left of the same time.
+//! `agent/run_job.go`; seen on 3.138): the command leads a session on a pseudo-terminal; its group gets SIGTERM, later SIGKILL;
+//! the hooks after it have what is left of the same time, and do not start when there is nothing left.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,15 @@ use super::{Ended, Job, Started};
 use crate::SOON;
 use crate::support::Running;
 
-/// What the hooks are left with: the signal's grace period is by default so much less than the cancel's.
-const FOR_HOOKS: Duration = Duration::from_secs(1);
-
 /// An agent. The job's script is the command, each cleanup a `pre-exit` hook.
 pub struct Buildkite {
-    /// `cancel-grace-period`.
+    /// The signal's grace period: `cancel-grace-period` less a second, unless `signal-grace-period-seconds` says otherwise.
     pub grace: Duration,
 }
 
 impl Default for Buildkite {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(10) }
+        Self { grace: Duration::from_secs(9) }
     }
 }
 
@@ -53,9 +50,10 @@ struct InCommand<'a> {
 impl InCommand<'_> {
     fn conclude(self, deadline: Option<Instant>) -> Ended {
         let script = self.command.wait(SOON);
-        let cleanup = self.job.cleanups().iter().map(|hook| {
+        let left = || deadline.map_or(SOON, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let cleanup = self.job.cleanups().iter().take_while(|_| !left().is_zero()).map(|hook| {
             let mut hook = start(&self.job, hook, deadline.is_some());
-            let left = deadline.map_or(SOON, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left();
             if !hook.ends_within(left) {
                 // The agent kills what runs the hooks, and the hook's terminal goes with that.
                 hook.hang_up();
@@ -74,7 +72,7 @@ impl Started for InCommand<'_> {
     fn cancel(self: Box<Self>) -> Ended {
         let deadline = Instant::now() + self.agent.grace;
         self.command.signal_group(SIGTERM);
-        if !self.command.ends_within(self.agent.grace - FOR_HOOKS) {
+        if !self.command.ends_within(self.agent.grace) {
             self.command.signal_group(SIGKILL);
         }
         self.conclude(Some(deadline))

@@ -77,9 +77,9 @@ fn gitlab() {
     let docker = [("GITLAB_CI", "true"), ("CI_DISPOSABLE_ENVIRONMENT", "true")];
     let native = [docker[0], docker[1], ("FF_USE_NATIVE_CONTAINER_STOP", "true")];
     let pod = [docker[0], docker[1], POD_HOST];
-    check(&shell, MACHINE, 540, "10 minutes");
-    check(&shell, cleanup(MACHINE), 540, "10 minutes");
-    check(&[shell[0], shell[1], POD_HOST], CONTAINER, 540, "10 minutes");
+    check(&shell, MACHINE, 240, "5 minutes at a forced cancel");
+    check(&shell, cleanup(MACHINE), 240, "5 minutes at a forced cancel");
+    check(&[shell[0], shell[1], POD_HOST], CONTAINER, 240, "5 minutes at a forced cancel");
     check(&docker, CONTAINER, 8, "docker executor");
     check(&docker, cleanup(CONTAINER), 20, "after_script releases");
     check(&native, CONTAINER, 6, "within 10 seconds");
@@ -111,15 +111,19 @@ fn buildkite() {
     let hosted = ("BUILDKITE_COMPUTE_TYPE", "hosted");
     let v3 = ("BUILDKITE_CANCEL_GRACE_PERIOD", "120");
     on(&[], MACHINE, 300, "machine stays");
-    on(&[("BUILDKITE_CANCEL_GRACE_PERIOD", "1200")], MACHINE, 1139, "cancel grace period");
-    on(&[hosted], MACHINE, 5, "cancel grace period");
-    on(&[hosted], cleanup(MACHINE), 5, "cancel grace period");
-    on(&[], CONTAINER, 5, "cancel grace period");
-    on(&[hosted, v3], MACHINE, 79, "cancel grace period");
-    on(&[hosted, v3, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "60")], MACHINE, 40, "cancel grace period");
-    on(&[hosted, v3, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "-30")], MACHINE, 60, "cancel grace period");
-    on(&[hosted, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "-30")], MACHINE, 1, "cancel grace period");
-    on(&[hosted, ("BUILDKITE_CANCEL_SIGNAL_TIMEOUT", "5m0s")], MACHINE, 240, "cancel grace period");
+    on(&[("BUILDKITE_CANCEL_GRACE_PERIOD", "1200")], MACHINE, 1139, "signal's grace period");
+    on(&[hosted], MACHINE, 5, "signal's grace period");
+    on(&[hosted], cleanup(MACHINE), 5, "signal's grace period");
+    on(&[], CONTAINER, 5, "signal's grace period");
+    // A hook that runs is one that the command leaves time.
+    on(&[("BUILDKITE_CANCEL_GRACE_PERIOD", "300")], MACHINE, 300, "machine stays");
+    on(&[("BUILDKITE_CANCEL_GRACE_PERIOD", "300")], cleanup(MACHINE), 239, "signal's grace period");
+    on(&[], cleanup(MACHINE), 300, "machine stays");
+    on(&[hosted, v3], MACHINE, 79, "signal's grace period");
+    on(&[hosted, v3, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "60")], MACHINE, 40, "signal's grace period");
+    on(&[hosted, v3, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "-30")], MACHINE, 60, "signal's grace period");
+    on(&[hosted, ("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS", "-30")], MACHINE, 1, "signal's grace period");
+    on(&[hosted, ("BUILDKITE_CANCEL_SIGNAL_TIMEOUT", "5m0s")], MACHINE, 240, "signal's grace period");
 }
 
 #[test]

@@ -7,11 +7,10 @@ use super::finding::Answer::{self, Right, Unknown, Wrong};
 use super::finding::Area::{Bucket, Credentials, Session, Settings, Signals, Table, Terraform};
 use super::finding::Check;
 use super::finding::Severity::{Note, Problem, Warning};
+use crate::ci::{LONG_ENOUGH, Provider};
 use crate::commands::TargetError::{Local, Other};
 use crate::run::describe;
 
-/// A cancel that leaves less may find a provider in the midst of its work.
-const SHORT_GRACE: Duration = Duration::from_secs(60);
 /// A run of Terraform, and the release after it, can take longer than that.
 const SHORT_LIFE: Duration = Duration::from_secs(15 * 60);
 
@@ -50,9 +49,11 @@ pub const CHECKS: &[Check] = &[
         right: "an apply has {}",
         wrong: "an apply has only {}",
         severity: Warning,
-        remedy: "run `tfguard release` in a step that always runs (`if: always()`, `after_script`, `post`), and set TFGUARD_CLEANUP_STEP=true for the job",
+        remedy: "run `tfguard release` in a step that always runs (`if: always()`, `after_script`, `post`), and set TFGUARD_CLEANUP_STEP=true for the job; on Buildkite start the agent with cancel-grace-period=300, too",
         answer: |facts| {
-            let enough = facts.provider.is_none() || facts.cleanup_step || facts.grace.duration >= SHORT_GRACE;
+            // A hook of Buildkite's has no time of its own.
+            let step = facts.cleanup_step && facts.provider != Some(Provider::Buildkite);
+            let enough = facts.provider.is_none() || step || facts.grace.duration >= LONG_ENOUGH;
             let time = describe(facts.grace.duration);
             Answer::of(enough, format!("{time} to end after its interrupt: {}", facts.grace.why))
         },

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, OFlags};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Level, Message, Summary, azure, buildkite, dotenv, github, gitlab, markdown};
-use crate::ci::Provider;
+use crate::ci::{self, Provider};
 use crate::command;
 use crate::files;
 
@@ -57,7 +57,10 @@ impl Publisher {
         };
         let language = match provider {
             Some(Provider::GithubActions) => {
-                Language::Github { output: path("GITHUB_OUTPUT"), summary: path("GITHUB_STEP_SUMMARY") }
+                // act has no page for a summary and prints it into the log, where it would be twice, or thrice.
+                let is_act = ci::is_act(|name| get(name)?.to_str().map(str::to_owned));
+                let summary = path("GITHUB_STEP_SUMMARY").filter(|_| !is_act);
+                Language::Github { output: path("GITHUB_OUTPUT"), summary }
             }
             Some(Provider::Gitlab) => Language::Gitlab,
             Some(Provider::Azure) => Language::Azure,

@@ -79,10 +79,14 @@ const CASES: &[Case] = &[
     (&[("node", Warning)], |facts| facts.chain = chain(&["Runner.Worker", "node", "tfguard"])),
     (&[("pipe", Warning)], |facts| facts.reader = Some("tee".to_owned())),
     (&[("grace", Warning)], |facts| {
-        facts.grace.duration = SHORT_GRACE / 2;
+        facts.grace.duration = LONG_ENOUGH / 2;
         facts.cleanup_step = false;
     }),
-    (&[], |facts| facts.grace.duration = SHORT_GRACE / 2),
+    (&[], |facts| facts.grace.duration = LONG_ENOUGH / 2),
+    (&[("grace", Warning)], |facts| {
+        facts.grace.duration = LONG_ENOUGH / 2;
+        facts.provider = Some(Provider::Buildkite);
+    }),
     (&[("session-place", Problem)], |facts| facts.session = Err(DirectoryError::Symlink("/x".into()))),
     (&[("session-shared", Note)], |facts| session(facts).shared = Some(("RUNNER_TEMP", false))),
     (&[("program", Note)], |facts| facts.programs.push(("tofu is /bin/tofu-bin".to_owned(), true))),
@@ -125,7 +129,7 @@ const CASES: &[Case] = &[
     // Outside a CI nothing is asked of what only a CI does.
     (&[], |facts| {
         facts.chain = chain(&["node", "bash", "tfguard"]);
-        facts.grace.duration = SHORT_GRACE / 2;
+        facts.grace.duration = LONG_ENOUGH / 2;
         (facts.provider, facts.cleanup_step) = (None, false);
     }),
 ];
