@@ -1,4 +1,5 @@
-//! Jenkins: whoever carries a cookie, and all below, get SIGTERM again and again and never SIGKILL.
+//! Jenkins: whoever carries a cookie, and all below, get SIGTERM, once for each that carries it and is above them, and never
+//! SIGKILL.
 
 use super::*;
 

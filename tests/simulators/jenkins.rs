@@ -1,4 +1,4 @@
-//! Jenkins: how a step is launched (durable-task-plugin, `BourneShellScript.java`), how an abort looks for processes by a
+//! Jenkins, a stand-in made of its sources and of what its own code was seen to do: how a step is launched (durable-task-plugin, `BourneShellScript.java`), how an abort looks for processes by a
 //! cookie in their environment and signals them and all below them (jenkins, `core/…/hudson/util/ProcessTree.java`), and
 //! how long the step is waited for (workflow-durable-task-step-plugin, `DurableTaskStep.java`).
 
@@ -61,9 +61,9 @@ struct Step {
 }
 
 impl Build<'_> {
-    /// Of a pipeline, every `sh` in the same workspace has the same cookie.
+    /// Of a pipeline, every `sh` in one directory of a workspace has the same cookie, also those of branches side by side: there a digest of its path.
     fn cookie(&self) -> String {
-        format!("durable-{}", self.job.id())
+        format!("durable-{}", self.job.project().work().display())
     }
 
     fn node_cookie(&self) -> String {
@@ -113,7 +113,11 @@ impl Build<'_> {
             Jenkins::Container => {
                 ours("JENKINS_SERVER_COOKIE").into_iter().for_each(|pid| processes::signal(pid, SIGTERM))
             }
-            Jenkins::Freestyle => walk(|| [vec![step], ours("HUDSON_COOKIE")].concat()),
+            // By the controller and by the agent, at the same time.
+            Jenkins::Freestyle => thread::scope(|scope| {
+                scope.spawn(|| walk(|| vec![step]));
+                walk(|| ours("HUDSON_COOKIE"));
+            }),
         }
     }
 
@@ -158,31 +162,46 @@ impl Step {
     }
 }
 
-/// One after the other, in the order of their pids: everything below a process, then the process itself, by what was there
-/// at the beginning of the whole walk. The five seconds begin anew for each that carries the cookie.
+/// One after the other: everything below a process, then the process itself, by what was there at the beginning of the whole
+/// walk. The five seconds begin anew for each that carries the cookie.
 fn walk(matching: impl FnOnce() -> Vec<Pid>) {
     let snapshot = Snapshot::take();
-    for pid in matching() {
+    for pid in snapshot.in_order(matching()) {
         snapshot.kill(pid, Instant::now() + SOFT_KILL);
     }
 }
 
 struct Snapshot {
     children: BTreeMap<Pid, Vec<Pid>>,
+    /// Slots of the table in which Java keeps all processes by their pids.
+    slots: usize,
 }
 
 impl Snapshot {
     fn take() -> Self {
         let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
+        let mut count = 0;
         for (pid, parent) in processes::with_parents() {
             children.entry(parent).or_default().push(pid);
+            count += 1;
         }
-        Self { children }
+        // `HashMap` grows when it is three quarters full.
+        let slots = (count * 4 / 3 + 1_usize).next_power_of_two().max(16);
+        Self { children, slots }
+    }
+
+    /// In the order of a `HashMap<Integer, …>`, which is not that of the pids.
+    fn in_order(&self, mut pids: Vec<Pid>) -> Vec<Pid> {
+        pids.sort_by_key(|pid| {
+            let hash = pid.as_raw() ^ (pid.as_raw() >> 16);
+            usize::try_from(hash).unwrap_or_default() & (self.slots - 1)
+        });
+        pids
     }
 
     fn kill(&self, pid: Pid, deadline: Instant) {
-        for child in self.children.get(&pid).into_iter().flatten() {
-            self.kill(*child, deadline);
+        for child in self.in_order(self.children.get(&pid).cloned().unwrap_or_default()) {
+            self.kill(child, deadline);
         }
         processes::signal(pid, SIGTERM);
         let mut pause = Duration::from_millis(10);
@@ -210,11 +229,12 @@ impl Started for InStep<'_> {
     fn cancel(self: Box<Self>) -> Ended {
         let Self { build, step } = *self;
         let pid = step.log.pid();
-        thread::scope(|scope| {
-            // The controller goes on as soon as the step has ended, wherever the agent is in its walk.
+        // The log of the step is gone when it has ended, and `post` starts when the walk is done, too.
+        let script = thread::scope(|scope| {
             scope.spawn(|| build.abort(pid));
-            build.conclude(step.end(ABORT))
-        })
+            step.end(ABORT)
+        });
+        build.conclude(script)
     }
 
     fn finish(self: Box<Self>) -> Ended {

@@ -7,7 +7,12 @@
 //   }
 //
 // It needs a `node` around it and does both on that one: elsewhere there is no session to find. In a declarative pipeline
-// it goes into `steps`. It can be used in branches of `parallel`, on one node or on several.
+// it goes into `steps`. It can be used in branches of `parallel`, on one node or on several. In one workspace all branches have
+// one cookie, by which Jenkins finds what it stops: where it stops one branch alone (`timeout`, `failFast`), the Terraforms of the
+// others are interrupted, too. In a directory of its own a branch has its own:
+//
+//   parallel network: { dir('network') { tfguard 'terraform apply -input=false -auto-approve' } },
+//            cluster: { dir('cluster') { tfguard 'terraform apply -input=false -auto-approve' } }
 def call(String command) {
     call(command: command)
 }
