@@ -1,84 +1,137 @@
-//! Buildkite's agent (buildkite/agent, `internal/process/signal_notwindows.go`, `internal/job/executor.go`,
-//! `agent/run_job.go`; seen on 3.138): the command leads a session on a pseudo-terminal; its group gets SIGTERM, later SIGKILL;
-//! the hooks after it have what is left of the same time, and do not start when there is nothing left.
+//! Buildkite's own agent (`support/programs.rs`), against a stand-in of its API: the command leads a session on a
+//! pseudo-terminal; its group gets SIGTERM, later SIGKILL; the hooks after it have what it leaves of the signal's grace period.
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use serde_json::{Value, json};
 
 use super::{Ended, Job, Started};
 use crate::SOON;
-use crate::support::Running;
+use crate::support::{Product, Reply, Running, Server, Tools, Watched, make_program};
 
-/// An agent. The job's script is the command, each cleanup a `pre-exit` hook.
+/// What a hook says when it has ended, and its exit code.
+const HOOK_ENDED: &str = "the hook ended with ";
+
+/// An agent. The job's script is the command, the cleanups are the `pre-exit` hook.
 pub struct Buildkite {
-    /// The signal's grace period: `cancel-grace-period` less a second, unless `signal-grace-period-seconds` says otherwise.
-    pub grace: Duration,
+    program: PathBuf,
+    grace: u64,
 }
 
-impl Default for Buildkite {
-    fn default() -> Self {
-        Self { grace: Duration::from_secs(9) }
-    }
+/// What the API knows of the job.
+#[derive(Default)]
+struct Known {
+    accepted: bool,
+    cancelled: bool,
+    /// What the agent said at its end.
+    finished: Option<Value>,
 }
 
 impl Buildkite {
+    /// One with this `cancel-grace-period`, in seconds; the signal's is a second less. None where no agent can be had.
+    pub fn get(grace: u64) -> Option<Self> {
+        let (_, program) = Tools::get().programs(Product::BuildkiteAgent).last()?;
+        Some(Self { program, grace })
+    }
+
     pub fn start<'a>(self, job: Job<'a>) -> Box<dyn Started + 'a> {
-        let command = start(&job, job.script(), false);
-        Box::new(InCommand { agent: self, job, command })
+        let known = Arc::new(Watched::<Known>::default());
+        let api = {
+            let (known, id) = (Arc::clone(&known), job.id().to_owned());
+            let work = job.project().work();
+            let command = format!("cd '{}'\n{}", work.display(), job.script());
+            Server::start(move |request| {
+                let path = request.target.split('?').next().unwrap_or_default();
+                let answer = match (request.method.as_str(), path.rsplit('/').next().unwrap_or_default()) {
+                    ("POST", "register") => json!({
+                        "id": "agent", "name": "agent", "access_token": "none", "meta_data": [],
+                        "ping_interval": 1, "job_status_interval": 1, "heartbeat_interval": 60,
+                    }),
+                    ("GET", "ping") if known.get().accepted => json!({}),
+                    ("GET", "ping") => json!({ "job": described(&id, &command) }),
+                    ("PUT", "accept") => {
+                        known.change(|known| known.accepted = true);
+                        described(&id, &command)
+                    }
+                    ("PUT", "finish") => {
+                        known.change(|known| known.finished = Some(request.json()));
+                        json!({})
+                    }
+                    ("GET", last) if last == id => {
+                        json!({ "state": if known.get().cancelled { "canceled" } else { "running" } })
+                    }
+                    _ => json!({}),
+                };
+                Reply::json(200, &answer)
+            })
+        };
+        let hook: String = job
+            .cleanups()
+            .iter()
+            .enumerate()
+            .map(|(number, script)| {
+                let script = job.file(&format!("hook-{number}"), script);
+                format!("bash -e '{}' && code=0 || code=$?; echo '{HOOK_ENDED}'$code\n", script.display())
+            })
+            .collect();
+        let hook = format!("#!/usr/bin/env bash\ncd '{}'\n{hook}", job.project().work().display());
+        make_program(&job.dir("hooks").join("pre-exit"), &hook);
+        // What a checkout would make.
+        job.dir("build/agent/organisation/pipeline");
+        let dir = |name: &str| format!("--{name}-path={}", job.dir(name).display());
+        let agent = job
+            .run(&self.program)
+            .args(["start", "--token=none", "--disconnect-after-job", "--write-job-logs-to-stdout", "--no-color"])
+            .args([format!("--endpoint={}", api.url()), format!("--cancel-grace-period={}", self.grace)])
+            .args([dir("build"), dir("hooks"), dir("plugins"), dir("sockets")])
+            .start();
+        Box::new(InJob { api, known, agent })
     }
 }
 
-fn start(job: &Job, script: &str, cancelled: bool) -> Running {
-    let url = format!("https://buildkite.example/organisation/pipeline/builds/{}", job.id());
-    let run = job
-        .run("bash")
-        .args(["-e", "-c", script])
-        .envs([("CI", "true"), ("BUILDKITE", "true"), ("BUILDKITE_RETRY_COUNT", "0"), ("TERM", "xterm-256color")])
-        .envs([("BUILDKITE_BUILD_URL", url.as_str()), ("BUILDKITE_JOB_ID", job.id())])
-        .env("BUILDKITE_BUILD_CHECKOUT_PATH", job.project().work());
-    let run = if cancelled { run.env("BUILDKITE_JOB_CANCELLED", "true") } else { run };
-    run.pty().start()
+/// A job as the API has it.
+fn described(id: &str, command: &str) -> Value {
+    let url = format!("https://buildkite.example/organisation/pipeline/builds/{id}");
+    json!({
+        "id": id, "state": "assigned", "chunks_max_size_bytes": 102_400, "log_max_size_bytes": 100_000_000,
+        "env": {
+            "CI": "true", "BUILDKITE": "true", "BUILDKITE_COMMAND": command, "BUILDKITE_JOB_ID": id, "BUILDKITE_BUILD_URL": url, "BUILDKITE_RETRY_COUNT": "0",
+            "BUILDKITE_REPO": "none", "BUILDKITE_COMMIT": "HEAD", "BUILDKITE_BRANCH": "main", "BUILDKITE_AGENT_NAME": "agent",
+            "BUILDKITE_ORGANIZATION_SLUG": "organisation", "BUILDKITE_PIPELINE_SLUG": "pipeline",
+            "BUILDKITE_PIPELINE_PROVIDER": "git", "BUILDKITE_AGENT_NO_JOB_API": "true",
+            // Without a repository.
+            "BUILDKITE_BOOTSTRAP_PHASES": "command",
+        },
+    })
 }
 
-struct InCommand<'a> {
-    agent: Buildkite,
-    job: Job<'a>,
-    command: Running,
+struct InJob {
+    /// It answers for as long as the agent lives.
+    api: Server,
+    known: Arc<Watched<Known>>,
+    agent: Running,
 }
 
-impl InCommand<'_> {
-    fn conclude(self, deadline: Option<Instant>) -> Ended {
-        let script = self.command.wait(SOON);
-        let left = || deadline.map_or(SOON, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let cleanup = self.job.cleanups().iter().take_while(|_| !left().is_zero()).map(|hook| {
-            let mut hook = start(&self.job, hook, deadline.is_some());
-            let left = left();
-            if !hook.ends_within(left) {
-                // The agent kills what runs the hooks, and the hook's terminal goes with that.
-                hook.hang_up();
-            }
-            hook.wait(SOON)
-        });
-        Ended { script, cleanup: cleanup.collect() }
-    }
-}
-
-impl Started for InCommand<'_> {
+impl Started for InJob {
     fn log(&self) -> &Running {
-        &self.command
+        &self.agent
     }
 
     fn cancel(self: Box<Self>) -> Ended {
-        let deadline = Instant::now() + self.agent.grace;
-        self.command.signal_group(SIGTERM);
-        if !self.command.ends_within(self.agent.grace) {
-            self.command.signal_group(SIGKILL);
-        }
-        self.conclude(Some(deadline))
+        self.known.change(|known| known.cancelled = true);
+        self.finish()
     }
 
     fn finish(self: Box<Self>) -> Ended {
-        self.conclude(None)
+        let Self { api: _api, known, agent } = *self;
+        let mut script = agent.wait(SOON);
+        let finished = known.get().finished.clone().unwrap_or_default();
+        script.code = finished["exit_status"].as_str().and_then(|code| code.parse().ok());
+        let out = script.out();
+        let ends = out.lines().filter_map(|line| line.split_once(HOOK_ENDED)?.1.trim().parse().ok());
+        let hook =
+            |code| crate::support::Exit { code: Some(code), signal: None, stdout: Vec::new(), stderr: Vec::new() };
+        Ended { cleanup: ends.map(hook).collect(), script }
     }
 }

@@ -43,6 +43,7 @@ pub use run::{Exit, Run, Running, Stdin};
 pub use server::{Reply, Server};
 pub use state_server::{Flavour, StateServer};
 pub use tools::{Tools, terraform_on_path};
+pub use watched::Watched;
 
 /// Says it, not by a macro, whose words the harness keeps to itself where a test passes.
 pub fn skipped(what: &str) {

@@ -1,6 +1,6 @@
-//! Real OpenTofu, Terraform up to 1.8, Terragrunt, act and versitygw, built once on this machine by `go` from pinned modules of
-//! the Go module proxy, with the user's own settings and caches of `go`. (From 1.9 on Terraform's module needs parts of its
-//! repository that are no modules of their own, so it cannot be built so.)
+//! Real OpenTofu, Terraform up to 1.8, Terragrunt, act, Buildkite's agent and versitygw, built once on this machine by `go`
+//! from pinned modules of the Go module proxy, with the user's own settings and caches of `go`. (From 1.9 on Terraform's
+//! module needs parts of its repository that are no modules of their own, so it cannot be built so.)
 //!
 //! `TFGUARD_TEST_TOOLS` says which of them the tests use: `ci` (the default), `all` or `none`. A build takes minutes.
 
@@ -22,6 +22,7 @@ pub enum Product {
     Terragrunt,
     Act,
     Versitygw,
+    BuildkiteAgent,
 }
 
 /// A version that can be built.
@@ -32,7 +33,7 @@ struct Pin {
     in_ci: bool,
 }
 
-const PINS: [Pin; 12] = [
+const PINS: [Pin; 13] = [
     Pin { product: Product::OpenTofu, version: "1.6.3", in_ci: false },
     Pin { product: Product::OpenTofu, version: "1.8.11", in_ci: true },
     Pin { product: Product::OpenTofu, version: "1.10.10", in_ci: false },
@@ -45,6 +46,8 @@ const PINS: [Pin; 12] = [
     Pin { product: Product::Terragrunt, version: "1.1.3", in_ci: true },
     Pin { product: Product::Act, version: "0.2.89", in_ci: true },
     Pin { product: Product::Versitygw, version: "1.8.0", in_ci: false },
+    // The last one whose modules the proxy has.
+    Pin { product: Product::BuildkiteAgent, version: "3.78.0", in_ci: true },
 ];
 
 impl Product {
@@ -56,6 +59,7 @@ impl Product {
             Self::Terragrunt => "terragrunt",
             Self::Act => "act",
             Self::Versitygw => "versitygw",
+            Self::BuildkiteAgent => "buildkite-agent",
         }
     }
 
@@ -66,6 +70,7 @@ impl Product {
             Self::Terragrunt => "github.com/gruntwork-io/terragrunt",
             Self::Act => "github.com/nektos/act",
             Self::Versitygw => "github.com/versity/versitygw",
+            Self::BuildkiteAgent => "github.com/buildkite/agent/v3",
         }
     }
 
@@ -84,7 +89,7 @@ impl Product {
             Self::OpenTofu => format!("-X {}/version.dev=no", self.module()),
             Self::Terraform if version >= "1.6" => format!("-X {}/version.dev=no", self.module()),
             // It is in their source.
-            Self::Terraform | Self::Act => String::new(),
+            Self::Terraform | Self::Act | Self::BuildkiteAgent => String::new(),
             Self::Terragrunt => format!("-X {}/internal/version.Version={version}", self.module()),
             Self::Versitygw => format!("-X main.Version={version}"),
         }
@@ -99,6 +104,7 @@ impl fmt::Display for Product {
             Self::Terragrunt => "Terragrunt",
             Self::Act => "act",
             Self::Versitygw => "versitygw",
+            Self::BuildkiteAgent => "buildkite-agent",
         })
     }
 }
@@ -151,9 +157,12 @@ fn build(tools: &Tools, pin: &Pin) -> Result<PathBuf, String> {
         // Without the user's configuration, of which they would tell.
         let mut probe = Command::new(dir.join(program));
         probe.arg("--version").env_clear().env("HOME", "/nonexistent").env("CHECKPOINT_DISABLE", "1");
-        match output_of(&mut probe)? {
-            said if said.lines().next().is_some_and(|line| line.ends_with(version)) => Ok(()),
-            said => Err(format!("{package} is not of version {version}: {said}")),
+        let said = output_of(&mut probe)?;
+        // Behind a `+` is the number of a build.
+        let told = said.lines().next().and_then(|line| line.split('+').next());
+        match told.is_some_and(|told| told.ends_with(version)) {
+            true => Ok(()),
+            false => Err(format!("{package} is not of version {version}: {said}")),
         }
     })?;
     Ok(dir.join(program))

@@ -10,12 +10,13 @@ use crate::templates::read::*;
 
 #[test]
 fn the_buildkite_step_and_its_hook() {
+    // Longer than the default, as the hook asks for.
+    let Some(agent) = Buildkite::get(60) else { return };
     let project = project();
     std::os::unix::fs::symlink(".", project.work().join("production")).unwrap();
     let script = strings(&yaml("buildkite/pipeline.yml")["steps"][0]["command"]).join("\n");
     let job = Job::new(&project, script).cleanup(format!("'{}'", template("buildkite/hooks/pre-exit").display()));
-    // Longer than the default, as the hook asks for.
-    let ended = cancel(&project, Buildkite { grace: Duration::from_secs(60) }.start(job));
+    let ended = cancel(&project, agent.start(job));
     assert_interrupted_by_tfguard(&ended);
 }
 
