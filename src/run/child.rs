@@ -16,7 +16,7 @@ use tokio::process::Command;
 use crate::command::{self, Flavour};
 use crate::exit;
 use crate::report::Ending;
-use crate::session::{self, ChildRecord, DirectoryError, Journal, ProcessId, SessionDir, SessionFile, World};
+use crate::session::{ChildRecord, DirectoryError, Journal, ProcessId, SessionDir, SessionFile, World, runs_terraform};
 use crate::{ci, cli};
 
 /// Terraform's log variables. If the user set any of them, all stay as they are.
@@ -37,35 +37,41 @@ pub type Environment = HashMap<OsString, OsString>;
 /// The environment as the user set it: without the log variables of another guard's session.
 #[must_use]
 pub fn without_outer_log(mut env: Environment) -> Environment {
-    if session_of_log(&env, SECOND_LOG).is_some() {
+    let is_a_sessions = |env: &Environment, name: &str| {
+        let session = env.get(OsStr::new(name)).map(Path::new).and_then(|log| SessionDir::open(log.parent()?).ok());
+        session.is_some_and(|session| env.get(OsStr::new(name)).is_some_and(|log| session.log() == *Path::new(log)))
+    };
+    if is_a_sessions(&env, SECOND_LOG) {
         env.remove(OsStr::new(SECOND_LOG));
     }
     // A guard sets it only where the user set none of them.
-    if session_of_log(&env, LOG_PATH).is_some() {
+    if is_a_sessions(&env, LOG_PATH) {
         LOG_VARIABLES.iter().for_each(|name| drop(env.remove(OsStr::new(name))));
     }
     env
-}
-
-/// The session whose log is the one that this variable names.
-fn session_of_log(env: &Environment, name: &str) -> Option<SessionDir> {
-    let log = Path::new(env.get(OsStr::new(name))?);
-    SessionDir::open(log.parent()?).ok().filter(|session| session.log() == log)
 }
 
 /// Whether this process is a part of one call of a Terraform that has its guard: what was called looked PATH up again and found
 /// tfguard's link, as a version manager does for the `system`'s version. A Terraform that another one calls is not.
 #[must_use]
 pub fn is_guarded_already(env: &Environment) -> bool {
-    let Some(session) = [SECOND_LOG, LOG_PATH].iter().find_map(|name| session_of_log(env, name)) else { return false };
-    let (Ok(journal), Some(child)) = (Journal::read(&session), read_record(&session)) else { return false };
-    let is_terraforms = command::product(OsStr::new(&journal.account.program)).is_some();
-    let Some(log) = journal.open_log(&session).ok().filter(|_| is_terraforms && journal.world == World::here()) else {
-        return false;
+    let above: Vec<_> = std::iter::successors(ProcessId::own(), |process| process.parent()).collect();
+    let sessions = SessionDir::all(|name| env.get(OsStr::new(name)).cloned());
+    sessions.iter().any(|session| is_within_call(session, &above))
+}
+
+/// Whether `above`, this process and all that it descends from, is a part of the one call of a Terraform that a session, or one
+/// inside it, guards.
+fn is_within_call(session: &SessionDir, above: &[ProcessId]) -> bool {
+    let of_this_one = || {
+        let child = read_record(session)?;
+        let end = above.iter().position(|process| *process == child.id)?;
+        let journal = Journal::read(session).ok().filter(|journal| journal.world == World::here())?;
+        command::product(OsStr::new(&journal.account.program))?;
+        let log = journal.open_log(session).ok()?;
+        Some(!above[..=end].iter().any(|process| runs_terraform(*process, &log)))
     };
-    let above = std::iter::successors(ProcessId::own(), |process| process.parent());
-    let mut above = above.take_while(|process| !session::is_terraform(*process, &log));
-    above.any(|process| process == child.id)
+    of_this_one() == Some(true) || session.inner().iter().any(|inner| is_within_call(inner, above))
 }
 
 /// The environment of a command that runs Terraforms: with links to tfguard for each that it calls by name, which then

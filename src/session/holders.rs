@@ -121,6 +121,13 @@ impl Tree {
     }
 }
 
+/// Whether a process is a Terraform by what it runs, or by having the log open for writing.
+#[must_use]
+pub fn runs_terraform(process: ProcessId, log: &File) -> bool {
+    let named = Process::new(process.pid).is_ok_and(|found| is_called_terraform(&found, ""));
+    named || is_terraform(process, log)
+}
+
 /// Whether a process has the log open for writing, so that it is a Terraform.
 #[must_use]
 pub fn is_terraform(process: ProcessId, log: &File) -> bool {

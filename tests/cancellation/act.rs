@@ -84,3 +84,19 @@ fn what_happened_in_act_is_in_its_log_and_links_to_no_run() {
         assert_eq!(project.lock(), None, "{version}: {exit}");
     }
 }
+
+/// The outputs of a setup action's wrapper, of many lines, are read by act.
+#[test]
+fn the_outputs_of_a_wrapper_are_read_in_act() {
+    for (version, act) in Tools::get().programs(Product::Act) {
+        let project = project(Kind::Quick);
+        let bin = project.work().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(Tools::get().any_terraform(), bin.join("terraform-bin")).unwrap();
+        make_program(&bin.join("terraform"), "#!/usr/bin/env node\n");
+        let then = r#"'echo "code ${{ steps.apply.outputs.exitcode }}, ${{ contains(steps.apply.outputs.stdout, ''Apply complete!'') }}"'"#;
+        let path = format!("--env=PATH={}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let exit = job(&project, &act, then).arg(path).run().expect_code(0);
+        assert!(exit.out().contains("code 0, true"), "{version}: {exit}");
+    }
+}

@@ -128,28 +128,32 @@ impl Publisher {
     }
 }
 
-/// Sets outputs of a step of GitHub's.
+/// Sets outputs of a step of GitHub's, on which a later step may rely.
 pub fn set_outputs(path: &Path, values: &[(&str, String)]) {
-    append("GITHUB_OUTPUT", Some(path), || github::assignments(values, &unguessable()));
+    if let Err(error) = append_to(path, &github::assignments(values, &unguessable())) {
+        tracing::warn!("the step's outputs cannot be set: {} (GITHUB_OUTPUT): {error}", path.display());
+    }
+}
+
+/// The same; what of tfguard's own cannot be written there is nobody's trouble.
+fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
+    let Some(path) = path else { return };
+    if let Err(error) = append_to(path, &text()) {
+        tracing::debug!("cannot write {} ({variable}): {error}", path.display());
+    }
 }
 
 /// Adds to a file that the CI reads.
-fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
-    let Some(path) = path else { return };
-    let append = || -> io::Result<()> {
-        // Never made, it is the CI's; never waited for.
-        let mut file = files::open(CWD, path.as_os_str(), OFlags::RDWR | OFlags::APPEND)?;
-        // Somebody's last line may lack its end.
-        let mut last = [b'\n'];
-        if let Some(at) = file.metadata()?.len().checked_sub(1) {
-            file.read_exact_at(&mut last, at)?;
-        }
-        let separator = if last == *b"\n" { "" } else { "\n" };
-        file.write_all(format!("{separator}{}", text()).as_bytes())
-    };
-    if let Err(error) = append() {
-        tracing::debug!("cannot write {} ({variable}): {error}", path.display());
+fn append_to(path: &Path, text: &str) -> io::Result<()> {
+    // Never made, it is the CI's; never waited for.
+    let mut file = files::open(CWD, path.as_os_str(), OFlags::RDWR | OFlags::APPEND)?;
+    // Somebody's last line may lack its end.
+    let mut last = [b'\n'];
+    if let Some(at) = file.metadata()?.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
     }
+    let separator = if last == *b"\n" { "" } else { "\n" };
+    file.write_all(format!("{separator}{text}").as_bytes())
 }
 
 async fn annotate(agent: &Path, annotation: &buildkite::Annotation) -> io::Result<()> {
