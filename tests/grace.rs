@@ -27,7 +27,7 @@ fn it_is_what_the_ci_leaves_and_is_explained() {
     let cases: [(Variables, &[&str], f64, &str); 6] = [
         (HOSTED, &[], 6.0, "grace: 6s (GitHub kills a cancelled step after 10 seconds"),
         (HOSTED, &["--cleanup-step"], 210.0, "grace: 3m 30s (GitHub gives the steps after a cancel 5 minutes"),
-        (SHELL, &[], 540.0, "grace: 9m (GitLab's shell executor"),
+        (SHELL, &[], 240.0, "grace: 4m (GitLab's shell executor"),
         (&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], &[], 20.0, "grace: 20s (a Kubernetes pod"),
         (HOSTED, &["--grace", "5s"], 5.0, ""),
         (HOSTED, &["--grace", "10m"], 600.0, "--grace is longer than the 6s that fit here (GitHub kills"),
@@ -92,7 +92,7 @@ fn the_deadline_is_the_jobs_own_where_the_ci_tells_it() {
         ("BUILDKITE_JOB_ID", "0198-of-this-test"),
     ];
     for (variables, most, words) in [
-        (&gitlab[..], 3600.0 - 540.0 - 60.0, "GitLab's CI_JOB_TIMEOUT"),
+        (&gitlab[..], 3600.0 - 300.0 - 60.0, "GitLab's CI_JOB_TIMEOUT"),
         // The five seconds of a hosted agent count once the CI asks.
         (&buildkite[..], 3600.0 - 300.0 - 60.0, "BUILDKITE_TIMEOUT"),
     ] {
@@ -110,10 +110,12 @@ fn the_deadline_is_the_jobs_own_where_the_ci_tells_it() {
 #[test]
 fn a_deadline_in_good_time_leaves_more_than_a_cancel() {
     let stage = Stage::new();
+    let patient: Variables = &[("BUILDKITE", "true"), ("BUILDKITE_CANCEL_GRACE_PERIOD", "1200")];
     for (options, env, grace) in [
         (&["--deadline", "0s"][..], HOSTED, "it has 5m to end gracefully"),
         (&["--deadline", "0s", "--grace", "40s"], HOSTED, "it has 40s to end gracefully"),
-        (&["--deadline", "0s"], SHELL, "it has 9m to end gracefully"),
+        (&["--deadline", "0s"], SHELL, "it has 5m to end gracefully"),
+        (&["--deadline", "0s"], patient, "it has 18m 59s to end gracefully"),
     ] {
         // No actor: it might be interrupted before it is ready for that.
         let run = stage.tfguard(&[options, &["-v"]].concat(), ["sleep", "600"]).envs(env.iter().copied()).start();

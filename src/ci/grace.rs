@@ -134,7 +134,7 @@ impl Surroundings<'_> {
     fn gitlab(&self) -> Term {
         // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
         if self.get("CI_SHARED_ENVIRONMENT").is_some() {
-            // Which of them it is, no job can see (seen on gitlab-runner 19.4).
+            // Seen on gitlab-runner 19.4. Which executor it is, no job can see; a custom one has `graceful_kill_timeout`.
             return Term::ends_after(
                 Duration::from_secs(5 * 60),
                 "GitLab's shell executor gives a script 5 minutes at a forced cancel and at the job's limit, else 10",

@@ -4,7 +4,7 @@
 //! the one interrupt. When Terraform is stopped (Ctrl-Z), tfguard takes the terminal back and stops too, as a shell's
 //! job does, and hands the terminal over again when it is continued.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
@@ -75,7 +75,7 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     }
     let account = account?;
     conclude(plan, session, &account);
-    super::wrapped::conclude(plan, session, &account, |line| print!("{line}"));
+    super::wrapped::conclude(plan, session, &account, |line| drop(io::stdout().write_all(line.as_bytes())));
     // Where the cursor is on the child's terminal is not known.
     let summary = announce(plan, &account, true);
     clean_up(session, &account, plan.outer.is_some());
