@@ -75,7 +75,9 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     }
     let account = account?;
     conclude(plan, session, &account);
-    super::wrapped::conclude(plan, session, &account, |line| drop(io::stdout().write_all(line.as_bytes())));
+    if let Some(line) = super::wrapped::conclude(plan, session, &account) {
+        let _ = io::stdout().write_all(line.as_bytes());
+    }
     // Where the cursor is on the child's terminal is not known.
     let summary = announce(plan, &account, true);
     clean_up(session, &account, plan.outer.is_some());

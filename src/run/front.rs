@@ -141,7 +141,6 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
             return Ok(failure.exit_code());
         }
     };
-    super::wrapped::conclude(plan, session, &account, |line| stdout.sayer().say(line));
     let (summary, heard) = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {
@@ -259,8 +258,14 @@ pub async fn tell(
     requests: &mut UnboundedReceiver<StopRequest>,
 ) -> (Summary, bool) {
     let mut hurried = false;
+    // Behind all that the child wrote, also where both streams go to one place.
+    let of_wrapper = super::wrapped::conclude(plan, session, account);
+    let (apart, together) =
+        if same_file(io::stdout().as_fd(), io::stderr().as_fd()) { (None, of_wrapper) } else { (of_wrapper, None) };
+    apart.into_iter().for_each(|line| stdout.sayer().say(line));
     stdout.complete();
     join(stdout, requests, &mut hurried).await;
+    together.into_iter().for_each(|line| stderr.sayer().say(line));
     if plan.outer.is_none() {
         show_the_rest_of_guards(session, &stderr);
     }

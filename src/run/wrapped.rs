@@ -14,13 +14,13 @@ use crate::session::{SessionDir, SessionFile};
 /// How many bytes of a stream an output has: as many as GitHub takes as an output of a job.
 const MOST: u64 = 1024 * 1024;
 
-/// Does what the wrapper does, where one was stepped over. `say` adds to stdout.
+/// Does what the wrapper does, where this run stepped over one. Gives what it adds to stdout.
 ///
 /// Unlike the wrapper it sets `exitcode` also of a Terraform that died (128 + n): where it is not set, GitHub's expressions
 /// take it for 0.
-pub fn conclude(plan: &Plan, session: &SessionDir, account: &Account, say: impl FnOnce(String)) {
-    if !account.wrapped {
-        return;
+pub fn conclude(plan: &Plan, session: &SessionDir, account: &Account) -> Option<String> {
+    if !plan.wrapped {
+        return None;
     }
     let code = account.ending.map_or(crate::exit::TFGUARD_FAILED, Ending::code);
     if let Some(path) = plan.wrapper_outputs() {
@@ -29,13 +29,12 @@ pub fn conclude(plan: &Plan, session: &SessionDir, account: &Account, say: impl 
         let streams = streams.into_iter().filter_map(|(name, file)| Some((name, end_of(session, name, file).ok()?)));
         ci::set_outputs(path, &streams.chain([("exitcode", code.to_string())]).collect::<Vec<_>>());
     }
-    if matches!(account.ending, Some(Ending::Exited { .. })) && !matches!(code, 0 | 2) {
-        let name = match command::product(OsStr::new(&account.program)) {
-            Some(Product::OpenTofu) => "OpenTofu",
-            _ => "Terraform",
-        };
-        say(format!("::error::{name} exited with code {code}.\n"));
-    }
+    let name = match command::product(OsStr::new(&account.program)) {
+        Some(Product::OpenTofu) => "OpenTofu",
+        _ => "Terraform",
+    };
+    let failed = matches!(account.ending, Some(Ending::Exited { .. })) && !matches!(code, 0 | 2);
+    failed.then(|| format!("::error::{name} exited with code {code}.\n"))
 }
 
 /// What was written to a stream; of more than [`MOST`] bytes its last lines.
