@@ -78,7 +78,7 @@ impl Product {
         let below = match self {
             Self::OpenTofu => "/cmd/tofu",
             Self::Versitygw => "/cmd/versitygw",
-            Self::Terraform | Self::Terragrunt | Self::Act => "",
+            Self::Terraform | Self::Terragrunt | Self::Act | Self::BuildkiteAgent => "",
         };
         format!("{}{below}", self.module())
     }
