@@ -13,9 +13,9 @@ use tfguard::observe::{
 
 const VERSIONS: [&str; 9] = ["1.6.6", "1.8.4", "1.9.8", "1.10.5", "1.11.4", "1.12.2", "1.13.5", "1.14.9", "1.15.5"];
 const FOREIGN: &str = "11111111-2222-3333-4444-555555555555";
-const DONE: Ending = Ending { exited_zero: true, by_signal_or_kill: false };
-const FAILED: Ending = Ending { exited_zero: false, by_signal_or_kill: false };
-const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true };
+const DONE: Ending = Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
+const FAILED: Ending = Ending { exited_zero: false, by_signal_or_kill: false, unclean: false };
+const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true, unclean: false };
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/logs")

@@ -15,8 +15,8 @@ use tfguard::observe::{
 
 const FOREIGN: &str = "11111111-2222-3333-4444-555555555555";
 const OURS: &str = "22222222-3333-4444-5555-666666666666";
-const DONE: Ending = Ending { exited_zero: true, by_signal_or_kill: false };
-const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true };
+const DONE: Ending = Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
+const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true, unclean: false };
 
 fn load(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/logs").join(name);

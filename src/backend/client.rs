@@ -309,10 +309,10 @@ impl LockStore for Store {
         }
     }
 
-    async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
         match self {
-            Self::Table(store) => store.delete_if(claim).await,
-            Self::Lockfile(store) => store.delete_if(claim).await,
+            Self::Table(store) => store.delete_if(claim, session).await,
+            Self::Lockfile(store) => store.delete_if(claim, session).await,
         }
     }
 

@@ -6,8 +6,10 @@ use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::args::{chdir, data_dir, plan_file};
 use super::planfile::{self, PlanFlaw};
@@ -171,8 +173,11 @@ fn known(
         "" => Ok(Backend::None),
         "local" => Ok(Backend::Local),
         "s3" => {
+            let digest = BASE64_STANDARD.encode(Sha256::digest(config.to_string()));
             let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
-            Ok(Backend::S3(Box::new(S3Backend::new(attributes, surroundings.clone())?)))
+            let mut backend = S3Backend::new(attributes, surroundings.clone())?;
+            backend.digest = digest;
+            Ok(Backend::S3(Box::new(backend)))
         }
         kind => {
             // `http` takes from the environment what its block does not set; `init` does not record it.

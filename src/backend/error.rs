@@ -69,6 +69,15 @@ pub enum BackendError {
         /// Where it was taken.
         place: String,
     },
+    /// The settings are not those that were there when the Terraform started.
+    #[error(
+        "the backend that {dir} is configured for now isn't the one that it was configured for when Terraform started, \
+         so the lock is looked for in neither", dir = .dir.display()
+    )]
+    Swapped {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The claim names a half of a lock for which the backend has no setting.
     #[error(
         "Terraform took a lock of a kind for which the backend's settings have no {setting}; was the directory initialised anew meanwhile?"

@@ -24,6 +24,8 @@ pub struct S3Backend {
     /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
     pub(super) endpoints: Endpoints,
     pub(super) customer_key: Option<SseCustomerKey>,
+    /// By what the recorded settings are known again.
+    pub(super) digest: String,
 }
 
 impl S3Backend {
@@ -59,7 +61,13 @@ impl S3Backend {
             None => None,
         };
         let endpoints = endpoints(&attributes, &surroundings);
-        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key })
+        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key, digest: String::new() })
+    }
+
+    /// A digest of the settings as they are recorded, without those of the environment. Empty where nothing recorded them.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The bucket.

@@ -1,7 +1,8 @@
 //! The record of who holds a lock.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,15 @@ impl Holder {
         let url = self.ci.as_ref()?.url.as_deref()?;
         let is_link = url.starts_with("https://") || url.starts_with("http://");
         is_link.then(|| url.split_whitespace().collect::<Vec<_>>().join("%20"))
+    }
+
+    /// Whether both are records of one run. Whoever took its session over names itself, and a container mounts its place
+    /// elsewhere; when it began, to the nanosecond, and the session's name stay.
+    #[must_use]
+    pub fn is_of_run(&self, other: &Self) -> bool {
+        let session = |holder: &Self| holder.session.as_deref().and_then(Path::file_name).map(OsStr::to_owned);
+        let same = session(self).zip(session(other)).is_none_or(|(one, other)| one == other);
+        self.started == other.started && same
     }
 
     /// The same run's record beside another lock.

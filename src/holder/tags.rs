@@ -19,7 +19,8 @@ pub(crate) const MOST: usize = 10;
 /// A tag's value has no more characters.
 const LONGEST: usize = 256;
 
-const LOCK: &str = "tfguard:lock";
+/// The tag that names the lock.
+pub(crate) const LOCK: &str = "tfguard:lock";
 const RECORD: &str = "tfguard:record";
 const RUN: &str = "tfguard:run";
 const HOST: &str = "tfguard:host";

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::sdk_error::understand;
 use super::sighting::{Content, Sighting};
@@ -18,13 +18,18 @@ pub(crate) const DIGEST_SUFFIX: &str = "-md5";
 const DIGEST: &str = "Digest";
 /// The attribute that holds the holder's record, JSON as text. Terraform reads `LockID` and `Info` only.
 const HOLDER: &str = "TfguardHolder";
+/// What a request about a claimed lock has to know of its item.
+const CLAIMED: &str = "LockID, Info, TfguardHolder, Digest";
+/// How often such a request is tried on an item that changes between the look and the request.
+const TRIES: u32 = 3;
 /// All that a look at an item needs.
 pub(super) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder";
 
 /// An item in a lock table.
 ///
-/// It deletes, and writes beside `Info`, only under a condition on `Info` that names the lock's ID. A digest has no
-/// `Info`: where the name could be a digest's, what has a `Digest` and what has no `Info` is left alone besides.
+/// It deletes, and writes beside `Info`, only under the condition that `Info`, which names the lock's ID, and the record
+/// beside it are those that were just read and judged. A digest has no `Info`: where the name could be a digest's, what has
+/// a `Digest` and what has no `Info` is left alone besides.
 #[derive(Debug, Clone)]
 pub struct TableStore {
     client: Client,
@@ -70,7 +75,7 @@ impl TableStore {
         if info.is_none() && self.may_be_digest() {
             return Err(self.holds_digest());
         }
-        let answer = match info {
+        let deleted = match info {
             Some(info) => {
                 self.delete_where("Info = :info", HashMap::from([(":info".to_owned(), info.clone())])).await?
             }
@@ -79,11 +84,10 @@ impl TableStore {
                 self.delete_where("attribute_not_exists(Info) AND attribute_exists(LockID)", HashMap::new()).await?
             }
         };
-        Ok(match answer {
-            Ok(()) => Deletion::Deleted,
-            Err(None) => Deletion::Absent,
-            Err(Some(item)) => Deletion::NotOurs(found_in(&item)),
-        })
+        if deleted {
+            return Ok(Deletion::Deleted);
+        }
+        Ok(self.read().await?.map_or(Deletion::Absent, Deletion::NotOurs))
     }
 
     /// Whether the item could be a digest by its name. A state whose key ends like that has its lock there, and then
@@ -119,12 +123,8 @@ impl TableStore {
         Ok(answer.item.filter(|item| !item.is_empty()))
     }
 
-    /// One `DeleteItem` under a condition; the item as it was if the condition did not hold.
-    async fn delete_where(
-        &self,
-        condition: &str,
-        values: HashMap<String, AttributeValue>,
-    ) -> Result<Result<(), Option<HashMap<String, AttributeValue>>>, StoreError> {
+    /// One `DeleteItem` under a condition; false if the condition did not hold.
+    async fn delete_where(&self, condition: &str, values: HashMap<String, AttributeValue>) -> Result<bool, StoreError> {
         let answer = self
             .client
             .delete_item()
@@ -132,18 +132,36 @@ impl TableStore {
             .key("LockID", self.key())
             .condition_expression(self.guarded(condition))
             .set_expression_attribute_values(Some(values).filter(|values| !values.is_empty()))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Ok(())),
+            Ok(_) => Ok(true),
             Err(error) => match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(refused)) => {
-                    Ok(Err(refused.item().filter(|item| !item.is_empty()).cloned()))
-                }
+                Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(false),
                 _ => Err(understand("dynamodb:DeleteItem", error)),
             },
         }
+    }
+
+    /// Reads the item, if it is the claimed lock and can be the session's; what is there otherwise.
+    async fn claimed(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+    ) -> Result<Result<HashMap<String, AttributeValue>, Deletion>, StoreError> {
+        self.check(claim)?;
+        let Some(item) = self.get(CLAIMED).await? else { return Ok(Err(Deletion::Absent)) };
+        let held = HeldLock::in_item(&item);
+        if !held.lock.is_of(claim) {
+            return Ok(Err(Deletion::NotOurs(held.lock)));
+        }
+        if self.may_be_digest() && item.contains_key(DIGEST) {
+            return Err(self.holds_digest());
+        }
+        Ok(match session.map(|session| held.check_own(session)) {
+            Some(Err(stranger)) => Err(Deletion::NotOwn(stranger)),
+            _ => Ok(item),
+        })
     }
 }
 
@@ -152,32 +170,18 @@ impl LockStore for TableStore {
         &self.place
     }
 
-    async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
-        self.check(claim)?;
-        let refused = self.delete_where(IS_CLAIMED, claimed(claim)).await?;
-        let item = match refused {
-            Ok(()) => return Ok(Deletion::Deleted),
-            Err(None) => return Ok(Deletion::Absent),
-            Err(Some(item)) => item,
-        };
-        let found = found_in(&item);
-        if !found.is_of(claim) {
-            return Ok(Deletion::NotOurs(found));
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+        for _ in 0..TRIES {
+            let item = match self.claimed(claim, session).await? {
+                Ok(item) => item,
+                Err(other) => return Ok(other),
+            };
+            let (condition, values) = unchanged(&item);
+            if self.delete_where(&condition, values).await? {
+                return Ok(Deletion::Deleted);
+            }
         }
-        if self.may_be_digest() && item.contains_key(DIGEST) {
-            return Err(self.holds_digest());
-        }
-        // The claimed lock by its content, but not by its bytes: written by an encoder with other escapes. Then the
-        // condition is its very text, which was just seen to carry the ID.
-        let Some(info) = item.get("Info") else {
-            return Ok(Deletion::NotOurs(found));
-        };
-        let exact = HashMap::from([(":info".to_owned(), info.clone())]);
-        Ok(match self.delete_where("Info = :info", exact).await? {
-            Ok(()) => Deletion::Deleted,
-            Err(None) => Deletion::Absent,
-            Err(Some(item)) => Deletion::NotOurs(found_in(&item)),
-        })
+        Err(changes())
     }
 
     async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
@@ -187,29 +191,34 @@ impl LockStore for TableStore {
 
 impl HolderStore for TableStore {
     async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
-        self.check(claim)?;
         let record =
             serde_json::to_string(holder).map_err(|error| StoreError::Refused { detail: error.to_string() })?;
-        let mut values = claimed(claim);
-        values.insert(":holder".to_owned(), AttributeValue::S(record));
-        // Without the condition, an update that lands after the unlock would make an item that locks for ever.
-        let answer = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("LockID", self.key())
-            .update_expression(format!("SET {HOLDER} = :holder"))
-            .condition_expression(self.guarded(IS_CLAIMED))
-            .set_expression_attribute_values(Some(values))
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(Annotation::Written),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(Annotation::NotThere),
-                _ => Err(understand("dynamodb:UpdateItem", error)),
-            },
+        for _ in 0..TRIES {
+            let item = match self.claimed(claim, Some(holder)).await? {
+                Ok(item) => item,
+                Err(Deletion::NotOwn(stranger)) => return Ok(Annotation::NotOwn(stranger)),
+                Err(Deletion::NotOurs(found)) => return Ok(Annotation::NotThere(Some(found))),
+                Err(Deletion::Absent | Deletion::Deleted) => return Ok(Annotation::NotThere(None)),
+            };
+            // Without the condition, an update that lands after the unlock would make an item that locks for ever.
+            let (condition, mut values) = unchanged(&item);
+            values.insert(":new".to_owned(), AttributeValue::S(record.clone()));
+            let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
+            let answer = request
+                .update_expression(format!("SET {HOLDER} = :new"))
+                .condition_expression(self.guarded(&condition))
+                .set_expression_attribute_values(Some(values))
+                .send()
+                .await;
+            match answer {
+                Ok(_) => return Ok(Annotation::Written),
+                Err(error) => match error.as_service_error() {
+                    Some(UpdateItemError::ConditionalCheckFailedException(_)) => {}
+                    _ => return Err(understand("dynamodb:UpdateItem", error)),
+                },
+            }
         }
+        Err(changes())
     }
 
     async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
@@ -233,75 +242,26 @@ impl HeldLock {
     }
 }
 
-/// That `Info` is the claimed lock's, with the values of [`claimed`].
-const IS_CLAIMED: &str = "contains(Info, :id) AND contains(Info, :who) AND contains(Info, :operation)";
+/// The condition that lock and record are those of the item that was read, with its values.
+fn unchanged(item: &HashMap<String, AttributeValue>) -> (String, HashMap<String, AttributeValue>) {
+    let mut values = HashMap::new();
+    let conditions = ["Info", HOLDER].map(|name| match item.get(name) {
+        Some(value) => {
+            values.insert(format!(":{name}"), value.clone());
+            format!("{name} = :{name}")
+        }
+        None => format!("attribute_not_exists({name})"),
+    });
+    (conditions.join(" AND "), values)
+}
 
-/// Inside a JSON string every quote is escaped, so `"ID":"` occurs only where it is the field itself.
-fn claimed(claim: &LockClaim) -> HashMap<String, AttributeValue> {
-    let text = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
-    HashMap::from([
-        text(":id", format!(r#""ID":"{}""#, claim.id)),
-        text(":who", format!(r#""Who":{}"#, go_json(&claim.who))),
-        text(":operation", format!(r#""Operation":{}"#, go_json(&claim.operation))),
-    ])
+fn changes() -> StoreError {
+    StoreError::Conflict { detail: "the lock's item was written anew meanwhile".to_owned() }
 }
 
 fn found_in(item: &HashMap<String, AttributeValue>) -> FoundLock {
     match item.get("Info") {
         Some(AttributeValue::S(info)) => FoundLock::read(info.as_bytes()),
         _ => FoundLock::Malformed(String::new()),
-    }
-}
-
-/// A string as Go's `json.Marshal` writes it, quotes included: HTML characters and the line separators of JavaScript
-/// are escaped beside what JSON asks for (`appendString` in Go's `encoding/json`).
-fn go_json(text: &str) -> String {
-    let mut json = String::with_capacity(text.len() + 2);
-    json.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\n' => json.push_str("\\n"),
-            '\r' => json.push_str("\\r"),
-            '\t' => json.push_str("\\t"),
-            '\u{8}' => json.push_str("\\b"),
-            '\u{c}' => json.push_str("\\f"),
-            '\0'..='\u{1f}' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                json.push_str(&format!("\\u{:04x}", u32::from(character)));
-            }
-            _ => json.push(character),
-        }
-    }
-    json.push('"');
-    json
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn strings_are_written_as_go_writes_them() {
-        assert_eq!(go_json("root@vm"), r#""root@vm""#);
-        assert_eq!(go_json(r#"a"b\c<&>d"#), r#""a\"b\\c\u003c\u0026\u003ed""#);
-        assert_eq!(go_json("\n\r\t\u{1}\u{7f}\u{2028}ä"), "\"\\n\\r\\t\\u0001\u{7f}\\u2028ä\"");
-    }
-
-    proptest! {
-        #[test]
-        fn what_go_writes_means_the_same_to_others(text in any::<String>()) {
-            prop_assert_eq!(serde_json::from_str::<String>(&go_json(&text)).unwrap(), text);
-        }
-
-        /// The condition looks for `"ID":"…"` in the whole of `Info`: no other field can hold that text.
-        #[test]
-        fn no_field_can_pass_for_the_id(text in ".*", id in "[0-9a-f]{8}") {
-            let claimed = format!(r#""ID":"{id}""#);
-            for hidden in [text.clone(), claimed.clone(), format!("{text}{claimed}{text}"), format!("\\{claimed}")] {
-                prop_assert!(!go_json(&hidden).contains(&claimed));
-            }
-        }
     }
 }

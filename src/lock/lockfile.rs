@@ -9,6 +9,7 @@ mod examination;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -21,12 +22,14 @@ use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use self::examination::Conditions;
 use super::sdk_error::understand;
 use super::sighting::{Content, Sighting};
 use super::{
     Annotation, Deletion, FoundLock, HeldLock, HolderStore, LockClaim, LockPlace, LockStore, LockTrace, StoreError,
+    Stranger,
 };
 use crate::holder::{Holder, Recorded, tags};
 
@@ -34,6 +37,8 @@ use crate::holder::{Holder, Recorded, tags};
 pub(crate) const SUFFIX: &str = ".tflock";
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
+/// A look at the tags never takes longer: a store may not know them.
+const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
 /// The key of the lockfile beside a state.
 pub(crate) fn lockfile_key(state_key: &str) -> String {
     format!("{state_key}{SUFFIX}")
@@ -197,6 +202,32 @@ impl LockfileStore {
         }
     }
 
+    /// Judges the object that was read, with its tags, or those that it has now. Many roles may not read them: then they say
+    /// nothing, as those of an earlier lock do, which landed late.
+    async fn check_own(&self, body: &Body, session: &Holder, tags: Option<&[Tag]>) -> Result<(), Stranger> {
+        let read;
+        let tags = match tags {
+            Some(tags) => tags,
+            None => {
+                read = match timeout(LONGEST_LOOK_AT_TAGS, self.tags()).await {
+                    Ok(Ok(tags)) => tags,
+                    Ok(Err(error)) => {
+                        tracing::debug!("the record of a lock's holder cannot be read: {error}");
+                        Vec::new()
+                    }
+                    Err(_) => Vec::new(),
+                };
+                &read
+            }
+        };
+        let of_lock = tags.iter().any(|tag| tag.key() == tags::LOCK && tag.value() == session.lock.as_str());
+        let recorded = match of_lock {
+            true => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), session.lock.as_str()),
+            false => Recorded::Nothing,
+        };
+        HeldLock { lock: body.found.clone(), recorded }.check_own(session)
+    }
+
     async fn get(&self) -> Result<Option<Body>, StoreError> {
         let mut request = self.client.get_object().bucket(&self.bucket).key(&self.key);
         if let Some(key) = &self.customer_key {
@@ -270,13 +301,18 @@ impl LockStore for LockfileStore {
         &self.place
     }
 
-    async fn delete_if(&self, claim: &LockClaim) -> Result<Deletion, StoreError> {
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
         self.check(claim)?;
         let Some(body) = self.get().await? else {
             return Ok(Deletion::Absent);
         };
         if !body.found.is_of(claim) {
             return Ok(Deletion::NotOurs(body.found));
+        }
+        if let Some(session) = session
+            && let Err(stranger) = self.check_own(&body, session, None).await
+        {
+            return Ok(Deletion::NotOwn(stranger));
         }
         self.delete_body(&body, |body| body.found.is_of(claim)).await
     }
@@ -291,12 +327,15 @@ impl LockStore for LockfileStore {
 impl HolderStore for LockfileStore {
     async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
         self.check(claim)?;
-        let Some(body) = self.get().await? else { return Ok(Annotation::NotThere) };
+        let Some(body) = self.get().await? else { return Ok(Annotation::NotThere(None)) };
         if !body.found.is_of(claim) {
-            return Ok(Annotation::NotThere);
+            return Ok(Annotation::NotThere(Some(body.found)));
         }
         // Tags are replaced all at once, and OpenTofu's `lock_tags` are to stay.
         let mut set = self.tags().await?;
+        if let Err(stranger) = self.check_own(&body, holder, Some(&set)).await {
+            return Ok(Annotation::NotOwn(stranger));
+        }
         set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
         let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
             return Err(StoreError::Refused { detail: format!("the lockfile has {} tags already", set.len()) });
@@ -311,7 +350,7 @@ impl HolderStore for LockfileStore {
         let action = if body.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         match request.set_version_id(body.version).tagging(tagging).send().await {
             Ok(_) => Ok(Annotation::Written),
-            Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere),
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere(None)),
             Err(error) => Err(understand(action, error)),
         }
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Deletion, FoundLock, LockClaim, LockStore, Sighting, StoreError};
+use super::{Deletion, FoundLock, LockClaim, LockStore, Sighting, StoreError, Stranger};
 use crate::backend::Store;
+use crate::holder::Holder;
 
 /// How long a lock may appear after the death of the process that asked for it: a request in flight was seen to land
 /// a second later, and a proxy or a busy network can hold it longer.
@@ -43,6 +44,8 @@ pub enum Released {
     AlreadyGone,
     /// The lock that is there is another one. It was not touched.
     NotOurs(FoundLock),
+    /// The lock that is there has the claimed ID and is another run's. It was not touched.
+    NotOwn(Stranger),
     /// It was seen there, and could not be deleted.
     StillThere(StoreError),
     /// It could not be deleted, and nobody can say whether it is there.
@@ -53,8 +56,14 @@ pub enum Released {
 ///
 /// To be called only when no process can use the lock any more. Every delete carries the store's own condition, so
 /// repeating it is harmless; what is not known at the end is settled by reading.
-pub async fn release<S: LockStore>(store: &S, claim: &LockClaim, terms: &ReleaseTerms) -> Released {
-    settle(store, async || store.delete_if(claim).await, |found| found.is_of(claim), terms).await
+/// `session`: as of [`LockStore::delete_if`].
+pub async fn release<S: LockStore>(
+    store: &S,
+    claim: &LockClaim,
+    session: Option<&Holder>,
+    terms: &ReleaseTerms,
+) -> Released {
+    settle(store, async || store.delete_if(claim, session).await, |found| found.is_of(claim), terms).await
 }
 
 /// Removes exactly what was seen in the store, within a time: for what has no ID that a claim could name.
@@ -93,6 +102,7 @@ async fn settle<S: LockStore>(
                     return match answer {
                         _ if deleted => Released::Deleted,
                         Deletion::NotOurs(found) => Released::NotOurs(found),
+                        Deletion::NotOwn(stranger) => Released::NotOwn(stranger),
                         Deletion::Absent | Deletion::Deleted => Released::AlreadyGone,
                     };
                 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use super::{FoundLock, LockClaim, LockPlace};
+use super::{FoundLock, LockClaim, LockPlace, Stranger};
 use crate::holder::{Holder, Recorded};
 
 /// One half of a lock, reachable. Each call sends its request once and is bounded in time by the caller; dropping the
@@ -11,11 +11,17 @@ pub trait LockStore {
     /// Where it is.
     fn place(&self) -> &LockPlace;
 
-    /// Deletes the lock if, at that very moment and by the server's own judgement, it is the claimed one.
+    /// Deletes the lock if, at that very moment and by the server's own judgement, it is the claimed one, and, where a
+    /// session claims it, if the session's Terraform can have taken it. `session`: the record that it writes beside its
+    /// locks; none where a person decides.
     ///
     /// # Errors
     /// When the store could not be asked, or its answer is not known: see [`StoreError::is_ambiguous`].
-    fn delete_if(&self, claim: &LockClaim) -> impl Future<Output = Result<Deletion, StoreError>> + Send;
+    fn delete_if(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+    ) -> impl Future<Output = Result<Deletion, StoreError>> + Send;
 
     /// Reads the lock, consistently.
     ///
@@ -27,7 +33,7 @@ pub trait LockStore {
 /// A place of locks beside which the record of a lock's holder can stand. As of a [`LockStore`], each request is sent
 /// once, and time is the caller's to bound.
 pub trait HolderStore: LockStore {
-    /// Writes the holder beside the lock, if the lock is the claimed one. Never changes the lock itself.
+    /// Writes the holder beside the lock, if the lock is the claimed one and the holder's own. Never changes the lock itself.
     ///
     /// It may land late: what it then meets is the claimed lock, or it does nothing that a reader would believe.
     ///
@@ -47,12 +53,14 @@ pub trait HolderStore: LockStore {
 }
 
 /// What came of one attempt to write the holder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Annotation {
     /// It is written.
     Written,
-    /// The claimed lock is not there.
-    NotThere,
+    /// The claimed lock is not there, but this or nothing.
+    NotThere(Option<FoundLock>),
+    /// It is another run's.
+    NotOwn(Stranger),
 }
 
 /// A lock and what was found beside it.
@@ -73,6 +81,8 @@ pub enum Deletion {
     Absent,
     /// There is a lock, and it is not the claimed one.
     NotOurs(FoundLock),
+    /// The claimed lock is there, and is not one that the session's Terraform can have taken.
+    NotOwn(Stranger),
 }
 
 /// Why a store could not be asked, or what was wrong with its answer. `detail` is what the service or the network said.

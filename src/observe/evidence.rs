@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hclog::Record;
 use super::locks::LockEvent;
-use crate::lock::{InvalidLockId, LockClaim};
+use crate::lock::{CLOCK_SLACK, InvalidLockId, LockClaim};
 
 /// How sure it is that a lock is the child's own, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,8 +105,8 @@ pub struct Expectations {
 }
 
 impl Expectations {
-    /// How far the clock may have been set between two looks at it, by a time service for instance.
-    pub const SLACK: SignedDuration = SignedDuration::from_mins(2);
+    /// How far the clock may have been set.
+    pub const SLACK: SignedDuration = CLOCK_SLACK;
 
     /// Linux's node names end here; from this length on Go reads the host name elsewhere, so they may differ.
     pub(super) const NODENAME_LIMIT: usize = 64;

@@ -52,6 +52,8 @@ pub struct Ending {
     /// second interrupt ([`super::Interrupts::twice`]), or is no Terraform itself, so that nobody saw how its
     /// Terraforms ended.
     pub by_signal_or_kill: bool,
+    /// The child died, or nobody knows how it ended: then the log's last word need not be Terraform's.
+    pub unclean: bool,
 }
 
 /// A lock that is left to account for.
@@ -174,7 +176,7 @@ impl Entry {
 
     fn is_released(&self, ending: Ending) -> bool {
         match self.stage {
-            Stage::Unlocked => true,
+            Stage::Unlocked => !ending.unclean,
             // Terraform 1.6 to 1.9 say nothing after the request; but a failed one makes them end with status 1
             // (since 0.14, hashicorp/terraform#25729).
             Stage::Unlocking => {
@@ -211,10 +213,11 @@ mod tests {
         ]
     }
 
-    const ENDINGS: [Ending; 3] = [
-        Ending { exited_zero: true, by_signal_or_kill: false },
-        Ending { exited_zero: false, by_signal_or_kill: false },
-        Ending { exited_zero: false, by_signal_or_kill: true },
+    const ENDINGS: [Ending; 4] = [
+        Ending { exited_zero: true, by_signal_or_kill: false, unclean: false },
+        Ending { exited_zero: false, by_signal_or_kill: false, unclean: false },
+        Ending { exited_zero: false, by_signal_or_kill: true, unclean: false },
+        Ending { exited_zero: false, by_signal_or_kill: true, unclean: true },
     ];
 
     /// Every order of events up to six, of a lock that says when it is done and of one that does not.
@@ -247,12 +250,12 @@ mod tests {
         };
         let last = *order.last().unwrap();
         let silent = kinds == LockKinds::Unstated && last == 2 && ending.exited_zero;
-        if last == 3 || silent {
+        if (last == 3 && !ending.unclean) || silent {
             return assert_eq!(*verdict, Verdict::Released);
         }
         let Verdict::Left(left) = verdict else { panic!("{order:?} {ending:?}: {verdict:?}") };
         let [left] = left.as_slice() else { panic!() };
-        assert_eq!(left.entry.stage.is_over(), last == 2);
+        assert_eq!(left.entry.stage.is_over(), last >= 2);
         assert_eq!(left.may_still_appear, ending.by_signal_or_kill && left.entry.stage == Stage::Attempted);
         assert_eq!(left.unlock_in_flight, ending.by_signal_or_kill && last == 2);
     }

@@ -111,7 +111,7 @@ impl Traces {
     pub(super) fn left(&self, ending: Ending) -> Vec<LeftTrace> {
         self.entries
             .iter()
-            .filter(|entry| entry.stage != Stage::Unlocked)
+            .filter(|entry| entry.stage != Stage::Unlocked || ending.unclean)
             .map(|entry| LeftTrace {
                 entry: entry.clone(),
                 may_still_appear: entry.stage == Stage::Attempted && ending.by_signal_or_kill,
@@ -125,7 +125,7 @@ impl Traces {
 mod tests {
     use super::*;
 
-    const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true };
+    const KILLED: Ending = Ending { exited_zero: false, by_signal_or_kill: true, unclean: false };
 
     fn trace(key: &str) -> LockTrace {
         LockTrace { bucket: "b".into(), state_key: key.into(), sha256: Some(key.into()), etag: None }

@@ -249,10 +249,20 @@ pub enum HalfOutcome {
     Deleted,
     /// It was not there.
     AlreadyGone,
+    /// Its table or bucket was not there any more.
+    GoneWithStore {
+        /// What the store said.
+        why: String,
+    },
     /// Another lock is there, and stays.
     NotOurs {
         /// Whose.
         holder: FoundLock,
+    },
+    /// A lock of this ID is there, is another run's, and stays.
+    NotOwn {
+        /// Why it is not this run's.
+        why: String,
     },
     /// It may still be there.
     Left {
@@ -271,12 +281,23 @@ impl HalfOutcome {
     }
 }
 
+impl HalfOutcome {
+    /// Why it is another run's, if it is.
+    fn not_own(&self) -> Option<&str> {
+        match self {
+            Self::NotOwn { why } => Some(why),
+            _ => None,
+        }
+    }
+}
+
 impl From<Released> for HalfOutcome {
     fn from(released: Released) -> Self {
         match released {
             Released::Deleted => Self::Deleted,
             Released::AlreadyGone => Self::AlreadyGone,
             Released::NotOurs(holder) => Self::NotOurs { holder },
+            Released::NotOwn(stranger) => Self::NotOwn { why: stranger.to_string() },
             Released::StillThere(error) | Released::Failed(error) => Self::Left { why: error.to_string() },
         }
     }
@@ -292,8 +313,10 @@ pub enum LockOutcome {
     Released,
     /// It is not there: Terraform did not get it, or released it as it died.
     Gone,
-    /// Terraform did not say that it got it and ended on its own; tfguard was refused a look, for this reason.
-    NotTaken(String),
+    /// Terraform had it to its end and did not release it, and it is not there: somebody took it away meanwhile.
+    TakenAway,
+    /// The log tells of it, and it is not one that this run's Terraform left, for this reason.
+    NotOwn(String),
     /// Left on purpose (`--on-death`).
     Kept,
     /// It may still be there, against tfguard's intention.
@@ -308,6 +331,8 @@ impl LockOutcome {
         reasons.dedup();
         if !reasons.is_empty() {
             Self::Left(reasons.join("; "))
+        } else if let Some(why) = halves.iter().find_map(|half| half.outcome.not_own()) {
+            Self::NotOwn(why.to_owned())
         } else if halves.iter().any(|half| half.outcome == HalfOutcome::Deleted) {
             Self::Released
         } else {
@@ -474,6 +499,7 @@ mod tests {
     #[test]
     fn a_lock_fared_as_the_half_that_fared_worst() {
         let left = || HalfOutcome::Left { why: "denied".to_owned() };
+        let stranger = || HalfOutcome::NotOwn { why: "older".to_owned() };
         let others = || HalfOutcome::NotOurs { holder: FoundLock::read(b"other") };
         let outcome = |halves: &[HalfOutcome]| {
             let place = || LockPlace::Lockfile {
@@ -485,10 +511,12 @@ mod tests {
             let halves = halves.iter().map(|outcome| Half { place: place(), outcome: outcome.clone() });
             LockOutcome::of(&halves.collect::<Vec<_>>())
         };
-        for first in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), left()] {
-            for second in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), left()] {
+        for first in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), stranger(), left()] {
+            for second in [HalfOutcome::Deleted, HalfOutcome::AlreadyGone, others(), stranger(), left()] {
                 let expected = if [&first, &second].contains(&&left()) {
                     LockOutcome::Left("denied".to_owned())
+                } else if [&first, &second].contains(&&stranger()) {
+                    LockOutcome::NotOwn("older".to_owned())
                 } else if [&first, &second].contains(&&HalfOutcome::Deleted) {
                     LockOutcome::Released
                 } else {
@@ -535,7 +563,8 @@ mod tests {
         assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Released)), 137);
         assert_eq!(code(crashed, StopRequest::FrontDied, Some(LockOutcome::Released)), 2);
         assert_eq!(code(killed, StopRequest::FrontDied, Some(LockOutcome::Kept)), 137);
-        assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotTaken("denied".to_owned()))), 1);
+        assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::NotOwn("older".to_owned()))), 1);
+        assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::TakenAway)), 1);
         assert_eq!(code(exited(1), StopRequest::Deadline, None), exit::DEADLINE);
         assert_eq!(code(exited(0), StopRequest::Deadline, None), 0);
         assert_eq!(code(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);

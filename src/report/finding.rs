@@ -24,14 +24,14 @@ pub enum Outcome {
     Gone,
     /// Terraform released it.
     Unlocked,
-    /// Terraform did not say that it got it, and tfguard could not look.
-    NotTaken,
     /// It is somebody else's, and stays.
     Foreign,
     /// Terraform left it, tfguard released it.
     Released,
     /// Left on purpose.
     Kept,
+    /// Somebody took it away while Terraform was at work.
+    TakenAway,
     /// No lock: the state needs a look.
     NeedsALook,
     /// Nobody could see whether it was left.
@@ -47,10 +47,10 @@ impl Outcome {
         match self {
             Self::Gone => "gone",
             Self::Unlocked => "unlocked",
-            Self::NotTaken => "not-taken",
             Self::Foreign => "foreign",
             Self::Released => "released",
             Self::Kept => "kept",
+            Self::TakenAway => "taken-away",
             Self::NeedsALook => "needs-a-look",
             Self::Unknown => "unknown",
             Self::Left => "left",

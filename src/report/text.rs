@@ -159,6 +159,16 @@ impl LockAccount {
         shell::run_in(directory, &shell::unlock(id, flags))
     }
 
+    /// A command about its state, and where to run it.
+    fn in_its_place(&self, command: &str) -> String {
+        let (directory, flags) = match &self.settings {
+            Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
+            None => (None, &[][..]),
+        };
+        let words = command.split(' ').map(str::to_owned).chain(flags.iter().cloned());
+        shell::run_in(directory, &shell::join(words.collect::<Vec<_>>()))
+    }
+
     fn unlock_without_directory(&self, id: Option<&str>) -> String {
         let LockClaim { bucket, state_key, kinds, .. } = &self.claim;
         let table = if *kinds == LockKinds::Lockfile { &[][..] } else { &["--table", "TABLE"] };
@@ -178,13 +188,21 @@ impl LockAccount {
         let id = claim.id.as_str();
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
         let mut next = None;
+        let is_its = |state: &&StateAccount| (&state.bucket, &state.state_key) == (&claim.bucket, &claim.state_key);
         let (outcome, what) = match &self.outcome {
             Some(LockOutcome::Unlocked) => (Outcome::Unlocked, format!("released by {product}")),
             Some(LockOutcome::Released) => (Outcome::Released, format!("left by {product}, deleted by tfguard")),
             Some(LockOutcome::Gone) => (Outcome::Gone, "not there any more".to_owned()),
-            Some(LockOutcome::NotTaken(why)) => {
-                let what = format!("not taken, as far as {product} said; tfguard could not look: {why}");
-                (Outcome::NotTaken, what)
+            Some(LockOutcome::TakenAway) => {
+                next = Some(match account.states.iter().find(is_its) {
+                    Some(state) => state.next.clone(),
+                    None => self.in_its_place("tfguard verify"),
+                });
+                (Outcome::TakenAway, format!("taken away while {product} was at work, so two may have written"))
+            }
+            Some(LockOutcome::NotOwn(why)) => {
+                next = Some(self.in_its_place("tfguard inspect"));
+                (Outcome::Foreign, format!("not taken for this run's own, and not touched: {why}"))
             }
             Some(LockOutcome::Kept) => {
                 next = Some(format!("when you have looked at the state, {}", self.unlock(Some(id), None)));
@@ -194,10 +212,10 @@ impl LockAccount {
                 next = Some(format!("once you are sure that {sure}, {}", self.unlock(Some(id), None)));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
-            None => (Outcome::NotTaken, "not looked after".to_owned()),
+            None => (Outcome::Unknown, "not looked after".to_owned()),
         };
-        let is_its = |state: &&StateAccount| (&state.bucket, &state.state_key) == (&claim.bucket, &claim.state_key);
-        if next.is_some()
+        if outcome >= Outcome::Kept
+            && outcome != Outcome::TakenAway
             && let Some(state) = account.states.iter().filter(is_its).find(|state| state.needs_its_lock())
         {
             next = Some(format!(
@@ -229,7 +247,10 @@ impl LockAccount {
                 HalfOutcome::Left { .. } => {
                     let _ = write!(line, " [{}]", half.place);
                 }
-                HalfOutcome::Deleted | HalfOutcome::AlreadyGone => {}
+                HalfOutcome::GoneWithStore { why } => {
+                    let _ = write!(line, "; gone with its store: {why}");
+                }
+                HalfOutcome::Deleted | HalfOutcome::AlreadyGone | HalfOutcome::NotOwn { .. } => {}
             }
         }
         Finding { id: Some(claim.id.to_string()), state: claim.lock_id(), outcome, line, details: Vec::new(), next }

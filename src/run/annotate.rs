@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// Terraform 1.6 to 1.9 do not say that they have the lock. Where it is not there, they may be waiting for it
 /// (`-lock-timeout`): this many looks, this far apart.
 const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
+/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so.
+const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
 
 /// A lock whose holder is to be written.
 #[derive(Debug, Clone)]
@@ -191,16 +193,39 @@ async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String>
 }
 
 async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder) -> Result<(), String> {
-    let looks = if claim.kinds == LockKinds::Unstated { LOOKS.0 } else { 1 };
+    let waits = claim.kinds == LockKinds::Unstated;
+    let (looks, every) = if waits { LOOKS } else { LOOKS_AT_A_HELD_ONE };
+    let mut found = None;
     for look in 1..=looks {
         match attempts(|| store.annotate(claim, holder)).await {
             Ok(Annotation::Written) => return Ok(()),
-            Ok(Annotation::NotThere) if look < looks => sleep(LOOKS.1).await,
-            Ok(Annotation::NotThere) => break,
+            Ok(Annotation::NotOwn(stranger)) => return Err(stranger.to_string()),
+            Ok(Annotation::NotThere(other)) => found = other,
             Err(error) => return Err(error.to_string()),
         }
+        if look < looks {
+            sleep(every).await;
+        }
+    }
+    if !waits {
+        warn_of_loss(&claim.lock_id(), found);
     }
     Err("the lock is not there".to_owned())
+}
+
+/// Says at once that a lock is gone under which Terraform is at work. What became of it is in the account.
+fn warn_of_loss(state: &str, found: Option<FoundLock>) {
+    let now = match found {
+        Some(FoundLock::Held(info)) => {
+            format!("; {} by {} since {} has its place now", info.id, info.who, info.created)
+        }
+        Some(FoundLock::Malformed(_)) => "; what is in its place now isn't a lock".to_owned(),
+        None => String::new(),
+    };
+    tracing::warn!(
+        "the lock of {state} was taken away while Terraform is at work, so two may write{now}. Run `tfguard verify` when \
+         both have ended"
+    );
 }
 
 /// The same request until it is answered, for a bounded time.

@@ -27,7 +27,7 @@ use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
 use super::inner::InnerGuards;
 use super::machine::{StopRequest, Terms};
 use super::plan::{Plan, patience_for};
-use super::release::{Located, Releaser, Started};
+use super::release::{Located, Releaser, Started, Terms as ReleaseTerms};
 use super::requests;
 use super::spool::{Relay, Spool};
 use super::states;
@@ -36,6 +36,7 @@ use super::{Failure, Job, clean_up, conclude, describe, job, report};
 use crate::ci;
 use crate::cli::OnDeath;
 use crate::exit;
+use crate::holder::Holder;
 use crate::lock::LockClaim;
 use crate::observe::{Entry, Grade, Leftover, Stage};
 use crate::report::ci::{Level, Message, Summary};
@@ -658,9 +659,11 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
         }
     }
     let command = [OsString::from(&journal.account.program)];
-    let mut releaser = Releaser::default();
+    let mut releaser = Releaser::new(journal.backend.clone());
     let holder = expectations(journal);
     releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
+    let record = journal.clone();
+    let sessions_record = |claim: &LockClaim| Holder::of_session(&record, &job.session, claim.id.clone());
     for lock in &mut journal.account.locks {
         releaser.note_moved(&lock.claim);
         // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
@@ -673,11 +676,14 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
         }
         let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
         let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
-        let started = Started { command: &command, directory: &job.directory, env: &job.env, terraform: None };
+        let (directory, env) = (&job.directory, &job.env);
+        let started = Started { command: &command, directory, env, child: None, is_terraform: false };
         let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
         let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
         (lock.places, lock.settings) = (places, settings);
-        let (outcome, halves) = releaser.release(&leftover, true, job.unconditional).await;
+        let session = &sessions_record(&lock.claim);
+        let terms = ReleaseTerms { unclean: true, just_ended: false, unconditional: job.unconditional, session };
+        let (outcome, halves) = releaser.release(&leftover, terms).await;
         (lock.outcome, lock.halves) = (Some(outcome), halves);
     }
     states::look(&mut journal.account, &releaser).await;

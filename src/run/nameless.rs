@@ -117,7 +117,7 @@ impl Releaser {
         let directory = account.directory.clone();
         let is_left = |trace: &mut TraceAccount| matches!(trace.outcome, Some(LockOutcome::Left(_)));
         for mut trace in account.traces.extract_if(.., is_left).collect::<Vec<_>>() {
-            let started = Started { command, directory: &directory, env, terraform: None };
+            let started = Started { command, directory: &directory, env, child: None, is_terraform: false };
             let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
             let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
             (trace.places, trace.settings) = (located.places, located.settings);

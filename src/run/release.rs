@@ -6,15 +6,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::terraforms::{Terraform, Terraforms};
-use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Surroundings};
+use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Store, Surroundings};
 use crate::command;
-use crate::lock::{self, LockClaim, LockKinds, LockPlace, ReleaseTerms, Released, UnconditionalDelete};
-use crate::observe::{Leftover, Stage};
-use crate::report::{Half, LockOutcome, Settings};
-use crate::session::{ProcessId, Tree};
+use crate::holder::Holder;
+use crate::lock::{
+    self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError, UnconditionalDelete,
+};
+use crate::observe::{Entry, Leftover, Stage};
+use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
+use crate::session::{ProcessId, StartingBackend, Tree};
 
 /// How long the release of one half of a lock may take, retries and all.
 pub(crate) const BUDGET: Duration = Duration::from_secs(45);
+
+/// A look whether something is there never takes longer.
+const LONGEST_LOOK: Duration = Duration::from_secs(8);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
@@ -29,8 +35,31 @@ pub struct Started<'a> {
     pub directory: &'a Path,
     /// Its environment.
     pub env: &'a HashMap<OsString, OsString>,
-    /// Its process, if that is a Terraform itself and not a program that starts some.
-    pub terraform: Option<ProcessId>,
+    /// Its process.
+    pub child: Option<ProcessId>,
+    /// That is a Terraform itself and not a program that starts some.
+    pub is_terraform: bool,
+}
+
+impl Started<'_> {
+    /// Whether it is a Terraform by its name. A guard below another one guards nothing else, and its command is not known to
+    /// who takes its place.
+    fn is_named_terraform(&self) -> bool {
+        self.command.first().is_none_or(|program| command::product(program).is_some())
+    }
+}
+
+/// How a release is to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// Terraform may have left requests on their way, or taken the lock without a word.
+    pub unclean: bool,
+    /// Terraform ended just now, and nobody tried to release its lock before.
+    pub just_ended: bool,
+    /// What becomes of a lockfile where the store keeps no conditions.
+    pub unconditional: UnconditionalDelete,
+    /// The record that the session writes beside its locks.
+    pub session: &'a Holder,
 }
 
 /// Where a lock lives, as far as it is known.
@@ -45,6 +74,8 @@ pub struct Located {
 /// The backends of the locks seen so far. Holds credentials, in memory only.
 #[derive(Debug, Default)]
 pub struct Releaser {
+    /// What the command's directory was configured for when it started.
+    start: StartingBackend,
     terraforms: Terraforms,
     backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
     /// The locks of states that are being moved elsewhere.
@@ -52,6 +83,17 @@ pub struct Releaser {
 }
 
 impl Releaser {
+    /// For the locks of a command that started with this.
+    #[must_use]
+    pub fn new(start: StartingBackend) -> Self {
+        Self { start, ..Self::default() }
+    }
+
+    /// The same, once that is known better.
+    pub fn set_start(&mut self, start: StartingBackend) {
+        self.start = start;
+    }
+
     /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
     pub fn note(&mut self, tree: &Tree) {
         self.terraforms.note(tree, true);
@@ -82,7 +124,7 @@ impl Releaser {
         if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
             return before;
         }
-        let found = self.find(claim, before.settings.as_ref(), started, look).and_then(|(backend, settings)| {
+        let found = self.find(claim, &before, started, look).and_then(|(backend, settings)| {
             // Two stores can have buckets of the same name.
             let stores = |moved: &LockClaim| backend.stores_state(&moved.bucket, &moved.state_key);
             if claim.is_migration_destination() && self.moved.iter().any(stores) {
@@ -123,37 +165,51 @@ impl Releaser {
     }
 
     /// The processes tell best, because a script may have gone elsewhere and changed the environment. Then the command.
+    ///
+    /// Whatever tells it: what a directory is configured for counts only if it was when its Terraform started. What runs
+    /// below Terraform can write into the log, and exchange the settings.
     fn find(
         &mut self,
         claim: &LockClaim,
-        settings: Option<&Settings>,
+        before: &Located,
         started: Started,
         look: impl FnOnce() -> Tree,
     ) -> Result<Found, BackendError> {
         let mut misses = Misses::default();
         // The usual case, without looking at every process of the machine.
-        if let Some(terraform) = started.terraform.and_then(|id| Terraform::read(id, false))
-            && let Some(found) = misses.note(backend_of_process(claim, &terraform))
+        if started.is_terraform
+            && let Some(terraform) = started.child.and_then(|id| Terraform::read(id, false))
+            && let Some(found) = misses.note(checked(claim, &[&self.start], backend_of_process(claim, &terraform)))
         {
             return Ok(found);
         }
         let own = || {
-            if let Some(Settings { directory, plan_file, .. }) = settings {
+            if let Some(Settings { directory, plan_file, .. }) = &before.settings {
                 let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
-                return Some(backend_in(claim, &surroundings, plan_file.clone()));
+                let found = Some(backend_in(claim, &surroundings, plan_file.clone()));
+                // Its places were found while Terraform lived, and are compared.
+                return if before.places.is_empty() { checked(claim, &[&self.start], found) } else { found };
             }
             let args = started.command.get(1..).unwrap_or_default();
             let surroundings = Surroundings::of_command(started.directory, args, started.env.clone());
-            Some(backend_of(claim, &surroundings, args))
+            checked(claim, &[&self.start], Some(backend_of(claim, &surroundings, args)))
         };
-        if started.terraform.is_some()
+        if started.is_terraform
             && let Some(found) = misses.note(own())
         {
             return Ok(found);
         }
         self.terraforms.note(&look(), false);
+        let of_process = |terraform: &Terraform| {
+            // Known since before it started, which is better than since it was first seen.
+            let start = match started.child == Some(terraform.id()) && started.is_named_terraform() {
+                true => vec![&self.start],
+                false => terraform.started_with().iter().collect(),
+            };
+            checked(claim, &start, backend_of_process(claim, terraform))
+        };
         for terraform in self.terraforms.living() {
-            if let Some(found) = misses.note(backend_of_process(claim, terraform)) {
+            if let Some(found) = misses.note(of_process(terraform)) {
                 return Ok(found);
             }
         }
@@ -162,11 +218,11 @@ impl Releaser {
             if misses.in_a_plan() {
                 break;
             }
-            if let Some(found) = misses.note(backend_of_process(claim, terraform)) {
+            if let Some(found) = misses.note(of_process(terraform)) {
                 return Ok(found);
             }
         }
-        if started.terraform.is_none()
+        if !started.is_terraform
             && !misses.in_a_plan()
             && let Some(found) = misses.note(own())
         {
@@ -184,15 +240,9 @@ impl Releaser {
         }
     }
 
-    /// Releases a lock whose Terraform is dead. `unclean`: it may have left requests on their way, or taken the lock
-    /// without a word.
-    pub async fn release(
-        &self,
-        leftover: &Leftover,
-        unclean: bool,
-        unconditional: UnconditionalDelete,
-    ) -> (LockOutcome, Vec<Half>) {
-        let claim = &leftover.entry.claim;
+    /// Releases a lock whose Terraform is dead.
+    pub async fn release(&self, leftover: &Leftover, terms: Terms<'_>) -> (LockOutcome, Vec<Half>) {
+        let Entry { claim, stage, .. } = &leftover.entry;
         let backend = match self.backend(claim) {
             Ok(backend) => backend,
             Err(why) => return (LockOutcome::Left(why), Vec::new()),
@@ -201,38 +251,104 @@ impl Releaser {
             (Ok(places), Ok(clients)) => (places, clients),
             (Err(error), _) | (_, Err(error)) => return (LockOutcome::Left(error.to_string()), Vec::new()),
         };
-        if unclean {
+        if terms.unclean {
             tokio::time::sleep(IN_FLIGHT).await;
         }
-        let terms = ReleaseTerms {
-            may_still_appear: leftover.may_still_appear,
-            unlock_in_flight: leftover.unlock_in_flight,
-            budget: BUDGET,
+        // It had the lock, and no request of its own that gives it back can have worked.
+        let was_held = match stage {
+            Stage::Held => true,
+            Stage::Unlocking => claim.kinds != LockKinds::Unstated && !terms.unclean,
+            Stage::Attempted | Stage::Unlocked => false,
         };
-        // It said before it asked for the lock, would have said that it has it, and ended on its own without. (1.6 to 1.9
-        // never say that they have it.)
-        let mut was_refused =
-            leftover.entry.stage == Stage::Attempted && claim.kinds != LockKinds::Unstated && !unclean;
+        let session = terms.session.clone().of_lock(claim.id.clone());
+        let just_ended = terms.just_ended;
+        let mut vanished = was_held && just_ended;
         let mut halves = Vec::new();
         for place in places {
             tracing::debug!("lock {}: looking at {place}", claim.id);
-            let store = clients.open(&place, unconditional);
-            let released = lock::release(&store, claim, &terms).await;
-            was_refused &= match &released {
-                // A lock can be taken and its taker hear nothing of it, so only one who is refused as well is believed.
-                Released::Failed(error) => error.is_refusal(),
-                Released::StillThere(_) => false,
-                Released::Deleted | Released::AlreadyGone | Released::NotOurs(_) => true,
+            let store = clients.open(&place, terms.unconditional);
+            // Before any delete of tfguard's, which can be carried out without an answer.
+            vanished = vanished && is_missing(&store, claim).await;
+            let terms = ReleaseTerms {
+                may_still_appear: leftover.may_still_appear,
+                unlock_in_flight: leftover.unlock_in_flight,
+                budget: BUDGET,
             };
-            halves.push(Half { place, outcome: released.into() });
+            let outcome = match lock::release(&store, claim, Some(&session), &terms).await {
+                Released::Failed(error) if is_without_store(&clients, claim, &error, just_ended).await => {
+                    HalfOutcome::GoneWithStore { why: error.to_string() }
+                }
+                released => released.into(),
+            };
+            halves.push(Half { place, outcome });
         }
-        let outcome = match LockOutcome::of(&halves) {
-            LockOutcome::Left(why) if was_refused => LockOutcome::NotTaken(why),
-            // 1.6 to 1.9 say that they begin to unlock, and no more.
-            LockOutcome::Gone if leftover.entry.stage == Stage::Unlocking => LockOutcome::Unlocked,
-            outcome => outcome,
+        match LockOutcome::of(&halves) {
+            LockOutcome::Gone if vanished => (LockOutcome::TakenAway, halves),
+            // What is there now came after it. (1.6 to 1.9 say that they begin to unlock, and no more.)
+            LockOutcome::Gone if *stage == Stage::Unlocked => (LockOutcome::Unlocked, Vec::new()),
+            LockOutcome::Gone if *stage == Stage::Unlocking => (LockOutcome::Unlocked, halves),
+            LockOutcome::Left(why) if *stage == Stage::Unlocked => (
+                LockOutcome::Left(format!(
+                    "{why}; Terraform logged that it released it, and then did not end by itself"
+                )),
+                halves,
+            ),
+            outcome => (outcome, halves),
+        }
+    }
+}
+
+/// What a Terraform has for its directory as it starts; also a command that starts some, as far as that is known.
+pub(super) fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
+    let args = command.get(1..).unwrap_or_default();
+    let is_replaced = command::subcommand(command).as_deref() == Some("init");
+    let backend = match backend::read_backend_of(args, surroundings) {
+        (_, Ok(Backend::S3(backend))) => backend,
+        _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
+    };
+    let state = format!("{}/{}", backend.bucket(), backend.state_key(&backend::workspace(surroundings)));
+    StartingBackend { digest: Some(backend.digest().to_owned()), state: Some(state), is_replaced }
+}
+
+/// A backend that was found, if it is one of those with which its Terraform may have started, or the lock is one that `init`
+/// takes in the backend that it is about to record.
+fn checked(
+    claim: &LockClaim,
+    start: &[&StartingBackend],
+    found: Option<Result<Found, BackendError>>,
+) -> Option<Result<Found, BackendError>> {
+    Some(found?.and_then(|(backend, settings)| {
+        let fits = |start: &&StartingBackend| {
+            start.digest.as_deref() == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
         };
-        (outcome, halves)
+        if start.iter().any(fits) {
+            return Ok((backend, settings));
+        }
+        Err(BackendError::Swapped { dir: settings.directory })
+    }))
+}
+
+/// Whether a half of a lock is surely not there.
+async fn is_missing(store: &Store, claim: &LockClaim) -> bool {
+    match tokio::time::timeout(LONGEST_LOOK, store.read()).await {
+        Ok(Ok(found)) => found.is_none_or(|found| !found.is_of(claim)),
+        Ok(Err(StoreError::NoSuchTable { .. } | StoreError::NoSuchBucket { .. })) => true,
+        Ok(Err(_)) | Err(_) => false,
+    }
+}
+
+/// Whether a half of a lock is gone with its table or bucket. A cleanup step may be of another account, which has no such
+/// table, but then not the state either.
+async fn is_without_store(clients: &AwsClients, claim: &LockClaim, error: &StoreError, same_account: bool) -> bool {
+    match error {
+        StoreError::NoSuchTable { .. } if !same_account => {
+            let reader = clients.reader();
+            let state = reader.state_exists(&claim.bucket, &claim.state_key);
+            tokio::time::timeout(LONGEST_LOOK, state).await.is_ok_and(|answer| answer == Ok(true))
+        }
+        StoreError::NoSuchTable { .. } => true,
+        StoreError::NoSuchBucket { .. } => same_account || clients.is_s3_of_aws(),
+        _ => false,
     }
 }
 
@@ -248,7 +364,7 @@ impl Misses {
         match found? {
             Ok(found) => return Some(found),
             Err(BackendError::ForeignState { .. }) => {}
-            Err(error @ BackendError::PlanFile { .. }) => self.0 = Some(error),
+            Err(error @ (BackendError::PlanFile { .. } | BackendError::Swapped { .. })) => self.0 = Some(error),
             Err(error) => _ = self.0.get_or_insert(error),
         }
         None

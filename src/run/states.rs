@@ -20,9 +20,9 @@ const BUDGET: Duration = Duration::from_secs(30);
 pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
     let held = |lock: &&LockAccount| match &lock.outcome {
-        Some(LockOutcome::Released | LockOutcome::Kept | LockOutcome::Left(_)) => true,
+        Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
         Some(LockOutcome::Gone) => unclean,
-        Some(LockOutcome::Unlocked | LockOutcome::NotTaken(_)) | None => false,
+        Some(LockOutcome::Unlocked | LockOutcome::NotOwn(_)) | None => false,
     };
     let mut locks: Vec<&LockAccount> = Vec::new();
     for lock in account.locks.iter().filter(held) {

@@ -30,7 +30,7 @@ use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
 use super::other_backends::OtherBackends;
 use super::plan::patience_for;
-use super::release::Releaser;
+use super::release::{Releaser, starting_backend};
 use super::watch::{Change, Watch};
 use crate::cli::Evidence;
 use crate::command::{self, Flavour};
@@ -100,6 +100,8 @@ pub struct Supervisor<'a> {
     interrupted_twice: bool,
     /// One of the Terraforms that share the log said that it was interrupted.
     somebody_stopped: bool,
+    /// Nobody tried to release the child's locks before.
+    pub(super) is_first: bool,
     /// The command is to be interrupted when no Terraform is at work any more.
     command_waits: bool,
     /// When these are gone, it is looked whether that is so.
@@ -157,6 +159,9 @@ impl<'a> Supervisor<'a> {
                     .to_owned(),
             );
         }
+        if let Some(surroundings) = job.surroundings() {
+            journal.backend = starting_backend(&job.command, &surroundings);
+        }
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
@@ -210,9 +215,13 @@ impl<'a> Supervisor<'a> {
         let runs_guards = command::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let observer = Observer::believing(job.believed(), expectations(&journal));
+        let releaser = Releaser::new(journal.backend.clone());
+        // Who saw the child's end and died then may have begun to release.
+        let is_first = journal.account.ending.is_none();
         Self {
             job,
             journal,
+            is_first,
             machine: Machine::new(job.terms),
             child,
             watch,
@@ -229,7 +238,7 @@ impl<'a> Supervisor<'a> {
             command_waits_for: Vec::new(),
             child_is_terraform: false,
             log_is_read: false,
-            releaser: Releaser::default(),
+            releaser,
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
             others: OtherBackends::default(),

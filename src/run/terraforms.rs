@@ -6,9 +6,10 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
+use super::release::starting_backend;
 use crate::backend::{Surroundings, chdir};
 use crate::command;
-use crate::session::{ProcessId, Tree};
+use crate::session::{ProcessId, StartingBackend, Tree};
 
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
@@ -21,6 +22,8 @@ pub struct Terraform {
     env: HashMap<OsString, OsString>,
     /// It was only seen at its start, when it may not have carried out its `-chdir` yet.
     early: bool,
+    /// What the directories that it may run in were configured for when it was first seen.
+    started_with: Vec<StartingBackend>,
 }
 
 impl Terraform {
@@ -28,7 +31,21 @@ impl Terraform {
     pub fn read(id: ProcessId, early: bool) -> Option<Self> {
         let (cwd, mut command, env) = process_surroundings(id)?;
         let args = command.split_off(command.len().min(1));
-        Some(Self { id, cwd, args, env, early })
+        let mut terraform = Self { id, cwd, args, env, early, started_with: Vec::new() };
+        let command: Vec<_> = std::iter::once("terraform".into()).chain(terraform.args.iter().cloned()).collect();
+        let there = terraform.surroundings();
+        terraform.started_with = there.map(|surroundings| starting_backend(&command, &surroundings)).collect();
+        Some(terraform)
+    }
+
+    /// Which process it is.
+    pub fn id(&self) -> ProcessId {
+        self.id
+    }
+
+    /// What the directories that it may run in were configured for when it was first seen.
+    pub fn started_with(&self) -> &[StartingBackend] {
+        &self.started_with
     }
 
     /// Its arguments, without the program.
@@ -91,7 +108,10 @@ impl Terraforms {
             }
             let Some(terraform) = Terraform::read(found.id, early) else { continue };
             match known {
-                Some(at) => self.0[at] = terraform,
+                Some(at) => {
+                    let started_with = std::mem::take(&mut self.0[at].started_with);
+                    self.0[at] = Terraform { started_with, ..terraform };
+                }
                 None => self.0.push(terraform),
             }
         }

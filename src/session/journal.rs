@@ -42,6 +42,9 @@ pub struct Journal {
     /// What becomes of a lock that is left, as the run was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_death: Option<OnDeath>,
+    /// The backend of the command's directory when it started.
+    #[serde(default)]
+    pub backend: StartingBackend,
     /// Who was interrupted. Set before the signal is sent, so that nobody sends a second one.
     pub interrupted: Vec<ProcessId>,
     /// When what is still alive will be killed, in milliseconds of the kernel's monotonic clock. Set once a stop is
@@ -50,6 +53,18 @@ pub struct Journal {
     pub kill_at: Option<u64>,
     /// What happened so far.
     pub account: Account,
+}
+
+/// What the directory of a Terraform was configured for when it started. What is recorded there later may be there to lead
+/// elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartingBackend {
+    /// [`crate::backend::S3Backend::digest`] of it; none where it was not S3, or nothing.
+    pub digest: Option<String>,
+    /// The state of its workspace: `<bucket>/<state key>`.
+    pub state: Option<String>,
+    /// The Terraform configures the directory anew (`init`).
+    pub is_replaced: bool,
 }
 
 /// The child as it described itself before it became the command.
@@ -129,6 +144,7 @@ impl Journal {
             supervisor: None,
             child: None,
             on_death: None,
+            backend: StartingBackend::default(),
             interrupted: Vec::new(),
             kill_at: None,
             account,

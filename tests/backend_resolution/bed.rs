@@ -232,7 +232,7 @@ impl Prepared {
             let mut answers = Vec::new();
             for place in backend.places(&claim).unwrap() {
                 let store = clients.open(&place, UnconditionalDelete::Refuse);
-                answers.push(store.delete_if(&claim).await.map(|_| ()));
+                answers.push(store.delete_if(&claim, None).await.map(|_| ()));
             }
             answers
         })

@@ -61,3 +61,115 @@ fn a_forged_record_does_not_make_a_lock_ours() {
         assert_eq!(project.lock(), None, "our own is released all the same: {exit}");
     }
 }
+
+/// A project whose apply runs this script while it holds its lock; `$terraform` is the Terraform's process. Beside it lies
+/// `record LOCKED|UNLOCKED ID OPERATION BUCKET KEY WHO`, which writes what Terraform would log of a lock.
+fn forging(script: &str) -> Project<'static> {
+    let main = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"sh forge.sh\"\n  }\n}\n";
+    let project = project(Kind::Hcl(String::new())).table();
+    let record = r#"record() {
+    case $1 in LOCKED) text='Locked remote state (DynamoDB only)' op=Lock ;; *) text='Unlocked remote state (DynamoDB only)' op=Unlock ;; esac
+    echo "$(date -u +%Y-%m-%dT%H:%M:%S.000Z) [INFO]  backend-s3: $text: tf_backend.lock.id=$2 tf_backend.lock.info=\"\" tf_backend.lock.operation=$3 tf_backend.lock.path=$4/$5 tf_backend.lock.version=1.11.4 tf_backend.lock.who=$6 tf_backend.operation=$op tf_backend.req_id=1 tf_backend.s3.bucket=$4 tf_backend.s3.path=$5" >> "$TF_LOG_PATH"
+}
+terraform=$(awk '{print $4}' /proc/$PPID/stat)
+"#;
+    std::fs::write(project.work().join("main.tf"), main).unwrap();
+    std::fs::write(project.work().join("forge.sh"), format!("{record}{script}")).unwrap();
+    project.init(&terraform())
+}
+
+/// What `record` needs of a lock.
+fn words(victim: &LockInfo) -> String {
+    let (bucket, key) = victim.path.split_once('/').unwrap();
+    format!("{} {} {bucket} {key} {}", victim.id, victim.operation, victim.who)
+}
+
+fn who_is_here() -> String {
+    format!("root@{}", nix::unistd::gethostname().unwrap().into_string().unwrap())
+}
+
+fn created(ago: jiff::SignedDuration) -> String {
+    (jiff::Timestamp::now() - ago).to_string()
+}
+
+/// The lock of a living run of the same user, host, table and moment, in another workspace: told by when it was created, by
+/// the record beside it, and by what the directory was configured for when Terraform started.
+#[test]
+fn a_forged_record_of_a_lock_on_this_machine_deletes_nothing() {
+    let hour = jiff::SignedDuration::from_hours(1);
+    let now = jiff::SignedDuration::ZERO;
+    // What becomes of it, when it was created, whether a record names its holder, whether the backend is exchanged.
+    for (said, ago, recorded, swapped) in [
+        ("before this run began", hour, false, false),
+        ("names another holder", now, true, false),
+        ("isn't the one that it was configured for", now, false, true),
+    ] {
+        let project = forging(
+            "[ ! -e swapped ] || cp swapped .terraform/terraform.tfstate
+             record LOCKED $(cat victim); sleep 0.5; kill -9 $terraform; exec sleep 600",
+        );
+        let key = if swapped { "elsewhere" } else { "env:/blue/network/prod.tfstate" };
+        let path = format!("{}/{key}", project.bucket());
+        let victim = LockInfo { who: who_is_here(), created: created(ago), ..LockInfo::foreign(&path) };
+        std::fs::write(project.work().join("victim"), words(&victim)).unwrap();
+        if swapped {
+            let settings = std::fs::read_to_string(project.work().join(".terraform/terraform.tfstate")).unwrap();
+            std::fs::write(project.work().join("swapped"), settings.replace("network/prod.tfstate", key)).unwrap();
+        }
+        project.aws().plant_lock(project.table_name(), &victim);
+        if recorded {
+            let mut item = project.aws().item(project.table_name(), &path).unwrap();
+            let record = serde_json::json!({
+                "schema": 1, "lock": victim.id, "tfguard": "0.1.0", "started": victim.created,
+                "world": {"boot_id": "b", "pid_namespace": 1},
+            });
+            let text = aws_sdk_dynamodb::types::AttributeValue::S(record.to_string());
+            item.insert("TfguardHolder".to_owned(), text);
+            project.aws().put_item(project.table_name(), item);
+        }
+        let exit = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).run();
+        assert_eq!(
+            project.aws().lock(project.table_name(), &path),
+            Some(serde_json::to_value(&victim).unwrap()),
+            "{exit}"
+        );
+        assert!(exit.err().contains(said) && exit.err().contains(&victim.id), "{said}: {exit}");
+        project.guard().assert_no_process_left(SOON);
+        assert_eq!(project.lock(), None, "our own is released all the same: {exit}");
+        // Nor does the cleanup step.
+        let release = project.command(TFGUARD).arg("release").run();
+        assert!(project.aws().lock(project.table_name(), &path).is_some(), "{release}");
+        exit.expect_code(if swapped { 120 } else { 137 });
+    }
+}
+
+/// What ended with success left no lock of another state, whatever its log says.
+#[test]
+fn a_terraform_that_succeeds_left_no_lock_of_another_state() {
+    let project = forging("record LOCKED $(cat victim)");
+    let path = format!("{}/env:/blue/network/prod.tfstate", project.bucket());
+    let victim =
+        LockInfo { who: who_is_here(), created: created(jiff::SignedDuration::ZERO), ..LockInfo::foreign(&path) };
+    std::fs::write(project.work().join("victim"), words(&victim)).unwrap();
+    project.aws().plant_lock(project.table_name(), &victim);
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
+    assert!(project.aws().lock(project.table_name(), &path).is_some(), "{exit}");
+    assert!(exit.err().contains(&victim.id) && exit.err().contains("ended with success"), "{exit}");
+}
+
+/// Guards against a lock that is left without a word because somebody wrote that it was released.
+#[test]
+fn a_forged_unlock_before_a_kill_is_not_believed() {
+    let project = forging("sleep 1; record UNLOCKED $(cat own); sleep 0.5; kill -9 $terraform; exec sleep 600");
+    let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
+    let lock = project.wait_for_known_lock(SOON)["account"]["locks"][0].clone();
+    let own = LockInfo {
+        id: lock["id"].as_str().unwrap().to_owned(),
+        who: who_is_here(),
+        ..LockInfo::foreign(&project.lock_id())
+    };
+    std::fs::write(project.work().join("own"), words(&own)).unwrap();
+    let exit = run.wait(SOON).expect_code(137);
+    assert_eq!(project.lock(), None, "{exit}");
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+}

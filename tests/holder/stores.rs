@@ -11,7 +11,7 @@ use crate::stores::bed::{Bed, OWN, found};
 
 fn holder(lock: &str) -> Holder {
     let text = serde_json::json!({
-        "schema": 1, "lock": lock, "tfguard": "0.1.0", "started": "2026-11-20T04:11:21Z", "host": "runner-7",
+        "schema": 1, "lock": lock, "tfguard": "0.1.0", "started": "2026-03-04T05:06:00Z", "host": "runner-7",
         "ci": {"provider": "gitlab", "url": "https://gitlab.example.com/a/-/jobs/7", "job": "7"},
         "actor": "alice", "world": {"boot_id": "b", "pid_namespace": 1},
         "session": "/builds/a/tfguard/s",
@@ -83,7 +83,11 @@ fn nothing_is_written_where_the_claimed_lock_is_not() {
         }
         let before = bed.aws.items(&bed.table);
         for (half, store) in stores(&bed) {
-            assert_eq!(annotate(&bed, &store), Ok(Annotation::NotThere), "{half}");
+            assert_eq!(
+                annotate(&bed, &store),
+                Ok(Annotation::NotThere(plant.then(|| found(&bed.foreign())))),
+                "{half}"
+            );
             assert_eq!(read(&bed, &store).is_some(), plant, "{half}");
         }
         assert_eq!(bed.aws.items(&bed.table), before, "no ghost, no change");

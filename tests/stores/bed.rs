@@ -101,11 +101,11 @@ impl Bed {
     }
 
     pub fn delete_if(&self, store: &Store) -> Result<Deletion, StoreError> {
-        self.aws.block_on(store.delete_if(&self.claim()))
+        self.aws.block_on(store.delete_if(&self.claim(), None))
     }
 
     pub fn release(&self, store: &Store) -> Released {
-        self.aws.block_on(release(store, &self.claim(), &TERMS))
+        self.aws.block_on(release(store, &self.claim(), None, &TERMS))
     }
 
     /// Releases on a thread of its own while something else happens here.
@@ -113,7 +113,7 @@ impl Bed {
         std::thread::scope(|scope| {
             let released = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.unwrap().block_on(release(store, &self.claim(), &TERMS))
+                runtime.unwrap().block_on(release(store, &self.claim(), None, &TERMS))
             });
             meanwhile();
             released.join().unwrap()

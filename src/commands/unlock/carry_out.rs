@@ -201,7 +201,7 @@ impl Unlock<'_> {
         match self.claim(half) {
             Some(claim) => {
                 let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
-                lock::release(&store, &claim, &terms).await
+                lock::release(&store, &claim, None, &terms).await
             }
             // Other programs than Terraform give IDs of other shapes, or none.
             None => lock::release_seen(&store, &half.seen, BUDGET).await,
@@ -306,6 +306,7 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
                 format!("deleted: {place}")
             }
             HalfOutcome::AlreadyGone => format!("already gone: {place}"),
+            HalfOutcome::GoneWithStore { why } => format!("gone with its store: {place}: {}", printable(why)),
             HalfOutcome::NotOurs { holder } => {
                 let another = match holder {
                     FoundLock::Held(info) => format!("{} by {}", info.id, info.who),
@@ -317,7 +318,7 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
                 }
                 format!("changed hands meanwhile and not touched: {place} has {}", printable(&another))
             }
-            HalfOutcome::Left { why } => {
+            HalfOutcome::Left { why } | HalfOutcome::NotOwn { why } => {
                 outcome = Outcome::Left;
                 format!("NOT deleted: {place}: {}", printable(why))
             }

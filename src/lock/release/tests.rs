@@ -134,7 +134,7 @@ impl LockStore for Scripted {
         &self.place
     }
 
-    async fn delete_if(&self, _: &LockClaim) -> Result<Deletion, StoreError> {
+    async fn delete_if(&self, _: &LockClaim, _: Option<&crate::holder::Holder>) -> Result<Deletion, StoreError> {
         let (holder, treatment) = self.arrive(true);
         let answer = match holder {
             Holder::Nobody => Deletion::Absent,
@@ -184,7 +184,7 @@ async fn release_in(world: World, terms: ReleaseTerms) -> (Released, World) {
     let script = world.clone();
     let case = || format!("{script:?}\n{terms:?}");
     let store = Scripted::new(world);
-    let released = release(&store, &claim(), &terms).await;
+    let released = release(&store, &claim(), None, &terms).await;
     assert!(store.start.elapsed() <= terms.budget, "longer than the budget\n{}", case());
 
     let mut after = store.world.into_inner().unwrap();
@@ -230,7 +230,7 @@ async fn whatever_the_store_answers_the_end_is_true_and_in_time() {
                         release_in(world, terms).await;
                     } else {
                         let store = Scripted::new(world);
-                        let released = release(&store, &claim(), &terms).await;
+                        let released = release(&store, &claim(), None, &terms).await;
                         assert!(store.start.elapsed() <= budget);
                         let holder = store.world.into_inner().unwrap().holder;
                         assert!(
@@ -311,7 +311,7 @@ async fn each_ending_is_named_for_what_it_is() {
 async fn an_ordinary_release_is_one_request() {
     for holder in [Holder::Nobody, Holder::Ours, Holder::Other] {
         let store = Scripted::new(world(holder, Vec::new()));
-        release(&store, &claim(), &PLAIN).await;
+        release(&store, &claim(), None, &PLAIN).await;
         assert_eq!((store.world.into_inner().unwrap().deletes, store.start.elapsed()), (1, Duration::ZERO));
     }
 }

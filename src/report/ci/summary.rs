@@ -70,7 +70,7 @@ impl Summary {
         let level = match worst {
             Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
             Some(Outcome::Unknown) if account.lock_left() => Level::Error,
-            Some(Outcome::Kept | Outcome::Unknown) => Level::Warning,
+            Some(Outcome::Kept | Outcome::TakenAway | Outcome::Unknown) => Level::Warning,
             _ if findings.iter().any(is_in_the_way) => Level::Warning,
             _ if next.is_some() || lost => Level::Warning,
             _ => Level::Notice,
@@ -124,7 +124,7 @@ impl Summary {
             Outcome::Released => (self.level, "State lock released"),
             Outcome::Foreign if is_in_the_way(finding) => (Level::Warning, "State locked by somebody else"),
             Outcome::Foreign => (Level::Notice, "State locked by somebody else"),
-            Outcome::NotTaken => (Level::Notice, "State lock not looked after"),
+            Outcome::TakenAway => (Level::Warning, "State lock taken away during the run"),
             Outcome::Unlocked | Outcome::Gone => return None,
         };
         // What the next step of another lock does not do for this one.

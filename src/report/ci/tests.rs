@@ -83,7 +83,8 @@ fn outcome() -> impl Strategy<Value = Value> {
         Just(json!({"is": "released"})),
         Just(json!({"is": "gone"})),
         Just(json!({"is": "kept"})),
-        hostile().prop_map(|why| json!({"is": "not-taken", "why": why})),
+        hostile().prop_map(|why| json!({"is": "not-own", "why": why})),
+        Just(json!({"is": "taken-away"})),
         hostile().prop_map(|why| json!({"is": "left", "why": why})),
     ]
 }

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use memchr::memmem;
 
 use super::{Supervisor, trouble};
+use crate::holder::Holder;
 use crate::lock::LockClaim;
-use crate::observe::{self, Stage, Verdict};
+use crate::observe::{self, Entry, Stage, Verdict};
 use crate::other::Permission;
 use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock};
 use crate::run::machine::{Event, Finish};
 use crate::run::other_backends::End;
-use crate::run::release::IN_FLIGHT;
+use crate::run::release::{IN_FLIGHT, Terms};
 use crate::run::states;
 use crate::session::{SessionFile, Survivor, Tree, is_log_held};
 
@@ -149,9 +150,12 @@ impl Supervisor<'_> {
     pub(super) fn observed_ending(&self) -> observe::Ending {
         let ending = self.journal.account.ending;
         let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
+        // A shell tells of a signal that ended its command by 128 and more.
+        let signalled = !self.child_is_terraform && matches!(ending, Some(Ending::Exited { code: 129.., .. }));
         observe::Ending {
             exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
             by_signal_or_kill: !own_end || self.interrupted_twice,
+            unclean: ending.is_none_or(Ending::is_unclean) || signalled,
         }
     }
 
@@ -164,7 +168,7 @@ impl Supervisor<'_> {
 
     /// All at once: each may take its time, and a CI does not give much.
     pub(super) async fn release(&mut self) {
-        let unclean = self.observed_ending().by_signal_or_kill;
+        let ending = self.observed_ending();
         let mut left = self.left();
         // What a supervisor that is dead saw is looked at again.
         self.journal.account.other_locks.clear();
@@ -173,12 +177,21 @@ impl Supervisor<'_> {
             self.look_for_unlogged(&mut left).await;
         }
         let located: Vec<_> = left.iter().map(|leftover| self.locate(&leftover.entry.claim)).collect();
-        let (job, releaser) = (self.job, &self.releaser);
+        let (job, releaser, journal, just_ended) = (self.job, &self.releaser, &self.journal, self.is_first);
+        let start = &journal.backend;
         let outcomes = join_all(left.iter().map(async |leftover| {
-            if job.on_death.keeps(&leftover.entry.claim) {
-                (LockOutcome::Kept, Vec::new())
+            let Entry { claim, stage, .. } = &leftover.entry;
+            let is_own = start.is_replaced || start.state.as_ref() == Some(&claim.lock_id());
+            if ending.exited_zero && !is_own {
+                let why =
+                    "Terraform ended with success, and so without a lock of another state than its own".to_owned();
+                (LockOutcome::NotOwn(why), Vec::new())
+            } else if job.on_death.keeps(claim) {
+                (if *stage == Stage::Unlocked { LockOutcome::Unlocked } else { LockOutcome::Kept }, Vec::new())
             } else {
-                releaser.release(leftover, unclean, job.unconditional).await
+                let session = &Holder::of_session(journal, &job.session, claim.id.clone());
+                let (unclean, unconditional) = (ending.by_signal_or_kill, job.unconditional);
+                releaser.release(leftover, Terms { unclean, just_ended, unconditional, session }).await
             }
         }))
         .await;
@@ -203,7 +216,7 @@ impl Supervisor<'_> {
     pub(super) fn finish(mut self, finish: Finish) -> Account {
         if finish == Finish::Alive {
             let who = self.note_survivors(&self.look());
-            for leftover in self.left() {
+            for leftover in self.left().iter().filter(|leftover| leftover.entry.stage != Stage::Unlocked) {
                 if let Some(lock) = self.lock(&leftover.entry.claim) {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
                 }

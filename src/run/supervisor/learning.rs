@@ -122,7 +122,8 @@ impl Supervisor<'_> {
             command: &self.job.command,
             directory: &self.job.directory,
             env: &self.job.env,
-            terraform: child.map(|child| child.id).filter(|_| self.child_is_terraform),
+            child: child.map(|child| child.id),
+            is_terraform: self.child_is_terraform,
         };
         let look = || Tree::look(child.as_ref(), self.log.file());
         self.releaser.locate(claim, before, started, look)

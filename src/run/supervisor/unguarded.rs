@@ -13,6 +13,7 @@ use crate::report::{Account, Ending, OtherLock, OtherOutcome};
 use crate::run::front::A_MOMENT;
 use crate::run::machine::Event;
 use crate::run::nameless;
+use crate::run::release::starting_backend;
 use crate::run::terraforms::Terraform;
 use crate::session::{ProcessId, Tree};
 use crate::shell;
@@ -42,6 +43,9 @@ impl Supervisor<'_> {
         self.next_look = None;
         let was_known = self.child_is_terraform;
         self.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
+        if self.child_is_terraform && !was_known {
+            self.note_starting_backend();
+        }
         if self.child_is_terraform || self.log_is_read {
             return;
         }
@@ -71,6 +75,16 @@ impl Supervisor<'_> {
             _ => None,
         };
         self.next_look = again.map(|again| Instant::now() + again);
+    }
+
+    /// A wrapper that is called terraform may have run `init` before it became Terraform, just now.
+    fn note_starting_backend(&mut self) {
+        if self.journal.backend.digest.is_none()
+            && let Some(surroundings) = self.job.surroundings()
+        {
+            self.journal.backend = starting_backend(&self.job.command, &surroundings);
+            self.releaser.set_start(self.journal.backend.clone());
+        }
     }
 
     fn note_unguarded(&mut self, tree: &Tree) {

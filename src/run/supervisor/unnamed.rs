@@ -71,13 +71,8 @@ impl Supervisor<'_> {
                     }
                 },
                 Ok(None) => {
-                    traces[at].outcome = Some(LockOutcome::Gone);
-                    continue;
-                }
-                // It ended on its own without the upload being confirmed: it was refused, most likely for the same
-                // reason as tfguard now.
-                Err(why) if trace.entry.stage == Stage::Attempted && !trace.may_still_appear => {
-                    traces[at].outcome = Some(LockOutcome::NotTaken(why));
+                    let over = trace.entry.stage == Stage::Unlocked;
+                    traces[at].outcome = Some(if over { LockOutcome::Unlocked } else { LockOutcome::Gone });
                     continue;
                 }
                 Err(why) => {
