@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 /// How the name of a file begins that is about to take another one's place.
-const TEMPORARY: &str = ".tfguard-";
+pub const TEMPORARY: &str = ".tfguard-";
 
 /// Opens a regular file in `dir`. Neither a link nor a FIFO nor a device is one.
 ///
@@ -54,7 +54,9 @@ pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
 pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
     let aside = format!("{TEMPORARY}{}", random());
     let mut file = create(&dir, aside.as_ref(), mode)?;
-    let written = file.write_all(content).and_then(|()| Ok(rustix::fs::renameat(&dir, &aside, &dir, name)?));
+    // Some file systems (NFS, quotas) tell only at the end that there was no room.
+    let written = file.write_all(content).and_then(|()| Ok(nix::unistd::close(file)?));
+    let written = written.and_then(|()| Ok(rustix::fs::renameat(&dir, &aside, &dir, name)?));
     if written.is_err() {
         let _ = rustix::fs::unlinkat(&dir, &aside, AtFlags::empty());
     }

@@ -369,7 +369,7 @@ fn a_disk_that_fills_up_during_the_run_keeps_journal_and_log() {
     child.perform(
         "log = os.open(os.environ['TF_TEMP_LOG_PATH'], os.O_WRONLY | os.O_APPEND)
 version = b'2026-01-01T00:00:00.000Z [INFO]  Terraform version: 1.11.4\\n'
-logged = os.write(log, version + b'x' * (16000 - len(version)))",
+logged = os.write(log, version + b'x' * (15999 - len(version)) + b'\\n')",
     );
     assert_eq!(child.ask("logged"), 16_000);
     run.signal(SIGTERM);
@@ -564,4 +564,22 @@ fn a_session_that_is_removed_meanwhile_is_told_of() {
     let exit = run.wait(SOON).expect_code(120);
     assert!(exit.err().contains("the session's directory was removed"), "{exit}");
     stage.guard.assert_no_process_left(SOON);
+}
+
+/// Guards against "its locks are accounted for" where the disk was full and Terraform's word of its lock was lost.
+#[test]
+fn a_log_that_lacks_its_end_is_no_word_that_there_is_no_lock() {
+    let version = "2026-11-20T04:11:21.822Z [INFO]  Terraform version: 1.11.4\\n";
+    for (logged, code) in [("", 120), ("2026-11-20T04:11:21.822Z [INFO]  Terra", 120), (version, 137)] {
+        let stage = Stage::new();
+        let terraform = stage.dir().join("terraform");
+        // tfguard sees at some moment who has the log open.
+        let script = format!("#!/bin/sh\nexec 3>>\"$TF_LOG_PATH\"\nprintf '{logged}' >&3\nsleep 1\nkill -9 $$\n");
+        crate::support::make_program(&terraform, &script);
+        let exit =
+            stage.tfguard(&[], [&terraform]).args(["apply"]).env("PATH", "/usr/bin:/bin").run().expect_code(code);
+        let told = exit.err().contains("Terraform's log");
+        assert_eq!(told, code == 120, "{logged:?}: {exit}");
+        stage.guard.assert_no_process_left(SOON);
+    }
 }

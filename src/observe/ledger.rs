@@ -6,9 +6,9 @@ use super::evidence::Grade;
 use super::locks::{LockEvent, LockPlace};
 use crate::lock::{LockClaim, LockKinds};
 
-/// Most locks that one session's log can tell of: more than Terragrunt takes for a thousand states. What makes up more
-/// is noise, or wants to fill the memory.
-pub(super) const MOST: usize = 10_000;
+/// Most locks that one session's log can tell of: more than any script takes past its guards. What makes up more is noise, or
+/// wants to fill the memory and the journal.
+pub(super) const MOST: usize = 1000;
 
 /// How far a lock has come in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -79,7 +79,7 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
         let _ = io::stdout().write_all(line.as_bytes());
     }
     // Where the cursor is on the child's terminal is not known.
-    let summary = announce(plan, &account, true);
+    let summary = announce(plan, session, &account, true);
     clean_up(session, &account, plan.outer.is_some());
     if plan.outer.is_none() {
         plan.publisher.publish(&[summary]).await;

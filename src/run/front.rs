@@ -269,7 +269,7 @@ pub async fn tell(
     if plan.outer.is_none() {
         show_the_rest_of_guards(session, &stderr);
     }
-    let summary = announce(plan, account, ends_within_a_line(session));
+    let summary = announce(plan, session, account, ends_within_a_line(session));
     stderr.complete();
     let heard = join(stderr, requests, &mut hurried).await;
     crate::say::directly();

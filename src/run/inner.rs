@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::finish::{Adoptable, adopt};
 use super::machine::StopRequest;
+use super::remove_log_of;
 use super::supervisor::Job;
 use crate::report::Account;
 use crate::session::{Journal, ProcessId, SessionDir, SessionFile, World};
@@ -143,9 +144,8 @@ impl InnerGuards {
                 }
                 let (to_us, mut requests) = unbounded_channel();
                 let _ = to_us.send(StopRequest::Outer { left });
-                if adopt(&job, journal, &mut requests).await.survivors.is_empty() {
-                    session.remove_log();
-                }
+                let account = adopt(&job, journal, &mut requests).await;
+                remove_log_of(&session, &account);
                 None
             }));
         }

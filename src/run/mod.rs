@@ -216,11 +216,16 @@ fn new_session(plan: &Plan) -> Result<SessionDir, DirectoryError> {
 
 /// Writes the report and removes Terraform's log. By whoever supervised to the end: the front may be gone by then.
 fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
+    remove_log_of(session, account);
+    report(plan, account);
+}
+
+/// Removes Terraform's log once nobody writes to it any more and nobody will need it: the front that would remove it may be
+/// gone.
+fn remove_log_of(session: &SessionDir, account: &Account) {
     if account.survivors.is_empty() && is_accounted_for(session) {
-        // Nobody writes to it any more, nobody will need it, and the front that would remove it may be gone.
         session.remove_log();
     }
-    report(plan, account);
 }
 
 /// Whether the journal on the disk says what became of the run. On a full disk it may not, and then the log alone does.
@@ -236,9 +241,10 @@ fn report(plan: &Plan, account: &Account) {
 }
 
 /// Says what happened, to the CI in its own language. `within_a_line`: whether the child's last line may have no end.
-fn announce(plan: &Plan, account: &Account, within_a_line: bool) -> Summary {
+fn announce(plan: &Plan, session: &SessionDir, account: &Account, within_a_line: bool) -> Summary {
     let summary = Summary::of(account);
-    if plan.is_left_to_outer() {
+    // Where the session was removed meanwhile, the guard around this one cannot know what there is to say.
+    if plan.is_left_to_outer() && is_accounted_for(session) {
         return summary;
     }
     crate::say::mute(false);

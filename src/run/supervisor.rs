@@ -45,6 +45,8 @@ const LOOKS: u32 = 8;
 /// How often is looked for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells of
 /// them.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
+/// So many requests to stop are written down.
+const MOST_REQUESTS: usize = 100;
 /// The same once a stop is requested.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 
@@ -337,8 +339,11 @@ impl<'a> Supervisor<'a> {
     }
 
     fn note_request(&mut self, request: StopRequest) {
-        let is_first = self.journal.account.requests.is_empty();
-        self.journal.account.requests.push(Requested { at: Timestamp::now(), request: request.clone() });
+        let known = self.journal.account.requests.len();
+        let (is_first, is_noted) = (known == 0, known < MOST_REQUESTS);
+        if is_noted {
+            self.journal.account.requests.push(Requested { at: Timestamp::now(), request: request.clone() });
+        }
         if is_first {
             tracing::info!("stop requested: {request}");
             // What ended before, and logged to its end, ended by itself.
@@ -347,7 +352,9 @@ impl<'a> Supervisor<'a> {
         } else {
             tracing::debug!("stop requested again: {request}");
         }
-        self.write_journal();
+        if is_noted {
+            self.write_journal();
+        }
     }
 
     fn child_ended(&mut self, ending: Ending) {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
@@ -71,6 +72,19 @@ pub enum DirectoryError {
         /// Which.
         path: PathBuf,
         /// Its permission bits.
+        mode: u32,
+    },
+    /// The file system makes what it likes.
+    #[error(
+        "the file system of {path} gives a new directory the owner {owner} and the mode {mode:04o}, whatever is asked for, so \
+         others could change what tfguard writes there; set TFGUARD_DIR to a directory on another one", path = .path.display()
+    )]
+    Forced {
+        /// Where.
+        path: PathBuf,
+        /// The owner of what is made.
+        owner: u32,
+        /// Its mode.
         mode: u32,
     },
     /// Not what tfguard made.
@@ -152,6 +166,8 @@ impl SessionFile {
 pub struct SessionDir {
     path: PathBuf,
     dir: Arc<OwnedFd>,
+    /// A write of this process met a full disk.
+    was_full: Arc<AtomicBool>,
 }
 
 impl PartialEq for SessionDir {
@@ -177,6 +193,9 @@ impl SessionDir {
                     // with it.
                     Err(DirectoryError::Io { doing, path, error }) if !is_last => {
                         tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
+                    }
+                    Err(error @ DirectoryError::Forced { .. }) if !is_last => {
+                        tracing::warn!("{error}; the session is made elsewhere");
                     }
                     made => return made,
                 },
@@ -302,7 +321,7 @@ impl SessionDir {
                 }
                 return Err(error);
             }
-            let session = Self { dir: Arc::new(open_private(&root, name, &path)?), path };
+            let session = Self::at(open_private(&root, name, &path)?, path);
             return match session.begin() {
                 Ok(()) => {
                     // Marked by now, so that nobody takes it away again.
@@ -340,13 +359,16 @@ impl SessionDir {
         Self::open_in(&root.dir, root.path.join(path.file_name().ok_or_else(not_a_session)?))
     }
 
+    fn at(dir: OwnedFd, path: PathBuf) -> Self {
+        Self { path, dir: Arc::new(dir), was_full: Arc::default() }
+    }
+
     fn open_in(root: impl AsFd, path: PathBuf) -> Result<Self, DirectoryError> {
         let name = path.file_name().unwrap_or_default();
         if !is_session_name(name) {
             return Err(DirectoryError::NotASession(path));
         }
-        let dir = Arc::new(open_private(root, name, &path)?);
-        let session = Self { path, dir };
+        let session = Self::at(open_private(root, name, &path)?, path);
         // A checkout makes other modes: what a repository has of this name is not taken for a session.
         if !rustix::fs::fstat(&session.dir).is_ok_and(|stat| stat.st_mode & 0o077 == 0) {
             return Err(DirectoryError::NotASession(session.path));
@@ -473,6 +495,24 @@ impl SessionDir {
         }
     }
 
+    /// Why the log may lack what was written to it last: its end is torn, or the disk was full and the log longer than the room
+    /// that was taken for it.
+    #[must_use]
+    pub fn log_is_cut(&self, log: &File) -> Option<&'static str> {
+        let found = log.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let mut last = [b'\n'];
+        if let Some(at) = found.len().checked_sub(1)
+            && log.read_exact_at(&mut last, at).is_ok()
+            && last != *b"\n"
+        {
+            return Some("the end of Terraform's log is torn, as on a full disk");
+        }
+        // In blocks of 512 bytes (stat(2)).
+        let reserved = found.blocks() * 512 >= RESERVED as u64 && found.len() < RESERVED as u64;
+        let cut = self.was_full.load(Ordering::Relaxed) && !reserved;
+        cut.then_some("the disk was full, so Terraform's log may lack its end")
+    }
+
     /// Opens a file for reading.
     ///
     /// # Errors
@@ -511,9 +551,17 @@ impl SessionDir {
             let file = self.open_file(SessionFile::Journal)?;
             // What somebody writes is not the journal any more, but the spare.
             if !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)) {
-                let there = rustix::fs::statat(&self.dir, SessionFile::Journal.name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                if there.st_ino == file.metadata()?.ino() {
-                    return files::read(file, LONGEST_JOURNAL);
+                let own = file.metadata()?.ino();
+                let is_in_place = || -> io::Result<bool> {
+                    let name = SessionFile::Journal.name();
+                    Ok(rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino == own)
+                };
+                // Again afterwards: not every file system can lock, and who writes does not wait for ever.
+                if is_in_place()?
+                    && let text = files::read(file, LONGEST_JOURNAL)
+                    && is_in_place()?
+                {
+                    return text;
                 }
             }
             std::thread::sleep(CLAIM_EVERY);
@@ -523,10 +571,14 @@ impl SessionDir {
 
     /// Puts `text` in the journal's place, in one step, also where the disk is full.
     pub(super) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
+        if text.len() as u64 > LONGEST_JOURNAL {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have {} bytes", text.len())));
+        }
         // The spaces keep the room that a longer one will need.
         text.resize(text.len().max(RESERVED), b' ');
         match files::replace(&self.dir, SessionFile::Journal.name().as_ref(), &text, 0o600) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                self.was_full.store(true, Ordering::Relaxed);
                 self.exchange_journal(&text).map_err(|why| {
                     tracing::debug!("the journal's spare cannot be used: {why}");
                     error

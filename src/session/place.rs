@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::directory::DirectoryError;
 use crate::ci;
+use crate::files;
 
 /// The directory of all sessions in a place. No repository has one of this name.
 pub const ROOT: &str = ".tfguard-sessions";
@@ -193,9 +194,30 @@ pub fn open_private(dir: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd
 /// The same, made where it is not there.
 pub fn make_private(dir: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd, DirectoryError> {
     match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => open_private(dir, name, path),
+        Ok(()) | Err(Errno::EXIST) => open_private(&dir, name, path).map_err(|error| match error {
+            DirectoryError::WritableByOthers { .. } | DirectoryError::Foreign { .. } => {
+                let Some((owner, mode)) = forced(&dir) else { return error };
+                // If it is empty, so that nobody takes it for a place of sessions later.
+                let _ = rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR);
+                let path = path.parent().unwrap_or(path).to_owned();
+                DirectoryError::Forced { path, owner, mode: mode & 0o7777 }
+            }
+            error => error,
+        }),
         Err(error) => Err(io_error("create", path)(error.into())),
     }
+}
+
+/// The owner and mode that a file system gives every directory that is made in `dir`, where that is not what was asked for:
+/// SMB's and Windows' do, as mounted.
+fn forced(dir: impl AsFd) -> Option<(u32, u32)> {
+    let name = format!("{}{}", files::TEMPORARY, files::random());
+    rustix::fs::mkdirat(&dir, &name, Mode::RWXU).ok()?;
+    let made = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW);
+    let _ = rustix::fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR);
+    let made = made.ok()?;
+    let private = made.st_uid == nix::unistd::geteuid().as_raw() && made.st_mode & 0o022 == 0;
+    (!private).then_some((made.st_uid, made.st_mode))
 }
 
 fn check_private(stat: &Stat, path: &Path) -> Result<(), DirectoryError> {

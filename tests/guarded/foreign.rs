@@ -173,3 +173,53 @@ fn a_forged_unlock_before_a_kill_is_not_believed() {
     assert_eq!(project.lock(), None, "{exit}");
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
 }
+
+/// Unlocked by force and taken by another job while ours works: said at once, and at the end, whatever Terraform says.
+#[test]
+fn a_lock_that_was_taken_away_is_told_of_while_terraform_works_and_at_the_end() {
+    let project = table(Kind::Sleep);
+    let run = asleep(&project, &["--report", "report.json"]);
+    let foreign = LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &foreign);
+    run.wait_for_stderr("was taken away while Terraform is at work", SOON);
+    run.signal(nix::sys::signal::Signal::SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert!(exit.err().contains("taken away while Terraform was at work, so two may have written"), "{exit}");
+    assert_eq!(exit.err().matches(&format!("{} by {}", foreign.id, foreign.who)).count(), 2, "{exit}");
+    assert!(exit.err().contains("tfguard verify"), "{exit}");
+    let report = report(&project);
+    assert_eq!((&report["locks"][0]["outcome"]["is"], &report["lock_left"]), (&"taken-away".into(), &false.into()));
+    assert_eq!(project.lock(), Some(serde_json::to_value(&foreign).unwrap()), "{exit}");
+}
+
+/// Nobody has it any more: removed by hand, or never kept by the store; and then Terraform is killed or not.
+#[test]
+fn a_lock_that_vanished_is_told_of() {
+    for killed in [false, true] {
+        let project = project(Kind::Sleep).lockfile().init(&terraform());
+        let run = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        project.aws().delete_object(project.bucket(), &format!("{}.tflock", project.state_key()));
+        match killed {
+            true => kill(pid_of(&journal(&project)["child"]["id"])),
+            false => run.signal(nix::sys::signal::Signal::SIGTERM),
+        }
+        let exit = run.wait(SOON).expect_code(if killed { 137 } else { 1 });
+        assert!(exit.err().contains("taken away while Terraform was at work"), "{killed}: {exit}");
+        assert_eq!(report(&project)["locks"][0]["outcome"]["is"], "taken-away", "{killed}: {exit}");
+    }
+}
+
+/// Guards against a lock that is said to be left for ever in a table that is gone.
+#[test]
+fn a_lock_whose_table_is_gone_is_gone() {
+    let project = table(Kind::Sleep);
+    let run = asleep(&project, &["--report", "report.json"]);
+    let aws = project.aws();
+    aws.block_on(aws.dynamodb().delete_table().table_name(project.table_name()).send()).unwrap();
+    kill(pid_of(&journal(&project)["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("gone with its store"), "{exit}");
+    assert_eq!(report(&project)["locks"][0]["halves"][0]["outcome"], "gone-with-store", "{exit}");
+    assert!(sessions(&project).is_empty(), "{exit}");
+}

@@ -401,3 +401,23 @@ fn a_terraform_that_a_guarded_terraform_calls_has_its_own_guard() {
     assert_eq!(exit.out().matches("Interrupt received.").count(), 2, "{exit}");
     [&project, &below].into_iter().for_each(assert_clean);
 }
+
+/// Guards against silence over a lock where the next job's `git clean -ffdx` removed the sessions: the guard around the other
+/// one cannot read what became of it.
+#[test]
+fn a_guard_whose_session_was_removed_tells_itself_what_it_left() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
+    let run = guarded(&project, &[], &format!("terraform {}; exit 7", APPLY.join(" "))).start();
+    run.wait_for_stdout("asleep", SOON);
+    let child = pid_of(&journal(&project)["child"]["id"]);
+    std::fs::remove_dir_all(project.sessions().join(".tfguard-sessions")).unwrap();
+    let denied = || [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))];
+    proxy.rule(Match::dynamodb("DeleteItem"), denied());
+    kill(child);
+    let exit = run.wait(SOON).expect_code(7);
+    let id = project.lock().expect("nobody may delete it")["ID"].as_str().unwrap().to_owned();
+    assert!(exit.err().contains("NOT released") && exit.err().contains(&format!("tfguard unlock {id}")), "{exit}");
+    assert!(exit.err().contains("the session's directory was removed"), "{exit}");
+    project.guard().assert_no_process_left(SOON);
+}

@@ -46,9 +46,9 @@ fn killed_between_file_and_table_and_the_item_appears_later() {
     let project = dual(&proxy, Kind::Quick);
     let gate = Gate::new();
     proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
-    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Forward, gate.open()]);
     let run = guarded(&project);
     gate.wait_for(1, SOON);
+    proxy.rule(Match::dynamodb("GetItem").nth(1), [Action::Forward, gate.open()]);
     assert_eq!(kill_terraforms(&project), 1);
     let exit = run.wait(SOON).expect_code(137);
     assert_halves(&project, &exit, "deleted", "deleted");
@@ -113,4 +113,26 @@ fn a_foreign_half_stays() {
         }
         assert!(exit.err().contains(&foreign.id) && exit.err().contains("not touched"), "{exit}");
     }
+}
+
+/// The file is written, then nothing is permitted any more: Terraform says that it was refused, and nobody may look.
+#[test]
+fn a_half_that_was_taken_before_the_other_was_refused_is_told_of() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = dual(&proxy, Kind::Quick);
+    let denied = || [Action::Answer(Answer::s3(403, "AccessDenied", "no"))];
+    proxy.rule(Match::http("GET", ".tflock"), denied());
+    proxy.rule(Match::http("DELETE", ".tflock"), denied());
+    for operation in ["PutItem", "GetItem", "DeleteItem"] {
+        let denied = Action::Answer(Answer::dynamodb("AccessDeniedException", "no"));
+        proxy.rule(Match::dynamodb(operation), [denied]);
+    }
+    let exit = guarded(&project).wait(SOON).expect_code(120);
+    assert!(project.lock_in_bucket().is_some(), "{exit}");
+    assert_halves(&project, &exit, "left", "left");
+    assert!(exit.err().contains("NOT released") && exit.err().contains("tfguard unlock"), "{exit}");
+    proxy.clear_rules();
+    let exit = project.command(TFGUARD).arg("release").run().expect_code(0);
+    assert!(exit.err().contains("deleted by tfguard"), "{exit}");
+    assert_eq!(project.lock_in_bucket(), None, "{exit}");
 }

@@ -121,7 +121,6 @@ fn a_terraform_of_a_script_that_dies_while_it_asks_for_its_lock() {
     let (before, gate) = (Gate::new(), Gate::new());
     proxy.rule(Match::http("GET", "list-type=2").nth(1), [before.hold()]);
     proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
-    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [Action::Forward, gate.open()]);
     let run = project.command(TFGUARD).args(["--", "sh", "-c", &script]).current_dir("/").start();
     before.wait_for(1, SOON);
     // tfguard has seen it, and reads nothing more before it is dead.
@@ -131,6 +130,7 @@ fn a_terraform_of_a_script_that_dies_while_it_asks_for_its_lock() {
     before.release();
     gate.wait_for(1, SOON);
     assert_eq!(kill_terraforms(project), 1);
+    proxy.rule(Match::dynamodb("GetItem").nth(1), [Action::Forward, gate.open()]);
     kill(supervisor, SIGCONT).unwrap();
     let exit = run.wait(SOON).expect_code(0);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");

@@ -69,17 +69,31 @@ impl Supervisor<'_> {
             if self.inner.as_ref().is_none_or(|inner| inner.accounts().is_empty()) {
                 self.suspect();
             }
-            // By `git clean -x` in a script, for one: what starts after that cannot log.
-            let removed = self.log.file().metadata().is_ok_and(|log| log.nlink() == 0);
-            if removed && self.observer.ledger().entries().is_empty() {
-                self.note_unseen(
-                    "the session's directory was removed while the command ran (set TFGUARD_DIR to another place)",
-                );
-            }
+            self.note_what_the_log_lacks();
         }
         let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. } | Ending::Crashed { .. }));
         let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.is_suspected();
         self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned(), killed });
+    }
+
+    /// Says that a lock may be left of which the log does not tell, where it cannot be relied on.
+    fn note_what_the_log_lacks(&mut self) {
+        let log = self.log.file();
+        // By the next job's `git clean -ffdx`, for one: what starts after that cannot log, and its guard is past its link. A
+        // Terraform that had it open by then writes on.
+        if log.metadata().is_ok_and(|log| log.nlink() == 0) && !self.child_is_terraform {
+            let what = "the session's directory was removed while the command ran (set TFGUARD_DIR to another place)";
+            return self.note_unseen(what);
+        }
+        // What wrote nothing else to it has a guard, and so a log, of its own.
+        let is_used = self.child_is_terraform || log.metadata().is_ok_and(|log| log.len() > 0);
+        if let Some(why) = self.job.session.log_is_cut(log).filter(|_| is_used) {
+            return self.note_unseen(why);
+        }
+        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        if self.child_is_terraform && unclean && self.observer.product().is_none() {
+            self.note_unseen("Terraform's log has not even its version, which it writes first");
+        }
     }
 
     /// Whether a lock is held, as far as the log told up to now.
@@ -282,6 +296,7 @@ impl Supervisor<'_> {
                 below.other_locks.push(OtherLock::unknown(why));
             }
         }
+        bound(account, LONGEST_ACCOUNT);
         for (session, why) in inner.unreadable() {
             account.survivors.push(format!("the tfguard of session {session}"));
             account.other_locks.push(OtherLock::unknown(why));
@@ -298,5 +313,58 @@ impl Supervisor<'_> {
         let who = alive.join(", ");
         self.journal.account.survivors = alive;
         who
+    }
+}
+
+/// No account is longer that stands in a journal: it is read by whoever accounts for the session later, to a limit.
+const LONGEST_ACCOUNT: usize = 8 * 1024 * 1024;
+
+/// Leaves out of an account the Terraforms that need nobody, where there are so many that nobody could read it.
+fn bound(account: &mut Account, longest: usize) {
+    let is_too_long = |account: &Account| serde_json::to_vec_pretty(account).is_ok_and(|text| text.len() > longest);
+    let many = account.terraforms.len();
+    if is_too_long(account) {
+        account.terraforms.retain(|below| below.ended.is_none() || below.lock_left() || below.state_needs_a_look());
+        for below in &mut account.terraforms {
+            below.locks.retain(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)) | None));
+        }
+    }
+    while is_too_long(account) && !account.terraforms.is_empty() {
+        account.terraforms.truncate(account.terraforms.len() / 2);
+    }
+    let left_out = many - account.terraforms.len();
+    if left_out > 0 {
+        let sessions = "the sessions of those that left a lock stay, below this one's";
+        trouble(account, format!("the accounts of {left_out} of {many} Terraforms are left out: too long. {sessions}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a journal that nobody can read any more.
+    #[test]
+    fn an_account_of_very_many_terraforms_keeps_those_that_need_somebody() {
+        let below = |number: usize| -> Account {
+            let unknown = OtherLock::unknown("nobody could look".to_owned());
+            serde_json::from_value(serde_json::json!({
+                "tfguard": "0.1.0", "session": number.to_string(), "started": "2026-11-20T05:00:00Z",
+                "ended": "2026-11-20T05:00:00Z", "ci": null, "program": "terraform", "directory": "/w", "ending": null,
+                "requests": [], "interrupt": null, "killed": null, "phase": "unknown", "survivors": [], "locks": [],
+                "troubles": ["x".repeat(1000)],
+                "other_locks": (number % 10 == 0).then_some(unknown).into_iter().collect::<Vec<_>>(),
+            }))
+            .unwrap()
+        };
+        for (many, kept) in [(30, 30), (1000, 100), (4000, 100)] {
+            let mut account = below(1);
+            account.terraforms = (0..many).map(below).collect();
+            bound(&mut account, 400_000);
+            assert_eq!(account.terraforms.len(), kept);
+            assert!(serde_json::to_vec_pretty(&account).unwrap().len() < 401_000);
+            assert_eq!(account.troubles.len(), 1 + usize::from(kept < many), "{many}");
+            assert!(account.lock_left());
+        }
     }
 }

@@ -120,7 +120,8 @@ impl Supervisor<'_> {
         let succeeded = matches!(ending, Some(Ending::Exited { code: 0, .. })) && requests.is_empty();
         // On other backends it works under a lock that is not logged.
         let worked_unlogged = self.observer.under_lock().is_some() && self.observer.ledger().entries().is_empty();
-        let told = self.observer.tells_locks() && !worked_unlogged;
+        let cut = self.job.session.log_is_cut(self.log.file()).is_some();
+        let told = self.observer.tells_locks() && !worked_unlogged && !cut;
         // A shell tells of a signal that ended its command by 128 and more.
         let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. }));
         let died = signalled || ending.is_none_or(Ending::is_unclean) || !requests.is_empty();
