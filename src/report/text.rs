@@ -35,6 +35,7 @@ impl Account {
             || !self.survivors.is_empty()
             || self.locks.iter().any(|lock| !matches!(lock.outcome, Some(LockOutcome::Unlocked | LockOutcome::Gone)))
             || self.locks.iter().any(LockAccount::has_no_lock_in_its_place)
+            || self.traces.iter().any(|trace| trace.outcome == Some(LockOutcome::TakenAway))
             || self.other_locks.iter().any(OtherLock::is_noteworthy)
             || self.state_needs_a_look()
             || self.refused.is_some()
@@ -159,16 +160,6 @@ impl LockAccount {
         shell::run_in(directory, &shell::unlock(id, flags))
     }
 
-    /// A command about its state, and where to run it.
-    fn in_its_place(&self, command: &str) -> String {
-        let (directory, flags) = match &self.settings {
-            Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
-            None => (None, &[][..]),
-        };
-        let words = command.split(' ').map(str::to_owned).chain(flags.iter().cloned());
-        shell::run_in(directory, &shell::join(words.collect::<Vec<_>>()))
-    }
-
     fn unlock_without_directory(&self, id: Option<&str>) -> String {
         let LockClaim { bucket, state_key, kinds, .. } = &self.claim;
         let table = if *kinds == LockKinds::Lockfile { &[][..] } else { &["--table", "TABLE"] };
@@ -196,12 +187,12 @@ impl LockAccount {
             Some(LockOutcome::TakenAway) => {
                 next = Some(match account.states.iter().find(is_its) {
                     Some(state) => state.next.clone(),
-                    None => self.in_its_place("tfguard verify"),
+                    None => in_its_place(self.settings.as_ref(), "tfguard verify"),
                 });
-                (Outcome::TakenAway, format!("taken away while {product} was at work, so two may have written"))
+                (Outcome::TakenAway, taken_away(product))
             }
             Some(LockOutcome::NotOwn(why)) => {
-                next = Some(self.in_its_place("tfguard inspect"));
+                next = Some(in_its_place(self.settings.as_ref(), "tfguard inspect"));
                 (Outcome::Foreign, format!("not taken for this run's own, and not touched: {why}"))
             }
             Some(LockOutcome::Kept) => {
@@ -260,7 +251,21 @@ impl LockAccount {
 impl TraceAccount {
     /// Nothing is to be said of one that the child released or never had.
     fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
-        let Some(LockOutcome::Left(why)) = &self.outcome else { return None };
+        let why = match &self.outcome {
+            Some(LockOutcome::Left(why)) => why,
+            Some(LockOutcome::TakenAway) => {
+                let (state, product) = (self.entry.trace.lock_id(), account.product());
+                return Some(Finding {
+                    id: None,
+                    outcome: Outcome::TakenAway,
+                    line: format!("lockfile of {state}: {}", taken_away(product)),
+                    details: Vec::new(),
+                    next: Some(in_its_place(self.settings.as_ref(), "tfguard verify")),
+                    state,
+                });
+            }
+            _ => return None,
+        };
         let (state, program) = (self.entry.trace.lock_id(), account.command());
         let (directory, command) = match &self.settings {
             Some(Settings { directory, flags, .. }) => {
@@ -286,6 +291,20 @@ impl TraceAccount {
             state,
         })
     }
+}
+
+/// A command about a state, and where to run it.
+fn in_its_place(settings: Option<&Settings>, command: &str) -> String {
+    let (directory, flags) = match settings {
+        Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
+        None => (None, &[][..]),
+    };
+    let words = command.split(' ').map(str::to_owned).chain(flags.iter().cloned());
+    shell::run_in(directory, &shell::join(words.collect::<Vec<_>>()))
+}
+
+fn taken_away(product: &str) -> String {
+    format!("taken away while {product} was at work, so two may have written")
 }
 
 fn signal_name(signal: i32) -> String {

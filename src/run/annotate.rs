@@ -184,11 +184,27 @@ async fn write_halves(subject: &Subject, backend: &S3Backend, holder: Holder) ->
 /// Which lock the traced lockfile is.
 async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String> {
     let Store::Lockfile(store) = store else { return Err("its place is no lockfile".to_owned()) };
-    match attempts(|| store.compare(trace)).await.map_err(|error| error.to_string())? {
-        Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
-            trace.claim(info).map_err(|error| error.to_string())
+    let (looks, every) = LOOKS_AT_A_HELD_ONE;
+    let mut look = 1;
+    loop {
+        let found = match attempts(|| store.compare(trace)).await.map_err(|error| error.to_string())? {
+            Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
+                return trace.claim(info).map_err(|error| error.to_string());
+            }
+            Traced::Same(_) => return Err(format!("the lockfile of {} isn't a lock of that state", trace.lock_id())),
+            // Which it is cannot be told without checksum and ETag.
+            Traced::Other(_) if trace.sha256.is_none() && trace.etag.is_none() => {
+                return Err(format!("the log doesn't tell which lockfile of {} it is", trace.lock_id()));
+            }
+            Traced::Other(found) => Some(found),
+            Traced::Nothing => None,
+        };
+        if look == looks {
+            warn_of_loss(&trace.lock_id(), found);
+            return Err(format!("the lockfile of {} is not the one that was logged", trace.lock_id()));
         }
-        _ => Err(format!("the lockfile of {} is not the one that was logged", trace.lock_id())),
+        look += 1;
+        sleep(every).await;
     }
 }
 

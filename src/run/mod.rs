@@ -80,7 +80,8 @@ pub enum Failure {
     },
     /// The supervisor was killed, and somebody else was quicker in taking its place.
     #[error(
-        "`tfguard release` took the place of tfguard's supervisor, which was killed; it says how the command ended"
+        "`tfguard release` took the place of tfguard's supervisor, which was killed; it says how the command ended. If none ran, \
+         somebody removed the session: then the command may still run, and its lock may be left"
     )]
     FinishedByRelease,
     /// The supervisor was killed before it started the command.

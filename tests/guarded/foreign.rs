@@ -195,8 +195,13 @@ fn a_lock_that_was_taken_away_is_told_of_while_terraform_works_and_at_the_end() 
 /// Nobody has it any more: removed by hand, or never kept by the store; and then Terraform is killed or not.
 #[test]
 fn a_lock_that_vanished_is_told_of() {
-    for killed in [false, true] {
-        let project = project(Kind::Sleep).lockfile().init(&terraform());
+    // What has OpenTofu's name is believed as OpenTofu is: by the request, which has no ID.
+    let dir = tempfile::tempdir().unwrap();
+    let tofu = dir.path().join("tofu");
+    std::os::unix::fs::symlink(terraform(), &tofu).unwrap();
+    for (program, killed) in [(terraform(), false), (terraform(), true), (tofu.clone(), false), (tofu, true)] {
+        let is_tofu = program.ends_with("tofu");
+        let project = project(Kind::Sleep).lockfile().init(&program);
         let run = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).new_group().start();
         run.wait_for_stdout("asleep", SOON);
         project.aws().delete_object(project.bucket(), &format!("{}.tflock", project.state_key()));
@@ -205,8 +210,9 @@ fn a_lock_that_vanished_is_told_of() {
             false => run.signal(nix::sys::signal::Signal::SIGTERM),
         }
         let exit = run.wait(SOON).expect_code(if killed { 137 } else { 1 });
-        assert!(exit.err().contains("taken away while Terraform was at work"), "{killed}: {exit}");
-        assert_eq!(report(&project)["locks"][0]["outcome"]["is"], "taken-away", "{killed}: {exit}");
+        let (product, locks) = if is_tofu { ("OpenTofu", "traces") } else { ("Terraform", "locks") };
+        assert!(exit.err().contains(&format!("taken away while {product} was at work")), "{killed}: {exit}");
+        assert_eq!(report(&project)[locks][0]["outcome"]["is"], "taken-away", "{killed}: {exit}");
     }
 }
 

@@ -353,7 +353,7 @@ mod tests {
                 "ended": "2026-11-20T05:00:00Z", "ci": null, "program": "terraform", "directory": "/w", "ending": null,
                 "requests": [], "interrupt": null, "killed": null, "phase": "unknown", "survivors": [], "locks": [],
                 "troubles": ["x".repeat(1000)],
-                "other_locks": (number % 10 == 0).then_some(unknown).into_iter().collect::<Vec<_>>(),
+                "other_locks": number.is_multiple_of(10).then_some(unknown).into_iter().collect::<Vec<_>>(),
             }))
             .unwrap()
         };

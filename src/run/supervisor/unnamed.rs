@@ -71,8 +71,11 @@ impl Supervisor<'_> {
                     }
                 },
                 Ok(None) => {
-                    let over = trace.entry.stage == Stage::Unlocked;
-                    traces[at].outcome = Some(if over { LockOutcome::Unlocked } else { LockOutcome::Gone });
+                    traces[at].outcome = Some(match trace.entry.stage {
+                        Stage::Unlocked => LockOutcome::Unlocked,
+                        Stage::Held if self.is_first => LockOutcome::TakenAway,
+                        _ => LockOutcome::Gone,
+                    });
                     continue;
                 }
                 Err(why) => {
