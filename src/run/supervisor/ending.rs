@@ -329,7 +329,10 @@ fn bound(account: &mut Account, longest: usize) {
             below.locks.retain(|lock| matches!(lock.outcome, Some(LockOutcome::Left(_)) | None));
         }
     }
-    while is_too_long(account) && !account.terraforms.is_empty() {
+    if is_too_long(account) {
+        account.terraforms.sort_by_key(|below| !below.lock_left());
+    }
+    while is_too_long(account) && account.terraforms.len() > 1 {
         account.terraforms.truncate(account.terraforms.len() / 2);
     }
     let left_out = many - account.terraforms.len();
@@ -357,7 +360,7 @@ mod tests {
             }))
             .unwrap()
         };
-        for (many, kept) in [(30, 30), (1000, 100), (4000, 100)] {
+        for (many, kept) in [(30, 30), (1000, 100), (4000, 200)] {
             let mut account = below(1);
             account.terraforms = (0..many).map(below).collect();
             bound(&mut account, 400_000);
