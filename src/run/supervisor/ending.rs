@@ -33,7 +33,7 @@ impl Supervisor<'_> {
             2 => {
                 let facts = self.observer.finish(Timestamp::now());
                 self.learn(facts);
-                let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false };
+                let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
                 matches!(self.observer.verdict(orderly), Verdict::Left(_)) || self.has_dumped_goroutines()
             }
             code => code == 11,
