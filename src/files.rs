@@ -30,6 +30,37 @@ pub fn open(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
+/// Opens a regular file for reading where links are followed, as Terraform follows them.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] where there is none; another kind where it is not a regular file.
+pub fn open_path(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Reads a file where links are followed, if it has no more than `limit` bytes. Errors: as of [`open_path`].
+pub fn read_path(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read(open_path(path)?, limit)
+}
+
+/// Whether a text is in the first `limit` bytes of a file.
+pub fn has(file: File, text: &[u8], limit: u64) -> io::Result<bool> {
+    let (mut file, mut bytes) = (file.take(limit), Vec::new());
+    loop {
+        // What was kept of the piece before can have the beginning of it.
+        let length = file.by_ref().take(64 * 1024).read_to_end(&mut bytes)?;
+        if memchr::memmem::find(&bytes, text).is_some() {
+            return Ok(true);
+        }
+        if length == 0 {
+            return Ok(false);
+        }
+        bytes.drain(..bytes.len().saturating_sub(text.len()));
+    }
+}
+
 /// Makes a new file in `dir`, open for appending.
 ///
 /// # Errors

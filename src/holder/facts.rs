@@ -1,7 +1,6 @@
 //! What this machine knows of a lock's holder.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use super::verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
 use super::{Holder, Recorded};
@@ -9,7 +8,7 @@ use crate::ci;
 use crate::lock::{LockId, LockInfo};
 use crate::observe::Grade;
 use crate::report::LockAccount;
-use crate::session::{Journal, ProcessId, SessionDir, Tree, World, is_log_held, nodename};
+use crate::session::{Journal, LogHolder, ProcessId, SessionDir, Tree, World, is_log_held, nodename};
 
 /// This machine: who it is, and which sessions it knows. Read once, asked about many locks.
 #[derive(Debug)]
@@ -17,6 +16,8 @@ pub struct Machine {
     world: World,
     host: Option<String>,
     sessions: Vec<(SessionDir, Journal)>,
+    /// The living Terraforms of sessions, also of those in other places, and the journals of these.
+    living: Vec<(LogHolder, Option<Journal>)>,
 }
 
 /// What is known of a lock's holder.
@@ -37,7 +38,25 @@ impl Machine {
             let journal = Journal::read(&session).inspect_err(|error| tracing::debug!("{error}")).ok()?;
             Some((session, journal))
         });
-        Self { world: World::here(), host: nodename().filter(|name| !name.is_empty()), sessions: journals.collect() }
+        let living = LogHolder::all().into_iter().map(|holder| {
+            let journal =
+                holder.journal().inspect_err(|error| tracing::debug!("{}: {error}", holder.session.display()));
+            let journal = journal.ok();
+            (holder, journal)
+        });
+        Self {
+            world: World::here(),
+            host: nodename().filter(|name| !name.is_empty()),
+            sessions: journals.collect(),
+            living: living.collect(),
+        }
+    }
+
+    /// The living Terraforms of sessions that may have a lock, although no journal names it: who would write it there may
+    /// be dead.
+    pub fn may_hold(&self, lock: &str) -> impl Iterator<Item = &LogHolder> {
+        let may = move |(holder, journal): &&(LogHolder, Option<Journal>)| journal.is_none() || holder.log_has(lock);
+        self.living.iter().filter(may).map(|(holder, _)| holder)
     }
 
     /// Judges the holder of a lock by what was found beside it and by what this machine knows.
@@ -45,15 +64,23 @@ impl Machine {
     pub fn judge(&self, info: &LockInfo, recorded: &Recorded) -> Judged {
         // A journal that names the lock is as good as a record.
         let known = self.sessions.iter().find(|(_, journal)| names(journal, &info.id));
-        let holder = match (recorded.holder(), known) {
-            (Some(holder), _) => holder.clone(),
-            (None, Some((session, journal))) => {
-                let Ok(lock) = info.id.parse::<LockId>() else { return self.without_record(info, recorded) };
-                Holder::of_session(journal, session, lock)
-            }
-            (None, None) => return self.without_record(info, recorded),
+        let living = self.living.iter().find_map(|(holder, journal)| {
+            journal.as_ref().filter(|journal| names(journal, &info.id)).map(|journal| (holder, journal))
+        });
+        let told = known.map(|(session, journal)| (journal, session.path()));
+        let told = told.or(living.map(|(holder, journal)| (journal, holder.session.as_path())));
+        let holder = match (recorded.holder(), told, info.id.parse::<LockId>()) {
+            (Some(holder), _, _) => holder.clone(),
+            (None, Some((journal, session)), Ok(lock)) => Holder::of_session(journal, session, lock),
+            (None, _, _) => return self.without_record(info, recorded),
         };
-        let verdict = judge(&holder, &self.facts(&holder, known));
+        let verdict = match living {
+            Some((LogHolder { id, name, .. }, _)) => {
+                let why = format!("{name} (process {}), a Terraform of the run, has the run's log open", id.pid);
+                Verdict::Alive { why }
+            }
+            None => judge(&holder, &self.facts(&holder, known)),
+        };
         Judged { holder: Some(holder), verdict }
     }
 
@@ -95,25 +122,18 @@ impl Machine {
             Boot::Other { .. } => Boot::Other { same_name: self.host.is_some() && holder.host == self.host },
             boot => boot,
         };
-        let found = match (known, &holder.session) {
-            (Some((session, journal)), _) => Ok(Some((session.clone(), journal.clone()))),
-            (None, Some(path)) if boot == Boot::Same => open(path, holder),
-            (None, _) => Ok(None),
-        };
         // Whoever took a session over is in its journal, not in the record.
-        let (world, supervisor, child) = match &found {
-            Ok(Some((_, journal))) => (&journal.world, journal.supervisor, journal.child),
-            _ => (&holder.world, holder.supervisor, holder.child),
+        let (world, supervisor, child) = match known {
+            Some((_, journal)) => (&journal.world, journal.supervisor, journal.child),
+            None => (&holder.world, holder.supervisor, holder.child),
         };
         let here = boot == Boot::Same && *world == self.world;
         let lives = |process: Option<ProcessId>| process.is_some_and(ProcessId::is_alive);
         let processes =
             here.then(|| Processes { supervisor: lives(supervisor), child: lives(child.map(|child| child.id)) });
-        let session = match found {
-            Ok(Some((session, journal))) => look_at(&session, &journal, boot == Boot::Same, here),
-            Ok(None) => Session::NotHere,
-            Err(why) => Session::Unreadable(why),
-        };
+        // The path in the record is somebody's text: nothing is opened by it.
+        let session =
+            known.map_or(Session::NotHere, |(session, journal)| look_at(session, journal, boot == Boot::Same, here));
         Facts { boot, processes, session }
     }
 }
@@ -129,18 +149,6 @@ fn with_inner(session: SessionDir) -> Vec<SessionDir> {
 fn names(journal: &Journal, lock: &str) -> bool {
     let logged = |account: &&LockAccount| account.grade != Grade::Item;
     journal.account.locks.iter().filter(logged).any(|account| account.claim.id.as_str() == lock)
-}
-
-/// The session in a recorded place. Containers of one machine can have sessions of one name, so it counts only if its
-/// journal names the lock.
-fn open(path: &Path, holder: &Holder) -> Result<Option<(SessionDir, Journal)>, String> {
-    if matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
-        return Ok(None);
-    }
-    let session = SessionDir::open(path).map_err(|error| error.to_string())?;
-    let journal = Journal::read(&session).map_err(|error| error.to_string())?;
-    let same = journal.world.boot_id == holder.world.boot_id && names(&journal, holder.lock.as_str());
-    Ok(same.then_some((session, journal)))
 }
 
 /// `kernel`: it is this kernel's; `here`: it is of this PID namespace, too.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ci;
 use crate::lock::LockId;
-use crate::session::{ChildRecord, Journal, ProcessId, SessionDir, World};
+use crate::session::{ChildRecord, Journal, ProcessId, World};
 use crate::shell::without_user;
 
 /// The version of the record's format that this tfguard writes and reads. Fields may be added to it without a new one.
@@ -55,14 +55,13 @@ pub struct Holder {
 impl Holder {
     /// The record of a session that holds a lock, as its journal tells it.
     #[must_use]
-    pub fn of_session(journal: &Journal, session: &SessionDir, lock: LockId) -> Self {
+    pub fn of_session(journal: &Journal, session: &Path, lock: LockId) -> Self {
         let run = journal.account.ci.clone().map(|run| ci::Run {
             url: run.url.map(without_user).filter(|url| url.chars().count() <= LONGEST),
             job: run.job.and_then(bounded),
             attempt: run.attempt.and_then(bounded),
             ..run
         });
-        let path = session.path();
         Self {
             schema: SCHEMA,
             lock,
@@ -74,7 +73,7 @@ impl Holder {
             world: journal.world.clone(),
             supervisor: journal.supervisor,
             child: journal.child,
-            session: (path.as_os_str().len() <= 4 * LONGEST).then(|| path.to_owned()),
+            session: (session.as_os_str().len() <= 4 * LONGEST).then(|| session.to_owned()),
         }
     }
 

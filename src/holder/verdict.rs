@@ -110,8 +110,6 @@ pub struct Processes {
 pub enum Session {
     /// No session whose journal names the lock.
     NotHere,
-    /// A directory is there that cannot be looked into, for this reason.
-    Unreadable(String),
     /// A session whose journal names the lock.
     Here {
         /// When it ended by its journal, if then everything of it was seen to be gone.
@@ -183,10 +181,10 @@ pub fn judge(holder: &Holder, facts: &Facts) -> Verdict {
         Session::NotHere => {
             let session = holder.session.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
             unknown(format!(
-                "{gone}, and its session{session} is not here to tell whether another Terraform of the run is alive"
+                "{gone}, and its session{session} is in no place that is looked at, to tell whether another Terraform of \
+                 the run is alive (TFGUARD_DIR names such a place)"
             ))
         }
-        Session::Unreadable(why) => unknown(format!("{gone}, and its session cannot be looked at: {why}")),
         Session::Here { group, .. } if !group.is_empty() => {
             unknown(format!("{gone}, but of its process group there are still {}", group.join(", ")))
         }
@@ -258,7 +256,7 @@ mod tests {
                 .iter()
                 .flat_map(|supervisor| booleans.map(|child| Some(Processes { supervisor: *supervisor, child }))),
         );
-        let mut sessions = vec![Session::NotHere, Session::Unreadable("denied".to_owned())];
+        let mut sessions = vec![Session::NotHere];
         for concluded in [None, Some(Timestamp::UNIX_EPOCH)] {
             for supervised in [None, Some(false), Some(true)] {
                 for log in [Log::Held, Log::Free, Log::Missing, Log::Untold] {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::delete_object::DeleteObjectError;
+use aws_sdk_s3::operation::delete_object::{DeleteObjectError, DeleteObjectOutput};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::types::{Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -258,10 +258,13 @@ impl LockfileStore {
         Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
     }
 
-    async fn delete(&self, key: &str, if_match: Option<&str>) -> Result<(), SdkError<DeleteObjectError, HttpResponse>> {
-        let request =
-            self.client.delete_object().bucket(&self.bucket).key(key).set_if_match(if_match.map(str::to_owned));
-        request.send().await.map(|_| ())
+    async fn delete(
+        &self,
+        key: &str,
+        if_match: Option<&str>,
+    ) -> Result<DeleteObjectOutput, SdkError<DeleteObjectError, HttpResponse>> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        request.set_if_match(if_match.map(str::to_owned)).send().await
     }
 
     /// Deletes an object that was just read, by its ETag. `is_it` tells whether another look shows the same.
@@ -283,7 +286,7 @@ impl LockfileStore {
             },
         };
         match outcome(self.delete(&self.key, if_match).await)? {
-            Outcome::Done => Ok(Deletion::Deleted),
+            Outcome::Done(_) => Ok(Deletion::Deleted),
             Outcome::Unsupported(detail) => Err(StoreError::NoConditions { detail }),
             Outcome::NoSuchKey => Ok(Deletion::Absent),
             // Changed since it was read: by whom, tells another look.
@@ -375,16 +378,20 @@ pub(crate) fn unreadable(error: StoreError) -> StoreError {
 
 /// What came of a delete that was answered.
 enum Outcome {
-    Done,
+    /// It was carried out, with the version of the delete marker that it made, if it made one.
+    Done(Option<String>),
     ConditionFailed,
     NoSuchKey,
     /// The store knows the condition and does not want it.
     Unsupported(String),
 }
 
-fn outcome(answer: Result<(), SdkError<DeleteObjectError, HttpResponse>>) -> Result<Outcome, StoreError> {
-    let Err(error) = answer else {
-        return Ok(Outcome::Done);
+fn outcome(
+    answer: Result<DeleteObjectOutput, SdkError<DeleteObjectError, HttpResponse>>,
+) -> Result<Outcome, StoreError> {
+    let error = match answer {
+        Ok(done) => return Ok(Outcome::Done(done.version_id.filter(|_| done.delete_marker == Some(true)))),
+        Err(error) => error,
     };
     let status = error.raw_response().map(|raw| raw.status().as_u16());
     match (error.code().unwrap_or_default(), status) {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::command::{self, Product};
-use crate::lock::{FoundLock, LockClaim, LockKinds};
+use crate::lock::{FoundLock, LockClaim, LockKinds, LockPlace};
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 use crate::shell;
@@ -174,6 +174,11 @@ impl LockAccount {
         self.halves.iter().any(is_none)
     }
 
+    /// Whether its lockfile is in a store that is not AWS's own.
+    fn is_at_another_store(&self) -> bool {
+        self.places.iter().any(|place| matches!(place, LockPlace::Lockfile { endpoint: Some(_), .. }))
+    }
+
     fn finding(&self, account: &Account, sure: &str) -> Finding {
         let (claim, product) = (&self.claim, account.product());
         let id = claim.id.as_str();
@@ -183,6 +188,15 @@ impl LockAccount {
         let (outcome, what) = match &self.outcome {
             Some(LockOutcome::Unlocked) => (Outcome::Unlocked, format!("released by {product}")),
             Some(LockOutcome::Released) => (Outcome::Released, format!("left by {product}, deleted by tfguard")),
+            // Of a lock that nobody was seen to have it cannot be said that it is not there any more.
+            Some(LockOutcome::Gone) if self.stage == Stage::Attempted => {
+                let marker = if self.is_at_another_store() {
+                    ". If this happens again, the store refuses a lockfile that is not there: does it keep a delete marker of it?"
+                } else {
+                    ""
+                };
+                (Outcome::Gone, format!("not there, and {product} was not seen to get it{marker}"))
+            }
             Some(LockOutcome::Gone) => (Outcome::Gone, "not there any more".to_owned()),
             Some(LockOutcome::TakenAway) => {
                 next = Some(match account.states.iter().find(is_its) {

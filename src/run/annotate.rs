@@ -153,7 +153,7 @@ impl Supervisor<'_> {
 
     fn holder(&self, claim: LockClaim) -> Holder {
         let env = |name: &str| self.job.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
-        Holder::of_session(&self.journal, &self.job.session, claim.id).with_environment(env)
+        Holder::of_session(&self.journal, self.job.session.path(), claim.id).with_environment(env)
     }
 }
 

@@ -39,6 +39,7 @@ pub use plan::{Mode, Plan, Remark};
 pub(crate) use release::IN_FLIGHT;
 pub use spool::Sayer;
 pub use supervisor::{Job, describe};
+pub use terraforms::Terraform;
 
 use crate::backend::{InitRecord, Surroundings};
 use crate::command::{self, Flavour};

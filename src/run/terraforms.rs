@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::release::starting_backend;
-use crate::backend::{Surroundings, chdir};
+use crate::backend::{Backend, Surroundings, chdir, read_backend_of, workspace};
 use crate::command;
+use crate::lock::LockPlace;
 use crate::session::{ProcessId, StartingBackend, Tree};
 
 /// How many are remembered. Their environments take some kilobytes each.
@@ -57,6 +58,28 @@ impl Terraform {
     pub fn takes_no_lock(&self) -> bool {
         let command: Vec<_> = std::iter::once("terraform".into()).chain(self.args.iter().cloned()).collect();
         command::takes_no_lock(&command, &self.cwd, &self.env)
+    }
+
+    /// Whether it works on a state, by its backend, arguments and workspace. `file`: where the state's lockfile would be. What
+    /// only reads does not.
+    pub fn works_on(&self, state_key: &str, file: &LockPlace) -> bool {
+        let is_it = |surroundings: Surroundings| {
+            // In another container the path of its directory means something else.
+            let here = Surroundings { dir: format!("/proc/{}/cwd", self.id.pid).into(), ..surroundings };
+            let (planned, Ok(Backend::S3(backend))) = read_backend_of(&self.args, &here) else { return false };
+            // Those that go to another workspace, or to another backend, lock more than one.
+            let selected = || backend.state_key(&workspace(&here)) == state_key;
+            let all = ["workspace", "init"].iter().any(|word| self.args.iter().any(|arg| arg == word));
+            backend.file_place(state_key) == *file
+                && backend.workspace_of(state_key).is_some()
+                && (planned.is_some() || all || selected())
+        };
+        !self.takes_no_lock() && self.surroundings().last().is_some_and(is_it)
+    }
+
+    /// Its working directory.
+    pub fn cwd(&self) -> &Path {
+        &self.cwd
     }
 
     /// Where it runs: one place, or two where it is not known whether it had gone to its `-chdir`.

@@ -31,7 +31,7 @@ const DEEPEST: u32 = 8;
 /// What a journal, and a log, have of the disk from the beginning.
 const RESERVED: usize = 32 * 1024;
 /// No journal is longer.
-const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
+pub(super) const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
 
 /// The directory of the links to tfguard, for a `PATH`.
 const LINKS: &str = "bin";
@@ -144,7 +144,7 @@ impl SessionFile {
         Self::SupervisorStderr,
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Marker => "tfguard-session",
             Self::Journal => "journal.json",
@@ -735,6 +735,14 @@ fn is_session_name(name: &OsStr) -> bool {
     };
     let stamp = stamp.split_once('T').is_some_and(|(day, time)| digits(day, 8..=8) && digits(time, 6..=6));
     stamp && digits(pid, 1..=10) && digits(n, 1..=2)
+}
+
+/// Whether a path is that of the log of a session.
+pub(super) fn is_log(path: &Path) -> bool {
+    let above = |path: &Path, n| path.ancestors().nth(n).and_then(Path::file_name).unwrap_or_default().to_owned();
+    above(path, 0) == SessionFile::Log.name()
+        && is_session_name(&above(path, 1))
+        && [ROOT, INNER].iter().any(|root| above(path, 2) == *root)
 }
 
 /// The names in a directory.

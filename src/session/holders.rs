@@ -6,17 +6,22 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use procfs::process::{FDPermissions, Process};
+use procfs::process::{FDPermissions, FDTarget, Process};
+use rustix::fs::{Mode, OFlags};
 
-use super::journal::ChildRecord;
+use super::directory::{LONGEST_JOURNAL, SessionFile, is_log};
+use super::journal::{ChildRecord, Journal};
 use super::process::{ProcessId, is_running};
 use crate::command::product;
+use crate::files;
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +157,86 @@ fn is_called_terraform(process: &Process, name: &str) -> bool {
 pub fn is_tfguard(pid: i32) -> bool {
     let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| identity_of(&file));
     file("self").is_some_and(|own| file(&pid.to_string()) == Some(own))
+}
+
+/// The processes of this machine whose program is called as Terraform or OpenTofu is, guarded or not.
+#[must_use]
+pub fn terraforms() -> Vec<(ProcessId, String)> {
+    let called = |process: &Process, stat: &procfs::process::Stat| is_called_terraform(process, &stat.comm);
+    processes(called).map(|(id, stat, _)| (id, stat.comm)).collect()
+}
+
+/// A process that has the log of a session open for writing, as each Terraform of the session has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogHolder {
+    /// Which.
+    pub id: ProcessId,
+    /// Its program's name, as the kernel has it.
+    pub name: String,
+    /// The session's directory, as that process sees it: in another container the path means something else.
+    pub session: PathBuf,
+    descriptor: i32,
+}
+
+impl LogHolder {
+    /// Every such process of this machine that may be looked into, wherever its session is.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let log = |process: &Process| {
+            let open = process.fd().ok()?.flatten().filter(|open| open.mode().contains(FDPermissions::WRITE));
+            open.into_iter().find_map(|open| match open.target {
+                FDTarget::Path(path) if is_log(&path) => Some((path.parent()?.to_owned(), open.fd)),
+                _ => None,
+            })
+        };
+        let found = processes(|_, _| true).filter_map(|(id, stat, process)| {
+            let (session, descriptor) = log(&process)?;
+            Some(Self { id, name: stat.comm, session, descriptor })
+        });
+        found.collect()
+    }
+
+    /// The journal beside the log. It tells of a living run whoever owns it, but is no proof of a dead one's end.
+    ///
+    /// # Errors
+    /// When it is not there, or not beside that very log.
+    pub fn journal(&self) -> io::Result<Journal> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(format!("/proc/{}/root", self.id.pid), flags, Mode::empty())?;
+        let path = self.session.strip_prefix("/").map_err(io::Error::other)?;
+        let dir = rustix::fs::openat(root, path, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        let beside = files::open(&dir, SessionFile::Log.name().as_ref(), OFlags::RDONLY)?.metadata()?;
+        if identity_of(&beside) != identity_of(&std::fs::metadata(self.descriptor())?) {
+            return Err(io::Error::other("its log is another file"));
+        }
+        let journal = files::open(&dir, SessionFile::Journal.name().as_ref(), OFlags::RDONLY)?;
+        serde_json::from_slice(&files::read(journal, LONGEST_JOURNAL)?).map_err(io::Error::from)
+    }
+
+    /// Whether the log has a text, as far as it is looked through.
+    #[must_use]
+    pub fn log_has(&self, text: &str) -> bool {
+        let log = files::open_path(Path::new(&self.descriptor()));
+        log.is_ok_and(|log| files::has(log, text.as_bytes(), MOST_LOOKED_THROUGH).unwrap_or(true))
+    }
+
+    fn descriptor(&self) -> String {
+        format!("/proc/{}/fd/{}", self.id.pid, self.descriptor)
+    }
+}
+
+/// How much of a log is looked through at most: at its lowest level it grows for hours.
+const MOST_LOOKED_THROUGH: u64 = 256 * 1024 * 1024;
+
+/// The running processes of this machine that are wanted.
+fn processes(
+    wanted: impl Fn(&Process, &procfs::process::Stat) -> bool,
+) -> impl Iterator<Item = (ProcessId, procfs::process::Stat, Process)> {
+    procfs::process::all_processes().into_iter().flatten().flatten().filter_map(move |process| {
+        let stat = process.stat().ok().filter(is_running)?;
+        let id = ProcessId { pid: stat.pid, start_ticks: stat.starttime };
+        wanted(&process, &stat).then_some((id, stat, process))
+    })
 }
 
 /// What a log is known by; none if it is no log, as where /dev/null stands for one that is lost: everybody has that open.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::TFGUARD;
-use crate::operator::bed::{SOON, json, reach};
-use crate::support::{Aws, Exit, FaultProxy, Gate, Kind, Match, Project, Run, Running, Tools, session_dirs};
+use crate::operator::bed::{Bed, OWN, SOON, json, reach};
+use crate::support::{Aws, Exit, Gate, Kind, Match, Project, Run, Running, Tools, session_dirs};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 
@@ -77,26 +77,80 @@ fn the_lock_of_a_dead_terraform_needs_no_question() {
     project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
 }
 
-/// The question is asked while the lock is young and nothing is known of its holder; the record comes before the answer.
+/// Nobody is left who looks after the lock, no record of its holder was written yet, and whoever unlocks knows nothing of
+/// the place of the job's sessions. Terraform works on.
+#[test]
+fn a_young_lock_of_a_terraform_whose_guard_is_dead_stays() {
+    let (project, run) = guarded();
+    let id = id(&project);
+    let [session] = session_dirs(&project.sessions()).try_into().unwrap();
+    let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
+    run.kill_with_supervisor(&journal);
+    let unlock = || {
+        let unlock = command(&project, &["unlock", &id, "--yes"]).env("TFGUARD_DIR", project.work());
+        let exit = unlock.run().expect_code(120);
+        assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "{exit}");
+        exit.err()
+    };
+    let said = unlock();
+    assert!(said.contains("the holder is alive") && said.contains("has the run's log open"), "{said}");
+    // It may have taken it when nobody was left to write that down.
+    let mut unwritten = journal.clone();
+    unwritten["account"]["locks"] = json!([]);
+    for journal in [unwritten.to_string(), "torn".to_owned()] {
+        std::fs::write(session.join("journal.json"), &journal).unwrap();
+        let said = unlock();
+        assert!(said.contains("--yes does not count") && said.contains(session.to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn a_terraform_without_a_guard_is_shown_and_yes_alone_is_not_enough() {
+    let project = Project::new(Aws::shared(), Kind::Sleep).table().lockfile().workspace("blue");
+    let project = project.init(&Tools::get().any_terraform());
+    let run = project.terraform(APPLY).new_group().start();
+    run.wait_for_stdout("asleep", SOON);
+    let id = id(&project);
+    for more in [&["--yes"][..], &["--yes", "--dry-run"], &[]] {
+        let exit = command(&project, &["unlock", &id]).args(more).run();
+        assert!(exit.out().contains("at work on this machine: terraform (process "), "{exit}");
+        assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "{exit}");
+        if more == ["--yes"] {
+            assert!(exit.code == Some(120) && exit.err().contains("--yes does not count"), "{exit}");
+        }
+    }
+    // What works on another state is nobody's.
+    let other = ["unlock", &id, "--workspace", "green", "--yes"];
+    let exit = command(&project, &other).run().expect_code(0);
+    assert!(!exit.out().contains("at work"), "{exit}");
+    assert!(project.guard().kill_all());
+    run.wait(SOON);
+    command(&project, &["unlock", &id, "--yes"]).run().expect_code(0);
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None));
+}
+
+/// The question is asked while nothing is known of the lock's holder; the record comes before the answer.
 #[test]
 fn a_holder_that_is_known_to_live_by_the_time_of_the_answer_keeps_its_lock() {
     for asks in [true, false] {
-        let (proxy, gate) = (FaultProxy::start(Aws::shared().url()), Gate::new());
-        let project = Project::new(Aws::shared(), Kind::Sleep).table().endpoint(proxy.url());
-        let project = project.init(&Tools::get().any_terraform());
-        proxy.rule(Match::dynamodb("UpdateItem"), [gate.hold()]);
-        let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
-        gate.wait_for(1, SOON);
+        let bed = Bed::new();
+        let lock = bed.lock("k", OWN);
+        bed.in_table(&lock);
+        let own = std::process::id();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let start: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let namespace = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/pid").unwrap());
+        let record = json!({
+            "schema": 1, "lock": OWN, "tfguard": "0.1.0", "started": "2026-11-20T04:11:21Z", "host": "h",
+            "world": {"boot_id": boot.trim(), "pid_namespace": namespace},
+            "supervisor": {"pid": own, "start_ticks": start},
+        });
         let recorded = || {
-            gate.release();
-            proxy.wait_for(|seen| seen.operation() == Some("UpdateItem") && seen.finished, SOON);
+            let record = record.to_string();
+            bed.item(&lock.path, &[("Info", &lock.json()), ("TfguardHolder", &record)]);
         };
-
-        // It knows nothing of the place of the run's session but what the record says.
-        let id = id(&project);
-        let unlock = |more: &[&str]| {
-            command(&project, &["unlock", &id, "--report", "unlock.json"]).args(more).env("TFGUARD_DIR", project.work())
-        };
+        let unlock = |more: &[&str]| bed.about("k", &["unlock", OWN]).args(more);
         let exit = if asks {
             let mut unlock = unlock(&[]).pty().start();
             unlock.wait_for_stdout("Only `yes` will be accepted", SOON);
@@ -106,7 +160,7 @@ fn a_holder_that_is_known_to_live_by_the_time_of_the_answer_keeps_its_lock() {
         } else {
             let look = Gate::new();
             // Its second look.
-            proxy.rule(Match::dynamodb("GetItem").body("TfguardHolder").nth(2), [look.hold()]);
+            bed.proxy.rule(Match::dynamodb("GetItem").body("TfguardHolder").nth(2), [look.hold()]);
             let unlock = unlock(&["--yes"]).start();
             look.wait_for(1, SOON);
             recorded();
@@ -116,10 +170,7 @@ fn a_holder_that_is_known_to_live_by_the_time_of_the_answer_keeps_its_lock() {
         let exit = exit.expect_code(120);
         assert!(exit.out().contains("may be alive or dead"), "by what was known before the question: {exit}");
         assert!((exit.out() + &exit.err()).contains("the lock stays, because the holder is alive"), "{exit}");
-        assert!(project.lock().is_some(), "{exit}");
-        assert!(proxy.seen_matching(&Match::dynamodb("DeleteItem")).is_empty(), "{exit}");
-        run.signal(nix::sys::signal::SIGINT);
-        run.wait(SOON);
+        bed.assert_only_read();
     }
 }
 

@@ -17,7 +17,8 @@ use crate::lock::{
     self, FoundLock, LockClaim, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
 };
 use crate::report::{Half, HalfOutcome};
-use crate::run::{IN_FLIGHT, write_report};
+use crate::run::{IN_FLIGHT, Terraform, write_report};
+use crate::session::terraforms;
 
 /// How long the deletion of one half may take, retries and all.
 const BUDGET: Duration = Duration::from_secs(45);
@@ -68,6 +69,7 @@ impl Unlock<'_> {
         let started = Timestamp::now();
         let looks = self.state.look_at_lock().await;
         let path = self.state.lock_id();
+        let at_work = self.at_work(&self.machine);
         let ended = match find(self.wish, &path, &looks) {
             Finding::NotSeen(place, error) => {
                 let state = format!("{path} (its lock: {place})");
@@ -81,7 +83,7 @@ impl Unlock<'_> {
             Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks)?),
             Finding::This(seen) => {
                 let lock = seen.judge(&self.machine);
-                self.delete(lock, &looks).await?
+                self.delete(lock, &looks, &at_work).await?
             }
         };
         let code = ended.exit_code();
@@ -115,9 +117,10 @@ impl Unlock<'_> {
     }
 
     /// Shows what is there, asks if need be, deletes.
-    async fn delete(&self, lock: JudgedLock, looks: &[HalfLook]) -> Result<Ended, Failure> {
+    async fn delete(&self, lock: JudgedLock, looks: &[HalfLook], at_work: &[String]) -> Result<Ended, Failure> {
         let halves: Vec<_> = lock.lock.halves().cloned().collect();
-        print(&self.intention(&lock, looks))?;
+        let living = at_work.iter().map(|terraform| format!("at work on this machine: {}\n", printable(terraform)));
+        print(&(self.intention(&lock, looks) + &living.collect::<String>()))?;
         let ended = |consent, outcome, why: &str| Ended {
             lock: Some(lock.clone()),
             consent,
@@ -132,13 +135,18 @@ impl Unlock<'_> {
         }
         if self.args.dry_run {
             let why = match permission {
-                Permission::ToBeAsked if !self.args.yes => "dry run: nothing was deleted; it would be asked for",
+                Permission::ToBeAsked if !self.args.yes || !at_work.is_empty() => {
+                    "dry run: nothing was deleted; it would be asked for"
+                }
                 _ => "dry run: nothing was deleted",
             };
             return Ok(ended(Consent::NotAsked, Outcome::WouldDelete, why));
         }
         let consent = match permission {
             Permission::Given => Consent::NotNeeded,
+            _ if self.args.yes && !at_work.is_empty() => {
+                return Ok(ended(Consent::NotAsked, Outcome::Refused, &may_be_alive(at_work)));
+            }
             _ if self.args.yes => Consent::ByOption,
             _ => match confirm("Is it certain that no Terraform of it runs any more, and shall it be deleted?") {
                 Answer::Yes => Consent::Given,
@@ -158,9 +166,9 @@ impl Unlock<'_> {
         }
         // The record of who holds a young lock may have come meanwhile. One that is dead stays so.
         if permission == Permission::ToBeAsked
-            && let Some((lock, verdict)) = self.alive_by_now().await
+            && let Some(why) = self.alive_by_now(consent).await
         {
-            return Ok(ended(consent, Outcome::Refused, &stays(&lock, &verdict)));
+            return Ok(ended(consent, Outcome::Refused, &why));
         }
         let mut done = Vec::new();
         for half in &halves {
@@ -182,13 +190,35 @@ impl Unlock<'_> {
         Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
     }
 
-    /// Looks again: what is to be deleted, if by now its holder is known to be alive.
-    async fn alive_by_now(&self) -> Option<(JudgedLock, Verdict)> {
+    /// Looks again: why what is to be deleted must stay, if by now its holder is known to be alive.
+    async fn alive_by_now(&self, consent: Consent) -> Option<String> {
+        let machine = Machine::here(|name| std::env::var_os(name));
+        let at_work = self.at_work(&machine);
+        if consent == Consent::ByOption && !at_work.is_empty() {
+            return Some(may_be_alive(&at_work));
+        }
         let looks = self.state.look_at_lock().await;
         let Finding::This(seen) = find(self.wish, &self.state.lock_id(), &looks) else { return None };
-        let lock = seen.judge(&self.machine);
+        let lock = seen.judge(&machine);
         let verdict = self.verdict(&lock);
-        verdict.is_alive().then_some((lock, verdict))
+        verdict.is_alive().then(|| stays(&lock, &verdict))
+    }
+
+    /// The living Terraforms of this machine that may have the lock, guarded or not.
+    fn at_work(&self, machine: &Machine) -> Vec<String> {
+        let file = self.state.backend.file_place(&self.state.key);
+        let unguarded = terraforms().into_iter().filter_map(|(id, name)| {
+            let terraform = Terraform::read(id, false)?;
+            let works = terraform.works_on(&self.state.key, &file);
+            works.then(|| format!("{name} (process {}) in {}", id.pid, terraform.cwd().display()))
+        });
+        let guarded = self
+            .args
+            .id
+            .iter()
+            .flat_map(|lock| machine.may_hold(lock))
+            .map(|holder| format!("{} (process {}) of {}", holder.name, holder.id.pid, holder.session.display()));
+        guarded.chain(unguarded).collect()
     }
 
     /// Deletes one half, if it still is what was shown.
@@ -290,6 +320,16 @@ fn stays(lock: &JudgedLock, verdict: &Verdict) -> String {
         None => "end it, and its tfguard frees the lock".to_owned(),
     };
     printable(&format!("the lock stays, because {verdict}. To have it freed, {stop}"))
+}
+
+/// Why `--yes` is not enough, and what is.
+fn may_be_alive(at_work: &[String]) -> String {
+    let what = printable(&at_work.join(", "));
+    format!(
+        "nothing was deleted: on this machine there is {what}, which may have this lock, and --yes does not count where a \
+         Terraform is at work. End it first, or, if you are certain that it does not have the lock, run this on a terminal \
+         without --yes"
+    )
 }
 
 /// What came of all halves, in words.

@@ -71,33 +71,37 @@ impl LockfileStore {
     /// Finds out, with requests that can hurt nothing, whether the store keeps the condition of a conditional delete.
     ///
     /// A delete with an ETag that nothing has is sent for a name that nobody uses. 412 says that the condition was
-    /// looked at. Success says that it was ignored: S3 answers an ordinary delete of nothing with success. 404 is what
-    /// AWS says there, and also what a store says that knows no conditions but complains about missing objects, as
-    /// Google's does; then the same is tried on a small object made for it, which is removed again.
+    /// looked at. 404 is what AWS says there, and also what a store says that knows no conditions but complains about
+    /// missing objects, as Google's does; success, what one says that ignores conditions, and also one that keeps them where
+    /// there is something (versitygw). Then the same is tried on a small object made for it, which is removed again, with
+    /// all that a store that keeps versions has kept of it.
     ///
-    /// It needs `s3:DeleteObject`, and after a 404 `s3:PutObject`, on that name; where this is denied nothing is known,
-    /// and nothing is deleted.
+    /// It needs `s3:DeleteObject`, and after another answer than 412 `s3:PutObject`, on that name; where this is denied
+    /// nothing is known, and nothing is deleted.
     async fn examine(&self) -> Result<Conditions, StoreError> {
         let unused = format!("{}.tfguard-{:032x}", self.key, nonce());
         match outcome(self.delete(&unused, Some(IMPOSSIBLE_ETAG)).await)? {
-            Outcome::Done => Ok(Conditions::ignored()),
             Outcome::ConditionFailed => Ok(Conditions::Kept),
             Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
-            Outcome::NoSuchKey => self.examine_with(&unused).await,
+            Outcome::NoSuchKey => self.examine_with(&unused, None).await,
+            Outcome::Done(marker) => self.examine_with(&unused, marker).await,
         }
     }
 
-    /// The second half of [`Self::examine`], with an object of our own.
-    async fn examine_with(&self, unused: &str) -> Result<Conditions, StoreError> {
+    /// The second half of [`Self::examine`], with an object of our own. `marker`: the version of the delete marker that the
+    /// first half made.
+    async fn examine_with(&self, unused: &str, marker: Option<String>) -> Result<Conditions, StoreError> {
         let mut left = LeftObject(Some(format!("s3://{}/{unused}", self.bucket)));
+        let mut versions: Vec<_> = marker.into_iter().collect();
         let body = ByteStream::from_static(EXAMINED);
         let made = self.client.put_object().bucket(&self.bucket).key(unused).if_none_match("*").body(body).send().await;
         let (etag, examined) = match made {
             Ok(made) => {
+                versions.extend(made.version_id);
                 let examined = match outcome(self.delete(unused, Some(IMPOSSIBLE_ETAG)).await) {
-                    Ok(Outcome::Done) => {
-                        left.is_gone();
-                        return Ok(Conditions::ignored());
+                    Ok(Outcome::Done(marker)) => {
+                        versions.extend(marker);
+                        Ok(Conditions::ignored())
                     }
                     Ok(Outcome::ConditionFailed) => Ok(Conditions::Kept),
                     Ok(Outcome::Unsupported(detail)) => Ok(Conditions::refused(&detail)),
@@ -108,15 +112,33 @@ impl LockfileStore {
             }
             Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() < 500) => {
                 left.is_gone();
+                self.remove_versions(unused, &versions).await;
                 return Err(understand("s3:PutObject", error));
             }
             // It may have been made all the same.
             Err(error) => (None, Err(understand("s3:PutObject", error))),
         };
-        if self.remove_examined(unused, etag).await {
+        let is_ignored = examined == Ok(Conditions::ignored());
+        let by_version = !versions.is_empty() && self.remove_versions(unused, &versions).await;
+        // A delete without a version would only put a delete marker before what is kept.
+        if by_version || is_ignored || self.remove_examined(unused, etag).await {
             left.is_gone();
         }
         examined
+    }
+
+    /// Removes versions of the object that was made to examine the store. Whether all are gone.
+    async fn remove_versions(&self, unused: &str, versions: &[String]) -> bool {
+        let mut are_gone = true;
+        for version in versions {
+            let request = self.client.delete_object().bucket(&self.bucket).key(unused).version_id(version);
+            if let Err(error) = request.send().await {
+                let error = understand("s3:DeleteObjectVersion", error);
+                tracing::debug!("a version of the object that was made to examine the store stays: {error}");
+                are_gone = false;
+            }
+        }
+        are_gone
     }
 
     /// Removes the object that was made to examine the store. Whether it is gone.
@@ -127,7 +149,7 @@ impl LockfileStore {
         let mut if_match = Some(etag.unwrap_or_else(|| md5_etag(EXAMINED)));
         for _ in 0..REMOVALS {
             match outcome(self.delete(unused, if_match.as_deref()).await) {
-                Ok(Outcome::Done) => return true,
+                Ok(Outcome::Done(_)) => return true,
                 Ok(Outcome::NoSuchKey) if !made || if_match.is_none() => return true,
                 Ok(Outcome::NoSuchKey | Outcome::Unsupported(_)) => if_match = None,
                 Ok(Outcome::ConditionFailed) => return false,
