@@ -6,7 +6,7 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -114,16 +114,24 @@ pub fn replace_path(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replace(&dir, name, content, mode)
 }
 
-/// The directory of a file, and the file's name. Below the working directory, which a repository may have filled, no link
-/// is followed.
+/// The repository that a directory is in; without one, the directory itself. Both without links in their paths.
+pub fn checkout_of(directory: &Path) -> PathBuf {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    directory.ancestors().find(|above| above.join(".git").exists()).unwrap_or(&directory).to_owned()
+}
+
+/// The directory of a file, and the file's name. In the checkout that the working directory is in, which the repository may
+/// have filled, no link is followed, whichever way a path leads there.
 fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it is a directory"))?;
     let parent = path.parent().unwrap_or(Path::new(""));
-    let here = std::env::current_dir().unwrap_or_default();
-    let (start, below) = match parent.strip_prefix(&here) {
-        Ok(below) => (Path::new("."), below),
-        Err(_) if parent.is_relative() => (Path::new("."), parent),
-        Err(_) => (parent, Path::new("")),
+    let checkout = checkout_of(&std::env::current_dir().unwrap_or_default());
+    let leads_there = |above: &&Path| above.canonicalize().is_ok_and(|above| above.starts_with(&checkout));
+    let above: Vec<_> = parent.ancestors().collect();
+    let (start, below) = match above.into_iter().rev().find(leads_there) {
+        _ if parent.is_relative() => (Path::new("."), parent),
+        Some(start) => (start, parent.strip_prefix(start).unwrap_or(Path::new(""))),
+        None => (parent, Path::new("")),
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut dir = rustix::fs::open(start, flags, Mode::empty())?;

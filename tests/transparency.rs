@@ -581,6 +581,15 @@ fn a_report_replaces_nothing_but_a_file() {
         assert!(at(link).is_symlink(), "{link}");
     }
     assert!(std::os::unix::fs::FileTypeExt::is_fifo(&fs::metadata(at("fifo")).unwrap().file_type()));
+    // The working directory can be anywhere in the checkout.
+    fs::create_dir(at(".git")).unwrap();
+    fs::create_dir(at("infra")).unwrap();
+    for target in [absolute.to_str().unwrap(), "../directory/report"] {
+        let run = stage.tfguard(&["--report", target], sh("exit 4")).current_dir(at("infra"));
+        let exit = run.run().expect_code(4);
+        assert!(exit.err().contains("tfguard: warning: cannot write "), "{target} {exit}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{exit}");
+    }
     // A link that is no part of the checkout is the user's own way of calling a directory.
     let elsewhere = stage.dir().join("elsewhere");
     symlink(stage.work(), &elsewhere).unwrap();

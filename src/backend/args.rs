@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use super::Surroundings;
+use crate::files;
 
 /// The directory of Terraform's global option `-chdir`, if `args` (without the program) have it.
 ///
@@ -84,13 +85,16 @@ pub(super) fn data_dir(surroundings: &Surroundings) -> PathBuf {
     surroundings.dir.join(named.map_or(OsStr::new(".terraform"), OsString::as_os_str))
 }
 
+/// No file with the name of a workspace has more bytes.
+const LARGEST_NAME: u64 = 64 * 1024;
+
 /// The selected workspace: `TF_WORKSPACE`, else the file `environment` in Terraform's data directory, else `default`.
 pub fn workspace(surroundings: &Surroundings) -> String {
     if let Some(named) = surroundings.var("TF_WORKSPACE") {
         return named.to_owned();
     }
-    let recorded = std::fs::read_to_string(data_dir(surroundings).join("environment")).unwrap_or_default();
-    match recorded.trim() {
+    let recorded = files::read_path(&data_dir(surroundings).join("environment"), LARGEST_NAME).unwrap_or_default();
+    match String::from_utf8(recorded).unwrap_or_default().trim() {
         "" => "default".to_owned(),
         name => name.to_owned(),
     }

@@ -25,6 +25,17 @@ const TRIES: u32 = 3;
 const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// When credentials end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialsEnd {
+    /// Then.
+    At(SystemTime),
+    /// Keys of a user, without a token.
+    Never,
+    /// They are of a session, and their source does not tell when it ends.
+    Untold,
+}
+
 /// Clients for the services that hold locks, with the credentials, proxies and authorities Terraform would use.
 ///
 /// Clones share connections and fetched credentials.
@@ -111,16 +122,20 @@ impl AwsClients {
         aws_sdk_sts::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
     }
 
-    /// When the credentials end, if their source tells; `None` where they do not end or nobody knows. Fetches them.
+    /// When the credentials end, as far as their source tells. Fetches them.
     ///
     /// # Errors
     /// When no credentials can be had.
-    pub async fn credentials_expire(&self) -> Result<Option<SystemTime>, StoreError> {
+    pub async fn credentials_end(&self) -> Result<CredentialsEnd, StoreError> {
         let Some(provider) = self.credentials() else {
-            return Ok(None);
+            return Ok(CredentialsEnd::Untold);
         };
         match provider.provide_credentials().await {
-            Ok(credentials) => Ok(credentials.expiry()),
+            Ok(credentials) => Ok(match (credentials.expiry(), credentials.session_token()) {
+                (Some(end), _) => CredentialsEnd::At(end),
+                (None, None) => CredentialsEnd::Never,
+                (None, Some(_)) => CredentialsEnd::Untold,
+            }),
             Err(error) => Err(no_credentials(&error)),
         }
     }

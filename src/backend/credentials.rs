@@ -8,7 +8,8 @@
 //! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
@@ -16,7 +17,8 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
@@ -30,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// For all steps together: SSO, then a role, then another. Shorter than an attempt of a release, whose error would not
 /// say that it was the credentials.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(6);
+/// The same for the source, so that kept ones can be given in its place.
+const SOURCE_TIMEOUT: Duration = Duration::from_millis(5500);
 /// The name of a role's session, where the settings give none. Terraform takes the time in nanoseconds.
 pub(super) const SESSION_NAME: &str = "tfguard";
 /// How many seconds the session of a role lasts, where the settings do not say: the shortest that STS gives.
@@ -57,7 +61,49 @@ pub(super) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
             .identity_cache(identity_cache())
             .build();
     }
-    Ok(config)
+    let Some(source) = config.credentials_provider() else { return Ok(config) };
+    let keeping = Keeping { source, kept: backend.kept.clone() };
+    let builder = config.into_builder().credentials_provider(SharedCredentialsProvider::new(keeping));
+    Ok(builder.identity_cache(identity_cache()).build())
+}
+
+/// The last credentials that a backend's source gave, in memory only.
+pub(super) type Kept = Arc<Mutex<Option<Credentials>>>;
+
+/// A source of credentials. Where it gives none any more (a token that was removed, a service that does not answer), the
+/// last ones are given as long as they are valid.
+#[derive(Debug)]
+struct Keeping {
+    source: SharedCredentialsProvider,
+    kept: Kept,
+}
+
+impl Keeping {
+    async fn credentials(&self) -> provider::Result {
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials()).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match (fetched, &*kept) {
+            (Ok(credentials), _) => {
+                *kept = Some(credentials.clone());
+                Ok(credentials)
+            }
+            (Err(error), Some(last)) if last.expiry().is_none_or(|end| end > SystemTime::now()) => {
+                tracing::debug!("the last AWS credentials are used again, because no new ones can be had: {error}");
+                Ok(last.clone())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+impl ProvideCredentials for Keeping {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
 }
 
 /// What the SDK finds by itself in Terraform's environment and in the shared files.

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -14,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::args::{chdir, data_dir, plan_file};
 use super::planfile::{self, PlanFlaw};
 use super::{BackendError, S3Backend};
+use crate::files;
 use crate::shell::without_user;
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
@@ -110,14 +109,13 @@ struct RecordedBackend {
 pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError> {
     let path = data_dir(surroundings).join("terraform.tfstate");
     let torn = |reason: String| BackendError::Torn { path: path.clone(), reason };
-    let mut bytes = Vec::new();
-    match std::fs::File::open(&path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes)) {
-        Ok(_) => {}
+    let bytes = match files::read_path(&path, LARGEST) {
+        Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Ok(Backend::None);
         }
         Err(source) => return Err(BackendError::Unreadable { path, source }),
-    }
+    };
     let record: Record = serde_json::from_slice(&bytes).map_err(|error| torn(without_content(&error)))?;
     if record.version != VERSION {
         let version = record.version.as_u64().map_or_else(|| "unknown".to_owned(), |version| version.to_string());
@@ -173,10 +171,10 @@ fn known(
         "" => Ok(Backend::None),
         "local" => Ok(Backend::Local),
         "s3" => {
-            let digest = BASE64_STANDARD.encode(Sha256::digest(config.to_string()));
+            let digests = digests(&config);
             let attributes = serde_json::from_value(config).map_err(|error| torn(without_content(&error)))?;
             let mut backend = S3Backend::new(attributes, surroundings.clone())?;
-            backend.digest = digest;
+            backend.digests = digests;
             Ok(Backend::S3(Box::new(backend)))
         }
         kind => {
@@ -192,6 +190,16 @@ fn known(
             Ok(Backend::Other { kind: kind.to_owned(), place: PLACE.iter().filter_map(told).collect() })
         }
     }
+}
+
+/// A digest of each setting that is set.
+fn digests(config: &Value) -> BTreeMap<String, String> {
+    let settings = config.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let digest = |(name, value): (&String, &Value)| {
+        let digest = Sha256::digest(format!("{name}={value}"));
+        (name.clone(), digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+    };
+    settings.map(digest).collect()
 }
 
 /// What is wrong with a JSON text: the text of a `serde_json` error can quote a value, and a value can be a key.
@@ -266,6 +274,36 @@ mod tests {
         assert!(matches!(error, BackendError::Torn { .. }) && !error.to_string().contains("hush"), "{error}");
         let error = read(&whole.replace(r#""version":3"#, r#""version":4"#)).unwrap_err();
         assert!(matches!(error, BackendError::UnknownVersion { version, .. } if version == "4"));
+    }
+
+    /// Guards against a supervisor that waits for ever, in the midst of a stop, for who writes to a pipe.
+    #[test]
+    fn what_is_no_file_of_a_possible_size_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join(".terraform");
+        std::fs::create_dir(&data).unwrap();
+        let surroundings = Surroundings { dir: dir.path().to_owned(), env: HashMap::new() };
+        let makes: [fn(&Path); 4] = [
+            |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+            |path| std::fs::create_dir(path).unwrap(),
+            |path| std::fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        ];
+        for make in makes {
+            for name in ["terraform.tfstate", "environment"] {
+                let path = data.join(name);
+                make(&path);
+                match name {
+                    "environment" => assert_eq!(super::super::workspace(&surroundings), "default"),
+                    _ => {
+                        let error = read_backend(&surroundings).unwrap_err();
+                        assert!(matches!(error, BackendError::Unreadable { .. }), "{error}");
+                        assert_eq!(super::super::InitRecord::read(&surroundings), None);
+                    }
+                }
+                std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();
+            }
+        }
     }
 
     #[test]

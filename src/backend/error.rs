@@ -78,6 +78,27 @@ pub enum BackendError {
         /// The directory.
         dir: PathBuf,
     },
+    /// The settings that are there now are not those with which the lock was taken, although they lead to it.
+    #[error(
+        "in {directory} the backend's settings are not those with which the lock was taken: {settings} changed, so they are \
+         not used"
+    )]
+    Changed {
+        /// Where they are.
+        directory: PathBuf,
+        /// Their names.
+        settings: String,
+    },
+    /// A cleanup step does not follow a file of the checkout, which may have been changed since the run began.
+    #[error(
+        "{path} is in the checkout and says `{property}`: a cleanup step runs no command and sends no token by such a file"
+    )]
+    InCheckout {
+        /// The shared file.
+        path: PathBuf,
+        /// The property.
+        property: String,
+    },
     /// The claim names a half of a lock for which the backend has no setting.
     #[error(
         "Terraform took a lock of a kind for which the backend's settings have no {setting}; was the directory initialised anew meanwhile?"

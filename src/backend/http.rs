@@ -11,6 +11,8 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::Limited;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -20,6 +22,10 @@ use super::{BackendError, S3Backend, Surroundings};
 
 /// This machine, for which Terraform never asks a proxy.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
+
+/// How many bytes an answer has at most: an object's, of which no reader takes more than 256 MiB, and any other.
+const LARGEST_OBJECT: usize = 288 * 1024 * 1024;
+const LARGEST_ANSWER: usize = 32 * 1024 * 1024;
 
 /// Makes the client. `ca_bundle` is that of the selected profile.
 pub(super) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<SharedHttpClient, BackendError> {
@@ -187,7 +193,14 @@ impl HttpConnector for ByScheme<SharedHttpConnector> {
         let host = uri.host().unwrap_or_default();
         match client.misread.iter().find(|entry| entry.may_mean(host)) {
             Some(entry) => HttpConnectorFuture::ready(Err(ConnectorError::user(entry.clone().into()))),
-            None => client.sends.call(request),
+            None => {
+                let most = if request.method() == "GET" { LARGEST_OBJECT } else { LARGEST_ANSWER };
+                let answer = client.sends.call(request);
+                HttpConnectorFuture::new(async move {
+                    let bounded = |body| SdkBody::from_body_1_x(Limited::new(body, most));
+                    Ok(answer.await?.map(bounded))
+                })
+            }
         }
     }
 }

@@ -22,10 +22,11 @@ mod web_identity;
 
 pub use args::{chdir, plan_file, workspace};
 pub use caller::{Caller, Identity};
-pub use client::{AwsClients, Reader, Store};
+pub use client::{AwsClients, CredentialsEnd, Reader, Store};
 pub use discover::{Backend, Surroundings, read_backend, read_backend_of, read_planned_backend};
 pub use error::BackendError;
 pub use given::GivenSettings;
 pub use planfile::{PlanFlaw, read_planned_state};
+pub use profile::distrust_checkout;
 pub use record::InitRecord;
 pub use s3::S3Backend;

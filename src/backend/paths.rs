@@ -1,27 +1,17 @@
 //! Paths as Go and aws-sdk-go-base treat them, and files that settings name.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::Path;
 
 use super::Surroundings;
+use crate::files;
 
 /// Files of settings have a few kilobytes, bundles of certificates some hundred.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// Reads a file that a setting names. `/dev/null` is one, too; a pipe that nobody writes to would hold a release up.
+/// Reads a file that a setting names. `/dev/null` is one, too.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_char_device() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    match file.take(LARGEST + 1).read_to_end(&mut bytes)? as u64 {
-        ..=LARGEST => Ok(bytes),
-        _ => Err(io::Error::other("it is larger than 16 MiB")),
-    }
+    if path == Path::new("/dev/null") { Ok(Vec::new()) } else { files::read_path(path, LARGEST) }
 }
 
 /// Go's `path.Join`: the parts that are not empty, joined by slashes and cleaned.

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 
 use super::args::{data_dir, workspace};
+use super::attributes::Attributes;
+use super::s3::set;
 use super::{Backend, GivenSettings, S3Backend, Surroundings, read_backend};
 use crate::shell::quote;
 
@@ -49,6 +51,19 @@ impl Surroundings {
 }
 
 impl S3Backend {
+    /// The flags by which a command of tfguard finds a state wherever it is typed. Empty where the block itself has
+    /// credentials, or a role: a profile can be named by a flag, these cannot.
+    #[must_use]
+    pub fn flags_anywhere(&self, state_key: &str) -> Vec<String> {
+        let Attributes { access_key, profile, assume_role_with_web_identity, .. } = &self.attributes;
+        let web_identity = assume_role_with_web_identity.as_ref().is_some_and(|all| !all.as_slice().is_empty());
+        if set(access_key).is_some() || web_identity || !self.attributes.roles().is_empty() {
+            return Vec::new();
+        }
+        let profile = set(profile).map(str::to_owned);
+        GivenSettings { profile, ..GivenSettings::of(self, state_key) }.flags()
+    }
+
     /// The flags by which a command of tfguard finds a state, typed in this backend's directory: none, the workspace, or,
     /// where the directory does not tell by itself (`planned`: a plan file had the settings), the whole place.
     #[must_use]

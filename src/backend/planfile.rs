@@ -8,13 +8,14 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use flate2::bufread::DeflateDecoder;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 use serde::Deserialize as _;
 use serde_json::Value;
+
+use crate::files;
 
 const PLAN: &[u8] = b"tfplan";
 const STATE: &[u8] = b"tfstate";
@@ -86,11 +87,10 @@ pub fn read_planned_state(path: &Path, most: usize) -> Result<Vec<u8>, PlanFlaw>
 
 /// Opens a plan file that is a zip archive.
 fn open(path: &Path) -> Result<File, PlanFlaw> {
-    // A pipe that nobody writes to must not hold anybody up.
-    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(PlanFlaw::NoFile);
-    }
+    let mut file = files::open_path(path).map_err(|error| match error.kind() {
+        io::ErrorKind::Other => PlanFlaw::NoFile,
+        _ => error.into(),
+    })?;
     let mut start = [0; 4];
     let length = file.read(&mut start)?;
     match &start[..length] {

@@ -6,11 +6,13 @@
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_config::profile::ProfileSet;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 
+use crate::files::checkout_of;
 use crate::lock::told;
 
 use super::s3::set;
@@ -60,6 +62,12 @@ pub(super) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
             read => read.map_err(|error| unusable(error.to_string()))?,
         };
         let text = String::from_utf8(bytes).map_err(|_| unusable("it is not in UTF-8. Save it so".to_owned()))?;
+        if CHECKOUT_IS_DISTRUSTED.load(Ordering::Relaxed)
+            && is_in_checkout(&path, &backend.surroundings.dir)
+            && let Some(property) = text.lines().find_map(more_than_a_key)
+        {
+            return Err(BackendError::InCheckout { path, property: property.to_owned() });
+        }
         if let Some((line, flaw)) = misread(&text) {
             return Err(unusable(format!("tfguard cannot read line {line} as Terraform does: {flaw}")));
         }
@@ -83,6 +91,42 @@ pub(super) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
         return Err(unusable(reason));
     }
     Ok((all, profiles))
+}
+
+/// Set in a cleanup step, which comes after all that the job's own code did.
+static CHECKOUT_IS_DISTRUSTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on shared files in the checkout of a working directory give no more than keys.
+pub fn distrust_checkout() {
+    CHECKOUT_IS_DISTRUSTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether a file is, or its path leads through, the repository that a directory is in; without one, the directory itself.
+fn is_in_checkout(file: &Path, directory: &Path) -> bool {
+    let checkout = checkout_of(directory);
+    file.starts_with(&checkout) || file.canonicalize().is_ok_and(|file| file.starts_with(&checkout))
+}
+
+/// What a line of a shared file says, if it is more than a section, a key, or which role the key assumes where.
+fn more_than_a_key(line: &str) -> Option<&str> {
+    const OF_A_KEY: [&str; 10] = [
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "duration_seconds",
+        "external_id",
+        "output",
+        "region",
+        "role_arn",
+        "role_session_name",
+        "source_profile",
+    ];
+    let line = line.trim();
+    if line.is_empty() || line.starts_with(['#', ';', '[']) {
+        return None;
+    }
+    let name = line.split('=').next().unwrap_or(line).trim();
+    (!OF_A_KEY.iter().any(|of_a_key| name.eq_ignore_ascii_case(of_a_key))).then_some(name)
 }
 
 /// What a name may consist of (`validate_identifier` in the SDK), which passes over profiles with others.

@@ -1,12 +1,11 @@
 //! What `init` recorded in a working directory, less everything that could be a secret.
 
-use std::io::Read as _;
-
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Surroundings;
 use super::args::data_dir;
+use crate::files;
 
 /// The record has a few kilobytes; one that Terraform up to 1.8 wrote is a whole, empty, state.
 const LARGEST: u64 = 1024 * 1024;
@@ -37,9 +36,7 @@ impl InitRecord {
             kind: String,
             config: Option<Map<String, Value>>,
         }
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(data_dir(surroundings).join("terraform.tfstate")).ok()?;
-        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        let bytes = files::read_path(&data_dir(surroundings).join("terraform.tfstate"), LARGEST).ok()?;
         let Record { terraform_version, backend } = serde_json::from_slice(&bytes).ok()?;
         let (backend, config) = backend.map(|backend| (backend.kind, backend.config)).unzip();
         let config = config.flatten().unwrap_or_default();

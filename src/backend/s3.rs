@@ -1,12 +1,17 @@
 //! The S3 backend's settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha2::{Digest as _, Sha256};
 
 use crate::lock::{LockClaim, LockKinds, LockPlace, SseCustomerKey, lockfile_key};
 use crate::shell::without_user;
 
 use super::attributes::{Attributes, Endpoints, OneOrMany};
+use super::credentials::Kept;
 use super::{BackendError, Surroundings, paths};
 
 const DEFAULT_WORKSPACE_KEY_PREFIX: &str = "env:";
@@ -24,11 +29,72 @@ pub struct S3Backend {
     /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
     pub(super) endpoints: Endpoints,
     pub(super) customer_key: Option<SseCustomerKey>,
-    /// By what the recorded settings are known again.
-    pub(super) digest: String,
+    /// A digest of each setting that is recorded, by its name.
+    pub(super) digests: BTreeMap<String, String>,
+    /// What its source of credentials gave last. Clones share it.
+    pub(super) kept: Kept,
 }
 
 impl S3Backend {
+    /// The backend of a lock whose places are known, when the directory that is configured for it is gone or is not what it
+    /// was: reached with what the environment tells.
+    ///
+    /// # Errors
+    /// When the environment cannot be followed.
+    pub fn of_places(
+        claim: &LockClaim,
+        places: &[LockPlace],
+        path_style: bool,
+        surroundings: Surroundings,
+    ) -> Result<Self, BackendError> {
+        let mut attributes = Attributes {
+            bucket: Some(claim.bucket.clone()),
+            key: Some(claim.state_key.clone()),
+            // Who has the key in the environment uses it.
+            encrypt: Some(true),
+            use_path_style: Some(path_style),
+            ..Attributes::default()
+        };
+        let mut endpoints = Endpoints::default();
+        for place in places {
+            match place {
+                LockPlace::Lockfile { region, endpoint, .. } => {
+                    attributes.use_lockfile = Some(true);
+                    (attributes.region, endpoints.s3) = (Some(region.clone()), endpoint.clone());
+                }
+                LockPlace::DynamoDb { table, region, endpoint, .. } => {
+                    attributes.dynamodb_table = Some(table.clone());
+                    (attributes.region, endpoints.dynamodb) = (Some(region.clone()), endpoint.clone());
+                }
+            }
+        }
+        attributes.endpoints = Some(OneOrMany::One(endpoints));
+        Self::new(attributes, surroundings)
+    }
+
+    /// The same place, reached with what the environment tells alone.
+    #[must_use]
+    pub fn with_credentials_of_environment(&self) -> Self {
+        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, lock_table, .. } = &self.attributes;
+        let attributes = Attributes {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            workspace_key_prefix: workspace_key_prefix.clone(),
+            region: region.clone(),
+            dynamodb_table: dynamodb_table.clone(),
+            lock_table: lock_table.clone(),
+            use_lockfile: self.attributes.use_lockfile,
+            use_path_style: Some(self.uses_path_style()),
+            ..Attributes::default()
+        };
+        Self { attributes, kept: Kept::default(), ..self.clone() }
+    }
+
+    /// A digest of each of its settings, by its name: what was recorded for Terraform.
+    pub fn digests(&self) -> &BTreeMap<String, String> {
+        &self.digests
+    }
+
     pub(super) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
         let backend = Self::without_state(attributes, surroundings)?;
         let missing = |setting| BackendError::Unusable { setting, reason: "it is missing".to_owned() };
@@ -61,13 +127,16 @@ impl S3Backend {
             None => None,
         };
         let endpoints = endpoints(&attributes, &surroundings);
-        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key, digest: String::new() })
+        let digests = BTreeMap::new();
+        let kept = Kept::default();
+        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key, digests, kept })
     }
 
-    /// A digest of the settings as they are recorded, without those of the environment. Empty where nothing recorded them.
+    /// A digest of the settings as they are recorded, without those of the environment.
     #[must_use]
-    pub fn digest(&self) -> &str {
-        &self.digest
+    pub fn digest(&self) -> String {
+        let settings = self.digests.iter().map(|(name, digest)| format!("{name}={digest}\n"));
+        BASE64_STANDARD.encode(Sha256::digest(settings.collect::<String>()))
     }
 
     /// The bucket.

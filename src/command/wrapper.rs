@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::arguments::{Product, product};
+use crate::files;
 
 /// The program behind the wrapper, if `program` is one.
 #[must_use]
@@ -46,7 +46,7 @@ pub fn is_program(path: &Path) -> bool {
 
 fn is_node_script(path: &Path) -> bool {
     let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(128).read_to_end(&mut start));
+    let read = files::open_path(path).and_then(|file| file.take(128).read_to_end(&mut start));
     let first = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     read.is_ok() && first.starts_with(b"#!") && first.windows(4).any(|word| word == b"node")
 }

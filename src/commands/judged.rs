@@ -184,10 +184,7 @@ impl JudgedLock {
             created: of(|info| &info.created),
             age_seconds: self.age(now).map(|age| age.as_secs()),
             defect: self.lock.defect(),
-            content: match &self.lock.first.seen.lock {
-                FoundLock::Malformed(text) if !text.is_empty() => Some(text),
-                _ => None,
-            },
+            content: self.lock.first.seen.content(),
             verdict: &self.judged.verdict,
             holder: self.judged.holder.as_ref(),
             stale: self.stale(older_than, now),
@@ -209,7 +206,7 @@ pub struct View<'a> {
     created: Option<&'a str>,
     age_seconds: Option<u64>,
     defect: Option<Defect>,
-    content: Option<&'a str>,
+    content: Option<String>,
     #[serde(flatten)]
     verdict: &'a Verdict,
     holder: Option<&'a Holder>,

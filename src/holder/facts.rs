@@ -55,7 +55,11 @@ impl Machine {
     /// The living Terraforms of sessions that may have a lock, although no journal names it: who would write it there may
     /// be dead.
     pub fn may_hold(&self, lock: &str) -> impl Iterator<Item = &LogHolder> {
-        let may = move |(holder, journal): &&(LogHolder, Option<Journal>)| journal.is_none() || holder.log_has(lock);
+        let is_kept =
+            |journal: &Journal| journal.world == self.world && journal.supervisor.is_some_and(ProcessId::is_alive);
+        let may = move |(holder, journal): &&(LogHolder, Option<Journal>)| {
+            !journal.as_ref().is_some_and(is_kept) && holder.log_has(lock)
+        };
         self.living.iter().filter(may).map(|(holder, _)| holder)
     }
 

@@ -299,7 +299,7 @@ mod tests {
         let terraform = Processes { child: true, ..GONE };
         for (found, said) in [
             (verdict(same, Some(terraform), Session::NotHere), "alive: its command (process 11) runs on this machine"),
-            (verdict(same, Some(GONE), Session::NotHere), "its session /run/s is not here"),
+            (verdict(same, Some(GONE), Session::NotHere), "its session /run/s is in no place that is looked at"),
             (verdict(same, Some(GONE), here()), "dead: it ran on this machine"),
             (verdict(same, None, here()), "in another container"),
             (

@@ -134,7 +134,7 @@ pub enum FoundLock {
 }
 
 impl FoundLock {
-    const SHOWN: usize = 1024;
+    pub(super) const SHOWN: usize = 1024;
 
     /// Reads the JSON of a lock; what is none is kept as text.
     pub fn read(bytes: &[u8]) -> Self {

@@ -16,6 +16,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::{DeleteObjectError, DeleteObjectOutput};
 use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
@@ -39,6 +40,8 @@ pub(crate) const SUFFIX: &str = ".tflock";
 const LARGEST: usize = 64 * 1024;
 /// A look at the tags never takes longer: a store may not know them.
 const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
+/// How long it may take to come.
+const LONGEST: Duration = Duration::from_secs(20);
 /// The key of the lockfile beside a state.
 pub(crate) fn lockfile_key(state_key: &str) -> String {
     format!("{state_key}{SUFFIX}")
@@ -244,15 +247,10 @@ impl LockfileStore {
         let etag = answer.e_tag().map(str::to_owned);
         let written = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
         let version = answer.version_id().map(str::to_owned);
-        let mut bytes = Vec::new();
-        let mut body = answer.body;
-        while let Some(chunk) = body.next().await {
-            let chunk =
-                chunk.map_err(|error| StoreError::TimedOut { detail: format!("the object broke off: {error}") })?;
-            if bytes.len() + chunk.len() > LARGEST {
-                break;
-            }
-            bytes.extend_from_slice(&chunk);
+        let is_page = answer.content_type().is_some_and(|kind| kind.starts_with("text/html"));
+        let bytes = read_body(answer.body, LARGEST, LONGEST).await?;
+        if is_page && is_web_page(&bytes) {
+            return Err(StoreError::Nonsense { detail: "a web page: a proxy's, or one to sign in".to_owned() });
         }
         let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
         Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
@@ -363,6 +361,32 @@ impl HolderStore for LockfileStore {
         let recorded = self.recorded(&body).await;
         Ok(Some(HeldLock { lock: body.found, recorded }))
     }
+}
+
+/// Whether somebody else than a store answered.
+fn is_web_page(bytes: &[u8]) -> bool {
+    let start = bytes.trim_ascii_start();
+    ["<!doctype html", "<html"]
+        .iter()
+        .any(|page| start.get(..page.len()).is_some_and(|start| start.eq_ignore_ascii_case(page.as_bytes())))
+}
+
+/// Reads an object to its end, or until it is larger than `most` bytes, which then are followed by some more.
+pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Duration) -> Result<Vec<u8>, StoreError> {
+    let read = async {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|error| format!("the object broke off: {error}"))?;
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > most {
+                break;
+            }
+        }
+        Ok(bytes)
+    };
+    let read = tokio::time::timeout(longest, read).await;
+    read.unwrap_or_else(|_| Err(format!("the object did not come within {longest:?}")))
+        .map_err(|detail| StoreError::TimedOut { detail })
 }
 
 /// S3 does not say of an object that it is missing to those who may not list the bucket.

@@ -21,9 +21,14 @@ where
         SdkError::ServiceError(answer) => {
             let code = answer.err().code().unwrap_or_default();
             let status = answer.raw().status().as_u16();
-            let message = answer.err().message().unwrap_or("no message");
+            let message = in_one_line(answer.err().message().unwrap_or("no message"));
             let code_shown = if code.is_empty() { "no error code" } else { code };
-            sort(action, code, status, format!("{code_shown} (HTTP {status}): {message}"))
+            let is_elsewhere = status == 301 || code == "AuthorizationHeaderMalformed";
+            let region = answer.raw().headers().get("x-amz-bucket-region").filter(|_| is_elsewhere);
+            let region = region.map(|region| format!("; the bucket is in {region}")).unwrap_or_default();
+            let by_key = message.contains("kms:Decrypt");
+            let action = if by_key { "kms:Decrypt" } else { action };
+            sort(action, code, status, format!("{code_shown} (HTTP {status}): {message}{region}"))
         }
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status().as_u16();
@@ -38,15 +43,35 @@ where
             if refused || NOT_SENT.iter().any(|text| detail.contains(text)) {
                 StoreError::Unreachable { detail }
             } else {
-                StoreError::TimedOut { detail }
+                StoreError::TimedOut { detail: format!("{detail}{}", whether_done(action)) }
             }
         }
+    }
+}
+
+/// A service's words as a part of a sentence.
+fn in_one_line(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.trim_end_matches('.').to_owned()
+}
+
+/// What has to be said besides of a request that changes something and was not answered.
+fn whether_done(action: &str) -> &'static str {
+    let reads = ["Get", "List", "Head", "Describe", "Scan", "Query"];
+    let name = action.split_once(':').map_or(action, |(_, name)| name);
+    if reads.iter().any(|read| name.starts_with(read)) {
+        ""
+    } else {
+        ". Whether the request was carried out is not known"
     }
 }
 
 /// What a failure to get credentials means.
 pub(crate) fn no_credentials(error: &CredentialsError) -> StoreError {
     let detail = told(error);
+    if matches!(error, CredentialsError::ProviderTimedOut(_)) {
+        return StoreError::Unreachable { detail };
+    }
     if EXPIRED.iter().any(|code| detail.contains(code)) {
         StoreError::CredentialsExpired { detail }
     } else {
@@ -112,10 +137,10 @@ fn sort(action: &'static str, code: &str, status: u16, detail: String) -> StoreE
 
 /// What an error and its causes say. Not by Debug: that shows answers with all that is in them, keys and tokens included.
 pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
-    let mut told = error.to_string();
+    let mut told = in_one_line(&error.to_string());
     let mut next = error.source();
     while let Some(error) = next {
-        let text = error.to_string();
+        let text = in_one_line(&error.to_string());
         if !told.ends_with(&text) {
             told = format!("{told}: {text}");
         }
@@ -167,6 +192,13 @@ mod tests {
         ] {
             assert_eq!(kind(code, status), expected, "{code} {status}");
         }
+    }
+
+    #[test]
+    fn a_services_words_become_part_of_a_sentence() {
+        assert_eq!(in_one_line("Access denied.\n  Sign in\tfirst. "), "Access denied. Sign in first");
+        assert_eq!((whether_done("s3:GetObject"), whether_done("dynamodb:GetItem")), ("", ""));
+        assert!(!whether_done("s3:DeleteObject").is_empty() && !whether_done("dynamodb:PutItem").is_empty());
     }
 
     #[test]

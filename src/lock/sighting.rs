@@ -59,6 +59,19 @@ impl Sighting {
         }
     }
 
+    /// What is there, as a text, of what is no lock. None of what is empty.
+    #[must_use]
+    pub fn content(&self) -> Option<String> {
+        let text = match (&self.lock, &self.content) {
+            _ if self.id().is_some() => return None,
+            (_, Content::Item(Some(AttributeValue::S(text)))) => text.chars().take(FoundLock::SHOWN).collect(),
+            (_, Content::Item(Some(other))) => format!("{other:?}").chars().take(FoundLock::SHOWN).collect(),
+            (FoundLock::Held(info), _) => serde_json::to_string(info).unwrap_or_default(),
+            (FoundLock::Malformed(text), _) => text.clone(),
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
     /// Why it is no lock, if it is none.
     #[must_use]
     pub fn defect(&self) -> Option<Defect> {
@@ -116,6 +129,8 @@ mod tests {
         for (info, expected) in cases {
             let seen = of_item(info.clone());
             assert_eq!((seen.defect(), seen.id().is_some()), (expected, expected.is_none()), "{info:?}");
+            let empty = info.is_none() || info == text("");
+            assert_eq!(seen.content().is_some(), expected.is_some() && !empty, "{info:?}");
         }
         let content = Content::Object { etag: None, sha256: String::new() };
         let object = |text: &[u8]| Sighting {

@@ -89,7 +89,7 @@ pub enum Deletion {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The credentials are valid but may not do this.
-    #[error("{action} was denied: {detail}. Grant {action} on this place to the role that runs Terraform")]
+    #[error("{action} was denied: {detail}. Grant {action} on this {} to the role that runs Terraform", on(action))]
     Denied {
         /// The IAM action that is missing, for instance `dynamodb:DeleteItem`.
         action: &'static str,
@@ -121,7 +121,7 @@ pub enum StoreError {
         detail: String,
     },
     /// No answer in time, or the connection broke after the request was sent: it may have been carried out.
-    #[error("no answer: {detail}. Whether the request was carried out is not known")]
+    #[error("no answer: {detail}")]
     TimedOut {
         /// What was waited for.
         detail: String,
@@ -183,6 +183,10 @@ pub enum StoreError {
         /// What it was.
         detail: String,
     },
+}
+
+fn on(action: &str) -> &'static str {
+    if action.starts_with("kms:") { "KMS key" } else { "place" }
 }
 
 impl StoreError {

@@ -1,5 +1,6 @@
 //! The account of a run: every fact that people, the report and a later process need. Holds no secrets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -229,6 +230,26 @@ pub struct Settings {
     /// The flags by which tfguard's commands find the state, typed in that directory in a plain shell.
     #[serde(default)]
     pub flags: Vec<String>,
+    /// The same wherever they are typed. Empty where the backend block has credentials that no flag gives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anywhere: Vec<String>,
+    /// Whether the bucket is put into the path of URLs.
+    #[serde(default)]
+    pub path_style: bool,
+    /// A digest of each setting of the backend: a release compares them. Not in the report.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// The settings that are not the same in `now` as they were when the lock was taken.
+    #[must_use]
+    pub fn changed(&self, now: &Self) -> Vec<String> {
+        let names: BTreeSet<_> = self.digests.keys().chain(now.digests.keys()).collect();
+        let differs = |name: &&&String| self.digests.get(**name) != now.digests.get(**name);
+        // The tfguard that wrote the journal may not have known digests.
+        names.iter().filter(|_| !self.digests.is_empty()).filter(differs).map(|name| (*name).clone()).collect()
+    }
 }
 
 /// One half of a lock that tfguard looked after.
@@ -391,6 +412,9 @@ impl Account {
     pub fn report(&self) -> Report {
         let mut account = self.clone();
         account.gather();
+        let locks = account.locks.iter_mut().map(|lock| &mut lock.settings);
+        let traces = account.traces.iter_mut().map(|trace| &mut trace.settings);
+        locks.chain(traces).flatten().for_each(|settings| settings.digests.clear());
         Report { schema: 1, exit_code: self.exit_code(), lock_left: self.lock_left(), account }
     }
 

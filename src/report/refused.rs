@@ -23,6 +23,9 @@ pub struct RefusedLock {
     /// Whether that lives.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// Nothing was in the lock's place any more when it was looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub free: bool,
     /// When all this was found out.
     pub at: Timestamp,
     /// The next step.
@@ -38,7 +41,7 @@ impl RefusedLock {
             state: self.lock.as_ref().map(|lock| lock.path.clone()).unwrap_or_default(),
             outcome: Outcome::Foreign,
             line: self.lock_line(),
-            details: holder.into_iter().chain([printable(&self.verdict.to_string())]).collect(),
+            details: holder.into_iter().chain((!self.free).then(|| printable(&self.verdict.to_string()))).collect(),
             next: Some(printable_whole(&self.next)),
         }
     }
@@ -56,8 +59,9 @@ impl RefusedLock {
             Err(_) => shown(&lock.created),
         };
         format!(
-            "the state {} is locked by {} since {since} for {} (version {}): lock {}",
+            "the state {} {} locked by {} since {since} for {} (version {}): lock {}",
             shown(&lock.path),
+            if self.free { "was" } else { "is" },
             shown(&lock.who),
             operation(&shown(&lock.operation)),
             shown(&lock.version),

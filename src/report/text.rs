@@ -120,7 +120,10 @@ impl Account {
             Some(Ending::StillAlive) => format!("{program} has not ended"),
             None => format!("whether {program} has ended is not known"),
         };
-        if let (Some(interrupt), Some(ended)) = (&self.interrupt, self.ending.and_then(Ending::at)) {
+        // What a wrapper left was interrupted after its end.
+        if let (Some(interrupt), Some(ended)) = (&self.interrupt, self.ending.and_then(Ending::at))
+            && interrupt.at <= ended
+        {
             let took = ended.duration_since(interrupt.at).try_into().unwrap_or_default();
             let _ = write!(line, ", {} after its interrupt", describe(took));
         }
@@ -141,6 +144,22 @@ impl Account {
     }
 }
 
+impl Settings {
+    /// The command that removes a lock there, or without an ID what is no lock in its place, and where to run it.
+    pub(crate) fn unlock(&self, id: Option<&str>) -> String {
+        let Self { directory, flags, anywhere, .. } = self;
+        // The directory may be gone where somebody reads this.
+        if !anywhere.is_empty() {
+            return format!("run: {}", shell::unlock(id, anywhere));
+        }
+        // The flags name the whole place.
+        if command::unit_of(directory).is_some() {
+            return format!("run: {}", shell::unlock(id, flags));
+        }
+        shell::run_in(Some(directory), &shell::unlock(id, flags))
+    }
+}
+
 impl LockAccount {
     /// The one command that removes it, or without an ID what is no lock in its place, and where to run it: `otherwise`,
     /// if it is not known where its settings are.
@@ -149,15 +168,10 @@ impl LockAccount {
         if self.settings.is_none() && self.claim.is_migration_destination() {
             return self.unlock_without_directory(id);
         }
-        let (directory, flags) = match &self.settings {
-            // The flags name the whole place.
-            Some(Settings { directory, flags, .. }) if command::unit_of(directory).is_some() => {
-                return format!("run: {}", shell::unlock(id, flags));
-            }
-            Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
-            None => (otherwise, &[][..]),
-        };
-        shell::run_in(directory, &shell::unlock(id, flags))
+        match &self.settings {
+            Some(settings) => settings.unlock(id),
+            None => shell::run_in(otherwise, &shell::unlock(id, &[])),
+        }
     }
 
     fn unlock_without_directory(&self, id: Option<&str>) -> String {

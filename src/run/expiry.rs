@@ -7,7 +7,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::machine::StopRequest;
 use super::supervisor::Job;
-use crate::backend::{self, AwsClients, Backend, Surroundings};
+use crate::backend::{self, AwsClients, Backend, CredentialsEnd, Surroundings};
+use crate::command;
 
 /// What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment: when they end (RFC 3339).
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
@@ -23,9 +24,19 @@ pub fn watch(job: &Job, before: Option<Duration>, to: UnboundedSender<StopReques
     let surroundings =
         Surroundings::of_command(&job.directory, job.command.get(1..).unwrap_or_default(), job.env.clone());
     let deadline = job.terms.deadline.and_then(|deadline| Timestamp::now().checked_add(deadline).ok());
+    // Each Terraform that it starts by name has a guard of its own, which looks.
+    let is_terraform = job.command.first().is_some_and(|program| command::product(program).is_some());
     tokio::spawn(async move {
-        let Some(end) = end_of_credentials(&surroundings).await else {
-            return tracing::debug!("when the AWS credentials end is not known");
+        let end = match end_of_credentials(&surroundings).await {
+            Ok(End::At(end)) => end,
+            Ok(End::Never) => return tracing::debug!("the AWS credentials do not end"),
+            Err(why) if before.is_some() && is_terraform => {
+                return tracing::warn!(
+                    "--before-expiry does nothing: when the AWS credentials end is not known ({why}). \
+                     hint: export {EXPIRATION}=<time, as in 2026-11-28T16:05:00Z>"
+                );
+            }
+            Err(why) => return tracing::debug!("when the AWS credentials end is not known: {why}"),
         };
         tracing::debug!("the AWS credentials end at {end:.0}");
         if deadline.is_some_and(|deadline| end < deadline) {
@@ -39,12 +50,31 @@ pub fn watch(job: &Job, before: Option<Duration>, to: UnboundedSender<StopReques
     });
 }
 
-async fn end_of_credentials(surroundings: &Surroundings) -> Option<Timestamp> {
-    let Ok(Backend::S3(backend)) = backend::read_backend(surroundings) else { return None };
-    let clients = AwsClients::connect(&backend).await.ok()?;
-    let told = tokio::time::timeout(LONGEST, clients.credentials_expire()).await.ok()?.ok()?;
-    match told {
-        Some(end) => Timestamp::try_from(end).ok(),
-        None => surroundings.env.get(std::ffi::OsStr::new(EXPIRATION))?.to_str()?.parse().ok(),
+/// When credentials end.
+enum End {
+    At(Timestamp),
+    Never,
+}
+
+/// When those of the backend end, or why that is not known.
+async fn end_of_credentials(surroundings: &Surroundings) -> Result<End, String> {
+    let backend = match backend::read_backend(surroundings).map_err(|error| error.to_string())? {
+        Backend::S3(backend) => backend,
+        // Without a backend, there is nothing whose credentials could end.
+        Backend::None | Backend::Local => return Ok(End::Never),
+        Backend::Other { kind, .. } => return Err(format!("the backend is {kind}")),
+    };
+    let clients = AwsClients::connect(&backend).await.map_err(|error| error.to_string())?;
+    let told = tokio::time::timeout(LONGEST, clients.credentials_end()).await;
+    match told.map_err(|_| format!("no answer within {LONGEST:?}"))?.map_err(|error| error.to_string())? {
+        CredentialsEnd::At(end) => Timestamp::try_from(end).map(End::At).map_err(|error| error.to_string()),
+        end => match (surroundings.env.get(std::ffi::OsStr::new(EXPIRATION)), end) {
+            (Some(told), _) => {
+                let end = told.to_str().and_then(|told| told.parse().ok()).map(End::At);
+                end.ok_or_else(|| format!("{EXPIRATION} is not a time"))
+            }
+            (None, CredentialsEnd::Never) => Ok(End::Never),
+            (None, _) => Err("their source does not tell".to_owned()),
+        },
     }
 }

@@ -21,7 +21,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
 use super::inner::InnerGuards;
@@ -71,6 +71,7 @@ pub struct Cleanup {
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
     let Cleanup { wait, dry_run } = cleanup;
+    crate::backend::distrust_checkout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
@@ -90,11 +91,14 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
             worst = exit::TFGUARD_FAILED;
         }
         let until = Instant::now() + wait;
+        // Also who waits for no Terraform has time to release the lock of a dead one.
+        let end = Instant::now() + wait.max(RESERVE);
         let found = sessions.into_iter().map(|session| Found {
             plan,
             session,
             wait,
             until,
+            end,
             dry_run,
             asked: Cell::default(),
             attended: Cell::default(),
@@ -104,7 +108,17 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         let found: Vec<_> = found.collect();
         found.iter().filter(|_| !dry_run).for_each(Found::ask);
         for found in found {
-            let ended = found.finish(&to_us, &mut requests).await;
+            let ended = timeout_at(end, found.finish(&to_us, &mut requests)).await;
+            let ended = ended.unwrap_or_else(|_| {
+                let session = found.session.path().display();
+                warn(
+                    plan,
+                    format!(
+                        "the time of this step is over, and {session} is not finished: run `tfguard release` again"
+                    ),
+                );
+                Ok(exit::LOCK_LEFT)
+            });
             // Whatever relay there was, it may not take any words any more.
             crate::say::directly();
             let code = ended.unwrap_or_else(|failure| {
@@ -224,6 +238,8 @@ struct Found<'a> {
     wait: Duration,
     /// When that is over, for all sessions together.
     until: Instant,
+    /// When all is to be over, whatever comes.
+    end: Instant,
     dry_run: bool,
     /// The supervisor that was asked to stop.
     asked: Cell<Option<ProcessId>>,
@@ -563,6 +579,7 @@ impl Found<'_> {
         // Terraform's own words for its backend are relative to where it ran.
         job.directory.clone_from(&journal.account.directory);
         job.on_death = self.on_death(journal);
+        job.until = Some(self.end);
         job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.directory, &job.env);
         let (grace, none) = (self.grace().duration, Duration::ZERO);
         let patience = patience_for(&journal.account.program);
@@ -663,7 +680,7 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
     let holder = expectations(journal);
     releaser.identify_again(&mut journal.account, &holder, &command, &job.env).await;
     let record = journal.clone();
-    let sessions_record = |claim: &LockClaim| Holder::of_session(&record, &job.session, claim.id.clone());
+    let sessions_record = |claim: &LockClaim| Holder::of_session(&record, job.session.path(), claim.id.clone());
     for lock in &mut journal.account.locks {
         releaser.note_moved(&lock.claim);
         // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
@@ -682,11 +699,11 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
         let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
         (lock.places, lock.settings) = (places, settings);
         let session = &sessions_record(&lock.claim);
-        let terms = ReleaseTerms { unclean: true, just_ended: false, unconditional: job.unconditional, session };
+        let terms = ReleaseTerms { unclean: true, just_ended: false, job, session };
         let (outcome, halves) = releaser.release(&leftover, terms).await;
         (lock.outcome, lock.halves) = (Some(outcome), halves);
     }
-    states::look(&mut journal.account, &releaser).await;
+    states::look(&mut journal.account, &releaser, job).await;
     if let Err(error) = journal.write(&job.session) {
         tracing::warn!("{error}");
     }

@@ -59,14 +59,21 @@ impl Follow {
     /// Reads what was added since the last time, in pieces of bounded size. What is added meanwhile is left for the next
     /// time, or a flood would never end.
     pub fn read_on(&mut self, take: impl FnMut(&[u8])) {
-        if let Err(error) = self.read_pending(take) {
-            tracing::warn!("cannot read on in a file of the session: {error}");
-        }
+        self.read_some(u64::MAX, take);
     }
 
-    fn read_pending(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    /// The same, `most` bytes at most. Whether there is more.
+    pub fn read_some(&mut self, most: u64, take: impl FnMut(&[u8])) -> bool {
+        self.read_pending(most, take).unwrap_or_else(|error| {
+            tracing::warn!("cannot read on in a file of the session: {error}");
+            false
+        })
+    }
+
+    fn read_pending(&mut self, most: u64, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
         self.start_again_if_emptied()?;
-        let mut pending = self.file.metadata()?.len().saturating_sub(self.at);
+        let all = self.file.metadata()?.len().saturating_sub(self.at);
+        let mut pending = all.min(most);
         let mut buffer = vec![0; 64 * 1024];
         while pending > 0 {
             let most = buffer.len().min(usize::try_from(pending).unwrap_or(usize::MAX));
@@ -80,7 +87,7 @@ impl Follow {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(all > most)
     }
 
     /// Reads what comes next, from the start again if the file was emptied; 0 at its end.
@@ -140,6 +147,19 @@ mod tests {
         append.write_all(&[b'y'; 300]).unwrap();
         let mut later = Follow::new(File::open(written.path()).unwrap(), 200).unwrap();
         assert_eq!((later.position(), read(&mut later).len(), later.position()), (200, 101, 301));
+    }
+
+    /// Guards against a flood of records that keeps the supervisor from a stop.
+    #[test]
+    fn a_piece_of_what_was_added_can_be_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut follow = Follow::from_the_start(File::open(file.path()).unwrap());
+        file.as_file().write_all(&[b'x'; 150_000]).unwrap();
+        let mut read = 0;
+        assert!(follow.read_some(70_000, |chunk| read += chunk.len()));
+        assert_eq!((read, follow.position()), (70_000, 70_000));
+        assert!(!follow.read_some(80_000, |chunk| read += chunk.len()));
+        assert_eq!(read, 150_000);
     }
 
     /// Guards against a flood of output that keeps tfguard from everything else, the kill too.

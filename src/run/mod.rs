@@ -160,6 +160,7 @@ fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
         evidence: plan.evidence,
         annotate: plan.annotate,
         began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
+        until: None,
     }
 }
 

@@ -251,8 +251,7 @@ impl Unlogging {
         let fits = item::judge(&info, &terms);
         let created = info.created.clone();
         let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &state_key) else { return Ok(None) };
-        let flags = backend.flags_of(&state_key, false);
-        let settings = Settings { directory: surroundings.dir, plan_file: None, flags };
+        let settings = Settings::of(&backend, &state_key, surroundings.dir, None, false);
         Ok(Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), settings, claim, created, fits }))
     }
 }

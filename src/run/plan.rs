@@ -277,8 +277,8 @@ fn command(
             return Err(Forbidden::LockFalse(from));
         }
         remarks.push(Remark::Warning(format!(
-            "-lock=false ({from}): Terraform takes no lock, so nothing keeps others from changing the state meanwhile; \
-             this run is only supervised"
+            "-lock=false ({from}): Terraform takes no lock for its work, so nothing keeps others from changing the state \
+             meanwhile. (A new workspace is locked for a moment all the same.)"
         )));
     }
     if let Some(timeout) = cli.lock_timeout {

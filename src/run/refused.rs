@@ -122,8 +122,9 @@ impl Supervisor<'_> {
         let (plan_file, backend) = backend::read_backend_of(arguments, &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
         let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
-        let flags = backend.flags_of(state_key, plan_file.is_some());
-        Some(Places { backend: *backend, halves, settings: Settings { directory: surroundings.dir, plan_file, flags } })
+        let whole = plan_file.is_some();
+        let settings = Settings::of(&backend, state_key, surroundings.dir, plan_file, whole);
+        Some(Places { backend: *backend, halves, settings })
     }
 
     /// Where a lock is that the child asked for.
@@ -169,7 +170,7 @@ impl Supervisor<'_> {
             }
         };
         let next = next(is_free, &verdict, is_of_job, link.as_deref(), &unlock);
-        RefusedLock { id, lock: info, holder, verdict, at: Timestamp::now(), next }
+        RefusedLock { id, lock: info, holder, verdict, free: is_free, at: Timestamp::now(), next }
     }
 }
 

@@ -1,17 +1,16 @@
 //! Releases what a dead child left: finds each lock's backend while Terraform lives, deletes by condition afterwards.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::supervisor::Job;
 use super::terraforms::{Terraform, Terraforms};
 use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Store, Surroundings};
 use crate::command;
 use crate::holder::Holder;
-use crate::lock::{
-    self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError, UnconditionalDelete,
-};
+use crate::lock::{self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError};
 use crate::observe::{Entry, Leftover, Stage};
 use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
 use crate::session::{ProcessId, StartingBackend, Tree};
@@ -21,6 +20,9 @@ pub(crate) const BUDGET: Duration = Duration::from_secs(45);
 
 /// A look whether something is there never takes longer.
 const LONGEST_LOOK: Duration = Duration::from_secs(8);
+/// What is kept of a cleanup step's time to look at the state, and the least that a release has.
+const TO_LOOK: Duration = Duration::from_secs(8);
+const SHORTEST: Duration = Duration::from_secs(2);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given
 /// this time to land before a successor may take the lock. Shortens the window; nothing on this side can close it.
@@ -56,8 +58,8 @@ pub struct Terms<'a> {
     pub unclean: bool,
     /// Terraform ended just now, and nobody tried to release its lock before.
     pub just_ended: bool,
-    /// What becomes of a lockfile where the store keeps no conditions.
-    pub unconditional: UnconditionalDelete,
+    /// The run, whose cleanup step may have little time.
+    pub job: &'a Job,
     /// The record that the session writes beside its locks.
     pub session: &'a Holder,
 }
@@ -134,10 +136,33 @@ impl Releaser {
             if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
                 return Err(BackendError::Elsewhere { place: place.to_string() });
             }
+            let changed = before.settings.as_ref().map(|before| before.changed(&settings)).unwrap_or_default();
+            if !changed.is_empty() {
+                return Err(BackendError::Changed { directory: settings.directory, settings: changed.join(", ") });
+            }
             Ok((backend, Located { places, settings: Some(settings) }))
         });
         let (backend, located) = match found {
             Ok((backend, located)) => (Ok(backend), located),
+            // Where it was when it was taken, with the credentials there are: nothing that lies in a directory now counts.
+            Err(error) if !before.places.is_empty() && !matches!(error, BackendError::NotRecorded) => {
+                use BackendError::{Changed, Elsewhere, Swapped};
+                let changed = matches!(error, Changed { .. } | Elsewhere { .. } | Swapped { .. });
+                let said = format!(
+                    "lock {}: {error}. It is looked for where it was taken, with the environment's credentials",
+                    claim.id
+                );
+                if changed {
+                    tracing::warn!("{said}")
+                } else {
+                    tracing::debug!("{said}")
+                }
+                let env = started.env.clone();
+                let surroundings = Surroundings { dir: std::env::current_dir().unwrap_or_else(|_| "/".into()), env };
+                let path_style = before.settings.as_ref().is_some_and(|settings| settings.path_style);
+                let backend = S3Backend::of_places(claim, &before.places, path_style, surroundings);
+                (backend.map(Box::new).map_err(|error| error.to_string()), before)
+            }
             Err(error) => {
                 let error = match error {
                     BackendError::ForeignState { .. } if claim.is_migration_destination() => BackendError::NotRecorded,
@@ -153,6 +178,9 @@ impl Releaser {
                     directory: path.parent().map(Path::to_owned).unwrap_or_default(),
                     plan_file: Some(path),
                     flags: ["--bucket", &claim.bucket, "--key", &claim.state_key].map(str::to_owned).into(),
+                    anywhere: Vec::new(),
+                    path_style: false,
+                    digests: BTreeMap::new(),
                 });
                 (Err(error.to_string()), Located { settings: before.settings.or(settings), ..before })
             }
@@ -247,7 +275,14 @@ impl Releaser {
             Ok(backend) => backend,
             Err(why) => return (LockOutcome::Left(why), Vec::new()),
         };
-        let (places, clients) = match (backend.places(claim), AwsClients::connect(backend).await) {
+        let connected = match AwsClients::connect(backend).await {
+            Err(error @ BackendError::InCheckout { .. }) => {
+                tracing::warn!("lock {}: {error}. The environment's credentials are used instead", claim.id);
+                AwsClients::connect(&backend.with_credentials_of_environment()).await
+            }
+            connected => connected,
+        };
+        let (places, clients) = match (backend.places(claim), connected) {
             (Ok(places), Ok(clients)) => (places, clients),
             (Err(error), _) | (_, Err(error)) => return (LockOutcome::Left(error.to_string()), Vec::new()),
         };
@@ -264,16 +299,19 @@ impl Releaser {
         let just_ended = terms.just_ended;
         let mut vanished = was_held && just_ended;
         let mut halves = Vec::new();
+        let mut to_come = u32::try_from(places.len()).unwrap_or(u32::MAX);
         for place in places {
             tracing::debug!("lock {}: looking at {place}", claim.id);
-            let store = clients.open(&place, terms.unconditional);
+            let store = clients.open(&place, terms.job.unconditional);
             // Before any delete of tfguard's, which can be carried out without an answer.
             vanished = vanished && is_missing(&store, claim).await;
+            let left = terms.job.at_most(BUDGET * to_come, TO_LOOK);
             let terms = ReleaseTerms {
                 may_still_appear: leftover.may_still_appear,
                 unlock_in_flight: leftover.unlock_in_flight,
-                budget: BUDGET,
+                budget: (left / to_come).max(SHORTEST),
             };
+            to_come -= 1;
             let outcome = match lock::release(&store, claim, Some(&session), &terms).await {
                 Released::Failed(error) if is_without_store(&clients, claim, &error, just_ended).await => {
                     HalfOutcome::GoneWithStore { why: error.to_string() }
@@ -307,7 +345,7 @@ pub(super) fn starting_backend(command: &[OsString], surroundings: &Surroundings
         _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
     };
     let state = format!("{}/{}", backend.bucket(), backend.state_key(&backend::workspace(surroundings)));
-    StartingBackend { digest: Some(backend.digest().to_owned()), state: Some(state), is_replaced }
+    StartingBackend { digest: Some(backend.digest()), state: Some(state), is_replaced }
 }
 
 /// A backend that was found, if it is one of those with which its Terraform may have started, or the lock is one that `init`
@@ -319,7 +357,7 @@ fn checked(
 ) -> Option<Result<Found, BackendError>> {
     Some(found?.and_then(|(backend, settings)| {
         let fits = |start: &&StartingBackend| {
-            start.digest.as_deref() == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
+            start.digest == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
         };
         if start.iter().any(fits) {
             return Ok((backend, settings));
@@ -349,6 +387,26 @@ async fn is_without_store(clients: &AwsClients, claim: &LockClaim, error: &Store
         StoreError::NoSuchTable { .. } => true,
         StoreError::NoSuchBucket { .. } => same_account || clients.is_s3_of_aws(),
         _ => false,
+    }
+}
+
+impl Settings {
+    /// The settings of a backend in whose directory a Terraform works. `whole`: that does not tell them by itself.
+    pub(super) fn of(
+        backend: &S3Backend,
+        state_key: &str,
+        directory: PathBuf,
+        plan_file: Option<PathBuf>,
+        whole: bool,
+    ) -> Self {
+        Self {
+            directory,
+            plan_file,
+            flags: backend.flags_of(state_key, whole),
+            anywhere: backend.flags_anywhere(state_key),
+            path_style: backend.uses_path_style(),
+            digests: backend.digests().clone(),
+        }
     }
 }
 
@@ -401,8 +459,8 @@ fn backend_in(
     let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
         // Terragrunt's cache may be gone when somebody needs it.
         let whole = plan_file.is_some() || command::unit_of(&surroundings.dir).is_some();
-        let flags = backend.flags_of(&claim.state_key, whole);
-        (backend, Settings { directory: surroundings.dir.clone(), plan_file, flags })
+        let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file, whole);
+        (backend, settings)
     };
     if let Some(plan) = plan_file {
         return Ok(found(fitting(backend::read_planned_backend(&plan, surroundings)?)?, Some(plan)));

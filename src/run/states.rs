@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::release::Releaser;
+use super::supervisor::Job;
 use crate::backend::{AwsClients, S3Backend, read_planned_state};
 use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
@@ -14,10 +15,12 @@ use crate::verify::{Content, Expected, Finding, Judgement, Looker, PATIENCE, Rel
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
 const BUDGET: Duration = Duration::from_secs(30);
+/// What is kept of a cleanup step's time to say what was seen.
+const TO_TELL: Duration = Duration::from_secs(2);
 
 /// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it
 /// had. What could not be looked at is only noted.
-pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
+pub(super) async fn look(account: &mut Account, releaser: &Releaser, job: &Job) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
     let held = |lock: &&LockAccount| match &lock.outcome {
         Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
@@ -31,7 +34,8 @@ pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
             locks.push(lock);
         }
     }
-    let states = join_all(locks.into_iter().map(|lock| state(account, lock, releaser))).await;
+    let states =
+        join_all(locks.into_iter().map(|lock| state(account, lock, releaser, job.at_most(BUDGET, TO_TELL)))).await;
     for state in &states {
         if let Some(why) = &state.why {
             tracing::debug!("state s3://{}/{} was not looked at: {why}", state.bucket, state.state_key);
@@ -49,7 +53,7 @@ pub(super) async fn look(account: &mut Account, releaser: &Releaser) {
         .collect();
 }
 
-async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> StateAccount {
+async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser, budget: Duration) -> StateAccount {
     let LockClaim { bucket, state_key, .. } = &lock.claim;
     let dir = lock.settings.as_ref().map(|settings| &settings.directory);
     // An older one is of another run, which this one's ending says nothing of.
@@ -79,7 +83,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser) -> St
         let content = seen.object.and_then(|object| object.content.ok());
         Ok::<_, String>((verdict, findings, content))
     };
-    match tokio::time::timeout(BUDGET, looked).await.unwrap_or_else(|_| Err(format!("no answer within {BUDGET:?}"))) {
+    match tokio::time::timeout(budget, looked).await.unwrap_or_else(|_| Err(format!("no answer within {budget:?}"))) {
         Ok((verdict, findings, content)) => {
             state.verdict = Some(verdict);
             state.findings = findings;

@@ -77,6 +77,8 @@ pub struct Job {
     pub annotate: bool,
     /// When the session began; the machine's moments count from here.
     pub began: Instant,
+    /// When a cleanup step has no more time.
+    pub until: Option<Instant>,
 }
 
 /// Supervises a child from its start to the end of its locks.
@@ -112,6 +114,8 @@ pub struct Supervisor<'a> {
     pub(super) child_is_terraform: bool,
     /// Everything is over, and the log was read to its end.
     log_is_read: bool,
+    /// There is more in the log than was read.
+    log_has_more: bool,
     pub(super) releaser: Releaser,
     pub(super) annotator: Annotator,
     unlogging: Unlogging,
@@ -120,6 +124,12 @@ pub struct Supervisor<'a> {
 }
 
 impl Job {
+    /// So long, or what a cleanup step has left of its time but for `reserve`.
+    pub(super) fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
+        self.until.map_or(longest, |until| left(until).min(longest))
+    }
+
     /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
     fn runs_guards(&self) -> bool {
         self.command.first().is_some_and(|program| command::product(program).is_none())
@@ -141,6 +151,7 @@ impl Job {
             evidence: self.evidence,
             annotate: self.annotate,
             began: Instant::now(),
+            until: self.until,
         }
     }
 }
@@ -240,6 +251,7 @@ impl<'a> Supervisor<'a> {
             command_waits_for: Vec::new(),
             child_is_terraform: false,
             log_is_read: false,
+            log_has_more: false,
             releaser,
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
@@ -281,6 +293,9 @@ impl<'a> Supervisor<'a> {
                     self.interrupt_waiting_command();
                 }
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
+                () = std::future::ready(()), if self.log_has_more && !self.log_is_read => {
+                    self.log_has_more = self.read_some_log();
+                }
             }
         }
     }
@@ -291,7 +306,7 @@ impl<'a> Supervisor<'a> {
             self.looks_due = LOOKS;
             self.look_around();
         }
-        self.read_log();
+        self.log_has_more = self.read_some_log();
         self.read_output();
     }
 

@@ -67,7 +67,7 @@ pub enum DirectoryError {
         own: u32,
     },
     /// Others could change what tfguard writes.
-    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it or set TFGUARD_DIR to another place", path = .path.display())]
+    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it, or set TFGUARD_DIR to another place (in a container also to a directory in it that is not there yet: tfguard makes it)", path = .path.display())]
     WritableByOthers {
         /// Which.
         path: PathBuf,

@@ -1,18 +1,17 @@
 //! Looks at a state: twice and more where it seems to be at odds with its digest, since a writer may be at work.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::{CWD, OFlags};
 use tokio::time::Instant;
 
 use super::judge::{Finding, Judgement, is_at_odds, judge};
 use super::store::{DigestItem, DigestStore, StateStore};
 use super::{Errored, Expected, Flaw, Held, Seen, StateObject, StoredDigest};
 use crate::backend::{AwsClients, Reader, S3Backend};
+use crate::files;
 use crate::holder::Recorded;
 use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
 
@@ -169,19 +168,17 @@ impl Looker {
 pub fn errored(dir: &Path, since: Option<Timestamp>) -> Option<Errored> {
     let path = dir.join(ERRORED);
     let read = || -> std::io::Result<Option<StateObject>> {
-        // Neither a pipe that nobody writes to nor a link to one must hold anybody up.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path)?;
+        let file = files::open(CWD, path.as_os_str(), OFlags::RDONLY)?;
         let found = file.metadata()?;
         let modified = found.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
-        if !found.is_file() || since.is_some_and(|since| modified.is_some_and(|modified| modified < since)) {
+        if since.is_some_and(|since| modified.is_some_and(|modified| modified < since)) {
             return Ok(None);
         }
         if found.len() > StateObject::LARGEST as u64 {
             let flaw = Flaw::TooLarge { limit: StateObject::LARGEST };
             return Ok(Some(StateObject { modified, ..StateObject::unread(StateObject::LARGEST, flaw) }));
         }
-        let mut bytes = Vec::new();
-        file.take(StateObject::LARGEST as u64).read_to_end(&mut bytes)?;
+        let bytes = files::read(file, StateObject::LARGEST as u64)?;
         Ok(Some(StateObject { modified, ..StateObject::of(&bytes) }))
     };
     let state = match read() {
@@ -203,14 +200,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(ERRORED);
         assert_eq!(errored(dir.path(), None), None);
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(errored(dir.path(), None), None);
-        std::fs::remove_file(&path).unwrap();
-        symlink("/dev/zero", &path).unwrap();
         let unreadable = |errored: Option<Errored>| errored.map(|errored| errored.state.content);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::Unreadable { .. }))));
         std::fs::remove_file(&path).unwrap();
-        File::create(&path).unwrap().set_len(StateObject::LARGEST as u64 + 1).unwrap();
+        symlink("/dev/zero", &path).unwrap();
+        assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::Unreadable { .. }))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(StateObject::LARGEST as u64 + 1).unwrap();
         assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::TooLarge { .. }))));
         std::fs::write(&path, "{").unwrap();
         assert!(errored(dir.path(), Some(Timestamp::now() + Duration::from_secs(60))).is_none());

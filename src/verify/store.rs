@@ -1,6 +1,6 @@
 //! The state's object and its digest, reachable.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -11,10 +11,12 @@ use jiff::Timestamp;
 
 use super::{StateObject, StoredDigest};
 use crate::backend::{AwsClients, S3Backend};
-use crate::lock::{DIGEST_SUFFIX, SseCustomerKey, StoreError, understand, unreadable};
+use crate::lock::{DIGEST_SUFFIX, SseCustomerKey, StoreError, read_body, understand, unreadable};
 
 /// The versions that are listed: one page. The present one comes first.
 const LISTED: i32 = 100;
+/// How long the largest state may take to come.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// The object that is the state.
 #[derive(Debug)]
@@ -76,15 +78,7 @@ impl StateStore {
 async fn collect(answer: GetObjectOutput) -> Result<StateObject, StoreError> {
     let modified = answer.last_modified().and_then(time);
     let version = answer.version_id().filter(|id| *id != "null").map(str::to_owned);
-    let mut bytes = Vec::new();
-    let mut body = answer.body;
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| StoreError::TimedOut { detail: format!("the object broke off: {error}") })?;
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > StateObject::LARGEST {
-            break;
-        }
-    }
+    let bytes = read_body(answer.body, StateObject::LARGEST, LONGEST).await?;
     Ok(StateObject { modified, version, ..StateObject::of(&bytes) })
 }
 

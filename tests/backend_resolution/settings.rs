@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tfguard::backend::{AwsClients, BackendError};
+use tfguard::backend::{AwsClients, BackendError, CredentialsEnd};
 use tfguard::lock::StoreError;
 
 use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, STS_ANSWERS, connect, record, sent};
@@ -146,16 +146,18 @@ fn the_end_of_credentials_is_known_where_their_source_tells() {
     let backend = prepared.backend();
     let expire = |backend| {
         let clients = prepared.aws.block_on(AwsClients::connect(backend)).unwrap();
-        prepared.aws.block_on(clients.credentials_expire())
+        prepared.aws.block_on(clients.credentials_end())
     };
     let end: std::time::SystemTime = "2099-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().into();
-    assert_eq!(expire(&backend), Ok(Some(end)));
+    assert_eq!(expire(&backend), Ok(CredentialsEnd::At(end)));
 
     prepared.proxy.clear_rules();
     let expired = "<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredTokenException</Code><Message>too old</Message></Error></ErrorResponse>";
     prepared.proxy.rule(Match::any().body("Action=AssumeRole"), [Answer::new(400, expired).into()]);
-    let error = expire(&backend).unwrap_err();
+    let anew = prepared.backend();
+    let error = expire(&anew).unwrap_err();
     assert!(matches!(error, StoreError::CredentialsExpired { .. }), "{error:?}");
+    assert_eq!(expire(&backend), Ok(CredentialsEnd::At(end)), "the last ones are valid");
 }
 
 #[test]

@@ -317,6 +317,90 @@ fn it_tries_a_lock_again_that_was_left() {
     assert_eq!(sessions(&project), [""; 0].map(PathBuf::from));
 }
 
+/// However long an answer takes: the step ends in its time, half a minute at least, and says what is left.
+#[test]
+fn it_ends_in_its_time_where_nothing_answers() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().lockfile().endpoint(proxy.url()).init(&terraform());
+    let run = guarded(&project, &[]);
+    run.wait_for_stdout("asleep", SOON);
+    run.kill_with_supervisor(&known(&project));
+    assert!(project.guard().kill_all());
+    proxy.rule(Match::any(), [Gate::new().hold()]);
+    let began = Instant::now();
+    let exit = job(project.command(TFGUARD).args(["release", "--wait", "1s"]), "1").run().expect_code(120);
+    // Both halves, each with its own time, would take a minute and a half.
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?} {exit}", began.elapsed());
+    assert!(exit.err().contains("NOT released") && exit.err().contains("next: "), "{exit}");
+    proxy.clear_rules();
+    release(&project, "1").run().expect_code(0);
+    assert_clean(&project);
+}
+
+/// What was configured is gone with its directory: the journal knows the place of the lock, and the step's credentials do.
+#[test]
+fn it_releases_what_a_run_left_whose_directory_is_gone() {
+    for whole in [true, false] {
+        let project = project(Kind::Sleep).table().lockfile().init(&terraform());
+        let run = guarded(&project, &[]);
+        run.wait_for_stdout("asleep", SOON);
+        run.kill_with_supervisor(&known(&project));
+        assert!(project.guard().kill_all());
+        let gone = if whole { project.work() } else { project.work().join(".terraform") };
+        std::fs::remove_dir_all(gone).unwrap();
+        let id = project.lock().expect("it is locked")["ID"].as_str().unwrap().to_owned();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let release = || release(&project, "1").current_dir(elsewhere.path());
+        let exit = release().env_remove("AWS_ACCESS_KEY_ID").run().expect_code(120);
+        let (table, region) = (project.table_name(), crate::support::Aws::REGION);
+        let state = format!("--bucket {} --key {} --region {region}", project.bucket(), project.state_key());
+        let advice = format!("run: tfguard unlock {id} {state} --table {table} --s3-endpoint ");
+        assert!(exit.err().contains(&advice), "{advice}: {exit}");
+        let exit = release().run().expect_code(0);
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+        assert_clean(&project);
+        assert_eq!(project.lock_in_bucket(), None);
+    }
+}
+
+/// What lies in the checkout when the cleanup step comes need not be what was there when the run began: it is followed
+/// neither to another endpoint nor to a command.
+#[test]
+fn what_was_changed_in_the_checkout_steers_no_cleanup_step() {
+    for by_record in [true, false] {
+        let profile = "profile = \"mine\"\n    shared_config_files = [\"aws.conf\"]";
+        let project = project(Kind::Sleep).table();
+        let project = if by_record { project } else { project.backend(profile) };
+        let keys =
+            "[profile mine]\nregion = us-east-1\naws_access_key_id = AKIATESTBEDTESTBED00\naws_secret_access_key = x\n";
+        let config = project.work().join("aws.conf");
+        std::fs::create_dir_all(project.work()).unwrap();
+        std::fs::write(&config, keys).unwrap();
+        let project = project.init(&terraform());
+        let run = guarded(&project, &[]);
+        run.wait_for_stdout("asleep", SOON);
+        run.kill_with_supervisor(&known(&project));
+        assert!(project.guard().kill_all());
+
+        let pwned = project.work().join("pwned");
+        let command = format!("[profile mine]\ncredential_process = /usr/bin/touch {}\n", pwned.display());
+        std::fs::write(&config, command).unwrap();
+        let record = project.work().join(".terraform/terraform.tfstate");
+        if by_record {
+            let mut swapped: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+            swapped["backend"]["config"]["profile"] = "mine".into();
+            swapped["backend"]["config"]["shared_config_files"] = serde_json::json!([config]);
+            std::fs::write(&record, swapped.to_string()).unwrap();
+        }
+        let exit = release(&project, "1").run().expect_code(0);
+        assert!(!pwned.exists(), "{exit}");
+        let said = if by_record { "profile, shared_config_files changed" } else { "says `credential_process`" };
+        assert!(exit.err().contains(said), "{exit}");
+        assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+        assert_clean(&project);
+    }
+}
+
 /// Another machine that shares the place, or this one before a restart: nothing can be known of the run.
 #[test]
 fn what_another_kernel_left_is_named_and_not_touched() {

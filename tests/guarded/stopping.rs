@@ -128,6 +128,48 @@ fn a_plan_that_hangs_has_a_short_grace() {
     }
 }
 
+/// Guards against an option that does nothing without a word.
+#[test]
+fn where_nobody_tells_when_the_credentials_end_that_is_said() {
+    let project = project(Kind::Sleep).table().init(&terraform());
+    for token in [true, false] {
+        let run = project.tfguard(TFGUARD, ["-v", "--before-expiry", "1h"], APPLY).new_group();
+        let run = if token { run.env("AWS_SESSION_TOKEN", "t") } else { run }.start();
+        let said = if token { "--before-expiry does nothing" } else { "the AWS credentials do not end" };
+        run.wait_for_stderr(said, SOON);
+        run.wait_for_stdout("asleep", SOON);
+        run.signal(SIGINT);
+        let exit = run.wait(SOON).expect_code(1);
+        assert_eq!(exit.err().contains("does nothing"), token, "{exit}");
+    }
+}
+
+/// The token that gave them was removed, and they are valid.
+#[test]
+fn credentials_whose_source_is_gone_are_kept_for_the_release() {
+    let profile = "profile = \"kept\"\n    shared_config_files = [\"aws.conf\"]";
+    let project = project(Kind::Sleep).table().backend(profile);
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(7200);
+    let credentials = format!(
+        "{{\"Version\":1,\"AccessKeyId\":\"AKIATESTBEDTESTBED00\",\"SecretAccessKey\":\"x\",\"SessionToken\":\"t\",\
+         \"Expiration\":\"{end}\"}}"
+    );
+    let source = project.work().join("credentials.json");
+    std::fs::write(&source, credentials).unwrap();
+    let config = format!("[profile kept]\nregion = us-east-1\ncredential_process = /bin/cat {}\n", source.display());
+    std::fs::write(project.work().join("aws.conf"), config).unwrap();
+    let project = project.init(&terraform());
+    let run = project.tfguard(TFGUARD, ["-v"], APPLY).new_group();
+    let run = run.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").start();
+    run.wait_for_stderr("recorded beside item", SOON);
+    std::fs::remove_file(&source).unwrap();
+    let journal = project.wait_for_journal(SOON, |journal| journal["child"].is_object());
+    kill(pid_of(&journal["child"]["id"]));
+    let exit = run.wait(SOON).expect_code(137);
+    assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
+    assert_clean(&project);
+}
+
 /// Once the credentials have ended, Terraform can save no state and nobody can unlock.
 #[test]
 fn the_end_of_the_credentials_stops_in_time_if_asked() {

@@ -58,8 +58,11 @@ fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
         let journal = journal(&project);
         run.kill_with_supervisor(&journal);
         assert!(project.guard().kill_all());
+        // Where the sessions of both are not in one place, nobody can tell.
         let exit = job(second(&project, &[], &APPLY), "8").run().expect_code(1);
         assert_said(&exit, &held);
+        assert_said(&exit, &["the holder may be alive or dead: ", "is in no place that is looked at"]);
+        let exit = job(project.tfguard(TFGUARD, [""; 0], APPLY), "8").run().expect_code(1);
         let command = format!("next: run in {}: tfguard unlock {id}", project.work().display());
         assert_said(&exit, &["the holder is dead: ", &command]);
     }
@@ -96,8 +99,8 @@ fn what_is_no_lock_is_told_with_the_way_to_delete_it() {
     project.aws().put_item(project.table_name(), ghost.into());
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
     assert_said(&exit, &["something that is no lock is at "]);
-    let next = "next: if it is left from a lock that was not written whole, run in ";
-    assert_said(&exit, &[next, ": tfguard unlock --broken\n"]);
+    let next = "next: if it is left from a lock that was not written whole, run: tfguard unlock --broken --bucket ";
+    assert_said(&exit, &[next]);
     assert!(project.aws().item(project.table_name(), &project.lock_id()).is_some(), "{exit}");
 }
 

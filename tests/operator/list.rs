@@ -89,7 +89,7 @@ fn the_monitors_format_has_each_lock_and_the_sums() {
     assert!(out.contains(&both), "{out}");
     assert!(out.contains(&format!("stale=\"ghost\",place=\"dynamodb:{}\"}} NaN\n", bed.table)), "{out}");
     assert!(out.contains("tfguard_stale_locks 5\n") && out.contains("tfguard_locks{verdict=\"unknown\"} 5\n"), "{out}");
-    assert!(out.contains(&format!("tfguard_place_up{{place=\"DynamoDB table {}\"}} 1\n", bed.table)), "{out}");
+    assert!(out.contains(&format!("tfguard_place_up{{place=\"dynamodb:{}\"}} 1\n", bed.table)), "{out}");
     // Samples of a family stand together, below its type.
     let mut families: Vec<_> = out.lines().filter(|line| !line.starts_with("# HELP")).collect();
     families.dedup_by_key(|line| line.trim_start_matches("# TYPE ").split(['{', ' ']).next().unwrap().to_owned());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
 use tfguard::backend::Store;
-use tfguard::lock::{Deletion, LockStore, LockTrace, Released, StoreError, Traced, UnconditionalDelete};
+use tfguard::lock::{Deletion, FoundLock, LockStore, LockTrace, Released, StoreError, Traced, UnconditionalDelete};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};
@@ -59,6 +59,54 @@ fn a_lockfile_in_a_versioned_bucket_is_deleted() {
     assert_eq!(bed.release(&store), Released::Deleted);
     assert!(!bed.has_lockfile());
     assert_eq!(bed.release(&store), Released::AlreadyGone);
+}
+
+/// Guards against an object, a version or a delete marker for each time that a store is examined.
+#[test]
+fn an_examination_leaves_nothing_in_a_bucket_that_keeps_versions() {
+    for (name, ignores) in [("store-examined", false), ("store-examined-and-ignoring", true)] {
+        let bed = Bed { bucket: name.to_owned(), ..Bed::new() };
+        bed.aws.create_bucket(&bed.bucket, true);
+        if ignores {
+            bed.proxy.rule(Match::http("DELETE", ""), [Action::Strip("if-match")]);
+        }
+        bed.aws.plant_lockfile(&bed.own());
+        let released = bed.release(&bed.file_store(UnconditionalDelete::Refuse));
+        assert_eq!(released == Released::Deleted, !ignores, "{released:?}");
+        assert!(
+            !bed.proxy.seen_matching(&Match::http("PUT", ".tfguard-")).is_empty(),
+            "it was examined with an object"
+        );
+        let kept = bed.aws.s3().list_object_versions().bucket(&bed.bucket).send();
+        let kept = bed.aws.block_on(kept).unwrap();
+        let keys = kept.versions().iter().filter_map(|version| version.key());
+        let keys: Vec<_> = keys.chain(kept.delete_markers().iter().filter_map(|marker| marker.key())).collect();
+        assert!(keys.iter().all(|key| *key == "a/k.tflock"), "{keys:?}");
+    }
+}
+
+/// A stand-in for versitygw, which answers a delete of nothing with success whatever its condition is.
+#[test]
+fn a_store_that_keeps_conditions_only_where_something_is_keeps_them() {
+    let bed = Bed::new();
+    bed.aws.plant_lockfile(&bed.own());
+    bed.proxy.rule(Match::http("DELETE", ".tfguard-").nth(1), [Answer::new(204, "").into()]);
+    assert_eq!(bed.release(&bed.file_store(UnconditionalDelete::Refuse)), Released::Deleted);
+    assert!(bed.aws.keys(&bed.bucket, "").is_empty());
+}
+
+/// Guards against an answer without an end that fills the memory.
+#[test]
+fn an_object_without_an_end_is_read_to_a_limit() {
+    let bed = Bed::new();
+    bed.aws.put_object(&bed.bucket, "a/k.tflock", vec![b' '; 8 * 1024 * 1024]);
+    let found = bed.aws.block_on(bed.file_store(UnconditionalDelete::Refuse).read()).unwrap();
+    let Some(FoundLock::Malformed(text)) = found else { panic!("{found:?}") };
+    assert!(text.len() < 1024 * 1024, "{}", text.len());
+    let long = format!(r#"{{"Item":{{"LockID":{{"S":"{}"}}}}}}"#, "x".repeat(40 * 1024 * 1024));
+    bed.proxy.rule(Match::dynamodb("GetItem"), [Answer::new(200, long).into()]);
+    let read = bed.aws.block_on(bed.table_store().read());
+    assert!(read.is_err(), "an answer is, too");
 }
 
 /// The state changes hands between the read and the delete: the successor's lock stays.

@@ -41,6 +41,25 @@ fn a_foreign_item_is_only_looked_at() {
     assert_eq!(bed.proxy.seen().len(), 1);
 }
 
+/// A stand-in for dynalite, whose refusal does not come with the item.
+#[test]
+fn a_refusal_that_does_not_show_the_item_is_followed_by_a_look() {
+    let refused = || Answer::dynamodb("ConditionalCheckFailedException", "The conditional request failed");
+    let bed = Bed::new();
+    bed.proxy.rule(Match::dynamodb("DeleteItem").nth(1), [refused().into()]);
+    assert_eq!(bed.delete_if(&bed.table_store()), Ok(Deletion::Absent));
+    bed.aws.plant_lock(&bed.table, &bed.foreign());
+    bed.proxy.rule(Match::dynamodb("DeleteItem").nth(2), [refused().into()]);
+    assert_eq!(bed.delete_if(&bed.table_store()), Ok(Deletion::NotOurs(found(&bed.foreign()))));
+    bed.aws.plant_lock(&bed.table, &bed.own());
+    bed.proxy.rule(Match::dynamodb("DeleteItem").nth(3), [refused().into()]);
+    assert_eq!(bed.delete_if(&bed.table_store()), Ok(Deletion::Deleted), "by the very text that was read");
+    bed.aws.plant_lock(&bed.table, &bed.own());
+    bed.proxy.rule(Match::dynamodb("DeleteItem"), [refused().into()]);
+    assert!(matches!(bed.delete_if(&bed.table_store()), Err(StoreError::Conflict { .. })));
+    assert!(bed.is_locked());
+}
+
 #[test]
 fn a_claim_that_is_wrong_in_any_field_deletes_nothing() {
     let bed = Bed::new();

@@ -10,7 +10,7 @@ use aws_sdk_s3::types::BucketVersioningStatus;
 use jiff::Timestamp;
 
 use super::policy::UNUSED;
-use crate::backend::AwsClients;
+use crate::backend::{AwsClients, CredentialsEnd};
 use crate::lock::{StoreError, understand};
 
 /// Nothing bounds a program that is to print credentials.
@@ -37,14 +37,18 @@ impl Identity {
     pub async fn look(clients: &AwsClients) -> Self {
         let silence =
             |_| Err(StoreError::CredentialsMissing { detail: format!("they did not come within {LONGEST:?}") });
-        match tokio::time::timeout(LONGEST, clients.credentials_expire()).await.unwrap_or_else(silence) {
+        match tokio::time::timeout(LONGEST, clients.credentials_end()).await.unwrap_or_else(silence) {
             Err(error) => Self { who: Err(error), end: None },
             Ok(end) => {
                 // What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment.
                 let told = || std::env::var("AWS_CREDENTIAL_EXPIRATION").ok()?.parse().ok();
                 let caller = clients.caller().await;
                 let who = caller.identity.map(|identity| identity.arn).or(caller.key_id).unwrap_or_default();
-                Self { who: Ok(who), end: end.and_then(|end| end.try_into().ok()).or_else(told) }
+                let end = match end {
+                    CredentialsEnd::At(end) => end.try_into().ok(),
+                    CredentialsEnd::Never | CredentialsEnd::Untold => None,
+                };
+                Self { who: Ok(who), end: end.or_else(told) }
             }
         }
     }

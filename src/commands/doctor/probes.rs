@@ -109,7 +109,13 @@ impl Prober<'_> {
             (On::State, "s3:GetObject") => self.read(action, key).await,
             (On::Lockfile, "s3:GetObject") => self.read(action, &self.lockfile("")).await,
             (On::Lockfile, "s3:DeleteObject") => {
-                harmless(action, s3.delete_object().bucket(bucket).key(unused).if_match(IMPOSSIBLE_ETAG).send().await)
+                let delete = s3.delete_object().bucket(bucket).key(&unused).if_match(IMPOSSIBLE_ETAG).send().await;
+                // A store that ignores conditions and keeps versions has made a delete marker.
+                if let Some(marker) = delete.as_ref().ok().and_then(|done| done.version_id()) {
+                    let gone = s3.delete_object().bucket(bucket).key(unused).version_id(marker).send().await;
+                    gone.inspect_err(|error| tracing::debug!("a delete marker stays: {error}")).ok();
+                }
+                harmless(action, delete)
             }
             (On::Lockfile, "s3:GetObjectTagging") => {
                 harmless(action, s3.get_object_tagging().bucket(bucket).key(unused).send().await)

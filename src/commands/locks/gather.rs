@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
-use super::args::Below;
+use super::args::{Below, Format};
+use super::prometheus::{store_of_bucket, store_of_table};
 use super::sheet::{Row, Sheet};
 use super::{Args, Looked, Summary};
 use crate::backend::{AwsClients, Reader, S3Backend, Surroundings};
@@ -75,7 +76,8 @@ impl<'a> Gatherer<'a> {
         let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.dirs.clone() };
         for dir in distinct(&dirs) {
             let looked = self.directory(dir).await;
-            self.looked(format!("directory {}", dir.display()), looked);
+            let place = format!("directory {}", dir.display());
+            self.looked(place.clone(), place, looked);
         }
         if !self.args.buckets.is_empty() || !self.args.tables.is_empty() {
             self.whole_places().await?;
@@ -91,13 +93,13 @@ impl<'a> Gatherer<'a> {
         Ok(self.summary)
     }
 
-    fn looked(&mut self, place: String, looked: Result<(), String>) {
+    fn looked(&mut self, place: String, label: String, looked: Result<(), String>) {
         let error = looked.err();
         if let Some(error) = &error {
             self.progress.clear();
             tracing::error!("{place}: {error}");
         }
-        self.summary.places.push(Looked { place, error });
+        self.summary.places.push(Looked { place, label, error });
     }
 
     async fn whole_places(&mut self) -> Result<(), Failure> {
@@ -107,19 +109,21 @@ impl<'a> Gatherer<'a> {
         let clients = match clients.map_err(TargetError::from) {
             Ok(clients) => clients,
             Err(error) => {
-                for place in buckets.iter().map(ToString::to_string).chain(tables.into_iter().map(table_in_words)) {
-                    self.looked(place, Err(error.to_string()));
+                let buckets = buckets.iter().map(|below| (below.to_string(), store_of_bucket(&below.bucket)));
+                let tables = tables.iter().map(|table| (table_in_words(table), store_of_table(table)));
+                for (place, label) in buckets.chain(tables) {
+                    self.looked(place, label, Err(error.to_string()));
                 }
                 return Ok(());
             }
         };
         for below in buckets {
             let looked = self.bucket(&clients, &below.bucket, &below.prefix).await?;
-            self.looked(below.to_string(), looked);
+            self.looked(below.to_string(), store_of_bucket(&below.bucket), looked);
         }
         for table in tables {
             let looked = self.table(&clients, table).await?;
-            self.looked(table_in_words(table), looked);
+            self.looked(table_in_words(table), store_of_table(table), looked);
         }
         Ok(())
     }
@@ -216,8 +220,11 @@ impl<'a> Gatherer<'a> {
     /// Judges locks, counts them and hands them to the list.
     async fn hand_over(&mut self, locks: Vec<SeenLock>) -> Result<(), Failure> {
         let mut judged: Vec<_> = locks.into_iter().map(|lock| lock.judge(self.machine)).collect();
-        for some in judged.chunks_mut(AT_ONCE) {
-            self.ask_for_states(some).await;
+        // A metric does not tell of it.
+        if self.args.format != Format::Prometheus {
+            for some in judged.chunks_mut(AT_ONCE) {
+                self.ask_for_states(some).await;
+            }
         }
         if !judged.is_empty() {
             self.progress.clear();

@@ -79,7 +79,7 @@ impl<W: Write> Sheet for Prometheus<W> {
         // Names of directories that are no text can look the same.
         let mut places = BTreeMap::new();
         for place in &summary.places {
-            *places.entry(labels(&[("place", &place.place)])).or_insert(true) &= place.error.is_none();
+            *places.entry(labels(&[("place", &place.label)])).or_insert(true) &= place.error.is_none();
         }
         for (labels, up) in places {
             writeln!(out, "tfguard_place_up{labels} {}", u8::from(up))?;
@@ -96,9 +96,19 @@ fn family(out: &mut impl Write, name: &str, help: &str) -> io::Result<()> {
 
 fn store_of(place: &LockPlace) -> String {
     match place {
-        LockPlace::DynamoDb { table, .. } => format!("dynamodb:{table}"),
-        LockPlace::Lockfile { bucket, .. } => format!("s3:{bucket}"),
+        LockPlace::DynamoDb { table, .. } => store_of_table(table),
+        LockPlace::Lockfile { bucket, .. } => store_of_bucket(bucket),
     }
+}
+
+/// A table as a label.
+pub fn store_of_table(table: &str) -> String {
+    format!("dynamodb:{table}")
+}
+
+/// A bucket as a label, whichever part of it was looked at.
+pub fn store_of_bucket(bucket: &str) -> String {
+    format!("s3:{bucket}")
 }
 
 fn shortened(text: &str) -> String {
@@ -221,7 +231,8 @@ mod tests {
         for lock in locks {
             sheet.write(Row { lock, stale: &lock.stale(None, now), older_than: None, now }).unwrap();
         }
-        let places = places.iter().map(|place| Looked { place: place.clone(), error: None }).collect();
+        let places =
+            places.iter().map(|place| Looked { place: place.clone(), label: place.clone(), error: None }).collect();
         sheet.end(&Summary { places, ..Summary::default() }, now).unwrap();
         let text = String::from_utf8(out).unwrap();
         let samples = text.split('\n').filter(|line| !line.is_empty() && !line.starts_with("# "));

@@ -26,6 +26,9 @@ pub struct Summary {
 pub struct Looked {
     /// The place, in words.
     pub place: String,
+    /// The same as a label of a metric, which locks in it have, too.
+    #[serde(skip)]
+    pub label: String,
     /// Why it could not be read, or not all of it. None if it was.
     pub error: Option<String>,
 }
@@ -49,7 +52,7 @@ mod tests {
     #[test]
     fn a_stale_lock_is_told_before_a_place_that_could_not_be_read() {
         let summary = |stale, error: Option<&str>| {
-            let place = Looked { place: "table t".to_owned(), error: error.map(str::to_owned) };
+            let place = Looked { place: "table t".to_owned(), label: String::new(), error: error.map(str::to_owned) };
             Summary { stale, places: vec![place], ..Summary::default() }
         };
         for (stale, error, fail, code) in [

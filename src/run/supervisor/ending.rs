@@ -203,9 +203,8 @@ impl Supervisor<'_> {
             } else if job.on_death.keeps(claim) {
                 (if *stage == Stage::Unlocked { LockOutcome::Unlocked } else { LockOutcome::Kept }, Vec::new())
             } else {
-                let session = &Holder::of_session(journal, &job.session, claim.id.clone());
-                let (unclean, unconditional) = (ending.by_signal_or_kill, job.unconditional);
-                releaser.release(leftover, Terms { unclean, just_ended, unconditional, session }).await
+                let session = &Holder::of_session(journal, job.session.path(), claim.id.clone());
+                releaser.release(leftover, Terms { unclean: ending.by_signal_or_kill, just_ended, job, session }).await
             }
         }))
         .await;
@@ -218,7 +217,7 @@ impl Supervisor<'_> {
         }
         self.write_journal();
         self.release_on_other_backends().await;
-        states::look(&mut self.journal.account, &self.releaser).await;
+        states::look(&mut self.journal.account, &self.releaser, self.job).await;
         self.write_journal();
         self.handle(Event::ReleaseEnded);
     }

@@ -13,6 +13,9 @@ use crate::session::{SessionFile, Tree, is_terraform};
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
 const JUST_SAID: u64 = 4 * 1024;
+/// How much of the log is read before the supervisor looks at its other tasks: some hundred records, each of which may have
+/// it look where a lock is.
+const PIECE: u64 = 64 * 1024;
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
@@ -44,7 +47,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn read_output(&mut self) {
-        let mut received = false;
+        let (mut received, before) = (false, self.interrupted_twice);
         for (follow, scanner) in &mut self.output {
             follow.read_on(|chunk| {
                 let found = scanner.feed(chunk);
@@ -55,12 +58,24 @@ impl Supervisor<'_> {
         if received {
             self.handle(Event::InterruptReported);
         }
+        if self.interrupted_twice && !before {
+            let what = "Terraform was interrupted twice, not both times by tfguard, and drops its work: its state may lack \
+                        what it was doing";
+            trouble(&mut self.journal.account, what.to_owned());
+        }
     }
 
     pub(super) fn read_log(&mut self) {
+        while self.read_some_log() {}
+    }
+
+    /// Reads a piece of the log. Whether there is more: what a stop needs must not wait for all that somebody may have
+    /// written there.
+    pub(super) fn read_some_log(&mut self) -> bool {
         let mut facts = Vec::new();
-        self.log.read_on(|chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        let more = self.log.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
         self.learn(facts);
+        more
     }
 
     pub(super) fn learn(&mut self, facts: Vec<Fact>) {
