@@ -560,6 +560,51 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_said_that_was_not_seen() {
+        let mut account = account();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        account.killed = None;
+        account.interrupt = Some(Interrupt { at: at(10), by: InterruptedBy::Tfguard });
+        account.ending = Some(Ending::Died { signal: 9, at: at(5) });
+        assert_eq!(account.ending_line(), "terraform died of SIGKILL", "what it left was interrupted after its end");
+        account.ending = Some(Ending::Died { signal: 9, at: at(12) });
+        assert_eq!(account.ending_line(), "terraform died of SIGKILL, 2s after its interrupt");
+        for (stage, says) in
+            [(Stage::Attempted, "Terraform was not seen to get it"), (Stage::Held, "not there any more")]
+        {
+            let claim = serde_json::json!({
+                "id": "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "operation": "OperationTypeApply", "who": "a@b",
+                "version": "1.11.4", "bucket": "b", "state_key": "k", "kinds": "both",
+            });
+            let entry = Entry { claim: serde_json::from_value(claim).unwrap(), stage, grade: Grade::Record };
+            let lock = LockAccount { outcome: Some(LockOutcome::Gone), ..LockAccount::new(&entry, vec![], None) };
+            account.locks = vec![lock];
+            account.states.clear();
+            let line = account.findings().remove(0).line;
+            assert!(line.contains(says), "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_that_changed_are_named() {
+        let of = |settings: &[(&str, &str)]| Settings {
+            directory: PathBuf::new(),
+            plan_file: None,
+            flags: Vec::new(),
+            anywhere: Vec::new(),
+            path_style: false,
+            digests: settings.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect(),
+        };
+        let before = of(&[("bucket", "1"), ("profile", "2")]);
+        assert_eq!(before.changed(&before), [""; 0]);
+        assert_eq!(
+            before.changed(&of(&[("bucket", "1"), ("endpoints", "3"), ("profile", "4")])),
+            ["endpoints", "profile"]
+        );
+        assert_eq!(of(&[]).changed(&before), [""; 0], "the journal of a tfguard that knew none");
+    }
+
+    #[test]
     fn the_exit_code_tells_what_matters_most() {
         let with = |ending, first: StopRequest, outcome: Option<LockOutcome>| {
             let mut account = account();

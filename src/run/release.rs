@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::supervisor::Job;
 use super::terraforms::{Terraform, Terraforms};
@@ -20,6 +20,9 @@ pub(crate) const BUDGET: Duration = Duration::from_secs(45);
 
 /// A look whether something is there never takes longer.
 const LONGEST_LOOK: Duration = Duration::from_secs(8);
+/// Between two looks at every process of the machine.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// What is kept of a cleanup step's time to look at the state, and the least that a release has.
 const TO_LOOK: Duration = Duration::from_secs(8);
 const SHORTEST: Duration = Duration::from_secs(2);
@@ -79,6 +82,8 @@ pub struct Releaser {
     /// What the command's directory was configured for when it started.
     start: StartingBackend,
     terraforms: Terraforms,
+    /// When every process of the machine was looked at last.
+    looked: Option<Instant>,
     backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
     /// The locks of states that are being moved elsewhere.
     moved: Vec<LockClaim>,
@@ -227,7 +232,11 @@ impl Releaser {
         {
             return Ok(found);
         }
-        self.terraforms.note(&look(), false);
+        // A log can tell of thousands of locks at once, and each look takes its time.
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.terraforms.note(&look(), false);
+            self.looked = Some(Instant::now());
+        }
         let of_process = |terraform: &Terraform| {
             // Known since before it started, which is better than since it was first seen.
             let start = match started.child == Some(terraform.id()) && started.is_named_terraform() {

@@ -300,6 +300,25 @@ fn each_failure_of_the_service_is_told_apart() {
     }
 }
 
+/// Guards against advice to grant what was not denied, and against words that do not fit the request.
+#[test]
+fn a_failure_is_told_by_what_was_asked_and_refused() {
+    let bed = Bed::new();
+    let store = bed.table_store();
+    let by_key = "User: x is not authorized to perform: kms:Decrypt\n on resource: y.";
+    bed.proxy.rule(Match::dynamodb("DeleteItem"), [Answer::dynamodb("AccessDeniedException", by_key).into()]);
+    let told = bed.delete_if(&store).unwrap_err().to_string();
+    assert!(told.contains("on resource: y. Grant kms:Decrypt on this KMS key"), "{told}");
+    bed.proxy.clear_rules();
+    bed.proxy.rule(Match::any(), [Action::Close]);
+    let told = |error: StoreError| error.to_string();
+    let [deleted, read] = [told(bed.delete_if(&store).unwrap_err()), told(bed.aws.block_on(store.read()).unwrap_err())];
+    assert!(
+        deleted.contains("Whether the request was carried out") && !read.contains("carried out"),
+        "{deleted} {read}"
+    );
+}
+
 #[test]
 fn an_answer_that_makes_no_sense_is_no_deletion() {
     let bed = Bed::new();

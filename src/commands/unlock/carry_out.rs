@@ -153,6 +153,9 @@ impl Unlock<'_> {
                 Answer::No => {
                     return Ok(ended(Consent::Refused, Outcome::Refused, "not confirmed, so nothing was deleted"));
                 }
+                Answer::NobodyThere if !at_work.is_empty() => {
+                    return Ok(ended(Consent::NobodyThere, Outcome::Refused, &may_be_alive(at_work)));
+                }
                 Answer::NobodyThere => {
                     let why = "nothing was deleted: whether its holder lives is not known, and there is no terminal to \
                                ask on. Once you are certain that no Terraform of it runs any more, add --yes";

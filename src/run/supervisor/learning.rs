@@ -13,9 +13,9 @@ use crate::session::{SessionFile, Tree, is_terraform};
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
 const JUST_SAID: u64 = 4 * 1024;
-/// How much of the log is read before the supervisor looks at its other tasks: some hundred records, each of which may have
+/// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
-const PIECE: u64 = 64 * 1024;
+const PIECE: u64 = 16 * 1024;
 
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
