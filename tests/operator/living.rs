@@ -197,9 +197,11 @@ fn a_lock_that_a_dead_run_may_have_had_is_not_dead() {
 
     let exit = command(&project, &["locks", "--format", "json", "--fail"]).run().expect_code(0);
     assert_eq!(verdict(&exit), "unknown", "{exit}");
-    let exit = command(&project, &["unlock", &id]).run().expect_code(120);
-    assert!(exit.err().contains("add --yes"), "{exit}");
-    assert_eq!(project.lock(), lock, "{exit}");
+    for more in [&[][..], &["--yes"]] {
+        let exit = command(&project, &["unlock", &id]).args(more).run().expect_code(120);
+        assert!(exit.err().contains("--yes does not count"), "{exit}");
+        assert_eq!(project.lock(), lock, "{exit}");
+    }
 }
 
 /// What Terraform shows where it is refused the lock is what a person pastes, wherever they are.
