@@ -264,12 +264,16 @@ fn a_lock_whose_cache_is_gone_is_named_with_its_whole_place() {
         drop(run);
         std::fs::remove_dir_all(project.work().join(".terragrunt-cache")).unwrap();
         std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
-        let exit = project.command(TFGUARD).arg("release").run().expect_code(120);
+        let release = || project.command(TFGUARD).arg("release");
+        let exit = release().env_remove("AWS_ACCESS_KEY_ID").run().expect_code(120);
         assert!(project.lock().is_some(), "{version}: {exit}");
         let id = inner["account"]["locks"][0]["id"].as_str().unwrap();
         let command = format!("run: tfguard unlock {id} --bucket {} --key ", project.bucket());
         assert!(exit.err().contains(&command), "{version}: {exit}");
         assert!(exit.err().contains(&format!("--table {}", project.table_name())), "{version}: {exit}");
+        // The journal says where it is, too.
+        let exit = release().run().expect_code(0);
+        assert!(project.lock().is_none(), "{version}: {exit}");
         project.guard().assert_no_process_left(SOON);
     }
 }
