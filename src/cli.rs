@@ -342,7 +342,9 @@ pub enum Evidence {
     /// The log names the lock, or shows the request that took it. A lock without such a record is only reported.
     Logged,
     /// Also the lock itself, if it was not there before and user, host, time, version and operation all fit. Not where
-    /// the same user may work on the same state from another machine of the same name at the same time.
+    /// the same user may work on the same state from another machine of the same name at the same time. Does nothing for
+    /// the locks of `init` and of `workspace new` or `delete` on backends other than S3, nor for the place to which `init`
+    /// moves a state
     Item,
 }
 

@@ -50,19 +50,24 @@ pub fn product(program: &OsStr) -> Option<Product> {
     (rest.is_empty() || rest == "-bin" || is_version).then_some(product)
 }
 
+/// The flags of the commands that lock a workspace's state whose value may be the next word.
+const FLAGS_WITH_VALUE: &[&str] = &["lock-timeout", "state"];
+
 /// A command with its arguments, in the order in which Terraform reads them.
-struct Reading {
+pub(super) struct Reading {
     /// Where the words of the subcommand end.
     behind: usize,
     /// The subcommand, such as `apply` or `state mv`.
-    subcommand: String,
+    pub(super) subcommand: String,
     /// Arguments and where they come from. Of a flag given twice, Go takes the last.
     arguments: Vec<(String, String)>,
+    /// The word behind `--`, which ends the flags.
+    behind_dashes: Option<String>,
 }
 
 impl Reading {
     /// Reads `command`, program first. None without a subcommand.
-    fn of(command: &[OsString], env: &HashMap<OsString, OsString>) -> Option<Self> {
+    pub(super) fn of(command: &[OsString], env: &HashMap<OsString, OsString>) -> Option<Self> {
         let is_flag = |word: &&OsString| word.to_string_lossy().starts_with('-');
         let at = 1 + command.iter().skip(1).position(|word| !is_flag(&word))?;
         let first = command[at].to_string_lossy();
@@ -82,17 +87,36 @@ impl Reading {
         }
         let typed = command[behind..].iter().map(|word| word.to_string_lossy().into_owned());
         arguments.extend(typed.map(|word| (word, "on the command line".to_owned())));
-        arguments.truncate(arguments.iter().position(|(word, _)| word == "--").unwrap_or(arguments.len()));
-        Some(Self { behind, subcommand, arguments })
+        let end = arguments.iter().position(|(word, _)| word == "--").unwrap_or(arguments.len());
+        let behind_dashes = arguments.get(end + 1).map(|(word, _)| word.clone());
+        arguments.truncate(end);
+        Some(Self { behind, subcommand, arguments, behind_dashes })
     }
 
     /// The last value of a flag, and where it stands. Empty where it has none.
-    fn flag(&self, name: &str) -> Option<(&str, &str)> {
+    pub(super) fn flag(&self, name: &str) -> Option<(&str, &str)> {
         self.arguments.iter().rev().find_map(|(word, from)| {
             let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
             let (found, value) = flag.split_once('=').unwrap_or((flag, ""));
             (found == name).then_some((value, from.as_str()))
         })
+    }
+
+    /// Whether a flag that can be given without a value is on.
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        self.flag(name).is_some_and(|(value, _)| !is_false(value))
+    }
+
+    /// The first word that belongs to no flag.
+    pub(super) fn operand(&self) -> Option<&str> {
+        let mut words = self.arguments.iter().map(|(word, _)| word.as_str());
+        loop {
+            let Some(word) = words.next() else { return self.behind_dashes.as_deref() };
+            let Some(flag) = word.strip_prefix('-').filter(|flag| !flag.is_empty()) else { return Some(word) };
+            if FLAGS_WITH_VALUE.contains(&flag.strip_prefix('-').unwrap_or(flag)) {
+                words.next();
+            }
+        }
     }
 }
 
@@ -118,7 +142,7 @@ pub fn lock_disabled(command: &[OsString], env: &HashMap<OsString, OsString>) ->
         .filter(|(_, text)| {
             let words = shell_words::split(&text.to_string_lossy()).unwrap_or_default();
             let arguments = words.into_iter().map(|word| (word, String::new())).collect();
-            let reading = Reading { behind: 0, subcommand: String::new(), arguments };
+            let reading = Reading { behind: 0, subcommand: String::new(), arguments, behind_dashes: None };
             reading.flag("lock").is_some_and(|(value, _)| is_false(value))
         })
         .map(|(name, _)| format!("in {}", name.to_string_lossy()))
@@ -128,7 +152,7 @@ pub fn lock_disabled(command: &[OsString], env: &HashMap<OsString, OsString>) ->
 }
 
 /// As Go's `strconv.ParseBool` reads it.
-fn is_false(value: &str) -> bool {
+pub(super) fn is_false(value: &str) -> bool {
     matches!(value, "0" | "f" | "F" | "false" | "False" | "FALSE")
 }
 

@@ -30,8 +30,9 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_CONTINUATION: usize = 256 * 1024;
 
 /// How the records begin that anybody here reads. All others are skipped without a look at their text.
-const INTERESTING: [&[u8]; 8] = [
+const INTERESTING: [&[u8]; 9] = [
     b"backend-s3: ",
+    b"backendMigrateState: ",
     b"backend/local: ",
     b"terraform: ",
     b"tofu: ",
@@ -110,6 +111,8 @@ pub struct Splitter {
     overlong: bool,
     /// A record that may go on.
     open: Option<Open>,
+    /// A record below INFO was there.
+    debug: bool,
 }
 
 #[derive(Debug)]
@@ -151,6 +154,11 @@ impl Splitter {
         (!torn).then(|| open.close())
     }
 
+    /// Whether the log has records below INFO, as those of requests are.
+    pub fn has_debug(&self) -> bool {
+        self.debug
+    }
+
     fn gather(&mut self, bytes: &[u8]) {
         if self.overlong {
             return;
@@ -173,6 +181,7 @@ impl Splitter {
             return;
         };
         out.extend(self.open.take().map(Open::close));
+        self.debug |= head.level < Level::Info;
         if !INTERESTING.iter().any(|name| head.text.starts_with(name)) {
             return;
         }

@@ -1,18 +1,52 @@
 //! The weakest evidence: a lock that no log tells of, judged by what it says of itself ([`super::Grade::Item`]).
+//!
+//! Nobody saw the child take the lock. Two runs of one user on one machine, of the same Terraform and the same command, that
+//! want the same state at the same moment can be mistaken for each other. So nothing is released on it unless asked for,
+//! and whatever more is known is used: what Terraform logs after it has its lock bounds when that lock was made.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::evidence::Expectations;
-use crate::command::{Flavour, minor};
-use crate::lock::LockInfo;
+use crate::command::{Flavour, INIT, minor};
+use crate::lock::{LockInfo, LockPlace};
+
+/// What a command may lock without a word in its log, as it was known when the command started. A process that takes a dead
+/// supervisor's place has it from the journal. Holds no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The directory that the command works in, after `-chdir`.
+    #[serde(with = "crate::paths")]
+    pub directory: PathBuf,
+    /// The plan file that it applies.
+    #[serde(with = "crate::paths::option")]
+    pub plan_file: Option<PathBuf>,
+    /// The workspace whose state it locks.
+    pub workspace: String,
+    /// The `Operation`s of the locks that it takes; none if it takes none, nothing if nobody knows.
+    pub operations: Option<Vec<String>>,
+    /// It waits for a lock that is held (`-lock-timeout`) in place of ending.
+    pub waits: bool,
+    /// Its arguments say that it moves a state from one backend to another.
+    pub moves: bool,
+    /// tfguard could have it log.
+    pub logs: bool,
+    /// Its environment asks for DEBUG, without which Terraform before 1.6 logs no request.
+    pub debug: bool,
+    /// Where its lock would be by what its directory was initialised with.
+    pub places: Vec<LockPlace>,
+    /// What was there, once that was seen.
+    pub baseline: Baseline,
+}
 
 /// What a lock must say to be taken for the child's own.
 #[derive(Debug, Clone)]
 pub struct ItemTerms {
-    /// `<bucket>/<state key>` of the state that the child worked on.
-    pub path: String,
+    /// `<bucket>/<state key>` of the state that the child worked on, where its lock has that.
+    pub path: Option<String>,
     /// When the child was started and when it had ended, by this machine's clock.
     pub lifetime: (Timestamp, Timestamp),
     /// How long that was by a clock that nobody can set.
@@ -21,12 +55,12 @@ pub struct ItemTerms {
     pub who: Vec<String>,
     /// What the child is.
     pub flavour: Flavour,
-    /// Its version, if its log tells.
+    /// Its version, if that is known.
     pub version: Option<String>,
-    /// What the child's command takes locks for; empty if nobody knows.
-    pub operations: Vec<&'static str>,
-    /// What was there when the child was started.
-    pub baseline: Baseline,
+    /// What the child's command takes locks for; nothing if nobody knows.
+    pub operations: Option<Vec<String>>,
+    /// What was there when the child was started; nothing where no look was due.
+    pub baseline: Option<Baseline>,
     /// When the child logged something that it does only once it has its lock.
     pub passed: Option<Timestamp>,
     /// The child waits for a lock that is held (`-lock-timeout`) in place of ending.
@@ -36,7 +70,8 @@ pub struct ItemTerms {
 }
 
 /// What a look at the lock's place showed that was begun when the child was started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Baseline {
     /// Nothing.
     Absent,
@@ -112,28 +147,32 @@ pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
     let (started, ended) = terms.lifetime;
     // What was made when the child had its own is somebody else's. The log has whole milliseconds.
     let had = |passed| ended.min(passed + SignedDuration::from_millis(1));
-    let last = terms.passed.filter(|_| !terms.operations.is_empty()).map_or(ended, had);
-    fits(lock.path == terms.path, Misfit::Path)?;
+    let last = terms.passed.filter(|_| terms.operations.is_some()).map_or(ended, had);
+    fits(terms.path.as_ref().is_none_or(|path| *path == lock.path), Misfit::Path)?;
     let steady = (ended.duration_since(started) - terms.lasted).abs() <= DRIFT;
     // Terraform sets the time when it begins to ask for the lock, so no slack is due on either side.
     let created: Option<Timestamp> = lock.created.parse().ok();
     fits(!steady || created.is_some_and(|created| started <= created && created <= last), Misfit::Created)?;
     fits(terms.who.contains(&lock.who), Misfit::Who)?;
-    let version = match (terms.flavour, minor(&lock.version)) {
-        (Flavour::OldTerraform, Some(version)) => version < (1, 6),
-        (_, Some(version)) => version >= (1, 6),
-        (_, None) => false,
+    let version = match (&terms.version, terms.flavour, minor(&lock.version)) {
+        (Some(version), ..) => *version == lock.version,
+        (None, Flavour::OldTerraform, Some(version)) => version < (1, 6),
+        (None, _, Some(version)) => version >= (1, 6),
+        (None, _, None) => false,
     };
-    fits(version && terms.version.as_ref().is_none_or(|version| *version == lock.version), Misfit::Version)?;
-    fits(terms.operations.is_empty() || terms.operations.contains(&lock.operation.as_str()), Misfit::Operation)?;
-    if let Baseline::Present { id, answered } = &terms.baseline {
+    fits(version, Misfit::Version)?;
+    // The lock for the work comes after the one for a new workspace, and cannot exist beside it.
+    let may_be = |operation: &String| *operation == lock.operation && (operation != INIT || terms.passed.is_none());
+    let operations = terms.operations.as_ref();
+    fits(operations.is_none_or(|operations| operations.iter().any(may_be)), Misfit::Operation)?;
+    if let Some(Baseline::Present { id, answered }) = &terms.baseline {
         fits(*id != lock.id || created.is_some_and(|created| created <= *answered), Misfit::Older)?;
     }
     fits(steady, Misfit::Clock)?;
-    fits(!terms.operations.is_empty(), Misfit::Purpose)?;
+    fits(operations.is_some(), Misfit::Purpose)?;
     fits(terms.passed.is_some() || !terms.waits, Misfit::Waited)?;
     fits(terms.passed.is_some() || !terms.contested, Misfit::Contested)?;
-    fits(terms.baseline != Baseline::Unknown, Misfit::Baseline)
+    fits(terms.baseline != Some(Baseline::Unknown), Misfit::Baseline)
 }
 
 /// What a Terraform of this process's user writes as its lock's holder (`NewLockInfo` in
@@ -152,29 +191,6 @@ pub fn who(account: Option<&str>, user: Option<&OsStr>, nodename: &str) -> Vec<S
     users.into_iter().map(|user| format!("{user}@{nodename}")).collect()
 }
 
-/// What a command takes locks for (the `Operation`s in `internal/command/*.go`); `workspace` is the selected one, whose
-/// state may have to be made first.
-#[must_use]
-pub fn operations(subcommand: &str, workspace: &str) -> Vec<&'static str> {
-    let mut operations = match subcommand {
-        "plan" => vec!["OperationTypePlan"],
-        "apply" | "destroy" => vec!["OperationTypeApply"],
-        "refresh" => vec!["OperationTypeRefresh"],
-        "import" | "console" => vec!["OperationTypeInvalid"],
-        "taint" => vec!["taint"],
-        "untaint" => vec!["untaint"],
-        "state mv" => vec!["state-mv"],
-        "state rm" => vec!["state-rm"],
-        "state push" => vec!["state-push"],
-        "state replace-provider" => vec!["state-replace-provider"],
-        _ => return Vec::new(),
-    };
-    if workspace != "default" {
-        operations.push("init");
-    }
-    operations
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,22 +200,22 @@ mod tests {
 
     fn terms() -> ItemTerms {
         ItemTerms {
-            path: "b/k".to_owned(),
+            path: Some("b/k".to_owned()),
             lifetime: (START.parse().unwrap(), END.parse().unwrap()),
             lasted: SignedDuration::from_mins(10),
             who: vec!["ci@runner".to_owned()],
             flavour: Flavour::OpenTofu,
             version: Some("1.8.4".to_owned()),
-            operations: operations("apply", "default"),
-            baseline: Baseline::Absent,
+            operations: Some(vec!["OperationTypeApply".to_owned()]),
+            baseline: Some(Baseline::Absent),
             passed: None,
             waits: false,
             contested: false,
         }
     }
 
-    fn present(id: String, answered: &str) -> Baseline {
-        Baseline::Present { id, answered: answered.parse().unwrap() }
+    fn present(id: String, answered: &str) -> Option<Baseline> {
+        Some(Baseline::Present { id, answered: answered.parse().unwrap() })
     }
 
     fn lock() -> LockInfo {
@@ -249,8 +265,8 @@ mod tests {
             (|terms| terms.lasted = SignedDuration::from_mins(9), Misfit::Clock),
             (|terms| terms.lasted = SignedDuration::from_mins(11), Misfit::Clock),
             (|terms| terms.who.clear(), Misfit::Who),
-            (|terms| terms.operations.clear(), Misfit::Purpose),
-            (|terms| terms.baseline = Baseline::Unknown, Misfit::Baseline),
+            (|terms| terms.operations = None, Misfit::Purpose),
+            (|terms| terms.baseline = Some(Baseline::Unknown), Misfit::Baseline),
             (|terms| terms.baseline = present(lock().id, START), Misfit::Older),
         ];
         for (change, misfit) in changes {
@@ -305,10 +321,14 @@ mod tests {
         assert!(who(Some("root"), None, &"n".repeat(64)).is_empty());
     }
 
+    /// Of a place that has no path in its lock, and at which nobody looked.
     #[test]
-    fn a_new_workspace_has_one_more_lock() {
-        assert_eq!(operations("plan", "default"), ["OperationTypePlan"]);
-        assert_eq!(operations("plan", "prod"), ["OperationTypePlan", "init"]);
-        assert!(operations("fmt", "prod").is_empty());
+    fn the_lock_for_a_new_workspace_fits_until_the_work_began() {
+        let operations = ["OperationTypeApply", INIT].map(str::to_owned).to_vec();
+        let terms = ItemTerms { path: None, baseline: None, operations: Some(operations), ..terms() };
+        let init = LockInfo { operation: INIT.to_owned(), path: String::new(), ..lock() };
+        assert_eq!(judge(&init, &terms), Ok(()));
+        let passed = ItemTerms { passed: END.parse().ok(), ..terms };
+        assert_eq!(judge(&init, &passed), Err(Misfit::Operation));
     }
 }

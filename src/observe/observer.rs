@@ -37,6 +37,15 @@ pub enum Fact {
     },
 }
 
+/// A state that is moved from one backend to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The type of the backend that it is moved from.
+    pub from: String,
+    /// The type of the other one, if that is known.
+    pub to: Option<String>,
+}
+
 /// Which records are believed to be about the child's locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Believed {
@@ -55,6 +64,9 @@ pub struct Observer {
     product: Option<(Product, String)>,
     /// All that wrote to the log are of versions whose logs tell their locks.
     tells: bool,
+    migration: Option<Migration>,
+    /// The log hid the place of a lock.
+    masked: bool,
     records: bool,
     requests: Option<Requests>,
     splitter: Splitter,
@@ -83,6 +95,8 @@ impl Observer {
             expectations,
             product: None,
             tells: true,
+            migration: None,
+            masked: false,
             records: believed.records,
             requests: believed.requests.then(|| Requests::new(believed.states)),
             traces: Traces::default(),
@@ -133,6 +147,25 @@ impl Observer {
         self.product.is_some() && self.tells
     }
 
+    /// Whether its log, if it is heard, shows every lock that the one Terraform in it takes in S3. `dumps`: its
+    /// environment asks for DEBUG. `lockfile`: each lock has a lockfile.
+    #[must_use]
+    pub fn shows_locks(&self, dumps: bool, lockfile: bool) -> bool {
+        let Some((product, version)) = self.product() else { return false };
+        let from = |first| minor(version).is_some_and(|version| version >= first);
+        let shows = match product {
+            Product::Terraform => from((1, 6)) || (dumps && from((1, 0))),
+            Product::OpenTofu => self.splitter.has_debug() && (from((1, 11)) || (lockfile && from((1, 10)))),
+        };
+        shows && !self.masked
+    }
+
+    /// The state that is moved, as the log says at INFO before any lock for it is taken (`backendMigrateState` in
+    /// `internal/command/meta_backend_migrate.go`, Terraform 1.0 to 1.15 and OpenTofu).
+    pub fn migration(&self) -> Option<&Migration> {
+        self.migration.as_ref()
+    }
+
     /// What is expected of the child.
     pub fn expectations(&self) -> &Expectations {
         &self.expectations
@@ -175,6 +208,8 @@ impl Observer {
             if marker.is_under_lock() && std::mem::take(&mut self.begun) {
                 self.under_lock = Some(record.time);
             }
+        } else if let Some(migration) = migration(record) {
+            self.migration = Some(migration);
         } else if is_stop(record) {
             facts.push(Fact::CoreStopped { alone: self.begins <= 1 });
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
@@ -244,6 +279,7 @@ impl Observer {
     }
 
     fn refuse(&mut self, refused: Refused, facts: &mut Vec<Fact>) {
+        self.masked |= refused.reason == Refusal::MaskedPath;
         if self.refused.len() < MAX_REFUSED && !self.refused.contains(&refused) {
             self.refused.push(refused.clone());
             facts.push(Fact::Refused(refused));
@@ -267,6 +303,13 @@ fn tells_locks(product: Product, version: &str) -> bool {
         Product::OpenTofu => (1, 11),
     };
     minor(version).is_some_and(|version| version >= first)
+}
+
+fn migration(record: &Record) -> Option<Migration> {
+    let is_it = record.logger == "backendMigrateState" && record.level == Level::Info;
+    let types = record.message.strip_prefix("need to migrate from \"").filter(|_| is_it)?;
+    let (from, to) = types.strip_suffix("\" backend config")?.split_once("\" to \"")?;
+    Some(Migration { from: from.to_owned(), to: Some(to.to_owned()) })
 }
 
 fn is_stop(record: &Record) -> bool {

@@ -5,19 +5,17 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::command::{Command, moves_state};
 use super::contested::Contested;
-use super::evidence::{Evidence, Verdict};
 use super::locking::{Locking, is_id};
 use super::probe::{self, Look};
 use super::refusal::Holder;
 use super::terraform::Terraform;
 use crate::backend::{self, Backend, Surroundings};
 use crate::cli::{self, OnDeath};
-use crate::command::product;
+use crate::command::{INIT, Purpose, product};
 use crate::lock::LockInfo;
+use crate::observe::Migration;
+use crate::observe::item::{self, Intent, ItemTerms};
 use crate::report::{OtherLock, OtherOutcome};
 
 /// How long a second Terraform may take to be refused: it reads the configuration and makes a few requests.
@@ -36,10 +34,8 @@ const LANDS_WITHIN: Duration = Duration::from_secs(3);
 pub enum Suspicion {
     /// It has not.
     None,
-    /// It may have, and tfguard leaves it alone; this is to be said.
-    LeftAlone(String),
-    /// It moved a state away from a backend of this type.
-    Move(String),
+    /// It may have, and tfguard does not look; this is to be said.
+    LeftAlone(Box<OtherLock>),
     /// It may have.
     Lock(Box<Case>),
 }
@@ -48,23 +44,11 @@ pub enum Suspicion {
 #[derive(Debug)]
 pub struct Case {
     backend: String,
-    command: Command,
+    operations: Vec<String>,
+    waits: bool,
     terraform: Terraform,
     place: BTreeMap<String, String>,
     workspace: String,
-}
-
-/// What the supervisor knows of the child.
-#[derive(Debug, Clone, Copy)]
-pub struct Death {
-    /// When it was started, or earlier.
-    pub started: Timestamp,
-    /// When it was dead.
-    pub ended: Timestamp,
-    /// When it logged something that it does only once it has its lock.
-    pub passed: Option<Timestamp>,
-    /// A Terraform that lives on this machine may hold the lock.
-    pub contested: bool,
 }
 
 /// Whether a child that was refused a lock may itself have it.
@@ -89,94 +73,110 @@ pub struct Permission {
 
 impl Suspicion {
     /// What a command that ran with `env` in `dir` may have left when it died. `is_terraform`: it was seen to be a
-    /// Terraform, whatever its name.
+    /// Terraform, whatever its name. `intent`: what was known of it when it started, where its arguments are lost.
     #[must_use]
-    pub fn of(dir: &Path, command: &[OsString], env: &HashMap<OsString, OsString>, is_terraform: bool) -> Self {
+    pub fn of(
+        dir: &Path,
+        command: &[OsString],
+        env: &HashMap<OsString, OsString>,
+        is_terraform: bool,
+        intent: Option<&Intent>,
+    ) -> Self {
         let arguments = command.get(1..).unwrap_or_default();
-        let surroundings = Surroundings::of_command(dir, arguments, env.clone());
-        if moves_state(command, env) {
-            return Self::of_move(&surroundings);
-        }
-        // An apply of a plan file has the backend of the plan.
-        let (planned, found) = backend::read_backend_of(arguments, &surroundings);
-        // What S3 locks is logged. What cannot be read is said where it is needed.
+        let intent = intent.filter(|_| arguments.is_empty());
+        let (surroundings, (planned, found)) = match intent {
+            Some(Intent { directory, plan_file: Some(plan), .. }) => {
+                let surroundings = Surroundings { dir: directory.clone(), env: env.clone() };
+                let found = backend::read_planned_backend(plan, &surroundings);
+                (surroundings, (Some(plan.clone()), found))
+            }
+            known => {
+                let dir = known.map_or(dir, |intent| &intent.directory);
+                let surroundings = Surroundings::of_command(dir, arguments, env.clone());
+                // An apply of a plan file has the backend of the plan.
+                let found = backend::read_backend_of(arguments, &surroundings);
+                (surroundings, found)
+            }
+        };
+        // The locks of S3 are looked for where they are. What cannot be read is said where it is needed.
         let Ok(Backend::Other { kind: backend, place }) = found else { return Self::None };
         // Without the one address there is no lock; without the other Terraform gives none back, not even that of a look.
         let is_set = |address: &str| place.get(address).is_some_and(|address| !address.is_empty());
         if backend == "http" && !["lock_address", "unlock_address"].into_iter().all(is_set) {
             return Self::None;
         }
-        let program = command.first().map(Path::new).and_then(Path::file_name);
         let is_terraform = is_terraform || command.first().is_some_and(|program| product(program).is_some());
-        let read = || Command::read(command, env);
+        let purpose = Purpose::read(command, env).filter(|purpose| !purpose.operations.is_empty());
+        let takes_none = match intent {
+            Some(intent) => intent.operations.as_ref().is_some_and(|all| all.iter().all(|operation| operation == INIT)),
+            None => is_terraform && !arguments.is_empty() && purpose.is_none(),
+        };
+        let named = purpose.as_ref().and_then(|purpose| purpose.workspace.clone());
+        let workspace = named.clone().unwrap_or_else(|| backend::workspace(&surroundings));
         let left_alone = |why: &str| {
-            Self::LeftAlone(format!(
-                "{} died, and the backend is `{backend}`: {why}",
-                program.map_or("the command".into(), |program| program.to_string_lossy())
-            ))
+            let outcome = OtherOutcome::Unknown { why: why.to_owned(), unclean: true };
+            let program = Terraform::of(dir, command, env).name();
+            let (backend, terraform) = (backend.clone(), Some(surroundings.terraform(&program, &workspace, true)));
+            Self::LeftAlone(Box::new(OtherLock { backend, holder: None, outcome, command: None, terraform }))
         };
         match Locking::of(&backend) {
             Locking::DiesWithHolder => Self::None,
-            // After a supervisor that was killed the arguments are not known: they are not kept, for they may hold secrets.
-            _ if is_terraform && !arguments.is_empty() && read().is_none() => Self::None,
+            _ if takes_none => Self::None,
             Locking::Deliberate => left_alone(
                 "its workspace may still be locked, on purpose if the state could not be uploaded; look at the run there \
                  and unlock the workspace when it is settled",
             ),
-            Locking::Unknown => {
-                left_alone("tfguard does not know how that locks; see whether `terraform plan` is refused the lock")
+            Locking::Unknown => left_alone("tfguard does not know how this backend locks"),
+            Locking::Stays if !is_terraform => {
+                left_alone("tfguard looks for a lock there only if it runs Terraform itself")
             }
-            Locking::Stays if !is_terraform => left_alone(
-                "tfguard looks for a lock there only if it runs Terraform itself; see whether `terraform plan` is refused the lock",
-            ),
             // A second Terraform asks on the backend of the directory.
             Locking::Stays if planned.is_some() && !is_recorded(&backend, &place, &surroundings) => left_alone(
-                "the plan file that was applied has another backend than its directory; see whether a second apply of \
-                 it is refused the lock",
+                "the plan file that was applied has another backend than its directory, so only a second apply of it \
+                 would ask for its lock",
             ),
-            Locking::Stays if arguments.is_empty() => left_alone(
-                "tfguard does not know any more what was run; see whether `terraform plan` is refused the lock",
-            ),
-            Locking::Stays => match read() {
-                Some(command_read) => Self::Lock(Box::new(Case {
-                    command: command_read,
+            Locking::Stays => match purpose {
+                // A look would make a workspace that is not there.
+                Some(_) if named.is_some() => {
+                    left_alone("its lock would be another workspace's, where tfguard does not look")
+                }
+                Some(Purpose { operations, makes, waits, .. }) => Self::Lock(Box::new(Case {
+                    operations: operations.iter().copied().chain(makes.then_some(INIT)).map(str::to_owned).collect(),
+                    waits,
                     terraform: Terraform::of(dir, command, env),
-                    workspace: backend::workspace(&surroundings),
+                    workspace,
                     backend,
                     place,
                 })),
-                None => Self::None,
+                // After everything was killed the arguments are not known: they are not kept, for they may hold secrets.
+                None => left_alone("tfguard does not know any more what was run, so it does not look"),
             },
         }
     }
 }
 
-impl Suspicion {
-    /// The old backend is the recorded one, until all is over.
-    fn of_move(surroundings: &Surroundings) -> Self {
-        Self::Move(match backend::read_backend(surroundings) {
-            Ok(Backend::S3(_)) => "s3".to_owned(),
-            Ok(Backend::Other { kind, .. }) => kind,
-            Ok(Backend::None | Backend::Local) | Err(_) => "local".to_owned(),
-        })
-    }
-}
-
-/// What is to be said of a command that died while it moved a state away from a backend of type `from`, if it may have
-/// left locks that nobody logged. Those in S3 are logged: that of the state that is moved, then that of its new place.
+/// What is to be said of a command that died while it moved a state, if it may have left locks that nobody logged and that
+/// are not looked for. The lock of the state that is moved comes before that of its new place. `is_logged`: the command
+/// logs each lock that it takes in S3.
 #[must_use]
-pub fn left_by_move(from: &str, source_is_logged: bool, destination_is_logged: bool) -> Option<String> {
-    let source = from != "s3" && Locking::of(from) != Locking::DiesWithHolder;
-    let destination = !destination_is_logged && (from != "s3" || source_is_logged);
-    let source = source.then(|| format!("on the backend `{from}`"));
-    let places: Vec<_> =
-        source.into_iter().chain(destination.then(|| "on the one that it was moved to".to_owned())).collect();
+pub fn left_by_move(
+    Migration { from, to }: &Migration,
+    is_logged: bool,
+    source_is_logged: bool,
+    destination_is_logged: bool,
+) -> Option<String> {
+    let stays = |backend: &str| backend != "s3" && Locking::of(backend) != Locking::DiesWithHolder;
+    let reached = from != "s3" || source_is_logged || !is_logged;
+    let destination = match to.as_deref() {
+        Some("s3") => !is_logged,
+        Some(to) => reached && stays(to),
+        None => reached,
+    };
+    let source = stays(from).then(|| format!("on the backend `{from}`"));
+    let destination = (destination && !destination_is_logged).then(|| "on the one that it was moved to".to_owned());
+    let places: Vec<_> = source.into_iter().chain(destination).collect();
     (!places.is_empty()).then(|| {
-        format!(
-            "the command died while it moved a state, and may have left a lock of it {}: see whether `terraform plan` is \
-             refused it there",
-            places.join(" and ")
-        )
+        format!("the command died while it moved a state, and may have left a lock of it {}", places.join(" and "))
     })
 }
 
@@ -200,19 +200,19 @@ impl Case {
     }
 
     /// Looks who has the lock, and releases it if it is the child's and that is permitted. To be called when every
-    /// process of the child is dead.
-    pub async fn look_after(&self, death: Death, permission: Permission) -> OtherLock {
+    /// process of the child is dead. `terms`: what is known of the child.
+    pub async fn look_after(&self, terms: ItemTerms, permission: Permission) -> OtherLock {
         let version = match self.terraform.version(VERSION_LIMIT).await {
             Ok(version) => version,
             Err(why) => return self.unclear(why),
         };
-        let evidence = self.evidence(version, death);
-        let lock = self.settle(&evidence, permission).await;
-        if lock.outcome != OtherOutcome::Free || evidence.passed.is_some() {
+        let terms = self.terms(ItemTerms { version: Some(version), ..terms });
+        let lock = self.settle(&terms, permission).await;
+        if lock.outcome != OtherOutcome::Free || terms.passed.is_some() {
             return lock;
         }
         tokio::time::sleep(LANDS_WITHIN).await;
-        self.settle(&evidence, permission).await
+        self.settle(&terms, permission).await
     }
 
     /// Whether the lock that the child was refused may be its own: its request was done and the answer lost, so that
@@ -222,12 +222,12 @@ impl Case {
     /// Nothing is released on this: a refusal says that somebody has the lock, and of two runs that are as alike as
     /// `Evidence` can see and began at the same moment, the other may have it.
     #[must_use]
-    pub fn refused(&self, info: &LockInfo, version: String, death: Death) -> RefusedItself {
+    pub fn refused(&self, info: &LockInfo, terms: ItemTerms) -> RefusedItself {
         let fits = "all it says fits this run, which may have got it without hearing so";
-        match self.evidence(version, death).judge(info) {
-            Verdict::Foreign(_) => RefusedItself::No,
-            Verdict::Unproven(why) => RefusedItself::Perhaps(format!("{fits}; but that is not sure: {why}")),
-            Verdict::Own => {
+        match item::judge(info, &self.terms(terms)) {
+            Err(doubt) if doubt.is_doubt() => RefusedItself::Perhaps(format!("{fits}; but that is not sure: {doubt}")),
+            Err(_) => RefusedItself::No,
+            Ok(()) => {
                 let why = format!(
                     "{fits}; a run that is like it and began at the same moment may have it, so tfguard leaves it"
                 );
@@ -236,52 +236,42 @@ impl Case {
         }
     }
 
-    fn evidence(&self, version: String, death: Death) -> Evidence {
-        Evidence {
-            command: self.command.clone(),
-            who: who(),
-            version,
-            started: death.started,
-            ended: death.ended,
-            passed: death.passed,
-            contested: death.contested,
-        }
+    fn terms(&self, terms: ItemTerms) -> ItemTerms {
+        ItemTerms { path: None, operations: Some(self.operations.clone()), waits: self.waits, baseline: None, ..terms }
     }
 
     /// What is to be said of the lock that is there. `None`: it is the child's and to be released.
-    fn left(&self, evidence: &Evidence, info: &LockInfo, permission: Permission) -> Option<OtherOutcome> {
+    fn left(&self, terms: &ItemTerms, info: &LockInfo, permission: Permission) -> Option<OtherOutcome> {
         let left = |why: &str| Some(OtherOutcome::Left { why: why.to_owned() });
         let unsure = |why: &str| left(&format!("it may be this run's, but that is not sure: {why}"));
         let is_http = self.backend == "http";
-        if info.operation == probe::OPERATION && (is_http || info.who == evidence.who) {
+        if info.operation == probe::OPERATION && (is_http || terms.who.contains(&info.who)) {
             return unsure(
                 "its operation is that of tfguard's own look (untaint): the look may have left it, or the server shows the \
                  words of who asks in place of the holder's, as GitLab does",
             );
         }
-        match evidence.judge(info) {
-            Verdict::Foreign(why) => Some(OtherOutcome::Foreign { why }),
-            Verdict::Unproven(why) => unsure(&why),
-            Verdict::Own if !is_id(&self.backend, &info.id) => left("its ID has not the shape that this backend gives"),
-            Verdict::Own
-                if self.command.operations.iter().any(|operation| permission.on_death.keeps_operation(operation)) =>
-            {
+        match item::judge(info, terms) {
+            Err(doubt) if doubt.is_doubt() => unsure(&doubt.to_string()),
+            Err(misfit) => Some(OtherOutcome::Foreign { why: misfit.to_string() }),
+            Ok(()) if !is_id(&self.backend, &info.id) => left("its ID has not the shape that this backend gives"),
+            Ok(()) if self.operations.iter().any(|operation| permission.on_death.keeps_operation(operation)) => {
                 Some(OtherOutcome::Kept)
             }
-            Verdict::Own if is_http => left(
+            Ok(()) if is_http => left(
                 "all it says fits this run, but the unlock of this backend does not say which lock it means, so tfguard \
                  sends none",
             ),
-            Verdict::Own if permission.evidence == cli::Evidence::Logged => left(
+            Ok(()) if permission.evidence == cli::Evidence::Logged => left(
                 "all it says fits this run, but Terraform logs no lock of this backend, and without a log entry \
                  tfguard releases nothing unless told to: --evidence item",
             ),
-            Verdict::Own => None,
+            Ok(()) => None,
         }
     }
 
     /// Has a second Terraform be refused the lock, and Terraform's own unlock, which is given the ID, release it.
-    async fn settle(&self, evidence: &Evidence, permission: Permission) -> OtherLock {
+    async fn settle(&self, terms: &ItemTerms, permission: Permission) -> OtherLock {
         let mut failed: Option<(LockInfo, String)> = None;
         let mut attempt = 0;
         loop {
@@ -302,7 +292,7 @@ impl Case {
                 }
                 (Look::Unclear(why), None) => return self.unclear(why),
             };
-            if let Some(outcome) = self.left(evidence, &info, permission) {
+            if let Some(outcome) = self.left(terms, &info, permission) {
                 return self.account(Some(info), outcome);
             }
             match probe::force_unlock(&self.terraform, &info.id, UNLOCK_LIMIT).await {
@@ -326,13 +316,4 @@ impl Case {
             .map(|holder| format!("{terraform} force-unlock {}", holder.id));
         OtherLock { backend: self.backend.clone(), holder, outcome, command, terraform: Some(terraform) }
     }
-}
-
-/// `user@host`, as Terraform writes it (`NewLockInfo` in `internal/states/statemgr/locker.go`).
-fn who() -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
-    // Without an entry in the user database Go asks the environment.
-    let user = user.or_else(|| std::env::var("USER").ok()).unwrap_or_default();
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    format!("{user}@{}", host.to_string_lossy())
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::command::{Command, moves_state};
 use crate::backend::{self, Backend, Surroundings};
+use crate::command::Purpose;
 
 /// A state's lock, as far as two can be compared without asking anybody.
 ///
@@ -36,17 +36,19 @@ impl Contested {
     /// Whether a Terraform that was started so, program first, may ask for this lock. What cannot be read may.
     #[must_use]
     pub fn may_be_of(&self, dir: &Path, command: &[OsString], env: HashMap<OsString, OsString>) -> bool {
-        if moves_state(command, &env) {
+        let Some(purpose) = Purpose::read(command, &env) else { return false };
+        if purpose.moves {
             return true;
-        }
-        if Command::read(command, &env).is_none() {
-            return false;
         }
         let arguments = command.get(1..).unwrap_or_default();
         let surroundings = Surroundings::of_command(dir, arguments, env);
         let (planned, found) = backend::read_backend_of(arguments, &surroundings);
+        let workspace = purpose.workspace.clone().unwrap_or_else(|| backend::workspace(&surroundings));
+        if !purpose.locks(&workspace) {
+            return false;
+        }
         // A plan file has the workspace it was made for, which is not read from it here.
-        let selected = planned.is_none().then(|| backend::workspace(&surroundings));
+        let selected = planned.is_none().then_some(workspace);
         match found {
             Err(_) => true,
             Ok(Backend::None | Backend::Local) => false,

@@ -2,21 +2,18 @@
 //!
 //! After an unclean death tfguard looks who holds the state ([`Case::look_after`]), by a second Terraform that is refused
 //! the lock and says who has it. The lock is believed to be the dead child's only by all that it says
-//! (`Evidence::judge`), and is then released by Terraform's own `force-unlock` with the ID that the backend wants. On
+//! ([`crate::observe::item`]), and is then released by Terraform's own `force-unlock` with the ID that the backend wants. On
 //! `http` it is only told: the `force-unlock` of that backend names no ID and opens whatever is there.
 //!
 //! [`Refusal`] reads what a Terraform says when it is refused a lock.
 
 mod case;
-mod command;
 mod contested;
-mod evidence;
 mod locking;
 mod probe;
 mod refusal;
 mod terraform;
 
-pub use case::{Case, Death, Permission, RefusedItself, Suspicion, left_by_move};
-pub use command::Command;
+pub use case::{Case, Permission, RefusedItself, Suspicion, left_by_move};
 pub use contested::Contested;
 pub use refusal::{Holder, Refusal};

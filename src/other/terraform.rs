@@ -11,7 +11,6 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
-use super::command::is_arguments;
 use crate::backend::{Surroundings, workspace};
 use crate::ci;
 
@@ -92,15 +91,14 @@ impl Terraform {
     /// Its name, for people.
     #[must_use]
     pub fn name(&self) -> String {
-        self.program.to_string_lossy().into_owned()
+        Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The beginning of a command line by which a person runs it in the same place, from whichever directory.
     #[must_use]
     pub fn typed(&self) -> String {
-        let name = Path::new(&self.program).file_name().unwrap_or_default().to_string_lossy();
         let surroundings = Surroundings::of_command(&self.dir, &self.global, self.env.clone());
-        surroundings.terraform(&name, &workspace(&surroundings), true)
+        surroundings.terraform(&self.name(), &workspace(&surroundings), true)
     }
 
     /// Runs a subcommand, for at most `limit`, without input and without a log. It is in a process group of its own, so
@@ -144,6 +142,11 @@ impl Terraform {
             .and_then(|version| Some(version.get("terraform_version")?.as_str()?.split('-').next()?.to_owned()))
             .ok_or_else(|| format!("`{} version -json` did not tell its version", self.name()))
     }
+}
+
+/// Whether a variable adds arguments to a command line: `TF_CLI_ARGS`, `TF_CLI_ARGS_apply`, ….
+fn is_arguments(variable: &OsStr) -> bool {
+    variable.as_encoded_bytes().starts_with(b"TF_CLI_ARGS")
 }
 
 fn is_removed(variable: &OsStr) -> bool {

@@ -138,11 +138,22 @@ fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'stat
         // is being debugged, which makes it check and measure more.
         Flavour::OpenTofu if second_is_free => vec![(SECOND_LOG, log.into())],
         Flavour::OpenTofu if free => vec![("TF_LOG_CORE", "debug".into()), path()],
+        // It may be any, and this costs it little.
+        Flavour::Unknown if free => vec![("TF_LOG_CORE", "debug".into()), path()],
         // The lock's records are at level INFO, which costs Terraform nothing.
-        Flavour::Terraform | Flavour::Unknown if free => vec![("TF_LOG_CORE", "info".into()), path()],
+        Flavour::Terraform if free => vec![("TF_LOG_CORE", "info".into()), path()],
         _ if second_is_free => vec![(SECOND_LOG, log.into())],
         _ => Vec::new(),
     }
+}
+
+/// Whether an environment asks for a log of level DEBUG or lower (`globalLogLevel` in `internal/logging/logging.go`; what
+/// is no level means TRACE).
+#[must_use]
+pub fn asks_for_debug(env: &Environment) -> bool {
+    let set = |name| env.get(OsStr::new(name)).filter(|level: &&OsString| !level.is_empty());
+    let level = set("TF_LOG").or_else(|| set("TF_LOG_CORE")).map(|level| level.to_ascii_uppercase());
+    level.is_some_and(|level| !["INFO", "WARN", "ERROR", "OFF"].iter().any(|above| level == *above))
 }
 
 /// The command could not be started.
@@ -363,7 +374,8 @@ mod tests {
         for env in [&[][..], &[("TF_LOG", "")], &[("TF_TEMP_LOG_PATH", "")]] {
             let info = set(&[("TF_LOG_CORE", "info"), ("TF_LOG_PATH", LOG)]);
             assert_eq!(change(Terraform, env), info, "{env:?}");
-            assert_eq!(change(Unknown, env), info, "{env:?}");
+            let debug = set(&[("TF_LOG_CORE", "debug"), ("TF_LOG_PATH", LOG)]);
+            assert_eq!(change(Unknown, env), debug, "{env:?}");
             assert_eq!(change(OpenTofu, env), set(&[("TF_TEMP_LOG_PATH", LOG)]), "{env:?}");
             let trace = set(&[("TF_LOG", "trace"), ("TF_LOG_PROVIDER", "off"), ("TF_LOG_PATH", LOG)]);
             assert_eq!(change(OldTerraform, env), trace, "{env:?}");
@@ -373,7 +385,7 @@ mod tests {
     #[test]
     fn a_second_sink_of_the_users_stays() {
         let env = [("TF_TEMP_LOG_PATH", "/mine")];
-        for (flavour, level) in [(Terraform, "info"), (Unknown, "info"), (OpenTofu, "debug")] {
+        for (flavour, level) in [(Terraform, "info"), (Unknown, "debug"), (OpenTofu, "debug")] {
             assert_eq!(change(flavour, &env), set(&[("TF_LOG_CORE", level), ("TF_LOG_PATH", LOG)]));
         }
     }
@@ -384,6 +396,21 @@ mod tests {
             for flavour in [Terraform, OldTerraform, OpenTofu, Unknown] {
                 assert_eq!(change(flavour, &[(name, "x")]), set(&[("TF_TEMP_LOG_PATH", LOG)]), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn an_environment_asks_for_debug_as_terraform_understands_it() {
+        for (env, asks) in [
+            (&[][..], false),
+            (&[("TF_LOG", "info"), ("TF_LOG_CORE", "trace")], false),
+            (&[("TF_LOG", ""), ("TF_LOG_CORE", "Debug")], true),
+            (&[("TF_LOG", "json")], true),
+            (&[("TF_LOG", "what"), ("TF_LOG_PATH", "x")], true),
+            (&[("TF_LOG_PROVIDER", "debug"), ("TF_LOG_PATH", "x")], false),
+        ] {
+            let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+            assert_eq!(asks_for_debug(&env), asks, "{env:?}");
         }
     }
 

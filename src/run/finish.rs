@@ -34,7 +34,7 @@ use super::states;
 use super::supervisor::{Supervisor, expectations};
 use super::{Failure, Job, clean_up, conclude, describe, job, report};
 use crate::ci;
-use crate::cli::OnDeath;
+use crate::cli::{Evidence, OnDeath};
 use crate::exit;
 use crate::holder::Holder;
 use crate::lock::LockClaim;
@@ -683,12 +683,7 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
     let sessions_record = |claim: &LockClaim| Holder::of_session(&record, job.session.path(), claim.id.clone());
     for lock in &mut journal.account.locks {
         releaser.note_moved(&lock.claim);
-        // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge
-        // it again is a person's.
-        if !matches!(lock.outcome, Some(LockOutcome::Left(_)))
-            || lock.grade == Grade::Item
-            || job.on_death.keeps(&lock.claim)
-        {
+        if !matches!(lock.outcome, Some(LockOutcome::Left(_))) || job.on_death.keeps(&lock.claim) {
             continue;
         }
         let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
@@ -698,6 +693,14 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
         let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
         let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
         (lock.places, lock.settings) = (places, settings);
+        // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge it
+        // again is a person's; whether it is still there is not.
+        if lock.grade == Grade::Item && (lock.halves.is_empty() || job.evidence != Evidence::Item) {
+            if releaser.is_gone(&lock.claim).await {
+                lock.outcome = Some(LockOutcome::Gone);
+            }
+            continue;
+        }
         let session = &sessions_record(&lock.claim);
         let terms = ReleaseTerms { unclean: true, just_ended: false, job, session };
         let (outcome, halves) = releaser.release(&leftover, terms).await;

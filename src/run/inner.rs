@@ -11,7 +11,6 @@ use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::Signal;
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
@@ -20,7 +19,7 @@ use super::machine::StopRequest;
 use super::remove_log_of;
 use super::supervisor::Job;
 use crate::report::Account;
-use crate::session::{Journal, ProcessId, SessionDir, SessionFile, World};
+use crate::session::{Journal, ProcessId, SessionDir, SessionFile, World, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
 pub const ASK: Signal = Signal::SIGUSR2;
@@ -185,11 +184,4 @@ pub fn outer_request(outer: &SessionDir) -> Option<StopRequest> {
     // In whole seconds, as people read it.
     let left = kill_at.saturating_sub(monotonic_millis()).div_ceil(1000);
     Some(StopRequest::Outer { left: Some(Duration::from_secs(left)) })
-}
-
-/// The kernel's monotonic clock, which all guards share.
-#[must_use]
-pub fn monotonic_millis() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,22 +1,23 @@
 //! Locks whose ID the child's log does not tell: lockfiles known by checksum or ETag, and locks that nothing logs.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::release::{Located, Releaser, Started};
 use super::rivals;
 use super::supervisor::Job;
-use crate::backend::{self, AwsClients, Backend, S3Backend, Store, Surroundings};
-use crate::command::{self, Flavour, Product};
+use crate::backend::{self, AwsClients, Backend, BackendError, PlanFlaw, S3Backend, Store, Surroundings};
+use crate::command::{self, INIT, Product, Purpose};
 use crate::lock::{FoundLock, LockClaim, LockInfo, LockPlace, LockStore as _, Traced, UnconditionalDelete};
-use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
+use crate::observe::item::{self, Baseline, Intent, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
-use crate::other::{Command, Contested};
+use crate::other::Contested;
 use crate::report::{Account, LockAccount, LockOutcome, Settings, TraceAccount};
 use crate::session::Tree;
 
@@ -42,23 +43,91 @@ impl Job {
         Some(surroundings.terraform(program, &backend::workspace(&surroundings), chdir))
     }
 
+    /// What the command may lock, as far as its arguments and its directory tell. `logs`: it was made to log; `debug`: its
+    /// environment asks for DEBUG.
+    pub(super) fn intent(&self, logs: bool, debug: bool) -> Option<Intent> {
+        let surroundings = self.surroundings()?;
+        let arguments = self.command.get(1..).unwrap_or_default();
+        let named = self.command.first().is_some_and(|program| command::product(program).is_some());
+        let purpose = named.then(|| Purpose::read(&self.command, &self.env));
+        let read = purpose.clone().flatten();
+        let workspace = read.as_ref().and_then(|purpose| purpose.workspace.clone());
+        let workspace = workspace.unwrap_or_else(|| backend::workspace(&surroundings));
+        let operations = |purpose: Purpose| {
+            let init = (purpose.makes && workspace != "default").then_some(INIT);
+            purpose.operations.iter().copied().chain(init).map(str::to_owned).collect()
+        };
+        let mut intent = Intent {
+            operations: purpose.map(|purpose| purpose.map(operations).unwrap_or_default()),
+            plan_file: backend::plan_file(arguments, &surroundings),
+            workspace,
+            waits: read.as_ref().is_some_and(|purpose| purpose.waits),
+            moves: read.is_some_and(|purpose| purpose.moves),
+            logs,
+            debug,
+            places: Vec::new(),
+            baseline: Baseline::Unknown,
+            directory: surroundings.dir,
+        };
+        intent.places = State::of(&intent, &self.env).ok().flatten().map(|state| state.places).unwrap_or_default();
+        Some(intent)
+    }
+
     /// Which records in the child's log are believed.
-    pub(super) fn believed(&self) -> Believed {
-        let requests = self.flavour != Flavour::Terraform;
-        let state = requests.then(|| self.surroundings()).flatten().and_then(|surroundings| {
-            let backend = s3(&surroundings)?;
-            let key = backend.state_key(&backend::workspace(&surroundings));
-            Some((backend.bucket().to_owned(), key))
-        });
+    pub(super) fn believed(&self, intent: Option<&Intent>) -> Believed {
+        let state = intent.and_then(|intent| State::of(intent, &self.env).ok().flatten());
+        let states = state.map(|state| (state.backend.bucket().to_owned(), state.key)).into_iter().collect();
         let named = self.command.first().and_then(|program| command::product(program));
-        Believed { records: named != Some(Product::OpenTofu), requests, states: state.into_iter().collect() }
+        Believed { records: named != Some(Product::OpenTofu), requests: true, states }
     }
 }
 
-fn s3(surroundings: &Surroundings) -> Option<Box<S3Backend>> {
-    match backend::read_backend(surroundings) {
-        Ok(Backend::S3(backend)) => Some(backend),
-        _ => None,
+/// A state in S3 whose lock no log may tell of.
+struct State {
+    backend: Box<S3Backend>,
+    key: String,
+    /// Where its lock is, the object first.
+    places: Vec<LockPlace>,
+    /// The settings are those of its directory, because its plan file is encrypted.
+    guessed: bool,
+}
+
+impl State {
+    /// The state that a command works on.
+    fn of(intent: &Intent, env: &HashMap<OsString, OsString>) -> Result<Option<Self>, BackendError> {
+        let surroundings = Surroundings { dir: intent.directory.clone(), env: env.clone() };
+        Self::at(&surroundings, intent.plan_file.as_deref(), &intent.workspace)
+    }
+
+    /// The state of a workspace; none if that is not in S3, or has no lock there.
+    fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
+        let planned = plan.map(|plan| backend::read_planned_backend(plan, surroundings));
+        let guessed = matches!(planned, Some(Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })));
+        let found = match planned.filter(|_| !guessed) {
+            Some(planned) => planned?,
+            None => backend::read_backend(surroundings)?,
+        };
+        let Backend::S3(backend) = found else { return Ok(None) };
+        let key = backend.state_key(workspace);
+        let places = backend.places_of_state(&format!("{}/{key}", backend.bucket())).unwrap_or_default();
+        Ok((!places.is_empty()).then_some(Self { backend, key, places, guessed }))
+    }
+
+    /// What is at the places of its lock: the first that is there.
+    async fn look(&self) -> Result<Option<FoundLock>, Unseen> {
+        let mut found = None;
+        for place in &self.places {
+            let look = async {
+                let clients = AwsClients::connect(&self.backend).await.map_err(|error| (error.to_string(), false))?;
+                let read = clients.open(place, UnconditionalDelete::Refuse).read().await;
+                read.map_err(|error| (error.to_string(), error.is_retryable()))
+            };
+            let looked = timeout(LONGEST_ATTEMPT, look).await.unwrap_or_else(|_| Err(("no answer".to_owned(), true)));
+            let lock = looked.map_err(|(why, again)| Unseen { why: format!("{place}: {why}"), again });
+            let lock = lock.inspect_err(|Unseen { why, .. }| tracing::debug!("{why}"))?;
+            found = found.or(lock);
+        }
+        Ok(found)
     }
 }
 
@@ -167,15 +236,16 @@ pub struct Unlogging {
 impl Unlogging {
     /// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when
     /// the child was just started.
-    pub fn begin(job: &Job) -> Self {
-        let asked = job.evidence == crate::cli::Evidence::Item && is_due(job, None);
-        let baseline = job.surroundings().filter(|_| asked).map(|surroundings| {
+    pub fn begin(job: &Job, intent: Option<&Intent>) -> Self {
+        let asked = job.evidence == crate::cli::Evidence::Item;
+        let state = intent.filter(|_| asked).and_then(|intent| State::of(intent, &job.env).ok().flatten());
+        let baseline = state.map(|state| {
             tokio::spawn(async move {
-                let found = look(&surroundings).await;
+                let found = state.look().await;
                 let answered = Timestamp::now();
                 let baseline = match found {
-                    Some((_, _, Ok(None))) => Baseline::Absent,
-                    Some((_, _, Ok(Some(FoundLock::Held(info))))) => Baseline::Present { id: info.id, answered },
+                    Ok(None) => Baseline::Absent,
+                    Ok(Some(FoundLock::Held(info))) => Baseline::Present { id: info.id, answered },
                     _ => Baseline::Unknown,
                 };
                 tracing::debug!("looked at the state's lock beside the start of the command: {baseline:?}");
@@ -185,90 +255,80 @@ impl Unlogging {
         Self { baseline }
     }
 
-    /// Looks what is there now that the child, which logged that it is this product, is dead. None if there is nothing.
-    /// `passed`: when the child logged that it had its lock. `may_land`: the request that takes the lock may still be on
-    /// its way.
-    ///
-    /// # Errors
-    /// Why that could not be seen.
-    pub async fn end(
-        self,
-        job: &Job,
-        logged: Option<(Product, &str)>,
-        nodename: Option<&str>,
-        (started, ended): (Timestamp, Timestamp),
-        passed: Option<Timestamp>,
-        may_land: bool,
-    ) -> Result<Option<Unlogged>, String> {
-        let baseline = match self.baseline {
-            Some(look) if look.is_finished() => look.await.unwrap_or(Baseline::Unknown),
-            Some(look) => {
-                look.abort();
-                Baseline::Unknown
-            }
-            None => Baseline::Unknown,
-        };
-        let Some(surroundings) = job.surroundings() else { return Ok(None) };
-        let start = Instant::now();
-        let watch = if may_land { LANDS_WITHIN } else { Duration::ZERO };
-        let (backend, state_key, found) = loop {
-            let Some(looked) = look(&surroundings).await else { return Ok(None) };
-            let patience = match &looked.2 {
-                Ok(None) => watch,
-                Err(Unseen { again: true, .. }) => BUDGET,
-                _ => Duration::ZERO,
-            };
-            if start.elapsed() >= patience {
-                break looked;
-            }
-            sleep(LOOK_EVERY).await;
-        };
-        let Some(FoundLock::Held(info)) = found.map_err(|unseen| unseen.why)? else { return Ok(None) };
-        let account = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-        let user: Option<&OsString> = job.env.get(OsStr::new("USER"));
-        let who = nodename.map(|nodename| {
-            item::who(account.as_ref().map(|user| user.name.as_str()), user.map(OsString::as_os_str), nodename)
-        });
-        let named = job.command.first().and_then(|program| command::product(program));
-        let operations = named
-            .and_then(|_| command::subcommand(&job.command))
-            .map(|subcommand| item::operations(&subcommand, &backend::workspace(&surroundings)));
-        let contested = Contested::S3 { bucket: backend.bucket().to_owned(), key: state_key.clone() };
-        let terms = ItemTerms {
-            path: format!("{}/{state_key}", backend.bucket()),
-            lifetime: (started, ended),
-            lasted: SignedDuration::try_from(job.began.elapsed()).unwrap_or_default()
-                - Timestamp::now().duration_since(ended),
-            who: who.unwrap_or_default(),
-            flavour: job.flavour.corrected(logged),
-            version: logged.map(|(_, version)| version.to_owned()),
-            operations: operations.unwrap_or_default(),
-            baseline,
-            passed,
-            waits: Command::read(&job.command, &job.env).is_some_and(|command| command.waits),
-            contested: passed.is_none() && rivals::has_rival(&contested),
-        };
-        let fits = item::judge(&info, &terms);
-        let created = info.created.clone();
-        let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &state_key) else { return Ok(None) };
-        let settings = Settings::of(&backend, &state_key, surroundings.dir, None, false);
-        Ok(Some(Unlogged { places: backend.places(&claim).unwrap_or_default(), settings, claim, created, fits }))
+    /// Whether a look was begun whose end nobody has seen.
+    pub fn is_looking(&self) -> bool {
+        self.baseline.is_some()
+    }
+
+    /// What the look brought that was begun with the child.
+    pub async fn baseline(&mut self) -> Baseline {
+        let Some(look) = &mut self.baseline else { return std::future::pending().await };
+        let baseline = look.await.unwrap_or(Baseline::Unknown);
+        self.baseline = None;
+        baseline
     }
 }
 
-/// Whether the child may take a lock that nothing logs: it is one whose locks show only in requests, and has a table.
-pub fn is_due(job: &Job, logged: Option<(Product, &str)>) -> bool {
-    matches!(job.flavour.corrected(logged), Flavour::OpenTofu | Flavour::OldTerraform)
-        && job
-            .surroundings()
-            .and_then(|surroundings| s3(&surroundings))
-            .is_some_and(|backend| backend.table().is_some())
+/// Looks which lock is there now that the child is dead. None if there is none. `may_land`: the request that takes the
+/// lock may still be on its way. `terms`: what is known of the child.
+///
+/// # Errors
+/// Why that could not be seen.
+pub async fn look_again(
+    intent: &Intent,
+    env: &HashMap<OsString, OsString>,
+    terms: ItemTerms,
+    may_land: bool,
+) -> Result<Option<Unlogged>, String> {
+    let elsewhere = "the directory has other settings now than when the command was started";
+    let state = match State::of(intent, env).map_err(|error| error.to_string())? {
+        Some(state) if intent.places.iter().all(|place| state.places.contains(place)) => state,
+        None if intent.places.is_empty() => return Ok(None),
+        _ => return Err(elsewhere.to_owned()),
+    };
+    let start = Instant::now();
+    let watch = if may_land { LANDS_WITHIN } else { Duration::ZERO };
+    let found = loop {
+        let looked = state.look().await;
+        let patience = match &looked {
+            Ok(None) => watch,
+            Err(Unseen { again: true, .. }) => BUDGET,
+            _ => Duration::ZERO,
+        };
+        if start.elapsed() >= patience {
+            break looked.map_err(|unseen| unseen.why)?;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    let State { backend, key, places, guessed } = state;
+    let info = match found {
+        Some(FoundLock::Held(info)) => info,
+        _ if guessed => {
+            let plan = intent.plan_file.clone().unwrap_or_default();
+            return Err(BackendError::PlanFile { path: plan, flaw: PlanFlaw::Encrypted }.to_string());
+        }
+        _ => return Ok(None),
+    };
+    let contested = Contested::S3 { bucket: backend.bucket().to_owned(), key: key.clone() };
+    let terms = ItemTerms {
+        path: Some(format!("{}/{key}", backend.bucket())),
+        operations: intent.operations.clone(),
+        baseline: Some(intent.baseline.clone()),
+        waits: intent.waits,
+        contested: terms.passed.is_none() && rivals::has_rival(&contested),
+        ..terms
+    };
+    let fits = item::judge(&info, &terms);
+    let created = info.created.clone();
+    let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &key) else { return Ok(None) };
+    let settings = Settings::of(&backend, &key, intent.directory.clone(), None, intent.plan_file.is_some());
+    Ok(Some(Unlogged { places, settings, claim, created, fits }))
 }
 
-/// Who has the lock of the state that Terraform has there. None where that cannot be seen, or is not in S3 with a table.
+/// Who has the lock of the state that Terraform has there. None where that cannot be seen, or is not in S3.
 pub(super) async fn holder(surroundings: &Surroundings) -> Option<Option<LockInfo>> {
-    let (_, _, found) = look(surroundings).await?;
-    match found.ok()? {
+    let state = State::at(surroundings, None, &backend::workspace(surroundings)).ok()??;
+    match state.look().await.ok()? {
         None => Some(None),
         Some(FoundLock::Held(info)) => Some(Some(info)),
         Some(FoundLock::Malformed(_)) => None,
@@ -280,25 +340,4 @@ struct Unseen {
     why: String,
     /// Another look can go better.
     again: bool,
-}
-
-/// What a look at a state's lock brought.
-type Looked = (Box<S3Backend>, String, Result<Option<FoundLock>, Unseen>);
-
-/// The lock of the selected workspace's state in its table.
-async fn look(surroundings: &Surroundings) -> Option<Looked> {
-    let backend = s3(surroundings)?;
-    let state_key = backend.state_key(&backend::workspace(surroundings));
-    let place = backend.table_place(&state_key)?;
-    let found = async {
-        let clients = AwsClients::connect(&backend).await.map_err(|error| (error.to_string(), false))?;
-        let read = clients.open(&place, UnconditionalDelete::Refuse).read().await;
-        read.map_err(|error| (error.to_string(), error.is_retryable()))
-    };
-    let found = timeout(LONGEST_ATTEMPT, found).await.unwrap_or_else(|_| Err(("no answer".to_owned(), true)));
-    let found = found.map_err(|(why, again)| Unseen { why: format!("{place}: {why}"), again });
-    if let Err(Unseen { why, .. }) = &found {
-        tracing::debug!("{why}");
-    }
-    Some((backend, state_key, found))
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::rivals::{self, surroundings_of};
-use crate::other::{Case, Death, Permission, Suspicion, left_by_move};
+use crate::observe::Migration;
+use crate::observe::item::{Intent, ItemTerms};
+use crate::other::{Case, Permission, Suspicion, left_by_move};
 use crate::report::{Ending, OtherLock};
 use crate::session::ProcessId;
 
@@ -16,27 +16,22 @@ use crate::session::ProcessId;
 pub struct OtherBackends {
     /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
     adopted: Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)>,
-    suspect: Option<Suspect>,
-}
-
-#[derive(Debug)]
-struct Suspect {
-    case: Box<Case>,
-    started: Timestamp,
-    passed: Option<Timestamp>,
+    suspect: Option<Box<Case>>,
+    /// What is to be said of a lock that nobody looks for.
+    unseen: Option<OtherLock>,
 }
 
 /// How the child ended, as far as it matters here.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct End {
     /// How.
     pub ending: Option<Ending>,
     /// The child is Terraform itself.
     pub is_terraform: bool,
-    /// When it began.
-    pub started: Timestamp,
-    /// When the log last told of something that Terraform does only once it has its lock.
-    pub under_lock: Option<Timestamp>,
+    /// The state that it moved.
+    pub migration: Option<Migration>,
+    /// It logs each lock that it takes in S3.
+    pub is_logged: bool,
     /// The log told of the lock of a state that is moved elsewhere.
     pub source_is_logged: bool,
     /// And of that of the place to which it is moved.
@@ -50,39 +45,43 @@ impl OtherBackends {
     }
 
     /// Decides whether to look after a lock, now that the child is dead. `interrupted_twice` tells whether Terraform gave up
-    /// after a second interrupt, which leaves its lock behind an exit code of its own. Gives what is to be said of a lock
-    /// that is left alone.
+    /// after a second interrupt, which leaves its lock behind an exit code of its own.
     pub fn suspect(
         &mut self,
         end: End,
         command: &[OsString],
         directory: &Path,
         env: &HashMap<OsString, OsString>,
+        intent: Option<&Intent>,
         interrupted_twice: impl FnOnce() -> bool,
-    ) -> Option<String> {
+    ) {
         if matches!(end.ending, Some(Ending::Exited { code: 0, .. })) {
-            return None;
+            return;
         }
-        let suspicion = match &self.adopted {
-            Some((directory, command, env)) => Suspicion::of(directory, command, env, end.is_terraform),
-            None => Suspicion::of(directory, command, env, end.is_terraform),
+        let (directory, command, env) = match &self.adopted {
+            Some((directory, command, env)) => (directory.as_path(), command.as_slice(), env),
+            None => (directory, command, env),
         };
-        if matches!(suspicion, Suspicion::None) {
-            return None;
+        let suspicion = match &end.migration {
+            Some(_) => Suspicion::None,
+            None => Suspicion::of(directory, command, env, end.is_terraform, intent),
+        };
+        if matches!(suspicion, Suspicion::None) && end.migration.is_none() {
+            return;
         }
         // A wrapper script tells of a signal that ended its command by 128 and more.
         let signalled = matches!(end.ending, Some(Ending::Exited { code: 129.., .. })) && !end.is_terraform;
         if !(end.ending.is_none_or(Ending::is_unclean) || signalled || interrupted_twice()) {
-            return None;
+            return;
         }
         match suspicion {
-            Suspicion::None => None,
-            Suspicion::LeftAlone(message) => Some(message),
-            Suspicion::Move(from) => left_by_move(&from, end.source_is_logged, end.destination_is_logged),
-            Suspicion::Lock(case) => {
-                self.suspect = Some(Suspect { case, started: end.started, passed: end.under_lock });
-                None
+            Suspicion::None => {
+                let End { is_logged, source_is_logged, destination_is_logged, .. } = end;
+                let left = |moved| left_by_move(moved, is_logged, source_is_logged, destination_is_logged);
+                self.unseen = end.migration.as_ref().and_then(left).map(OtherLock::unknown);
             }
+            Suspicion::LeftAlone(lock) => self.unseen = Some(*lock),
+            Suspicion::Lock(case) => self.suspect = Some(case),
         }
     }
 
@@ -91,16 +90,20 @@ impl OtherBackends {
         self.suspect.is_some()
     }
 
-    /// Looks after it.
-    pub async fn look_after(&self, ended: Timestamp, permission: Permission) -> Option<OtherLock> {
-        let Suspect { case, started, passed } = self.suspect.as_ref()?;
-        let contested = passed.is_none() && rivals::has_rival(&case.contested());
-        let death = Death { started: *started, ended, passed: *passed, contested };
-        Some(case.look_after(death, permission).await)
+    /// Looks after it. `terms`: what is known of the child.
+    pub async fn look_after(&self, terms: ItemTerms, permission: Permission) -> Option<OtherLock> {
+        let case = self.suspect.as_ref()?;
+        let contested = terms.passed.is_none() && rivals::has_rival(&case.contested());
+        Some(case.look_after(ItemTerms { contested, ..terms }, permission).await)
+    }
+
+    /// What is to be said of a lock that nobody looks for.
+    pub fn unseen(&mut self) -> Option<OtherLock> {
+        self.unseen.take()
     }
 
     /// What to say of it where nobody may look.
     pub fn not_looked(&self, why: &str) -> Option<OtherLock> {
-        Some(self.suspect.as_ref()?.case.not_looked(why.to_owned()))
+        Some(self.suspect.as_ref()?.not_looked(why.to_owned()))
     }
 }

@@ -17,7 +17,8 @@ use crate::backend::{self, AwsClients, Backend, S3Backend};
 use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
-use crate::other::{self, Death, Refusal, RefusedItself, Suspicion};
+use crate::observe::item::ItemTerms;
+use crate::other::{self, Refusal, RefusedItself, Suspicion};
 use crate::report::{Ending, HalfOutcome, LockAccount, RefusedLock, Settings};
 use crate::session::SessionFile;
 use crate::shell;
@@ -28,8 +29,8 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 const TAIL: u64 = 1024 * 1024;
 
 /// A lock that Terraform was refused.
-struct Refused {
-    id: String,
+pub(super) struct Refused {
+    pub(super) id: String,
     info: Option<LockInfo>,
     /// Where it is, if that is on S3 and known.
     places: Option<Places>,
@@ -70,15 +71,14 @@ impl Supervisor<'_> {
 
     /// Whether the child itself may have the lock, on a backend that does not log its locks.
     fn refused_itself(&self, info: &LockInfo) -> RefusedItself {
-        let (Some((_, version)), None) = (self.observer.product(), self.observer.under_lock()) else {
+        if self.observer.product().is_none() || self.observer.under_lock().is_some() {
             return RefusedItself::No;
-        };
-        let suspicion = Suspicion::of(&self.job.directory, &self.job.command, &self.job.env, self.child_is_terraform);
+        }
+        let Self { job, journal, .. } = self;
+        let intent = journal.intent.as_ref();
+        let suspicion = Suspicion::of(&job.directory, &job.command, &job.env, self.child_is_terraform, intent);
         let Suspicion::Lock(case) = suspicion else { return RefusedItself::No };
-        let account = &self.journal.account;
-        let ended = account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
-        let contested = rivals::has_rival(&case.contested());
-        case.refused(info, version.to_owned(), Death { started: account.started, ended, passed: None, contested })
+        case.refused(info, ItemTerms { contested: rivals::has_rival(&case.contested()), ..self.item_terms() })
     }
 
     /// It asked for a lock, never said that it has it, and another one is there.
@@ -93,7 +93,7 @@ impl Supervisor<'_> {
     }
 
     /// It said so on its stderr, or with `-json` on its stdout.
-    fn refused_by_words(&self) -> Option<Refused> {
+    pub(super) fn refused_by_words(&self) -> Option<Refused> {
         let spools = [SessionFile::Stderr, SessionFile::Stdout].into_iter();
         let found =
             spools.flat_map(|spool| self.job.session.open_file(spool)).find_map(|spool| Refusal::find(&tail(spool)?));

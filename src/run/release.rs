@@ -10,7 +10,9 @@ use super::terraforms::{Terraform, Terraforms};
 use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Store, Surroundings};
 use crate::command;
 use crate::holder::Holder;
-use crate::lock::{self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError};
+use crate::lock::{
+    self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError, UnconditionalDelete,
+};
 use crate::observe::{Entry, Leftover, Stage};
 use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
 use crate::session::{ProcessId, StartingBackend, Tree};
@@ -275,6 +277,22 @@ impl Releaser {
             Some((_, Err(why))) => Err(why.clone()),
             None => Err("its backend was not looked up".to_owned()),
         }
+    }
+
+    /// Whether a lock is surely not there any more.
+    pub async fn is_gone(&self, claim: &LockClaim) -> bool {
+        let look = async {
+            let backend = self.backend(claim).ok()?;
+            let (places, clients) = (backend.places(claim).ok()?, AwsClients::connect(backend).await.ok()?);
+            for place in places {
+                let found = clients.open(&place, UnconditionalDelete::Refuse).read().await.ok()?;
+                if found.is_some_and(|found| found.is_of(claim)) {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        tokio::time::timeout(BUDGET, look).await.is_ok_and(|gone| gone.is_some())
     }
 
     /// Releases a lock whose Terraform is dead.

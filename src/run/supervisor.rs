@@ -25,7 +25,7 @@ use unguarded::Unguarded;
 use super::annotate::Annotator;
 use super::child::{self, Child, Environment, StartError};
 use super::follow::Follow;
-use super::inner::{InnerGuards, monotonic_millis};
+use super::inner::InnerGuards;
 use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
 use super::nameless::Unlogging;
 use super::other_backends::OtherBackends;
@@ -37,7 +37,7 @@ use crate::command::{self, Flavour};
 use crate::lock::UnconditionalDelete;
 use crate::observe::{Expectations, InterruptScanner, Observer};
 use crate::report::{Account, Ending, Requested};
-use crate::session::{Journal, JournalError, ProcessId, SessionDir, World};
+use crate::session::{Journal, JournalError, ProcessId, SessionDir, World, monotonic_millis};
 
 /// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
 /// process, and on a busy machine that moment lasts.
@@ -175,10 +175,11 @@ impl<'a> Supervisor<'a> {
         if let Some(surroundings) = job.surroundings() {
             journal.backend = starting_backend(&job.command, &surroundings);
         }
+        journal.intent = job.intent(logs, child::asks_for_debug(&env));
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);
-        supervisor.unlogging = Unlogging::begin(job);
+        supervisor.unlogging = Unlogging::begin(job, supervisor.journal.intent.as_ref());
         supervisor.write_journal();
         Ok(supervisor)
     }
@@ -200,6 +201,7 @@ impl<'a> Supervisor<'a> {
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> Self {
         journal.world = World::here();
         journal.supervisor = ProcessId::own();
+        journal.intent = journal.intent.or_else(|| job.intent(true, false));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
         let mut supervisor = Self::new(job, journal, child);
         if supervisor.journal.account.interrupt.is_some() {
@@ -227,7 +229,7 @@ impl<'a> Supervisor<'a> {
         let log = Follow::from_the_start(log);
         let runs_guards = command::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
-        let observer = Observer::believing(job.believed(), expectations(&journal));
+        let observer = Observer::believing(job.believed(journal.intent.as_ref()), expectations(&journal));
         let releaser = Releaser::new(journal.backend.clone());
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
@@ -279,6 +281,7 @@ impl<'a> Supervisor<'a> {
             let timer = self.machine.next_time().map(|moment| self.job.began + moment);
             tokio::select! {
                 biased;
+                baseline = self.unlogging.baseline(), if self.unlogging.is_looking() && !ended => self.note_baseline(baseline),
                 ending = self.child.ended(), if !ended => {
                     ended = true;
                     self.child_ended(ending);

@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::directory::{DirectoryError, SessionDir, SessionFile};
-use super::process::{ProcessId, World, nodename};
+use super::process::{ProcessId, World, monotonic_millis, nodename};
 use crate::cli::OnDeath;
+use crate::observe::item::Intent;
 use crate::report::Account;
 
 /// The version of the journal's format that this tfguard writes and reads.
@@ -39,6 +40,12 @@ pub struct Journal {
     pub supervisor: Option<ProcessId>,
     /// The child.
     pub child: Option<ChildRecord>,
+    /// When the run began, in milliseconds of the kernel's monotonic clock, which nobody can set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
+    /// What the command may lock without a word in its log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
     /// What becomes of a lock that is left, as the run was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_death: Option<OnDeath>,
@@ -143,6 +150,8 @@ impl Journal {
             front: None,
             supervisor: None,
             child: None,
+            began: Some(monotonic_millis()),
+            intent: None,
             on_death: None,
             backend: StartingBackend::default(),
             interrupted: Vec::new(),

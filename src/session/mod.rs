@@ -11,4 +11,4 @@ pub use holders::{
     LogHolder, Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard, runs_terraform, terraforms,
 };
 pub use journal::{ChildRecord, Journal, JournalError, StartingBackend};
-pub use process::{ProcessId, World, awaitable, nodename};
+pub use process::{ProcessId, World, awaitable, monotonic_millis, nodename};

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use procfs::process::{Process, Stat};
 use rustix::process::PidfdFlags;
@@ -132,6 +133,13 @@ pub fn awaitable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 #[must_use]
 pub fn is_running(stat: &Stat) -> bool {
     !matches!(stat.state, 'Z' | 'X' | 'x') || stat.num_threads > 1
+}
+
+/// The kernel's monotonic clock, which all guards share.
+#[must_use]
+pub fn monotonic_millis() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

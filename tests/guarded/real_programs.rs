@@ -81,3 +81,177 @@ fn the_lock_of_an_opentofu_that_is_called_terraform_is_deleted_or_named() {
 fn below_a_script_that_changes_its_directory_each_is_learned_as_by_itself() {
     Case::each(cells::below_a_script);
 }
+
+/// The lock is of a state that neither the directory nor the environment names.
+#[test]
+fn the_lock_of_a_killed_workspace_command_is_deleted_or_named() {
+    Case::each(|case| {
+        for word in ["new", "delete"] {
+            let Blue { run, project, lock, _held } = case.working_on_blue(word, &["--report", "report.json"]);
+            kill(pid_of(&journal(&project)["child"]["id"]));
+            let exit = run.wait(SOON).expect_code(if case.is_logged() { 137 } else { 120 });
+            let report = report(&project);
+            assert_eq!(report["locks"][0]["id"], lock.id, "{case}, {word}: {exit} {report}");
+            if !case.is_logged() {
+                let command = format!("tfguard unlock {} --workspace blue", lock.id);
+                assert!(exit.err().contains(&command), "{case}, {word}: {exit}");
+                project.paste(TFGUARD, &project.work(), &command).expect_code(0);
+                // It looks before it repeats what is not so any more.
+                let exit = project.command(TFGUARD).args(["release"]).run().expect_code(0);
+                assert!(exit.err().contains("not there any more"), "{case}, {word}: {exit}");
+            }
+            assert_eq!(case.lock_of(&project, &blue(&project)), None, "{case}, {word}: {exit}");
+            assert_eq!(sessions(&project), [""; 0].map(PathBuf::from), "{case}, {word}");
+        }
+    });
+}
+
+/// Wherever a lock can be left that no log names, also when nobody is left who knows what was run.
+#[test]
+fn evidence_item_holds_for_workspace_commands_and_in_the_cleanup_step() {
+    Case::each(|case| {
+        if case.is_logged() {
+            return;
+        }
+        for all in [false, true] {
+            let Blue { run, project, _held, .. } = case.working_on_blue("new", &["-v", "--evidence", "item"]);
+            run.wait_for_stderr("looked at the state's lock", SOON);
+            let journal = project.wait_for_journal(SOON, |journal| journal["intent"]["baseline"] == "absent");
+            let child = pid_of(&journal["child"]["id"]);
+            let exit = if all {
+                run.kill_with_supervisor(&journal);
+                kill(child);
+                project.command(TFGUARD).args(["release"]).env("TFGUARD_EVIDENCE", "item").run().expect_code(0)
+            } else {
+                kill(child);
+                run.wait(SOON).expect_code(137)
+            };
+            assert_eq!(case.lock_of(&project, &blue(&project)), None, "{case}, all {all}: {exit}");
+            assert!(exit.err().contains("judged by what it says itself"), "{case}, all {all}: {exit}");
+        }
+    });
+}
+
+/// A guarded command that waits under the lock of the workspace `blue`.
+struct Blue {
+    run: Running,
+    project: Project<'static>,
+    lock: LockInfo,
+    _held: (Gate, FaultProxy),
+}
+
+/// `<bucket>/<key>` of the state of the workspace `blue`.
+fn blue(project: &Project) -> String {
+    format!("{}/env:/blue/{}", project.bucket(), project.state_key())
+}
+
+impl Case {
+    fn lock_of(&self, project: &Project, lock_id: &str) -> Option<LockInfo> {
+        let aws = project.aws();
+        let lock = if self.lockfile { aws.lockfile(lock_id) } else { aws.lock(project.table_name(), lock_id) };
+        lock.map(|lock| serde_json::from_value(lock).expect("it is as Terraform writes it"))
+    }
+
+    /// A guarded `workspace new` or `delete` that waits.
+    fn working_on_blue(&self, word: &str, options: &[&str]) -> Blue {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = self.project(Kind::Quick).endpoint(proxy.url()).init(&self.program);
+        if word == "delete" {
+            project.terraform(["workspace", "new", "blue"]).run().expect_code(0);
+            project.terraform(["workspace", "select", "default"]).run().expect_code(0);
+        }
+        let gate = Gate::new();
+        let rule = match word {
+            // Before it deletes anything it unlocks.
+            "delete" => Match::http("GET", "blue/network/prod.tfstate").nth(1),
+            // The first is the lockfile.
+            _ => Match::http("PUT", "blue/network/prod.tfstate").nth(if self.lockfile { 2 } else { 1 }),
+        };
+        proxy.rule(rule, [gate.hold()]);
+        let run = project.tfguard(TFGUARD, options, ["workspace", word, "blue"]).new_group().start();
+        gate.wait_for(1, SOON);
+        let lock = self.lock_of(&project, &blue(&project)).unwrap_or_else(|| panic!("{self}: {word} holds its lock"));
+        Blue { run, project, lock, _held: (gate, proxy) }
+    }
+}
+
+/// It was told no: another run of this very user and machine was quicker, and lives.
+#[test]
+fn a_living_strangers_lock_is_not_taken_for_that_of_a_run_that_was_refused_it() {
+    Case::each(|case| {
+        for both in [false, true] {
+            if both && !case.lockfile {
+                continue;
+            }
+            let proxy = FaultProxy::start(Aws::shared().url());
+            let project = case.project(Kind::Quick).endpoint(proxy.url());
+            let project = if both { project.table() } else { project }.init(&case.program);
+            let gate = Gate::new();
+            let attempt = match case.lockfile {
+                true => Match::http("PUT", "prod.tfstate.tflock").nth(1),
+                false => Match::dynamodb("PutItem").body("attribute_not_exists").nth(1),
+            };
+            proxy.rule(attempt, [gate.hold()]);
+            let run = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).new_group().start();
+            gate.wait_for(1, SOON);
+            let stranger = LockInfo {
+                operation: "OperationTypeApply".to_owned(),
+                who: own_name(),
+                version: case.version.to_owned(),
+                created: jiff::Timestamp::now().to_string(),
+                ..LockInfo::foreign(&project.lock_id())
+            };
+            case.plant(&project, &stranger);
+            if both {
+                project.aws().plant_lock(project.table_name(), &stranger);
+            }
+            run.signal(SIGTERM);
+            project.wait_for_journal(SOON, |journal| journal["account"]["interrupt"].is_object());
+            gate.release();
+            let exit = run.wait(SOON).expect_code(1);
+            assert!(exit.err().contains("Error acquiring the state lock"), "{case}: {exit}");
+            for no in ["NOT released", "--evidence item"] {
+                assert!(!exit.err().contains(no), "{case}: {exit}");
+            }
+            assert_eq!(report(&project)["lock_left"], false, "{case}: {exit}");
+            assert_eq!(case.lock(&project), Some(stranger), "{case}: {exit}");
+            assert_eq!(sessions(&project), [""; 0].map(PathBuf::from), "{case}: {exit}");
+        }
+    });
+}
+
+/// The holder that every Terraform writes here.
+fn own_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    format!("{user}@{}", nix::unistd::gethostname().unwrap().to_str().unwrap())
+}
+
+/// From a file to S3: nothing is recorded of the new place before all is over.
+#[test]
+fn a_killed_migration_from_a_file_leaves_no_lock_unsaid() {
+    Case::each(|case| {
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = case.project(Kind::Quick).endpoint(proxy.url()).init(&case.program);
+        let (block, aside) = (project.work().join("backend.tf"), project.work().join("backend.aside"));
+        std::fs::rename(&block, &aside).unwrap();
+        std::fs::remove_dir_all(project.work().join(".terraform")).unwrap();
+        project.terraform(["init", "-input=false"]).run().expect_code(0);
+        project.apply();
+        std::fs::rename(&aside, &block).unwrap();
+        let gate = Gate::new();
+        proxy.rule(Match::http("PUT", "prod.tfstate").nth(if case.lockfile { 2 } else { 1 }), [gate.hold()]);
+        let init = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"];
+        let run = project.tfguard(TFGUARD, ["--report", "report.json"], init).new_group().start();
+        gate.wait_for(1, SOON);
+        let lock = case.lock(&project).expect("the new place is locked");
+        kill(pid_of(&journal(&project)["child"]["id"]));
+        let exit = run.wait(SOON).expect_code(120);
+        assert_eq!(report(&project)["lock_left"], true, "{case}: {exit}");
+        let told = match (case.is_logged(), case.lockfile) {
+            (true, false) => lock.id,
+            (true, true) => format!("lockfile of {}: NOT released", project.lock_id()),
+            (false, _) => "may have left a lock of it on the one that it was moved to".to_owned(),
+        };
+        assert!(exit.err().contains(&told), "{case}: {told}: {exit}");
+    });
+}

@@ -182,9 +182,9 @@ fn locks_that_die_with_their_holder_need_no_look() {
 fn a_workspace_of_a_server_that_runs_terraform_is_left_alone_with_a_word() {
     for backend in ["remote", "cloud", "of-tomorrow"] {
         let place = place(backend, UUID, "");
-        let exit = killed(&place, &ITEM).expect_code(137);
+        let exit = killed(&place, &ITEM).expect_code(120);
         assert_eq!(calls(&place), ["apply"], "{backend}");
-        assert!(exit.err().contains(&format!("the backend is `{backend}`")), "{exit}");
+        assert!(exit.err().contains(&format!("backend {backend}: NOT known")), "{exit}");
     }
 }
 
@@ -196,7 +196,7 @@ fn a_move_of_the_state_that_died_leaves_a_word() {
         let run = place.guarded(&ITEM, &["init", flag]).start();
         run.wait_for_stdout("asleep", SOON);
         place.kill_terraform();
-        let exit = run.wait(SOON).expect_code(137);
+        let exit = run.wait(SOON).expect_code(if told { 120 } else { 137 });
         assert_eq!(exit.err().contains("on the backend `azurerm` and on the one that it was moved to"), told, "{exit}");
         assert_eq!(calls(&place), ["init"]);
     }
@@ -259,9 +259,38 @@ fn a_script_that_died_leaves_a_word() {
         place.command(TFGUARD).args(["--evidence", "item", "--", "sh", "-c", "./terraform apply; exit 0"]).start();
     run.wait_for_stdout("asleep", SOON);
     place.kill_terraform();
-    let exit = run.wait(SOON).expect_code(137);
-    assert!(exit.err().contains("see whether `terraform plan` is refused the lock"), "{exit}");
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("only if it runs Terraform itself"), "{exit}");
     assert_eq!(calls(&place), ["apply"]);
+}
+
+/// The lock is that of another workspace, which a look would make.
+#[test]
+fn a_workspace_command_that_died_leaves_a_word() {
+    let place = azurerm();
+    place.write("terraform", &SCRIPT.replace("init) echo", "init|workspace) echo"));
+    let run = place.guarded(&ITEM, &["workspace", "delete", "blue"]).start();
+    run.wait_for_stdout("asleep", SOON);
+    place.kill_terraform();
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("another workspace's") && exit.err().contains("TF_WORKSPACE=blue terraform"), "{exit}");
+    assert_eq!(calls(&place), ["workspace"]);
+}
+
+/// Whoever cannot look says so: what was run is in no process's memory any more.
+#[test]
+fn after_everything_was_killed_the_cleanup_step_says_that_nobody_knows() {
+    for (words, code) in [(&APPLY[..], 120), (&["apply", "-lock=false"], 0)] {
+        let place = azurerm();
+        let run = place.guarded(&ITEM, words).new_group().start();
+        run.wait_for_stdout("asleep", SOON);
+        let (journal, child) = (place.journal(), place.child().unwrap());
+        run.kill_with_supervisor(&journal);
+        kill(child);
+        let exit = place.command(TFGUARD).args(["release"]).env("TFGUARD_EVIDENCE", "item").run().expect_code(code);
+        assert_eq!(exit.err().contains("tfguard does not know any more what was run"), code == 120, "{exit}");
+        assert_eq!(calls(&place), ["apply"]);
+    }
 }
 
 /// It waits for somebody else's lock, and is killed while it does.

@@ -1,5 +1,6 @@
 //! What the supervisor does once the child is dead: reads the log to its end, releases, accounts for everything.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
@@ -8,9 +9,10 @@ use jiff::Timestamp;
 use memchr::memmem;
 
 use super::{Supervisor, trouble};
+use crate::backend::{self, Backend, Surroundings};
 use crate::holder::Holder;
 use crate::lock::LockClaim;
-use crate::observe::{self, Entry, Stage, Verdict};
+use crate::observe::{self, Entry, Migration, Stage, Verdict};
 use crate::other::Permission;
 use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock};
 use crate::run::machine::{Event, Finish};
@@ -112,13 +114,18 @@ impl Supervisor<'_> {
         let end = End {
             ending: self.journal.account.ending,
             is_terraform: self.child_is_terraform,
-            started: self.journal.account.started,
-            under_lock: self.observer.under_lock(),
+            migration: self.migration(),
+            is_logged: self.shows_locks(false),
             source_is_logged: logged(LockClaim::is_migration_source),
             destination_is_logged: logged(LockClaim::is_migration_destination),
         };
         let mut others = std::mem::take(&mut self.others);
-        let message = others.suspect(end, &self.job.command, &self.job.directory, &self.job.env, || {
+        let intent = self.journal.intent.clone();
+        let job = self.job;
+        // After everything was killed its arguments are not known.
+        let program = [OsString::from(&self.journal.account.program)];
+        let command = if job.command.is_empty() { &program[..] } else { &job.command };
+        others.suspect(end, command, &job.directory, &job.env, intent.as_ref(), || {
             if self.output.is_empty() {
                 self.follow_output();
             }
@@ -126,19 +133,31 @@ impl Supervisor<'_> {
             self.interrupted_twice
         });
         self.others = others;
-        if let Some(message) = message {
-            trouble(&mut self.journal.account, message);
-        }
+    }
+
+    /// The state that the command moved: by its log, else by its arguments, and then nobody knows where to.
+    fn migration(&self) -> Option<Migration> {
+        let told = self.observer.migration().cloned();
+        let intent = self.journal.intent.as_ref().filter(|intent| intent.moves && self.observer.product().is_none());
+        told.or_else(|| {
+            let surroundings = Surroundings { dir: intent?.directory.clone(), env: self.job.env.clone() };
+            // The old backend is the recorded one, until all is over.
+            let from = match backend::read_backend(&surroundings) {
+                Ok(Backend::S3(_)) => "s3".to_owned(),
+                Ok(Backend::Other { kind, .. }) => kind,
+                Ok(Backend::None | Backend::Local) | Err(_) => "local".to_owned(),
+            };
+            Some(Migration { from, to: None })
+        })
     }
 
     pub(super) async fn release_on_other_backends(&mut self) {
         if !self.others.is_suspected() {
             return;
         }
-        let ended = self.journal.account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now);
         let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
         tokio::time::sleep(IN_FLIGHT).await;
-        self.journal.account.other_locks.extend(self.others.look_after(ended, permission).await);
+        self.journal.account.other_locks.extend(self.others.look_after(self.item_terms(), permission).await);
         self.write_journal();
     }
 
@@ -244,6 +263,7 @@ impl Supervisor<'_> {
             }
         }
         let account = &mut self.journal.account;
+        account.other_locks.extend(self.others.unseen());
         account.ending.get_or_insert(Ending::StillAlive);
         let mut any_lost = false;
         let known = self.observer.ledger().entries();

@@ -1,16 +1,23 @@
 //! The supervisor's part in finding out about locks whose ID the log does not tell.
 
-use jiff::Timestamp;
+use std::ffi::{OsStr, OsString};
 
-use super::{Supervisor, trouble};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Child, Supervisor, trouble};
+use crate::backend::Surroundings;
 use crate::cli::Evidence;
-use crate::command::product;
-use crate::lock::LockClaim;
-use crate::observe::item::Misfit;
+use crate::command::{Flavour, product};
+use crate::lock::{LockClaim, LockPlace};
+use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
 use crate::report::{Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, TraceAccount};
 use crate::run::nameless::{self, Unlogged};
 use crate::run::release::Located;
+use crate::session::monotonic_millis;
+
+/// Longer than a Terraform goes without a word in its log before it has its lock.
+const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 
 impl Supervisor<'_> {
     pub(super) fn trace_changed(&mut self, entry: &observe::TraceEntry) {
@@ -49,8 +56,67 @@ impl Supervisor<'_> {
         let script = self.observer.is_unlearned() && !self.child_is_terraform && !is_named;
         let signalled = script && matches!(account.ending, Some(Ending::Exited { code: 129.., .. }));
         (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty() || signalled)
-            && (script
-                || self.observer.ledger().entries().is_empty() && nameless::is_due(self.job, self.observer.product()))
+            && (script || self.is_silent())
+    }
+
+    /// Whether the command may hold a lock in S3 of which its log says nothing.
+    fn is_silent(&self) -> bool {
+        let Some(intent) = &self.journal.intent else { return false };
+        let locks = intent.operations.as_ref().is_none_or(|operations| !operations.is_empty());
+        let moves = intent.moves || self.observer.migration().is_some();
+        let product = self.observer.product();
+        let shown = match (self.job.flavour.corrected(product), product) {
+            // It did nothing yet, or is no Terraform.
+            (Flavour::Terraform | Flavour::Unknown, None) => intent.logs,
+            _ => self.shows_locks(matches!(intent.places.first(), Some(LockPlace::Lockfile { .. }))),
+        };
+        (locks || moves) && !shown && self.observer.ledger().entries().is_empty()
+    }
+
+    /// Whether its log shows each lock in S3 that it takes. `lockfile`: each has a lockfile.
+    pub(super) fn shows_locks(&self, lockfile: bool) -> bool {
+        let intent = self.journal.intent.as_ref();
+        intent.is_some_and(|intent| intent.logs && self.observer.shows_locks(intent.debug, lockfile))
+    }
+
+    /// What was in the lock's place beside the start of the command.
+    pub(super) fn note_baseline(&mut self, baseline: Baseline) {
+        if let Some(intent) = &mut self.journal.intent {
+            intent.baseline = baseline;
+        }
+        self.write_journal();
+    }
+
+    /// What is known of the child that its lock must fit.
+    pub(in crate::run) fn item_terms(&self) -> ItemTerms {
+        let account = &self.journal.account;
+        let now = Timestamp::now();
+        let mut ended = account.ending.and_then(Ending::at).unwrap_or(now);
+        if matches!(self.child, Child::Gone) {
+            // When it died nobody saw. What was locked after its last word may be another's.
+            let written = self.log.file().metadata().and_then(|log| log.modified()).ok();
+            let written = written.and_then(|written| Timestamp::try_from(written).ok());
+            ended = written.map_or(account.started, |written| ended.min(written + LAST_WORD));
+        }
+        let lived = self.journal.began.map(|began| monotonic_millis().saturating_sub(began));
+        let lived = SignedDuration::from_millis(lived.and_then(|lived| i64::try_from(lived).ok()).unwrap_or_default());
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+        let env_user = self.job.env.get(OsStr::new("USER")).map(OsString::as_os_str);
+        let nodename = self.journal.nodename.as_deref();
+        let product = self.observer.product();
+        ItemTerms {
+            path: None,
+            lifetime: (account.started, ended),
+            lasted: lived - now.duration_since(ended),
+            who: nodename.map(|nodename| item::who(user.as_deref(), env_user, nodename)).unwrap_or_default(),
+            flavour: self.job.flavour.corrected(product),
+            version: product.map(|(_, version)| version.to_owned()),
+            operations: None,
+            baseline: None,
+            passed: self.observer.under_lock(),
+            waits: false,
+            contested: false,
+        }
     }
 
     /// Adds the locks that traced lockfiles turn out to be.
@@ -110,14 +176,10 @@ impl Supervisor<'_> {
             }
             return;
         }
-        let lifetime = (account.started, account.ending.and_then(Ending::at).unwrap_or_else(Timestamp::now));
+        let Some(intent) = &self.journal.intent else { return };
         let unclean = account.ending.is_none_or(Ending::is_unclean);
-        let passed = self.observer.under_lock();
-        let may_land = unclean && passed.is_none();
-        let looked = std::mem::take(&mut self.unlogging)
-            .end(self.job, self.observer.product(), self.journal.nodename.as_deref(), lifetime, passed, may_land)
-            .await;
-        let found = match looked {
+        let may_land = unclean && self.observer.under_lock().is_none();
+        let found = match nameless::look_again(intent, &self.job.env, self.item_terms(), may_land).await {
             Ok(Some(found)) => found,
             Ok(None) => return,
             Err(why) => return self.note_unseen(&why),
@@ -125,6 +187,10 @@ impl Supervisor<'_> {
         let Unlogged { claim, places, settings, created, fits } = found;
         if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {
             return;
+        }
+        // It said who has the lock, and that it has none. Its words can only keep a lock from being taken for its own.
+        if self.refused_by_words().is_some_and(|refused| refused.id == claim.id.as_str()) {
+            return tracing::debug!("lock {} is the one that the command was refused", claim.id);
         }
         let asked = self.job.evidence == Evidence::Item;
         let why = match fits {
@@ -171,7 +237,10 @@ impl Supervisor<'_> {
             holder: None,
             outcome: OtherOutcome::Unknown { why, unclean: true },
             command: None,
-            terraform: self.job.terraform(self.journal.account.command(), true),
+            terraform: self.journal.intent.as_ref().map(|intent| {
+                let surroundings = Surroundings { dir: intent.directory.clone(), env: self.job.env.clone() };
+                surroundings.terraform(self.journal.account.command(), &intent.workspace, true)
+            }),
         });
     }
 }
