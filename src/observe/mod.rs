@@ -27,6 +27,6 @@ pub use hclog::{Level, Record, Splitter};
 pub use interrupt::{InterruptScanner, Interrupts};
 pub use ledger::{Ending, Entry, Ledger, Leftover, Stage, Verdict};
 pub use locks::{LockEvent, LockPlace, read};
-pub use observer::{Believed, Fact, Migration, Observer};
+pub use observer::{Asked, Believed, Fact, Migration, Observer};
 pub use phase::{Marker, Phase, PhaseTracker};
 pub use traces::{LeftTrace, TraceEntry};

@@ -8,7 +8,7 @@ use super::ledger::{Ending, Entry, Ledger, MOST, Verdict};
 use super::locks::{self, LockEvent};
 use super::phase::{Marker, Phase, PhaseTracker};
 use super::requests::{Requests, Told};
-use super::traces::{LeftTrace, TraceEntry, Traces};
+use super::traces::{LeftTrace, TraceEntry, TraceEvent, Traces};
 use crate::command::{Product, minor};
 
 /// Most refused records that are told of. What floods the log with them is noise, or wants to be.
@@ -46,6 +46,19 @@ pub struct Migration {
     pub to: Option<String>,
 }
 
+/// Which store a request for a lock went to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// `<bucket>/<state key>` of the lock.
+    pub lock_id: String,
+    /// The table; none for a lockfile.
+    pub table: Option<String>,
+    /// The region.
+    pub region: String,
+    /// The host and port.
+    pub host: String,
+}
+
 /// Which records are believed to be about the child's locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Believed {
@@ -72,6 +85,7 @@ pub struct Observer {
     splitter: Splitter,
     ledger: Ledger,
     traces: Traces,
+    asked: Vec<Asked>,
     tracker: PhaseTracker,
     phase: Phase,
     refused: Vec<Refused>,
@@ -100,6 +114,7 @@ impl Observer {
             records: believed.records,
             requests: believed.requests.then(|| Requests::new(believed.states)),
             traces: Traces::default(),
+            asked: Vec::new(),
             splitter: Splitter::default(),
             ledger: Ledger::default(),
             tracker: PhaseTracker::default(),
@@ -175,6 +190,11 @@ impl Observer {
     /// the end.
     pub fn traces_left(&self, ending: Ending) -> Vec<LeftTrace> {
         self.traces.left(ending)
+    }
+
+    /// Which stores the requests for locks went to.
+    pub fn asked(&self) -> &[Asked] {
+        &self.asked
     }
 
     /// The session's locks.
@@ -260,6 +280,13 @@ impl Observer {
                 self.expectations.check_time(record.time, now).map_err(|reason| Refused::of(None, reason))
             }
         };
+        if judged.is_ok()
+            && let Some(asked) = asked(record, &told)
+            && !self.asked.contains(&asked)
+            && self.asked.len() < MOST
+        {
+            self.asked.push(asked);
+        }
         match (judged, told) {
             (Ok(()), Told::Lock(event)) => self.enter_lock(&event, Grade::Request, facts),
             (Ok(()), Told::Trace(event)) if self.traces.has_room_for(&event) => {
@@ -303,6 +330,20 @@ fn tells_locks(product: Product, version: &str) -> bool {
         Product::OpenTofu => (1, 11),
     };
     minor(version).is_some_and(|version| version >= first)
+}
+
+fn asked(record: &Record, told: &Told) -> Option<Asked> {
+    let (lock_id, table) = match told {
+        Told::Lock(LockEvent::Attempting(claim)) => {
+            let names = record.field("aws.dynamodb.table_names")?;
+            (claim.lock_id(), Some(names.strip_prefix("[\"")?.strip_suffix("\"]")?.to_owned()))
+        }
+        Told::Trace(TraceEvent::Attempting(trace)) => (trace.lock_id(), None),
+        _ => return None,
+    };
+    let (_, address) = record.field("http.url")?.split_once("://")?;
+    let host = address.split('/').next()?.to_owned();
+    Some(Asked { lock_id, table, region: record.field("aws.region")?.to_owned(), host })
 }
 
 fn migration(record: &Record) -> Option<Migration> {

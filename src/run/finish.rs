@@ -689,7 +689,7 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
         let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
         let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
         let (directory, env) = (&job.directory, &job.env);
-        let started = Started { command: &command, directory, env, child: None, is_terraform: false };
+        let started = Started { command: &command, directory, env, asked: &[], child: None, is_terraform: false };
         let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };
         let Located { places, settings } = releaser.locate(&lock.claim, place, started, Tree::default);
         (lock.places, lock.settings) = (places, settings);

@@ -88,8 +88,8 @@ struct State {
     key: String,
     /// Where its lock is, the object first.
     places: Vec<LockPlace>,
-    /// The settings are those of its directory, because its plan file is encrypted.
-    guessed: bool,
+    /// The settings are those of its directory, because its plan file does not tell them, for this reason.
+    guessed: Option<String>,
 }
 
 impl State {
@@ -101,11 +101,12 @@ impl State {
 
     /// The state of a workspace; none if that is not in S3, or has no lock there.
     fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
-        let planned = plan.map(|plan| backend::read_planned_backend(plan, surroundings));
-        let guessed = matches!(planned, Some(Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })));
-        let found = match planned.filter(|_| !guessed) {
-            Some(planned) => planned?,
-            None => backend::read_backend(surroundings)?,
+        let (found, guessed) = match plan.map(|plan| backend::read_planned_backend(plan, surroundings)) {
+            Some(Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => {
+                (backend::read_backend(surroundings)?, Some(error.to_string()))
+            }
+            Some(planned) => (planned?, None),
+            None => (backend::read_backend(surroundings)?, None),
         };
         let Backend::S3(backend) = found else { return Ok(None) };
         let key = backend.state_key(workspace);
@@ -186,7 +187,8 @@ impl Releaser {
         let directory = account.directory.clone();
         let is_left = |trace: &mut TraceAccount| matches!(trace.outcome, Some(LockOutcome::Left(_)));
         for mut trace in account.traces.extract_if(.., is_left).collect::<Vec<_>>() {
-            let started = Started { command, directory: &directory, env, child: None, is_terraform: false };
+            let directory = &directory;
+            let started = Started { command, directory, env, asked: &[], child: None, is_terraform: false };
             let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
             let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
             (trace.places, trace.settings) = (located.places, located.settings);
@@ -269,6 +271,11 @@ impl Unlogging {
     }
 }
 
+/// Whether the state that a command works on may be one that is locked in S3.
+pub fn may_lock(intent: &Intent, env: &HashMap<OsString, OsString>) -> bool {
+    !intent.places.is_empty() || !matches!(State::of(intent, env), Ok(None))
+}
+
 /// Looks which lock is there now that the child is dead. None if there is none. `may_land`: the request that takes the
 /// lock may still be on its way. `terms`: what is known of the child.
 ///
@@ -303,11 +310,7 @@ pub async fn look_again(
     let State { backend, key, places, guessed } = state;
     let info = match found {
         Some(FoundLock::Held(info)) => info,
-        _ if guessed => {
-            let plan = intent.plan_file.clone().unwrap_or_default();
-            return Err(BackendError::PlanFile { path: plan, flaw: PlanFlaw::Encrypted }.to_string());
-        }
-        _ => return Ok(None),
+        _ => return guessed.map_or(Ok(None), Err),
     };
     let contested = Contested::S3 { bucket: backend.bucket().to_owned(), key: key.clone() };
     let terms = ItemTerms {

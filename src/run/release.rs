@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::supervisor::Job;
 use super::terraforms::{Terraform, Terraforms};
-use crate::backend::{self, AwsClients, Backend, BackendError, S3Backend, Store, Surroundings};
+use crate::backend::{self, AwsClients, Backend, BackendError, PlanFlaw, S3Backend, Store, Surroundings};
 use crate::command;
 use crate::holder::Holder;
 use crate::lock::{
     self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError, UnconditionalDelete,
 };
-use crate::observe::{Entry, Leftover, Stage};
+use crate::observe::{Asked, Entry, Leftover, Stage};
 use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
 use crate::session::{ProcessId, StartingBackend, Tree};
 
@@ -42,6 +42,8 @@ pub struct Started<'a> {
     pub directory: &'a Path,
     /// Its environment.
     pub env: &'a HashMap<OsString, OsString>,
+    /// Which stores its requests for locks went to, as far as its log tells.
+    pub asked: &'a [Asked],
     /// Its process.
     pub child: Option<ProcessId>,
     /// That is a Terraform itself and not a program that starts some.
@@ -184,7 +186,7 @@ impl Releaser {
                 let settings = plan.map(|path| Settings {
                     directory: path.parent().map(Path::to_owned).unwrap_or_default(),
                     plan_file: Some(path),
-                    flags: ["--bucket", &claim.bucket, "--key", &claim.state_key].map(str::to_owned).into(),
+                    flags: named_flags(claim, started.asked),
                     anywhere: Vec::new(),
                     path_style: false,
                     digests: BTreeMap::new(),
@@ -211,23 +213,25 @@ impl Releaser {
         look: impl FnOnce() -> Tree,
     ) -> Result<Found, BackendError> {
         let mut misses = Misses::default();
+        let sure = Sure { asked: started.asked, places: &before.places };
         // The usual case, without looking at every process of the machine.
         if started.is_terraform
             && let Some(terraform) = started.child.and_then(|id| Terraform::read(id, false))
-            && let Some(found) = misses.note(checked(claim, &[&self.start], backend_of_process(claim, &terraform)))
+            && let Some(found) =
+                misses.note(checked(claim, &[&self.start], backend_of_process(claim, &terraform, sure)))
         {
             return Ok(found);
         }
         let own = || {
             if let Some(Settings { directory, plan_file, .. }) = &before.settings {
                 let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
-                let found = Some(backend_in(claim, &surroundings, plan_file.clone()));
+                let found = Some(backend_in(claim, &surroundings, plan_file.clone(), sure));
                 // Its places were found while Terraform lived, and are compared.
                 return if before.places.is_empty() { checked(claim, &[&self.start], found) } else { found };
             }
             let args = started.command.get(1..).unwrap_or_default();
             let surroundings = Surroundings::of_command(started.directory, args, started.env.clone());
-            checked(claim, &[&self.start], Some(backend_of(claim, &surroundings, args)))
+            checked(claim, &[&self.start], Some(backend_of(claim, &surroundings, args, sure)))
         };
         if started.is_terraform
             && let Some(found) = misses.note(own())
@@ -245,7 +249,7 @@ impl Releaser {
                 true => vec![&self.start],
                 false => terraform.started_with().iter().collect(),
             };
-            checked(claim, &start, backend_of_process(claim, terraform))
+            checked(claim, &start, backend_of_process(claim, terraform, sure))
         };
         for terraform in self.terraforms.living() {
             if let Some(found) = misses.note(of_process(terraform)) {
@@ -437,6 +441,20 @@ impl Settings {
     }
 }
 
+/// The flags that name the place of a lock without its backend: what its log does not tell, a person has to put in.
+fn named_flags(claim: &LockClaim, asked: &[Asked]) -> Vec<String> {
+    let asked = |by_table| {
+        asked.iter().find(move |asked| asked.lock_id == claim.lock_id() && asked.table.is_some() == by_table)
+    };
+    let told = asked(true).or_else(|| asked(false));
+    let mut flags = vec!["--bucket", &claim.bucket, "--key", &claim.state_key, "--region"];
+    flags.push(told.map_or("REGION", |asked| &asked.region));
+    if claim.kinds != LockKinds::Lockfile {
+        flags.extend(["--table", told.and_then(|asked| asked.table.as_deref()).unwrap_or("TABLE")]);
+    }
+    flags.into_iter().map(str::to_owned).collect()
+}
+
 /// A backend and where its settings are.
 type Found = (Box<S3Backend>, Settings);
 
@@ -460,24 +478,66 @@ impl Misses {
     }
 }
 
-fn backend_of_process(claim: &LockClaim, terraform: &Terraform) -> Option<Result<Found, BackendError>> {
-    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args()));
+/// What is known for sure of the place of a lock.
+#[derive(Clone, Copy)]
+struct Sure<'a> {
+    /// By the requests that asked for locks.
+    asked: &'a [Asked],
+    /// By an earlier look.
+    places: &'a [LockPlace],
+}
+
+impl Sure<'_> {
+    /// Whether a backend puts a lock there.
+    fn is_of(self, backend: &S3Backend, claim: &LockClaim) -> bool {
+        let Ok(places) = backend.places(claim) else { return false };
+        let mut asked = self.asked.iter().filter(|asked| asked.lock_id == claim.lock_id()).peekable();
+        match asked.peek() {
+            Some(_) => asked.all(|asked| places.iter().any(|place| went_to(asked, place))),
+            None => !places.is_empty() && places == self.places,
+        }
+    }
+}
+
+/// Whether a request for a lock went to this place.
+fn went_to(asked: &Asked, place: &LockPlace) -> bool {
+    let (LockPlace::DynamoDb { region, endpoint, .. } | LockPlace::Lockfile { region, endpoint, .. }) = place;
+    let is_table = match place {
+        LockPlace::DynamoDb { table, .. } => asked.table.as_ref() == Some(table),
+        LockPlace::Lockfile { .. } => asked.table.is_none(),
+    };
+    let host = match endpoint.as_deref().and_then(|endpoint| endpoint.split_once("://")) {
+        Some((_, address)) => address.split('/').next().unwrap_or_default(),
+        None => "amazonaws.com",
+    };
+    let below = asked.host.strip_suffix(host);
+    is_table && asked.region == *region && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+}
+
+fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Option<Result<Found, BackendError>> {
+    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args(), sure));
     found.reduce(|first, second| if first.is_ok() { first } else { second })
 }
 
 /// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
-fn backend_of(claim: &LockClaim, surroundings: &Surroundings, args: &[OsString]) -> Result<Found, BackendError> {
-    backend_in(claim, surroundings, backend::plan_file(args, surroundings))
+fn backend_of(
+    claim: &LockClaim,
+    surroundings: &Surroundings,
+    args: &[OsString],
+    sure: Sure,
+) -> Result<Found, BackendError> {
+    backend_in(claim, surroundings, backend::plan_file(args, surroundings), sure)
 }
 
 /// The same, where the arguments may be unknown.
 ///
 /// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
-/// either.
+/// either; but where the plan is encrypted, and what is known of the lock's place is what the directory has.
 fn backend_in(
     claim: &LockClaim,
     surroundings: &Surroundings,
     plan_file: Option<PathBuf>,
+    sure: Sure,
 ) -> Result<Found, BackendError> {
     let fitting = |backend| match backend {
         Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
@@ -490,7 +550,14 @@ fn backend_in(
         (backend, settings)
     };
     if let Some(plan) = plan_file {
-        return Ok(found(fitting(backend::read_planned_backend(&plan, surroundings)?)?, Some(plan)));
+        let backend = match backend::read_planned_backend(&plan, surroundings) {
+            Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. }) => {
+                let directorys = backend::read_backend(surroundings).and_then(fitting).ok();
+                directorys.filter(|backend| sure.is_of(backend, claim)).ok_or(error)?
+            }
+            planned => fitting(planned?)?,
+        };
+        return Ok(found(backend, Some(plan)));
     }
     Ok(found(fitting(backend::read_backend(surroundings)?)?, None))
 }

@@ -219,3 +219,48 @@ fn a_plan_with_changes_is_no_crash() {
         assert_clean(&project);
     }
 }
+
+/// The plan does not tell where its lock is, but the directory does, and the request in the log that it is there.
+#[test]
+fn the_lock_of_an_encrypted_plan_is_deleted_or_named() {
+    const ENCRYPTION: &str = r#"terraform {
+  encryption {
+    key_provider "pbkdf2" "k" {
+      passphrase = "correct-horse-battery-staple"
+    }
+    method "aes_gcm" "m" {
+      keys = key_provider.pbkdf2.k
+    }
+    plan {
+      method = method.aes_gcm.m
+    }
+  }
+}"#;
+    // Encryption came with 1.7.
+    for (version, tofu) in Tools::get().programs(Product::OpenTofu).filter(|(version, _)| !version.starts_with("1.6."))
+    {
+        let older = version.starts_with("1.8.") || version.starts_with("1.10.");
+        for lockfile in [false, true].into_iter().filter(|lockfile| !(lockfile & older)) {
+            let project = project(Kind::Sleep);
+            std::fs::write(project.work().join("encryption.tf"), ENCRYPTION).unwrap();
+            let project = if lockfile { project.lockfile() } else { project.table() }.init(&tofu);
+            project.terraform(["plan", "-out=tfplan", "-input=false"]).run().expect_code(0);
+            let apply = ["apply", "-input=false", "-no-color", "tfplan"];
+            let run = project.tfguard(TFGUARD, [""; 0], apply).new_group().start();
+            run.wait_for_stdout("asleep", SOON);
+            let held = || if lockfile { project.lock_in_bucket() } else { project.lock() };
+            let id = held().expect("it is locked")["ID"].as_str().unwrap().to_owned();
+            kill_child(&project);
+            let exit = run.wait(SOON).expect_code(if older { 120 } else { 137 });
+            if older {
+                let step = exit.err().split("run in ").nth(1).expect("a step").to_owned();
+                let command = step.split_once(": ").and_then(|(_, command)| command.lines().next()).unwrap();
+                assert!(command.contains(&id), "{version}: {exit}");
+                project.paste(TFGUARD, &project.work(), command).expect_code(0);
+            } else {
+                assert!(exit.err().contains("left by OpenTofu, deleted by tfguard"), "{version}: {exit}");
+            }
+            assert_eq!(held(), None, "{version}: {exit}");
+        }
+    }
+}

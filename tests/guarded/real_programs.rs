@@ -1,6 +1,8 @@
 //! What is promised of locks, on the real OpenTofu and the real Terraform up to 1.8: each version that was built, with each kind
 //! of lock it has. What is tried is in `matrix`, which tries more of it on all that can be had.
 
+use nix::sys::signal::Signal::SIGTERM;
+
 use super::matrix::cells;
 use super::*;
 
@@ -93,7 +95,7 @@ fn the_lock_of_a_killed_workspace_command_is_deleted_or_named() {
             let report = report(&project);
             assert_eq!(report["locks"][0]["id"], lock.id, "{case}, {word}: {exit} {report}");
             if !case.is_logged() {
-                let command = format!("tfguard unlock {} --workspace blue", lock.id);
+                let command = format!("tfguard unlock {} --workspace {BLUE}", lock.id);
                 assert!(exit.err().contains(&command), "{case}, {word}: {exit}");
                 project.paste(TFGUARD, &project.work(), &command).expect_code(0);
                 // It looks before it repeats what is not so any more.
@@ -110,29 +112,35 @@ fn the_lock_of_a_killed_workspace_command_is_deleted_or_named() {
 #[test]
 fn evidence_item_holds_for_workspace_commands_and_in_the_cleanup_step() {
     Case::each(|case| {
-        if case.is_logged() {
-            return;
-        }
-        for all in [false, true] {
-            let Blue { run, project, _held, .. } = case.working_on_blue("new", &["-v", "--evidence", "item"]);
-            run.wait_for_stderr("looked at the state's lock", SOON);
-            let journal = project.wait_for_journal(SOON, |journal| journal["intent"]["baseline"] == "absent");
-            let child = pid_of(&journal["child"]["id"]);
-            let exit = if all {
-                run.kill_with_supervisor(&journal);
-                kill(child);
-                project.command(TFGUARD).args(["release"]).env("TFGUARD_EVIDENCE", "item").run().expect_code(0)
-            } else {
-                kill(child);
-                run.wait(SOON).expect_code(137)
-            };
-            assert_eq!(case.lock_of(&project, &blue(&project)), None, "{case}, all {all}: {exit}");
-            assert!(exit.err().contains("judged by what it says itself"), "{case}, all {all}: {exit}");
+        for all in [false, true].into_iter().filter(|_| !case.is_logged()) {
+            // Another test's Terraform of which nobody can tell what it locks, such as one that migrates, stands in the way.
+            let tried = (0..20).find(|_| {
+                let Blue { run, project, _held, .. } = case.working_on_blue("new", &["-v", "--evidence", "item"]);
+                run.wait_for_stderr("looked at the state's lock", SOON);
+                let journal = project.wait_for_journal(SOON, |journal| journal["intent"]["baseline"] == "absent");
+                let child = pid_of(&journal["child"]["id"]);
+                let exit = if all {
+                    run.kill_with_supervisor(&journal);
+                    kill(child);
+                    project.command(TFGUARD).args(["release"]).env("TFGUARD_EVIDENCE", "item").run()
+                } else {
+                    kill(child);
+                    run.wait(SOON)
+                };
+                if exit.err().contains("one that is alive on this machine may hold it") {
+                    return false;
+                }
+                assert_eq!(case.lock_of(&project, &blue(&project)), None, "{case}, all {all}: {exit}");
+                assert_eq!(exit.code, Some(if all { 0 } else { 137 }), "{case}: {exit}");
+                assert!(exit.err().contains("judged by what it says itself"), "{case}, all {all}: {exit}");
+                true
+            });
+            assert!(tried.is_some(), "{case}: a rival each time");
         }
     });
 }
 
-/// A guarded command that waits under the lock of the workspace `blue`.
+/// A guarded command that waits under the lock of the workspace [`BLUE`].
 struct Blue {
     run: Running,
     project: Project<'static>,
@@ -140,9 +148,12 @@ struct Blue {
     _held: (Gate, FaultProxy),
 }
 
-/// `<bucket>/<key>` of the state of the workspace `blue`.
+/// A workspace by which forty base64 characters stand in a row in the path of its state, which OpenTofu masks in its log.
+const BLUE: &str = "bluebluebluebluebluebluebl";
+
+/// `<bucket>/<key>` of its state.
 fn blue(project: &Project) -> String {
-    format!("{}/env:/blue/{}", project.bucket(), project.state_key())
+    format!("{}/env:/{BLUE}/{}", project.bucket(), project.state_key())
 }
 
 impl Case {
@@ -157,18 +168,18 @@ impl Case {
         let proxy = FaultProxy::start(Aws::shared().url());
         let project = self.project(Kind::Quick).endpoint(proxy.url()).init(&self.program);
         if word == "delete" {
-            project.terraform(["workspace", "new", "blue"]).run().expect_code(0);
+            project.terraform(["workspace", "new", BLUE]).run().expect_code(0);
             project.terraform(["workspace", "select", "default"]).run().expect_code(0);
         }
         let gate = Gate::new();
         let rule = match word {
             // Before it deletes anything it unlocks.
-            "delete" => Match::http("GET", "blue/network/prod.tfstate").nth(1),
+            "delete" => Match::http("GET", &format!("{BLUE}/network/prod.tfstate")).nth(1),
             // The first is the lockfile.
-            _ => Match::http("PUT", "blue/network/prod.tfstate").nth(if self.lockfile { 2 } else { 1 }),
+            _ => Match::http("PUT", &format!("{BLUE}/network/prod.tfstate")).nth(if self.lockfile { 2 } else { 1 }),
         };
         proxy.rule(rule, [gate.hold()]);
-        let run = project.tfguard(TFGUARD, options, ["workspace", word, "blue"]).new_group().start();
+        let run = project.tfguard(TFGUARD, options, ["workspace", word, BLUE]).new_group().start();
         gate.wait_for(1, SOON);
         let lock = self.lock_of(&project, &blue(&project)).unwrap_or_else(|| panic!("{self}: {word} holds its lock"));
         Blue { run, project, lock, _held: (gate, proxy) }

@@ -137,6 +137,7 @@ impl Supervisor<'_> {
             command: &self.job.command,
             directory: &self.job.directory,
             env: &self.job.env,
+            asked: self.observer.asked(),
             child: child.map(|child| child.id),
             is_terraform: self.child_is_terraform,
         };

@@ -63,6 +63,7 @@ impl Supervisor<'_> {
     fn is_silent(&self) -> bool {
         let Some(intent) = &self.journal.intent else { return false };
         let locks = intent.operations.as_ref().is_none_or(|operations| !operations.is_empty());
+        let locks = locks && nameless::may_lock(intent, &self.job.env);
         let moves = intent.moves || self.observer.migration().is_some();
         let product = self.observer.product();
         let shown = match (self.job.flavour.corrected(product), product) {
