@@ -216,6 +216,9 @@ pub struct TraceAccount {
     pub settings: Option<Settings>,
     /// What became of it. None while the child lives.
     pub outcome: Option<LockOutcome>,
+    /// Whose lock is in its place now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<FoundLock>,
 }
 
 /// Where the settings of a lock's backend are, for who looks after it when its Terraform and its arguments are gone.

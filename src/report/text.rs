@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::command::{self, Product};
-use crate::lock::{FoundLock, LockClaim, LockKinds, LockPlace};
+use crate::lock::{FoundLock, LockClaim, LockInfo, LockKinds, LockPlace};
 use crate::observe::{Grade, Phase, Stage};
 use crate::run::describe;
 use crate::shell;
@@ -250,13 +250,7 @@ impl LockAccount {
         };
         for half in &self.halves {
             match &half.outcome {
-                HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => {
-                    let _ = write!(
-                        line,
-                        "; another one is there now, not touched: {} by {} since {} ({})",
-                        holder.id, holder.who, holder.created, holder.operation
-                    );
-                }
+                HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => line += &another(holder),
                 HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
                     let _ = write!(line, "; something that is no lock is at {}, not touched", half.place);
                     let unlock =
@@ -277,24 +271,34 @@ impl LockAccount {
 }
 
 impl TraceAccount {
-    /// Nothing is to be said of one that the child released or never had.
+    /// Nothing is to be said of one whose lock is told of otherwise, or that the child never had.
     fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
-        let why = match &self.outcome {
-            Some(LockOutcome::Left(why)) => why,
-            Some(LockOutcome::TakenAway) => {
-                let (state, product) = (self.entry.trace.lock_id(), account.product());
-                return Some(Finding {
-                    id: None,
-                    outcome: Outcome::TakenAway,
-                    line: format!("lockfile of {state}: {}", taken_away(product)),
-                    details: Vec::new(),
-                    next: Some(in_its_place(self.settings.as_ref(), "tfguard verify")),
-                    state,
-                });
+        let (state, program) = (self.entry.trace.lock_id(), account.command());
+        let told = |outcome, what: String| {
+            let line = format!("lockfile of {state}: {what}");
+            let told = account.locks.iter().any(|lock| lock.claim.lock_id() == state);
+            (!told).then(|| Finding { id: None, state: state.clone(), outcome, line, details: Vec::new(), next: None })
+        };
+        let why = match (&self.outcome, &self.holder) {
+            (Some(LockOutcome::Left(why)), _) => why,
+            (Some(LockOutcome::Unlocked), _) if self.entry.stage.is_over() => {
+                return told(Outcome::Unlocked, format!("released by {}", account.product()));
+            }
+            (Some(LockOutcome::TakenAway), holder) => {
+                let holder = match holder {
+                    Some(FoundLock::Held(holder)) => another(holder),
+                    _ => String::new(),
+                };
+                let finding = told(Outcome::TakenAway, taken_away(account.product()) + &holder)?;
+                return Some(Finding { next: Some(in_its_place(self.settings.as_ref(), "tfguard verify")), ..finding });
+            }
+            (Some(LockOutcome::Gone), Some(FoundLock::Held(holder)))
+                if self.entry.stage != Stage::Attempted || account.refused.is_none() =>
+            {
+                return told(Outcome::Gone, format!("not there any more{}", another(holder)));
             }
             _ => return None,
         };
-        let (state, program) = (self.entry.trace.lock_id(), account.command());
         let (directory, command) = match &self.settings {
             Some(Settings { directory, flags, .. }) => {
                 let command = match flags.as_slice() {
@@ -333,6 +337,11 @@ fn in_its_place(settings: Option<&Settings>, command: &str) -> String {
 
 fn taken_away(product: &str) -> String {
     format!("taken away while {product} was at work, so two may have written")
+}
+
+fn another(holder: &LockInfo) -> String {
+    let LockInfo { id, who, created, operation, .. } = holder;
+    format!("; another one is there now, not touched: {id} by {who} since {created} ({operation})")
 }
 
 fn signal_name(signal: i32) -> String {

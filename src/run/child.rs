@@ -125,8 +125,8 @@ pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour)
 /// write their log to stderr, whatever the log variables say (`wrappedMain` in their `main.go`). Both processes of such
 /// a Terraform have the log open, and the outer one ignores SIGINT (`ignoreSignals`), so the pair has its one interrupt.
 fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'static str, OsString)> {
-    let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
-    let (free, second_is_free) = (!LOG_VARIABLES.iter().any(is_set), !is_set(&SECOND_LOG));
+    let second_is_free = env.get(OsStr::new(SECOND_LOG)).is_none_or(|path| path.is_empty());
+    let free = log_variables_of_user(env).is_empty();
     let path = || (LOG_PATH, log.into());
     match flavour {
         // Its SDK logs requests only if the environment asks for DEBUG. One before 0.15, whose version is to be seen, knows
@@ -145,6 +145,13 @@ fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'stat
         _ if second_is_free => vec![(SECOND_LOG, log.into())],
         _ => Vec::new(),
     }
+}
+
+/// The log variables that the user set.
+#[must_use]
+pub fn log_variables_of_user(env: &Environment) -> Vec<&'static str> {
+    let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
+    LOG_VARIABLES.into_iter().filter(is_set).collect()
 }
 
 /// Whether an environment asks for a log of level DEBUG or lower (`globalLogLevel` in `internal/logging/logging.go`; what

@@ -132,13 +132,21 @@ impl State {
     }
 }
 
+/// What a traced lockfile turned out to be.
+#[derive(Debug)]
+pub(super) enum Identified {
+    /// This lock.
+    Own(LockClaim),
+    /// It is not there any more, and perhaps another one is.
+    Gone(Option<FoundLock>),
+}
+
 impl Releaser {
-    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares. None if it
-    /// is not there, or another is.
+    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares.
     ///
     /// # Errors
     /// Why it could not be found out.
-    pub(super) async fn identify(&self, left: &LeftTrace) -> Result<Option<LockClaim>, String> {
+    pub(super) async fn identify(&self, left: &LeftTrace) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let backend = self.backend(&trace.without_id())?;
         let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
@@ -153,7 +161,7 @@ impl Releaser {
             let over = start.elapsed() >= BUDGET;
             match answer {
                 Ok(Ok(Traced::Same(FoundLock::Held(info)))) if info.path == trace.lock_id() => {
-                    return trace.claim(info).map(Some).map_err(|error| format!("{place}: {error}"));
+                    return trace.claim(info).map(Identified::Own).map_err(|error| format!("{place}: {error}"));
                 }
                 Ok(Ok(Traced::Same(_))) => return Err(format!("{place} is this run's and is no lock of this state")),
                 Ok(Ok(Traced::Other(FoundLock::Held(holder)))) if trace.sha256.is_none() && trace.etag.is_none() => {
@@ -163,7 +171,12 @@ impl Releaser {
                         holder.id, holder.who, holder.created
                     ));
                 }
-                Ok(Ok(_)) if start.elapsed() >= watch => return Ok(None),
+                Ok(Ok(there)) if start.elapsed() >= watch => {
+                    return Ok(Identified::Gone(match there {
+                        Traced::Other(holder) => Some(holder),
+                        _ => None,
+                    }));
+                }
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) if over || !error.is_retryable() => return Err(error.to_string()),
                 Err(_) if over => return Err(format!("{place}: no answer")),
@@ -193,19 +206,21 @@ impl Releaser {
             let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
             (trace.places, trace.settings) = (located.places, located.settings);
             let left = LeftTrace { entry: trace.entry.clone(), may_still_appear: false, unlock_in_flight: false };
-            let identified = self.identify(&left).await.and_then(|claim| match claim {
-                Some(claim) => holder.check_holder(&claim).map(|()| Some(claim)).map_err(|refused| refused.to_string()),
-                None => Ok(None),
+            let identified = self.identify(&left).await.and_then(|identified| match &identified {
+                Identified::Own(claim) => {
+                    holder.check_holder(claim).map(|()| identified).map_err(|refused| refused.to_string())
+                }
+                Identified::Gone(_) => Ok(identified),
             });
             match identified {
-                Ok(Some(claim)) => {
+                Ok(Identified::Own(claim)) => {
                     let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
                     let mut lock = LockAccount::new(&entry, trace.places, trace.settings);
                     lock.outcome = trace.outcome;
                     account.locks.push(lock);
                     continue;
                 }
-                Ok(None) => trace.outcome = Some(LockOutcome::Gone),
+                Ok(Identified::Gone(holder)) => (trace.outcome, trace.holder) = (Some(LockOutcome::Gone), holder),
                 Err(why) => trace.outcome = Some(LockOutcome::Left(why)),
             }
             account.traces.push(trace);

@@ -83,13 +83,23 @@ impl Supervisor<'_> {
 
     /// It asked for a lock, never said that it has it, and another one is there.
     fn refused_by_log(&self) -> Option<Refused> {
-        self.journal.account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).find_map(|lock| {
+        let account = &self.journal.account;
+        let by_trace = account.traces.iter().filter(|trace| trace.entry.stage == Stage::Attempted);
+        let by_trace = by_trace.filter_map(|trace| match &trace.holder {
+            Some(FoundLock::Held(info)) => {
+                let places = self.places_of(&trace.entry.trace.lock_id());
+                Some(Refused { id: info.id.clone(), info: Some(info.clone()), places })
+            }
+            _ => None,
+        });
+        let by_lock = account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).filter_map(|lock| {
             let info = lock.halves.iter().find_map(|half| match &half.outcome {
                 HalfOutcome::NotOurs { holder: FoundLock::Held(info) } => Some(info),
                 _ => None,
             })?;
             Some(Refused { id: info.id.clone(), info: Some(info.clone()), places: self.places_of_own(lock) })
-        })
+        });
+        by_lock.chain(by_trace).next()
     }
 
     /// It said so on its stderr, or with `-json` on its stdout.

@@ -43,13 +43,7 @@ fn a_lock_that_was_there_before_stays() {
 
 #[test]
 fn a_lock_that_took_the_place_of_the_programs_stays() {
-    Case::each(|case| {
-        match case.table {
-            true => drop(cells::foreign_swapped_in(case)),
-            // The one that took the place of an OpenTofu's lockfile stays, but is not named yet.
-            false => drop(cells::swapped_in(case)),
-        }
-    });
+    Case::each(cells::foreign_swapped_in);
 }
 
 #[test]
@@ -264,5 +258,36 @@ fn a_killed_migration_from_a_file_leaves_no_lock_unsaid() {
             (false, _) => "may have left a lock of it on the one that it was moved to".to_owned(),
         };
         assert!(exit.err().contains(&told), "{case}: {told}: {exit}");
+    });
+}
+
+/// Terraform 1.5 shows its lock only in the dumps of its requests, and those only if its environment asks for DEBUG.
+#[test]
+fn where_the_users_log_settings_hide_the_lock_that_is_said_at_the_start() {
+    Case::each(|case| {
+        for (variable, value, shows) in
+            [("TF_LOG", "debug", true), ("TF_LOG", "info", false), ("TF_LOG_CORE", "warn", false)]
+        {
+            if case.product != Product::Terraform {
+                return;
+            }
+            let project = case.project(Kind::Sleep).init(&case.program);
+            let run = project.tfguard(TFGUARD, [""; 0], APPLY).env(variable, value).env("TF_LOG_PATH", "mine.log");
+            let run = run.new_group().start();
+            run.wait_for_stdout("asleep", SOON);
+            if !shows {
+                run.wait_for_stderr("Set TF_LOG=debug", SOON);
+            }
+            let lock = case.lock(&project).expect("it is locked");
+            kill(pid_of(&journal(&project)["child"]["id"]));
+            let exit = run.wait(SOON).expect_code(if shows { 137 } else { 120 });
+            assert_eq!(exit.err().contains("cannot learn the lock"), !shows, "{case}, {variable}: {exit}");
+            assert_eq!(
+                exit.err().contains(&format!("tfguard unlock {}", lock.id)),
+                !shows,
+                "{case}, {variable}: {exit}"
+            );
+            assert_eq!(case.lock(&project).is_some(), !shows, "{case}, {variable}: {exit}");
+        }
     });
 }

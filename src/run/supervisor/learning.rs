@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 
 use super::{Supervisor, trouble};
+use crate::command::{Product, minor};
 use crate::lock::LockClaim;
 use crate::observe::{self, Fact, InterruptScanner, Phase};
 use crate::report::{LockAccount, Requested};
+use crate::run::child;
 use crate::run::follow::Follow;
 use crate::run::machine::{Event, StopRequest};
 use crate::run::release::{Located, Started};
@@ -75,7 +77,28 @@ impl Supervisor<'_> {
         let mut facts = Vec::new();
         let more = self.log.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
         self.learn(facts);
+        self.note_undumped();
         more
+    }
+
+    /// Says of a Terraform before 1.6 whose environment does not ask for DEBUG that its log does not tell its lock.
+    fn note_undumped(&mut self) {
+        let (Some(intent), Some((Product::Terraform, version))) = (&self.journal.intent, self.observer.product())
+        else {
+            return;
+        };
+        let is_old = minor(version).is_some_and(|minor| ((1, 0)..(1, 6)).contains(&minor));
+        if !is_old || intent.debug || !intent.logs || intent.places.is_empty() {
+            return;
+        }
+        let why = match child::log_variables_of_user(&self.job.env).join(", ") {
+            none if none.is_empty() => "its directory was initialised by a later one".to_owned(),
+            set => format!("{set} is set, and it logs its requests only at DEBUG"),
+        };
+        let what = format!(
+            "tfguard cannot learn the lock of Terraform {version}: {why}. Set TF_LOG=debug, or unset all of them"
+        );
+        trouble(&mut self.journal.account, what);
     }
 
     pub(super) fn learn(&mut self, facts: Vec<Fact>) {

@@ -12,7 +12,7 @@ use crate::lock::{LockClaim, LockPlace};
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
 use crate::report::{Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, TraceAccount};
-use crate::run::nameless::{self, Unlogged};
+use crate::run::nameless::{self, Identified, Unlogged};
 use crate::run::release::Located;
 use crate::session::monotonic_millis;
 
@@ -25,7 +25,13 @@ impl Supervisor<'_> {
         let known = self.journal.account.traces.iter().position(|known| known.entry.trace.is_of(&entry.trace));
         let at = known.unwrap_or_else(|| {
             let (entry, places) = (entry.clone(), Vec::new());
-            self.journal.account.traces.push(TraceAccount { entry, places, settings: None, outcome: None });
+            self.journal.account.traces.push(TraceAccount {
+                entry,
+                places,
+                settings: None,
+                outcome: None,
+                holder: None,
+            });
             self.journal.account.traces.len() - 1
         });
         self.journal.account.traces[at].entry = entry.clone();
@@ -129,7 +135,7 @@ impl Supervisor<'_> {
             let identified = self.releaser.identify(&trace).await;
             let traces = &mut self.journal.account.traces;
             let claim = match identified {
-                Ok(Some(claim)) => match self.observer.expectations().check_holder(&claim) {
+                Ok(Identified::Own(claim)) => match self.observer.expectations().check_holder(&claim) {
                     Ok(()) => claim,
                     Err(refused) => {
                         traces[at].outcome = Some(LockOutcome::Gone);
@@ -137,12 +143,13 @@ impl Supervisor<'_> {
                         continue;
                     }
                 },
-                Ok(None) => {
-                    traces[at].outcome = Some(match trace.entry.stage {
+                Ok(Identified::Gone(holder)) => {
+                    let outcome = match trace.entry.stage {
                         Stage::Unlocked => LockOutcome::Unlocked,
                         Stage::Held if self.is_first => LockOutcome::TakenAway,
                         _ => LockOutcome::Gone,
-                    });
+                    };
+                    (traces[at].outcome, traces[at].holder) = (Some(outcome), holder);
                     continue;
                 }
                 Err(why) => {

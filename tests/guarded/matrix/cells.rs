@@ -84,8 +84,9 @@ pub fn stopped(case: &Case) -> String {
     run.signal(SIGTERM);
     let exit = run.wait(SOON).expect_code(1);
     assert_one_interrupt(&exit);
-    if case.is_logged() && !case.lockfile {
-        assert!(exit.err().contains(&format!("released by {}", case.product)), "account\n{exit}");
+    if case.is_logged() {
+        let told = format!("released by {}", case.product);
+        assert_eq!(exit.err().matches(&told).count(), 1, "account\n{exit}");
     }
     case.assert_clean(&project);
     "unlocked by itself".to_owned()
