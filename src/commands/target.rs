@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::backend::{
-    AwsClients, Backend, BackendError, GivenSettings, S3Backend, Surroundings, read_backend, workspace,
+    AwsClients, Backend, BackendError, GivenSettings, InitRecord, S3Backend, Surroundings, read_backend, workspace,
 };
-use crate::command::caches_of;
+use crate::command::{Flavour, caches_of};
 use crate::lock::LockPlace;
 use crate::shell;
 
@@ -244,6 +244,22 @@ impl Target {
 }
 
 impl State {
+    /// What `init` recorded in its directory, if that is known.
+    #[must_use]
+    pub fn record(&self) -> Option<InitRecord> {
+        InitRecord::read(&Surroundings { dir: self.dir.clone()?, env: std::env::vars_os().collect() })
+    }
+
+    /// The program that people run in its directory, as far as what `init` recorded there tells.
+    #[must_use]
+    pub fn program(&self) -> Option<&'static str> {
+        match Flavour::decide("".as_ref(), Some(&self.record()?)) {
+            Flavour::OpenTofu => Some("tofu"),
+            Flavour::Terraform | Flavour::OldTerraform => Some("terraform"),
+            Flavour::Unknown => None,
+        }
+    }
+
     /// The state of a working directory, with settings that come over those of its backend.
     ///
     /// # Errors

@@ -9,8 +9,7 @@ use serde_json::json;
 use super::inspect::Format;
 use super::output::{printable_command, printable_whole, to_json};
 use super::{Answer, Failure, State, Target, block_on, confirm, print, printable};
-use crate::backend::{InitRecord, Surroundings};
-use crate::command::Flavour;
+
 use crate::exit;
 use crate::holder::Machine;
 use crate::verify::{
@@ -213,8 +212,8 @@ impl<'a> Verify<'a> {
     fn steps(&self, seen: &Seen, judgement: &Judgement) -> Vec<Step> {
         let objects = [seen.object.as_ref(), seen.errored.as_ref().map(|errored| &errored.state)];
         let contents = objects.into_iter().flatten().filter_map(|object| object.content.as_ref().ok());
-        let is_tofu = contents.into_iter().any(|content| content.encrypted) || self.is_opentofu();
-        let program = if is_tofu { "tofu" } else { "terraform" };
+        let is_encrypted = contents.into_iter().any(|content| content.encrypted);
+        let program = if is_encrypted { "tofu" } else { self.state.program().unwrap_or("terraform") };
         let serial = self.expected.serial.map(|serial| serial.to_string());
         let mut verify = vec!["verify"];
         verify.extend(self.expected.lineage.iter().flat_map(|lineage| ["--lineage", lineage]));
@@ -228,13 +227,6 @@ impl<'a> Verify<'a> {
             unlock: self.args.target.command(&self.state, &["unlock"]),
         };
         judgement.findings.iter().map(|finding| step(finding, seen, &site)).collect()
-    }
-
-    fn is_opentofu(&self) -> bool {
-        self.state.dir.as_ref().is_some_and(|dir| {
-            let record = InitRecord::read(&Surroundings { dir: dir.clone(), env: std::env::vars_os().collect() });
-            Flavour::decide("".as_ref(), record.as_ref()) == Flavour::OpenTofu
-        })
     }
 
     /// All of it in words. Whatever comes from the state or the lock is made fit for a terminal.

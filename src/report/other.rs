@@ -88,7 +88,7 @@ impl OtherLock {
         let (outcome, what) = match &self.outcome {
             OtherOutcome::Free => (Outcome::Gone, "nobody has it".to_owned()),
             OtherOutcome::Released => {
-                (Outcome::Released, "left by Terraform by all that it says, released by tfguard".to_owned())
+                (Outcome::Released, "left by this run by all that it says, released by tfguard".to_owned())
             }
             OtherOutcome::Gone => (Outcome::Gone, "not there any more".to_owned()),
             OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),

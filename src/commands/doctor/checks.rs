@@ -87,8 +87,12 @@ pub const CHECKS: &[Check] = &[
         severity: Note,
         remedy: "if no step reads those outputs, set `terraform_wrapper: false` in setup-terraform, `tofu_wrapper: false` in setup-opentofu",
         answer: |facts| {
+            // Of the directory's own, where it tells.
+            let own = facts.state.as_ref().ok().and_then(|state| state.program);
+            let is_own = |program: &&(String, bool)| own.is_none_or(|own| program.0.starts_with(&format!("{own} ")));
             let of = |wrapped| {
-                facts.programs.iter().filter(move |program| program.1 == wrapped).map(|program| program.0.as_str())
+                let own = facts.programs.iter().filter(is_own);
+                own.filter(move |program| program.1 == wrapped).map(|program| program.0.as_str())
             };
             let [found, wrapped] = [false, true].map(|wrapped| of(wrapped).collect::<Vec<_>>().join(", "));
             if wrapped.is_empty() { (!found.is_empty()).then_some(Right(found)) } else { Some(Wrong(wrapped)) }
@@ -113,12 +117,21 @@ pub const CHECKS: &[Check] = &[
         right: "Terraform locks the state {}",
         wrong: "Terraform takes no lock: the backend has neither use_lockfile nor dynamodb_table, so two runs at once overwrite each other's state",
         severity: Problem,
-        remedy: "set `use_lockfile = true` (Terraform and OpenTofu from 1.10 on), or dynamodb_table, and run `terraform init -reconfigure`",
+        remedy: "set {} init -reconfigure`",
         answer: |facts| {
             let state = facts.state.as_ref().ok()?;
             let halves = [(state.lockfile, "by a lockfile"), (state.table.is_some(), "in a DynamoDB table")];
             let halves: Vec<_> = halves.iter().filter(|half| half.0).map(|half| half.1).collect();
-            Answer::of(!halves.is_empty(), halves.join(" and "))
+            if !halves.is_empty() {
+                return Some(Right(halves.join(" and ")));
+            }
+            let setting = match state.knows_lockfiles {
+                Some(true) => "`use_lockfile = true`",
+                // Before 1.10 there are none.
+                Some(false) => "dynamodb_table",
+                None => "`use_lockfile = true` (Terraform and OpenTofu from 1.10 on), or dynamodb_table",
+            };
+            Some(Wrong(format!("{setting}, and run `{}", state.program.unwrap_or("terraform"))))
         },
     },
     Check {

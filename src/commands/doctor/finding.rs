@@ -111,7 +111,7 @@ impl Check {
         let (severity, seen, why, fix) = match (self.answer)(facts)? {
             Answer::Right(detail) => (Severity::Ok, self.right.replace("{}", &detail), None, None),
             Answer::Wrong(detail) => {
-                (self.severity, self.wrong.replace("{}", &detail), None, Some(self.remedy.to_owned()))
+                (self.severity, self.wrong.replace("{}", &detail), None, Some(self.remedy.replace("{}", &detail)))
             }
             Answer::Unknown(why) => {
                 (Severity::Note, format!("cannot be told: {}", self.right.replace("{}", "…")), Some(why), None)

@@ -125,6 +125,10 @@ pub struct Subject {
     pub kms_keys: Vec<String>,
     /// The region of bucket and table.
     pub region: String,
+    /// The program that its directory is set up by, where that tells.
+    pub program: Option<&'static str>,
+    /// Whether the version that set it up knows lockfiles, where that tells.
+    pub knows_lockfiles: Option<bool>,
 }
 
 impl Subject {

@@ -182,9 +182,10 @@ impl Unlock<'_> {
         let (outcome, mut why) = told(&done, &unseen);
         if outcome == Outcome::Deleted {
             let (target, state) = (&self.args.target, &self.state);
-            let plan = match target.terraform(state, "terraform") {
+            let program = state.program().unwrap_or("terraform");
+            let plan = match target.terraform(state, program) {
                 Some(terraform) => format!("`{terraform} plan`"),
-                None => "`terraform plan` in its directory".to_owned(),
+                None => format!("`{program} plan` in its directory"),
             };
             let verify = target.command(state, &["verify"]);
             why +=

@@ -3,11 +3,14 @@
 //! They are known by their program. Each is interrupted once at a stop, waited for, and its lock is learned as far as the
 //! command's log tells. Of the others it is said that nobody knows.
 
+use std::ffi::OsStr;
+
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
 use crate::backend::{self, Backend, Surroundings};
+use crate::command::{Product, product};
 use crate::lock::LockInfo;
 use crate::report::{Account, Ending, OtherLock, OtherOutcome};
 use crate::run::front::A_MOMENT;
@@ -24,6 +27,8 @@ const MOST: usize = 256;
 /// One of them.
 pub(super) struct Unguarded {
     id: ProcessId,
+    /// The program by which people run it.
+    program: &'static str,
     /// Where and how it ran, if that could be seen.
     surroundings: Option<Surroundings>,
     /// It was seen to log to this session.
@@ -104,7 +109,9 @@ impl Supervisor<'_> {
                     }
                     let surroundings = read.and_then(|terraform| terraform.surroundings().next());
                     tracing::debug!("process {} is a Terraform without a guard of its own", found.id.pid);
-                    self.unguarded.push(Unguarded { id: found.id, surroundings, logs: found.holds_log });
+                    let is_tofu = product(OsStr::new(&found.name)) == Some(Product::OpenTofu);
+                    let program = if is_tofu { "tofu" } else { "terraform" };
+                    self.unguarded.push(Unguarded { id: found.id, program, surroundings, logs: found.holds_log });
                 }
                 None => {}
             }
@@ -154,7 +161,7 @@ impl Unguarded {
 
     /// `found`: who has the lock of its state, as far as that could be seen.
     fn account(self, found: Option<Option<LockInfo>>, unclean: bool) -> Option<OtherLock> {
-        let Self { id, surroundings, .. } = self;
+        let Self { id, program, surroundings, .. } = self;
         // Its lock goes with its process.
         if surroundings
             .as_ref()
@@ -170,14 +177,14 @@ impl Unguarded {
                 let holder = other.flatten();
                 let now = if holder.is_some() { ". Its state is locked now" } else { "" };
                 let why = format!(
-                    "terraform (process {}{place}) ran unguarded, because it was not called by its name: whether it left \
+                    "{program} (process {}{place}) ran unguarded, because it was not called by its name: whether it left \
                      a lock is unknown{now}. Call it by its name, or put `tfguard --` before it",
                     id.pid
                 );
                 (holder, OtherOutcome::Unknown { why, unclean })
             }
         };
-        let terraform = directory.map(|directory| format!("terraform -chdir={}", shell::quote(directory)));
+        let terraform = directory.map(|directory| format!("{program} -chdir={}", shell::quote(directory)));
         Some(OtherLock { backend: "s3".to_owned(), holder, outcome, command: None, terraform })
     }
 }

@@ -166,3 +166,25 @@ fn the_detail_stands_in_the_sentence_and_the_reason_beside_what_is_unknown() {
     assert_eq!(seen, "cannot be told: items do not expire (TTL)");
     assert!(why.unwrap().contains("no") && fix.is_none());
 }
+
+/// What its version does not know is not advised, nor the program of another product.
+#[test]
+fn a_way_to_lock_is_advised_by_product_and_version() {
+    for (program, knows_lockfiles, advice) in [
+        (Some("tofu"), Some(true), "set `use_lockfile = true`, and run `tofu init -reconfigure`"),
+        (Some("terraform"), Some(false), "set dynamodb_table, and run `terraform init -reconfigure`"),
+        (None, None, "or dynamodb_table, and run `terraform init -reconfigure`"),
+    ] {
+        let mut facts = good();
+        facts.state = Ok(Subject { program, knows_lockfiles, ..Subject::default() });
+        let check = CHECKS.iter().find(|check| check.id == "locking").unwrap();
+        let fix = check.finding(&facts).unwrap().fix.unwrap();
+        assert!(fix.ends_with(advice), "{fix}");
+    }
+    let mut facts = good();
+    facts.programs =
+        [("terraform is /a", false), ("tofu is /b", true)].map(|(name, node)| (name.to_owned(), node)).into();
+    facts.state = Ok(Subject { program: Some("terraform"), ..Subject::default() });
+    let check = CHECKS.iter().find(|check| check.id == "program").unwrap();
+    assert_eq!(check.finding(&facts).unwrap().seen, "terraform is /a");
+}
