@@ -8,6 +8,9 @@ use super::arguments::{Reading, is_false};
 /// The `Operation` of the lock under which some backends make the state of a new workspace, before the lock for the work.
 pub const INIT: &str = "init";
 
+/// The `Operation`s of the locks under which `init` moves a state from one backend to another.
+pub const MIGRATION: [&str; 2] = ["migration source state", "migration destination state"];
+
 /// What a command takes locks for (the `Operation`s in `internal/command/*.go`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purpose {
@@ -19,8 +22,10 @@ pub struct Purpose {
     pub makes: bool,
     /// It waits for a lock that is held (`-lock-timeout`) in place of ending.
     pub waits: bool,
-    /// It is an `init` that is told to move a state, under the locks of both backends
-    /// (`internal/command/meta_backend_migrate.go`).
+    /// It is an `init`, which moves a state if it is told to or somebody says yes, under the locks of both backends
+    /// ([`MIGRATION`], `internal/command/meta_backend_migrate.go`).
+    pub may_move: bool,
+    /// It is told to.
     pub moves: bool,
 }
 
@@ -51,9 +56,8 @@ impl Purpose {
             "init" | "graph" | "output" | "show" | "state list" | "state pull" | "state show" => (&[], true),
             name => (&[], name.split(' ').next() == Some("providers")),
         };
-        let moves = reading.subcommand == "init"
-            && locks
-            && ["migrate-state", "force-copy"].iter().any(|flag| reading.is_on(flag));
+        let may_move = reading.subcommand == "init" && locks;
+        let moves = may_move && ["migrate-state", "force-copy"].iter().any(|flag| reading.is_on(flag));
         let operations = if locks { operations } else { &[] };
         if operations.is_empty() && !makes {
             return None;
@@ -64,8 +68,17 @@ impl Purpose {
             operations,
             makes,
             waits: reading.flag("lock-timeout").is_some(),
+            may_move,
             moves,
         })
+    }
+
+    /// Whether a lock of this `Operation` can be its own.
+    #[must_use]
+    pub fn takes(&self, operation: &str) -> bool {
+        self.operations.contains(&operation)
+            || (self.makes && operation == INIT)
+            || (self.may_move && MIGRATION.contains(&operation))
     }
 
     /// Whether it takes a lock for its work, or to make the state of a workspace. That of `default` the S3 backend makes

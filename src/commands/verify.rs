@@ -9,7 +9,6 @@ use serde_json::json;
 use super::inspect::Format;
 use super::output::{printable_command, printable_whole, to_json};
 use super::{Answer, Failure, State, Target, block_on, confirm, print, printable};
-
 use crate::exit;
 use crate::holder::Machine;
 use crate::verify::{

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidLockId, LockId, LockInfo};
+use crate::command::MIGRATION;
 
 /// A lock that the child said it takes, as its log records tell it.
 ///
@@ -25,10 +26,6 @@ pub struct LockClaim {
     /// Which halves of the lock were asked for.
     pub kinds: LockKinds,
 }
-
-/// What Terraform takes the lock of a state for that it moves elsewhere, and that of the place to which it moves it
-/// (`internal/command/meta_backend_migrate.go`).
-const MIGRATION: [&str; 2] = ["migration source state", "migration destination state"];
 
 impl LockClaim {
     /// Whether it is of a state that is being moved elsewhere.

@@ -49,7 +49,9 @@ pub struct ItemTerms {
     pub path: Option<String>,
     /// When the child was started and when it had ended, by this machine's clock.
     pub lifetime: (Timestamp, Timestamp),
-    /// How long that was by a clock that nobody can set.
+    /// When the child was last seen alive, where nobody saw its end.
+    pub last_seen: Option<Timestamp>,
+    /// How long its life was by a clock that nobody can set.
     pub lasted: SignedDuration,
     /// All that Go could make of this user and host, see [`who`].
     pub who: Vec<String>,
@@ -116,6 +118,9 @@ pub enum Misfit {
     /// It may be another process's.
     #[error("this run's Terraform did not log that it had its lock, and one that is alive on this machine may hold it")]
     Contested,
+    /// Another process may have taken it when the child was dead.
+    #[error("it was taken after the last that this run's Terraform logged, and nobody saw when that died")]
+    Unseen,
     /// It is not known what the command takes locks for.
     #[error("it is not known what this run's command takes locks for")]
     Purpose,
@@ -128,7 +133,7 @@ impl Misfit {
     /// Nothing speaks against the lock being the child's own, but not everything is known that speaks for it.
     #[must_use]
     pub fn is_doubt(&self) -> bool {
-        matches!(self, Self::Clock | Self::Purpose | Self::Waited | Self::Contested | Self::Baseline)
+        matches!(self, Self::Clock | Self::Unseen | Self::Purpose | Self::Waited | Self::Contested | Self::Baseline)
     }
 }
 
@@ -169,6 +174,7 @@ pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
         fits(*id != lock.id || created.is_some_and(|created| created <= *answered), Misfit::Older)?;
     }
     fits(steady, Misfit::Clock)?;
+    fits(terms.last_seen.is_none_or(|seen| created.is_some_and(|created| created <= seen)), Misfit::Unseen)?;
     fits(operations.is_some(), Misfit::Purpose)?;
     fits(terms.passed.is_some() || !terms.waits, Misfit::Waited)?;
     fits(terms.passed.is_some() || !terms.contested, Misfit::Contested)?;
@@ -202,6 +208,7 @@ mod tests {
         ItemTerms {
             path: Some("b/k".to_owned()),
             lifetime: (START.parse().unwrap(), END.parse().unwrap()),
+            last_seen: None,
             lasted: SignedDuration::from_mins(10),
             who: vec!["ci@runner".to_owned()],
             flavour: Flavour::OpenTofu,
@@ -261,7 +268,8 @@ mod tests {
     #[test]
     fn what_is_not_known_of_the_run_makes_nothing_fit() {
         type Change = (fn(&mut ItemTerms), Misfit);
-        let changes: [Change; 6] = [
+        let changes: [Change; 7] = [
+            (|terms| terms.last_seen = START.parse().ok(), Misfit::Unseen),
             (|terms| terms.lasted = SignedDuration::from_mins(9), Misfit::Clock),
             (|terms| terms.lasted = SignedDuration::from_mins(11), Misfit::Clock),
             (|terms| terms.who.clear(), Misfit::Who),

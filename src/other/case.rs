@@ -12,7 +12,7 @@ use super::refusal::Holder;
 use super::terraform::Terraform;
 use crate::backend::{self, Backend, Surroundings};
 use crate::cli::{self, OnDeath};
-use crate::command::{INIT, Purpose, product};
+use crate::command::{INIT, MIGRATION, Purpose, product};
 use crate::lock::LockInfo;
 use crate::observe::Migration;
 use crate::observe::item::{self, Intent, ItemTerms};
@@ -71,6 +71,9 @@ pub struct Permission {
     pub on_death: OnDeath,
 }
 
+/// Looks whether another process that lives may hold a lock with this `Operation`.
+pub type Rival = fn(&Contested, &str) -> bool;
+
 impl Suspicion {
     /// What a command that ran with `env` in `dir` may have left when it died. `is_terraform`: it was seen to be a
     /// Terraform, whatever its name. `intent`: what was known of it when it started, where its arguments are lost.
@@ -108,7 +111,10 @@ impl Suspicion {
         let is_terraform = is_terraform || command.first().is_some_and(|program| product(program).is_some());
         let purpose = Purpose::read(command, env).filter(|purpose| !purpose.operations.is_empty());
         let takes_none = match intent {
-            Some(intent) => intent.operations.as_ref().is_some_and(|all| all.iter().all(|operation| operation == INIT)),
+            Some(intent) => {
+                let none = |operation: &String| operation == INIT || MIGRATION.contains(&operation.as_str());
+                intent.operations.as_ref().is_some_and(|all| all.iter().all(none))
+            }
             None => is_terraform && !arguments.is_empty() && purpose.is_none(),
         };
         let named = purpose.as_ref().and_then(|purpose| purpose.workspace.clone());
@@ -200,19 +206,20 @@ impl Case {
     }
 
     /// Looks who has the lock, and releases it if it is the child's and that is permitted. To be called when every
-    /// process of the child is dead. `terms`: what is known of the child.
-    pub async fn look_after(&self, terms: ItemTerms, permission: Permission) -> OtherLock {
+    /// process of the child is dead. `terms`: what is known of the child. `rival`: whether another process that lives may
+    /// hold a lock with this `Operation`.
+    pub async fn look_after(&self, terms: ItemTerms, permission: Permission, rival: Rival) -> OtherLock {
         let version = match self.terraform.version(VERSION_LIMIT).await {
             Ok(version) => version,
             Err(why) => return self.unclear(why),
         };
         let terms = self.terms(ItemTerms { version: Some(version), ..terms });
-        let lock = self.settle(&terms, permission).await;
+        let lock = self.settle(&terms, permission, rival).await;
         if lock.outcome != OtherOutcome::Free || terms.passed.is_some() {
             return lock;
         }
         tokio::time::sleep(LANDS_WITHIN).await;
-        self.settle(&terms, permission).await
+        self.settle(&terms, permission, rival).await
     }
 
     /// Whether the lock that the child was refused may be its own: its request was done and the answer lost, so that
@@ -271,7 +278,7 @@ impl Case {
     }
 
     /// Has a second Terraform be refused the lock, and Terraform's own unlock, which is given the ID, release it.
-    async fn settle(&self, terms: &ItemTerms, permission: Permission) -> OtherLock {
+    async fn settle(&self, terms: &ItemTerms, permission: Permission, rival: Rival) -> OtherLock {
         let mut failed: Option<(LockInfo, String)> = None;
         let mut attempt = 0;
         loop {
@@ -292,7 +299,9 @@ impl Case {
                 }
                 (Look::Unclear(why), None) => return self.unclear(why),
             };
-            if let Some(outcome) = self.left(terms, &info, permission) {
+            let contested = terms.passed.is_none() && rival(&self.contested(), &info.operation);
+            let terms = ItemTerms { contested, ..terms.clone() };
+            if let Some(outcome) = self.left(&terms, &info, permission) {
                 return self.account(Some(info), outcome);
             }
             match probe::force_unlock(&self.terraform, &info.id, UNLOCK_LIMIT).await {

@@ -33,10 +33,20 @@ pub enum Contested {
 }
 
 impl Contested {
-    /// Whether a Terraform that was started so, program first, may ask for this lock. What cannot be read may.
+    /// Whether a Terraform that was started so, program first, may ask for this lock, with this `Operation`. What cannot
+    /// be read may.
     #[must_use]
-    pub fn may_be_of(&self, dir: &Path, command: &[OsString], env: HashMap<OsString, OsString>) -> bool {
+    pub fn may_be_of(
+        &self,
+        dir: &Path,
+        command: &[OsString],
+        env: HashMap<OsString, OsString>,
+        operation: &str,
+    ) -> bool {
         let Some(purpose) = Purpose::read(command, &env) else { return false };
+        if !purpose.takes(operation) {
+            return false;
+        }
         if purpose.moves {
             return true;
         }
@@ -85,7 +95,9 @@ mod tests {
         };
         let asks = |contested: &Contested, words: &str, workspace: &str| {
             let command: Vec<OsString> = words.split(' ').map(OsString::from).collect();
-            contested.may_be_of(dir.path(), &command, HashMap::from([("TF_WORKSPACE".into(), workspace.into())]))
+            let own = Purpose::read(&command, &HashMap::new()).and_then(|purpose| purpose.operations.first().copied());
+            let env = HashMap::from([("TF_WORKSPACE".into(), workspace.into())]);
+            contested.may_be_of(dir.path(), &command, env, own.unwrap_or("migration source state"))
         };
         let s3 = |key: &str| Contested::S3 { bucket: "b".into(), key: key.into() };
         record(serde_json::json!({"type": "s3", "config": {"bucket": "b", "key": "k", "region": "eu-west-1"}}));
@@ -100,6 +112,11 @@ mod tests {
             workspace: "default".into(),
         };
         assert!(!asks(&other("gcs", "p"), "terraform apply", "default"));
+        let moves = |operation: &str| {
+            let command = ["terraform", "init", "-migrate-state"].map(OsString::from);
+            s3("other").may_be_of(dir.path(), &command, HashMap::new(), operation)
+        };
+        assert!(moves("migration source state") && !moves("OperationTypeApply"), "no init holds a lock of an apply");
         // Where it is not known, it may.
         assert!(asks(&s3("other"), "terraform apply plan.out", "default"));
         assert!(asks(&s3("other"), "terraform init -migrate-state", "default"));

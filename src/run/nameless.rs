@@ -13,7 +13,7 @@ use super::release::{Located, Releaser, Started};
 use super::rivals;
 use super::supervisor::Job;
 use crate::backend::{self, AwsClients, Backend, BackendError, PlanFlaw, S3Backend, Store, Surroundings};
-use crate::command::{self, INIT, Product, Purpose};
+use crate::command::{self, INIT, MIGRATION, Product, Purpose};
 use crate::lock::{FoundLock, LockClaim, LockInfo, LockPlace, LockStore as _, Traced, UnconditionalDelete};
 use crate::observe::item::{self, Baseline, Intent, ItemTerms, Misfit};
 use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
@@ -55,7 +55,8 @@ impl Job {
         let workspace = workspace.unwrap_or_else(|| backend::workspace(&surroundings));
         let operations = |purpose: Purpose| {
             let init = (purpose.makes && workspace != "default").then_some(INIT);
-            purpose.operations.iter().copied().chain(init).map(str::to_owned).collect()
+            let moves = if purpose.may_move { &MIGRATION[..] } else { &[] };
+            purpose.operations.iter().chain(moves).copied().chain(init).map(str::to_owned).collect()
         };
         let mut intent = Intent {
             operations: purpose.map(|purpose| purpose.map(operations).unwrap_or_default()),
@@ -333,7 +334,7 @@ pub async fn look_again(
         operations: intent.operations.clone(),
         baseline: Some(intent.baseline.clone()),
         waits: intent.waits,
-        contested: terms.passed.is_none() && rivals::has_rival(&contested),
+        contested: terms.passed.is_none() && rivals::has_rival(&contested, &info.operation),
         ..terms
     };
     let fits = item::judge(&info, &terms);

@@ -92,9 +92,7 @@ impl OtherBackends {
 
     /// Looks after it. `terms`: what is known of the child.
     pub async fn look_after(&self, terms: ItemTerms, permission: Permission) -> Option<OtherLock> {
-        let case = self.suspect.as_ref()?;
-        let contested = terms.passed.is_none() && rivals::has_rival(&case.contested());
-        Some(case.look_after(ItemTerms { contested, ..terms }, permission).await)
+        Some(self.suspect.as_ref()?.look_after(terms, permission, rivals::has_rival).await)
     }
 
     /// What is to be said of a lock that nobody looks for.

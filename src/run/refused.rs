@@ -78,7 +78,8 @@ impl Supervisor<'_> {
         let intent = journal.intent.as_ref();
         let suspicion = Suspicion::of(&job.directory, &job.command, &job.env, self.child_is_terraform, intent);
         let Suspicion::Lock(case) = suspicion else { return RefusedItself::No };
-        case.refused(info, ItemTerms { contested: rivals::has_rival(&case.contested()), ..self.item_terms() })
+        let contested = rivals::has_rival(&case.contested(), &info.operation);
+        case.refused(info, ItemTerms { contested, ..self.item_terms() })
     }
 
     /// It asked for a lock, never said that it has it, and another one is there.

@@ -10,15 +10,16 @@ use crate::command::product;
 use crate::other::Contested;
 use crate::session::{ProcessId, is_tfguard};
 
-/// Whether a Terraform of this user that lives, and that can be seen from here, may hold a lock.
-pub fn has_rival(lock: &Contested) -> bool {
+/// Whether a Terraform of this user that lives, and that can be seen from here, may hold a lock with this
+/// `Operation`.
+pub fn has_rival(lock: &Contested, operation: &str) -> bool {
     let Ok(processes) = procfs::process::all_processes() else { return true };
     let user = nix::unistd::getuid().as_raw();
     let mut others = processes.flatten().filter(|process| process.uid().is_ok_and(|uid| uid == user));
     let rival = others.find(|process| {
         ProcessId::of(process.pid).and_then(surroundings_of).is_some_and(|(dir, command, env)| {
             let is_terraform = command.first().is_some_and(|program| product(program).is_some());
-            is_terraform && !is_tfguard(process.pid) && lock.may_be_of(&dir, &command, env)
+            is_terraform && !is_tfguard(process.pid) && lock.may_be_of(&dir, &command, env, operation)
         })
     });
     if let Some(rival) = &rival {

@@ -291,3 +291,40 @@ fn where_the_users_log_settings_hide_the_lock_that_is_said_at_the_start() {
         }
     });
 }
+
+/// Both places are locked: each is released or named, or it is said that nobody knows.
+#[test]
+fn a_killed_migration_between_buckets_leaves_no_lock_unsaid() {
+    Case::each(|case| {
+        if case.lockfile {
+            return;
+        }
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = case.project(Kind::Quick).endpoint(proxy.url()).init(&case.program);
+        project.apply();
+        let (aws, block) = (project.aws(), project.work().join("backend.tf"));
+        let (bucket, table) = (aws.unique("states"), aws.unique("locks"));
+        aws.create_bucket(&bucket, false);
+        aws.create_table(&table);
+        let text = std::fs::read_to_string(&block).unwrap();
+        std::fs::write(&block, text.replace(project.table_name(), &table).replace(project.bucket(), &bucket)).unwrap();
+        let gate = Gate::new();
+        proxy.rule(Match::http("PUT", &bucket), [gate.hold()]);
+        let init = ["init", "-migrate-state", "-force-copy", "-input=false", "-no-color"];
+        let run = project.tfguard(TFGUARD, ["--report", "report.json"], init).new_group().start();
+        gate.wait_for(1, SOON);
+        let source = case.lock(&project).expect("the source is locked");
+        let destination = aws.lock(&table, &project.lock_id().replace(project.bucket(), &bucket));
+        let destination = destination.expect("the destination is locked")["ID"].as_str().unwrap().to_owned();
+        kill(pid_of(&journal(&project)["child"]["id"]));
+        let exit = run.wait(SOON).expect_code(120);
+        assert_eq!(report(&project)["lock_left"], true, "{case}: {exit}");
+        if case.is_logged() {
+            assert_eq!(case.lock(&project), None, "{case}: {exit}");
+            assert!(exit.err().contains(&destination), "{case}: {exit}");
+        } else {
+            assert!(exit.err().contains(&format!("tfguard unlock {}", source.id)), "{case}: {exit}");
+            assert!(exit.err().contains("lock of it on the one that it was moved to"), "{case}: {exit}");
+        }
+    });
+}

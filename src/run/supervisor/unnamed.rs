@@ -98,13 +98,9 @@ impl Supervisor<'_> {
     pub(in crate::run) fn item_terms(&self) -> ItemTerms {
         let account = &self.journal.account;
         let now = Timestamp::now();
-        let mut ended = account.ending.and_then(Ending::at).unwrap_or(now);
-        if matches!(self.child, Child::Gone) {
-            // When it died nobody saw. What was locked after its last word may be another's.
-            let written = self.log.file().metadata().and_then(|log| log.modified()).ok();
-            let written = written.and_then(|written| Timestamp::try_from(written).ok());
-            ended = written.map_or(account.started, |written| ended.min(written + LAST_WORD));
-        }
+        let ended = account.ending.and_then(Ending::at).unwrap_or(now);
+        let written = || Timestamp::try_from(self.log.file().metadata().and_then(|log| log.modified()).ok()?).ok();
+        let last_seen = || written().map_or(account.started, |written| written + LAST_WORD);
         let lived = self.journal.began.map(|began| monotonic_millis().saturating_sub(began));
         let lived = SignedDuration::from_millis(lived.and_then(|lived| i64::try_from(lived).ok()).unwrap_or_default());
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
@@ -114,6 +110,7 @@ impl Supervisor<'_> {
         ItemTerms {
             path: None,
             lifetime: (account.started, ended),
+            last_seen: matches!(self.child, Child::Gone).then(last_seen),
             lasted: lived - now.duration_since(ended),
             who: nodename.map(|nodename| item::who(user.as_deref(), env_user, nodename)).unwrap_or_default(),
             flavour: self.job.flavour.corrected(product),
