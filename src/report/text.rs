@@ -203,7 +203,7 @@ impl LockAccount {
             Some(LockOutcome::Unlocked) => (Outcome::Unlocked, format!("released by {product}")),
             Some(LockOutcome::Released) => (Outcome::Released, format!("left by {product}, deleted by tfguard")),
             // Of a lock that nobody was seen to have it cannot be said that it is not there any more.
-            Some(LockOutcome::Gone) if self.stage == Stage::Attempted => {
+            Some(LockOutcome::Gone) if self.stage == Stage::Attempted && self.grade != Grade::Item => {
                 let marker = if self.is_at_another_store() {
                     ". If this happens again, the store refuses a lockfile that is not there: does it keep a delete marker of it?"
                 } else {

@@ -371,8 +371,13 @@ impl Releaser {
 pub(super) fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
     let args = command.get(1..).unwrap_or_default();
     let is_replaced = command::subcommand(command).as_deref() == Some("init");
-    let backend = match backend::read_backend_of(args, surroundings) {
-        (_, Ok(Backend::S3(backend))) => backend,
+    let found = match backend::read_backend_of(args, surroundings) {
+        // It is the directory's, or its lock is not found.
+        (_, Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => backend::read_backend(surroundings),
+        (_, found) => found,
+    };
+    let backend = match found {
+        Ok(Backend::S3(backend)) => backend,
         _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
     };
     let state = format!("{}/{}", backend.bucket(), backend.state_key(&backend::workspace(surroundings)));

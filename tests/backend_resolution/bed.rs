@@ -240,7 +240,7 @@ impl Prepared {
 }
 
 pub fn is_lock_request(seen: &Seen) -> bool {
-    matches!(seen.operation(), Some("PutItem" | "DeleteItem")) && !seen.text().contains("-md5")
+    matches!(seen.operation(), Some("PutItem" | "GetItem" | "DeleteItem")) && !seen.text().contains("-md5")
         || seen.path.contains(".tflock")
 }
 

@@ -253,10 +253,10 @@ fn the_lock_of_an_encrypted_plan_is_deleted_or_named() {
             kill_child(&project);
             let exit = run.wait(SOON).expect_code(if older { 120 } else { 137 });
             if older {
-                let step = exit.err().split("run in ").nth(1).expect("a step").to_owned();
-                let command = step.split_once(": ").and_then(|(_, command)| command.lines().next()).unwrap();
+                let command =
+                    exit.err().split("run: ").nth(1).and_then(|step| step.lines().next()).expect("a step").to_owned();
                 assert!(command.contains(&id), "{version}: {exit}");
-                project.paste(TFGUARD, &project.work(), command).expect_code(0);
+                project.paste(TFGUARD, &project.work(), &command).expect_code(0);
             } else {
                 assert!(exit.err().contains("left by OpenTofu, deleted by tfguard"), "{version}: {exit}");
             }

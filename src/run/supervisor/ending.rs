@@ -92,8 +92,8 @@ impl Supervisor<'_> {
         if let Some(why) = self.job.session.log_is_cut(log).filter(|_| is_used) {
             return self.note_unseen(why);
         }
-        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
-        if self.child_is_terraform && unclean && self.observer.product().is_none() {
+        // Where the place of its lock is known, it is looked at.
+        if self.lacks_version() && self.journal.intent.as_ref().is_none_or(|intent| intent.places.is_empty()) {
             self.note_unseen("Terraform's log has not even its version, which it writes first");
         }
     }

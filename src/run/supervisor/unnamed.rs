@@ -74,10 +74,18 @@ impl Supervisor<'_> {
         let product = self.observer.product();
         let shown = match (self.job.flavour.corrected(product), product) {
             // It did nothing yet, or is no Terraform.
-            (Flavour::Terraform | Flavour::Unknown, None) => intent.logs,
+            (Flavour::Terraform | Flavour::Unknown, None) => {
+                intent.logs && (intent.places.is_empty() || !self.lacks_version())
+            }
             _ => self.shows_locks(matches!(intent.places.first(), Some(LockPlace::Lockfile { .. }))),
         };
         (locks || moves) && !shown && self.observer.ledger().entries().is_empty()
+    }
+
+    /// Whether Terraform died, and its log has not even its version, which it writes first.
+    pub(super) fn lacks_version(&self) -> bool {
+        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        self.child_is_terraform && unclean && self.observer.product().is_none()
     }
 
     /// Whether its log shows each lock in S3 that it takes. `lockfile`: each has a lockfile.
