@@ -59,7 +59,7 @@ pub struct Cli {
     pub outlive_parent: bool,
 
     /// What tells that a lock is this run's own: Terraform's and OpenTofu's log, or, where that says nothing of a lock
-    /// (OpenTofu 1.6 to 1.10 with a table, backends other than S3), the lock itself
+    /// (OpenTofu 1.6 to 1.10 with a table, backends other than S3, see docs/backends.md), the lock itself
     #[arg(long, env = "TFGUARD_EVIDENCE", value_name = "EVIDENCE", default_value = "logged")]
     pub evidence: Evidence,
 

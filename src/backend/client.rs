@@ -63,6 +63,26 @@ impl AwsClients {
         Self::connect(&S3Backend::without_state(given.alone(), surroundings)?).await
     }
 
+    /// Clients for a cleanup step, which follows no file of the checkout: with the environment's credentials where such a file
+    /// would have to be followed.
+    ///
+    /// # Errors
+    /// When a setting cannot be followed.
+    pub async fn connect_trusting_no_checkout(backend: &S3Backend) -> Result<Self, BackendError> {
+        match Self::connect(backend).await {
+            Err(error @ BackendError::InCheckout { .. }) => {
+                tracing::warn!("{error}. The environment's credentials are used instead");
+                Self::connect(&backend.with_credentials_of_environment()).await
+            }
+            connected => connected,
+        }
+    }
+
+    /// Whether the credentials are the environment's, and Terraform had perhaps others.
+    pub fn is_by_environment(&self) -> bool {
+        self.backend.is_by_environment
+    }
+
     /// The region of these clients.
     pub fn region(&self) -> &str {
         self.backend.region()

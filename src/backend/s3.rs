@@ -29,6 +29,8 @@ pub struct S3Backend {
     /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
     pub(super) endpoints: Endpoints,
     pub(super) customer_key: Option<SseCustomerKey>,
+    /// Its credentials are the environment's, and Terraform had perhaps others.
+    pub(super) is_by_environment: bool,
     /// A digest of each setting that is recorded, by its name.
     pub(super) digests: BTreeMap<String, String>,
     /// What its source of credentials gave last. Clones share it.
@@ -69,7 +71,13 @@ impl S3Backend {
             }
         }
         attributes.endpoints = Some(OneOrMany::One(endpoints));
-        Self::new(attributes, surroundings)
+        let backend = Self { is_by_environment: true, ..Self::new(attributes, surroundings)? };
+        // Where the places name no endpoint, one of the environment's must not lead to another store.
+        let found = backend.places(claim)?;
+        match places.iter().find(|place| !found.contains(place)) {
+            Some(place) => Err(BackendError::Elsewhere { place: place.to_string() }),
+            None => Ok(backend),
+        }
     }
 
     /// The same place, reached with what the environment tells alone.
@@ -87,7 +95,7 @@ impl S3Backend {
             use_path_style: Some(self.uses_path_style()),
             ..Attributes::default()
         };
-        Self { attributes, kept: Kept::default(), ..self.clone() }
+        Self { attributes, is_by_environment: true, kept: Kept::default(), ..self.clone() }
     }
 
     /// A digest of each of its settings, by its name: what was recorded for Terraform.
@@ -129,7 +137,18 @@ impl S3Backend {
         let endpoints = endpoints(&attributes, &surroundings);
         let digests = BTreeMap::new();
         let kept = Kept::default();
-        Ok(Self { attributes, surroundings, bucket, key, region, endpoints, customer_key, digests, kept })
+        Ok(Self {
+            attributes,
+            surroundings,
+            bucket,
+            key,
+            region,
+            endpoints,
+            customer_key,
+            is_by_environment: false,
+            digests,
+            kept,
+        })
     }
 
     /// A digest of the settings as they are recorded, without those of the environment.

@@ -49,7 +49,7 @@ impl Ancestor {
             |word: &String| ["agent.jar", "remoting.jar", "jenkins.war"].iter().any(|jar| word.ends_with(jar));
         NAMES.contains(&self.name.as_str())
             || (self.name == "java" && self.arguments.iter().any(is_jenkins))
-            || self.arguments.iter().any(|word| word.contains("jsc="))
+            || self.arguments.iter().any(|word| word.contains("jsc=") || word.contains("-cookieval=durable-"))
     }
 
     /// Whether it is a shell: it waits for what it started, and passes no signal on.

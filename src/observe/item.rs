@@ -151,7 +151,8 @@ pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
     let fits = |fits: bool, misfit: Misfit| if fits { Ok(()) } else { Err(misfit) };
     let (started, ended) = terms.lifetime;
     // What was made when the child had its own is somebody else's. The log has whole milliseconds.
-    let had = |passed| ended.min(passed + SignedDuration::from_millis(1));
+    let had =
+        |passed: Timestamp| passed.checked_add(SignedDuration::from_millis(1)).map_or(ended, |had| ended.min(had));
     let last = terms.passed.filter(|_| terms.operations.is_some()).map_or(ended, had);
     fits(terms.path.as_ref().is_none_or(|path| *path == lock.path), Misfit::Path)?;
     let steady = (ended.duration_since(started) - terms.lasted).abs() <= DRIFT;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OtherLock, RefusedLock, StateAccount};
 use crate::exit;
-use crate::lock::{FoundLock, LockClaim, LockPlace, Released};
+use crate::lock::{FoundLock, LockClaim, LockPlace, Released, Stranger};
 use crate::observe::{Entry, Grade, Phase, Stage, TraceEntry};
 use crate::run::StopRequest;
 use crate::{ci, command};
@@ -321,6 +321,10 @@ impl From<Released> for HalfOutcome {
             Released::Deleted => Self::Deleted,
             Released::AlreadyGone => Self::AlreadyGone,
             Released::NotOurs(holder) => Self::NotOurs { holder },
+            // What cannot be read tells nothing of whose it is.
+            Released::NotOwn(stranger @ (Stranger::Untimed(_) | Stranger::Unreadable(_))) => {
+                Self::Left { why: stranger.to_string() }
+            }
             Released::NotOwn(stranger) => Self::NotOwn { why: stranger.to_string() },
             Released::StillThere(error) | Released::Failed(error) => Self::Left { why: error.to_string() },
         }

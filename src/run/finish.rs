@@ -47,6 +47,8 @@ use crate::session::{Journal, JournalError, ProcessId, SessionDir, SessionFile, 
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
 /// What is kept of the time to wait for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(30);
+/// What is kept to tell of all that, when the time is over.
+const TO_TELL: Duration = Duration::from_secs(5);
 /// Why nothing can be known of a copy.
 const COPY: &str = "is a copy of a session's directory: whether its Terraform runs is told only by the original, so its \
                     locks are not touched";
@@ -92,7 +94,7 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
         }
         let until = Instant::now() + wait;
         // Also who waits for no Terraform has time to release the lock of a dead one.
-        let end = Instant::now() + wait.max(RESERVE);
+        let end = Instant::now() + wait.max(RESERVE) + TO_TELL;
         let found = sessions.into_iter().map(|session| Found {
             plan,
             session,

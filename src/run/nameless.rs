@@ -120,7 +120,9 @@ impl State {
         let mut found = None;
         for place in &self.places {
             let look = async {
-                let clients = AwsClients::connect(&self.backend).await.map_err(|error| (error.to_string(), false))?;
+                let clients = AwsClients::connect_trusting_no_checkout(&self.backend)
+                    .await
+                    .map_err(|error| (error.to_string(), false))?;
                 let read = clients.open(place, UnconditionalDelete::Refuse).read().await;
                 read.map_err(|error| (error.to_string(), error.is_retryable()))
             };
@@ -150,7 +152,7 @@ impl Releaser {
     pub(super) async fn identify(&self, left: &LeftTrace) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let backend = self.backend(&trace.without_id())?;
-        let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
+        let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
         let place = backend.file_place(&trace.state_key);
         let Store::Lockfile(store) = clients.open(&place, UnconditionalDelete::Refuse) else {
             return Err(format!("{place} is no lockfile"));

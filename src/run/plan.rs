@@ -132,7 +132,10 @@ impl Plan {
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         // Who waits above a guard that is around this one is that one's to watch.
         let is_gitlab = ci.as_ref().is_some_and(|run| run.provider == ci::Provider::Gitlab);
-        let waiting = chain.waiting(ci.is_some() && outer.is_none());
+        // What a shell starts in the background, on purpose, ignores SIGINT: it may outlive the step. (So does every step of
+        // Jenkins, which finds processes by their variables.)
+        let in_background = is_ignored(libc::SIGINT);
+        let waiting = chain.waiting(ci.is_some() && outer.is_none() && !in_background);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
         let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
@@ -152,7 +155,7 @@ impl Plan {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,
                 WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
             },
-            is_late: is_gitlab && outer.is_none() && !cli.outlive_parent && chain.is_orphan_of_su(),
+            is_late: is_gitlab && outer.is_none() && !cli.outlive_parent && !in_background && chain.is_orphan_of_su(),
             waiting: if cli.outlive_parent || nohup { Vec::new() } else { waiting },
             heed_hangup: !nohup,
             report: absolute(&cli.report),

@@ -287,10 +287,10 @@ impl Releaser {
     pub async fn is_gone(&self, claim: &LockClaim) -> bool {
         let look = async {
             let backend = self.backend(claim).ok()?;
-            let (places, clients) = (backend.places(claim).ok()?, AwsClients::connect(backend).await.ok()?);
-            for place in places {
+            let clients = AwsClients::connect_trusting_no_checkout(backend).await.ok()?;
+            for place in backend.places(claim).ok()? {
                 let found = clients.open(&place, UnconditionalDelete::Refuse).read().await.ok()?;
-                if found.is_some_and(|found| found.is_of(claim)) {
+                if found.is_some_and(|found| found.is_of(claim)) || !sees_account_of(&clients, claim, &place).await {
                     return None;
                 }
             }
@@ -306,13 +306,7 @@ impl Releaser {
             Ok(backend) => backend,
             Err(why) => return (LockOutcome::Left(why), Vec::new()),
         };
-        let connected = match AwsClients::connect(backend).await {
-            Err(error @ BackendError::InCheckout { .. }) => {
-                tracing::warn!("lock {}: {error}. The environment's credentials are used instead", claim.id);
-                AwsClients::connect(&backend.with_credentials_of_environment()).await
-            }
-            connected => connected,
-        };
+        let connected = AwsClients::connect_trusting_no_checkout(backend).await;
         let (places, clients) = match (backend.places(claim), connected) {
             (Ok(places), Ok(clients)) => (places, clients),
             (Err(error), _) | (_, Err(error)) => return (LockOutcome::Left(error.to_string()), Vec::new()),
@@ -347,6 +341,11 @@ impl Releaser {
                 Released::Failed(error) if is_without_store(&clients, claim, &error, just_ended).await => {
                     HalfOutcome::GoneWithStore { why: error.to_string() }
                 }
+                Released::AlreadyGone if !sees_account_of(&clients, claim, &place).await => HalfOutcome::Left {
+                    why: "the credentials of this step's environment find neither this lock nor its state, so they may be of \
+                          another account than Terraform's"
+                        .to_owned(),
+                },
                 released => released.into(),
             };
             halves.push(Half { place, outcome });
@@ -411,15 +410,22 @@ async fn is_missing(store: &Store, claim: &LockClaim) -> bool {
     }
 }
 
+/// Whether what is not in a table is surely not there: a table of that name can be another account's.
+async fn sees_account_of(clients: &AwsClients, claim: &LockClaim, place: &LockPlace) -> bool {
+    !clients.is_by_environment() || matches!(place, LockPlace::Lockfile { .. }) || sees_state(clients, claim).await
+}
+
+async fn sees_state(clients: &AwsClients, claim: &LockClaim) -> bool {
+    let reader = clients.reader();
+    let state = reader.state_exists(&claim.bucket, &claim.state_key);
+    tokio::time::timeout(LONGEST_LOOK, state).await.is_ok_and(|answer| answer == Ok(true))
+}
+
 /// Whether a half of a lock is gone with its table or bucket. A cleanup step may be of another account, which has no such
 /// table, but then not the state either.
 async fn is_without_store(clients: &AwsClients, claim: &LockClaim, error: &StoreError, same_account: bool) -> bool {
     match error {
-        StoreError::NoSuchTable { .. } if !same_account => {
-            let reader = clients.reader();
-            let state = reader.state_exists(&claim.bucket, &claim.state_key);
-            tokio::time::timeout(LONGEST_LOOK, state).await.is_ok_and(|answer| answer == Ok(true))
-        }
+        StoreError::NoSuchTable { .. } if !same_account => sees_state(clients, claim).await,
         StoreError::NoSuchTable { .. } => true,
         StoreError::NoSuchBucket { .. } => same_account || clients.is_s3_of_aws(),
         _ => false,

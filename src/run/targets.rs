@@ -52,10 +52,12 @@ pub fn targets(scene: &Scene) -> Targets {
         let above = |found: &&Survivor| tree.survivors.iter().find(|above| above.id.pid == found.parent);
         let mut chain = std::iter::successors(Some(terraform), above).take(tree.survivors.len());
         match chain.find(|found| !found.out_of_reach) {
-            Some(found) if !is_shell(found) => targets.now.extend(Some(found.id).filter(fresh)),
+            Some(found) if !is_shell(found) => {
+                targets.now.extend(Some(found.id).filter(fresh));
+                targets.relayed.extend(terraform.out_of_reach.then_some(terraform.id));
+            }
             _ => targets.unreachable.push(terraform.clone()),
         }
-        targets.relayed.extend(terraform.out_of_reach.then_some(terraform.id));
     }
     let command = tree.survivors.iter().find(|found| Some(found.id) == child && !found.out_of_reach);
     let command = command.filter(|command| !terraforms.contains(&command.id) && fresh(&command.id));

@@ -66,7 +66,12 @@ impl Terraform {
         let is_it = |surroundings: Surroundings| {
             // In another container the path of its directory means something else.
             let here = Surroundings { dir: format!("/proc/{}/cwd", self.id.pid).into(), ..surroundings };
-            let (planned, Ok(Backend::S3(backend))) = read_backend_of(&self.args, &here) else { return false };
+            let (planned, backend) = match read_backend_of(&self.args, &here) {
+                (planned, Ok(Backend::S3(backend))) => (planned, backend),
+                (_, Ok(_)) => return false,
+                // It may.
+                (_, Err(_)) => return true,
+            };
             // Those that go to another workspace, or to another backend, lock more than one.
             let selected = || backend.state_key(&workspace(&here)) == state_key;
             let all = ["workspace", "init"].iter().any(|word| self.args.iter().any(|arg| arg == word));

@@ -11,8 +11,8 @@ use crate::command::{self, Product};
 use crate::report::{Account, Ending, ci};
 use crate::session::{SessionDir, SessionFile};
 
-/// How many bytes of a stream an output has: as many as GitHub takes as an output of a job.
-const MOST: u64 = 1024 * 1024;
+/// How many bytes of a stream an output has: more than a plan of a large state prints.
+const MOST: u64 = 16 * 1024 * 1024;
 
 /// Does what the wrapper does, where this run stepped over one. Gives what it adds to stdout.
 ///

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::holders::without_deleted;
 use super::place::{Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 use crate::files;
 
@@ -739,6 +740,7 @@ fn is_session_name(name: &OsStr) -> bool {
 
 /// Whether a path is that of the log of a session.
 pub(super) fn is_log(path: &Path) -> bool {
+    let path = Path::new(without_deleted(path));
     let above = |path: &Path, n| path.ancestors().nth(n).and_then(Path::file_name).unwrap_or_default().to_owned();
     above(path, 0) == SessionFile::Log.name()
         && is_session_name(&above(path, 1))

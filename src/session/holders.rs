@@ -144,12 +144,19 @@ pub fn is_terraform(process: ProcessId, log: &File) -> bool {
 /// itself can be called so.
 fn is_called_terraform(process: &Process, name: &str) -> bool {
     match process.exe() {
-        Ok(program) => product(program.as_os_str()).is_some() && !is_tfguard(process.pid),
+        Ok(program) => product(without_deleted(&program)).is_some() && !is_tfguard(process.pid),
         // Not ours to look into.
         Err(procfs::ProcError::PermissionDenied(_)) => product(OsStr::new(name)).is_some(),
         // It has ended.
         Err(_) => false,
     }
+}
+
+/// The path of an open file or a running program, which may have been deleted or replaced since (proc(5)).
+pub(super) fn without_deleted(path: &Path) -> &OsStr {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = path.as_os_str().as_bytes();
+    OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))
 }
 
 /// Whether a process is tfguard, whatever it is called.

@@ -36,7 +36,9 @@ impl Supervisor<'_> {
                 let facts = self.observer.finish(Timestamp::now());
                 self.learn(facts);
                 let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
-                matches!(self.observer.verdict(orderly), Verdict::Left(_)) || self.has_dumped_goroutines()
+                matches!(self.observer.verdict(orderly), Verdict::Left(_))
+                    || !self.observer.traces_left(orderly).is_empty()
+                    || self.has_dumped_goroutines()
             }
             code => code == 11,
         };

@@ -123,7 +123,12 @@ impl Supervisor<'_> {
             let _ = survivor.id.signal(Signal::SIGKILL);
         }
         // A guard has to release yet.
-        if tree.survivors.iter().any(|survivor| survivor.out_of_reach) && !self.guards_at_work() {
+        let mut terraforms = tree.terraforms().peekable();
+        let out_of_reach = match terraforms.peek() {
+            Some(_) => terraforms.all(|terraform| terraform.out_of_reach),
+            None => tree.survivors.iter().any(|survivor| survivor.out_of_reach),
+        };
+        if out_of_reach && !self.guards_at_work() {
             self.handle(Event::OutOfReach);
         }
     }

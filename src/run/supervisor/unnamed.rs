@@ -8,7 +8,7 @@ use super::{Child, Supervisor, trouble};
 use crate::backend::Surroundings;
 use crate::cli::Evidence;
 use crate::command::{Flavour, product};
-use crate::lock::{LockClaim, LockPlace};
+use crate::lock::{FoundLock, LockClaim, LockPlace};
 use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
 use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
 use crate::report::{Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, TraceAccount};
@@ -77,7 +77,10 @@ impl Supervisor<'_> {
             (Flavour::Terraform | Flavour::Unknown, None) => {
                 intent.logs && (intent.places.is_empty() || !self.lacks_version())
             }
-            _ => self.shows_locks(matches!(intent.places.first(), Some(LockPlace::Lockfile { .. }))),
+            _ => {
+                let is_lockfile = |place: &LockPlace| matches!(place, LockPlace::Lockfile { .. });
+                self.shows_locks(!intent.places.is_empty() && intent.places.iter().all(is_lockfile))
+            }
         };
         (locks || moves) && !shown && self.observer.ledger().entries().is_empty()
     }
@@ -198,9 +201,16 @@ impl Supervisor<'_> {
             Err(why) => return self.note_unseen(&why),
         };
         let Unlogged { claim, places, settings, created, fits } = found;
-        if left.iter().any(|leftover| leftover.entry.claim.id == claim.id) {
+        // The lock of that state is known, and this one is that or another.
+        if left.iter().any(|leftover| leftover.entry.claim.lock_id() == claim.lock_id()) {
             return;
         }
+        let mut traces = account.traces.iter().filter(|trace| trace.entry.trace.lock_id() == claim.lock_id());
+        let is_others = |trace: &TraceAccount| matches!(&trace.holder, Some(FoundLock::Held(holder)) if holder.id == claim.id.as_str());
+        if account.traces.iter().any(is_others) {
+            return tracing::debug!("lock {} has a lockfile that is not this run's", claim.id);
+        }
+        let is_traced = traces.next().is_some();
         // It said who has the lock, and that it has none. Its words can only keep a lock from being taken for its own.
         if self.refused_by_words().is_some_and(|refused| refused.id == claim.id.as_str()) {
             return tracing::debug!("lock {} is the one that the command was refused", claim.id);
@@ -210,6 +220,7 @@ impl Supervisor<'_> {
             fits if !asked && fits.as_ref().err().is_none_or(Misfit::is_doubt) => {
                 "tfguard deletes such a lock only with --evidence item".to_owned()
             }
+            Ok(()) if is_traced => "the log tells of this run's lockfile, which is not there".to_owned(),
             Ok(()) => {
                 let entry = Entry { claim, stage: Stage::Attempted, grade: Grade::Item };
                 self.journal.account.locks.push(LockAccount::new(&entry, places, None));
@@ -235,7 +246,10 @@ impl Supervisor<'_> {
 
     /// One that ended by itself has released its lock or told why not.
     pub(super) fn note_unseen(&mut self, why: &str) {
-        if self.journal.account.ending.is_none_or(Ending::is_unclean) {
+        let account = &self.journal.account;
+        // An error after a request to stop can be a forced exit.
+        let forced = matches!(account.ending, Some(Ending::Exited { code: 1.., .. })) && !account.requests.is_empty();
+        if forced || account.ending.is_none_or(Ending::is_unclean) {
             self.note_unknown(why.to_owned());
         } else {
             let what = format!("tfguard could not see whether this run left a lock: {why}");
