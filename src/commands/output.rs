@@ -22,8 +22,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 #[must_use]
 pub fn printable(text: &str) -> String {
     const LONGEST: usize = 512;
-    let in_a_line = |char: char| if char.is_ascii_whitespace() { ' ' } else { harmless(char) };
-    let mut shown: String = text.chars().take(LONGEST).map(in_a_line).collect();
+    let mut shown: String = text.chars().take(LONGEST).map(harmless).collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }
@@ -77,7 +76,10 @@ mod tests {
     #[test]
     fn what_could_steer_a_terminal_is_replaced() {
         assert_eq!(printable("runner@büild-7"), "runner@büild-7");
-        assert_eq!(printable("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7f}"), "a\u{fffd}[2Jb  c\u{fffd}d\u{fffd}e\u{fffd}");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7f}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}"
+        );
         assert_eq!(printable(&"x".repeat(600)).chars().count(), 513);
     }
 }

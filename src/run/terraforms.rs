@@ -66,11 +66,9 @@ impl Terraform {
         let is_it = |surroundings: Surroundings| {
             // In another container the path of its directory means something else.
             let here = Surroundings { dir: format!("/proc/{}/cwd", self.id.pid).into(), ..surroundings };
-            let (planned, backend) = match read_backend_of(&self.args, &here) {
-                (planned, Ok(Backend::S3(backend))) => (planned, backend),
-                (_, Ok(_)) => return false,
-                // It may.
-                (_, Err(_)) => return true,
+            let (planned, Ok(Backend::S3(backend))) = read_backend_of(&self.args, &here) else {
+                // With its directory went what would tell (proc(5)).
+                return self.cwd.as_os_str().as_bytes().ends_with(b" (deleted)");
             };
             // Those that go to another workspace, or to another backend, lock more than one.
             let selected = || backend.state_key(&workspace(&here)) == state_key;

@@ -329,3 +329,26 @@ fn a_killed_migration_between_buckets_leaves_no_lock_unsaid() {
         }
     });
 }
+
+/// It deletes the lockfile first, and the log of OpenTofu 1.10 tells of nothing else.
+#[test]
+fn the_item_of_a_program_killed_between_its_two_unlocks_is_deleted_or_named() {
+    Case::each(|case| {
+        if !(case.table && case.lockfile) {
+            return;
+        }
+        let proxy = FaultProxy::start(Aws::shared().url());
+        let project = case.project(Kind::Quick).endpoint(proxy.url()).init(&case.program);
+        let gate = Gate::new();
+        proxy.rule(Match::dynamodb("DeleteItem").nth(1), [gate.hold()]);
+        let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
+        gate.wait_for(1, SOON);
+        let id = project.lock().expect("its item is there")["ID"].as_str().unwrap().to_owned();
+        kill(pid_of(&journal(&project)["child"]["id"]));
+        let exit = run.wait(SOON);
+        assert!(exit.err().contains(&id), "{case}: {exit}");
+        let left = project.lock().is_some();
+        exit.expect_code(if left { 120 } else { 137 });
+        gate.release();
+    });
+}
