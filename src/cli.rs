@@ -13,7 +13,7 @@ use clap::{
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::commands::ByHand;
+use crate::commands::Task;
 use crate::exit;
 use crate::lock::LockClaim;
 
@@ -122,12 +122,12 @@ pub struct Cli {
 
     /// What to do instead of running a command.
     #[command(subcommand)]
-    pub instead: Option<Instead>,
+    pub instead: Option<Action>,
 }
 
 /// What tfguard does besides running a command.
 #[derive(Debug, Subcommand)]
-pub enum Instead {
+pub enum Action {
     /// Cleanup step: finish what a dead or dying run of this CI job left; silent when there is nothing to do
     Release {
         /// How long to wait for a Terraform that is still alive; half a minute of it is kept for the kill and the release
@@ -140,7 +140,7 @@ pub enum Instead {
     },
     /// What a person runs by hand.
     #[command(flatten)]
-    ByHand(Box<ByHand>),
+    Task(Box<Task>),
     /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
     Shim {
         /// The directory for the links

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use tfguard::cli::{Cli, Instead};
+use tfguard::cli::{Cli, Action};
 use tfguard::run::{self, Cleanup, Plan};
 use tfguard::say::{self, Volume};
 use tfguard::{command, exit};
@@ -40,13 +40,13 @@ fn main() -> ExitCode {
     };
     say::set_up(cli.log_format, volume);
     let release = match &cli.instead {
-        Some(Instead::ByHand(command)) => {
+        Some(Action::ByHand(command)) => {
             return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Instead::Shim { dir }) => {
+        Some(Action::Shim { dir }) => {
             return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Instead::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
+        Some(Action::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
         None => None,
     };
     let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {

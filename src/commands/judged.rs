@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
+use crate::holder::{Holder, Judged, Machine, Recorded, Liveness};
 use crate::lock::{Defect, FoundLock, LockInfo, LockPlace, Sighting};
 
 /// One half of a lock as it was seen.
@@ -127,7 +127,7 @@ impl SeenLock {
             }
             None => {
                 let why = self.defect().map_or("it has no ID", Defect::told).to_owned();
-                Judged { holder: None, verdict: Verdict::Unknown { why } }
+                Judged { holder: None, verdict: Liveness::Unknown { why } }
             }
         };
         let other = self.info().filter(|info| !info.path.is_empty() && info.path != self.state);
@@ -208,7 +208,7 @@ pub struct View<'a> {
     defect: Option<Defect>,
     content: Option<String>,
     #[serde(flatten)]
-    verdict: &'a Verdict,
+    verdict: &'a Liveness,
     holder: Option<&'a Holder>,
     stale: Vec<Stale>,
     state_exists: Option<bool>,
@@ -278,7 +278,7 @@ mod tests {
     fn lock(info: Option<&str>) -> JudgedLock {
         let item = info.map(|info| ("Info".to_owned(), AttributeValue::S(info.to_owned())));
         let first = half(0, Sighting::of_item(&item.into_iter().collect()));
-        let verdict = Verdict::Unknown { why: String::new() };
+        let verdict = Liveness::Unknown { why: String::new() };
         JudgedLock {
             lock: SeenLock { state: "b/k".to_owned(), first, others: Vec::new() },
             judged: Judged { holder: None, verdict },
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(at("2026-11-21T10:00:00Z").stale(hour, now), [], "clocks differ");
         assert_eq!(at("yesterday").stale(hour, now), [], "what tells no time has no age");
         let mut dead = at("2026-11-20T08:00:00Z");
-        dead.judged.verdict = Verdict::Dead { why: String::new() };
+        dead.judged.verdict = Liveness::Dead { why: String::new() };
         assert_eq!(dead.stale(hour, now), [Stale::Dead, Stale::Old]);
         assert_eq!(dead.stale(None, now), [Stale::Dead]);
         assert_eq!(lock(None).stale(hour, now), [Stale::Ghost]);

@@ -68,7 +68,7 @@ impl Failure {
 
 /// What a person runs by hand.
 #[derive(Debug, clap::Subcommand)]
-pub enum ByHand {
+pub enum Task {
     /// List locks, by table, bucket or working directory, and find the stale ones
     Locks(locks::Args),
     /// Look at one state and its lock: who holds it, since when, and whether they live
@@ -81,7 +81,7 @@ pub enum ByHand {
     Doctor(doctor::Args),
 }
 
-impl ByHand {
+impl Task {
     /// Does it; gives tfguard's exit code.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::{Answer, Failure, State, Target, block_on, confirm, print, printable}
 use crate::exit;
 use crate::holder::Machine;
 use crate::verify::{
-    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Verdict, Written, describe,
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, StateVerdict, Written, describe,
     errored, fix, is_at_odds, step,
 };
 
@@ -123,9 +123,9 @@ impl<'a> Verify<'a> {
         }
         let code = match (judgement.verdict, fixed.as_ref().map(|fixed| fixed.outcome)) {
             (_, Some(Outcome::Declined | Outcome::Changed | Outcome::Refused)) => exit::STATE_NEEDS_A_LOOK,
-            (Verdict::Whole | Verdict::BeingWritten, _) => 0,
-            (Verdict::NeedsALook, _) => exit::STATE_NEEDS_A_LOOK,
-            (Verdict::Unknown, _) => exit::TFGUARD_FAILED,
+            (StateVerdict::Whole | StateVerdict::BeingWritten, _) => 0,
+            (StateVerdict::NeedsALook, _) => exit::STATE_NEEDS_A_LOOK,
+            (StateVerdict::Unknown, _) => exit::TFGUARD_FAILED,
         };
         if !is_text {
             print(&(self.json(&look.seen, &judgement, fixed.as_ref(), code).map_err(Failure::Output)? + "\n"))?;
@@ -231,11 +231,11 @@ impl<'a> Verify<'a> {
     /// All of it in words. Whatever comes from the state or the lock is made fit for a terminal.
     fn text(&self, seen: &Seen, judgement: &Judgement) -> String {
         let verdict = match judgement.verdict {
-            Verdict::Whole if seen.object.is_none() => "not there yet",
-            Verdict::Whole => "whole",
-            Verdict::BeingWritten => "being written just now",
-            Verdict::NeedsALook => "NEEDS A LOOK",
-            Verdict::Unknown => "cannot be judged",
+            StateVerdict::Whole if seen.object.is_none() => "not there yet",
+            StateVerdict::Whole => "whole",
+            StateVerdict::BeingWritten => "being written just now",
+            StateVerdict::NeedsALook => "NEEDS A LOOK",
+            StateVerdict::Unknown => "cannot be judged",
         };
         let mut text = format!("state {} ({}): {verdict}\n", printable(&self.name()), self.state.backend.region());
         if let Some(object) = &seen.object {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
+use super::verdict::{Boot, Facts, Log, Processes, Session, Liveness, judge};
 use super::{Holder, Recorded};
 use crate::ci;
 use crate::lock::{LockId, LockInfo};
@@ -26,7 +26,7 @@ pub struct Judged {
     /// The holder: by the record beside the lock, else by a journal on this machine that names the lock.
     pub holder: Option<Holder>,
     /// Whether it lives.
-    pub verdict: Verdict,
+    pub verdict: Liveness,
 }
 
 impl Machine {
@@ -81,7 +81,7 @@ impl Machine {
         let verdict = match living {
             Some((LogHolder { id, name, .. }, _)) => {
                 let why = format!("{name} (process {}), a Terraform of the run, has the run's log open", id.pid);
-                Verdict::Alive { why }
+                Liveness::Alive { why }
             }
             None => judge(&holder, &self.facts(&holder, known)),
         };
@@ -108,7 +108,7 @@ impl Machine {
             (Some(host), _) => format!("; it names the host {host}"),
             (None, _) => String::new(),
         };
-        Judged { holder: None, verdict: Verdict::Unknown { why: format!("{record}{hint}") } }
+        Judged { holder: None, verdict: Liveness::Unknown { why: format!("{record}{hint}") } }
     }
 
     fn boot_of(&self, world: &World) -> Boot {

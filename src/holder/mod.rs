@@ -2,7 +2,7 @@
 //!
 //! * [`Holder`]: the record of the run that holds a lock, written beside the lock by that run's tfguard.
 //! * [`Recorded`]: what was found beside a lock: such a record, none, or one that this tfguard cannot use.
-//! * [`Verdict`]: alive, dead or unknown, and why. Alive and dead are *proven*, never guessed: not by a lock's age, not
+//! * [`Liveness`]: alive, dead or unknown, and why. Alive and dead are *proven*, never guessed: not by a lock's age, not
 //!   by a host's name.
 //! * [`Machine`]: what this machine knows, by which locks are judged: `Machine::here(env).judge(&info, &recorded)`.
 
@@ -13,4 +13,4 @@ mod verdict;
 
 pub use facts::{Judged, Machine};
 pub use record::{Holder, Recorded};
-pub use verdict::{Boot, Facts, Log, Processes, Session, Verdict, judge};
+pub use verdict::{Boot, Facts, Log, Processes, Session, Liveness, judge};

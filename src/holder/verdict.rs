@@ -10,7 +10,7 @@ use super::Holder;
 /// Whether a lock's holder lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum Liveness {
     /// Proven: a process of the run lives. The lock must stay.
     Alive {
         /// The proof, as a clause.
@@ -28,7 +28,7 @@ pub enum Verdict {
     },
 }
 
-impl Verdict {
+impl Liveness {
     /// The holder is proven to be alive.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -59,7 +59,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Liveness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let said = match self {
             Self::Alive { .. } => "is alive",
@@ -141,10 +141,10 @@ pub enum Log {
 
 /// Judges a recorded holder.
 #[must_use]
-pub fn judge(holder: &Holder, facts: &Facts) -> Verdict {
-    let alive = |why: String| Verdict::Alive { why };
-    let dead = |why: String| Verdict::Dead { why };
-    let unknown = |why: String| Verdict::Unknown { why };
+pub fn judge(holder: &Holder, facts: &Facts) -> Liveness {
+    let alive = |why: String| Liveness::Alive { why };
+    let dead = |why: String| Liveness::Dead { why };
+    let unknown = |why: String| Liveness::Unknown { why };
     if let Session::Here { concluded: Some(at), .. } = &facts.session {
         return dead(format!("its tfguard saw everything of the run end, at {}", utc(*at)));
     }
@@ -240,7 +240,7 @@ mod tests {
         Session::Here { concluded: None, supervised: Some(false), log: Log::Free, group: Vec::new(), hidden: false }
     }
 
-    fn verdict(boot: Boot, processes: Option<Processes>, session: Session) -> Verdict {
+    fn verdict(boot: Boot, processes: Option<Processes>, session: Session) -> Liveness {
         judge(&holder(), &Facts { boot, processes, session })
     }
 

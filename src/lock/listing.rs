@@ -9,7 +9,7 @@ use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
 
 use super::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX};
-use super::lockfile::SUFFIX;
+use super::lockfile::LOCKFILE_SUFFIX;
 use super::sdk_error::understand;
 use super::{Sighting, StoreError};
 
@@ -106,7 +106,7 @@ impl BucketPages {
         let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix);
         let answer = request.set_continuation_token(token).send().await;
         let answer = answer.map_err(|error| understand("s3:ListBucket", error))?;
-        let keys = answer.contents().iter().filter_map(|object| object.key()?.strip_suffix(SUFFIX));
+        let keys = answer.contents().iter().filter_map(|object| object.key()?.strip_suffix(LOCKFILE_SUFFIX));
         let found = keys.map(str::to_owned).collect();
         let scanned = answer.contents().len();
         self.next = Next::new(answer.next_continuation_token.filter(|_| answer.is_truncated == Some(true)));

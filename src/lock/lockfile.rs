@@ -35,7 +35,7 @@ use super::{
 use crate::holder::{Holder, Recorded, tags};
 
 /// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
-pub(crate) const SUFFIX: &str = ".tflock";
+pub(crate) const LOCKFILE_SUFFIX: &str = ".tflock";
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
 /// A look at the tags never takes longer: a store may not know them.
@@ -44,7 +44,7 @@ const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
 const LONGEST: Duration = Duration::from_secs(20);
 /// The key of the lockfile beside a state.
 pub(crate) fn lockfile_key(state_key: &str) -> String {
-    format!("{state_key}{SUFFIX}")
+    format!("{state_key}{LOCKFILE_SUFFIX}")
 }
 
 /// What to do where a store does not keep the condition of a conditional delete.
@@ -156,7 +156,7 @@ impl LockfileStore {
         if self.bucket == claim.bucket && self.key == lockfile_key(&claim.state_key) {
             return Ok(());
         }
-        let detail = format!("it is {}{SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
+        let detail = format!("it is {}{LOCKFILE_SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
         Err(StoreError::Misdirected { detail })
     }
 

@@ -27,7 +27,7 @@ pub use info::{FoundLock, InvalidLockId, LockId, LockInfo};
 pub(crate) use listing::object_exists;
 pub use listing::{BucketPages, Page, TablePages};
 pub use lockfile::{LockfileStore, SseCustomerKey, Traced, UnconditionalDelete};
-pub(crate) use lockfile::{SUFFIX as LOCKFILE_SUFFIX, lockfile_key, read_body, unreadable};
+pub(crate) use lockfile::{LOCKFILE_SUFFIX as LOCKFILE_SUFFIX, lockfile_key, read_body, unreadable};
 pub use own::{CLOCK_SLACK, Stranger};
 pub use place::LockPlace;
 pub use release::{ReleaseTerms, Released, release, release_seen};

@@ -170,7 +170,7 @@ impl Expectations {
 mod tests {
     use super::*;
     use crate::lock::LockKinds;
-    use crate::observe::LockPlace;
+    use crate::observe::LoggedPlace;
 
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
 
@@ -193,7 +193,7 @@ mod tests {
         let expectations = Expectations { started, nodename: None };
         let (slack, step) = (Expectations::SLACK, SignedDuration::from_millis(1));
         let LockEvent::Locked(claim) = locked("a@b") else { panic!() };
-        for event in [locked("a@b"), LockEvent::Unlocked(LockPlace::of(&claim))] {
+        for event in [locked("a@b"), LockEvent::Unlocked(LoggedPlace::of(&claim))] {
             for (time, refusal) in [
                 (started, None),
                 (now, None),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Grade;
-use super::locks::{LockEvent, LockPlace};
+use super::locks::{LockEvent, LoggedPlace};
 use crate::lock::{LockClaim, LockKinds};
 
 /// Most locks that one session's log can tell of: more than any script takes past its guards. What makes up more is noise, or
@@ -96,7 +96,7 @@ impl Ledger {
     pub(super) fn has_room_for(&self, event: &LockEvent) -> bool {
         match event {
             LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
-                self.entries.len() < MOST || self.stage(&LockPlace::of(claim)).is_some()
+                self.entries.len() < MOST || self.stage(&LoggedPlace::of(claim)).is_some()
             }
             LockEvent::Unlocking(_) | LockEvent::Unlocked(_) => true,
         }
@@ -118,18 +118,18 @@ impl Ledger {
         }
     }
 
-    fn find(&mut self, place: &LockPlace) -> Option<&mut Entry> {
+    fn find(&mut self, place: &LoggedPlace) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|entry| place.is_of(&entry.claim))
     }
 
     /// How far a lock has come; None if it is not in the set.
     #[must_use]
-    pub fn stage(&self, place: &LockPlace) -> Option<Stage> {
+    pub fn stage(&self, place: &LoggedPlace) -> Option<Stage> {
         self.entries.iter().find(|entry| place.is_of(&entry.claim)).map(|entry| entry.stage)
     }
 
     fn take(&mut self, claim: &LockClaim, stage: Stage, grade: Grade) -> Option<&Entry> {
-        let place = LockPlace::of(claim);
+        let place = LoggedPlace::of(claim);
         let Some(at) = self.entries.iter().position(|entry| place.is_of(&entry.claim)) else {
             self.entries.push(Entry { claim: claim.clone(), stage, grade });
             return self.entries.last();
@@ -144,7 +144,7 @@ impl Ledger {
         entry.step(next)
     }
 
-    fn release(&mut self, place: &LockPlace, stage: Stage) -> Option<&Entry> {
+    fn release(&mut self, place: &LoggedPlace, stage: Stage) -> Option<&Entry> {
         self.find(place)?.step(stage)
     }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn events(claim: &LockClaim) -> [LockEvent; 4] {
-        let place = LockPlace::of(claim);
+        let place = LoggedPlace::of(claim);
         [
             LockEvent::Attempting(claim.clone()),
             LockEvent::Locked(claim.clone()),
@@ -271,9 +271,9 @@ mod tests {
         for other in others {
             let mut ledger = Ledger::default();
             ledger.enter(&LockEvent::Locked(one.clone()));
-            assert_eq!(ledger.enter(&LockEvent::Unlocked(LockPlace::of(&other))), None);
+            assert_eq!(ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&other))), None);
             ledger.enter(&LockEvent::Locked(other.clone()));
-            ledger.enter(&LockEvent::Unlocked(LockPlace::of(&one)));
+            ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&one)));
             let Verdict::Left(left) = ledger.verdict(ENDINGS[0]) else { panic!() };
             assert_eq!(left.len(), 1);
             assert_eq!(left[0].entry.claim, other);

@@ -11,7 +11,7 @@ const LOGGER: &str = "backend-s3";
 
 /// What identifies a lock of this session: other states have other locks, and two buckets may hold the same key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LockPlace {
+pub struct LoggedPlace {
     /// The lock's ID.
     pub id: LockId,
     /// The bucket of the state.
@@ -20,7 +20,7 @@ pub struct LockPlace {
     pub state_key: String,
 }
 
-impl LockPlace {
+impl LoggedPlace {
     /// Where a claimed lock is.
     pub fn of(claim: &LockClaim) -> Self {
         Self { id: claim.id.clone(), bucket: claim.bucket.clone(), state_key: claim.state_key.clone() }
@@ -40,9 +40,9 @@ pub enum LockEvent {
     /// The lock is taken (Terraform 1.10 and later).
     Locked(LockClaim),
     /// About to send the request that releases the lock, which may be anybody's: `force-unlock` logs this too.
-    Unlocking(LockPlace),
+    Unlocking(LoggedPlace),
     /// The lock is released (Terraform 1.10 and later).
-    Unlocked(LockPlace),
+    Unlocked(LoggedPlace),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -111,7 +111,7 @@ fn judge(record: &Record, operation: Option<&str>, text: Option<(Text, LockKinds
         return Err(Refusal::WrongOperation);
     }
     let field = |key: &'static str| record.field(key).ok_or(Refusal::MissingField(key));
-    let place = LockPlace {
+    let place = LoggedPlace {
         id: field("tf_backend.lock.id")?.parse().map_err(Refusal::Id)?,
         bucket: field("tf_backend.s3.bucket")?.to_owned(),
         state_key: field("tf_backend.s3.path")?.to_owned(),
@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(claim.id.as_str(), "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4");
             assert_eq!((claim.operation.as_str(), claim.version.as_str()), ("OperationTypeApply", "1.11.4"));
             assert_eq!((claim.who.as_str(), claim.lock_id().as_str()), ("ci@runner", "tfstate/app/main.tfstate"));
-            let place = LockPlace::of(&claim);
+            let place = LoggedPlace::of(&claim);
             let locked =
                 ATTEMPTING.replace("Attempting to lock", "Locked").replace("DynamoDB only)...", &format!("{text})"));
             assert_eq!(look(&locked), Some(Ok(LockEvent::Locked(claim))));

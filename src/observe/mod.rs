@@ -26,7 +26,7 @@ pub use evidence::{Expectations, Grade, Refusal, Refused};
 pub use hclog::{Level, Record, Splitter};
 pub use interrupt::{InterruptScanner, Interrupts};
 pub use ledger::{Ending, Entry, Ledger, Leftover, Stage, Verdict};
-pub use locks::{LockEvent, LockPlace, read};
+pub use locks::{LockEvent, LoggedPlace, read};
 pub use observer::{Asked, Believed, Fact, Migration, Observer};
 pub use phase::{Marker, Phase, PhaseTracker};
 pub use traces::{LeftTrace, TraceEntry};

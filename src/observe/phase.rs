@@ -136,7 +136,7 @@ fn is_changing(calls: usize, operation: &str, ledger: &Ledger) -> bool {
 mod tests {
     use super::*;
     use crate::lock::{LockClaim, LockKinds};
-    use crate::observe::{LockEvent, LockPlace};
+    use crate::observe::{LockEvent, LoggedPlace};
     use Phase::{Applying, Planning, Unknown};
 
     /// A step of a session: a marker, or an event of the lock `n` that was taken for `operation`.
@@ -171,7 +171,7 @@ mod tests {
                     ledger.enter(&LockEvent::Attempting(claim(*n, operation)));
                 }
                 Free(n, operation) => {
-                    ledger.enter(&LockEvent::Unlocking(LockPlace::of(&claim(*n, operation))));
+                    ledger.enter(&LockEvent::Unlocking(LoggedPlace::of(&claim(*n, operation))));
                 }
             }
             assert_eq!(tracker.phase(&ledger), *phase, "step {at}");

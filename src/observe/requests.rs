@@ -6,7 +6,7 @@ use super::evidence::{Refusal, Refused};
 use super::exchange::{self, Call, Exchange, Request, masked};
 use super::hclog::Record;
 use super::ledger::{Ledger, Stage};
-use super::locks::{LockEvent, LockPlace};
+use super::locks::{LockEvent, LoggedPlace};
 use super::traces::TraceEvent;
 use crate::lock::{LockClaim, LockId, LockInfo, LockKinds};
 
@@ -28,7 +28,7 @@ pub(super) struct Requests {
 #[derive(Debug, Clone, PartialEq)]
 enum Pending {
     Lock(Box<LockClaim>),
-    Unlock(Vec<LockPlace>),
+    Unlock(Vec<LoggedPlace>),
     LockFile(crate::lock::LockTrace),
     UnlockFile(String, String),
     Nothing(String),
@@ -115,7 +115,7 @@ impl Requests {
         match pending {
             Pending::Lock(claim) => vec![Told::Lock(LockEvent::Locked(*claim))],
             Pending::Unlock(places) => {
-                let still = |place: &LockPlace| ledger.stage(place) == Some(Stage::Unlocking);
+                let still = |place: &LoggedPlace| ledger.stage(place) == Some(Stage::Unlocking);
                 places.into_iter().filter(still).map(|place| Told::Lock(LockEvent::Unlocked(place))).collect()
             }
             Pending::LockFile(trace) => vec![Told::Trace(TraceEvent::Locked(trace, etag))],
@@ -160,7 +160,7 @@ impl Requests {
 
 /// The locks that deleting the item of `path` releases: the one that is named; else those of that path that are held;
 /// else those that may be.
-fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> Vec<LockPlace> {
+fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> Vec<LoggedPlace> {
     let is_there = |claim: &LockClaim| claim.lock_id() == path || masked(&claim.lock_id()) == path;
     let here: Vec<_> = ledger
         .entries()
@@ -169,5 +169,5 @@ fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> Vec<LockPlace> 
         .filter(|entry| id.is_none_or(|id| entry.claim.id.as_str() == id))
         .collect();
     let held = here.iter().any(|entry| entry.stage == Stage::Held);
-    here.iter().filter(|entry| !held || entry.stage == Stage::Held).map(|entry| LockPlace::of(&entry.claim)).collect()
+    here.iter().filter(|entry| !held || entry.stage == Stage::Held).map(|entry| LoggedPlace::of(&entry.claim)).collect()
 }

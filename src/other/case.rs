@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::contested::Contested;
 use super::locking::{Locking, is_id};
 use super::probe::{self, Look};
-use super::refusal::Holder;
+use super::refusal::PrintedHolder;
 use super::terraform::Terraform;
 use crate::backend::{self, Backend, Surroundings};
 use crate::cli::{self, OnDeath};
@@ -286,12 +286,12 @@ impl Case {
             let info = match (probe::look(&self.terraform, LOOK_LIMIT).await, failed) {
                 (Look::Free, None) => return self.account(None, OtherOutcome::Free),
                 (Look::Free, Some((info, _))) => return self.account(Some(info), OtherOutcome::Gone),
-                (Look::Held(Holder::Known(found)), Some((info, _))) if found.id != info.id => {
+                (Look::Held(PrintedHolder::Known(found)), Some((info, _))) if found.id != info.id => {
                     return self.account(Some(info), OtherOutcome::Gone);
                 }
-                (Look::Held(Holder::Known(found)), _) => found,
+                (Look::Held(PrintedHolder::Known(found)), _) => found,
                 (_, Some((info, why))) => return self.account(Some(info), OtherOutcome::Left { why }),
-                (Look::Held(Holder::IdOnly(id)), None) => {
+                (Look::Held(PrintedHolder::IdOnly(id)), None) => {
                     let why = "it may be this run's, but that is not sure: Terraform before 1.15 and OpenTofu before 1.9 \
                                show only the ID of a lock of this backend";
                     let info = LockInfo { id, ..LockInfo::default() };

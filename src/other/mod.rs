@@ -5,7 +5,7 @@
 //! ([`crate::observe::item`]), and is then released by Terraform's own `force-unlock` with the ID that the backend wants. On
 //! `http` it is only told: the `force-unlock` of that backend names no ID and opens whatever is there.
 //!
-//! [`Refusal`] reads what a Terraform says when it is refused a lock.
+//! [`PrintedRefusal`] reads what a Terraform says when it is refused a lock.
 
 mod case;
 mod contested;
@@ -16,4 +16,4 @@ mod terraform;
 
 pub use case::{Case, Permission, RefusedItself, Suspicion, left_by_move};
 pub use contested::Contested;
-pub use refusal::{Holder, Refusal};
+pub use refusal::{PrintedHolder, PrintedRefusal};

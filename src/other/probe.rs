@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::refusal::{Holder, Refusal};
+use super::refusal::{PrintedHolder, PrintedRefusal};
 use super::terraform::{Answer, NoAnswer, Terraform};
 
 /// The command that asks. `untaint` loads the backend (no provider, no variable), takes the lock, reads the state,
@@ -26,7 +26,7 @@ pub enum Look {
     /// Nobody.
     Free,
     /// Somebody.
-    Held(Holder),
+    Held(PrintedHolder),
     /// It cannot be said, for this reason.
     Unclear(String),
 }
@@ -47,9 +47,9 @@ fn read_look(answer: &Answer) -> Look {
     if text.contains(RELEASE_FAILED) {
         return Look::Unclear(format!("looking at it took the lock, and giving it back failed: {}", summary(&text)));
     }
-    match Refusal::find(&text) {
-        Some(Refusal { holder: Some(holder), .. }) => Look::Held(holder),
-        Some(Refusal { reason, holder: None }) => Look::Unclear(summary(&reason)),
+    match PrintedRefusal::find(&text) {
+        Some(PrintedRefusal { holder: Some(holder), .. }) => Look::Held(holder),
+        Some(PrintedRefusal { reason, holder: None }) => Look::Unclear(summary(&reason)),
         None if answer.code == Some(0) => Look::Free,
         None => Look::Unclear(summary(&text)),
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_holder() {
-        let Look::Held(Holder::Known(info)) = read_look(&answer(1, "", REFUSED)) else { panic!() };
+        let Look::Held(PrintedHolder::Known(info)) = read_look(&answer(1, "", REFUSED)) else { panic!() };
         assert_eq!((info.who.as_str(), info.created.as_str()), ("root@vm", "2026-11-20T04:11:22Z"));
     }
 

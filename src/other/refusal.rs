@@ -8,16 +8,16 @@ use crate::lock::LockInfo;
 
 /// Terraform was refused a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PrintedRefusal {
     /// Terraform's reason, in one line. It can be anything: access denied, no network, or that the lock is held.
     pub reason: String,
     /// Who has the lock, where that was the reason and Terraform could tell.
-    pub holder: Option<Holder>,
+    pub holder: Option<PrintedHolder>,
 }
 
 /// The holder of a lock, as far as Terraform shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
+pub enum PrintedHolder {
     /// All of it.
     Known(LockInfo),
     /// The lock's ID only: on the http backend Terraform up to 1.14 and OpenTofu up to 1.8 show in place of the holder
@@ -25,7 +25,7 @@ pub enum Holder {
     IdOnly(String),
 }
 
-impl Holder {
+impl PrintedHolder {
     /// The lock's ID.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -48,7 +48,7 @@ const BLOCK: &str = "Lock Info:";
 /// The block's fields, in their order.
 const FIELDS: [&str; 7] = ["ID", "Path", "Operation", "Who", "Version", "Created", "Info"];
 
-impl Refusal {
+impl PrintedRefusal {
     /// Finds the first refusal in what a Terraform or OpenTofu printed, in whichever layout. `None`: there is none.
     #[must_use]
     pub fn find(output: &str) -> Option<Self> {
@@ -72,15 +72,15 @@ impl Refusal {
 }
 
 /// Whom the text and the block name, taken together.
-fn holder(reason: &str, block: Option<LockInfo>) -> Option<Holder> {
+fn holder(reason: &str, block: Option<LockInfo>) -> Option<PrintedHolder> {
     let Some((_, told)) = reason.split_once("HTTP remote state already locked") else {
-        return block.map(Holder::Known);
+        return block.map(PrintedHolder::Known);
     };
     // `, failed to …`: the block is the asker's own, as it is where its ID is not the one that the text names.
     let id = told.strip_prefix(": ID=")?.split_whitespace().next()?;
     match block {
-        Some(info) if info.id == id => Some(Holder::Known(info)),
-        _ => Some(Holder::IdOnly(id.to_owned())),
+        Some(info) if info.id == id => Some(PrintedHolder::Known(info)),
+        _ => Some(PrintedHolder::IdOnly(id.to_owned())),
     }
 }
 
@@ -227,8 +227,8 @@ mod tests {
                 block(&info)
             );
             for output in [no_color(&detail), boxed(&detail, true), boxed(&detail, false), json(&detail), old] {
-                let refusal = Refusal::find(&output).unwrap_or_else(|| panic!("{output}"));
-                assert_eq!(refusal.holder, Some(Holder::Known(info.clone())), "{output}");
+                let refusal = PrintedRefusal::find(&output).unwrap_or_else(|| panic!("{output}"));
+                assert_eq!(refusal.holder, Some(PrintedHolder::Known(info.clone())), "{output}");
                 let first = reason.split_whitespace().next().unwrap();
                 assert!(refusal.reason.contains(first) && !refusal.reason.contains("Lock Info"), "{}", refusal.reason);
             }
@@ -245,7 +245,7 @@ mod tests {
             "Error: Error loading state: failed to lock s3 state: operation error DynamoDB: PutItem",
         ] {
             let output = format!("{text}\n{}", block(&info));
-            assert_eq!(Refusal::find(&output).unwrap().holder, Some(Holder::Known(info.clone())), "{text}");
+            assert_eq!(PrintedRefusal::find(&output).unwrap().holder, Some(PrintedHolder::Known(info.clone())), "{text}");
         }
     }
 
@@ -256,20 +256,20 @@ mod tests {
         // 78 columns: the ID is on the next line.
         let reason = format!("HTTP remote state already locked:\nID={other}");
         for layout in [no_color, json, |detail: &str| boxed(detail, true)] {
-            let asker = Refusal::find(&layout(&detail(&reason, &sample(ID)))).unwrap();
-            assert_eq!(asker.holder, Some(Holder::IdOnly(other.into())));
-            let holder = Refusal::find(&layout(&detail(&reason, &sample(other)))).unwrap();
-            assert_eq!(holder.holder, Some(Holder::Known(sample(other))));
+            let asker = PrintedRefusal::find(&layout(&detail(&reason, &sample(ID)))).unwrap();
+            assert_eq!(asker.holder, Some(PrintedHolder::IdOnly(other.into())));
+            let holder = PrintedRefusal::find(&layout(&detail(&reason, &sample(other)))).unwrap();
+            assert_eq!(holder.holder, Some(PrintedHolder::Known(sample(other))));
             let unread = "HTTP remote state already locked, failed to unmarshal body";
-            assert_eq!(Refusal::find(&layout(&detail(unread, &sample(ID)))).unwrap().holder, None);
+            assert_eq!(PrintedRefusal::find(&layout(&detail(unread, &sample(ID)))).unwrap().holder, None);
         }
     }
 
     #[test]
     fn a_refusal_without_a_holder_still_has_its_reason() {
         for output in [no_color, json, |detail: &str| boxed(detail, true)] {
-            let refusal = Refusal::find(&output(&format!("Error message: access\ndenied\n\n{ADVICE}"))).unwrap();
-            assert_eq!(refusal, Refusal { reason: refusal.reason.clone(), holder: None });
+            let refusal = PrintedRefusal::find(&output(&format!("Error message: access\ndenied\n\n{ADVICE}"))).unwrap();
+            assert_eq!(refusal, PrintedRefusal { reason: refusal.reason.clone(), holder: None });
             assert!(refusal.reason.ends_with("Error message: access denied"), "{}", refusal.reason);
         }
     }
@@ -284,7 +284,7 @@ mod tests {
             "Error: Error releasing the state lock",
             "{\"diagnostic\":7}",
         ] {
-            assert_eq!(Refusal::find(output), None, "{output}");
+            assert_eq!(PrintedRefusal::find(output), None, "{output}");
         }
     }
 
@@ -293,7 +293,7 @@ mod tests {
         let whole = no_color(&detail("held", &sample(ID)));
         let end = whole.find("  Info:").unwrap();
         for cut in whole.find("Lock Info:").unwrap()..end {
-            let refusal = Refusal::find(&whole[..cut]).unwrap();
+            let refusal = PrintedRefusal::find(&whole[..cut]).unwrap();
             assert_eq!(refusal.holder, None, "{}", &whole[..cut]);
         }
     }
@@ -316,15 +316,15 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_is_too_strange(text in "(Error acquiring the state lock|Lock Info:|  ID: .|│|╷|\u{1b}\\[3|\\{\"|[ -~]|\n|ä)*") {
-            let _ = Refusal::find(&text);
+            let _ = PrintedRefusal::find(&text);
         }
 
         /// Whatever a holder writes into its own lock, it stays in its field or the block is not read.
         #[test]
         fn fields_do_not_spill(who in "[^\n\r\u{1b}]{0,40}", path in "[^\n\r\u{1b}]{0,40}") {
             let info = LockInfo { who: who.trim().into(), path: path.trim().into(), ..sample(ID) };
-            let refusal = Refusal::find(&no_color(&detail("held", &info))).unwrap();
-            prop_assert_eq!(refusal.holder, Some(Holder::Known(info)));
+            let refusal = PrintedRefusal::find(&no_color(&detail("held", &info))).unwrap();
+            prop_assert_eq!(refusal.holder, Some(PrintedHolder::Known(info)));
         }
     }
 }

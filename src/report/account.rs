@@ -470,7 +470,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::{Finding, Verdict};
+    use crate::verify::{StateFinding, StateVerdict};
 
     fn account() -> Account {
         let at = Timestamp::UNIX_EPOCH;
@@ -514,11 +514,11 @@ mod tests {
         let state = StateAccount {
             bucket: "b".to_owned(),
             state_key: "k".to_owned(),
-            verdict: Some(Verdict::NeedsALook),
+            verdict: Some(StateVerdict::NeedsALook),
             why: None,
             serial: Some(5),
             lineage: Some("l".to_owned()),
-            findings: vec![Finding::DigestDiffers { stored: "0".to_owned(), actual: "1".to_owned(), of: None }],
+            findings: vec![StateFinding::DigestDiffers { stored: "0".to_owned(), actual: "1".to_owned(), of: None }],
             next: "tfguard verify".to_owned(),
         };
         let unseen =

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Finding, Outcome};
 use crate::commands::{printable, printable_whole};
-use crate::holder::{Holder, Verdict};
+use crate::holder::{Holder, Liveness};
 use crate::lock::LockInfo;
 use crate::run::describe;
 
@@ -22,7 +22,7 @@ pub struct RefusedLock {
     pub holder: Option<Holder>,
     /// Whether that lives.
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub verdict: Liveness,
     /// Nothing was in the lock's place any more when it was looked at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub free: bool,

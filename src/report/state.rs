@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::verify::{Finding, Relation, Verdict};
+use crate::verify::{StateFinding, Relation, StateVerdict};
 
 /// What was seen of a state whose Terraform died over it. Holds nothing of its resources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub struct StateAccount {
     /// Its key, with the workspace's prefix.
     pub state_key: String,
     /// All in all. None if it could not be looked at.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<StateVerdict>,
     /// Why it could not be looked at.
     pub why: Option<String>,
     /// Its serial, as far as it was seen.
@@ -20,7 +20,7 @@ pub struct StateAccount {
     /// Its lineage, as far as it was seen.
     pub lineage: Option<String>,
     /// What needs a look.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<StateFinding>,
     /// The command that says what to do, and where to run it.
     pub next: String,
 }
@@ -41,7 +41,7 @@ impl StateAccount {
     /// Whether Terraform left something that may still have to be uploaded: its lock keeps others out until then.
     pub(super) fn needs_its_lock(&self) -> bool {
         use Relation::{Newer, NothingToCompare};
-        let waits = |finding: &Finding| matches!(finding, Finding::Errored { relation: Newer | NothingToCompare, .. });
+        let waits = |finding: &StateFinding| matches!(finding, StateFinding::Errored { relation: Newer | NothingToCompare, .. });
         self.findings.iter().any(waits)
     }
 

@@ -14,11 +14,11 @@ use tokio::time::timeout;
 use super::rivals;
 use super::supervisor::Supervisor;
 use crate::backend::{self, AwsClients, Backend, S3Backend};
-use crate::holder::{Holder, Judged, Machine, Recorded, Verdict};
+use crate::holder::{Holder, Judged, Machine, Recorded, Liveness};
 use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
 use crate::observe::Stage;
 use crate::observe::item::ItemTerms;
-use crate::other::{self, Refusal, RefusedItself, Suspicion};
+use crate::other::{self, PrintedRefusal, RefusedItself, Suspicion};
 use crate::report::{Ending, HalfOutcome, LockAccount, RefusedLock, Settings};
 use crate::session::SessionFile;
 use crate::shell;
@@ -63,8 +63,8 @@ impl Supervisor<'_> {
             _ => None,
         };
         let mut refused = self.explain(refused, found);
-        if let (RefusedItself::Perhaps(why), Verdict::Unknown { .. }) = (itself, &refused.verdict) {
-            refused.verdict = Verdict::Unknown { why };
+        if let (RefusedItself::Perhaps(why), Liveness::Unknown { .. }) = (itself, &refused.verdict) {
+            refused.verdict = Liveness::Unknown { why };
         }
         self.journal.account.refused = Some(refused);
     }
@@ -107,7 +107,7 @@ impl Supervisor<'_> {
     pub(super) fn refused_by_words(&self) -> Option<Refused> {
         let spools = [SessionFile::Stderr, SessionFile::Stdout].into_iter();
         let found =
-            spools.flat_map(|spool| self.job.session.open_file(spool)).find_map(|spool| Refusal::find(&tail(spool)?));
+            spools.flat_map(|spool| self.job.session.open_file(spool)).find_map(|spool| PrintedRefusal::find(&tail(spool)?));
         let holder = found?.holder?;
         // Its own, after the answer to its request was lost: that one was looked after.
         if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
@@ -115,8 +115,8 @@ impl Supervisor<'_> {
         }
         let id = holder.id().to_owned();
         let info = match holder {
-            other::Holder::Known(info) => Some(info),
-            other::Holder::IdOnly(_) => None,
+            other::PrintedHolder::Known(info) => Some(info),
+            other::PrintedHolder::IdOnly(_) => None,
         };
         let places = info.as_ref().and_then(|info| self.places_of(&info.path));
         Some(Refused { id, info, places })
@@ -157,7 +157,7 @@ impl Supervisor<'_> {
             Some(info) => machine.judge(info, &recorded),
             None => Judged {
                 holder: None,
-                verdict: Verdict::Unknown { why: "no more than the ID of its lock could be seen".to_owned() },
+                verdict: Liveness::Unknown { why: "no more than the ID of its lock could be seen".to_owned() },
             },
         };
         let ci = self.journal.account.ci.as_ref();
@@ -186,15 +186,15 @@ impl Supervisor<'_> {
 }
 
 /// The one safe next step. `is_of_job`: an earlier run of this very job has the lock, and its session is on this machine.
-fn next(is_free: bool, verdict: &Verdict, is_of_job: bool, link: Option<&str>, unlock: &str) -> String {
+fn next(is_free: bool, verdict: &Liveness, is_of_job: bool, link: Option<&str>, unlock: &str) -> String {
     match verdict {
         _ if is_free => "run it again: the lock has been released meanwhile".to_owned(),
         _ if is_of_job => "it is of this very job; run: tfguard release".to_owned(),
-        Verdict::Alive { .. } => {
+        Liveness::Alive { .. } => {
             "wait until that run has ended, then run this again (--lock-timeout 10m has it wait by itself)".to_owned()
         }
-        Verdict::Dead { .. } => unlock.to_owned(),
-        Verdict::Unknown { .. } => {
+        Liveness::Dead { .. } => unlock.to_owned(),
+        Liveness::Unknown { .. } => {
             let look = link.map(|link| format!("look at {link}; ")).unwrap_or_default();
             format!("{look}once you are sure that nothing of that run is alive, {unlock}")
         }
@@ -245,8 +245,8 @@ mod tests {
     #[test]
     fn the_next_step_is_a_safe_one() {
         let why = || "because".to_owned();
-        let (alive, dead) = (Verdict::Alive { why: why() }, Verdict::Dead { why: why() });
-        let unknown = Verdict::Unknown { why: why() };
+        let (alive, dead) = (Liveness::Alive { why: why() }, Liveness::Dead { why: why() });
+        let unknown = Liveness::Unknown { why: why() };
         let unlock = "run in /d: tfguard unlock x";
         let link = Some("https://ci/7");
         for verdict in [&alive, &dead, &unknown] {

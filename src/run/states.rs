@@ -11,7 +11,7 @@ use crate::holder::Recorded;
 use crate::lock::{LockClaim, LockInfo};
 use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
 use crate::shell;
-use crate::verify::{Content, Expected, Finding, Judgement, Looker, PATIENCE, Relation, StateObject, errored};
+use crate::verify::{Content, Expected, StateFinding, Judgement, Looker, PATIENCE, Relation, StateObject, errored};
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
 const BUDGET: Duration = Duration::from_secs(30);
@@ -92,7 +92,7 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser, budge
         Err(why) => {
             state.why = Some(why);
             // It lies here, whatever is there.
-            state.findings.extend(errored.map(|errored| Finding::errored(&errored, Relation::NothingToCompare)));
+            state.findings.extend(errored.map(|errored| StateFinding::errored(&errored, Relation::NothingToCompare)));
         }
     }
     state

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Finding, Held, Relation, Seen, StateObject};
+use super::{StateFinding, Held, Relation, Seen, StateObject};
 use crate::backend::S3Backend;
 use crate::lock::{DIGEST_SUFFIX, FoundLock};
 use crate::shell;
@@ -39,12 +39,12 @@ pub struct Step {
 
 /// What to do about one finding.
 #[must_use]
-pub fn step(finding: &Finding, seen: &Seen, site: &Site) -> Step {
+pub fn step(finding: &StateFinding, seen: &Seen, site: &Site) -> Step {
     let program = site.program;
     let none = seen.no_earlier.as_deref().unwrap_or("no earlier version was looked for");
     let found = seen.earlier.as_ref().and_then(|found| Some((describe(found), site.restore(found.version.as_ref()?))));
     let (say, run) = match (finding, found) {
-        (Finding::DigestDiffers { of, .. }, _) => {
+        (StateFinding::DigestDiffers { of, .. }, _) => {
             let doubt = match (of, &seen.no_earlier) {
                 (None, Some(none)) => {
                     format!("See where the digest comes from, since it may be of a newer state that was lost: {none}. ")
@@ -55,8 +55,8 @@ pub fn step(finding: &Finding, seen: &Seen, site: &Site) -> Step {
                        still serve an older object, as a cache may (AWS's S3 doesn't): then wait, and look again";
             (doubt + say, Some(format!("{} --fix-digest", site.verify)))
         }
-        (Finding::Errored { path, relation, .. }, _) => return site.errored(path, *relation, seen),
-        (Finding::MissingButDigest { stored }, None) => {
+        (StateFinding::Errored { path, relation, .. }, _) => return site.errored(path, *relation, seen),
+        (StateFinding::MissingButDigest { stored }, None) => {
             let say =
                 format!("if it was removed on purpose, remove its digest too; if not, bring back a backup: {none}");
             (say, site.backend.table().map(|table| site.remove_digest(table, stored)))
@@ -64,8 +64,8 @@ pub fn step(finding: &Finding, seen: &Seen, site: &Site) -> Step {
         (_, None) => (format!("let nobody run {program} until a backup is brought back: {none}"), None),
         (finding, Some((found, restore))) => {
             let unless = match finding {
-                Finding::Broken { .. } | Finding::Empty => "",
-                Finding::MissingButDigest { .. } => {
+                StateFinding::Broken { .. } | StateFinding::Empty => "",
+                StateFinding::MissingButDigest { .. } => {
                     "unless it was removed on purpose (then remove its `-md5` item, too), "
                 }
                 _ => "unless it was done on purpose, ",

@@ -13,9 +13,9 @@ use crate::lock::FoundLock;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judgement {
     /// All in all.
-    pub verdict: Verdict,
+    pub verdict: StateVerdict,
     /// What needs a look, what keeps the state from being used first.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<StateFinding>,
     /// What is good to know and needs nobody.
     pub notes: Vec<String>,
 }
@@ -23,7 +23,7 @@ pub struct Judgement {
 /// All in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum StateVerdict {
     /// Everything fits; or there is no state yet.
     Whole,
     /// State and digest differ, and somebody holds the lock: they are writing it just now.
@@ -37,7 +37,7 @@ pub enum Verdict {
 /// Something about a state that needs a look.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Finding {
+pub enum StateFinding {
     /// There is no state, but one is expected.
     Missing,
     /// There is no state, but a digest of one.
@@ -108,25 +108,25 @@ pub enum Relation {
 /// Judges what was seen.
 #[must_use]
 pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
-    let mut judgement = Judgement { verdict: Verdict::Whole, findings: Vec::new(), notes: Vec::new() };
+    let mut judgement = Judgement { verdict: StateVerdict::Whole, findings: Vec::new(), notes: Vec::new() };
     let Judgement { verdict, findings, notes } = &mut judgement;
     match seen.object.as_ref().map(|object| &object.content) {
         None if *expected == Expected::default() => {}
-        None => findings.push(Finding::Missing),
-        Some(Err(Flaw::Empty)) => findings.push(Finding::Empty),
+        None => findings.push(StateFinding::Missing),
+        Some(Err(Flaw::Empty)) => findings.push(StateFinding::Empty),
         Some(Err(flaw)) if flaw.is_beyond_us() => {
-            *verdict = Verdict::Unknown;
+            *verdict = StateVerdict::Unknown;
             notes.push(format!("the state cannot be judged: {flaw}"));
             return judgement;
         }
-        Some(Err(flaw)) => findings.push(Finding::Broken { flaw: flaw.clone() }),
+        Some(Err(flaw)) => findings.push(StateFinding::Broken { flaw: flaw.clone() }),
         Some(Ok(content)) if expected.is_met(content) => {}
         Some(Ok(content)) => findings.push(match (&expected.lineage, expected.serial) {
             (lineage, Some(serial)) if lineage.as_ref().is_none_or(|lineage| *lineage == content.lineage) => {
-                Finding::OlderSerial { expected: serial, found: content.serial }
+                StateFinding::OlderSerial { expected: serial, found: content.serial }
             }
             (lineage, _) => {
-                Finding::OtherLineage { expected: lineage.clone().unwrap_or_default(), found: content.lineage.clone() }
+                StateFinding::OtherLineage { expected: lineage.clone().unwrap_or_default(), found: content.lineage.clone() }
             }
         }),
     }
@@ -134,17 +134,17 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
         let stored = stored.to_owned();
         match (&seen.lock, &seen.object) {
             (Some(lock), _) if lock.may_be_alive() => {
-                *verdict = Verdict::BeingWritten;
+                *verdict = StateVerdict::BeingWritten;
                 notes.push(format!(
                     "state and digest differ: it is being written just now, by {lock}. Look again when that lock is gone; \
                      `tfguard inspect` tells whether anybody is behind it"
                 ));
             }
-            (_, None) if findings.is_empty() => findings.push(Finding::MissingButDigest { stored }),
+            (_, None) if findings.is_empty() => findings.push(StateFinding::MissingButDigest { stored }),
             (_, Some(StateObject { content: Ok(_), md5: actual, .. })) => {
                 let of = seen.earlier.as_ref().filter(|earlier| earlier.md5 == stored);
                 let of = of.and_then(|earlier| earlier.version.clone());
-                findings.push(Finding::DigestDiffers { stored, actual: actual.clone(), of });
+                findings.push(StateFinding::DigestDiffers { stored, actual: actual.clone(), of });
             }
             // What is wrong with the state itself comes first; its digest follows from what becomes of it.
             _ => {}
@@ -152,7 +152,7 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
     }
     if let Some(errored) = &seen.errored {
         match relation(&errored.state, seen.object.as_ref()) {
-            Some(relation) => findings.push(Finding::errored(errored, relation)),
+            Some(relation) => findings.push(StateFinding::errored(errored, relation)),
             None => notes.push(format!(
                 "{} has the content of the state that is there: it needs nobody, and can be moved away",
                 errored.path.display()
@@ -160,7 +160,7 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
         }
     }
     if !findings.is_empty() {
-        *verdict = Verdict::NeedsALook;
+        *verdict = StateVerdict::NeedsALook;
     }
     judgement
 }
@@ -216,7 +216,7 @@ impl fmt::Display for Held {
     }
 }
 
-impl Finding {
+impl StateFinding {
     /// Of what Terraform could not upload.
     #[must_use]
     pub fn errored(errored: &Errored, relation: Relation) -> Self {
@@ -232,7 +232,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for StateFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustix::fs::{CWD, OFlags};
 use tokio::time::Instant;
 
-use super::judge::{Finding, Judgement, is_at_odds, judge};
+use super::judge::{StateFinding, Judgement, is_at_odds, judge};
 use super::store::{DigestItem, DigestStore, StateStore};
 use super::{Errored, Expected, Flaw, Held, Seen, StateObject, StoredDigest};
 use crate::backend::{AwsClients, Reader, S3Backend};
@@ -134,8 +134,8 @@ impl Looker {
         let back = Expected { lineage, serial: expected.serial };
         // What is wrong with the object comes first.
         let earlier = match findings.first() {
-            Some(Finding::DigestDiffers { stored, .. }) => self.earlier(|version| version.md5 == *stored).await,
-            Some(Finding::Errored { .. }) | None => return judge(seen, expected),
+            Some(StateFinding::DigestDiffers { stored, .. }) => self.earlier(|version| version.md5 == *stored).await,
+            Some(StateFinding::Errored { .. }) | None => return judge(seen, expected),
             Some(_) => self.earlier(|version| version.content.as_ref().is_ok_and(|content| back.is_met(content))).await,
         };
         match earlier {

@@ -18,7 +18,7 @@ mod store;
 pub use advice::{Site, Step, describe, step};
 pub use content::{Content, Flaw};
 pub use fix::{Fix, fix};
-pub use judge::{Finding, Judgement, Relation, Verdict, is_at_odds, judge, relation};
+pub use judge::{StateFinding, Judgement, Relation, StateVerdict, is_at_odds, judge, relation};
 pub use look::{Look, Looker, PATIENCE, errored};
 pub use seen::{Errored, Expected, Held, Seen, StateObject, StoredDigest, md5};
 pub use store::{DigestItem, DigestStore, StateStore, Written};

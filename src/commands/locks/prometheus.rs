@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
     use crate::commands::locks::Looked;
-    use crate::holder::{Judged, Verdict};
+    use crate::holder::{Judged, Liveness};
     use crate::lock::Sighting;
 
     /// Reads labels as the format has them: `name="value"`, in which `\\`, `\"` and `\n` are escaped.
@@ -219,7 +219,7 @@ mod tests {
         };
         let half = HalfSeen { place, seen: Sighting::of_item(&HashMap::new()), expected: true };
         let lock = SeenLock { state: key.to_owned(), first: half, others: Vec::new() };
-        let verdict = Verdict::Unknown { why: String::new() };
+        let verdict = Liveness::Unknown { why: String::new() };
         JudgedLock { lock, judged: Judged { holder: None, verdict }, state_exists: None, notes: Vec::new() }
     }
 

@@ -12,7 +12,7 @@ use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
 use crate::commands::looked::HalfLook;
 use crate::commands::{Answer, Failure, State, block_on, confirm, describe, print, printable};
 use crate::exit;
-use crate::holder::{Holder, Machine, Verdict};
+use crate::holder::{Holder, Machine, Liveness};
 use crate::lock::{
     self, FoundLock, LockClaim, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
 };
@@ -285,9 +285,9 @@ impl Unlock<'_> {
     }
 
     /// The verdict that counts: what is broken may be so in one half, and in the other the copy of somebody's lock.
-    fn verdict(&self, lock: &JudgedLock) -> Verdict {
+    fn verdict(&self, lock: &JudgedLock) -> Liveness {
         let mut verdicts = lock.lock.halves().map(|half| self.judge(half.clone()).judged.verdict);
-        verdicts.find(Verdict::is_alive).unwrap_or_else(|| lock.judged.verdict.clone())
+        verdicts.find(Liveness::is_alive).unwrap_or_else(|| lock.judged.verdict.clone())
     }
 
     /// Something is there, and not what was asked for.
@@ -316,7 +316,7 @@ fn not_looked_at(what: String) -> String {
 }
 
 /// Why a lock stays whose holder is alive, and what frees it.
-fn stays(lock: &JudgedLock, verdict: &Verdict) -> String {
+fn stays(lock: &JudgedLock, verdict: &Liveness) -> String {
     let holder = lock.judged.holder.as_ref().filter(|holder| holder.ci.is_some());
     let stop = match holder.map(Holder::link) {
         Some(Some(link)) => format!("cancel {link}, whose cleanup step (`tfguard release`) frees the lock"),

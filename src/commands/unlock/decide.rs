@@ -2,7 +2,7 @@
 
 use crate::commands::judged::SeenLock;
 use crate::commands::looked::HalfLook;
-use crate::holder::Verdict;
+use crate::holder::Liveness;
 use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
 
 /// What is to be deleted.
@@ -67,10 +67,10 @@ pub enum Permission {
 }
 
 /// Decides by the holder. The age of a lock has no part in it.
-pub fn permission(wish: Wish, verdict: &Verdict) -> Permission {
+pub fn permission(wish: Wish, verdict: &Liveness) -> Permission {
     match (verdict, wish) {
-        (Verdict::Alive { .. }, _) => Permission::Refused,
-        (Verdict::Dead { .. }, Wish::Lock(_)) => Permission::Given,
+        (Liveness::Alive { .. }, _) => Permission::Refused,
+        (Liveness::Dead { .. }, Wish::Lock(_)) => Permission::Given,
         _ => Permission::ToBeAsked,
     }
 }
@@ -177,10 +177,10 @@ mod tests {
     fn a_living_holder_is_never_robbed_and_only_a_dead_one_needs_no_question() {
         let why = String::new;
         for wish in [Wish::Lock(ID), Wish::Broken] {
-            assert_eq!(permission(wish, &Verdict::Alive { why: why() }), Permission::Refused);
-            assert_eq!(permission(wish, &Verdict::Unknown { why: why() }), Permission::ToBeAsked);
+            assert_eq!(permission(wish, &Liveness::Alive { why: why() }), Permission::Refused);
+            assert_eq!(permission(wish, &Liveness::Unknown { why: why() }), Permission::ToBeAsked);
         }
-        assert_eq!(permission(Wish::Lock(ID), &Verdict::Dead { why: why() }), Permission::Given);
-        assert_eq!(permission(Wish::Broken, &Verdict::Dead { why: why() }), Permission::ToBeAsked);
+        assert_eq!(permission(Wish::Lock(ID), &Liveness::Dead { why: why() }), Permission::Given);
+        assert_eq!(permission(Wish::Broken, &Liveness::Dead { why: why() }), Permission::ToBeAsked);
     }
 }

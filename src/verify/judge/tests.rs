@@ -59,10 +59,10 @@ fn nothing_that_keeps_terraform_from_working_is_passed_over() {
                 // By Terraform's own comparison, and an empty object that nothing contradicts.
                 let usable = readable && !is_at_odds(object.as_ref(), digest.md5());
                 let verdict = match (number == unknown, usable, may_write && readable) {
-                    (true, ..) => Verdict::Unknown,
-                    (_, true, _) => Verdict::Whole,
-                    (_, false, true) => Verdict::BeingWritten,
-                    (_, false, false) => Verdict::NeedsALook,
+                    (true, ..) => StateVerdict::Unknown,
+                    (_, true, _) => StateVerdict::Whole,
+                    (_, false, true) => StateVerdict::BeingWritten,
+                    (_, false, false) => StateVerdict::NeedsALook,
                 };
                 assert_eq!(judgement.verdict, verdict, "{seen:?}");
             }
@@ -143,7 +143,7 @@ fn a_digest_of_an_earlier_version_is_known_as_such() {
     let old = StateObject { version: Some("old".to_owned()), ..state("l", 4, "") };
     let seen = Seen { digest: StoredDigest::Md5(old.md5.clone()), earlier: Some(old), ..whole() };
     let judgement = judge(&seen, &Expected::default());
-    assert!(matches!(&judgement.findings[..], [Finding::DigestDiffers { of: Some(of), .. }] if of == "old"));
+    assert!(matches!(&judgement.findings[..], [StateFinding::DigestDiffers { of: Some(of), .. }] if of == "old"));
 }
 
 /// The findings go into the journal and come back; what keeps the state from being read comes before what goes through it.
@@ -155,6 +155,6 @@ fn findings_come_in_order_and_survive_the_journal() {
     assert_eq!(kinds(&judgement), ["older-serial", "digest-differs", "errored"]);
     for finding in judgement.findings {
         let text = serde_json::to_string(&finding).unwrap();
-        assert_eq!(serde_json::from_str::<Finding>(&text).unwrap(), finding, "{text}");
+        assert_eq!(serde_json::from_str::<StateFinding>(&text).unwrap(), finding, "{text}");
     }
 }
