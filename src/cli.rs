@@ -1,21 +1,18 @@
 //! The command line as it is typed.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{
-    Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
-};
-use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::Task;
 use crate::exit;
-use crate::lock::LockClaim;
+use crate::log::LogFormat;
+use crate::run::{OUTERMOST, RunOptions};
+use crate::text::duration;
 
 /// Runs Terraform in CI so that a cancelled job does not leave its state lock behind.
 #[derive(Debug, Parser)]
@@ -25,72 +22,9 @@ use crate::lock::LockClaim;
 )]
 #[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it
-    /// only plans
-    #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
-    pub grace: Setting,
-
-    /// A later step of this job runs `tfguard release`: `--grace auto` may be as long as that step waits
-    #[arg(long, env = "TFGUARD_CLEANUP_STEP")]
-    pub cleanup_step: bool,
-
-    /// Stop gracefully after this time, before the CI's own time-out does it less gracefully
-    #[arg(long, env = "TFGUARD_DEADLINE", value_name = "DURATION|auto")]
-    pub deadline: Option<Setting>,
-
-    /// What to do with a lock of its own that a dead Terraform left
-    #[arg(long, env = "TFGUARD_ON_DEATH", value_name = "POLICY", default_value = "release")]
-    pub on_death: OnDeath,
-
-    /// What to do with a lockfile of its own in a store that does not keep the condition of a conditional delete
-    #[arg(long, env = "TFGUARD_WITHOUT_CONDITIONS", value_name = "POLICY", default_value = "refuse")]
-    pub without_conditions: WithoutConditions,
-
-    /// Run Terraform on this terminal (default when stdin and stdout are one and no CI is around)
-    #[arg(long, env = "TFGUARD_ATTACH", conflicts_with = "detach")]
-    pub attach: bool,
-
-    /// Run Terraform away from this process, out of reach of the CI's signals (default otherwise)
-    #[arg(long, env = "TFGUARD_DETACH")]
-    pub detach: bool,
-
-    /// Do not stop when a process that waits for tfguard ends: the one that started it, or in a CI one above that
-    #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
-    pub outlive_parent: bool,
-
-    /// What tells that a lock is this run's own: Terraform's and OpenTofu's log, or, where that says nothing of a lock
-    /// (OpenTofu 1.6 to 1.10 with a table, backends other than S3, see docs/backends.md), the lock itself
-    #[arg(long, env = "TFGUARD_EVIDENCE", value_name = "EVIDENCE", default_value = "logged")]
-    pub evidence: Evidence,
-
-    /// Do not write who holds it beside a lock that is held for more than ten seconds (an attribute of the item, tags of
-    /// the lockfile)
-    #[arg(long, env = "TFGUARD_NO_ANNOTATE")]
-    pub no_annotate: bool,
-
-    /// Refuse to run a command that says `-lock=false`, also in TF_CLI_ARGS
-    #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE")]
-    pub forbid_lock_false: bool,
-
-    /// Give Terraform this -lock-timeout, unless it has one
-    #[arg(long, env = "TFGUARD_LOCK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
-    pub lock_timeout: Option<Duration>,
-
-    /// Stop gracefully this long before the backend's AWS credentials end, where that can be known
-    #[arg(long, env = "TFGUARD_BEFORE_EXPIRY", value_name = "DURATION", value_parser = duration)]
-    pub before_expiry: Option<Duration>,
-
-    /// Write what happened to this file, as JSON
-    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
-    pub report: Option<PathBuf>,
-
-    /// Whether to speak the language of the CI: annotations, step outputs, summaries
-    #[arg(long, env = "TFGUARD_CI_MESSAGES", value_name = "WHEN", default_value = "auto")]
-    pub ci_messages: CiMessages,
-
-    /// Write outcome and lock IDs to this file, as variables (GitLab's artifacts:reports:dotenv)
-    #[arg(long, env = "TFGUARD_DOTENV", value_name = "FILE")]
-    pub dotenv: Option<PathBuf>,
+    /// How to run and guard a command.
+    #[command(flatten)]
+    pub run: RunOptions,
 
     /// How tfguard's own messages look
     #[arg(long, global = true, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
@@ -104,25 +38,9 @@ pub struct Cli {
     #[arg(short, long, global = true, env = "TFGUARD_QUIET", action = ArgAction::SetTrue)]
     pub quiet: bool,
 
-    /// How the front starts the supervisor: the session that it made.
-    #[arg(long, hide = true, value_name = "SESSION")]
-    pub supervise: Option<PathBuf>,
-
-    /// The command to run and guard
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
-
-    /// All of this as words, for the supervisor, which reads them again.
-    #[arg(skip)]
-    pub words: Vec<OsString>,
-
-    /// What the guards of Terraforms that the command starts are told, as variables: the options that were typed.
-    #[arg(skip)]
-    pub inherited: Vec<(OsString, OsString)>,
-
     /// What to do instead of running a command.
     #[command(subcommand)]
-    pub instead: Option<Action>,
+    pub action: Option<Action>,
 }
 
 /// What tfguard does besides running a command.
@@ -141,12 +59,6 @@ pub enum Action {
     /// What a person runs by hand.
     #[command(flatten)]
     Task(Box<Task>),
-    /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
-    Shim {
-        /// The directory for the links
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-    },
 }
 
 impl Cli {
@@ -183,15 +95,13 @@ impl Cli {
                 return Err(Self::command().error(ErrorKind::ArgumentConflict, words));
             }
         }
-        let cli = Self::from_arg_matches(&matches)?;
-        Ok(Self { words: words.into_iter().skip(1).collect(), inherited: inherited(&matches), ..cli })
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.run.words = words.into_iter().skip(1).collect();
+        cli.run.inherited = inherited(&matches);
+        (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);
+        Ok(cli)
     }
 }
-
-/// Options that are the outermost guard's alone: the guards below it write no reports of their own, keep no deadline of
-/// their own, and decide by their own descriptors whether they sit at a terminal.
-pub const OUTERMOST: [&str; 6] =
-    ["TFGUARD_REPORT", "TFGUARD_DOTENV", "TFGUARD_DEADLINE", "TFGUARD_CI_MESSAGES", "TFGUARD_ATTACH", "TFGUARD_DETACH"];
 
 /// The typed options of a run as the variables that say the same.
 fn inherited(matches: &ArgMatches) -> Vec<(OsString, OsString)> {
@@ -250,125 +160,10 @@ fn heed_environment(arg: Arg) -> Arg {
     if unset { arg.env(Resettable::Reset) } else { arg }
 }
 
-/// A duration, or what fits the place tfguard runs in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Setting {
-    /// Chosen by tfguard.
-    Auto,
-    /// Chosen by the user.
-    Fixed(Duration),
-}
-
-impl std::str::FromStr for Setting {
-    type Err = DurationError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        duration(text).map(Self::Fixed)
-    }
-}
-
-/// Reads a duration. jiff takes more (ISO 8601, fractions); what is promised is `90s`, `5m`, `1h30m`.
-pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
-    text.parse::<SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or(DurationError)
-}
-
-/// A longer time than any CI gives, short enough that no sum of such times overflows.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// A text that is no duration.
-#[derive(Debug, thiserror::Error)]
-#[error("write a duration such as `90s`, `5m` or `1h30m` (a year at most), or `auto` where that is offered")]
-pub struct DurationError;
-
-/// What to do with the lock of a child that died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnDeath {
-    /// Release it.
-    Release,
-    /// Leave it for a person to look at.
-    Keep,
-    /// Leave it if an apply held it, release it if a plan did.
-    KeepApply,
-}
-
-/// What to do with a lockfile in a store that does not keep conditions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WithoutConditions {
-    /// Leave it, and say so.
-    Refuse,
-    /// Read it once more and delete it; a lock that takes its place in between is lost.
-    SecondLook,
-}
-
-impl OnDeath {
-    /// Whether such a lock stays.
-    #[must_use]
-    pub fn keeps(self, claim: &LockClaim) -> bool {
-        self.keeps_operation(&claim.operation)
-    }
-
-    /// What satisfies both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Keep, _) | (_, Self::Keep) => Self::Keep,
-            (Self::KeepApply, _) | (_, Self::KeepApply) => Self::KeepApply,
-            (Self::Release, Self::Release) => Self::Release,
-        }
-    }
-
-    /// Whether a lock that was taken for this operation stays.
-    #[must_use]
-    pub fn keeps_operation(self, operation: &str) -> bool {
-        match self {
-            Self::Release => false,
-            Self::Keep => true,
-            Self::KeepApply => operation == "OperationTypeApply",
-        }
-    }
-}
-
-/// What is enough to take a lock for this run's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Evidence {
-    /// The log names the lock, or shows the request that took it. A lock without such a record is only reported.
-    Logged,
-    /// Also the lock itself, if it was not there before and user, host, time, version and operation all fit. Not where
-    /// the same user may work on the same state from another machine of the same name at the same time. Does nothing for
-    /// the locks of `init` and of `workspace new` or `delete` on backends other than S3, nor for the place to which `init`
-    /// moves a state
-    Item,
-}
-
-/// Whether the CI's language is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CiMessages {
-    /// Where the CI is known.
-    Auto,
-    /// Nowhere.
-    Off,
-}
-
-/// How tfguard's own messages look on stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines that begin with `tfguard: `.
-    Text,
-    /// A JSON object a line.
-    Json,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Setting;
 
     #[test]
     fn the_command_line_is_consistent() {

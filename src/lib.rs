@@ -1,29 +1,29 @@
 //! tfguard runs Terraform in CI so that a cancelled job never leaves its state lock behind.
 //!
-//! The binary's parts, one folder a concern. [`run`] is the guarded run (front, supervisor, child), [`observe`] reads
-//! what Terraform says about itself, [`command`] reads its arguments, [`backend`] and [`lock`] find a lock and delete
-//! it by condition, [`other`] does so for the backends that do not log their locks, [`holder`] tells who holds a lock
-//! and whether they live, [`session`] holds everything that has to outlive a process, [`report`] tells people and
-//! programs what happened. [`commands`] is what people run by hand.
+//! One folder is one room, and a room imports only from rooms below it in this list (`docs/architecture.md` has the
+//! picture): `cli` and `commands`, what people type; `run`, the guarded run; `report`, what it tells; `state`,
+//! whether a state is whole; `machine`, decisions without I/O; `store`, where locks live; `observe`, what Terraform
+//! says of itself; `terraform`, its arguments and directories; `aws`, clients; `session`, what outlives a process;
+//! `ci`, the CI systems; `model`, what all of them talk about.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("tfguard needs Linux on x86-64 or aarch64: it is built on pidfds, inotify and /proc");
 
-pub mod backend;
+pub mod aws;
 pub mod ci;
 pub mod cli;
-pub mod command;
 pub mod commands;
 pub mod exit;
 mod files;
-pub mod holder;
-pub mod lock;
+pub mod log;
+pub mod machine;
+pub mod model;
 pub mod observe;
-pub mod other;
 mod paths;
 pub mod report;
 pub mod run;
-pub mod say;
 pub mod session;
-pub mod shell;
-pub mod verify;
+pub mod state;
+pub mod store;
+pub mod terraform;
+pub mod text;

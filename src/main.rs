@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use tfguard::cli::{Cli, Action};
-use tfguard::run::{self, Cleanup, Plan};
-use tfguard::say::{self, Volume};
-use tfguard::{command, exit};
+use tfguard::cli::{Action, Cli};
+use tfguard::log::Volume;
+use tfguard::run::{Cleanup, Plan};
+use tfguard::{exit, log, run, terraform};
 
 fn main() -> ExitCode {
     heed_signals();
     let env = std::env::vars_os().collect();
-    let parsed = match std::env::args_os().next().and_then(|called| command::called_for(&called, &env)) {
+    let parsed = match std::env::args_os().next().and_then(|called| terraform::called_for(&called, &env)) {
         None => Cli::parse_all(),
         Some(Ok(real)) => match run::pass_on(&real, &env) {
             Ok(()) => Cli::of_shim(real.into()),
@@ -38,18 +38,15 @@ fn main() -> ExitCode {
         (false, true) => Volume::Verbose,
         (false, false) => Volume::Normal,
     };
-    say::set_up(cli.log_format, volume);
-    let release = match &cli.instead {
-        Some(Action::ByHand(command)) => {
+    log::set_up(cli.log_format, volume);
+    let release = match &cli.action {
+        Some(Action::Task(command)) => {
             return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
-        }
-        Some(Action::Shim { dir }) => {
-            return shim(dir).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
         Some(Action::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
         None => None,
     };
-    let ended = Plan::new(&cli).map_err(run::Failure::from).and_then(|plan| match (release, &cli.supervise) {
+    let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (release, &cli.run.supervise) {
         (Some(cleanup), _) => run::finish(&plan, cleanup),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
@@ -59,16 +56,9 @@ fn main() -> ExitCode {
 
 fn fail(why: &dyn std::fmt::Display, code: u8) -> ExitCode {
     // Also one that leaves the telling to the guard around it.
-    say::mute(false);
+    log::mute(false);
     tracing::error!("{why}");
     ExitCode::from(code)
-}
-
-fn shim(dir: &std::path::Path) -> Result<u8, run::Failure> {
-    for link in command::make_links(dir).map_err(run::Failure::Shim)? {
-        println!("{}", link.display());
-    }
-    Ok(0)
 }
 
 /// Whoever started this process may have blocked every signal, so that no request to stop would be heard, or ignore SIGCHLD,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory as _;
 use serde_json::Value;
 use tfguard::cli::Cli;
-use tfguard::report::Account;
+use tfguard::model::Account;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

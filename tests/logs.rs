@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use tfguard::lock::{LockClaim, LockKinds};
+use tfguard::model::{LockClaim, LockKinds, Phase, Stage};
 use tfguard::observe::{
-    Ending, Expectations, Fact, InterruptScanner, Interrupts, Observer, Phase, Refusal, Splitter, Stage, Verdict,
+    Ending, Expectations, Fact, InterruptScanner, Interrupts, Observer, Refusal, Splitter, Verdict,
 };
 
 const VERSIONS: [&str; 9] = ["1.6.6", "1.8.4", "1.9.8", "1.10.5", "1.11.4", "1.12.2", "1.13.5", "1.14.9", "1.15.5"];

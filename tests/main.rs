@@ -9,6 +9,7 @@ mod documents;
 mod grace;
 mod guarded;
 mod holder;
+mod house;
 mod logs;
 mod operator;
 mod planfile;

@@ -6,12 +6,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-use tfguard::command::Product;
-use tfguard::lock::{LockClaim, LockKinds};
-use tfguard::observe::{
-    Believed, Ending, Expectations, Fact, Grade, LeftTrace, Observer, Phase, Refusal, Splitter, Stage, TraceEntry,
-    Verdict,
-};
+use tfguard::model::{Grade, LockClaim, LockKinds, Phase, Product, Stage, TraceEntry};
+use tfguard::observe::{Believed, Ending, Expectations, Fact, LeftTrace, Observer, Refusal, Splitter, Verdict};
 
 const FOREIGN: &str = "11111111-2222-3333-4444-555555555555";
 const OURS: &str = "22222222-3333-4444-5555-666666666666";

@@ -2,8 +2,7 @@
 
 use procfs::process::{FDPermissions, FDTarget, Process as Proc, all_processes};
 
-use super::Provider;
-use crate::session::ProcessId;
+use crate::model::{ProcessId, Provider};
 
 /// A longer way up means that something is wrong with what was read.
 const HIGHEST: usize = 128;

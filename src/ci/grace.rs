@@ -7,19 +7,8 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
 
-use super::provider::{Provider, Run};
-
-/// A time that a run goes by, and why it is what it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Term {
-    /// The time.
-    #[serde(rename = "seconds", with = "seconds")]
-    pub duration: Duration,
-    /// Why, in words.
-    pub why: String,
-}
+use crate::model::{Provider, Run, Term};
 
 /// What tells where tfguard runs.
 pub struct Surroundings<'a> {
@@ -268,27 +257,12 @@ fn less_release(total: Duration) -> Duration {
 }
 
 /// Longer than any job, short enough that no sum of such times overflows.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A duration as the CI systems (Go, mostly) and tfguard's options write it; none if it is no time at all.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let duration = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
     (!duration.is_zero()).then_some(duration.min(LONGEST))
-}
-
-/// For `#[serde(with)]`.
-mod seconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(duration.as_secs_f64())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ mod time_limit;
 
 pub use ancestry::{Ancestor, Chain};
 pub use container::is_in_container_of_a_job;
-pub use grace::{LONG_ENOUGH, Surroundings, Term, UNHURRIED, cleanup_grace, grace};
-pub use origin::Origin;
-pub use provider::{HUNTING_VARIABLES, Provider, Run, how_the_job_ended, is_act};
+pub use grace::{LONG_ENOUGH, Surroundings, UNHURRIED, cleanup_grace, grace};
+pub use provider::{HUNTING_VARIABLES, how_the_job_ended, is_act};
 pub use time_limit::{TimeLeft, job_age, time_left};

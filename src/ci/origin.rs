@@ -1,23 +1,8 @@
 //! What a CI run works on, for whom, and where.
 
-use serde::{Deserialize, Serialize};
+use crate::model::Origin;
 
-/// The change that a CI run works on and who started it. The variables are those that each CI documents.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// The commit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-    /// Who started the run, by the CI's name for them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub actor: Option<String>,
-    /// The runner, where the CI's names for the job do not tell jobs apart that run at the same time: those of a matrix
-    /// on GitHub, parallel branches on Jenkins, parallel nodes on CircleCI.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub runner: Option<String>,
-}
-
-/// By provider in the order of [`super::Provider`]; `GIT_COMMIT` is that of Jenkins' Git plugin.
+/// By provider in the order of [`crate::model::Provider`]; `GIT_COMMIT` is that of Jenkins' Git plugin.
 const COMMITS: [&str; 6] =
     ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT", "BUILD_SOURCEVERSION", "CIRCLE_SHA1", "GIT_COMMIT"];
 /// `BUILD_USER_ID` is that of Jenkins' build user vars plugin.

@@ -1,8 +1,7 @@
 //! Which CI system this is, and what it calls this run. The variables are those that each documents.
 
-use serde::{Deserialize, Serialize};
-
-use crate::shell::without_user;
+use crate::model::{Provider, Run};
+use crate::text::without_user;
 
 /// Variables by which CI systems find processes to kill (Jenkins' walks, the orphan hunts of GitHub and Azure). tfguard
 /// ends what it starts, so Terraform and the supervisor go without them.
@@ -14,43 +13,6 @@ pub const HUNTING_VARIABLES: &[&str] = &[
     "RUNNER_TRACKING_ID",
     "VSTS_PROCESS_LOOKUP_ID",
 ];
-
-/// The CI systems that tfguard knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provider {
-    /// GitHub Actions, and what looks like it (Gitea, Forgejo, act).
-    GithubActions,
-    /// GitLab.
-    Gitlab,
-    /// Jenkins.
-    Jenkins,
-    /// Buildkite.
-    Buildkite,
-    /// Azure Pipelines.
-    Azure,
-    /// CircleCI.
-    Circleci,
-    /// Another one that sets `CI`, or one that a later tfguard knows.
-    #[serde(other)]
-    Other,
-}
-
-/// The run of a CI system in which tfguard works. Holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
-    /// Which system.
-    pub provider: Provider,
-    /// A link to the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// The job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
-    /// Which attempt at it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<String>,
-}
 
 impl Run {
     /// Whether it tells its job from others at all: of a CI that is known by nothing but `CI`, all jobs are alike.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use procfs::process::Process;
 
-use super::grace::{LONGEST, duration};
+use crate::ci::grace::{LONGEST, duration};
 
 /// What is left of a job's time.
 #[derive(Debug, Clone, PartialEq, Eq)]

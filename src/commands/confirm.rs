@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
-use crate::ci;
+use crate::model;
 
 /// What was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Answer {
 /// Asks on the terminal. Only `yes` is a yes, as Terraform has it. The terminals of CI systems have nobody before them.
 #[must_use]
 pub fn confirm(question: &str) -> Answer {
-    let in_ci = ci::Run::detect(|name| std::env::var(name).ok()).is_some();
+    let in_ci = model::Run::detect(|name| std::env::var(name).ok()).is_some();
     if in_ci || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Answer::NobodyThere;
     }

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::judged::{JudgedLock, age_in_words};
-use super::printable;
-use crate::lock::{FoundLock, Sighting};
+use crate::commands::judged::{JudgedLock, age_in_words};
+use crate::model::{FoundLock, Sighting};
+use crate::text::printable;
 
 /// A lock and its state, a line for each thing that is known of it.
 #[must_use]

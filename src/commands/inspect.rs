@@ -7,16 +7,16 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::judged::{JudgedLock, Merged, View};
-use super::looked::HalfLook;
-use super::output::to_json;
-use super::{Failure, State, Target, block_on, describe, print, printable, printable_whole};
-use crate::backend::Caller;
-use crate::cli::duration;
-use crate::exit;
-use crate::holder::Machine;
-use crate::shell::without_user;
-use crate::verify::{self, DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
+use crate::aws::Caller;
+use crate::commands::judged::{JudgedLock, Merged, View};
+use crate::commands::looked::HalfLook;
+use crate::commands::output::{print, to_json};
+use crate::commands::target::{State, Target};
+use crate::commands::{Failure, block_on, describe};
+use crate::session::Machine;
+use crate::state::{DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
+use crate::text::{duration, printable, printable_whole, without_user};
+use crate::{exit, state};
 
 /// The options of `tfguard inspect`.
 #[derive(Debug, clap::Args)]
@@ -157,7 +157,7 @@ impl Found {
         }
         line("reached as", &self.access(state));
         match &self.object {
-            Some(object) => line("object", &verify::describe(object)),
+            Some(object) => line("object", &state::describe(object)),
             None if self.object_seen => line("object", "none yet"),
             None => {}
         }

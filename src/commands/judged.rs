@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::holder::{Holder, Judged, Machine, Recorded, Liveness};
-use crate::lock::{Defect, FoundLock, LockInfo, LockPlace, Sighting};
+use crate::model::{Defect, FoundLock, Holder, Liveness, LockInfo, LockPlace, Recorded, Sighting};
+use crate::session::{Judged, Machine};
 
 /// One half of a lock as it was seen.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
 //! A look at both halves of one state's lock.
 
-use crate::commands::State;
+use crate::aws::StoreError;
 use crate::commands::judged::HalfSeen;
-use crate::commands::target::HalfPlace;
-use crate::lock::{Sighting, StoreError};
+use crate::commands::target::{HalfPlace, State};
+use crate::model::Sighting;
 
 /// What was seen at one half.
 #[derive(Debug)]

@@ -16,14 +16,15 @@ pub mod unlock;
 pub mod verify;
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 pub use confirm::{Answer, confirm};
-pub(crate) use output::printable_whole;
-pub use output::{print, printable};
+pub use output::print;
 pub use target::{Access, HalfPlace, State, Target, TargetError};
 
+use crate::aws::StoreError;
 use crate::exit;
-use crate::lock::StoreError;
+use crate::terraform::{ShimError, make_links};
 
 /// Why a command did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum Failure {
         /// Why.
         error: StoreError,
     },
+    /// The links of `tfguard shim` cannot be made.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
     /// What it found cannot be written.
     #[error("cannot write to stdout: {0}")]
     Output(io::Error),
@@ -79,6 +83,12 @@ pub enum Task {
     Verify(verify::Args),
     /// Look before anybody needs it: permissions, table, bucket, and what stands between the CI and tfguard
     Doctor(doctor::Args),
+    /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
+    Shim {
+        /// The directory for the links
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 impl Task {
@@ -93,8 +103,16 @@ impl Task {
             Self::Unlock(args) => unlock::run(args),
             Self::Verify(args) => verify::run(args),
             Self::Doctor(args) => doctor::run(args),
+            Self::Shim { dir } => shim(dir),
         }
     }
+}
+
+/// Makes the links, and says where.
+fn shim(dir: &Path) -> Result<u8, Failure> {
+    let links = make_links(dir)?;
+    print(&links.iter().map(|link| format!("{}\n", link.display())).collect::<String>())?;
+    Ok(0)
 }
 
 /// Runs the asynchronous part of a command to its end.

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write as _};
 
-use super::Failure;
-use crate::say::{harmless, without_commands};
+use crate::commands::Failure;
+use crate::text::harmless;
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
 ///
@@ -17,19 +17,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
-/// direction of the text are replaced, what would give an order to a CI does not, and what is very long is cut.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    const LONGEST: usize = 512;
-    let mut shown: String = text.chars().take(LONGEST).map(harmless).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
-    }
-    without_commands(&shown)
-}
-
-/// JSON that a terminal and a CI can be shown, too: what [`printable`] replaces is escaped, so that the value stays what
+/// JSON that a terminal and a CI can be shown, too: what [`printable`](crate::text::printable) replaces is escaped, so that the value stays what
 /// it is.
 ///
 /// # Errors
@@ -51,16 +39,6 @@ pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
     }))
 }
 
-/// The same as [`printable`] for a text that must not be cut.
-pub(crate) fn printable_whole(text: &str) -> String {
-    without_commands(&printable_command(text))
-}
-
-/// The same for a command to run, which is to stay what it is.
-pub(super) fn printable_command(text: &str) -> String {
-    text.chars().map(harmless).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,15 +49,5 @@ mod tests {
         let json = to_json(&text).unwrap();
         assert!(json.chars().all(|char| harmless(char) == char) && !json.contains("##"), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
-    }
-
-    #[test]
-    fn what_could_steer_a_terminal_is_replaced() {
-        assert_eq!(printable("runner@büild-7"), "runner@büild-7");
-        assert_eq!(
-            printable("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7f}"),
-            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}"
-        );
-        assert_eq!(printable(&"x".repeat(600)).chars().count(), 513);
     }
 }

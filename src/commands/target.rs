@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::backend::{
-    AwsClients, Backend, BackendError, GivenSettings, InitRecord, S3Backend, Surroundings, read_backend, workspace,
-};
-use crate::command::{Flavour, caches_of};
-use crate::lock::LockPlace;
-use crate::shell;
+use crate::aws::{AwsClients, BackendError, GivenSettings, S3Backend, Surroundings};
+use crate::model::LockPlace;
+use crate::terraform::{Backend, Flavour, InitRecord, caches_of, read_backend, workspace};
+use crate::text;
 
 /// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -79,7 +77,7 @@ pub struct Target {
 }
 
 fn list(directories: &[PathBuf]) -> String {
-    directories.iter().map(shell::quote).collect::<Vec<_>>().join(", ")
+    directories.iter().map(text::quote).collect::<Vec<_>>().join(", ")
 }
 
 /// One state, and how to reach it.
@@ -207,7 +205,7 @@ impl Target {
         }
         all.extend(self.settings().flags().into_iter().map(OsString::from));
         let before = surroundings.and_then(|surroundings| surroundings.data_dir_assignment());
-        before.into_iter().chain([shell::join(all)]).collect::<Vec<_>>().join(" ")
+        before.into_iter().chain([text::join(all)]).collect::<Vec<_>>().join(" ")
     }
 
     /// The beginning of a command line by which a person runs Terraform on this state in the same directory. None if no

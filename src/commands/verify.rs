@@ -6,15 +6,19 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::inspect::Format;
-use super::output::{printable_command, printable_whole, to_json};
-use super::{Answer, Failure, State, Target, block_on, confirm, print, printable};
+use crate::commands::confirm::{Answer, confirm};
+use crate::commands::inspect::Format;
+use crate::commands::output::{print, to_json};
+use crate::commands::target::{State, Target};
+use crate::commands::{Failure, block_on};
 use crate::exit;
-use crate::holder::Machine;
-use crate::verify::{
-    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, StateVerdict, Written, describe,
-    errored, fix, is_at_odds, step,
+use crate::model::StateVerdict;
+use crate::session::Machine;
+use crate::state::{
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Written, describe, errored, fix,
+    is_at_odds, step,
 };
+use crate::text::{printable, printable_command, printable_whole};
 
 /// The options of `tfguard verify`.
 #[derive(Debug, clap::Args)]

@@ -1,23 +1,10 @@
 //! Whether a record about a lock can be the child's own.
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use super::hclog::Record;
-use super::locks::LockEvent;
-use crate::lock::{CLOCK_SLACK, InvalidLockId, LockClaim};
-
-/// How sure it is that a lock is the child's own, weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grade {
-    /// The lock itself: it was not there before the child started, and all it says fits the child.
-    Item,
-    /// A DEBUG record of the very request that took the lock, or of its checksum.
-    Request,
-    /// An INFO record in which Terraform names the ID of the lock it takes.
-    Record,
-}
+use crate::model::{CLOCK_SLACK, InvalidLockId, LockClaim};
+use crate::observe::hclog::Record;
+use crate::observe::locks::LockEvent;
 
 /// Why a record about a lock is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,12 +70,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(super) fn new(record: &Record, reason: Refusal) -> Self {
+    pub(crate) fn new(record: &Record, reason: Refusal) -> Self {
         Self::of(record.field("tf_backend.lock.id"), reason)
     }
 
     /// A refusal of what is said about the lock of this ID.
-    pub(super) fn of(id: Option<&str>, reason: Refusal) -> Self {
+    pub(crate) fn of(id: Option<&str>, reason: Refusal) -> Self {
         Self { id: id.map(|id| id.escape_debug().take(64).collect()), reason }
     }
 }
@@ -109,7 +96,7 @@ impl Expectations {
     pub const SLACK: SignedDuration = CLOCK_SLACK;
 
     /// Linux's node names end here; from this length on Go reads the host name elsewhere, so they may differ.
-    pub(super) const NODENAME_LIMIT: usize = 64;
+    pub(crate) const NODENAME_LIMIT: usize = 64;
 
     /// Judges the holder of a lock.
     ///
@@ -119,7 +106,7 @@ impl Expectations {
         self.check_host(&claim.who).map_err(|reason| Refused::of(Some(claim.id.as_str()), reason))
     }
 
-    /// Judges what [`super::read`] made of `record`.
+    /// Judges what [`crate::observe::locks::read`] made of `record`.
     ///
     /// # Errors
     /// When this child, on this machine, in its lifetime so far, cannot have written it.
@@ -135,7 +122,7 @@ impl Expectations {
     ///
     /// # Errors
     /// When it is outside of the child's lifetime so far.
-    pub(super) fn check_time(&self, time: Timestamp, now: Timestamp) -> Result<(), Refusal> {
+    pub(crate) fn check_time(&self, time: Timestamp, now: Timestamp) -> Result<(), Refusal> {
         if self.started.duration_since(time) > Self::SLACK {
             return Err(Refusal::TooEarly(time));
         }
@@ -169,8 +156,8 @@ impl Expectations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::LockKinds;
-    use crate::observe::LoggedPlace;
+    use crate::model::LockKinds;
+    use crate::observe::locks::LoggedPlace;
 
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
 

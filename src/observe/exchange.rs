@@ -11,16 +11,16 @@ use std::collections::HashMap;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::Deserialize;
 
-use super::evidence::Refusal;
-use super::hclog::{Level, Record, SDK_V1};
-use crate::lock::{LOCKFILE_SUFFIX, LockInfo, LockTrace};
+use crate::model::{LOCKFILE_SUFFIX, LockInfo, LockTrace};
+use crate::observe::evidence::Refusal;
+use crate::observe::hclog::{Level, Record, SDK_V1};
 
 /// Terraform's condition for a lock to be new.
 const NEW: &str = "attribute_not_exists(LockID)";
 
 /// What kind of request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     PutItem,
     DeleteItem,
     PutObject,
@@ -29,15 +29,15 @@ pub(super) enum Operation {
 
 /// By what a request and its answer are matched. The logs of OpenTofu and of the SDK v1 have nothing better.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Call {
-    pub(super) operation: Operation,
+pub(crate) struct Call {
+    pub(crate) operation: Operation,
     /// What both records say of their surroundings: the table or object, and the ID that Terraform gives an operation.
     context: String,
 }
 
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// An item for a lock, under the condition that there is none.
     Lock {
         info: LockInfo,
@@ -63,7 +63,7 @@ pub(super) enum Request {
 
 /// One record of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Exchange {
+pub(crate) enum Exchange {
     Sent(Call, Box<Request>),
     Answered {
         call: Call,
@@ -75,10 +75,10 @@ pub(super) enum Exchange {
 }
 
 /// A request that poses as one for a lock and is none that Terraform sends, and the lock's ID as far as it is known.
-pub(super) type Strange = (Option<String>, Refusal);
+pub(crate) type Strange = (Option<String>, Refusal);
 
 /// Reads a record. None: it is about something else, or part of it is missing.
-pub(super) fn read(record: &Record) -> Option<Result<Exchange, Strange>> {
+pub(crate) fn read(record: &Record) -> Option<Result<Exchange, Strange>> {
     if record.torn || record.level != Level::Debug {
         return None;
     }
@@ -246,7 +246,7 @@ fn checksum(record: &Record) -> Option<String> {
 /// What aws-sdk-go-base makes of a text inside a body (`MaskAWSSecretKeys` in its `logging/aws.go`): of any run of
 /// exactly 40 base64 characters only the first and last four stay. (It masks AWS's own IDs too, in a way that is not
 /// needed here: a path with one in it is not recognised, and not believed.)
-pub(super) fn masked(text: &str) -> String {
+pub(crate) fn masked(text: &str) -> String {
     const SECRET: usize = 40;
     const SHOWN: usize = 4;
     let mut bytes = text.as_bytes().to_vec();

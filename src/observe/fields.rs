@@ -2,16 +2,16 @@
 
 /// Fields gathered from a record's first line and its continuation lines.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
-    pub(super) done: Vec<(String, String)>,
-    pub(super) torn: bool,
+pub(crate) struct Fields {
+    pub(crate) done: Vec<(String, String)>,
+    pub(crate) torn: bool,
     /// The last field is a value of several lines, still open.
     multiline: bool,
 }
 
 impl Fields {
     /// Parses ` key=value` pairs; stops at the first thing that is none.
-    pub(super) fn inline(&mut self, mut text: &str) {
+    pub(crate) fn inline(&mut self, mut text: &str) {
         loop {
             text = text.trim_start_matches(' ');
             if text.is_empty() || self.torn {
@@ -32,7 +32,7 @@ impl Fields {
     /// hclog writes a value's last line alike whether it ends with a newline or not, so that newline is lost. It leaves
     /// the quotes here as they are, so `\"` is what the value says; its other escapes, of control characters, cannot be
     /// told from a backslash of the value, which is far likelier in JSON. So the lines are taken as they stand.
-    pub(super) fn continuation(&mut self, line: &str) {
+    pub(crate) fn continuation(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("  ") else {
             // Raw text of a message with newlines, or of somebody else.
             self.multiline = false;
@@ -56,7 +56,7 @@ impl Fields {
 }
 
 /// Cuts `message: key=value …` before the first thing that looks like a field.
-pub(super) fn split_message(text: &str) -> (&str, &str) {
+pub(crate) fn split_message(text: &str) -> (&str, &str) {
     for (at, _) in text.match_indices(": ") {
         let tail = &text[at + 2..];
         if tail.split_once('=').is_some_and(|(key, _)| is_key(key)) {

@@ -21,7 +21,8 @@ use std::fmt;
 use jiff::Timestamp;
 use memchr::memchr;
 
-use super::fields::{self, Fields};
+use crate::observe::fields;
+use crate::observe::fields::Fields;
 
 /// Longest line that is interpreted. A record of a lock has about 600 bytes, a logged body some kB.
 const MAX_LINE: usize = 64 * 1024;
@@ -43,7 +44,7 @@ const INTERESTING: [&[u8]; 9] = [
 ];
 
 /// The logger's name in a record of the AWS SDK for Go v1, as far as a name can be told there.
-pub(super) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
+pub(crate) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
 
 /// Severity of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,7 +91,7 @@ impl Record {
 
 /// The lines of an HTTP message with all its headers, credentials among them. Debug does not show it.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Dump(pub(super) String);
+pub struct Dump(pub(crate) String);
 
 impl fmt::Debug for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

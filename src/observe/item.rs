@@ -1,46 +1,16 @@
-//! The weakest evidence: a lock that no log tells of, judged by what it says of itself ([`super::Grade::Item`]).
+//! The weakest evidence: a lock that no log tells of, judged by what it says of itself ([`crate::model::Grade::Item`]).
 //!
 //! Nobody saw the child take the lock. Two runs of one user on one machine, of the same Terraform and the same command, that
 //! want the same state at the same moment can be mistaken for each other. So nothing is released on it unless asked for,
 //! and whatever more is known is used: what Terraform logs after it has its lock bounds when that lock was made.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use super::evidence::Expectations;
-use crate::command::{Flavour, INIT, minor};
-use crate::lock::{LockInfo, LockPlace};
-
-/// What a command may lock without a word in its log, as it was known when the command started. A process that takes a dead
-/// supervisor's place has it from the journal. Holds no secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
-    /// The directory that the command works in, after `-chdir`.
-    #[serde(with = "crate::paths")]
-    pub directory: PathBuf,
-    /// The plan file that it applies.
-    #[serde(with = "crate::paths::option")]
-    pub plan_file: Option<PathBuf>,
-    /// The workspace whose state it locks.
-    pub workspace: String,
-    /// The `Operation`s of the locks that it takes; none if it takes none, nothing if nobody knows.
-    pub operations: Option<Vec<String>>,
-    /// It waits for a lock that is held (`-lock-timeout`) in place of ending.
-    pub waits: bool,
-    /// Its arguments say that it moves a state from one backend to another.
-    pub moves: bool,
-    /// tfguard could have it log.
-    pub logs: bool,
-    /// Its environment asks for DEBUG, without which Terraform before 1.6 logs no request.
-    pub debug: bool,
-    /// Where its lock would be by what its directory was initialised with.
-    pub places: Vec<LockPlace>,
-    /// What was there, once that was seen.
-    pub baseline: Baseline,
-}
+use crate::model::{Baseline, LockInfo};
+use crate::observe::evidence::Expectations;
+use crate::terraform::{Flavour, INIT, minor};
 
 /// What a lock must say to be taken for the child's own.
 #[derive(Debug, Clone)]
@@ -69,23 +39,6 @@ pub struct ItemTerms {
     pub waits: bool,
     /// A Terraform that lives on this machine may hold the lock.
     pub contested: bool,
-}
-
-/// What a look at the lock's place showed that was begun when the child was started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Baseline {
-    /// Nothing.
-    Absent,
-    /// A lock.
-    Present {
-        /// Its ID.
-        id: String,
-        /// When the look was answered. The child may have been quicker.
-        answered: Timestamp,
-    },
-    /// Nobody looked, or there was no answer before the child died.
-    Unknown,
 }
 
 /// Why a lock is not taken for the child's own.

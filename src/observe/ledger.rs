@@ -2,45 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::Grade;
-use super::locks::{LockEvent, LoggedPlace};
-use crate::lock::{LockClaim, LockKinds};
+use crate::model::{Entry, Grade, LockClaim, LockKinds, Stage};
+use crate::observe::locks::{LockEvent, LoggedPlace};
 
 /// Most locks that one session's log can tell of: more than any script takes past its guards. What makes up more is noise, or
 /// wants to fill the memory and the journal.
-pub(super) const MOST: usize = 1000;
-
-/// How far a lock has come in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The request that takes it was about to be sent. All that Terraform 1.6 to 1.9 tell.
-    Attempted,
-    /// It is taken.
-    Held,
-    /// The request that releases it was about to be sent.
-    Unlocking,
-    /// It is released.
-    Unlocked,
-}
-
-impl Stage {
-    /// Whether Terraform has done under this lock what it took it for.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Unlocking | Self::Unlocked)
-    }
-}
-
-/// One lock of this session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// What Terraform said about it.
-    pub claim: LockClaim,
-    /// How far it has come.
-    pub stage: Stage,
-    /// How sure it is that the lock is the child's own.
-    pub grade: Grade,
-}
+pub(crate) const MOST: usize = 1000;
 
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +16,7 @@ pub struct Ending {
     /// Terraforms it ran, so for anything but Terraform this is false.
     pub exited_zero: bool,
     /// A Terraform may have ended with a request still on its way: the child died of a signal, or gave up after a
-    /// second interrupt ([`super::Interrupts::twice`]), or is no Terraform itself, so that nobody saw how its
+    /// second interrupt ([`crate::observe::interrupt::Interrupts::twice`]), or is no Terraform itself, so that nobody saw how its
     /// Terraforms ended.
     pub by_signal_or_kill: bool,
     /// The child died, or nobody knows how it ended: then the log's last word need not be Terraform's.
@@ -93,7 +60,7 @@ impl Ledger {
     }
 
     /// Whether there is room for what an event tells of.
-    pub(super) fn has_room_for(&self, event: &LockEvent) -> bool {
+    pub(crate) fn has_room_for(&self, event: &LockEvent) -> bool {
         match event {
             LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
                 self.entries.len() < MOST || self.stage(&LoggedPlace::of(claim)).is_some()
@@ -167,14 +134,15 @@ impl Ledger {
     }
 }
 
+/// How a lock comes along.
 impl Entry {
-    fn step(&mut self, stage: Stage) -> Option<&Self> {
+    pub(crate) fn step(&mut self, stage: Stage) -> Option<&Self> {
         let changed = self.stage != stage;
         self.stage = stage;
         changed.then_some(self)
     }
 
-    fn is_released(&self, ending: Ending) -> bool {
+    pub(crate) fn is_released(&self, ending: Ending) -> bool {
         match self.stage {
             Stage::Unlocked => !ending.unclean,
             // Terraform 1.6 to 1.9 say nothing after the request; but a failed one makes them end with status 1

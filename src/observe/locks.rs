@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Refusal, Refused};
-use super::hclog::{Level, Record};
-use crate::lock::{LockClaim, LockId, LockKinds};
+use crate::model::{LockClaim, LockId, LockKinds};
+use crate::observe::evidence::{Refusal, Refused};
+use crate::observe::hclog::{Level, Record};
 
 /// The only logger whose records are believed (`internal/backend/remote-state/s3/logging.go`).
 const LOGGER: &str = "backend-s3";
@@ -27,7 +27,7 @@ impl LoggedPlace {
     }
 
     /// Whether this is where a claimed lock is.
-    pub(super) fn is_of(&self, claim: &LockClaim) -> bool {
+    pub(crate) fn is_of(&self, claim: &LockClaim) -> bool {
         (&self.id, &self.bucket, &self.state_key) == (&claim.id, &claim.bucket, &claim.state_key)
     }
 }
@@ -81,7 +81,7 @@ fn known(message: &str) -> Option<(Text, LockKinds)> {
 
 /// Reads what a record tells about a lock. `None`: it is about something else.
 ///
-/// Only the record itself is judged here; [`super::Expectations`] judges whether this child can have written it.
+/// Only the record itself is judged here; [`crate::observe::evidence::Expectations`] judges whether this child can have written it.
 ///
 /// # Errors
 /// When the record poses as one of a lock but is not exactly what Terraform writes.
@@ -150,7 +150,7 @@ fn unambiguous(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Splitter;
+    use crate::observe::hclog::Splitter;
 
     const ATTEMPTING: &str = r#"2026-11-20T04:11:21.822Z [INFO]  backend-s3: Attempting to lock remote state (DynamoDB only)...: tf_backend.lock.id=4bb7d84c-f09d-7909-0219-02f6e8d9eeb4 tf_backend.lock.info="" tf_backend.lock.operation=OperationTypeApply tf_backend.lock.path=tfstate/app/main.tfstate tf_backend.lock.version=1.11.4 tf_backend.lock.who=ci@runner tf_backend.operation=Lock tf_backend.req_id=4e500000-0000-0000-0000-000000000000 tf_backend.s3.bucket=tfstate tf_backend.s3.path=app/main.tfstate"#;
 

@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 
-use super::evidence::{Expectations, Grade, Refusal, Refused};
-use super::hclog::{Level, Record, Splitter};
-use super::ledger::{Ending, Entry, Ledger, MOST, Verdict};
-use super::locks::{self, LockEvent};
-use super::phase::{Marker, Phase, PhaseTracker};
-use super::requests::{Requests, Told};
-use super::traces::{LeftTrace, TraceEntry, TraceEvent, Traces};
-use crate::command::{Product, minor};
+use crate::model::{Entry, Grade, Phase, Product, TraceEntry};
+use crate::observe::evidence::{Expectations, Refusal, Refused};
+use crate::observe::hclog::{Level, Record, Splitter};
+use crate::observe::ledger::{Ending, Ledger, MOST, Verdict};
+use crate::observe::locks;
+use crate::observe::locks::LockEvent;
+use crate::observe::phase::{Marker, PhaseTracker};
+use crate::observe::requests::{Requests, Told};
+use crate::observe::traces::{LeftTrace, TraceEvent, Traces};
+use crate::terraform::minor;
 
 /// Most refused records that are told of. What floods the log with them is noise, or wants to be.
 const MAX_REFUSED: usize = 32;

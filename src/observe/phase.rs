@@ -1,22 +1,8 @@
 //! Whether Terraform only plans or is changing things.
 
-use serde::{Deserialize, Serialize};
-
-use super::hclog::{Level, Record};
-use super::ledger::{Entry, Ledger, Stage};
-
-/// What Terraform is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Nothing is known that makes a kill harmless.
-    #[default]
-    Unknown,
-    /// Every Terraform of the session only reads and compares: killing it loses nothing.
-    Planning,
-    /// Resources or the state are being changed.
-    Applying,
-}
+use crate::model::{Entry, Phase, Stage};
+use crate::observe::hclog::{Level, Record};
+use crate::observe::ledger::Ledger;
 
 /// A record that says what Terraform begins to do.
 ///
@@ -135,8 +121,10 @@ fn is_changing(calls: usize, operation: &str, ledger: &Ledger) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::{LockClaim, LockKinds};
-    use crate::observe::{LockEvent, LoggedPlace};
+    use crate::model::LockClaim;
+    use crate::model::LockKinds;
+    use crate::observe::locks::LockEvent;
+    use crate::observe::locks::LoggedPlace;
     use Phase::{Applying, Planning, Unknown};
 
     /// A step of a session: a marker, or an event of the lock `n` that was taken for `operation`.

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::evidence::{Refusal, Refused};
-use super::exchange::{self, Call, Exchange, Request, masked};
-use super::hclog::Record;
-use super::ledger::{Ledger, Stage};
-use super::locks::{LockEvent, LoggedPlace};
-use super::traces::TraceEvent;
-use crate::lock::{LockClaim, LockId, LockInfo, LockKinds};
+use crate::model::{LockClaim, LockId, LockInfo, LockKinds, Stage};
+use crate::observe::evidence::{Refusal, Refused};
+use crate::observe::exchange;
+use crate::observe::exchange::{Call, Exchange, Request, masked};
+use crate::observe::hclog::Record;
+use crate::observe::ledger::Ledger;
+use crate::observe::locks::{LockEvent, LoggedPlace};
+use crate::observe::traces::TraceEvent;
 
 /// Most requests that wait for their answer. More are noise.
 const MAX_PENDING: usize = 64;
@@ -18,7 +19,7 @@ const MAX_PENDING: usize = 64;
 /// Several Terraforms may share the log. Where it is not clear which request an answer belongs to, it is taken for
 /// none: then less is known of a lock, which tfguard looks after at the end, and nothing wrong.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     /// Bucket and key of states that are expected, by which masked paths are understood.
     states: Vec<(String, String)>,
     pending: Vec<(Call, Pending)>,
@@ -29,26 +30,26 @@ pub(super) struct Requests {
 enum Pending {
     Lock(Box<LockClaim>),
     Unlock(Vec<LoggedPlace>),
-    LockFile(crate::lock::LockTrace),
+    LockFile(crate::model::LockTrace),
     UnlockFile(String, String),
     Nothing(String),
 }
 
 /// What a record told.
 #[derive(Debug, PartialEq)]
-pub(super) enum Told {
+pub(crate) enum Told {
     Lock(LockEvent),
     Trace(TraceEvent),
 }
 
 impl Requests {
-    pub(super) fn new(states: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(states: Vec<(String, String)>) -> Self {
         Self { states, ..Self::default() }
     }
 
     /// Reads a record. `check_time` judges the time at which a lock says that it was begun. None: the record is about
     /// something else.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         record: &Record,
         ledger: &Ledger,

@@ -4,14 +4,12 @@
 //! the log has is the SHA-256 of what was uploaded and the ETag that the store gave it. Both name the content, and the
 //! content has the lock's own random ID. So an object with that checksum or that ETag is the child's own lock.
 
-use serde::{Deserialize, Serialize};
-
-use super::ledger::{Ending, MOST, Stage};
-use crate::lock::LockTrace;
+use crate::model::{LockTrace, Stage, TraceEntry};
+use crate::observe::ledger::{Ending, MOST};
 
 /// A step in the life of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TraceEvent {
+pub(crate) enum TraceEvent {
     /// About to be uploaded.
     Attempting(LockTrace),
     /// Uploaded, and this is its ETag.
@@ -20,16 +18,6 @@ pub(super) enum TraceEvent {
     Unlocking(String, String),
     /// It was deleted.
     Unlocked(String, String),
-}
-
-/// A lockfile of this session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceEntry {
-    /// By what it is known.
-    #[serde(flatten)]
-    pub trace: LockTrace,
-    /// How far it has come.
-    pub stage: Stage,
 }
 
 /// A lockfile that is left to account for.
@@ -45,13 +33,13 @@ pub struct LeftTrace {
 
 /// The lockfiles of this session.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Traces {
+pub(crate) struct Traces {
     entries: Vec<TraceEntry>,
 }
 
 impl Traces {
     /// Whether there is room for what an event tells of.
-    pub(super) fn has_room_for(&self, event: &TraceEvent) -> bool {
+    pub(crate) fn has_room_for(&self, event: &TraceEvent) -> bool {
         match event {
             TraceEvent::Attempting(trace) | TraceEvent::Locked(trace, _) => {
                 self.entries.len() < MOST || self.position(trace).is_some()
@@ -65,7 +53,7 @@ impl Traces {
     }
 
     /// Enters an event; returns what it changed.
-    pub(super) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
+    pub(crate) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
         match event {
             TraceEvent::Attempting(trace) => self.take(trace, None, Stage::Attempted),
             TraceEvent::Locked(trace, etag) => self.take(trace, etag.as_ref(), Stage::Held),
@@ -108,7 +96,7 @@ impl Traces {
     }
 
     /// The lockfiles that were not seen deleted, once the child is dead and its log was read to the end.
-    pub(super) fn left(&self, ending: Ending) -> Vec<LeftTrace> {
+    pub(crate) fn left(&self, ending: Ending) -> Vec<LeftTrace> {
         self.entries
             .iter()
             .filter(|entry| entry.stage != Stage::Unlocked || ending.unclean)

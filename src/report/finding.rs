@@ -1,5 +1,12 @@
 //! What became of one lock or state, in a sentence for people and a word for programs.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::model::{OtherLock, OtherOutcome, RefusedLock, StateAccount};
+use crate::text::{describe, printable, printable_whole};
+
 /// What became of a lock, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -55,5 +62,144 @@ impl Outcome {
             Self::Unknown => "unknown",
             Self::Left => "left",
         }
+    }
+}
+
+/// What there is to say of a state.
+impl StateAccount {
+    /// What there is to say of it, if it needs a look.
+    pub(crate) fn finding(&self) -> Option<Finding> {
+        let (first, more) = self.findings.split_first()?;
+        let more = match more.len() {
+            0 => String::new(),
+            1 => " (and one thing more)".to_owned(),
+            count => format!(" (and {count} things more)"),
+        };
+        let state = format!("{}/{}", self.bucket, self.state_key);
+        Some(Finding {
+            id: None,
+            line: format!("state s3://{state} needs a look: {first}{more}"),
+            state,
+            outcome: Outcome::NeedsALook,
+            details: Vec::new(),
+            next: Some(format!("before anything else is run on this state, {}", self.next)),
+        })
+    }
+}
+
+/// What there is to say of a lock that nobody logged.
+impl OtherLock {
+    pub(crate) fn finding(&self) -> Finding {
+        let mut line = match &self.holder {
+            // A stranger may have written it.
+            Some(holder) => {
+                let [id, operation, who, created] = [&holder.id, &holder.operation, &holder.who, &holder.created]
+                    .map(|text| text.chars().take(128).collect::<String>().escape_debug().to_string());
+                // Only the ID was shown.
+                let by =
+                    if who.is_empty() { String::new() } else { format!(" ({operation}) by {who} since {created}") };
+                format!("lock {id}{by}, backend {}: ", self.backend)
+            }
+            None => format!("lock of the state, backend {}: ", self.backend),
+        };
+        let (outcome, what) = match &self.outcome {
+            OtherOutcome::Free => (Outcome::Gone, "nobody has it".to_owned()),
+            OtherOutcome::Released => {
+                (Outcome::Released, "left by this run by all that it says, released by tfguard".to_owned())
+            }
+            OtherOutcome::Gone => (Outcome::Gone, "not there any more".to_owned()),
+            OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),
+            OtherOutcome::Kept => (Outcome::Kept, "left in place, as --on-death says".to_owned()),
+            OtherOutcome::Left { why } => (Outcome::Left, format!("NOT released: {why}")),
+            OtherOutcome::Unknown { why, .. } => {
+                (Outcome::Unknown, format!("NOT known whether this run left it: {why}"))
+            }
+        };
+        line += &what;
+        Finding {
+            id: self.holder.as_ref().map(|holder| holder.id.clone()),
+            state: format!("backend {}", self.backend),
+            outcome,
+            line,
+            details: Vec::new(),
+            next: self.next(),
+        }
+    }
+
+    /// The next step, if there is one.
+    fn next(&self) -> Option<String> {
+        // The unlock of this backend names no lock (OpenTofu's does since 1.10).
+        let opens_any = if self.backend == "http" { " (it opens whatever lock is there then)" } else { "" };
+        let sure = "once you are sure that this is the lock of this run and that nothing of it is alive";
+        match &self.command {
+            Some(command) => Some(format!("{sure}, run: {command}{opens_any}")),
+            None if self.is_left() => {
+                let (terraform, place) = match &self.terraform {
+                    Some(terraform) => (terraform.as_str(), ""),
+                    None => ("terraform", " in its directory"),
+                };
+                Some(format!(
+                    "run `{terraform} plan`{place}; if that is refused the lock, {sure}, run: {terraform} force-unlock \
+                     <the ID it shows>{opens_any}"
+                ))
+            }
+            None => None,
+        }
+    }
+}
+
+/// What there is to say of the lock that Terraform was refused.
+impl RefusedLock {
+    /// A stranger may have written the lock and the record.
+    pub(crate) fn finding(&self) -> Finding {
+        let holder = self.holder.as_ref().map(|holder| printable(&format!("held by {holder}")));
+        Finding {
+            id: Some(self.id.clone()),
+            state: self.lock.as_ref().map(|lock| lock.path.clone()).unwrap_or_default(),
+            outcome: Outcome::Foreign,
+            line: self.lock_line(),
+            details: holder.into_iter().chain((!self.free).then(|| printable(&self.verdict.to_string()))).collect(),
+            next: Some(printable_whole(&self.next)),
+        }
+    }
+
+    fn lock_line(&self) -> String {
+        let shown = |text: &str| printable(&text.chars().take(200).collect::<String>());
+        let Some(lock) = &self.lock else {
+            return format!("the state is locked: lock {}; who has it could not be seen", shown(&self.id));
+        };
+        let since = match lock.created.parse::<Timestamp>() {
+            Ok(created) => {
+                let age = self.at.duration_since(created).try_into().unwrap_or_default();
+                format!("{} ({} ago)", created.strftime("%Y-%m-%d %H:%M:%S UTC"), describe_age(age))
+            }
+            Err(_) => shown(&lock.created),
+        };
+        format!(
+            "the state {} {} locked by {} since {since} for {} (version {}): lock {}",
+            shown(&lock.path),
+            if self.free { "was" } else { "is" },
+            shown(&lock.who),
+            operation(&shown(&lock.operation)),
+            shown(&lock.version),
+            shown(&self.id)
+        )
+    }
+}
+
+/// What Terraform calls `OperationTypeApply` (`internal/backend/backendrun/operationtype_string.go`), in plain words.
+fn operation(operation: &str) -> &str {
+    match operation {
+        "OperationTypePlan" => "a plan",
+        "OperationTypeApply" => "an apply",
+        "OperationTypeRefresh" => "a refresh",
+        other => other,
+    }
+}
+
+fn describe_age(age: Duration) -> String {
+    match age.as_secs() / (24 * 3600) {
+        0 | 1 => describe(Duration::from_secs(age.as_secs())),
+        days => format!("{days} days"),
     }
 }

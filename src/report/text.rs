@@ -5,14 +5,13 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::command::{self, Product};
-use crate::lock::{FoundLock, LockClaim, LockInfo, LockKinds, LockPlace};
-use crate::observe::{Grade, Phase, Stage};
-use crate::run::describe;
-use crate::shell;
-
-use super::account::{Account, Ending, Half, HalfOutcome, LockAccount, LockOutcome, Settings, TraceAccount};
-use super::{Finding, OtherLock, Outcome, RefusedLock, StateAccount};
+use crate::model::{
+    Account, Ending, FoundLock, Grade, Half, HalfOutcome, LockAccount, LockClaim, LockInfo, LockKinds, LockOutcome,
+    LockPlace, OtherLock, Phase, Product, RefusedLock, Settings, Stage, StateAccount, TraceAccount,
+};
+use crate::report::finding::{Finding, Outcome};
+use crate::text::describe;
+use crate::{model, terraform, text};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -68,7 +67,7 @@ impl Account {
     }
 
     /// What became of each lock, with the next step for each that needs somebody.
-    pub(super) fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let sure = if self.survivors.is_empty() {
             format!("no {} of this run is alive", self.product())
         } else {
@@ -88,21 +87,21 @@ impl Account {
     }
 
     /// What to do next if no lock needs somebody.
-    pub(super) fn next(&self, findings: &[Finding]) -> Option<String> {
+    pub(crate) fn next(&self, findings: &[Finding]) -> Option<String> {
         if findings.iter().any(|finding| finding.next.is_some()) {
             return None;
         }
         let died = |account: &&Self| account.phase == Phase::Applying && account.ending.is_some_and(Ending::is_unclean);
         let died = std::iter::once(self).chain(&self.terraforms).find(died)?;
-        let (command, place) = match command::unit_of(&died.directory) {
-            Some(unit) => ("terragrunt", format!(" in {}", shell::quote(unit))),
+        let (command, place) = match terraform::unit_of(&died.directory) {
+            Some(unit) => ("terragrunt", format!(" in {}", text::quote(unit))),
             None if std::ptr::eq(died, self) => (died.command(), String::new()),
-            None => (died.command(), format!(" in {}", shell::quote(&died.directory))),
+            None => (died.command(), format!(" in {}", text::quote(&died.directory))),
         };
         Some(format!("run `{command} plan`{place}; what was being changed when it died may be missing from the state"))
     }
 
-    pub(super) fn ending_line(&self) -> String {
+    pub(crate) fn ending_line(&self) -> String {
         let program = &self.program;
         let mut line = match self.ending {
             Some(Ending::Exited { code, .. }) => format!("{program} ended with exit code {code}"),
@@ -132,7 +131,7 @@ impl Account {
 
     /// The product that ran, as far as the command tells.
     fn product(&self) -> &'static str {
-        match command::product(OsStr::new(&self.program)) {
+        match model::product(OsStr::new(&self.program)) {
             Some(Product::OpenTofu) => "OpenTofu",
             _ => "Terraform",
         }
@@ -150,13 +149,13 @@ impl Settings {
         let Self { directory, flags, anywhere, .. } = self;
         // The directory may be gone where somebody reads this.
         if !anywhere.is_empty() {
-            return format!("run: {}", shell::unlock(id, anywhere));
+            return format!("run: {}", text::unlock(id, anywhere));
         }
         // The flags name the whole place.
-        if command::unit_of(directory).is_some() {
-            return format!("run: {}", shell::unlock(id, flags));
+        if terraform::unit_of(directory).is_some() {
+            return format!("run: {}", text::unlock(id, flags));
         }
-        shell::run_in(Some(directory), &shell::unlock(id, flags))
+        text::run_in(Some(directory), &text::unlock(id, flags))
     }
 }
 
@@ -170,7 +169,7 @@ impl LockAccount {
         }
         match &self.settings {
             Some(settings) => settings.unlock(id),
-            None => shell::run_in(otherwise, &shell::unlock(id, &[])),
+            None => text::run_in(otherwise, &text::unlock(id, &[])),
         }
     }
 
@@ -178,7 +177,7 @@ impl LockAccount {
         let LockClaim { bucket, state_key, kinds, .. } = &self.claim;
         let table = if *kinds == LockKinds::Lockfile { &[][..] } else { &["--table", "TABLE"] };
         let flags = [&["--bucket", bucket, "--key", state_key, "--region", "REGION"], table].concat();
-        let command = shell::unlock(id, &flags.into_iter().map(str::to_owned).collect::<Vec<_>>());
+        let command = text::unlock(id, &flags.into_iter().map(str::to_owned).collect::<Vec<_>>());
         format!("run, with the region, table and endpoints of the backend that the state was moved to: {command}")
     }
 
@@ -303,11 +302,11 @@ impl TraceAccount {
             Some(Settings { directory, flags, .. }) => {
                 let command = match flags.as_slice() {
                     [name, workspace] if name == "--workspace" => {
-                        format!("TF_WORKSPACE={} {program}", shell::quote(workspace))
+                        format!("TF_WORKSPACE={} {program}", text::quote(workspace))
                     }
                     _ => program.to_owned(),
                 };
-                (shell::quote(directory), command)
+                (text::quote(directory), command)
             }
             None => ("its directory".to_owned(), program.to_owned()),
         };
@@ -332,7 +331,7 @@ fn in_its_place(settings: Option<&Settings>, command: &str) -> String {
         None => (None, &[][..]),
     };
     let words = command.split(' ').map(str::to_owned).chain(flags.iter().cloned());
-    shell::run_in(directory, &shell::join(words.collect::<Vec<_>>()))
+    text::run_in(directory, &text::join(words.collect::<Vec<_>>()))
 }
 
 fn taken_away(product: &str) -> String {

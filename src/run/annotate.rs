@@ -9,14 +9,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::supervisor::Supervisor;
-use crate::backend::{AwsClients, S3Backend, Store};
-use crate::holder::Holder;
-use crate::lock::{
-    Annotation, FoundLock, HolderStore as _, LockClaim, LockKinds, LockPlace, LockTrace, StoreError, Traced,
-    UnconditionalDelete,
-};
-use crate::observe::{Entry, Stage, TraceEntry};
+use crate::aws::{AwsClients, S3Backend, StoreError};
+use crate::model::{Entry, FoundLock, Holder, LockClaim, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
+use crate::run::supervisor::Supervisor;
+use crate::store::HolderStore as _;
+use crate::store::{Annotation, Store, Traced, UnconditionalDelete};
 
 /// How long a lock is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
@@ -133,7 +130,7 @@ impl Known {
 
 impl Supervisor<'_> {
     /// Begins to write the holder beside each lock that has been held long enough.
-    pub(super) fn annotate(&mut self) {
+    pub(crate) fn annotate(&mut self) {
         let now = Instant::now();
         let mut known = std::mem::take(&mut self.annotator.known);
         for due in known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
@@ -268,7 +265,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Grade;
+    use crate::model::Grade;
 
     fn entry(kinds: LockKinds, stage: Stage) -> Entry {
         let claim = LockClaim {

@@ -13,19 +13,17 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::child::Output;
-use super::expiry;
-use super::inner;
-use super::plan::Plan;
-use super::requests;
-use super::supervisor::Supervisor;
-use super::{Failure, announce, clean_up, conclude, job, new_account};
-use crate::session::{Journal, ProcessId, SessionDir};
+use crate::model::ProcessId;
+use crate::run::child::Output;
+use crate::run::plan::Plan;
+use crate::run::supervisor::Supervisor;
+use crate::run::{Failure, announce, clean_up, conclude, expiry, inner, job, new_account, requests};
+use crate::session::{Journal, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    let session = super::new_session(plan)?;
-    crate::say::mute(plan.is_muted());
+    let session = crate::run::new_session(plan)?;
+    crate::log::mute(plan.is_muted());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let ended = runtime.block_on(supervised(plan, &session));
     if ended.is_err() {
@@ -75,7 +73,7 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     }
     let account = account?;
     conclude(plan, session, &account);
-    if let Some(line) = super::wrapped::conclude(plan, session, &account) {
+    if let Some(line) = crate::run::wrapped::conclude(plan, session, &account) {
         let _ = io::stdout().write_all(line.as_bytes());
     }
     // Where the cursor is on the child's terminal is not known.

@@ -13,11 +13,11 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use tokio::process::Command;
 
-use crate::command::{self, Flavour};
-use crate::exit;
-use crate::report::Ending;
-use crate::session::{ChildRecord, DirectoryError, Journal, ProcessId, SessionDir, SessionFile, World, runs_terraform};
-use crate::{ci, cli};
+use crate::model::{ChildRecord, Ending, ProcessId, World};
+use crate::run::options::OUTERMOST;
+use crate::session::{DirectoryError, Journal, SessionDir, SessionFile, runs_terraform};
+use crate::terraform::Flavour;
+use crate::{ci, exit, model, terraform};
 
 /// Terraform's log variables. If the user set any of them, all stay as they are.
 const LOG_VARIABLES: [&str; 4] = ["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", LOG_PATH];
@@ -67,7 +67,7 @@ fn is_within_call(session: &SessionDir, above: &[ProcessId]) -> bool {
         let child = read_record(session)?;
         let end = above.iter().position(|process| *process == child.id)?;
         let journal = Journal::read(session).ok().filter(|journal| journal.world == World::here())?;
-        command::product(OsStr::new(&journal.account.program))?;
+        model::product(OsStr::new(&journal.account.program))?;
         let log = journal.open_log(session).ok()?;
         Some(!above[..=end].iter().any(|process| runs_terraform(*process, &log)))
     };
@@ -89,7 +89,7 @@ pub fn environment_with_guards(
     child.extend(
         log_variables(env, &session.log(), Flavour::OpenTofu).into_iter().map(|(name, value)| (name.into(), value)),
     );
-    child.extend(command::link_into(session, env)?);
+    child.extend(terraform::link_into(session, env)?);
     // What was typed overrules a variable that says the opposite.
     for (typed, opposite) in [("TFGUARD_VERBOSE", "TFGUARD_QUIET"), ("TFGUARD_QUIET", "TFGUARD_VERBOSE")] {
         if inherited.iter().any(|(name, _)| name == typed) {
@@ -97,7 +97,7 @@ pub fn environment_with_guards(
         }
     }
     child.extend(inherited.iter().cloned());
-    cli::OUTERMOST.iter().chain(ci::HUNTING_VARIABLES).for_each(|name| drop(child.remove(OsStr::new(name))));
+    OUTERMOST.iter().chain(ci::HUNTING_VARIABLES).for_each(|name| drop(child.remove(OsStr::new(name))));
     child.insert("TFGUARD_CI_MESSAGES".into(), "off".into());
     child.insert(OUTER.into(), session.path().into());
     Ok(child)

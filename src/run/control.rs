@@ -8,8 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::machine::StopRequest;
-use crate::report::Account;
+use crate::model::{Account, StopRequest};
 
 /// From the supervisor to the front.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::machine::StopRequest;
-use super::supervisor::Job;
-use crate::backend::{self, AwsClients, Backend, CredentialsEnd, Surroundings};
-use crate::command;
+use crate::aws::{AwsClients, CredentialsEnd, Surroundings};
+use crate::model::StopRequest;
+use crate::run::supervisor::Job;
+use crate::terraform::Backend;
+use crate::{model, terraform};
 
 /// What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment: when they end (RFC 3339).
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
@@ -25,7 +26,7 @@ pub fn watch(job: &Job, before: Option<Duration>, to: UnboundedSender<StopReques
         Surroundings::of_command(&job.directory, job.command.get(1..).unwrap_or_default(), job.env.clone());
     let deadline = job.terms.deadline.and_then(|deadline| Timestamp::now().checked_add(deadline).ok());
     // Each Terraform that it starts by name has a guard of its own, which looks.
-    let is_terraform = job.command.first().is_some_and(|program| command::product(program).is_some());
+    let is_terraform = job.command.first().is_some_and(|program| model::product(program).is_some());
     tokio::spawn(async move {
         let end = match end_of_credentials(&surroundings).await {
             Ok(End::At(end)) => end,
@@ -58,7 +59,7 @@ enum End {
 
 /// When those of the backend end, or why that is not known.
 async fn end_of_credentials(surroundings: &Surroundings) -> Result<End, String> {
-    let backend = match backend::read_backend(surroundings).map_err(|error| error.to_string())? {
+    let backend = match terraform::read_backend(surroundings).map_err(|error| error.to_string())? {
         Backend::S3(backend) => backend,
         // Without a backend, there is nothing whose credentials could end.
         Backend::None | Backend::Local => return Ok(End::Never),

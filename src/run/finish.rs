@@ -23,25 +23,24 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
-use super::front::{A_MOMENT, finish_output, relays_of, spools, tell};
-use super::inner::InnerGuards;
-use super::machine::{StopRequest, Terms};
-use super::plan::{Plan, patience_for};
-use super::release::{Located, Releaser, Started, Terms as ReleaseTerms};
-use super::requests;
-use super::spool::{Relay, Spool};
-use super::states;
-use super::supervisor::{Supervisor, expectations};
-use super::{Failure, Job, clean_up, conclude, describe, job, report};
-use crate::ci;
-use crate::cli::{Evidence, OnDeath};
-use crate::exit;
-use crate::holder::Holder;
-use crate::lock::LockClaim;
-use crate::observe::{Entry, Grade, Leftover, Stage};
+use crate::machine::Terms;
+use crate::model::{
+    Account, Entry, Evidence, Grade, Holder, LockAccount, LockClaim, LockOutcome, OnDeath, ProcessId, Stage,
+    StopRequest, World,
+};
+use crate::observe::Leftover;
 use crate::report::ci::{Level, Message, Summary};
-use crate::report::{Account, LockAccount, LockOutcome};
-use crate::session::{Journal, JournalError, ProcessId, SessionDir, SessionFile, Tree, World, is_log_held};
+use crate::run::front::{A_MOMENT, finish_output, relays_of, spools, tell};
+use crate::run::inner::InnerGuards;
+use crate::run::plan::{Plan, patience_for};
+use crate::run::release::Terms as ReleaseTerms;
+use crate::run::release::{Located, Releaser, Started};
+use crate::run::spool::{Relay, Spool};
+use crate::run::supervisor::{Job, Supervisor, expectations};
+use crate::run::{Failure, clean_up, conclude, job, report, requests, states};
+use crate::session::{Journal, JournalError, SessionDir, SessionFile, Tree, is_log_held};
+use crate::text::describe;
+use crate::{ci, exit, model};
 
 /// With less time than this for a Terraform that nobody supervises, it is left alone: a kill would come at once.
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
@@ -73,7 +72,7 @@ pub struct Cleanup {
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
     let Cleanup { wait, dry_run } = cleanup;
-    crate::backend::distrust_checkout();
+    crate::aws::distrust_checkout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_us, mut requests) = unbounded_channel();
@@ -122,7 +121,7 @@ pub fn finish(plan: &Plan, cleanup: Cleanup) -> Result<u8, Failure> {
                 Ok(exit::LOCK_LEFT)
             });
             // Whatever relay there was, it may not take any words any more.
-            crate::say::directly();
+            crate::log::directly();
             let code = ended.unwrap_or_else(|failure| {
                 tracing::error!("{failure}");
                 failure.exit_code()
@@ -186,7 +185,7 @@ fn is_of_this_kernel(journal: &Journal) -> bool {
 
 /// Whether another process can take the place of a supervisor that is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Adoptable {
+pub(crate) enum Adoptable {
     /// It can.
     Yes,
     /// The run had not come to start its command.
@@ -200,7 +199,7 @@ pub(super) enum Adoptable {
 impl Adoptable {
     /// Looks. Where the session is of another PID namespace of this kernel (a container that is gone), nobody holds its log
     /// when everything in it is gone; until `until` that is waited for.
-    pub(super) async fn look(job: &Job, journal: &Journal, until: Instant) -> Self {
+    pub(crate) async fn look(job: &Job, journal: &Journal, until: Instant) -> Self {
         if !is_of_this_kernel(journal) {
             return Self::Unknowable;
         }
@@ -222,7 +221,7 @@ impl Adoptable {
 }
 
 /// Takes the place of a supervisor that is dead, as far as that is [`Adoptable`]. The session's claim is held.
-pub(super) async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+pub(crate) async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
     if journal.world == World::here()
         && let Some(supervisor) = Supervisor::take_over(job, journal.clone())
     {
@@ -490,7 +489,7 @@ impl Found<'_> {
         if !self.is_on_this_runner(journal) {
             return false;
         }
-        self.plan.ci.as_ref().is_some_and(ci::Run::names_its_job)
+        self.plan.ci.as_ref().is_some_and(model::Run::names_its_job)
             || (journal.front != journal.supervisor
                 && (place.is_some_and(|place| !place.is_empty()) || self.is_of_this_unit(journal)))
     }
@@ -582,7 +581,7 @@ impl Found<'_> {
         job.directory.clone_from(&journal.account.directory);
         job.on_death = self.on_death(journal);
         job.until = Some(self.end);
-        job.flavour = super::flavour(&[OsString::from(&journal.account.program)], &job.directory, &job.env);
+        job.flavour = crate::run::flavour(&[OsString::from(&journal.account.program)], &job.directory, &job.env);
         let (grace, none) = (self.grace().duration, Duration::ZERO);
         let patience = patience_for(&journal.account.program);
         job.terms = Terms { grace, cleanup_grace: none, own_grace: none, deadline: None, patience, ..job.terms };
@@ -595,10 +594,10 @@ impl Found<'_> {
     }
 
     /// What a Terraform has whose run this process takes over.
-    fn grace(&self) -> ci::Term {
+    fn grace(&self) -> model::Term {
         let left = self.until.saturating_duration_since(Instant::now());
         let duration = left.saturating_sub(RESERVE).max(left / 2);
-        ci::Term { duration, why: "tfguard release waits no longer".to_owned() }
+        model::Term { duration, why: "tfguard release waits no longer".to_owned() }
     }
 
     /// Says why nothing is done about a session, and which locks of it may be there.
@@ -721,7 +720,7 @@ fn warn(plan: &Plan, text: String) {
     let command = plan.publisher.command(&message);
     if !command.is_empty() {
         // The run may be in the midst of a line.
-        crate::say::raw(format!("\n{command}"));
+        crate::log::raw(format!("\n{command}"));
     }
 }
 

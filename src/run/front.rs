@@ -14,19 +14,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::control::{self, Incoming, Outgoing, ToFront, ToSupervisor};
-use super::expiry;
-use super::inner;
-use super::machine::StopRequest;
-use super::plan::Plan;
-use super::requests;
-use super::spool::{Relay, Spool};
-use super::supervisor::Supervisor;
-use super::{Failure, announce, conclude, job, new_account};
 use crate::ci;
-use crate::report::Account;
+use crate::model::{Account, ProcessId, StopRequest};
 use crate::report::ci::Summary;
-use crate::session::{Journal, ProcessId, SessionDir, SessionFile};
+use crate::run::control::{Incoming, Outgoing, ToFront, ToSupervisor};
+use crate::run::plan::Plan;
+use crate::run::spool::{Relay, Spool};
+use crate::run::supervisor::Supervisor;
+use crate::run::{Failure, announce, conclude, control, expiry, inner, job, new_account, requests};
+use crate::session::{Journal, SessionDir, SessionFile};
 
 /// Longer than a child takes from fork to exec.
 pub const A_MOMENT: Duration = Duration::from_millis(20);
@@ -107,8 +103,8 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     // First, so that from here on no signal kills this process.
     requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    let session = &super::new_session(plan)?;
-    crate::say::mute(plan.is_muted());
+    let session = &crate::run::new_session(plan)?;
+    crate::log::mute(plan.is_muted());
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
     requests::from_waiting(to_us.clone(), plan);
     reap_as_init().map_err(Failure::Start)?;
@@ -135,7 +131,7 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
                 session.remove();
             }
             // The words go the way of all words: through the relay.
-            crate::say::mute(false);
+            crate::log::mute(false);
             tracing::error!("{failure}");
             finish_output(stdout, stderr, &mut requests).await;
             return Ok(failure.exit_code());
@@ -144,7 +140,7 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
     let (summary, heard) = tell(plan, session, &account, stdout, stderr, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {
-        super::clean_up(session, &account, plan.outer.is_some() || (!heard && account.is_noteworthy()));
+        crate::run::clean_up(session, &account, plan.outer.is_some() || (!heard && account.is_noteworthy()));
     }
     if plan.outer.is_none() {
         plan.publisher.publish(&[summary]).await;
@@ -166,7 +162,8 @@ pub fn spools(session: &SessionDir) -> (Option<Spool>, Option<Spool>) {
 pub fn relays_of((stdout, stderr): (Option<Spool>, Option<Spool>)) -> io::Result<(Relay, Relay)> {
     let stdout = Relay::start(stdout, io::stdout())?;
     let stderr = Relay::start(stderr, io::stderr())?;
-    crate::say::through(stderr.sayer());
+    let sayer = stderr.sayer();
+    crate::log::through(move |line| sayer.say(line));
     Ok((stdout, stderr))
 }
 
@@ -259,7 +256,7 @@ pub async fn tell(
 ) -> (Summary, bool) {
     let mut hurried = false;
     // Behind all that the child wrote, also where both streams go to one place.
-    let of_wrapper = super::wrapped::conclude(plan, session, account);
+    let of_wrapper = crate::run::wrapped::conclude(plan, session, account);
     let (apart, together) =
         if same_file(io::stdout().as_fd(), io::stderr().as_fd()) { (None, of_wrapper) } else { (of_wrapper, None) };
     apart.into_iter().for_each(|line| stdout.sayer().say(line));
@@ -272,7 +269,7 @@ pub async fn tell(
     let summary = announce(plan, session, account, ends_within_a_line(session));
     stderr.complete();
     let heard = join(stderr, requests, &mut hurried).await;
-    crate::say::directly();
+    crate::log::directly();
     (summary, heard)
 }
 
@@ -313,7 +310,7 @@ pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut Unbounde
     stderr.complete();
     join(stdout, requests, &mut hurried).await;
     join(stderr, requests, &mut hurried).await;
-    crate::say::directly();
+    crate::log::directly();
 }
 
 /// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
@@ -365,7 +362,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
         let (to_front, mut messages) = unbounded_channel::<ToFront>();
         let says = to_front.clone();
-        crate::say::through_channel(move |line| drop(says.send(ToFront::Say(line))));
+        crate::log::through(move |line| drop(says.send(ToFront::Say(line))));
         let sender = tokio::spawn(async move {
             // The front may be gone; what is said then stays in the journal.
             while let Some(message) = messages.recv().await {
@@ -378,7 +375,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         });
         let (to_us, mut requests) = unbounded_channel();
         requests::from_signals(to_us.clone(), plan.heed_hangup, true, plan.outer.clone()).map_err(Failure::Start)?;
-        crate::say::mute(plan.is_muted());
+        crate::log::mute(plan.is_muted());
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
         let job = job(plan, session.clone(), &journal.account);
@@ -408,13 +405,13 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
     })
 }
 
-fn started(job: &super::Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
+fn started(job: &crate::run::supervisor::Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
     journal.create_log(&job.session)?;
     // So that `tfguard release` knows whom to ask.
     journal.write(&job.session)?;
     let stdout = job.session.append_to(SessionFile::Stdout).map_err(Failure::Start)?;
     let stderr = job.session.append_to(SessionFile::Stderr).ok();
-    let supervisor = Supervisor::start(job, journal, super::child::Output::Spool { stdout, stderr })?;
+    let supervisor = Supervisor::start(job, journal, crate::run::child::Output::Spool { stdout, stderr })?;
     // Terraform has its own copy; ours would keep the CI's pipe open after the front is gone.
     let _ = null_over(0);
     Ok(supervisor)

@@ -14,12 +14,11 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
-use super::finish::{Adoptable, adopt};
-use super::machine::StopRequest;
-use super::remove_log_of;
-use super::supervisor::Job;
-use crate::report::Account;
-use crate::session::{Journal, ProcessId, SessionDir, SessionFile, World, monotonic_millis};
+use crate::model::{Account, ProcessId, StopRequest, World};
+use crate::run::finish::{Adoptable, adopt};
+use crate::run::remove_log_of;
+use crate::run::supervisor::Job;
+use crate::session::{Journal, SessionDir, SessionFile, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
 pub const ASK: Signal = Signal::SIGUSR2;

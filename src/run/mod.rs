@@ -9,8 +9,8 @@ mod finish;
 mod follow;
 mod front;
 mod inner;
-mod machine;
 mod nameless;
+mod options;
 mod other_backends;
 mod plan;
 mod refused;
@@ -34,21 +34,19 @@ use std::path::Path;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-pub use machine::StopRequest;
+pub use options::{OUTERMOST, RunOptions};
 pub use plan::{Mode, Plan, Remark};
 pub(crate) use release::IN_FLIGHT;
 pub use spool::Sayer;
-pub use supervisor::{Job, describe};
+pub use supervisor::Job;
 pub use terraforms::Terraform;
 
-use crate::backend::{InitRecord, Surroundings};
-use crate::command::{self, Flavour};
-use crate::exit;
-use crate::files;
-use crate::observe::Phase;
-use crate::report::Account;
+use crate::aws::Surroundings;
+use crate::model::{Account, Phase};
 use crate::report::ci::Summary;
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
+use crate::terraform::{Flavour, InitRecord};
+use crate::{exit, files, terraform};
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +63,6 @@ pub enum Failure {
     /// The user does not want it so.
     #[error(transparent)]
     Forbidden(#[from] plan::Forbidden),
-    /// The links of `tfguard shim` cannot be made.
-    #[error(transparent)]
-    Shim(crate::command::ShimError),
     /// The command could not be started.
     #[error(transparent)]
     Command(#[from] child::StartError),
@@ -137,7 +132,7 @@ pub fn pass_on(program: &Path, env: &HashMap<OsString, OsString>) -> Result<(), 
     }
     let mut command = std::process::Command::new(program);
     if let Some(path) = env.get(OsStr::new("PATH")) {
-        command.env("PATH", command::path_without_links(path));
+        command.env("PATH", terraform::path_without_links(path));
     }
     let failed = command.args(std::env::args_os().skip(1)).exec();
     Err(child::StartError::new(program.as_os_str(), failed).into())
@@ -250,15 +245,15 @@ fn announce(plan: &Plan, session: &SessionDir, account: &Account, within_a_line:
     if plan.is_left_to_outer() && is_accounted_for(session) {
         return summary;
     }
-    crate::say::mute(false);
+    crate::log::mute(false);
     let (before, after) = plan.publisher.around(&summary, Timestamp::now());
     // What is for the CI is understood at the beginning of a line only.
     if within_a_line && !(before.is_empty() && after.is_empty()) {
-        crate::say::raw("\n".to_owned());
+        crate::log::raw("\n".to_owned());
     }
-    crate::say::raw(before);
+    crate::log::raw(before);
     account.say();
-    crate::say::raw(after);
+    crate::log::raw(after);
     summary
 }
 

@@ -9,19 +9,23 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::release::{Located, Releaser, Started};
-use super::rivals;
-use super::supervisor::Job;
-use crate::backend::{self, AwsClients, Backend, BackendError, PlanFlaw, S3Backend, Store, Surroundings};
-use crate::command::{self, INIT, MIGRATION, Product, Purpose};
-use crate::lock::{FoundLock, LockClaim, LockInfo, LockPlace, LockStore as _, Traced, UnconditionalDelete};
-use crate::observe::item::{self, Baseline, Intent, ItemTerms, Misfit};
-use crate::observe::{Believed, Entry, Expectations, Grade, LeftTrace};
-use crate::other::Contested;
-use crate::report::{Account, LockAccount, LockOutcome, Settings, TraceAccount};
+use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
+use crate::model::{
+    Account, Baseline, Entry, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace,
+    MIGRATION, Product, Settings, TraceAccount,
+};
+use crate::observe::item::{ItemTerms, Misfit};
+use crate::observe::{Believed, Expectations, LeftTrace, item};
+use crate::run::release::{Located, Releaser, Started};
+use crate::run::rivals;
+use crate::run::supervisor::Job;
 use crate::session::Tree;
+use crate::store::LockStore as _;
+use crate::store::{Contested, Store, Traced, UnconditionalDelete};
+use crate::terraform::{Backend, INIT, Purpose};
+use crate::{model, terraform};
 
-/// How long an upload may take to land after the death of the process that sent it, as in [`crate::lock::release`].
+/// How long an upload may take to land after the death of the process that sent it, as in [`crate::store::release`].
 const LANDS_WITHIN: Duration = Duration::from_secs(8);
 /// How long the place is asked in all.
 const BUDGET: Duration = Duration::from_secs(20);
@@ -32,27 +36,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Job {
     /// Where the child runs, as far as the command tells.
-    pub(super) fn surroundings(&self) -> Option<Surroundings> {
+    pub(crate) fn surroundings(&self) -> Option<Surroundings> {
         let arguments = self.command.get(1..).unwrap_or_default();
         Some(Surroundings::of_command(&self.directory, arguments, self.env.clone()))
     }
 
     /// The beginning of a command line by which a person runs Terraform in the child's place.
-    pub(super) fn terraform(&self, program: &str, chdir: bool) -> Option<String> {
+    pub(crate) fn terraform(&self, program: &str, chdir: bool) -> Option<String> {
         let surroundings = self.surroundings()?;
-        Some(surroundings.terraform(program, &backend::workspace(&surroundings), chdir))
+        Some(surroundings.terraform(program, &terraform::workspace(&surroundings), chdir))
     }
 
     /// What the command may lock, as far as its arguments and its directory tell. `logs`: it was made to log; `debug`: its
     /// environment asks for DEBUG.
-    pub(super) fn intent(&self, logs: bool, debug: bool) -> Option<Intent> {
+    pub(crate) fn intent(&self, logs: bool, debug: bool) -> Option<Intent> {
         let surroundings = self.surroundings()?;
         let arguments = self.command.get(1..).unwrap_or_default();
-        let named = self.command.first().is_some_and(|program| command::product(program).is_some());
+        let named = self.command.first().is_some_and(|program| model::product(program).is_some());
         let purpose = named.then(|| Purpose::read(&self.command, &self.env));
         let read = purpose.clone().flatten();
         let workspace = read.as_ref().and_then(|purpose| purpose.workspace.clone());
-        let workspace = workspace.unwrap_or_else(|| backend::workspace(&surroundings));
+        let workspace = workspace.unwrap_or_else(|| terraform::workspace(&surroundings));
         let operations = |purpose: Purpose| {
             let init = (purpose.makes && workspace != "default").then_some(INIT);
             let moves = if purpose.may_move { &MIGRATION[..] } else { &[] };
@@ -60,7 +64,7 @@ impl Job {
         };
         let mut intent = Intent {
             operations: purpose.map(|purpose| purpose.map(operations).unwrap_or_default()),
-            plan_file: backend::plan_file(arguments, &surroundings),
+            plan_file: terraform::plan_file(arguments, &surroundings),
             workspace,
             waits: read.as_ref().is_some_and(|purpose| purpose.waits),
             moves: read.is_some_and(|purpose| purpose.moves),
@@ -75,10 +79,10 @@ impl Job {
     }
 
     /// Which records in the child's log are believed.
-    pub(super) fn believed(&self, intent: Option<&Intent>) -> Believed {
+    pub(crate) fn believed(&self, intent: Option<&Intent>) -> Believed {
         let state = intent.and_then(|intent| State::of(intent, &self.env).ok().flatten());
         let states = state.map(|state| (state.backend.bucket().to_owned(), state.key)).into_iter().collect();
-        let named = self.command.first().and_then(|program| command::product(program));
+        let named = self.command.first().and_then(|program| model::product(program));
         Believed { records: named != Some(Product::OpenTofu), requests: true, states }
     }
 }
@@ -102,12 +106,12 @@ impl State {
 
     /// The state of a workspace; none if that is not in S3, or has no lock there.
     fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
-        let (found, guessed) = match plan.map(|plan| backend::read_planned_backend(plan, surroundings)) {
+        let (found, guessed) = match plan.map(|plan| terraform::read_planned_backend(plan, surroundings)) {
             Some(Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => {
-                (backend::read_backend(surroundings)?, Some(error.to_string()))
+                (terraform::read_backend(surroundings)?, Some(error.to_string()))
             }
             Some(planned) => (planned?, None),
-            None => (backend::read_backend(surroundings)?, None),
+            None => (terraform::read_backend(surroundings)?, None),
         };
         let Backend::S3(backend) = found else { return Ok(None) };
         let key = backend.state_key(workspace);
@@ -137,7 +141,7 @@ impl State {
 
 /// What a traced lockfile turned out to be.
 #[derive(Debug)]
-pub(super) enum Identified {
+pub(crate) enum Identified {
     /// This lock.
     Own(LockClaim),
     /// It is not there any more, and perhaps another one is.
@@ -149,7 +153,7 @@ impl Releaser {
     ///
     /// # Errors
     /// Why it could not be found out.
-    pub(super) async fn identify(&self, left: &LeftTrace) -> Result<Identified, String> {
+    pub(crate) async fn identify(&self, left: &LeftTrace) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let backend = self.backend(&trace.without_id())?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
@@ -193,7 +197,7 @@ impl Releaser {
 impl Releaser {
     /// Tries again to find out which locks the traced lockfiles of an account are that were left. Those become locks
     /// that are left, and can be released as such.
-    pub(super) async fn identify_again(
+    pub(crate) async fn identify_again(
         &mut self,
         account: &mut Account,
         holder: &Expectations,
@@ -257,7 +261,7 @@ impl Unlogging {
     /// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when
     /// the child was just started.
     pub fn begin(job: &Job, intent: Option<&Intent>) -> Self {
-        let asked = job.evidence == crate::cli::Evidence::Item;
+        let asked = job.evidence == crate::model::Evidence::Item;
         let state = intent.filter(|_| asked).and_then(|intent| State::of(intent, &job.env).ok().flatten());
         let baseline = state.map(|state| {
             tokio::spawn(async move {
@@ -347,8 +351,8 @@ pub async fn look_again(
 }
 
 /// Who has the lock of the state that Terraform has there. None where that cannot be seen, or is not in S3.
-pub(super) async fn holder(surroundings: &Surroundings) -> Option<Option<LockInfo>> {
-    let state = State::at(surroundings, None, &backend::workspace(surroundings)).ok()??;
+pub(crate) async fn holder(surroundings: &Surroundings) -> Option<Option<LockInfo>> {
+    let state = State::at(surroundings, None, &terraform::workspace(surroundings)).ok()??;
     match state.look().await.ok()? {
         None => Some(None),
         Some(FoundLock::Held(info)) => Some(Some(info)),

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::rivals::{self, surroundings_of};
+use crate::model::{Ending, Intent, OtherLock, ProcessId};
 use crate::observe::Migration;
-use crate::observe::item::{Intent, ItemTerms};
-use crate::other::{Case, Permission, Suspicion, left_by_move};
-use crate::report::{Ending, OtherLock};
-use crate::session::ProcessId;
+use crate::observe::item::ItemTerms;
+use crate::run::rivals;
+use crate::run::rivals::surroundings_of;
+use crate::store::{Case, Permission, Suspicion, left_by_move};
 
 /// What may be left.
 #[derive(Debug, Default)]

@@ -6,17 +6,16 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::child::{self, Environment};
-use super::machine::{PATIENCE, StopRequest, Terms};
-use super::release;
-use super::supervisor::describe;
-use crate::ci;
-use crate::cli::{CiMessages, Cli, Evidence, OnDeath, Setting, WithoutConditions};
-use crate::command;
-use crate::lock::UnconditionalDelete;
-use crate::report::Account;
+use crate::machine::{PATIENCE, Terms};
+use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, WithoutConditions};
 use crate::report::ci::Publisher;
-use crate::session::{ProcessId, SessionDir};
+use crate::run::child::Environment;
+use crate::run::options::RunOptions;
+use crate::run::{child, release};
+use crate::session::SessionDir;
+use crate::store::UnconditionalDelete;
+use crate::text::{Setting, describe};
+use crate::{ci, model, terraform};
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
@@ -48,13 +47,13 @@ pub struct Plan {
     /// What the guards below this one are told, as variables.
     pub inherited: Vec<(OsString, OsString)>,
     /// The CI run.
-    pub ci: Option<ci::Run>,
+    pub ci: Option<model::Run>,
     /// Where the child runs.
     pub mode: Mode,
     /// How long Terraform may take to end once it is interrupted.
-    pub grace: ci::Term,
+    pub grace: model::Term,
     /// After which time the run stops by itself.
-    pub deadline: Option<ci::Term>,
+    pub deadline: Option<model::Term>,
     /// The machine's times.
     pub terms: Terms,
     /// How long before the end of the credentials the run is to stop.
@@ -106,7 +105,7 @@ pub enum Forbidden {
 
 impl Plan {
     /// Decides a run.
-    pub fn new(cli: &Cli) -> Result<Self, Forbidden> {
+    pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
         // Asked first: one of them may end meanwhile.
         let chain = ci::Chain::look();
         let env = child::without_outer_log(std::env::vars_os().collect());
@@ -114,56 +113,60 @@ impl Plan {
         // One that nobody supervises is of a run that is over.
         let outer = outer.filter(|outer| outer.is_claimed() == Some(true));
         let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
-        let ci = ci::Run::detect(text);
+        let ci = model::Run::detect(text);
         let mut remarks = Vec::new();
-        let grace = grace(cli, &text, &mut remarks);
+        let grace = grace(options, &text, &mut remarks);
         // Who chose a grace chose it for whatever asks for the stop.
-        let (cleanup_grace, own_grace) = match cli.grace {
+        let (cleanup_grace, own_grace) = match options.grace {
             Setting::Auto => (ci::cleanup_grace(&text), ci::UNHURRIED),
             Setting::Fixed(_) => Default::default(),
         };
         let planning_grace = PLANNING_GRACE;
-        let mut command = command(cli, &env, &mut remarks)?;
+        let mut command = command(options, &env, &mut remarks)?;
         let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
         let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
-        let deadline = deadline(cli, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
+        let deadline = deadline(options, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
         let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         // Who waits above a guard that is around this one is that one's to watch.
-        let is_gitlab = ci.as_ref().is_some_and(|run| run.provider == ci::Provider::Gitlab);
+        let is_gitlab = ci.as_ref().is_some_and(|run| run.provider == model::Provider::Gitlab);
         // What a shell starts in the background, on purpose, ignores SIGINT: it may outlive the step. (So does every step of
         // Jenkins, which finds processes by their variables.)
         let in_background = is_ignored(libc::SIGINT);
         let waiting = chain.waiting(ci.is_some() && outer.is_none() && !in_background);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
-        let asked = cli.report.is_some() || deadline.is_some() || cli.supervise.is_some();
-        let unguarded = !asked && command::takes_no_lock(&command, &here, &env);
+        let asked = options.report.is_some() || deadline.is_some() || options.supervise.is_some();
+        let unguarded = !asked && terraform::takes_no_lock(&command, &here, &env);
         Ok(Self {
             unguarded,
             wrapped: !unguarded && step_over_wrapper(&mut command, &env, &mut remarks),
-            mode: mode(cli.attach, cli.detach, ci.is_some(), terminal),
+            mode: mode(options.attach, options.detach, ci.is_some(), terminal),
             terms,
             grace,
             deadline,
-            before_expiry: cli.before_expiry,
-            evidence: cli.evidence,
-            annotate: !cli.no_annotate,
-            on_death: cli.on_death,
-            unconditional: match cli.without_conditions {
+            before_expiry: options.before_expiry,
+            evidence: options.evidence,
+            annotate: !options.no_annotate,
+            on_death: options.on_death,
+            unconditional: match options.without_conditions {
                 WithoutConditions::Refuse => UnconditionalDelete::Refuse,
                 WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
             },
-            is_late: is_gitlab && outer.is_none() && !cli.outlive_parent && !in_background && chain.is_orphan_of_su(),
-            waiting: if cli.outlive_parent || nohup { Vec::new() } else { waiting },
+            is_late: is_gitlab
+                && outer.is_none()
+                && !options.outlive_parent
+                && !in_background
+                && chain.is_orphan_of_su(),
+            waiting: if options.outlive_parent || nohup { Vec::new() } else { waiting },
             heed_hangup: !nohup,
-            report: absolute(&cli.report),
-            publisher: publisher(cli, ci.as_ref(), &env),
+            report: absolute(&options.report),
+            publisher: publisher(options, ci.as_ref(), &env),
             command,
-            words: cli.words.clone(),
-            inherited: cli.inherited.clone(),
-            verbose: cli.verbose,
+            words: options.words.clone(),
+            inherited: options.inherited.clone(),
+            verbose: options.verbose,
             env,
             outer,
             ci,
@@ -193,13 +196,13 @@ impl Plan {
     /// The runner of the CI's that this is, where it tells one.
     pub fn runner(&self) -> Option<String> {
         let env = |name: &str| self.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-        self.ci.as_ref().and_then(|_| ci::Origin::detect(env).runner)
+        self.ci.as_ref().and_then(|_| model::Origin::detect(env).runner)
     }
 }
 
 impl Terms {
     /// As they were decided where the run began, if that is known: the supervisor sees less of the CI than the front.
-    pub(super) fn as_decided(self, account: &Account) -> Self {
+    pub(crate) fn as_decided(self, account: &Account) -> Self {
         let Some(grace) = &account.grace else { return self };
         let deadline = account.deadline.as_ref().map(|deadline| deadline.duration);
         Self { grace: grace.duration, deadline, ..self }
@@ -208,9 +211,9 @@ impl Terms {
 
 /// How long what was killed may take to go. Each guard below a command that is not a Terraform releases after the kill: it
 /// waits for what it killed, looks for the lock, deletes both halves of it, and looks at the state.
-pub(super) fn patience_for(program: impl AsRef<OsStr>) -> Duration {
+pub(crate) fn patience_for(program: impl AsRef<OsStr>) -> Duration {
     let program = program.as_ref();
-    let guards_one = program.is_empty() || command::product(program).is_some();
+    let guards_one = program.is_empty() || model::product(program).is_some();
     if guards_one { PATIENCE } else { PATIENCE * 4 + release::BUDGET * 2 }
 }
 
@@ -219,15 +222,15 @@ fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
     path.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
 
-fn publisher(cli: &Cli, ci: Option<&ci::Run>, env: &HashMap<OsString, OsString>) -> Publisher {
-    let provider = ci.map(|run| run.provider).filter(|_| cli.ci_messages == CiMessages::Auto);
-    Publisher::new(provider, env, cli.quiet, absolute(&cli.dotenv))
+fn publisher(options: &RunOptions, ci: Option<&model::Run>, env: &HashMap<OsString, OsString>) -> Publisher {
+    let provider = ci.map(|run| run.provider).filter(|_| options.ci_messages == CiMessages::Auto);
+    Publisher::new(provider, env, options.quiet, absolute(&options.dotenv))
 }
 
-fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> ci::Term {
-    let fitting = ci::grace(&ci::Surroundings::here(env, cli.cleanup_step));
+fn grace(options: &RunOptions, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> model::Term {
+    let fitting = ci::grace(&ci::Surroundings::here(env, options.cleanup_step));
     let (what, why) = (describe(fitting.duration), &fitting.why);
-    match cli.grace {
+    match options.grace {
         Setting::Auto => {
             remarks.push(Remark::Detail(format!("grace: {what} ({why})")));
             fitting
@@ -236,19 +239,19 @@ fn grace(cli: &Cli, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Rema
             if duration > fitting.duration {
                 remarks.push(Remark::Detail(format!("--grace is longer than the {what} that fit here ({why})")));
             }
-            ci::Term { duration, why: "chosen by --grace".to_owned() }
+            model::Term { duration, why: "chosen by --grace".to_owned() }
         }
     }
 }
 
 fn deadline(
-    cli: &Cli,
+    options: &RunOptions,
     env: &dyn Fn(&str) -> Option<String>,
     grace: Duration,
     remarks: &mut Vec<Remark>,
-) -> Option<ci::Term> {
-    match cli.deadline? {
-        Setting::Fixed(duration) => Some(ci::Term { duration, why: "chosen by --deadline".to_owned() }),
+) -> Option<model::Term> {
+    match options.deadline? {
+        Setting::Fixed(duration) => Some(model::Term { duration, why: "chosen by --deadline".to_owned() }),
         Setting::Auto => {
             let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
             let Some(limit) = ci::time_left(env, jiff::Timestamp::now(), age) else {
@@ -260,23 +263,23 @@ fn deadline(
             let why = format!("the job ends in {}, by {}", describe(limit.left), limit.says);
             let duration = limit.left.saturating_sub(kept);
             remarks.push(Remark::Detail(format!("deadline: in {} ({why})", describe(duration))));
-            Some(ci::Term { duration, why })
+            Some(model::Term { duration, why })
         }
     }
 }
 
 /// The command that is really run.
 fn command(
-    cli: &Cli,
+    options: &RunOptions,
     env: &HashMap<OsString, OsString>,
     remarks: &mut Vec<Remark>,
 ) -> Result<Vec<OsString>, Forbidden> {
-    let mut command = cli.command.clone();
-    if let Some(real) = command.first().and_then(|program| command::behind_links(program, env)) {
+    let mut command = options.command.clone();
+    if let Some(real) = command.first().and_then(|program| terraform::behind_links(program, env)) {
         command[0] = real.into();
     }
-    if let Some(from) = command::lock_disabled(&command, env) {
-        if cli.forbid_lock_false {
+    if let Some(from) = terraform::lock_disabled(&command, env) {
+        if options.forbid_lock_false {
             return Err(Forbidden::LockFalse(from));
         }
         remarks.push(Remark::Warning(format!(
@@ -284,8 +287,8 @@ fn command(
              meanwhile. (A new workspace is locked for a moment all the same.)"
         )));
     }
-    if let Some(timeout) = cli.lock_timeout {
-        command::with_lock_timeout(&mut command, env, timeout);
+    if let Some(timeout) = options.lock_timeout {
+        terraform::with_lock_timeout(&mut command, env, timeout);
     }
     Ok(command)
 }
@@ -293,7 +296,7 @@ fn command(
 /// Puts what stands behind a setup action's wrapper in its place; whether there is one.
 fn step_over_wrapper(command: &mut [OsString], env: &HashMap<OsString, OsString>, remarks: &mut Vec<Remark>) -> bool {
     let Some(first) = command.first_mut() else { return false };
-    let Some(program) = command::behind_wrapper(first, env) else { return false };
+    let Some(program) = terraform::behind_wrapper(first, env) else { return false };
     remarks.push(Remark::Notice(format!(
         "{} is the Node wrapper of a setup action, which passes no signals on; running {} in its place",
         first.display(),

@@ -11,17 +11,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use super::rivals;
-use super::supervisor::Supervisor;
-use crate::backend::{self, AwsClients, Backend, S3Backend};
-use crate::holder::{Holder, Judged, Machine, Recorded, Liveness};
-use crate::lock::{FoundLock, HeldLock, HolderStore as _, LockInfo, LockPlace, UnconditionalDelete};
-use crate::observe::Stage;
+use crate::aws::{AwsClients, S3Backend};
+use crate::model::{
+    Ending, FoundLock, HalfOutcome, HeldLock, Holder, Liveness, LockAccount, LockInfo, LockPlace, Recorded,
+    RefusedLock, Settings, Stage,
+};
 use crate::observe::item::ItemTerms;
-use crate::other::{self, PrintedRefusal, RefusedItself, Suspicion};
-use crate::report::{Ending, HalfOutcome, LockAccount, RefusedLock, Settings};
-use crate::session::SessionFile;
-use crate::shell;
+use crate::observe::{PrintedHolder, PrintedRefusal};
+use crate::run::rivals;
+use crate::run::supervisor::Supervisor;
+use crate::session::{Judged, Machine, SessionFile};
+use crate::store::HolderStore as _;
+use crate::store::{RefusedItself, Suspicion, UnconditionalDelete};
+use crate::terraform::Backend;
+use crate::{terraform, text};
 
 /// Looking at the lock never takes longer: the run is over, and the CI waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
@@ -29,8 +32,8 @@ const LONGEST_LOOK: Duration = Duration::from_secs(10);
 const TAIL: u64 = 1024 * 1024;
 
 /// A lock that Terraform was refused.
-pub(super) struct Refused {
-    pub(super) id: String,
+pub(crate) struct Refused {
+    pub(crate) id: String,
     info: Option<LockInfo>,
     /// Where it is, if that is on S3 and known.
     places: Option<Places>,
@@ -46,7 +49,7 @@ struct Places {
 
 impl Supervisor<'_> {
     /// Finds out who has the lock that the child was refused, if it was.
-    pub(super) async fn explain_refusal(&mut self) {
+    pub(crate) async fn explain_refusal(&mut self) {
         let ended_in_error = matches!(self.journal.account.ending, Some(Ending::Exited { code: 1.., .. }));
         if !ended_in_error || self.journal.account.lock_left() {
             return;
@@ -104,10 +107,11 @@ impl Supervisor<'_> {
     }
 
     /// It said so on its stderr, or with `-json` on its stdout.
-    pub(super) fn refused_by_words(&self) -> Option<Refused> {
+    pub(crate) fn refused_by_words(&self) -> Option<Refused> {
         let spools = [SessionFile::Stderr, SessionFile::Stdout].into_iter();
-        let found =
-            spools.flat_map(|spool| self.job.session.open_file(spool)).find_map(|spool| PrintedRefusal::find(&tail(spool)?));
+        let found = spools
+            .flat_map(|spool| self.job.session.open_file(spool))
+            .find_map(|spool| PrintedRefusal::find(&tail(spool)?));
         let holder = found?.holder?;
         // Its own, after the answer to its request was lost: that one was looked after.
         if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
@@ -115,8 +119,8 @@ impl Supervisor<'_> {
         }
         let id = holder.id().to_owned();
         let info = match holder {
-            other::PrintedHolder::Known(info) => Some(info),
-            other::PrintedHolder::IdOnly(_) => None,
+            PrintedHolder::Known(info) => Some(info),
+            PrintedHolder::IdOnly(_) => None,
         };
         let places = info.as_ref().and_then(|info| self.places_of(&info.path));
         Some(Refused { id, info, places })
@@ -130,7 +134,7 @@ impl Supervisor<'_> {
         }
         let surroundings = self.job.surroundings()?;
         let arguments = self.job.command.get(1..).unwrap_or_default();
-        let (plan_file, backend) = backend::read_backend_of(arguments, &surroundings);
+        let (plan_file, backend) = terraform::read_backend_of(arguments, &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
         let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
         let whole = plan_file.is_some();
@@ -169,15 +173,15 @@ impl Supervisor<'_> {
             Some(Places { settings: Settings { directory, flags, .. }, .. }) => {
                 // Without an ID it is none, and goes by another option.
                 let id = Some(id.as_str()).filter(|id| !id.is_empty());
-                shell::run_in(Some(&directory), &shell::unlock(id, &flags))
+                text::run_in(Some(&directory), &text::unlock(id, &flags))
             }
             None => {
                 let program = self.journal.account.command();
                 let terraform = self.job.terraform(program, false).unwrap_or_else(|| program.to_owned());
                 let end_of_options = if id.starts_with('-') { "-- " } else { "" };
                 let directory = self.job.surroundings().map(|surroundings| surroundings.dir);
-                let command = format!("{terraform} force-unlock {end_of_options}{}", shell::quote(&id));
-                shell::run_in(directory.as_deref(), &command)
+                let command = format!("{terraform} force-unlock {end_of_options}{}", text::quote(&id));
+                text::run_in(directory.as_deref(), &command)
             }
         };
         let next = next(is_free, &verdict, is_of_job, link.as_deref(), &unlock);

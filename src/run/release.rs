@@ -5,17 +5,18 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::supervisor::Job;
-use super::terraforms::{Terraform, Terraforms};
-use crate::backend::{self, AwsClients, Backend, BackendError, PlanFlaw, S3Backend, Store, Surroundings};
-use crate::command;
-use crate::holder::Holder;
-use crate::lock::{
-    self, LockClaim, LockKinds, LockPlace, LockStore as _, ReleaseTerms, Released, StoreError, UnconditionalDelete,
+use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, StoreError, Surroundings};
+use crate::model::{
+    Entry, Half, HalfOutcome, Holder, LockClaim, LockKinds, LockOutcome, LockPlace, ProcessId, Settings, Stage,
 };
-use crate::observe::{Asked, Entry, Leftover, Stage};
-use crate::report::{Half, HalfOutcome, LockOutcome, Settings};
-use crate::session::{ProcessId, StartingBackend, Tree};
+use crate::observe::{Asked, Leftover};
+use crate::run::supervisor::Job;
+use crate::run::terraforms::{Terraform, Terraforms};
+use crate::session::{StartingBackend, Tree};
+use crate::store::LockStore as _;
+use crate::store::{ReleaseTerms, Released, Store, UnconditionalDelete};
+use crate::terraform::Backend;
+use crate::{model, store, terraform};
 
 /// How long the release of one half of a lock may take, retries and all.
 pub(crate) const BUDGET: Duration = Duration::from_secs(45);
@@ -54,7 +55,7 @@ impl Started<'_> {
     /// Whether it is a Terraform by its name. A guard below another one guards nothing else, and its command is not known to
     /// who takes its place.
     fn is_named_terraform(&self) -> bool {
-        self.command.first().is_none_or(|program| command::product(program).is_some())
+        self.command.first().is_none_or(|program| model::product(program).is_some())
     }
 }
 
@@ -275,7 +276,7 @@ impl Releaser {
     }
 
     /// The backend that was found for a lock.
-    pub(super) fn backend(&self, claim: &LockClaim) -> Result<&S3Backend, String> {
+    pub(crate) fn backend(&self, claim: &LockClaim) -> Result<&S3Backend, String> {
         match self.backends.iter().find(|(known, _)| known == claim) {
             Some((_, Ok(backend))) => Ok(backend),
             Some((_, Err(why))) => Err(why.clone()),
@@ -337,7 +338,7 @@ impl Releaser {
                 budget: (left / to_come).max(SHORTEST),
             };
             to_come -= 1;
-            let outcome = match lock::release(&store, claim, Some(&session), &terms).await {
+            let outcome = match store::release(&store, claim, Some(&session), &terms).await {
                 Released::Failed(error) if is_without_store(&clients, claim, &error, just_ended).await => {
                     HalfOutcome::GoneWithStore { why: error.to_string() }
                 }
@@ -367,19 +368,19 @@ impl Releaser {
 }
 
 /// What a Terraform has for its directory as it starts; also a command that starts some, as far as that is known.
-pub(super) fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
+pub(crate) fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
     let args = command.get(1..).unwrap_or_default();
-    let is_replaced = command::subcommand(command).as_deref() == Some("init");
-    let found = match backend::read_backend_of(args, surroundings) {
+    let is_replaced = terraform::subcommand(command).as_deref() == Some("init");
+    let found = match terraform::read_backend_of(args, surroundings) {
         // It is the directory's, or its lock is not found.
-        (_, Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => backend::read_backend(surroundings),
+        (_, Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => terraform::read_backend(surroundings),
         (_, found) => found,
     };
     let backend = match found {
         Ok(Backend::S3(backend)) => backend,
         _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
     };
-    let state = format!("{}/{}", backend.bucket(), backend.state_key(&backend::workspace(surroundings)));
+    let state = format!("{}/{}", backend.bucket(), backend.state_key(&terraform::workspace(surroundings)));
     StartingBackend { digest: Some(backend.digest()), state: Some(state), is_replaced }
 }
 
@@ -434,7 +435,7 @@ async fn is_without_store(clients: &AwsClients, claim: &LockClaim, error: &Store
 
 impl Settings {
     /// The settings of a backend in whose directory a Terraform works. `whole`: that does not tell them by itself.
-    pub(super) fn of(
+    pub(crate) fn of(
         backend: &S3Backend,
         state_key: &str,
         directory: PathBuf,
@@ -537,7 +538,7 @@ fn backend_of(
     args: &[OsString],
     sure: Sure,
 ) -> Result<Found, BackendError> {
-    backend_in(claim, surroundings, backend::plan_file(args, surroundings), sure)
+    backend_in(claim, surroundings, terraform::plan_file(args, surroundings), sure)
 }
 
 /// The same, where the arguments may be unknown.
@@ -556,19 +557,19 @@ fn backend_in(
     };
     let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
         // Terragrunt's cache may be gone when somebody needs it.
-        let whole = plan_file.is_some() || command::unit_of(&surroundings.dir).is_some();
+        let whole = plan_file.is_some() || terraform::unit_of(&surroundings.dir).is_some();
         let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file, whole);
         (backend, settings)
     };
     if let Some(plan) = plan_file {
-        let backend = match backend::read_planned_backend(&plan, surroundings) {
+        let backend = match terraform::read_planned_backend(&plan, surroundings) {
             Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. }) => {
-                let directorys = backend::read_backend(surroundings).and_then(fitting).ok();
+                let directorys = terraform::read_backend(surroundings).and_then(fitting).ok();
                 directorys.filter(|backend| sure.is_of(backend, claim)).ok_or(error)?
             }
             planned => fitting(planned?)?,
         };
         return Ok(found(backend, Some(plan)));
     }
-    Ok(found(fitting(backend::read_backend(surroundings)?)?, None))
+    Ok(found(fitting(terraform::read_backend(surroundings)?)?, None))
 }

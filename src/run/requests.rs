@@ -7,9 +7,9 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::inner;
-use super::machine::StopRequest;
-use super::plan::Plan;
+use crate::model::StopRequest;
+use crate::run::inner;
+use crate::run::plan::Plan;
 use crate::session::SessionDir;
 
 /// By this signal `tfguard release` asks whoever supervises to stop.

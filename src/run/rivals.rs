@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::terraforms::process_surroundings;
-use crate::backend;
-use crate::command::product;
-use crate::other::Contested;
-use crate::session::{ProcessId, is_tfguard};
+use crate::model::{ProcessId, product};
+use crate::run::terraforms::process_surroundings;
+use crate::session::is_tfguard;
+use crate::store::Contested;
+use crate::terraform;
 
 /// Whether a Terraform of this user that lives, and that can be seen from here, may hold a lock with this
 /// `Operation`.
@@ -36,7 +36,7 @@ pub fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, Ha
         command.drain(..at);
     }
     // It may have gone there already.
-    if backend::chdir(command.get(1..)?).is_some_and(|below| !dir.join(below).is_dir()) {
+    if terraform::chdir(command.get(1..)?).is_some_and(|below| !dir.join(below).is_dir()) {
         command.retain(|word| !word.as_encoded_bytes().starts_with(b"-chdir="));
     }
     Some((dir, command, env))

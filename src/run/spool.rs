@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
-use super::follow::Follow;
+use crate::run::follow::Follow;
 use crate::session::{SessionDir, SessionFile};
 
 /// One stream on its way to the CI.

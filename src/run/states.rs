@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::release::Releaser;
-use super::supervisor::Job;
-use crate::backend::{AwsClients, S3Backend, read_planned_state};
-use crate::holder::Recorded;
-use crate::lock::{LockClaim, LockInfo};
-use crate::report::{Account, Ending, LockAccount, LockOutcome, Settings, StateAccount};
-use crate::shell;
-use crate::verify::{Content, Expected, StateFinding, Judgement, Looker, PATIENCE, Relation, StateObject, errored};
+use crate::aws::{AwsClients, S3Backend};
+use crate::model::{
+    Account, Ending, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount,
+    StateFinding,
+};
+use crate::run::release::Releaser;
+use crate::run::supervisor::Job;
+use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, errored};
+use crate::terraform::read_planned_state;
+use crate::text;
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
 const BUDGET: Duration = Duration::from_secs(30);
@@ -20,7 +22,7 @@ const TO_TELL: Duration = Duration::from_secs(2);
 
 /// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it
 /// had. What could not be looked at is only noted.
-pub(super) async fn look(account: &mut Account, releaser: &Releaser, job: &Job) {
+pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
     let held = |lock: &&LockAccount| match &lock.outcome {
         Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
@@ -128,5 +130,5 @@ fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &st
         add("--serial", expected.serial.map(|serial| serial.to_string()));
     }
     words.extend(flags);
-    shell::run_in(settings.map(|settings| settings.directory.as_path()), &shell::join(words))
+    text::run_in(settings.map(|settings| settings.directory.as_path()), &text::join(words))
 }

@@ -20,24 +20,24 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use unguarded::Unguarded;
-
-use super::annotate::Annotator;
-use super::child::{self, Child, Environment, StartError};
-use super::follow::Follow;
-use super::inner::InnerGuards;
-use super::machine::{Action, Event, Finish, Machine, StopRequest, Terms};
-use super::nameless::Unlogging;
-use super::other_backends::OtherBackends;
-use super::plan::patience_for;
-use super::release::{Releaser, starting_backend};
-use super::watch::{Change, Watch};
-use crate::cli::Evidence;
-use crate::command::{self, Flavour};
-use crate::lock::UnconditionalDelete;
+use crate::machine::{Action, Event, Finish, Machine, Terms};
+use crate::model;
+use crate::model::{Account, Ending, Evidence, ProcessId, Requested, StopRequest, World};
 use crate::observe::{Expectations, InterruptScanner, Observer};
-use crate::report::{Account, Ending, Requested};
-use crate::session::{Journal, JournalError, ProcessId, SessionDir, World, monotonic_millis};
+use crate::run::annotate::Annotator;
+use crate::run::child;
+use crate::run::child::{Child, Environment, StartError};
+use crate::run::follow::Follow;
+use crate::run::inner::InnerGuards;
+use crate::run::nameless::Unlogging;
+use crate::run::other_backends::OtherBackends;
+use crate::run::plan::patience_for;
+use crate::run::release::{Releaser, starting_backend};
+use crate::run::supervisor::unguarded::Unguarded;
+use crate::run::watch::{Change, Watch};
+use crate::session::{Journal, JournalError, SessionDir, monotonic_millis};
+use crate::store::UnconditionalDelete;
+use crate::terraform::Flavour;
 
 /// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
 /// process, and on a busy machine that moment lasts.
@@ -66,7 +66,7 @@ pub struct Job {
     /// The machine's times.
     pub terms: Terms,
     /// What becomes of a lock that is left.
-    pub on_death: crate::cli::OnDeath,
+    pub on_death: crate::model::OnDeath,
     /// What becomes of a lockfile where the store keeps no conditions.
     pub unconditional: UnconditionalDelete,
     /// What the command is.
@@ -84,13 +84,13 @@ pub struct Job {
 /// Supervises a child from its start to the end of its locks.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
-    pub(super) job: &'a Job,
-    pub(super) journal: Journal,
+    pub(crate) job: &'a Job,
+    pub(crate) journal: Journal,
     machine: Machine,
     child: Child,
     watch: Watch,
     log: Follow,
-    pub(super) observer: Observer,
+    pub(crate) observer: Observer,
     /// The child's output, followed only once a stop is requested: until then nobody needs to know.
     output: Vec<(Follow, InterruptScanner)>,
     /// The guards of the Terraforms that the command starts; none where the command is a Terraform.
@@ -105,19 +105,19 @@ pub struct Supervisor<'a> {
     /// One of the Terraforms that share the log said that it was interrupted.
     somebody_stopped: bool,
     /// Nobody tried to release the child's locks before.
-    pub(super) is_first: bool,
+    pub(crate) is_first: bool,
     /// The command is to be interrupted when no Terraform is at work any more.
     command_waits: bool,
     /// When these are gone, it is looked whether that is so.
     command_waits_for: Vec<ProcessId>,
     /// The child is Terraform itself: it was seen to have the log open.
-    pub(super) child_is_terraform: bool,
+    pub(crate) child_is_terraform: bool,
     /// Everything is over, and the log was read to its end.
     log_is_read: bool,
     /// There is more in the log than was read.
     log_has_more: bool,
-    pub(super) releaser: Releaser,
-    pub(super) annotator: Annotator,
+    pub(crate) releaser: Releaser,
+    pub(crate) annotator: Annotator,
     unlogging: Unlogging,
     /// What the child may have left on a backend that logs no locks.
     others: OtherBackends,
@@ -125,14 +125,14 @@ pub struct Supervisor<'a> {
 
 impl Job {
     /// So long, or what a cleanup step has left of its time but for `reserve`.
-    pub(super) fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
+    pub(crate) fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
         self.until.map_or(longest, |until| left(until).min(longest))
     }
 
     /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
     fn runs_guards(&self) -> bool {
-        self.command.first().is_some_and(|program| command::product(program).is_none())
+        self.command.first().is_some_and(|program| model::product(program).is_none())
     }
 
     /// The same for the session of a guard below this one that died.
@@ -147,7 +147,11 @@ impl Job {
             terms: Terms { deadline: None, patience: patience_for(&journal.account.program), ..self.terms },
             on_death: journal.on_death.map_or(self.on_death, |told| told.and(self.on_death)),
             unconditional: self.unconditional,
-            flavour: super::flavour(&[OsString::from(&journal.account.program)], &journal.account.directory, &self.env),
+            flavour: crate::run::flavour(
+                &[OsString::from(&journal.account.program)],
+                &journal.account.directory,
+                &self.env,
+            ),
             evidence: self.evidence,
             annotate: self.annotate,
             began: Instant::now(),
@@ -227,7 +231,7 @@ impl<'a> Supervisor<'a> {
             File::open("/dev/null").expect("there is always /dev/null")
         });
         let log = Follow::from_the_start(log);
-        let runs_guards = command::product(OsStr::new(&journal.account.program)).is_none();
+        let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let observer = Observer::believing(job.believed(journal.intent.as_ref()), expectations(&journal));
         let releaser = Releaser::new(journal.backend.clone());
@@ -455,12 +459,4 @@ async fn sleep_until(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// A duration as people write it.
-#[must_use]
-pub fn describe(duration: Duration) -> String {
-    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    jiff::SignedDuration::try_from(duration)
-        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
 }

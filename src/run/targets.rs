@@ -1,6 +1,7 @@
 //! Who is interrupted: Terraforms, once each, and the program that runs them when that does no harm.
 
-use crate::session::{ProcessId, Survivor, Tree};
+use crate::model::ProcessId;
+use crate::session::{Survivor, Tree};
 
 /// Programs that go on to their next command when the one they wait for has ended, and whose traps may pass a signal on.
 const SHELLS: &[&str] = &["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"];

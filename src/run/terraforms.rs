@@ -6,11 +6,12 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use super::release::starting_backend;
-use crate::backend::{Backend, Surroundings, chdir, read_backend_of, workspace};
-use crate::command;
-use crate::lock::LockPlace;
-use crate::session::{ProcessId, StartingBackend, Tree};
+use crate::aws::Surroundings;
+use crate::model::{LockPlace, ProcessId};
+use crate::run::release::starting_backend;
+use crate::session::{StartingBackend, Tree};
+use crate::terraform;
+use crate::terraform::{Backend, chdir, read_backend_of, workspace};
 
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
@@ -57,7 +58,7 @@ impl Terraform {
     /// Whether it surely takes no lock.
     pub fn takes_no_lock(&self) -> bool {
         let command: Vec<_> = std::iter::once("terraform".into()).chain(self.args.iter().cloned()).collect();
-        command::takes_no_lock(&command, &self.cwd, &self.env)
+        terraform::takes_no_lock(&command, &self.cwd, &self.env)
     }
 
     /// Whether it works on a state, by its backend, arguments and workspace. `file`: where the state's lockfile would be. What

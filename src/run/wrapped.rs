@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use super::plan::Plan;
-use crate::command::{self, Product};
-use crate::report::{Account, Ending, ci};
+use crate::model;
+use crate::model::{Account, Ending, Product};
+use crate::report::ci;
+use crate::run::plan::Plan;
 use crate::session::{SessionDir, SessionFile};
 
 /// How many bytes of a stream an output has: more than a plan of a large state prints.
@@ -29,7 +30,7 @@ pub fn conclude(plan: &Plan, session: &SessionDir, account: &Account) -> Option<
         let streams = streams.into_iter().filter_map(|(name, file)| Some((name, end_of(session, name, file).ok()?)));
         ci::set_outputs(path, &streams.chain([("exitcode", code.to_string())]).collect::<Vec<_>>());
     }
-    let name = match command::product(OsStr::new(&account.program)) {
+    let name = match model::product(OsStr::new(&account.program)) {
         Some(Product::OpenTofu) => "OpenTofu",
         _ => "Terraform",
     };

@@ -16,9 +16,9 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::holders::without_deleted;
-use super::place::{Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 use crate::files;
+use crate::session::holders::without_deleted;
+use crate::session::place::{Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 
 /// How often, and at which intervals, who begins a session tries to claim it.
 const CLAIM_TRIES: u32 = 1000;
@@ -32,7 +32,7 @@ const DEEPEST: u32 = 8;
 /// What a journal, and a log, have of the disk from the beginning.
 const RESERVED: usize = 32 * 1024;
 /// No journal is longer.
-pub(super) const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
+pub(crate) const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
 
 /// The directory of the links to tfguard, for a `PATH`.
 const LINKS: &str = "bin";
@@ -145,7 +145,7 @@ impl SessionFile {
         Self::SupervisorStderr,
     ];
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Marker => "tfguard-session",
             Self::Journal => "journal.json",
@@ -486,7 +486,7 @@ impl SessionDir {
     }
 
     /// Makes the log, and takes some room for it, as the file system can.
-    pub(super) fn create_log(&self) -> Result<File, DirectoryError> {
+    pub(crate) fn create_log(&self) -> Result<File, DirectoryError> {
         let log = self.create_file(SessionFile::Log)?;
         match rustix::fs::fallocate(&log, FallocateFlags::KEEP_SIZE, 0, RESERVED as u64) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
@@ -547,7 +547,7 @@ impl SessionDir {
     }
 
     /// Reads the journal, as somebody wrote it.
-    pub(super) fn read_journal(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn read_journal(&self) -> io::Result<Vec<u8>> {
         for _ in 0..CLAIM_TRIES {
             let file = self.open_file(SessionFile::Journal)?;
             // What somebody writes is not the journal any more, but the spare.
@@ -571,7 +571,7 @@ impl SessionDir {
     }
 
     /// Puts `text` in the journal's place, in one step, also where the disk is full.
-    pub(super) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
+    pub(crate) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
         if text.len() as u64 > LONGEST_JOURNAL {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have {} bytes", text.len())));
         }
@@ -739,7 +739,7 @@ fn is_session_name(name: &OsStr) -> bool {
 }
 
 /// Whether a path is that of the log of a session.
-pub(super) fn is_log(path: &Path) -> bool {
+pub(crate) fn is_log(path: &Path) -> bool {
     let path = Path::new(without_deleted(path));
     let above = |path: &Path, n| path.ancestors().nth(n).and_then(Path::file_name).unwrap_or_default().to_owned();
     above(path, 0) == SessionFile::Log.name()
@@ -908,6 +908,7 @@ fn errno(error: io::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files;
     use std::io::Write as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 

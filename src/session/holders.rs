@@ -17,11 +17,11 @@ use nix::unistd::Pid;
 use procfs::process::{FDPermissions, FDTarget, Process};
 use rustix::fs::{Mode, OFlags};
 
-use super::directory::{LONGEST_JOURNAL, SessionFile, is_log};
-use super::journal::{ChildRecord, Journal};
-use super::process::{ProcessId, is_running};
-use crate::command::product;
 use crate::files;
+use crate::model::{ChildRecord, ProcessId, product};
+use crate::session::directory::{LONGEST_JOURNAL, SessionFile, is_log};
+use crate::session::journal::Journal;
+use crate::session::process::is_running;
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +153,7 @@ fn is_called_terraform(process: &Process, name: &str) -> bool {
 }
 
 /// The path of an open file or a running program, which may have been deleted or replaced since (proc(5)).
-pub(super) fn without_deleted(path: &Path) -> &OsStr {
+pub(crate) fn without_deleted(path: &Path) -> &OsStr {
     use std::os::unix::ffi::OsStrExt as _;
     let bytes = path.as_os_str().as_bytes();
     OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))

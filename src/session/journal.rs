@@ -8,11 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{DirectoryError, SessionDir, SessionFile};
-use super::process::{ProcessId, World, monotonic_millis, nodename};
-use crate::cli::OnDeath;
-use crate::observe::item::Intent;
-use crate::report::Account;
+use crate::model::{Account, ChildRecord, Intent, OnDeath, ProcessId, World};
+use crate::session::directory::{DirectoryError, SessionDir, SessionFile};
+use crate::session::process::{monotonic_millis, nodename};
 
 /// The version of the journal's format that this tfguard writes and reads.
 const SCHEMA: u32 = 1;
@@ -31,7 +29,7 @@ pub struct Journal {
     /// numbers in another container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<u64>,
-    /// The CI's runner ([`crate::ci::Origin`]), where it tells one.
+    /// The CI's runner, where it tells one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
     /// The process the CI started.
@@ -66,31 +64,12 @@ pub struct Journal {
 /// elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartingBackend {
-    /// [`crate::backend::S3Backend::digest`] of it; none where it was not S3, or nothing.
+    /// [`crate::aws::S3Backend::digest`] of it; none where it was not S3, or nothing.
     pub digest: Option<String>,
     /// The state of its workspace: `<bucket>/<state key>`.
     pub state: Option<String>,
     /// The Terraform configures the directory anew (`init`).
     pub is_replaced: bool,
-}
-
-/// The child as it described itself before it became the command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChildRecord {
-    /// The process; it leads the group of the same number.
-    pub id: ProcessId,
-    /// Its session (the system's word: the group of groups).
-    pub session: i32,
-}
-
-impl ChildRecord {
-    /// Reads a line of `/proc/<pid>/stat`.
-    #[must_use]
-    pub fn from_stat(text: &[u8]) -> Option<Self> {
-        use procfs::FromRead as _;
-        let stat = procfs::process::Stat::from_read(text).ok()?;
-        Some(Self { id: ProcessId { pid: stat.pid, start_ticks: stat.starttime }, session: stat.session })
-    }
 }
 
 /// Why a journal cannot be used.

@@ -11,9 +11,8 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::directory::DirectoryError;
-use crate::ci;
-use crate::files;
+use crate::session::directory::DirectoryError;
+use crate::{ci, files};
 
 /// The directory of all sessions in a place. No repository has one of this name.
 pub const ROOT: &str = ".tfguard-sessions";

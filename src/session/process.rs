@@ -8,27 +8,10 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use procfs::process::{Process, Stat};
 use rustix::process::PidfdFlags;
-use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// One process of this boot and PID namespace, for ever: its pid and its start time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProcessId {
-    /// The process ID in this PID namespace.
-    pub pid: i32,
-    /// Start time in clock ticks after boot (field 22 of `/proc/<pid>/stat`).
-    pub start_ticks: u64,
-}
-
-/// The machine and PID namespace in which a [`ProcessId`] means something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct World {
-    /// The kernel's boot ID.
-    pub boot_id: String,
-    /// Inode of the PID namespace.
-    pub pid_namespace: u64,
-}
+use crate::model::{ProcessId, World};
 
 impl World {
     /// Where this process runs. A part that the system hides is empty and equals nothing elsewhere.

@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tfguard::backend::{AwsClients, Backend, BackendError, S3Backend, Surroundings, read_backend, workspace};
-use tfguard::lock::{LockClaim, LockKinds, LockStore, StoreError, UnconditionalDelete};
+use tfguard::aws::{AwsClients, BackendError, S3Backend, StoreError, Surroundings};
+use tfguard::model::{LockClaim, LockKinds};
+use tfguard::store::{LockStore, UnconditionalDelete};
+use tfguard::terraform::{Backend, read_backend, workspace};
 
 use crate::support::{Answer, Aws, FaultProxy, Match, Seen, Tools};
 

@@ -1,6 +1,6 @@
 //! Keys, profiles and roles.
 
-use tfguard::backend::{AwsClients, BackendError};
+use tfguard::aws::{AwsClients, BackendError};
 
 use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tfguard::backend::AwsClients;
+use tfguard::aws::AwsClients;
 
 use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared};
 use crate::support::Seen;

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use tfguard::backend::BackendError;
-use tfguard::lock::StoreError;
+use tfguard::aws::{BackendError, StoreError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;

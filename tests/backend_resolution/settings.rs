@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use tfguard::backend::{AwsClients, BackendError, CredentialsEnd};
-use tfguard::lock::StoreError;
+use tfguard::aws::{AwsClients, BackendError, CredentialsEnd, StoreError};
 
 use crate::backend_resolution::bed::{Case, ENV_KEYS, Prepared, STS_ANSWERS, connect, record, sent};
 use crate::support::{Answer, Gate, Match};

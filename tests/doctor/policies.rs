@@ -1,9 +1,11 @@
 //! The documents show what the binary prints, and every command line in them can be typed.
 
-use super::*;
-use clap::CommandFactory as _;
 use std::fs;
 use std::path::Path;
+
+use clap::CommandFactory as _;
+
+use super::*;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
@@ -46,7 +48,8 @@ fn the_policies_in_the_document_are_those_that_are_printed() {
 /// Each permission is explained, and no other.
 #[test]
 fn the_document_tells_of_each_permission_what_it_is_for() {
-    use tfguard::commands::doctor::{On, PERMISSIONS};
+    use tfguard::commands::doctor::On;
+    use tfguard::commands::doctor::PERMISSIONS;
     let text = fs::read_to_string(docs().join("iam.md")).unwrap();
     let rows =
         text.lines().filter(|line| ["| `s3:", "| `dynamodb:", "| `kms:"].iter().any(|start| line.starts_with(start)));

@@ -1,7 +1,8 @@
 //! Holders of real runs, judged.
 
-use tfguard::holder::{Judged, Machine, Recorded};
-use tfguard::lock::LockInfo as Found;
+use tfguard::model::LockInfo as Found;
+use tfguard::model::Recorded;
+use tfguard::session::{Judged, Machine};
 
 use super::*;
 
@@ -15,7 +16,7 @@ fn judge(project: &Project, recorded: &Recorded) -> Judged {
 /// The record as it stands beside the lock, read as others read it.
 fn recorded(project: &Project) -> Recorded {
     let item = project.aws().item(project.table_name(), &project.lock_id()).expect("it is locked");
-    tfguard::lock::HeldLock::in_item(&item).recorded
+    tfguard::model::HeldLock::in_item(&item).recorded
 }
 
 /// Where the session is in no place that is looked at: what stands in the record leads nobody to it.

@@ -2,9 +2,10 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
-use tfguard::backend::Store;
-use tfguard::holder::{Holder, Recorded};
-use tfguard::lock::{Annotation, HeldLock, HolderStore as _, StoreError, UnconditionalDelete};
+use tfguard::aws::StoreError;
+use tfguard::model::{HeldLock, Holder, Recorded};
+use tfguard::store::HolderStore as _;
+use tfguard::store::{Annotation, Store, UnconditionalDelete};
 
 use super::*;
 use crate::stores::bed::{Bed, OWN, found};
@@ -68,7 +69,7 @@ fn the_record_comes_back_and_changes_nothing_of_the_lock() {
     let object = bed.aws.object(&bed.bucket, "a/k.tflock").unwrap();
     assert_eq!((object.body, object.etag), (bed.own().json().into_bytes(), etag));
     for (half, store) in stores(&bed) {
-        assert!(matches!(bed.delete_if(&store), Ok(tfguard::lock::Deletion::Deleted)), "{half}");
+        assert!(matches!(bed.delete_if(&store), Ok(tfguard::store::Deletion::Deleted)), "{half}");
     }
 }
 

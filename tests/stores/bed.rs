@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tfguard::backend::{AwsClients, Backend, Store, Surroundings, read_backend};
-use tfguard::lock::{
-    Deletion, FoundLock, LockClaim, LockInfo, LockKinds, LockStore, ReleaseTerms, Released, StoreError,
-    UnconditionalDelete, release,
-};
+use tfguard::aws::{AwsClients, StoreError, Surroundings};
+use tfguard::model::{FoundLock, LockClaim, LockInfo, LockKinds};
+use tfguard::store::{Deletion, LockStore, ReleaseTerms, Released, Store, UnconditionalDelete, release};
+use tfguard::terraform::{Backend, read_backend};
 
 use crate::support::{Aws, FaultProxy, LockInfo as Planted};
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
-use tfguard::backend::Store;
-use tfguard::lock::{Deletion, FoundLock, LockStore, LockTrace, Released, StoreError, Traced, UnconditionalDelete};
+use tfguard::aws::StoreError;
+use tfguard::model::{FoundLock, LockTrace};
+use tfguard::store::{Deletion, LockStore, Released, Store, Traced, UnconditionalDelete};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use tfguard::holder::Holder;
-use tfguard::lock::{
-    Annotation, Deletion, FoundLock, HolderStore, LockClaim, LockStore, Released, StoreError, Stranger,
-    UnconditionalDelete, release,
-};
+use tfguard::aws::StoreError;
+use tfguard::model::{FoundLock, Holder, LockClaim};
+use tfguard::store::{Annotation, Deletion, HolderStore, LockStore, Released, Stranger, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, OWN, TERMS, found};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};

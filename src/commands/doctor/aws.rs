@@ -9,9 +9,8 @@ use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use jiff::Timestamp;
 
-use super::policy::UNUSED;
-use crate::backend::{AwsClients, CredentialsEnd};
-use crate::lock::{StoreError, understand};
+use crate::aws::{AwsClients, CredentialsEnd, StoreError, understand};
+use crate::commands::doctor::policy::UNUSED;
 
 /// Nothing bounds a program that is to print credentials.
 const LONGEST: Duration = Duration::from_secs(20);

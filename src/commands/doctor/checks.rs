@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::aws::is_absent;
-use super::finding::Answer::{self, Right, Unknown, Wrong};
-use super::finding::Area::{Bucket, Credentials, Session, Settings, Signals, Table, Terraform};
-use super::finding::Check;
-use super::finding::Severity::{Note, Problem, Warning};
-use crate::ci::{LONG_ENOUGH, Provider};
-use crate::commands::TargetError::{Local, Other};
-use crate::run::describe;
+use crate::ci::LONG_ENOUGH;
+use crate::commands::doctor::aws::is_absent;
+use crate::commands::doctor::finding::Answer::{Right, Unknown, Wrong};
+use crate::commands::doctor::finding::Area::{Bucket, Credentials, Session, Settings, Signals, Table, Terraform};
+use crate::commands::doctor::finding::Severity::{Note, Problem, Warning};
+use crate::commands::doctor::finding::{Answer, Check};
+use crate::commands::target::TargetError::{Local, Other};
+use crate::model::Provider;
+use crate::text::describe;
 
 /// A run of Terraform, and the release after it, can take longer than that.
 const SHORT_LIFE: Duration = Duration::from_secs(15 * 60);

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::aws::{Bucket, Identity, Table, is_absent};
-use super::permissions::Subject;
-use crate::ci::{self, Chain, Provider, Term};
-use crate::command;
-use crate::commands::{State, TargetError};
+use crate::ci::Chain;
+use crate::commands::doctor::aws::{Bucket, Identity, Table, is_absent};
+use crate::commands::doctor::permissions::Subject;
+use crate::commands::target::{State, TargetError};
+use crate::model::{Provider, Term};
 use crate::session::{DirectoryError, SessionDir};
+use crate::{ci, model, terraform};
 
 /// All that the checks know.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Facts {
     #[must_use]
     pub fn of_machine(state: Result<Subject, TargetError>) -> Self {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let provider = ci::Run::detect(env).map(|run| run.provider);
+        let provider = model::Run::detect(env).map(|run| run.provider);
         let says_no = |value: String| ["0", "f", "false", "n", "no", "off"].contains(&&*value.to_lowercase());
         let cleanup_step = env("TFGUARD_CLEANUP_STEP").is_some_and(|value| !says_no(value));
         let (chain, now) = (Chain::look(), Timestamp::now());
@@ -136,7 +137,7 @@ impl Session {
 
 fn program(name: &str) -> Option<(String, bool)> {
     let env = std::env::vars_os().collect();
-    let path = command::real_program(OsStr::new(name), &env).ok()?;
-    let behind = command::behind_wrapper(path.as_os_str(), &env);
+    let path = terraform::real_program(OsStr::new(name), &env).ok()?;
+    let behind = terraform::behind_wrapper(path.as_os_str(), &env);
     Some((format!("{name} is {}", behind.as_ref().unwrap_or(&path).display()), behind.is_some()))
 }

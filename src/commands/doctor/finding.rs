@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::facts::Facts;
-use crate::lock::StoreError;
+use crate::aws::StoreError;
+use crate::commands::doctor::facts::Facts;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]

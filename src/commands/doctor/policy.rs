@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::permissions::{Audience, On, Permission, Subject};
-use crate::lock::DIGEST_SUFFIX;
+use crate::commands::doctor::permissions::{Audience, On, Permission, Subject};
+use crate::store::DIGEST_SUFFIX;
 
 /// Behind the key of a lock's item, and of a lockfile: one that nobody uses.
 pub const UNUSED: &str = ".tfguard-doctor";
@@ -98,7 +98,7 @@ impl Policy {
 
 /// A text that stands for itself in a pattern of IAM, where `*`, `?` and `$` stand for more.
 #[must_use]
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let escaped = |char| match char {
         '*' | '?' | '$' => format!("${{{char}}}"),
         _ => char.to_string(),

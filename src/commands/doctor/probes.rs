@@ -7,13 +7,14 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{Tag, Tagging};
 use serde::Serialize;
 
-use super::aws::{IMPOSSIBLE, Table};
-use super::facts::Facts;
-use super::finding::{Area, Finding, Severity};
-use super::permissions::{Audience, On, Permission, Subject};
-use super::policy::UNUSED;
-use crate::commands::State;
-use crate::lock::{StoreError, lockfile_key, understand};
+use crate::aws::{StoreError, understand};
+use crate::commands::doctor::aws::{IMPOSSIBLE, Table};
+use crate::commands::doctor::facts::Facts;
+use crate::commands::doctor::finding::{Area, Finding, Severity};
+use crate::commands::doctor::permissions::{Audience, On, Permission, Subject};
+use crate::commands::doctor::policy::UNUSED;
+use crate::commands::target::State;
+use crate::model::lockfile_key;
 
 /// No object has this ETag: it is no MD5 and no multipart sum.
 const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
@@ -245,8 +246,8 @@ fn remedy(permission: &Permission, detail: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::permissions::PERMISSIONS;
     use super::*;
+    use crate::commands::doctor::permissions::PERMISSIONS;
 
     #[test]
     fn what_the_release_needs_is_a_problem_and_each_refusal_has_its_remedy() {

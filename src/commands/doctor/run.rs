@@ -4,16 +4,19 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::checks::CHECKS;
-use super::facts::Facts;
-use super::finding::{Finding, Severity};
-use super::permissions::{Audience, Subject};
-use super::policy::{Policy, literal};
-use super::probes::{self, Tried, probe};
-use crate::commands::output::to_json;
-use crate::commands::{Failure, State, Target, TargetError, block_on, print, printable};
+use crate::commands::doctor::checks::CHECKS;
+use crate::commands::doctor::facts::Facts;
+use crate::commands::doctor::finding::{Finding, Severity};
+use crate::commands::doctor::permissions::{Audience, Subject};
+use crate::commands::doctor::policy::{Policy, literal};
+use crate::commands::doctor::probes;
+use crate::commands::doctor::probes::{Tried, probe};
+use crate::commands::output::{print, to_json};
+use crate::commands::target::{State, Target, TargetError};
+use crate::commands::{Failure, block_on};
 use crate::exit;
-use crate::lock::LockPlace;
+use crate::model::LockPlace;
+use crate::text::printable;
 
 /// The version of the JSON format.
 const SCHEMA: u32 = 1;

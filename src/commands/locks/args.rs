@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::cli::duration;
-use crate::commands::Access;
+use crate::commands::target::Access;
+use crate::text::duration;
 
 /// The options of `tfguard locks`.
 #[derive(Debug, clap::Args)]

@@ -12,15 +12,17 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
-use super::args::{Below, Format};
-use super::prometheus::{store_of_bucket, store_of_table};
-use super::sheet::{Row, Sheet};
-use super::{Args, Looked, Summary};
-use crate::backend::{AwsClients, Reader, S3Backend, Surroundings};
+use crate::aws::{AwsClients, S3Backend, StoreError, Surroundings};
+use crate::commands::Failure;
 use crate::commands::judged::{HalfSeen, JudgedLock, Merged, SeenLock};
-use crate::commands::{Failure, State, TargetError};
-use crate::holder::Machine;
-use crate::lock::{LockPlace, StoreError};
+use crate::commands::locks::args::{Args, Below, Format};
+use crate::commands::locks::prometheus::{store_of_bucket, store_of_table};
+use crate::commands::locks::sheet::{Row, Sheet};
+use crate::commands::locks::summary::{Looked, Summary};
+use crate::commands::target::{State, TargetError};
+use crate::model::LockPlace;
+use crate::session::Machine;
+use crate::store::Reader;
 
 /// So many requests are under way at a time.
 const AT_ONCE: usize = 16;

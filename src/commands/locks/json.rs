@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::Summary;
-use super::sheet::{Row, Sheet};
+use crate::commands::locks::sheet::{Row, Sheet};
+use crate::commands::locks::summary::Summary;
 use crate::commands::output::to_json;
 
 /// The version of this format.

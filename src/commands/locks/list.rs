@@ -4,10 +4,11 @@ use std::io;
 
 use jiff::Timestamp;
 
-use super::gather::Gatherer;
-use super::{Args, sheet};
+use crate::commands::locks::args::Args;
+use crate::commands::locks::gather::Gatherer;
+use crate::commands::locks::sheet;
 use crate::commands::{Failure, block_on};
-use crate::holder::Machine;
+use crate::session::Machine;
 
 /// Lists; gives tfguard's exit code.
 ///

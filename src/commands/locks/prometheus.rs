@@ -8,10 +8,10 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::Summary;
-use super::sheet::{Row, Sheet};
-use crate::lock::LockPlace;
-use crate::say::harmless;
+use crate::commands::locks::sheet::{Row, Sheet};
+use crate::commands::locks::summary::Summary;
+use crate::model::LockPlace;
+use crate::text::harmless;
 
 const CREATED: &str = "tfguard_lock_created_timestamp_seconds";
 
@@ -156,10 +156,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
-    use crate::commands::locks::Looked;
-    use crate::holder::{Judged, Liveness};
-    use crate::lock::Sighting;
+    use crate::commands::judged::HalfSeen;
+    use crate::commands::judged::JudgedLock;
+    use crate::commands::judged::SeenLock;
+    use crate::commands::locks::summary::Looked;
+    use crate::model::Liveness;
+    use crate::model::Sighting;
+    use crate::session::Judged;
 
     /// Reads labels as the format has them: `name="value"`, in which `\\`, `\"` and `\n` are escaped.
     fn read(labels: &str) -> Option<Vec<(String, String)>> {

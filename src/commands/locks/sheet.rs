@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Format, Summary, json::Json, prometheus::Prometheus, text::Text};
 use crate::commands::judged::{JudgedLock, Stale};
+use crate::commands::locks::args::Format;
+use crate::commands::locks::json::Json;
+use crate::commands::locks::prometheus::Prometheus;
+use crate::commands::locks::summary::Summary;
+use crate::commands::locks::text::Text;
 
 /// A lock on its way to the list.
 #[derive(Debug, Clone, Copy)]

@@ -34,7 +34,7 @@ pub struct Looked {
 }
 
 impl Summary {
-    pub(super) fn exit_code(&self, fail: bool) -> u8 {
+    pub(crate) fn exit_code(&self, fail: bool) -> u8 {
         if fail && self.stale > 0 {
             exit::STALE_LOCK
         } else if self.places.iter().any(|place| place.error.is_some()) {

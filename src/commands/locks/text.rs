@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Summary;
-use super::sheet::{Row, Sheet};
 use crate::commands::judged::age_in_words;
-use crate::commands::printable;
+use crate::commands::locks::sheet::{Row, Sheet};
+use crate::commands::locks::summary::Summary;
+use crate::text::printable;
 
 /// So many locks are sorted and aligned together.
 const TOGETHER: usize = 1000;

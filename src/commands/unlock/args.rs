@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::cli::WithoutConditions;
-use crate::commands::Target;
+use crate::commands::target::Target;
+use crate::model::WithoutConditions;
 
 /// The options of `tfguard unlock`.
 #[derive(Debug, clap::Args)]

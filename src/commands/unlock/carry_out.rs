@@ -1,24 +1,25 @@
 //! Looks, shows, asks, deletes.
 
-use super::Args;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::decide::{Finding, Permission, Wish, find, is_of_another, permission};
-use super::report::{By, Consent, Outcome, Report};
-use crate::cli::WithoutConditions;
+use crate::aws::StoreError;
+use crate::commands::confirm::{Answer, confirm};
 use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
 use crate::commands::looked::HalfLook;
-use crate::commands::{Answer, Failure, State, block_on, confirm, describe, print, printable};
-use crate::exit;
-use crate::holder::{Holder, Machine, Liveness};
-use crate::lock::{
-    self, FoundLock, LockClaim, LockPlace, ReleaseTerms, Released, Sighting, StoreError, UnconditionalDelete,
-};
-use crate::report::{Half, HalfOutcome};
+use crate::commands::output::print;
+use crate::commands::target::State;
+use crate::commands::unlock::args::Args;
+use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_of_another, permission};
+use crate::commands::unlock::report::{By, Consent, Outcome, Report};
+use crate::commands::{Failure, block_on, describe};
+use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockPlace, Sighting, WithoutConditions};
 use crate::run::{IN_FLIGHT, Terraform, write_report};
-use crate::session::terraforms;
+use crate::session::{Machine, terraforms};
+use crate::store::{ReleaseTerms, Released, UnconditionalDelete};
+use crate::text::printable;
+use crate::{exit, store};
 
 /// How long the deletion of one half may take, retries and all.
 const BUDGET: Duration = Duration::from_secs(45);
@@ -235,10 +236,10 @@ impl Unlock<'_> {
         match self.claim(half) {
             Some(claim) => {
                 let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
-                lock::release(&store, &claim, None, &terms).await
+                store::release(&store, &claim, None, &terms).await
             }
             // Other programs than Terraform give IDs of other shapes, or none.
-            None => lock::release_seen(&store, &half.seen, BUDGET).await,
+            None => store::release_seen(&store, &half.seen, BUDGET).await,
         }
     }
 

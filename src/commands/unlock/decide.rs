@@ -1,9 +1,9 @@
 //! What `tfguard unlock` does, given what was asked for and what was seen. Pure.
 
+use crate::aws::StoreError;
 use crate::commands::judged::SeenLock;
 use crate::commands::looked::HalfLook;
-use crate::holder::Liveness;
-use crate::lock::{FoundLock, LockInfo, LockPlace, Sighting, StoreError};
+use crate::model::{FoundLock, Liveness, LockInfo, LockPlace, Sighting};
 
 /// What is to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::ci;
 use crate::commands::judged::View;
-use crate::report::Half;
+use crate::model;
+use crate::model::Half;
 use crate::session::nodename;
 
 /// The file of `tfguard unlock --report`. Documented in `docs/operator.md`.
@@ -49,14 +49,14 @@ pub struct By {
     /// The machine's name.
     host: Option<String>,
     /// The CI run.
-    ci: Option<ci::Run>,
+    ci: Option<model::Run>,
 }
 
 impl By {
     /// Whoever runs this process.
     pub fn this_process() -> Self {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
-        Self { user, host: nodename(), ci: ci::Run::detect(|name| std::env::var(name).ok()) }
+        Self { user, host: nodename(), ci: model::Run::detect(|name| std::env::var(name).ok()) }
     }
 }
 

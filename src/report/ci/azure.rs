@@ -1,6 +1,6 @@
 //! Azure Pipelines: logging commands.
 
-use super::{Level, Message};
+use crate::report::ci::summary::{Level, Message};
 
 /// A line that the agent makes an issue of the run. There are errors and warnings; a notice is a line of the log.
 pub fn command(message: &Message) -> String {

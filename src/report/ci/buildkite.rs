@@ -1,6 +1,7 @@
 //! Buildkite: what its agent is told to put on the build's page.
 
-use super::{Level, Summary, markdown};
+use crate::report::ci::markdown;
+use crate::report::ci::summary::{Level, Summary};
 
 /// An annotation of the build.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Variables for later jobs, in the format of `artifacts:reports:dotenv` of GitLab.
 
-use super::Summary;
-use super::outputs::Outputs;
+use crate::report::ci::outputs::Outputs;
+use crate::report::ci::summary::Summary;
 
 /// The file. GitLab wants one `NAME=value` a line, none empty, and expands `$` in a value that a later job uses
 /// (gitlab, `app/services/ci/parse_dotenv_artifact_service.rb`); shells that source it take much more for commands. So

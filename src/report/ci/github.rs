@@ -1,7 +1,7 @@
 //! GitHub Actions: workflow commands, step outputs, the job's summary.
 
-use super::outputs::Outputs;
-use super::{Level, Message, Summary};
+use crate::report::ci::outputs::Outputs;
+use crate::report::ci::summary::{Level, Message, Summary};
 
 /// A line that the runner makes an annotation of the run.
 pub fn command(message: &Message) -> String {

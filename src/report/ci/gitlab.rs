@@ -1,6 +1,6 @@
 //! GitLab: a section of the job's log.
 
-use super::{Level, Summary};
+use crate::report::ci::summary::{Level, Summary};
 
 /// What opens a section of the log around tfguard's own words. `now`: seconds since 1970.
 pub fn section_start(summary: &Summary, now: i64) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Level, Summary};
+use crate::report::ci::summary::{Level, Summary};
 
 /// Of the runs of which there is something to say: a heading, how each ended, a table of its locks, the next steps. None if
 /// there is nothing to say.

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::Summary;
-use crate::report::{Finding, Outcome};
+use crate::report::ci::summary::Summary;
+use crate::report::finding::{Finding, Outcome};
 
 /// The values that later steps and jobs can use.
 #[derive(Debug, PartialEq, Eq)]

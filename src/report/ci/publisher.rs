@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use rustix::fs::{CWD, OFlags};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{Level, Message, Summary, azure, buildkite, dotenv, github, gitlab, markdown};
-use crate::ci::{self, Provider};
-use crate::command;
-use crate::files;
+use crate::model::Provider;
+use crate::report::ci::summary::{Level, Message, Summary};
+use crate::report::ci::{azure, buildkite, dotenv, github, gitlab, markdown};
+use crate::{ci, files, terraform};
 
 /// How long the Buildkite agent may take: the CI may be about to kill this process.
 const AGENT_TIME: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl Publisher {
         let path = |name: &str| get(name).map(PathBuf::from);
         let buildkite = || {
             let job = get("BUILDKITE_JOB_ID")?.to_str()?.to_owned();
-            Some(Language::Buildkite { agent: command::on_path(OsStr::new("buildkite-agent"), env)?, job })
+            Some(Language::Buildkite { agent: terraform::on_path(OsStr::new("buildkite-agent"), env)?, job })
         };
         let language = match provider {
             Some(Provider::GithubActions) => {

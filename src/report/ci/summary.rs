@@ -1,7 +1,8 @@
 //! A run's end as every CI is told it.
 
-use crate::report::{Account, Ending, Finding, Outcome};
-use crate::say::harmless;
+use crate::model::{Account, Ending};
+use crate::report::finding::{Finding, Outcome};
+use crate::text::harmless;
 
 /// How much something matters to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +88,7 @@ impl Summary {
     }
 
     /// How much the runs matter of which there is something to say; none if there is nothing.
-    pub(super) fn level_of(summaries: &[Self]) -> Option<Level> {
+    pub(crate) fn level_of(summaries: &[Self]) -> Option<Level> {
         summaries.iter().filter(|summary| !summary.silent).map(|summary| summary.level).max()
     }
 
@@ -154,7 +155,7 @@ impl Message {
 }
 
 /// A text as one line of bounded length that steers no terminal and no page.
-pub(super) fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     let mut chars = text.chars();
     let mut line: String = chars.by_ref().take(LONGEST).map(harmless).collect();
     if chars.next().is_some() {

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ci::Provider;
-use crate::report::{Account, Finding, Outcome};
+use crate::model::{Account, Provider};
+use crate::report::finding::{Finding, Outcome};
 
 /// What would be more than text somewhere.
 const HOSTILE: &[&str] = &[

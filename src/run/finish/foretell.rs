@@ -1,13 +1,12 @@
 //! `tfguard release --dry-run`: what would be done about a session, in words.
 
-use super::Found;
-use crate::observe::Stage;
-use crate::report::LockOutcome;
-use crate::session::{Journal, World, is_log_held};
+use crate::model::{LockOutcome, Stage, World};
+use crate::run::finish::Found;
+use crate::session::{Journal, is_log_held};
 
 impl Found<'_> {
     /// Says what would be done about a session of this job. Changes nothing.
-    pub(super) fn foretell(&self, journal: &Journal) {
+    pub(crate) fn foretell(&self, journal: &Journal) {
         let name = self.session.path().display();
         let here = journal.world == World::here();
         let program = &journal.account.program;

@@ -8,18 +8,18 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use memchr::memmem;
 
-use super::{Supervisor, trouble};
-use crate::backend::{self, Backend, Surroundings};
-use crate::holder::Holder;
-use crate::lock::LockClaim;
-use crate::observe::{self, Entry, Migration, Stage, Verdict};
-use crate::other::Permission;
-use crate::report::{Account, Ending, LockAccount, LockOutcome, OtherLock};
-use crate::run::machine::{Event, Finish};
+use crate::aws::Surroundings;
+use crate::machine::{Event, Finish};
+use crate::model::{Account, Ending, Entry, Holder, LockAccount, LockClaim, LockOutcome, OtherLock, Stage};
+use crate::observe::{Migration, Verdict};
 use crate::run::other_backends::End;
 use crate::run::release::{IN_FLIGHT, Terms};
 use crate::run::states;
+use crate::run::supervisor::{Supervisor, trouble};
 use crate::session::{SessionFile, Survivor, Tree, is_log_held};
+use crate::store::Permission;
+use crate::terraform::Backend;
+use crate::{observe, terraform};
 
 /// So much of the end of the output is looked at for what Go's runtime says of a crash.
 const LAST_WORDS: u64 = 64 * 1024;
@@ -28,7 +28,7 @@ impl Supervisor<'_> {
     /// How a Terraform ended, by more than its exit code. 11 is its own after a panic (`internal/logging/panic.go`). 2 is that
     /// of Go's runtime, which ends it at a fatal error, SIGQUIT or SIGABRT, and also that of a plan with changes: it was a
     /// crash if the log shows a lock that was not given back, or if the runtime wrote what its goroutines were doing.
-    pub(super) fn judged(&mut self, ending: Ending) -> Ending {
+    pub(crate) fn judged(&mut self, ending: Ending) -> Ending {
         let Ending::Exited { code, at } = ending else { return ending };
         let crashed = match code {
             _ if self.inner.is_some() => false,
@@ -61,7 +61,7 @@ impl Supervisor<'_> {
         [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| tail(file).is_ok_and(dumped))
     }
 
-    pub(super) fn log_ended(&mut self) {
+    pub(crate) fn log_ended(&mut self) {
         let again = std::mem::replace(&mut self.log_is_read, true);
         self.watch.close();
         self.read_log();
@@ -101,16 +101,16 @@ impl Supervisor<'_> {
     }
 
     /// Whether a lock is held, as far as the log told up to now.
-    pub(super) fn holds_locks(&self) -> bool {
+    pub(crate) fn holds_locks(&self) -> bool {
         !self.left().is_empty() || !self.traces_left().is_empty()
     }
 
     /// Whether a Terraform is alive; also one that cannot be seen from here.
-    pub(super) fn is_terraform_alive(&self, tree: &Tree) -> bool {
+    pub(crate) fn is_terraform_alive(&self, tree: &Tree) -> bool {
         tree.terraforms().next().is_some() || is_log_held(self.log.file()) == Some(true)
     }
 
-    pub(super) fn suspect(&mut self) {
+    pub(crate) fn suspect(&mut self) {
         let logged =
             |is_it: fn(&LockClaim) -> bool| self.observer.ledger().entries().iter().any(|entry| is_it(&entry.claim));
         let end = End {
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
         told.or_else(|| {
             let surroundings = Surroundings { dir: intent?.directory.clone(), env: self.job.env.clone() };
             // The old backend is the recorded one, until all is over.
-            let from = match backend::read_backend(&surroundings) {
+            let from = match terraform::read_backend(&surroundings) {
                 Ok(Backend::S3(_)) => "s3".to_owned(),
                 Ok(Backend::Other { kind, .. }) => kind,
                 Ok(Backend::None | Backend::Local) | Err(_) => "local".to_owned(),
@@ -153,7 +153,7 @@ impl Supervisor<'_> {
         })
     }
 
-    pub(super) async fn release_on_other_backends(&mut self) {
+    pub(crate) async fn release_on_other_backends(&mut self) {
         if !self.others.is_suspected() {
             return;
         }
@@ -166,14 +166,14 @@ impl Supervisor<'_> {
     /// A script ended, and no Terraform of it is alive: the orphans of one that died over its lock (a local command, a
     /// provider) are nobody's any more. Of an orderly Terraform's own end this is not said: what lives then may have been
     /// left on purpose.
-    pub(super) fn is_orphaned(&self) -> bool {
+    pub(crate) fn is_orphaned(&self) -> bool {
         let tree = self.look();
         !self.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
     }
 
     /// A forced exit after two interrupts leaves requests on their way, and only the output tells of it. It is
     /// read only where it matters: it may be large.
-    pub(super) fn follow_output_to_its_end(&mut self) {
+    pub(crate) fn follow_output_to_its_end(&mut self) {
         let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));
         if self.output.is_empty() && !exited_zero && !self.left().is_empty() {
             self.follow_output();
@@ -182,7 +182,7 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn observed_ending(&self) -> observe::Ending {
+    pub(crate) fn observed_ending(&self) -> observe::Ending {
         let ending = self.journal.account.ending;
         let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
         // A shell tells of a signal that ended its command by 128 and more.
@@ -194,7 +194,7 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn left(&self) -> Vec<observe::Leftover> {
+    pub(crate) fn left(&self) -> Vec<observe::Leftover> {
         match self.observer.verdict(self.observed_ending()) {
             Verdict::Left(left) => left,
             Verdict::NoLocks | Verdict::Released => Vec::new(),
@@ -202,7 +202,7 @@ impl Supervisor<'_> {
     }
 
     /// All at once: each may take its time, and a CI does not give much.
-    pub(super) async fn release(&mut self) {
+    pub(crate) async fn release(&mut self) {
         let ending = self.observed_ending();
         let mut left = self.left();
         // What a supervisor that is dead saw is looked at again.
@@ -243,11 +243,11 @@ impl Supervisor<'_> {
         self.handle(Event::ReleaseEnded);
     }
 
-    pub(super) fn lock(&mut self, claim: &LockClaim) -> Option<&mut LockAccount> {
+    pub(crate) fn lock(&mut self, claim: &LockClaim) -> Option<&mut LockAccount> {
         self.journal.account.locks.iter_mut().find(|lock| lock.claim == *claim)
     }
 
-    pub(super) fn finish(mut self, finish: Finish) -> Account {
+    pub(crate) fn finish(mut self, finish: Finish) -> Account {
         if finish == Finish::Alive {
             let who = self.note_survivors(&self.look());
             for leftover in self.left().iter().filter(|leftover| leftover.entry.stage != Stage::Unlocked) {

@@ -2,16 +2,16 @@
 
 use jiff::Timestamp;
 
-use super::{Supervisor, trouble};
-use crate::command::{Product, minor};
-use crate::lock::LockClaim;
-use crate::observe::{self, Fact, InterruptScanner, Phase};
-use crate::report::{LockAccount, Requested};
+use crate::machine::Event;
+use crate::model;
+use crate::model::{LockAccount, LockClaim, Phase, Product, Requested, StopRequest};
+use crate::observe::{Fact, InterruptScanner};
 use crate::run::child;
 use crate::run::follow::Follow;
-use crate::run::machine::{Event, StopRequest};
 use crate::run::release::{Located, Started};
+use crate::run::supervisor::{Supervisor, trouble};
 use crate::session::{SessionFile, Tree, is_terraform};
+use crate::terraform::minor;
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
 const JUST_SAID: u64 = 4 * 1024;
@@ -24,7 +24,7 @@ impl Supervisor<'_> {
     ///
     /// Of what runs Terraforms, what was said before a request may be of one that its own `timeout` interrupted, unless
     /// everybody is being signalled. Then the end of it counts: they may have had their turn before tfguard.
-    pub(super) fn follow_output(&mut self) {
+    pub(crate) fn follow_output(&mut self) {
         let just_said = if self.is_everybody_signalled() { JUST_SAID } else { 0 };
         for spool in [SessionFile::Stdout, SessionFile::Stderr] {
             let Ok(file) = self.job.session.open_file(spool) else { continue };
@@ -43,12 +43,12 @@ impl Supervisor<'_> {
         !self.job.session.path_of(SessionFile::Stdout).exists()
     }
 
-    pub(super) fn is_everybody_signalled(&self) -> bool {
+    pub(crate) fn is_everybody_signalled(&self) -> bool {
         let everybody = |asked: &Requested| matches!(asked.request, StopRequest::Signal { everybody: true, .. });
         self.journal.account.requests.iter().any(everybody)
     }
 
-    pub(super) fn read_output(&mut self) {
+    pub(crate) fn read_output(&mut self) {
         let (mut received, before) = (false, self.interrupted_twice);
         for (follow, scanner) in &mut self.output {
             follow.read_on(|chunk| {
@@ -67,13 +67,13 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn read_log(&mut self) {
+    pub(crate) fn read_log(&mut self) {
         while self.read_some_log() {}
     }
 
     /// Reads a piece of the log. Whether there is more: what a stop needs must not wait for all that somebody may have
     /// written there.
-    pub(super) fn read_some_log(&mut self) -> bool {
+    pub(crate) fn read_some_log(&mut self) -> bool {
         let mut facts = Vec::new();
         let more = self.log.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
         self.learn(facts);
@@ -101,7 +101,7 @@ impl Supervisor<'_> {
         trouble(&mut self.journal.account, what);
     }
 
-    pub(super) fn learn(&mut self, facts: Vec<Fact>) {
+    pub(crate) fn learn(&mut self, facts: Vec<Fact>) {
         if facts.is_empty() {
             return;
         }
@@ -129,12 +129,12 @@ impl Supervisor<'_> {
         self.write_journal();
     }
 
-    pub(super) fn phase_changed(&mut self, phase: Phase) {
+    pub(crate) fn phase_changed(&mut self, phase: Phase) {
         self.journal.account.phase = phase;
         self.handle(Event::PhaseChanged(phase));
     }
 
-    pub(super) fn lock_changed(&mut self, entry: &observe::Entry) {
+    pub(crate) fn lock_changed(&mut self, entry: &model::Entry) {
         // The backend is read now: at the end the directory may be gone.
         let Located { places, settings } = self.locate(&entry.claim);
         if self.job.annotate {
@@ -148,13 +148,13 @@ impl Supervisor<'_> {
         locks.push(LockAccount::new(entry, places, settings));
     }
 
-    pub(super) fn locate(&mut self, claim: &LockClaim) -> Located {
+    pub(crate) fn locate(&mut self, claim: &LockClaim) -> Located {
         let before = self.journal.account.locks.iter().find(|lock| lock.claim == *claim);
         let before = before.map(|lock| Located { places: lock.places.clone(), settings: lock.settings.clone() });
         self.locate_again(claim, before.unwrap_or_default())
     }
 
-    pub(super) fn locate_again(&mut self, claim: &LockClaim, before: Located) -> Located {
+    pub(crate) fn locate_again(&mut self, claim: &LockClaim, before: Located) -> Located {
         let child = self.journal.child;
         let started = Started {
             command: &self.job.command,
@@ -168,7 +168,7 @@ impl Supervisor<'_> {
         self.releaser.locate(claim, before, started, look)
     }
 
-    pub(super) fn child_holds_log(&self) -> bool {
+    pub(crate) fn child_holds_log(&self) -> bool {
         self.journal.child.is_some_and(|child| is_terraform(child.id, self.log.file()))
     }
 }

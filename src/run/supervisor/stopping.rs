@@ -4,20 +4,21 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Supervisor, describe, trouble};
-use crate::command;
-use crate::report::{Interrupt, InterruptedBy};
+use crate::machine::Event;
+use crate::model;
+use crate::model::{Interrupt, InterruptedBy, ProcessId};
 use crate::run::inner::InnerGuards;
-use crate::run::machine::Event;
+use crate::run::supervisor::{Supervisor, trouble};
 use crate::run::targets::{Scene, targets};
-use crate::session::{ProcessId, Tree};
+use crate::session::Tree;
+use crate::text::describe;
 
 impl Supervisor<'_> {
-    pub(super) fn look(&self) -> Tree {
+    pub(crate) fn look(&self) -> Tree {
         Tree::look(self.journal.child.as_ref(), self.log.file())
     }
 
-    pub(super) fn interrupt(&mut self) {
+    pub(crate) fn interrupt(&mut self) {
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
         if !self.interrupt_processes() {
             self.journal.account.interrupt = None;
@@ -40,7 +41,7 @@ impl Supervisor<'_> {
 
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. False if nobody who
     /// should receive it could be reached.
-    pub(super) fn interrupt_processes(&mut self) -> bool {
+    pub(crate) fn interrupt_processes(&mut self) -> bool {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
         let guards: Vec<ProcessId> =
@@ -51,7 +52,7 @@ impl Supervisor<'_> {
             before: &self.journal.interrupted,
             guards: self.inner.as_ref().is_some_and(InnerGuards::any_at_work),
             command_is_terraform: self.inner.is_none()
-                && self.job.command.first().is_none_or(|program| command::product(program).is_some()),
+                && self.job.command.first().is_none_or(|program| model::product(program).is_some()),
         });
         self.command_waits_for.clear();
         self.command_waits = targets.command_waits;
@@ -80,13 +81,13 @@ impl Supervisor<'_> {
     }
 
     /// The command was to receive its interrupt when its Terraforms are gone, some of which are.
-    pub(super) fn interrupt_waiting_command(&mut self) {
+    pub(crate) fn interrupt_waiting_command(&mut self) {
         if std::mem::take(&mut self.command_waits) {
             self.interrupt_processes();
         }
     }
 
-    pub(super) fn note_interrupt(&mut self) {
+    pub(crate) fn note_interrupt(&mut self) {
         if self.journal.account.interrupt.is_some() {
             // A supervisor that is dead interrupted those that lived then. A script may have started more since.
             self.interrupt_processes();
@@ -103,7 +104,7 @@ impl Supervisor<'_> {
         self.write_journal();
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
         if self.machine.is_killing() && self.journal.account.killed.is_none() {

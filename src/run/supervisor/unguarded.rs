@@ -8,24 +8,23 @@ use std::ffi::OsStr;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
-use crate::backend::{self, Backend, Surroundings};
-use crate::command::{Product, product};
-use crate::lock::LockInfo;
-use crate::report::{Account, Ending, OtherLock, OtherOutcome};
+use crate::aws::Surroundings;
+use crate::machine::Event;
+use crate::model::{Account, Ending, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, product};
 use crate::run::front::A_MOMENT;
-use crate::run::machine::Event;
 use crate::run::nameless;
 use crate::run::release::starting_backend;
+use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
 use crate::run::terraforms::Terraform;
-use crate::session::{ProcessId, Tree};
-use crate::shell;
+use crate::session::Tree;
+use crate::terraform::Backend;
+use crate::{terraform, text};
 
 /// So many are remembered.
 const MOST: usize = 256;
 
 /// One of them.
-pub(super) struct Unguarded {
+pub(crate) struct Unguarded {
     id: ProcessId,
     /// The program by which people run it.
     program: &'static str,
@@ -44,7 +43,7 @@ impl std::fmt::Debug for Unguarded {
 
 impl Supervisor<'_> {
     /// Looks who is at work, and when to look again.
-    pub(super) fn look_around(&mut self) {
+    pub(crate) fn look_around(&mut self) {
         self.next_look = None;
         let was_known = self.child_is_terraform;
         self.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
@@ -119,7 +118,7 @@ impl Supervisor<'_> {
     }
 
     /// Says of each whose log did not tell that nobody knows whether it left a lock, and who holds the lock of its state now.
-    pub(in crate::run) async fn account_for_unguarded(&mut self) {
+    pub(crate) async fn account_for_unguarded(&mut self) {
         if self.inner.is_none() {
             return;
         }
@@ -155,7 +154,7 @@ impl Supervisor<'_> {
 
 impl Unguarded {
     /// Whether a stop that is requested now may be what ends it.
-    pub(super) fn may_be_stopped(&self) -> bool {
+    pub(crate) fn may_be_stopped(&self) -> bool {
         self.id.is_alive() || !self.logs
     }
 
@@ -165,7 +164,7 @@ impl Unguarded {
         // Its lock goes with its process.
         if surroundings
             .as_ref()
-            .is_some_and(|there| matches!(backend::read_backend(there), Ok(Backend::None | Backend::Local)))
+            .is_some_and(|there| matches!(terraform::read_backend(there), Ok(Backend::None | Backend::Local)))
         {
             return None;
         }
@@ -184,7 +183,7 @@ impl Unguarded {
                 (holder, OtherOutcome::Unknown { why, unclean })
             }
         };
-        let terraform = directory.map(|directory| format!("{program} -chdir={}", shell::quote(directory)));
+        let terraform = directory.map(|directory| format!("{program} -chdir={}", text::quote(directory)));
         Some(OtherLock { backend: "s3".to_owned(), holder, outcome, command: None, terraform })
     }
 }

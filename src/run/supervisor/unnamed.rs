@@ -4,23 +4,26 @@ use std::ffi::{OsStr, OsString};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Child, Supervisor, trouble};
-use crate::backend::Surroundings;
-use crate::cli::Evidence;
-use crate::command::{Flavour, product};
-use crate::lock::{FoundLock, LockClaim, LockPlace};
-use crate::observe::item::{self, Baseline, ItemTerms, Misfit};
-use crate::observe::{self, Entry, Grade, LeftTrace, Leftover, Stage};
-use crate::report::{Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, TraceAccount};
-use crate::run::nameless::{self, Identified, Unlogged};
+use crate::aws::Surroundings;
+use crate::model::{
+    Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockClaim, LockOutcome, LockPlace, OtherLock,
+    OtherOutcome, Stage, TraceAccount, product,
+};
+use crate::observe::item::{ItemTerms, Misfit};
+use crate::observe::{LeftTrace, Leftover, item};
+use crate::run::nameless;
+use crate::run::nameless::{Identified, Unlogged};
 use crate::run::release::Located;
+use crate::run::supervisor::{Child, Supervisor, trouble};
 use crate::session::monotonic_millis;
+use crate::terraform::Flavour;
+use crate::{model, observe};
 
 /// Longer than a Terraform goes without a word in its log before it has its lock.
 const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 
 impl Supervisor<'_> {
-    pub(super) fn trace_changed(&mut self, entry: &observe::TraceEntry) {
+    pub(crate) fn trace_changed(&mut self, entry: &model::TraceEntry) {
         // As of a lock, the backend is read now.
         let known = self.journal.account.traces.iter().position(|known| known.entry.trace.is_of(&entry.trace));
         let at = known.unwrap_or_else(|| {
@@ -50,13 +53,13 @@ impl Supervisor<'_> {
         (known.places, known.settings) = (located.places, located.settings);
     }
 
-    pub(super) fn traces_left(&self) -> Vec<LeftTrace> {
+    pub(crate) fn traces_left(&self) -> Vec<LeftTrace> {
         self.observer.traces_left(self.observed_ending())
     }
 
     /// A lock may be left that the log says nothing of. Where a script went is not known, and a shell tells of a signal
     /// that ended its command by 128 and more.
-    pub(super) fn may_be_unlogged(&self) -> bool {
+    pub(crate) fn may_be_unlogged(&self) -> bool {
         let account = &self.journal.account;
         let is_named = self.job.command.first().is_some_and(|program| product(program).is_some());
         let script = self.observer.is_unlearned() && !self.child_is_terraform && !is_named;
@@ -86,19 +89,19 @@ impl Supervisor<'_> {
     }
 
     /// Whether Terraform died, and its log has not even its version, which it writes first.
-    pub(super) fn lacks_version(&self) -> bool {
+    pub(crate) fn lacks_version(&self) -> bool {
         let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
         self.child_is_terraform && unclean && self.observer.product().is_none()
     }
 
     /// Whether its log shows each lock in S3 that it takes. `lockfile`: each has a lockfile.
-    pub(super) fn shows_locks(&self, lockfile: bool) -> bool {
+    pub(crate) fn shows_locks(&self, lockfile: bool) -> bool {
         let intent = self.journal.intent.as_ref();
         intent.is_some_and(|intent| intent.logs && self.observer.shows_locks(intent.debug, lockfile))
     }
 
     /// What was in the lock's place beside the start of the command.
-    pub(super) fn note_baseline(&mut self, baseline: Baseline) {
+    pub(crate) fn note_baseline(&mut self, baseline: Baseline) {
         if let Some(intent) = &mut self.journal.intent {
             intent.baseline = baseline;
         }
@@ -106,7 +109,7 @@ impl Supervisor<'_> {
     }
 
     /// What is known of the child that its lock must fit.
-    pub(in crate::run) fn item_terms(&self) -> ItemTerms {
+    pub(crate) fn item_terms(&self) -> ItemTerms {
         let account = &self.journal.account;
         let now = Timestamp::now();
         let ended = account.ending.and_then(Ending::at).unwrap_or(now);
@@ -135,7 +138,7 @@ impl Supervisor<'_> {
     }
 
     /// Adds the locks that traced lockfiles turn out to be.
-    pub(super) async fn identify_traces(&mut self, left: &mut Vec<observe::Leftover>) {
+    pub(crate) async fn identify_traces(&mut self, left: &mut Vec<observe::Leftover>) {
         for trace in self.traces_left() {
             let traces = &self.journal.account.traces;
             let Some(at) = traces.iter().position(|known| known.entry == trace.entry) else { continue };
@@ -183,7 +186,7 @@ impl Supervisor<'_> {
     }
 
     /// Looks whether a lock is left that nothing logs. Added if it is sure enough, else told of.
-    pub(super) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
+    pub(crate) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
         let account = &self.journal.account;
         if self.observer.is_unlearned() {
             // An error after a request to stop can be a forced exit.
@@ -245,7 +248,7 @@ impl Supervisor<'_> {
     }
 
     /// One that ended by itself has released its lock or told why not.
-    pub(super) fn note_unseen(&mut self, why: &str) {
+    pub(crate) fn note_unseen(&mut self, why: &str) {
         let account = &self.journal.account;
         // An error after a request to stop can be a forced exit.
         let forced = matches!(account.ending, Some(Ending::Exited { code: 1.., .. })) && !account.requests.is_empty();
@@ -258,7 +261,7 @@ impl Supervisor<'_> {
     }
 
     /// Whether a lock is left is not known, and somebody has to look.
-    pub(super) fn note_unknown(&mut self, why: String) {
+    pub(crate) fn note_unknown(&mut self, why: String) {
         self.journal.account.other_locks.push(OtherLock {
             backend: "s3".to_owned(),
             holder: None,

@@ -1,13 +1,13 @@
 use super::*;
+use crate::aws::StoreError;
 use crate::ci::{Ancestor, Chain};
-use crate::ci::{Provider, Term};
-use crate::commands::TargetError;
 use crate::commands::doctor::aws::{Described, Identity};
 use crate::commands::doctor::facts::{Facts, Session};
 use crate::commands::doctor::finding::Severity;
 use crate::commands::doctor::permissions::Subject;
 use crate::commands::doctor::{aws, finding};
-use crate::lock::StoreError;
+use crate::commands::target::TargetError;
+use crate::model::{Provider, Term};
 use crate::session::DirectoryError;
 
 /// A place where everything is as it should be.

@@ -1,0 +1,227 @@
+//! AWS clients that talk to the backend as Terraform does.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{Region, SdkConfig};
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
+use aws_types::service_config::ServiceConfigKey;
+
+use crate::aws::answer::{StoreError, no_credentials};
+use crate::aws::credentials;
+use crate::aws::error::BackendError;
+use crate::aws::given::GivenSettings;
+use crate::aws::s3::S3Backend;
+use crate::aws::surroundings::Surroundings;
+
+/// How often a question is asked at most that a person waits for, where the service is busy or does not answer.
+const TRIES: u32 = 3;
+/// How long one try and all of them may take.
+const TRY_TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// When credentials end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialsEnd {
+    /// Then.
+    At(SystemTime),
+    /// Keys of a user, without a token.
+    Never,
+    /// They are of a session, and their source does not tell when it ends.
+    Untold,
+}
+
+/// Clients for the services that hold locks, with the credentials, proxies and authorities Terraform would use.
+///
+/// Clones share connections and fetched credentials.
+#[derive(Debug, Clone)]
+pub struct AwsClients {
+    pub(crate) backend: S3Backend,
+    config: SdkConfig,
+}
+
+impl AwsClients {
+    /// Makes the clients. No request is sent yet: credentials are fetched with the first one.
+    ///
+    /// # Errors
+    /// When a setting cannot be followed.
+    pub async fn connect(backend: &S3Backend) -> Result<Self, BackendError> {
+        let config = credentials::sdk_config(backend).await?;
+        Ok(Self { backend: backend.clone(), config })
+    }
+
+    /// The same for a table or a bucket as a whole, with settings given by hand and the environment.
+    ///
+    /// # Errors
+    /// When a setting cannot be followed, or there is no region.
+    pub async fn connect_given(given: &GivenSettings, surroundings: Surroundings) -> Result<Self, BackendError> {
+        Self::connect(&S3Backend::without_state(given.alone(), surroundings)?).await
+    }
+
+    /// Clients for a cleanup step, which follows no file of the checkout: with the environment's credentials where such a file
+    /// would have to be followed.
+    ///
+    /// # Errors
+    /// When a setting cannot be followed.
+    pub async fn connect_trusting_no_checkout(backend: &S3Backend) -> Result<Self, BackendError> {
+        match Self::connect(backend).await {
+            Err(error @ BackendError::InCheckout { .. }) => {
+                tracing::warn!("{error}. The environment's credentials are used instead");
+                Self::connect(&backend.with_credentials_of_environment()).await
+            }
+            connected => connected,
+        }
+    }
+
+    /// Whether the credentials are the environment's, and Terraform had perhaps others.
+    pub fn is_by_environment(&self) -> bool {
+        self.backend.is_by_environment
+    }
+
+    /// The region of these clients.
+    pub fn region(&self) -> &str {
+        self.backend.region()
+    }
+
+    /// The endpoint of S3, as far as settings tell it.
+    pub fn s3_endpoint(&self) -> Option<String> {
+        self.backend.s3_endpoint()
+    }
+
+    /// The same for DynamoDB.
+    pub fn dynamodb_endpoint(&self) -> Option<String> {
+        self.backend.dynamodb_endpoint()
+    }
+
+    /// Whether S3 is where these settings say: not where they name another DynamoDB than AWS's and no S3.
+    pub(crate) fn knows_s3(&self) -> bool {
+        self.s3_endpoint().is_some() || self.dynamodb_endpoint().as_deref().is_none_or(is_aws)
+    }
+
+    /// Whether S3 is AWS's own, as far as settings and shared files tell.
+    pub fn is_s3_of_aws(&self) -> bool {
+        self.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
+    }
+
+    /// A client of S3 for questions that a person waits for: they are asked three times at most, and are answered or
+    /// given up within a minute. Not for the deletion of locks: see [`Self::open`].
+    pub fn s3(&self) -> aws_sdk_s3::Client {
+        let config = self.s3_config(self.region(), self.s3_endpoint().as_deref());
+        aws_sdk_s3::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+    }
+
+    /// The same for DynamoDB.
+    pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        let config = self.dynamodb_config(self.region(), self.dynamodb_endpoint().as_deref());
+        aws_sdk_dynamodb::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+    }
+
+    /// The same for STS.
+    pub fn sts(&self) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&credentials::of_sts(&self.backend, &self.config));
+        aws_sdk_sts::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+    }
+
+    /// When the credentials end, as far as their source tells. Fetches them.
+    ///
+    /// # Errors
+    /// When no credentials can be had.
+    pub async fn credentials_end(&self) -> Result<CredentialsEnd, StoreError> {
+        let Some(provider) = self.credentials() else {
+            return Ok(CredentialsEnd::Untold);
+        };
+        match provider.provide_credentials().await {
+            Ok(credentials) => Ok(match (credentials.expiry(), credentials.session_token()) {
+                (Some(end), _) => CredentialsEnd::At(end),
+                (None, None) => CredentialsEnd::Never,
+                (None, Some(_)) => CredentialsEnd::Untold,
+            }),
+            Err(error) => Err(no_credentials(&error)),
+        }
+    }
+
+    /// Where the credentials come from.
+    pub(crate) fn credentials(&self) -> Option<SharedCredentialsProvider> {
+        self.config.credentials_provider()
+    }
+
+    /// Whether settings name an endpoint of STS.
+    pub(crate) fn has_sts_endpoint(&self) -> bool {
+        self.backend.endpoints.sts.is_some()
+    }
+
+    pub(crate) fn dynamodb_config(&self, region: &str, endpoint: Option<&str>) -> aws_sdk_dynamodb::config::Builder {
+        let builder = aws_sdk_dynamodb::config::Builder::from(&self.config).region(Region::new(region.to_owned()));
+        match endpoint {
+            Some(endpoint) => builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false),
+            None => builder,
+        }
+    }
+
+    pub(crate) fn s3_config(&self, region: &str, endpoint: Option<&str>) -> aws_sdk_s3::config::Builder {
+        let builder = aws_sdk_s3::config::Builder::from(&self.config)
+            .region(Region::new(region.to_owned()))
+            // Stores that are not AWS's often do not know checksums in trailers.
+            .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
+            .force_path_style(self.backend.uses_path_style());
+        match (endpoint, self.s3_endpoint_of_sdk()) {
+            (Some(endpoint), _) => builder.endpoint_url(as_directory(endpoint)).use_fips(false).use_dual_stack(false),
+            (None, Some(endpoint)) => builder.endpoint_url(as_directory(&endpoint)),
+            (None, None) => builder,
+        }
+    }
+
+    /// The S3 endpoint that the SDK finds in the environment and the shared files, if any.
+    pub(crate) fn s3_endpoint_of_sdk(&self) -> Option<String> {
+        let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        let found = self.config.service_config().zip(key.ok()).and_then(|(config, key)| config.load_config(key));
+        found.or_else(|| self.config.endpoint_url().map(str::to_owned))
+    }
+}
+
+/// An endpoint as the SDK needs it: it puts a bucket right behind the path, with no slash between them, where the SDK
+/// for Go puts one (`NormalizedPath` of an endpoint's rules ends with it).
+fn as_directory(endpoint: &str) -> Cow<'_, str> {
+    if endpoint.ends_with('/') { endpoint.into() } else { format!("{endpoint}/").into() }
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(TRIES)
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(TRY_TIMEOUT).operation_timeout(TIMEOUT).build()
+}
+
+/// Whether an endpoint is AWS's own, whose conditional deletes are known: a VPC endpoint, for instance.
+pub(crate) fn is_aws(endpoint: &str) -> bool {
+    let host = endpoint.parse::<::http::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+    host.is_some_and(|host| {
+        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|suffix| host.ends_with(suffix))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_aws_is_taken_for_aws() {
+        for aws in ["https://s3.eu-west-1.amazonaws.com", "https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com:443/x"]
+        {
+            assert!(is_aws(aws), "{aws}");
+        }
+        for other in [
+            "http://127.0.0.1:5000",
+            "https://amazonaws.com.example.net",
+            "https://s3.example.net/.amazonaws.com",
+            "https://user.amazonaws.com@example.net",
+            "https://notamazonaws.com",
+            "no url",
+        ] {
+            assert!(!is_aws(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Credentials in the order in which Terraform's AWS library looks for them.
+//!
+//! The order is that of aws-sdk-go-base (`getCredentialsProvider`) and of the AWS SDK for Go beneath it
+//! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
+//! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
+//! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
+//! [`crate::aws::surroundings::Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
+//! environment of this process, and the system's certificates are looked for by it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::os_shim_internal::Env;
+
+use crate::aws::attributes::{Role, WebIdentity};
+use crate::aws::error::BackendError;
+use crate::aws::s3::{S3Backend, set};
+use crate::aws::web_identity::{Token, WebIdentityRole};
+use crate::aws::{http, profile};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// For all steps together: SSO, then a role, then another. Shorter than an attempt of a release, whose error would not
+/// say that it was the credentials.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(6);
+/// The same for the source, so that kept ones can be given in its place.
+const SOURCE_TIMEOUT: Duration = Duration::from_millis(5500);
+/// The name of a role's session, where the settings give none. Terraform takes the time in nanoseconds.
+pub(crate) const SESSION_NAME: &str = "tfguard";
+/// How many seconds the session of a role lasts, where the settings do not say: the shortest that STS gives.
+const ROLE_SECONDS: u16 = 900;
+
+const KEY_ID: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"];
+const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
+
+/// The SDK's configuration for the backend's region, with the credentials Terraform would use. Nothing is fetched yet.
+pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, BackendError> {
+    let env = Env::from(environment(backend));
+    let (files, profiles) = profile::read(backend, &env).await?;
+    let http = http::http_client(backend, profiles.get("ca_bundle"))?;
+    let mut config = load(backend, env, http, files).await;
+    match base(backend, &config)? {
+        Some(base) => config = config.into_builder().credentials_provider(base).build(),
+        None => profile::check(backend, &profiles)?,
+    }
+    for role in backend.attributes.roles() {
+        let assumed = assume(backend, &role, &config).await?;
+        config = config
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(assumed))
+            // Cached are the credentials of the step before.
+            .identity_cache(identity_cache())
+            .build();
+    }
+    let Some(source) = config.credentials_provider() else { return Ok(config) };
+    let keeping = Keeping { source, kept: backend.kept.clone() };
+    let builder = config.into_builder().credentials_provider(SharedCredentialsProvider::new(keeping));
+    Ok(builder.identity_cache(identity_cache()).build())
+}
+
+/// The last credentials that a backend's source gave, in memory only.
+pub(crate) type Kept = Arc<Mutex<Option<Credentials>>>;
+
+/// A source of credentials. Where it gives none any more (a token that was removed, a service that does not answer), the
+/// last ones are given as long as they are valid.
+#[derive(Debug)]
+struct Keeping {
+    source: SharedCredentialsProvider,
+    kept: Kept,
+}
+
+impl Keeping {
+    async fn credentials(&self) -> provider::Result {
+        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials()).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match (fetched, &*kept) {
+            (Ok(credentials), _) => {
+                *kept = Some(credentials.clone());
+                Ok(credentials)
+            }
+            (Err(error), Some(last)) if last.expiry().is_none_or(|end| end > SystemTime::now()) => {
+                tracing::debug!("the last AWS credentials are used again, because no new ones can be had: {error}");
+                Ok(last.clone())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+impl ProvideCredentials for Keeping {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+/// What the SDK finds by itself in Terraform's environment and in the shared files.
+async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvConfigFiles) -> SdkConfig {
+    let attributes = &backend.attributes;
+    let variable = |name: &str| backend.surroundings.var(name);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .env(env)
+        .http_client(http)
+        .profile_files(files)
+        .region(Region::new(backend.region().to_owned()))
+        .retry_config(RetryConfig::standard())
+        .identity_cache(identity_cache())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+    if let Some(profile) = set(&attributes.profile) {
+        loader = loader.profile_name(profile);
+    }
+    // Up to 1.14 Terraform took any text of the variables for yes, also "false". No store is out of reach for those who
+    // are taken at their word: the same is behind both kinds of endpoints.
+    let wanted = |name| {
+        let no = |text: &str| ["0", "f", "false"].iter().any(|no| text.eq_ignore_ascii_case(no));
+        variable(name).is_some_and(|text| !no(text))
+    };
+    if attributes.use_fips_endpoint.unwrap_or_else(|| wanted("AWS_USE_FIPS_ENDPOINT")) {
+        loader = loader.use_fips(true);
+    }
+    if attributes.use_dualstack_endpoint.unwrap_or_else(|| wanted("AWS_USE_DUALSTACK_ENDPOINT")) {
+        loader = loader.use_dual_stack(true);
+    }
+    loader.load().await
+}
+
+fn identity_cache() -> aws_sdk_sts::config::SharedIdentityCache {
+    IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT).build()
+}
+
+/// Terraform's environment, with the backend's attributes in those variables that say the same to the SDK.
+fn environment(backend: &S3Backend) -> HashMap<String, String> {
+    let attributes = &backend.attributes;
+    let mut env: HashMap<String, String> = backend
+        .surroundings
+        .env
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
+        .collect();
+    // An empty variable is an unset one, for Go.
+    env.retain(|name, value| !(name.starts_with("AWS_") && value.is_empty()));
+    // The other name of it that the SDK for Go knows.
+    if let Some(profile) = env.get("AWS_DEFAULT_PROFILE").cloned() {
+        env.entry("AWS_PROFILE".to_owned()).or_insert(profile);
+    }
+    // Those in the environment are asked in `base`, where their place in the order is.
+    for name in KEY_ID.into_iter().chain(SECRET).chain(["SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE"]) {
+        env.remove(name);
+    }
+
+    let metadata = set(&attributes.ec2_metadata_service_endpoint)
+        .or_else(|| backend.surroundings.var("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
+        .or_else(|| backend.surroundings.var("AWS_METADATA_URL"));
+    let settings = [
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", set(&attributes.ec2_metadata_service_endpoint_mode)),
+        (
+            "AWS_EC2_METADATA_DISABLED",
+            attributes.skip_metadata_api_check.map(|skip| if skip { "true" } else { "false" }),
+        ),
+        ("AWS_ENDPOINT_URL_STS", backend.endpoints.sts.as_deref()),
+        ("AWS_ENDPOINT_URL_SSO", backend.endpoints.sso.as_deref()),
+    ];
+    for (name, value) in settings {
+        if let Some(value) = value {
+            env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    env
+}
+
+/// The keys in the environment. Half a key is none.
+fn keys(backend: &S3Backend) -> Option<Credentials> {
+    let variable = |name: &&str| backend.surroundings.var(name);
+    let (id, secret) = (KEY_ID.iter().find_map(variable)?, SECRET.iter().find_map(variable)?);
+    let token = variable(&"AWS_SESSION_TOKEN").map(str::to_owned);
+    Some(Credentials::new(id, secret, token, None, "environment"))
+}
+
+/// The web identity in the block.
+fn web_identity(backend: &S3Backend) -> Option<&WebIdentity> {
+    backend.attributes.assume_role_with_web_identity.as_ref()?.as_slice().first()
+}
+
+/// The first source, where it is not the SDK's own chain.
+fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredentialsProvider>, BackendError> {
+    let attributes = &backend.attributes;
+    let (id, secret, token) = (set(&attributes.access_key), set(&attributes.secret_key), set(&attributes.token));
+    if id.is_some() || secret.is_some() || token.is_some() {
+        let missing = |setting| BackendError::Unusable { setting, reason: "only a part of a key is set".to_owned() };
+        let id = id.ok_or(missing("access_key"))?;
+        let secret = secret.ok_or(missing("secret_key"))?;
+        let keys = Credentials::new(id, secret, token.map(str::to_owned), None, "backend block");
+        return Ok(Some(SharedCredentialsProvider::new(keys)));
+    }
+    let variable = |name: &str| backend.surroundings.var(name);
+    let identity = match web_identity(backend) {
+        Some(block) => block.clone(),
+        None if set(&attributes.profile).is_some() => return Ok(None),
+        None => match keys(backend) {
+            Some(keys) => return Ok(Some(SharedCredentialsProvider::new(keys))),
+            None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
+            None => WebIdentity::default(),
+        },
+    };
+    // What the block leaves out comes from the environment: OpenTofu does so, Terraform refuses such a block.
+    let or = |own: &Option<String>, name: &str| set(own).or_else(|| variable(name)).map(str::to_owned);
+    let token = match set(&identity.web_identity_token) {
+        Some(token) => Token::Text(token.to_owned()),
+        None => match (set(&identity.web_identity_token_file), variable("AWS_WEB_IDENTITY_TOKEN")) {
+            (None, Some(token)) => Token::Text(token.to_owned()),
+            (file, _) => {
+                let file = file.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN_FILE"));
+                Token::File(backend.path(file.ok_or(BackendError::Unusable {
+                    setting: "assume_role_with_web_identity",
+                    reason: "it has neither a token nor a token file".to_owned(),
+                })?))
+            }
+        },
+    };
+    let identity = WebIdentity {
+        role_arn: or(&identity.role_arn, "AWS_ROLE_ARN"),
+        session_name: or(&identity.session_name, "AWS_ROLE_SESSION_NAME"),
+        ..identity
+    };
+    let sts = aws_sdk_sts::Client::new(&of_sts(backend, config));
+    Ok(Some(SharedCredentialsProvider::new(WebIdentityRole::new(sts, identity, token)?)))
+}
+
+/// Assumes a role by the credentials of `config`.
+async fn assume(backend: &S3Backend, role: &Role, config: &SdkConfig) -> Result<AssumeRoleProvider, BackendError> {
+    let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
+    let not_sent =
+        "tfguard cannot send it. Leave it out, or assume the role before Terraform starts and give both its keys";
+    if set(&role.source_identity).is_some() {
+        return Err(unusable("assume_role.source_identity", not_sent));
+    }
+    if role.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()) {
+        let in_block = backend.attributes.assume_role.as_ref().is_some_and(|all| !all.as_slice().is_empty());
+        let flat = "assume_role_transitive_tag_keys";
+        return Err(unusable(if in_block { "assume_role.transitive_tag_keys" } else { flat }, not_sent));
+    }
+    let arn = set(&role.role_arn).ok_or(unusable("assume_role", "it has no role_arn"))?;
+    let seconds = seconds("assume_role", &role.duration)?.unwrap_or(ROLE_SECONDS);
+    let mut builder = AssumeRoleProvider::builder(arn)
+        .configure(&of_sts(backend, config))
+        .session_name(set(&role.session_name).unwrap_or(SESSION_NAME))
+        .session_length(Duration::from_secs(seconds.into()));
+    if let Some(id) = set(&role.external_id) {
+        builder = builder.external_id(id);
+    }
+    if let Some(policy) = policy(&role.policy) {
+        builder = builder.policy(policy);
+    }
+    if let Some(arns) = role.policy_arns.clone().filter(|arns| !arns.is_empty()) {
+        builder = builder.policy_arns(arns);
+    }
+    if let Some(tags) = role.tags.clone().filter(|tags| !tags.is_empty()) {
+        builder = builder.tags(tags);
+    }
+    Ok(builder.build().await)
+}
+
+/// The inline policy of a role.
+pub(crate) fn policy(text: &Option<String>) -> Option<String> {
+    set(text).map(|text| text.trim().to_owned())
+}
+
+/// How long the session of a role lasts.
+pub(crate) fn seconds(setting: &'static str, duration: &Option<String>) -> Result<Option<u16>, BackendError> {
+    let Some(text) = set(duration) else { return Ok(None) };
+    let seconds = text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.as_secs().try_into().ok());
+    let unusable = || BackendError::Unusable { setting, reason: format!("{text:?} is no duration of a session") };
+    seconds.map(Some).ok_or_else(unusable)
+}
+
+/// What speaks to STS with the credentials of `config`.
+pub(crate) fn of_sts(backend: &S3Backend, config: &SdkConfig) -> SdkConfig {
+    let mut builder = config.to_builder();
+    if let Some(region) = set(&backend.attributes.sts_region) {
+        builder = builder.region(Region::new(region.to_owned()));
+    }
+    if let Some(endpoint) = &backend.endpoints.sts {
+        builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
+    }
+    builder.build()
+}

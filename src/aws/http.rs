@@ -1,0 +1,231 @@
+//! The HTTP client: CA bundle and proxies of Terraform's settings, by what the AWS SDK's own client knows of them.
+
+use std::sync::Arc;
+
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::Limited;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+use crate::aws::error::BackendError;
+use crate::aws::paths::read;
+use crate::aws::s3::{S3Backend, set};
+use crate::aws::surroundings::Surroundings;
+
+/// This machine, for which Terraform never asks a proxy.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
+
+/// How many bytes an answer has at most: an object's, of which no reader takes more than 256 MiB, and any other.
+const LARGEST_OBJECT: usize = 288 * 1024 * 1024;
+const LARGEST_ANSWER: usize = 32 * 1024 * 1024;
+
+/// Makes the client. `ca_bundle` is that of the selected profile.
+pub(crate) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<SharedHttpClient, BackendError> {
+    let attributes = &backend.attributes;
+    if attributes.insecure == Some(true) {
+        return Err(BackendError::Unusable {
+            setting: "insecure",
+            reason: "tfguard does not talk to a server whose certificate it cannot check. Name the certificate's \
+                     authority in `custom_ca_bundle` or AWS_CA_BUNDLE"
+                .to_owned(),
+        });
+    }
+    let tls = tls(backend, ca_bundle)?;
+    let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
+    // An attribute that is set but empty takes the place of the variable: no proxy.
+    let http = attributes.http_proxy.as_deref().or_else(|| variable(["HTTP_PROXY", "http_proxy"]));
+    // Without a proxy of their own, HTTPS requests take the attribute `http_proxy` too, but not the variable. (OpenTofu
+    // sends them directly, but does not say so in its records.)
+    let https = attributes.https_proxy.as_deref();
+    let https = https.or_else(|| variable(["HTTPS_PROXY", "https_proxy"])).or_else(|| set(&attributes.http_proxy));
+    let exempt = set(&attributes.no_proxy).or_else(|| variable(["NO_PROXY", "no_proxy"])).unwrap_or_default();
+    let client = |setting, url| proxy(setting, url, exempt).map(|proxy| Client::new(proxy, tls.clone(), exempt));
+    Ok(SharedHttpClient::new(ByScheme { http: client("http_proxy", http)?, https: client("https_proxy", https)? }))
+}
+
+fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<ProxyConfig, BackendError> {
+    // The SDK's client takes a lone `*` for all names, but for no addresses.
+    let Some(url) = url.filter(|url| !url.is_empty() && !entries(exempt).any(|entry| entry == "*")) else {
+        return Ok(ProxyConfig::disabled());
+    };
+    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    // The URL can hold a password, so the error does not show it.
+    let proxy = ProxyConfig::all(url).map_err(|_| BackendError::Unusable {
+        setting,
+        reason: "it, or the environment's, is no URL of an http or https proxy".to_owned(),
+    });
+    Ok(proxy?.no_proxy(format!("{LOOPBACK},{exempt}")))
+}
+
+fn entries(exempt: &str) -> impl Iterator<Item = &str> {
+    exempt.split(',').map(str::trim)
+}
+
+/// The trusted authorities: the system's, or only those of the bundle.
+fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, BackendError> {
+    let named = set(&backend.attributes.custom_ca_bundle).or_else(|| backend.surroundings.var("AWS_CA_BUNDLE"));
+    // In a profile nothing is expanded.
+    let in_profile = || Some(backend.surroundings.dir.join(ca_bundle.filter(|path| !path.is_empty())?));
+    let trusted = match named.map(|path| backend.path(path)).or_else(in_profile) {
+        None => {
+            roots_are_terraforms(&backend.surroundings)?;
+            TrustStore::default()
+        }
+        Some(path) => {
+            let unusable = |reason: String| BackendError::Unusable {
+                setting: "custom_ca_bundle",
+                reason: format!("{}: {reason}", path.display()),
+            };
+            let bundle = read(&path).map_err(|error| unusable(error.to_string()))?;
+            // The SDK's client panics at what it cannot parse.
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&bundle) {
+                let certificate = certificate.map_err(|error| unusable(format!("not in PEM format: {error}")))?;
+                roots.add(certificate).map_err(|error| unusable(format!("a certificate is broken: {error}")))?;
+            }
+            if roots.is_empty() {
+                return Err(unusable("it holds no certificate".to_owned()));
+            }
+            TrustStore::empty().with_pem_certificate(bundle)
+        }
+    };
+    let tls = TlsContext::builder().with_trust_store(trusted).build();
+    tls.map_err(|error| BackendError::Unusable { setting: "custom_ca_bundle", reason: error.to_string() })
+}
+
+/// The SDK looks for the system's authorities by tfguard's environment, so Terraform's must name the same.
+fn roots_are_terraforms(surroundings: &Surroundings) -> Result<(), BackendError> {
+    let other = |name: &&str| surroundings.var(name).is_some_and(|path| std::env::var_os(name) != Some(path.into()));
+    match ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(other) {
+        None => Ok(()),
+        Some(setting) => Err(BackendError::Unusable {
+            setting,
+            reason:
+                "Terraform's is not tfguard's own, the only one that is followed. Set it for tfguard, too, or name the \
+                     authorities in `custom_ca_bundle` or AWS_CA_BUNDLE"
+                    .to_owned(),
+        }),
+    }
+}
+
+/// An entry of `NO_PROXY` by which Terraform may ask a host directly, and the SDK's client would ask the proxy.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "no request was sent: the entry {0:?} of NO_PROXY, or of the backend's `no_proxy`, is not understood. Write the name or \
+     the address alone, without a port, brackets or `*`"
+)]
+struct Misread(String);
+
+impl Misread {
+    fn of(entry: &str) -> Option<Self> {
+        let is_odd = entry.contains(['*', '[']) || entry.matches(':').count() == 1;
+        is_odd.then(|| Self(entry.to_owned()))
+    }
+
+    /// Whether a host may be meant: for any port, and by the end of a name alone.
+    fn may_mean(&self, host: &str) -> bool {
+        let name = match self.0.rsplit_once(':') {
+            Some((name, _)) if !name.contains(':') || name.ends_with(']') => name,
+            _ => &self.0,
+        };
+        let name = name.trim_matches(['*', '[', ']']).to_lowercase();
+        !name.is_empty() && host.to_lowercase().trim_matches(['[', ']']).ends_with(&name)
+    }
+}
+
+/// A client of one proxy, or of none.
+#[derive(Debug)]
+struct Client<T> {
+    sends: T,
+    misread: Arc<[Misread]>,
+}
+
+impl Client<SharedHttpClient> {
+    fn new(proxy: ProxyConfig, tls: TlsContext, exempt: &str) -> Self {
+        let misread = entries(exempt).filter(|_| !proxy.is_disabled()).filter_map(Misread::of).collect();
+        let sends = Builder::new().build_with_connector_fn(move |settings, components| {
+            let mut connector = Connector::builder().proxy_config(proxy.clone());
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+            connector.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).tls_context(tls.clone()).build()
+        });
+        Self { sends, misread }
+    }
+
+    fn connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> Client<SharedHttpConnector> {
+        Client { sends: self.sends.http_connector(settings, components), misread: self.misread.clone() }
+    }
+}
+
+/// Sends plain and encrypted requests through clients of their own, because their proxies can differ: the SDK's client
+/// takes one proxy for both, or none for one of them.
+#[derive(Debug)]
+struct ByScheme<T> {
+    http: Client<T>,
+    https: Client<T>,
+}
+
+impl HttpClient for ByScheme<SharedHttpClient> {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(ByScheme {
+            http: self.http.connector(settings, components),
+            https: self.https.connector(settings, components),
+        })
+    }
+}
+
+impl HttpConnector for ByScheme<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = if request.uri().starts_with("https:") { &self.https } else { &self.http };
+        let uri = request.uri().parse::<::http::Uri>().unwrap_or_default();
+        let host = uri.host().unwrap_or_default();
+        match client.misread.iter().find(|entry| entry.may_mean(host)) {
+            Some(entry) => HttpConnectorFuture::ready(Err(ConnectorError::user(entry.clone().into()))),
+            None => {
+                let most = if request.method() == "GET" { LARGEST_OBJECT } else { LARGEST_ANSWER };
+                let answer = client.sends.call(request);
+                HttpConnectorFuture::new(async move {
+                    let bounded = |body| SdkBody::from_body_1_x(Limited::new(body, most));
+                    Ok(answer.await?.map(bounded))
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_no_proxy_that_the_sdk_does_not_know_are_told_where_they_may_matter() {
+        for entry in ["", "*", "a.example", ".a.example", "10.0.0.1", "10.0.0.0/8", "2001:db8::1", "2001:db8::/32"] {
+            assert!(entry == "*" || Misread::of(entry).is_none(), "{entry}");
+        }
+        for (entry, meant, not) in [
+            ("s3.example:8080", "s3.example", "other.example"),
+            ("S3.example:8080", "a.s3.Example", "s3.example.test"),
+            ("10.0.0.1:80", "10.0.0.1", "10.0.0.2"),
+            ("*.example", "a.example", "example"),
+            ("[2001:db8::1]:443", "[2001:db8::1]", "[2001:db8::2]"),
+            ("[2001:db8::1]", "[2001:db8::1]", "a.example"),
+        ] {
+            let misread = Misread::of(entry).unwrap();
+            assert!(misread.may_mean(meant) && !misread.may_mean(not), "{entry}");
+        }
+        assert!(!Misread::of(":1").unwrap().may_mean("a.example"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Paths as Go and aws-sdk-go-base treat them, and files that settings name.
+
+use std::io;
+use std::path::Path;
+
+use crate::aws::surroundings::Surroundings;
+use crate::files;
+
+/// Files of settings have a few kilobytes, bundles of certificates some hundred.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// Reads a file that a setting names. `/dev/null` is one, too.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if path == Path::new("/dev/null") { Ok(Vec::new()) } else { files::read_path(path, LARGEST) }
+}
+
+/// Go's `path.Join`: the parts that are not empty, joined by slashes and cleaned.
+pub(crate) fn join(parts: &[&str]) -> String {
+    let joined = parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
+    if joined.is_empty() {
+        return joined;
+    }
+    let rooted = joined.starts_with('/');
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in joined.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." if kept.last().is_some_and(|last| *last != "..") => {
+                kept.pop();
+            }
+            ".." if rooted => {}
+            other => kept.push(other),
+        }
+    }
+    match (rooted, kept.is_empty()) {
+        (true, _) => format!("/{}", kept.join("/")),
+        (false, true) => ".".to_owned(),
+        (false, false) => kept.join("/"),
+    }
+}
+
+/// A path of a setting, expanded: `$NAME` and `${NAME}` as Go's `os.ExpandEnv` does, then a leading `~`.
+pub(crate) fn expand(path: &str, surroundings: &Surroundings) -> String {
+    let mut expanded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let (name, next) = if let Some(braced) = after.strip_prefix('{') {
+            match braced.find('}') {
+                Some(end) => (&braced[..end], &braced[end + 1..]),
+                None => ("", braced),
+            }
+        } else {
+            let end = after.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(after.len());
+            if end == 0 {
+                expanded.push('$');
+            }
+            after.split_at(end)
+        };
+        expanded.push_str(surroundings.var(name).unwrap_or_default());
+        rest = next;
+    }
+    expanded.push_str(rest);
+    match (expanded.strip_prefix('~'), surroundings.var("HOME")) {
+        (Some(below), Some(home)) if below.is_empty() || below.starts_with('/') => {
+            format!("{home}{below}")
+        }
+        _ => expanded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pipe) = (dir.path().join("file"), dir.path().join("pipe"));
+        std::fs::write(&file, "x").unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(&file).unwrap(), b"x");
+        assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
+        for other in [&*pipe, dir.path(), Path::new("/dev/zero"), &dir.path().join("gone")] {
+            assert!(read(other).is_err(), "{}", other.display());
+        }
+    }
+
+    #[test]
+    fn paths_are_joined_as_go_joins_them() {
+        // From the tests of Go's `path` package, and the shapes a workspace's key can have.
+        for (parts, expected) in [
+            (&[][..], ""),
+            (&[""], ""),
+            (&["a", "b"], "a/b"),
+            (&["a", ""], "a"),
+            (&["", "b"], "b"),
+            (&["/", "a"], "/a"),
+            (&["/a/../..", "b"], "/b"),
+            (&["a/", "../b"], "b"),
+            (&["..", "b"], "../b"),
+            (&["a/..", ""], "."),
+            (&["env:", "blue", "k"], "env:/blue/k"),
+        ] {
+            assert_eq!(join(parts), expected, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_expanded_as_go_expands_them() {
+        let env = [("HOME", "/home/u"), ("X_1", "v")].map(|(name, value)| (name.into(), value.into()));
+        let surroundings = Surroundings { dir: "/".into(), env: env.into() };
+        for (path, expected) in [
+            ("plain", "plain"),
+            ("~/aws", "/home/u/aws"),
+            ("~", "/home/u"),
+            ("~other/aws", "~other/aws"),
+            ("$HOME/aws", "/home/u/aws"),
+            ("${X_1}y/$X_1-$UNSET.", "vy/v-."),
+            ("a$/b", "a$/b"),
+            ("a$", "a$"),
+        ] {
+            assert_eq!(expand(path, &surroundings), expected, "{path}");
+        }
+    }
+}

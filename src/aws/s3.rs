@@ -1,0 +1,485 @@
+//! The S3 backend's settings.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sha2::{Digest as _, Sha256};
+
+use crate::aws::attributes::{Attributes, Endpoints, OneOrMany};
+use crate::aws::credentials::Kept;
+use crate::aws::customer_key::SseCustomerKey;
+use crate::aws::error::BackendError;
+use crate::aws::paths;
+use crate::aws::surroundings::Surroundings;
+use crate::model::{LockClaim, LockKinds, LockPlace, lockfile_key};
+use crate::text::without_user;
+
+const DEFAULT_WORKSPACE_KEY_PREFIX: &str = "env:";
+
+/// The S3 backend's settings, merged with the environment as Terraform merges them (`Configure` in its S3 backend).
+///
+/// Holds secrets; Debug shows none of them.
+#[derive(Clone)]
+pub struct S3Backend {
+    pub(crate) attributes: Attributes,
+    pub(crate) surroundings: Surroundings,
+    bucket: String,
+    key: String,
+    region: String,
+    /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
+    pub(crate) endpoints: Endpoints,
+    pub(crate) customer_key: Option<SseCustomerKey>,
+    /// Its credentials are the environment's, and Terraform had perhaps others.
+    pub(crate) is_by_environment: bool,
+    /// A digest of each setting that is recorded, by its name.
+    pub(crate) digests: BTreeMap<String, String>,
+    /// What its source of credentials gave last. Clones share it.
+    pub(crate) kept: Kept,
+}
+
+impl S3Backend {
+    /// The backend of a lock whose places are known, when the directory that is configured for it is gone or is not what it
+    /// was: reached with what the environment tells.
+    ///
+    /// # Errors
+    /// When the environment cannot be followed.
+    pub fn of_places(
+        claim: &LockClaim,
+        places: &[LockPlace],
+        path_style: bool,
+        surroundings: Surroundings,
+    ) -> Result<Self, BackendError> {
+        let mut attributes = Attributes {
+            bucket: Some(claim.bucket.clone()),
+            key: Some(claim.state_key.clone()),
+            // Who has the key in the environment uses it.
+            encrypt: Some(true),
+            use_path_style: Some(path_style),
+            ..Attributes::default()
+        };
+        let mut endpoints = Endpoints::default();
+        for place in places {
+            match place {
+                LockPlace::Lockfile { region, endpoint, .. } => {
+                    attributes.use_lockfile = Some(true);
+                    (attributes.region, endpoints.s3) = (Some(region.clone()), endpoint.clone());
+                }
+                LockPlace::DynamoDb { table, region, endpoint, .. } => {
+                    attributes.dynamodb_table = Some(table.clone());
+                    (attributes.region, endpoints.dynamodb) = (Some(region.clone()), endpoint.clone());
+                }
+            }
+        }
+        attributes.endpoints = Some(OneOrMany::One(endpoints));
+        let backend = Self { is_by_environment: true, ..Self::new(attributes, surroundings)? };
+        // Where the places name no endpoint, one of the environment's must not lead to another store.
+        let found = backend.places(claim)?;
+        match places.iter().find(|place| !found.contains(place)) {
+            Some(place) => Err(BackendError::Elsewhere { place: place.to_string() }),
+            None => Ok(backend),
+        }
+    }
+
+    /// The same place, reached with what the environment tells alone.
+    #[must_use]
+    pub fn with_credentials_of_environment(&self) -> Self {
+        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, lock_table, .. } = &self.attributes;
+        let attributes = Attributes {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            workspace_key_prefix: workspace_key_prefix.clone(),
+            region: region.clone(),
+            dynamodb_table: dynamodb_table.clone(),
+            lock_table: lock_table.clone(),
+            use_lockfile: self.attributes.use_lockfile,
+            use_path_style: Some(self.uses_path_style()),
+            ..Attributes::default()
+        };
+        Self { attributes, is_by_environment: true, kept: Kept::default(), ..self.clone() }
+    }
+
+    /// A digest of each of its settings, by its name: what was recorded for Terraform.
+    pub fn digests(&self) -> &BTreeMap<String, String> {
+        &self.digests
+    }
+
+    pub(crate) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
+        let backend = Self::without_state(attributes, surroundings)?;
+        let missing = |setting| BackendError::Unusable { setting, reason: "it is missing".to_owned() };
+        if backend.bucket.is_empty() {
+            return Err(missing("bucket"));
+        }
+        if backend.key.is_empty() {
+            return Err(missing("key"));
+        }
+        Ok(backend)
+    }
+
+    /// The settings by which AWS is reached; bucket and key may be empty.
+    pub(crate) fn without_state(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
+        let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
+        let bucket = attributes.bucket.clone().unwrap_or_default();
+        let key = attributes.key.clone().unwrap_or_default();
+        let region = set(&attributes.region)
+            .or_else(|| surroundings.var("AWS_REGION"))
+            .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
+            .ok_or(unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
+            .to_owned();
+        let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"));
+        // With `encrypt = false` Terraform sends no key, and S3 refuses one for an object that has none.
+        let customer_key = match customer_key.filter(|_| attributes.encrypt == Some(true)) {
+            Some(text) => Some(
+                SseCustomerKey::new(text)
+                    .ok_or(unusable("sse_customer_key", "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64"))?,
+            ),
+            None => None,
+        };
+        let endpoints = endpoints(&attributes, &surroundings);
+        let digests = BTreeMap::new();
+        let kept = Kept::default();
+        Ok(Self {
+            attributes,
+            surroundings,
+            bucket,
+            key,
+            region,
+            endpoints,
+            customer_key,
+            is_by_environment: false,
+            digests,
+            kept,
+        })
+    }
+
+    /// A digest of the settings as they are recorded, without those of the environment.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let settings = self.digests.iter().map(|(name, digest)| format!("{name}={digest}\n"));
+        BASE64_STANDARD.encode(Sha256::digest(settings.collect::<String>()))
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// Whether the bucket is named by the ARN of a multi-region access point, which has no region.
+    fn is_multi_region(&self) -> bool {
+        self.bucket.starts_with("arn:") && self.bucket.split(':').nth(3) == Some("")
+    }
+
+    /// Whether the bucket is put into the path of URLs.
+    pub fn uses_path_style(&self) -> bool {
+        self.attributes.use_path_style.or(self.attributes.force_path_style).unwrap_or(false)
+    }
+
+    /// The customer's key by which its objects are encrypted, if they are encrypted so.
+    pub(crate) fn customer_key(&self) -> Option<&SseCustomerKey> {
+        self.customer_key.as_ref()
+    }
+
+    /// The region of bucket and table.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The lock table, if one is configured.
+    pub fn table(&self) -> Option<&str> {
+        set(&self.attributes.dynamodb_table).or_else(|| set(&self.attributes.lock_table))
+    }
+
+    /// Whether Terraform locks by an object beside the state.
+    pub fn uses_lockfile(&self) -> bool {
+        self.attributes.use_lockfile == Some(true)
+    }
+
+    /// The ID, ARN or alias of the KMS key with which Terraform encrypts the objects, if one is configured.
+    pub fn kms_key(&self) -> Option<&str> {
+        set(&self.attributes.kms_key_id)
+    }
+
+    /// The key of a workspace's state.
+    pub fn state_key(&self, workspace: &str) -> String {
+        if workspace == "default" {
+            return self.key.clone();
+        }
+        let prefix = self.attributes.workspace_key_prefix.as_deref().unwrap_or(DEFAULT_WORKSPACE_KEY_PREFIX);
+        paths::join(&[prefix, workspace, &self.key])
+    }
+
+    /// Whether a state belongs to this backend, in whichever workspace.
+    pub fn stores_state(&self, bucket: &str, state_key: &str) -> bool {
+        bucket == self.bucket && self.workspace_of(state_key).is_some()
+    }
+
+    /// The workspace whose state has this key. None if none has.
+    pub fn workspace_of<'a>(&self, state_key: &'a str) -> Option<&'a str> {
+        if state_key == self.key {
+            return Some("default");
+        }
+        // A workspace's name has no slash, so it is one of the segments.
+        state_key.split('/').find(|name| !matches!(*name, "" | "." | "..") && self.state_key(name) == state_key)
+    }
+
+    /// Where the claimed lock lives, the file half first, as Terraform unlocks.
+    ///
+    /// # Errors
+    /// When the state is none of this backend's, the backend has no table for the lock's table half, or its file half
+    /// is behind a multi-region access point.
+    pub fn places(&self, claim: &LockClaim) -> Result<Vec<LockPlace>, BackendError> {
+        if !self.stores_state(&claim.bucket, &claim.state_key) {
+            return Err(BackendError::ForeignState { lock_id: claim.lock_id() });
+        }
+        let (file, table) = match claim.kinds {
+            LockKinds::Lockfile => (true, false),
+            LockKinds::DynamoDb => (false, true),
+            LockKinds::Both => (true, true),
+            LockKinds::Unstated => (self.uses_lockfile(), self.table().is_some()),
+        };
+        let mut places = Vec::new();
+        if file {
+            if self.is_multi_region() {
+                return Err(BackendError::Unusable {
+                    setting: "bucket",
+                    reason: "it is a multi-region access point, whose requests (SigV4A) tfguard cannot sign. Name the \
+                             bucket itself, or an access point of one region"
+                        .to_owned(),
+                });
+            }
+            places.push(self.file_place(&claim.state_key));
+        }
+        if table {
+            let place = self.table_place(&claim.state_key);
+            places.push(place.ok_or(BackendError::NoSuchHalf { setting: "dynamodb_table" })?);
+        }
+        if places.is_empty() {
+            return Err(BackendError::NoSuchHalf { setting: "dynamodb_table" });
+        }
+        Ok(places)
+    }
+
+    /// Where the lock of a state lives by what is configured, the file half first; none if the state is none of this
+    /// backend's. `path`: `<bucket>/<state key>`.
+    #[must_use]
+    pub fn places_of_state(&self, path: &str) -> Option<Vec<LockPlace>> {
+        let (_, state_key) = path.split_once('/').filter(|(bucket, key)| self.stores_state(bucket, key))?;
+        let file = (self.attributes.use_lockfile == Some(true)).then(|| self.file_place(state_key));
+        Some(file.into_iter().chain(self.table_place(state_key)).collect())
+    }
+
+    /// Where the file half of a state's lock lives, if it has one.
+    #[must_use]
+    pub fn file_place(&self, state_key: &str) -> LockPlace {
+        LockPlace::Lockfile {
+            bucket: self.bucket.clone(),
+            key: lockfile_key(state_key),
+            region: self.region.clone(),
+            endpoint: self.s3_endpoint().map(without_user),
+        }
+    }
+
+    /// Where the table half of a state's lock lives. None without a table.
+    #[must_use]
+    pub fn table_place(&self, state_key: &str) -> Option<LockPlace> {
+        Some(LockPlace::DynamoDb {
+            table: self.table()?.to_owned(),
+            lock_id: format!("{}/{state_key}", self.bucket),
+            region: self.region.clone(),
+            endpoint: self.dynamodb_endpoint().map(without_user),
+        })
+    }
+
+    /// The endpoint of S3.
+    pub fn s3_endpoint(&self) -> Option<String> {
+        self.endpoint(self.endpoints.s3.as_deref())
+    }
+
+    /// The endpoint of DynamoDB.
+    pub fn dynamodb_endpoint(&self) -> Option<String> {
+        self.endpoint(self.endpoints.dynamodb.as_deref())
+    }
+
+    /// The endpoint as far as attributes and environment tell it; a shared configuration file can still name another.
+    fn endpoint(&self, own: Option<&str>) -> Option<String> {
+        let ignored = self.surroundings.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") == Some("true");
+        let general = self.surroundings.var("AWS_ENDPOINT_URL").filter(|_| !ignored);
+        own.or(general).map(str::to_owned)
+    }
+
+    /// A path of a setting: variables and `~` are expanded, and it is relative to Terraform's working directory.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.surroundings.dir.join(paths::expand(path, &self.surroundings))
+    }
+}
+
+impl fmt::Debug for S3Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Backend")
+            .field("bucket", &self.bucket)
+            .field("key", &self.key)
+            .field("region", &self.region)
+            .field("table", &self.table())
+            .field("use_lockfile", &self.attributes.use_lockfile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An attribute that is set and not empty.
+pub(crate) fn set(attribute: &Option<String>) -> Option<&str> {
+    attribute.as_deref().filter(|value| !value.is_empty())
+}
+
+/// Which endpoint Terraform sets for each service: the nested attribute, the legacy one, then two variables. (Those
+/// that the SDK finds by itself, as `AWS_ENDPOINT_URL`, come after.)
+fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints {
+    let nested = attributes.endpoints.as_ref().and_then(|nested: &OneOrMany<Endpoints>| nested.as_slice().first());
+    let pick = |nested: Option<&Option<String>>, legacy: &Option<String>, variables: &[&str]| {
+        nested
+            .and_then(set)
+            .or_else(|| set(legacy))
+            .or_else(|| variables.iter().find_map(|name| surroundings.var(name)))
+            .map(|url| if url.contains("://") { url.to_owned() } else { format!("https://{url}") })
+    };
+    Endpoints {
+        dynamodb: pick(
+            nested.map(|nested| &nested.dynamodb),
+            &attributes.dynamodb_endpoint,
+            &["AWS_ENDPOINT_URL_DYNAMODB", "AWS_DYNAMODB_ENDPOINT"],
+        ),
+        s3: pick(nested.map(|nested| &nested.s3), &attributes.endpoint, &["AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT"]),
+        sso: pick(nested.map(|nested| &nested.sso), &None, &["AWS_ENDPOINT_URL_SSO"]),
+        sts: pick(
+            nested.map(|nested| &nested.sts),
+            &attributes.sts_endpoint,
+            &["AWS_ENDPOINT_URL_STS", "AWS_STS_ENDPOINT"],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn backend(config: &str, env: &[(&str, &str)]) -> Result<S3Backend, BackendError> {
+        let env: HashMap<_, _> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        S3Backend::new(serde_json::from_str(config).unwrap(), Surroundings { dir: "/infra".into(), env })
+    }
+
+    fn claim(state_key: &str, kinds: LockKinds) -> LockClaim {
+        LockClaim {
+            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
+            operation: "OperationTypeApply".to_owned(),
+            who: "root@vm".to_owned(),
+            version: "1.11.4".to_owned(),
+            bucket: "b".to_owned(),
+            state_key: state_key.to_owned(),
+            kinds,
+        }
+    }
+
+    #[test]
+    fn a_state_belongs_to_the_backend_in_any_workspace_and_nowhere_else() {
+        for (prefix, of_blue) in [
+            ("null", "env:/blue/a/k"),
+            (r#""""#, "blue/a/k"),
+            (r#""ws//x/""#, "ws/x/blue/a/k"),
+            (r#""./ws/../v""#, "v/blue/a/k"),
+        ] {
+            let config = format!(r#"{{"bucket":"b","key":"a/k","region":"r","workspace_key_prefix":{prefix}}}"#);
+            let backend = backend(&config, &[]).unwrap();
+            assert_eq!(backend.state_key("blue"), of_blue);
+            assert!(backend.stores_state("b", "a/k"));
+            assert!(backend.stores_state("b", of_blue));
+            for (bucket, key) in [("c", "a/k"), ("b", "k"), ("b", "env:/x/y/a/k"), ("b", "other/a/k/k"), ("b", "")] {
+                assert!(!backend.stores_state(bucket, key), "{prefix} {bucket} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_half_has_its_place_the_file_first() {
+        let both = r#"{"bucket":"b","key":"k","region":"r","dynamodb_table":"t","use_lockfile":true,"endpoints":{"s3":"http://me:hush@s3","dynamodb":null}}"#;
+        let backend_of_both = backend(both, &[("AWS_ENDPOINT_URL", "http://all")]).unwrap();
+        let file = LockPlace::Lockfile {
+            bucket: "b".to_owned(),
+            key: "k.tflock".to_owned(),
+            region: "r".to_owned(),
+            endpoint: Some("http://s3".to_owned()),
+        };
+        let table = LockPlace::DynamoDb {
+            table: "t".to_owned(),
+            lock_id: "b/k".to_owned(),
+            region: "r".to_owned(),
+            endpoint: Some("http://all".to_owned()),
+        };
+        for (kinds, expected) in [
+            (LockKinds::Both, vec![file.clone(), table.clone()]),
+            (LockKinds::Unstated, vec![file.clone(), table.clone()]),
+            (LockKinds::Lockfile, vec![file.clone()]),
+            (LockKinds::DynamoDb, vec![table.clone()]),
+        ] {
+            assert_eq!(backend_of_both.places(&claim("k", kinds)).unwrap(), expected);
+        }
+        let neither = backend(r#"{"bucket":"b","key":"k","region":"r"}"#, &[]).unwrap();
+        for kinds in [LockKinds::Both, LockKinds::DynamoDb, LockKinds::Unstated] {
+            assert!(matches!(neither.places(&claim("k", kinds)), Err(BackendError::NoSuchHalf { .. })));
+        }
+        // What Terraform says it locked counts, not a setting that may have changed since.
+        assert_eq!(neither.places(&claim("k", LockKinds::Lockfile)).unwrap().len(), 1);
+        let foreign = neither.places(&claim("other", LockKinds::Lockfile));
+        assert!(matches!(foreign, Err(BackendError::ForeignState { .. })));
+    }
+
+    #[test]
+    fn endpoints_are_picked_in_terraforms_order() {
+        let sources = [
+            (r#""endpoints":{"dynamodb":"http://nested"}"#, None),
+            (r#""dynamodb_endpoint":"http://legacy""#, None),
+            ("", Some(("AWS_ENDPOINT_URL_DYNAMODB", "http://variable"))),
+            ("", Some(("AWS_DYNAMODB_ENDPOINT", "old-variable"))),
+        ];
+        let expected = ["http://nested", "http://legacy", "http://variable", "https://old-variable"];
+        for present in 1..16_u8 {
+            let chosen: Vec<usize> = (0..4).filter(|bit| present & (1 << bit) != 0).collect();
+            let config: String = chosen
+                .iter()
+                .map(|at| sources[*at].0)
+                .filter(|text| !text.is_empty())
+                .map(|text| format!(",{text}"))
+                .collect();
+            let env: Vec<_> = chosen.iter().filter_map(|at| sources[*at].1).collect();
+            let backend = backend(&format!(r#"{{"bucket":"b","key":"k","region":"r"{config}}}"#), &env).unwrap();
+            assert_eq!(backend.endpoints.dynamodb.as_deref(), Some(expected[chosen[0]]), "{present}");
+        }
+    }
+
+    #[test]
+    fn a_lockfile_behind_a_multi_region_access_point_has_no_place_and_its_table_half_has() {
+        let places = |bucket: &str, kinds| {
+            let config = format!(r#"{{"bucket":"{bucket}","key":"k","region":"r","dynamodb_table":"t"}}"#);
+            backend(&config, &[]).unwrap().places(&LockClaim { bucket: bucket.to_owned(), ..claim("k", kinds) })
+        };
+        let (many, one) = ("arn:aws:s3::1:accesspoint/x.mrap", "arn:aws:s3:eu-west-1:1:accesspoint/x");
+        for kinds in [LockKinds::Lockfile, LockKinds::Both] {
+            assert!(matches!(places(many, kinds), Err(BackendError::Unusable { setting: "bucket", .. })), "{kinds:?}");
+            assert!(places(one, kinds).is_ok(), "{kinds:?}");
+        }
+        assert_eq!(places(many, LockKinds::DynamoDb).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_region_comes_from_the_attribute_then_from_the_environment() {
+        let variables = [("AWS_REGION", "two"), ("AWS_DEFAULT_REGION", "three")];
+        let region = |attribute: &str, env: &[(&str, &str)]| {
+            backend(&format!(r#"{{"bucket":"b","key":"k","region":{attribute}}}"#), env).map(|backend| backend.region)
+        };
+        assert_eq!(region(r#""one""#, &variables).unwrap(), "one");
+        assert_eq!(region("null", &variables).unwrap(), "two");
+        assert_eq!(region(r#""""#, &variables[1..]).unwrap(), "three");
+        assert!(matches!(region("null", &[]), Err(BackendError::Unusable { setting: "region", .. })));
+    }
+}

@@ -1,0 +1,5 @@
+//! Decisions without I/O: events and a time go in, actions come out.
+
+mod run;
+
+pub(crate) use run::{Action, Event, Finish, Machine, PATIENCE, Terms};

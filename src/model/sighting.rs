@@ -1,0 +1,155 @@
+//! A lock as a person is shown it, with what it takes to delete exactly that.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::holder::Recorded;
+use crate::model::lock::FoundLock;
+
+/// What was seen at a lock's place at one time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sighting {
+    /// The lock, or what blocks like one.
+    pub lock: FoundLock,
+    /// What stands beside it about its holder.
+    pub recorded: Recorded,
+    /// When it was written, by the store's clock. Only S3 tells.
+    pub written: Option<Timestamp>,
+    pub(crate) content: Content,
+}
+
+/// What the condition of a delete names.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Content {
+    /// The attribute `Info` of an item, which need not be a text; none in a ghost.
+    Item(Option<AttributeValue>),
+    /// An object's ETag, and the SHA-256 of its bytes in base64.
+    Object { etag: Option<String>, sha256: String },
+}
+
+/// What makes something block like a lock without being one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Defect {
+    /// An item without `Info`: somebody updated the item of a lock that was released meanwhile. Terraform takes it for
+    /// a lock, does not wait for its end, and `force-unlock` cannot remove it.
+    Ghost,
+    /// A lockfile without a byte.
+    Empty,
+    /// A text that is no lock by Terraform's format, or has no ID.
+    Malformed,
+}
+
+impl Sighting {
+    /// Reads an item of a lock table.
+    pub(crate) fn of_item(item: &HashMap<String, AttributeValue>) -> Self {
+        let HeldLock { lock, recorded } = HeldLock::in_item(item);
+        Self { lock, recorded, written: None, content: Content::Item(item.get("Info").cloned()) }
+    }
+
+    /// The lock's ID, if it has one.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        match &self.lock {
+            FoundLock::Held(info) if !info.id.is_empty() => Some(&info.id),
+            _ => None,
+        }
+    }
+
+    /// What is there, as a text, of what is no lock. None of what is empty.
+    #[must_use]
+    pub fn content(&self) -> Option<String> {
+        let text = match (&self.lock, &self.content) {
+            _ if self.id().is_some() => return None,
+            (_, Content::Item(Some(AttributeValue::S(text)))) => text.chars().take(FoundLock::SHOWN).collect(),
+            (_, Content::Item(Some(other))) => format!("{other:?}").chars().take(FoundLock::SHOWN).collect(),
+            (FoundLock::Held(info), _) => serde_json::to_string(info).unwrap_or_default(),
+            (FoundLock::Malformed(text), _) => text.clone(),
+        };
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Why it is no lock, if it is none.
+    #[must_use]
+    pub fn defect(&self) -> Option<Defect> {
+        match (&self.lock, &self.content) {
+            _ if self.id().is_some() => None,
+            (_, Content::Item(None)) => Some(Defect::Ghost),
+            (FoundLock::Malformed(text), Content::Object { .. }) if text.is_empty() => Some(Defect::Empty),
+            _ => Some(Defect::Malformed),
+        }
+    }
+}
+
+impl Defect {
+    /// One word for it: `ghost`, `empty` or `malformed`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ghost => "ghost",
+            Self::Empty => "empty",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// What it is, as a clause.
+    #[must_use]
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::Ghost => "an item without Info, left by an update that came after the unlock",
+            Self::Empty => "a lockfile without a byte",
+            Self::Malformed => "something that is no lock by Terraform's format",
+        }
+    }
+}
+
+/// A lock and what was found beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLock {
+    /// The lock.
+    pub lock: FoundLock,
+    /// Its holder, by the record beside it.
+    pub recorded: Recorded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_item(info: Option<AttributeValue>) -> Sighting {
+        let key = ("LockID".to_owned(), AttributeValue::S("b/k".to_owned()));
+        Sighting::of_item(&[key].into_iter().chain(info.map(|info| ("Info".to_owned(), info))).collect())
+    }
+
+    #[test]
+    fn locks_are_told_from_what_only_blocks_like_one() {
+        let text = |text: &str| Some(AttributeValue::S(text.to_owned()));
+        let cases = [
+            (None, Some(Defect::Ghost)),
+            (text(""), Some(Defect::Malformed)),
+            (text("{"), Some(Defect::Malformed)),
+            (text(r#"{"ID":""}"#), Some(Defect::Malformed)),
+            (Some(AttributeValue::N("7".to_owned())), Some(Defect::Malformed)),
+            (text(r#"{"ID":"x"}"#), None),
+        ];
+        for (info, expected) in cases {
+            let seen = of_item(info.clone());
+            assert_eq!((seen.defect(), seen.id().is_some()), (expected, expected.is_none()), "{info:?}");
+            let empty = info.is_none() || info == text("");
+            assert_eq!(seen.content().is_some(), expected.is_some() && !empty, "{info:?}");
+        }
+        let content = Content::Object { etag: None, sha256: String::new() };
+        let object = |text: &[u8]| Sighting {
+            lock: FoundLock::read(text),
+            recorded: Recorded::Nothing,
+            written: None,
+            content: content.clone(),
+        };
+        assert_eq!(object(b"").defect(), Some(Defect::Empty));
+        assert_eq!(object(b"x").defect(), Some(Defect::Malformed));
+        assert_eq!(object(br#"{"ID":"x"}"#).defect(), None);
+    }
+}

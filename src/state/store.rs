@@ -1,0 +1,182 @@
+//! The state's object and its digest, reachable.
+
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::DateTime;
+use jiff::Timestamp;
+
+use crate::aws::{AwsClients, S3Backend, SseCustomerKey, StoreError, understand};
+use crate::state::seen::{StateObject, StoredDigest};
+use crate::store::{DIGEST_SUFFIX, read_body, unreadable};
+
+/// The versions that are listed: one page. The present one comes first.
+const LISTED: i32 = 100;
+/// How long the largest state may take to come.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// The object that is the state.
+#[derive(Debug)]
+pub struct StateStore {
+    client: aws_sdk_s3::Client,
+    bucket: String,
+    key: String,
+    customer_key: Option<SseCustomerKey>,
+}
+
+impl StateStore {
+    /// The object of a state. `key`: with the workspace's prefix.
+    #[must_use]
+    pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Self {
+        Self {
+            client: clients.s3(),
+            bucket: backend.bucket().to_owned(),
+            key: key.to_owned(),
+            customer_key: backend.customer_key().cloned(),
+        }
+    }
+
+    /// Reads the state, or a version of it.
+    ///
+    /// # Errors
+    /// When S3 could not be asked, or its answer broke off.
+    pub async fn read(&self, version: Option<&str>) -> Result<Option<StateObject>, StoreError> {
+        let mut request =
+            self.client.get_object().bucket(&self.bucket).key(&self.key).set_version_id(version.map(str::to_owned));
+        if let Some(key) = &self.customer_key {
+            request =
+                request.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5());
+        }
+        let action = if version.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
+        match request.send().await {
+            Ok(answer) => Ok(Some(collect(answer).await?)),
+            Err(error) if matches!(error.code(), Some("NoSuchKey" | "NoSuchVersion")) => Ok(None),
+            Err(error) => Err(unreadable(understand(action, error))),
+        }
+    }
+
+    /// The IDs of its earlier versions, the newest ones first. None where the bucket keeps none.
+    ///
+    /// # Errors
+    /// When S3 could not be asked.
+    pub(crate) async fn earlier_versions(&self) -> Result<Vec<String>, StoreError> {
+        // Other keys that begin so come after it.
+        let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&self.key).max_keys(LISTED);
+        let answer = request.send().await.map_err(|error| understand("s3:ListBucketVersions", error))?;
+        let earlier = answer.versions().iter().filter(|version| {
+            version.key() == Some(&self.key)
+                && version.is_latest() != Some(true)
+                && version.version_id() != Some("null")
+        });
+        Ok(earlier.filter_map(|version| version.version_id().map(str::to_owned)).collect())
+    }
+}
+
+async fn collect(answer: GetObjectOutput) -> Result<StateObject, StoreError> {
+    let modified = answer.last_modified().and_then(time);
+    let version = answer.version_id().filter(|id| *id != "null").map(str::to_owned);
+    let bytes = read_body(answer.body, StateObject::LARGEST, LONGEST).await?;
+    Ok(StateObject { modified, version, ..StateObject::of(&bytes) })
+}
+
+fn time(time: &DateTime) -> Option<Timestamp> {
+    SystemTime::try_from(*time).ok().and_then(|time| Timestamp::try_from(time).ok())
+}
+
+/// The item that holds the digest. The only thing in tfguard that writes it.
+#[derive(Debug)]
+pub struct DigestStore {
+    client: aws_sdk_dynamodb::Client,
+    table: String,
+    lock_id: String,
+}
+
+/// The item as it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DigestItem {
+    /// What it says to Terraform.
+    pub digest: StoredDigest,
+    /// Its attribute `Digest`, whatever that is.
+    attribute: Option<AttributeValue>,
+}
+
+/// What came of writing a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is written.
+    Done,
+    /// The item is not the one that was read any more, and stays as it is.
+    Changed,
+}
+
+impl DigestStore {
+    /// The digest of a state. None without a table.
+    #[must_use]
+    pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Option<Self> {
+        Some(Self {
+            client: clients.dynamodb(),
+            table: backend.table()?.to_owned(),
+            lock_id: format!("{}/{key}{DIGEST_SUFFIX}", backend.bucket()),
+        })
+    }
+
+    /// Reads the digest, consistently.
+    ///
+    /// # Errors
+    /// When DynamoDB could not be asked.
+    pub async fn read(&self) -> Result<DigestItem, StoreError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("LockID", AttributeValue::S(self.lock_id.clone()))
+            .consistent_read(true)
+            .projection_expression("LockID, Digest")
+            .send()
+            .await
+            .map_err(|error| understand("dynamodb:GetItem", error))?;
+        let Some(item) = answer.item().filter(|item| !item.is_empty()) else {
+            return Ok(DigestItem { digest: StoredDigest::Absent, attribute: None });
+        };
+        let attribute = item.get("Digest").cloned();
+        let text = attribute.as_ref().and_then(|value| value.as_s().ok()).map(String::as_str);
+        Ok(DigestItem { digest: StoredDigest::read(text), attribute })
+    }
+
+    /// Writes a digest in place of the one that was read, if that is still there.
+    ///
+    /// # Errors
+    /// When DynamoDB could not be asked, or its answer is not known.
+    pub async fn replace(&self, old: &DigestItem, md5: &str) -> Result<Written, StoreError> {
+        // As Terraform does: an item of these two attributes.
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .item("LockID", AttributeValue::S(self.lock_id.clone()))
+            .item("Digest", AttributeValue::S(md5.to_owned()));
+        // Where a key ends as digests' do, the lock of that state is in the same place.
+        let request = match &old.attribute {
+            None => request.condition_expression("attribute_not_exists(Digest) AND attribute_not_exists(Info)"),
+            Some(attribute) => request
+                .condition_expression("Digest = :old AND attribute_not_exists(Info)")
+                .expression_attribute_values(":old", attribute.clone()),
+        };
+        match request.send().await {
+            Ok(_) => Ok(Written::Done),
+            Err(error) if is_refused(error.as_service_error()) => {
+                // By a repetition of this very request, whose answer was lost, or by somebody else's.
+                let ours = self.read().await?.digest.md5() == Some(md5);
+                Ok(if ours { Written::Done } else { Written::Changed })
+            }
+            Err(error) => Err(understand("dynamodb:PutItem", error)),
+        }
+    }
+}
+
+fn is_refused(error: Option<&PutItemError>) -> bool {
+    error.is_some_and(PutItemError::is_conditional_check_failed_exception)
+}

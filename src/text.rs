@@ -1,0 +1,214 @@
+//! Commands that people copy into a shell.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+/// A word as a shell takes it, in the same bytes: quoted where it has to be. What a terminal or a CI would not show as
+/// it is (a line end, what turns the direction of writing, `##`) is written as `$'\ooo'`, which bash, ksh, zsh and
+/// POSIX.1-2024 know.
+#[must_use]
+pub fn quote(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./:@+,".contains(byte);
+    match word.to_str() {
+        Some(text) if !text.is_empty() && text.bytes().all(|byte| is_plain(&byte)) => text.to_owned(),
+        Some(text) if text.chars().all(|char| harmless(char) == char) && !text.contains("##") => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => {
+            let shown = |byte: &u8| match byte {
+                byte if is_plain(byte) || *byte == b' ' => char::from(*byte).to_string(),
+                byte => format!("\\{byte:03o}"),
+            };
+            format!("$'{}'", word.as_bytes().iter().map(shown).collect::<String>())
+        }
+    }
+}
+
+/// Words as one command line.
+#[must_use]
+pub fn join(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+    words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// The order to run a command in a directory, if that is known.
+#[must_use]
+pub fn run_in(directory: Option<&Path>, command: &str) -> String {
+    format!("run in {}: {command}", directory.map_or_else(|| "its directory".to_owned(), quote))
+}
+
+/// `tfguard unlock` of a lock by its ID, or of what is no lock.
+#[must_use]
+pub fn unlock(id: Option<&str>, flags: &[String]) -> String {
+    let command = match id {
+        None => vec!["--broken"],
+        // It is somebody's text, and would be taken for an option.
+        Some(id) if id.starts_with('-') => {
+            let before = flags.iter().map(String::as_str);
+            return join(["tfguard", "unlock"].into_iter().chain(before).chain(["--", id]));
+        }
+        Some(id) => vec![id],
+    };
+    join(["tfguard", "unlock"].into_iter().chain(command).chain(flags.iter().map(String::as_str)))
+}
+
+/// An address as it may be written down and shown: without its user information, which can be a password (P7).
+#[must_use]
+pub fn without_user(url: String) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url,
+    }
+}
+
+/// What stands for a character of such a text: itself, unless it controls something, ends a line, is not to be seen, turns
+/// the direction of writing, or is none that XML could write.
+#[must_use]
+pub fn harmless(char: char) -> char {
+    match char {
+        '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fffe}'
+        | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    }
+}
+
+/// The same texts must not give orders to a CI: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
+/// wherever in a line they are, and GitHub's `::…::` where a line begins so (actions/runner, `ActionCommand.cs`;
+/// azure-pipelines-agent, `Command.cs`).
+#[must_use]
+pub fn without_commands(text: &str) -> String {
+    let begins = text.len() - text.trim_start().len();
+    let begins = text[begins..].starts_with("::").then_some(begins + 1);
+    let mut before = None;
+    text.char_indices().fold(String::with_capacity(text.len()), |mut text, (at, char)| {
+        let hashes = char == '#' && before.replace(char) == Some('#');
+        if hashes || begins == Some(at) {
+            text.push(' ');
+        }
+        before = Some(char);
+        text.push(char);
+        text
+    })
+}
+
+/// A duration, or what fits the place tfguard runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Chosen by tfguard.
+    Auto,
+    /// Chosen by the user.
+    Fixed(Duration),
+}
+
+impl std::str::FromStr for Setting {
+    type Err = DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        duration(text).map(Self::Fixed)
+    }
+}
+
+/// Reads a duration. jiff takes more (ISO 8601, fractions); what is promised is `90s`, `5m`, `1h30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, DurationError> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| *duration <= LONGEST)
+        .ok_or(DurationError)
+}
+
+/// A longer time than any CI gives, short enough that no sum of such times overflows.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A text that is no duration.
+#[derive(Debug, thiserror::Error)]
+#[error("write a duration such as `90s`, `5m` or `1h30m` (a year at most), or `auto` where that is offered")]
+pub struct DurationError;
+
+/// A duration as people write it.
+#[must_use]
+pub fn describe(duration: Duration) -> String {
+    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    jiff::SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+}
+
+/// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
+/// direction of the text are replaced, what would give an order to a CI does not, and what is very long is cut.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    const LONGEST: usize = 512;
+    let mut shown: String = text.chars().take(LONGEST).map(harmless).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        shown.push('…');
+    }
+    without_commands(&shown)
+}
+
+/// The same as [`printable`] for a text that must not be cut.
+pub(crate) fn printable_whole(text: &str) -> String {
+    without_commands(&printable_command(text))
+}
+
+/// The same for a command to run, which is to stay what it is.
+pub(crate) fn printable_command(text: &str) -> String {
+    text.chars().map(harmless).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_what_was_written_and_nothing_of_it_controls_a_terminal() {
+        for word in [
+            &b"plain-1.2/x:y"[..],
+            b"",
+            b"a b",
+            b"it's \"$HOME\" `id` $(id) !x {a,b} *?[z] ~ # ; & | < > \\ %1 =x ^",
+            b"new\nline\r\t\x1b[31m\x7f it's \\n",
+            b"##[add-mask]x",
+            "ü 😀 \u{202e}x\u{200b}\u{a0}".as_bytes(),
+            b"\xff\xfe",
+        ] {
+            let quoted = quote(OsStr::from_bytes(word));
+            assert!(quoted.chars().all(|char| harmless(char) == char) && !quoted.contains("##"), "{quoted}");
+            let shell = Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output().unwrap();
+            assert_eq!(shell.stdout, word, "{quoted}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_never_an_option() {
+        let flags = ["--workspace".to_owned(), "blue".to_owned()];
+        assert_eq!(unlock(Some("a"), &flags), "tfguard unlock a --workspace blue");
+        assert_eq!(unlock(Some("--broken"), &flags), "tfguard unlock --workspace blue -- --broken");
+        assert_eq!(unlock(None, &[]), "tfguard unlock --broken");
+    }
+
+    #[test]
+    fn what_could_steer_a_terminal_is_replaced() {
+        assert_eq!(printable("runner@büild-7"), "runner@büild-7");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\r\nc\u{9b}d\u{202e}e\u{7f}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}d\u{fffd}e\u{fffd}"
+        );
+        assert_eq!(printable(&"x".repeat(600)).chars().count(), 513);
+    }
+}
