@@ -11,7 +11,7 @@ use crate::model::{LockPlace, ProcessId};
 use crate::run::release::starting_backend;
 use crate::session::{StartingBackend, Tree};
 use crate::terraform;
-use crate::terraform::{Backend, chdir, read_backend_of, workspace};
+use crate::terraform::{Backend, chdir, data_dir, read_backend_of, workspace};
 
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
@@ -73,10 +73,14 @@ impl Terraform {
             };
             // Those that go to another workspace, or to another backend, lock more than one.
             let selected = || backend.state_key(&workspace(&here)) == state_key;
+            // Since it started, another one may have been selected.
+            let selection = std::fs::metadata(data_dir(&here).join("environment")).and_then(|file| file.modified());
+            let changed = !self.env.contains_key(OsStr::new("TF_WORKSPACE"))
+                && selection.is_ok_and(|selected| self.id.started().is_none_or(|started| selected >= started));
             let all = ["workspace", "init"].iter().any(|word| self.args.iter().any(|arg| arg == word));
             backend.file_place(state_key) == *file
                 && backend.workspace_of(state_key).is_some()
-                && (planned.is_some() || all || selected())
+                && (planned.is_some() || all || changed || selected())
         };
         !self.takes_no_lock() && self.surroundings().last().is_some_and(is_it)
     }

@@ -1,7 +1,7 @@
 //! Which process is meant: a pid alone is not enough, it is given to the next process once its owner is gone.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
@@ -49,6 +49,14 @@ impl ProcessId {
     #[must_use]
     pub fn parent(self) -> Option<Self> {
         Self::of(Process::new(self.pid).ok()?.stat().ok()?.ppid)
+    }
+
+    /// When it started, by the system's clock as it is now.
+    #[must_use]
+    pub fn started(self) -> Option<SystemTime> {
+        let since_boot = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).ok()?;
+        let started = Duration::from_millis(self.start_ticks.checked_mul(1000)? / procfs::ticks_per_second());
+        SystemTime::now().checked_sub(since_boot.checked_sub(started)?)
     }
 
     /// Whether it still runs. A zombie does not.

@@ -14,7 +14,7 @@ mod terragrunt;
 mod wrapper;
 
 pub use args::workspace;
-pub(crate) use args::{chdir, plan_file};
+pub(crate) use args::{chdir, data_dir, plan_file};
 pub(crate) use arguments::{lock_disabled, subcommand, with_lock_timeout};
 pub use backend::{Backend, read_backend};
 pub(crate) use backend::{read_backend_of, read_planned_backend};

@@ -123,6 +123,11 @@ fn a_terraform_without_a_guard_is_shown_and_yes_alone_is_not_enough() {
     let other = ["unlock", &id, "--workspace", "green", "--yes"];
     let exit = command(&project, &other).run().expect_code(0);
     assert!(!exit.out().contains("at work"), "{exit}");
+    // It goes on in the workspace that was selected when it started.
+    let selection = project.work().join(".terraform/environment");
+    std::fs::write(&selection, "green").unwrap();
+    command(&project, &["unlock", &id, "--workspace", "blue", "--yes"]).run().expect_code(120);
+    std::fs::write(&selection, "blue").unwrap();
     assert!(project.guard().kill_all());
     run.wait(SOON);
     command(&project, &["unlock", &id, "--yes"]).run().expect_code(0);
