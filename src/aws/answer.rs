@@ -269,20 +269,6 @@ impl StoreError {
         matches!(self, Self::TimedOut { .. } | Self::ServiceFailed { .. } | Self::Nonsense { .. })
     }
 
-    /// Whether the service refuses whoever asks in this way, so that one who was refused a lock before left nothing.
-    pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Denied { .. }
-                | Self::CredentialsMissing { .. }
-                | Self::CredentialsExpired { .. }
-                | Self::CredentialsRejected { .. }
-                | Self::NoSuchTable { .. }
-                | Self::NoSuchBucket { .. }
-                | Self::Refused { .. }
-        )
-    }
-
     /// Whether nobody answered.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })

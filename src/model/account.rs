@@ -309,9 +309,7 @@ impl HalfOutcome {
             _ => None,
         }
     }
-}
 
-impl HalfOutcome {
     /// Why it is another run's, if it is.
     fn not_own(&self) -> Option<&str> {
         match self {

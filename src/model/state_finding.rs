@@ -146,14 +146,6 @@ pub enum Relation {
     NothingToCompare,
 }
 
-impl StateFinding {
-    /// Whether the object itself is not as it should be, be its digest what it may.
-    #[must_use]
-    pub fn is_about_object(&self) -> bool {
-        !matches!(self, Self::DigestDiffers { .. } | Self::Errored { .. })
-    }
-}
-
 impl fmt::Display for StateFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

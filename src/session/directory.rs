@@ -1032,8 +1032,8 @@ mod tests {
         let here = Path::new("/proc/self/exe");
         let links = session.make_links(here, &["terraform", "tofu"]).unwrap();
         assert_eq!(std::fs::read_link(links.join("tofu")).unwrap(), here);
-        let named = session.make_named_link(here, "terraform", Path::new("/opt/terraform-1.5")).unwrap();
-        assert_eq!(std::fs::read_link(named.with_file_name(REAL)).unwrap(), Path::new("/opt/terraform-1.5"));
+        let named = session.make_named_link(here, "terraform", Path::new("/programs/terraform-1.5")).unwrap();
+        assert_eq!(std::fs::read_link(named.with_file_name(REAL)).unwrap(), Path::new("/programs/terraform-1.5"));
         assert!(session.make_links(here, &["bash"]).is_err());
         let inner = session.create_inside().unwrap();
         let innermost = inner.create_inside().unwrap();

@@ -223,26 +223,13 @@ fn a_plan_with_changes_is_no_crash() {
 /// The plan does not tell where its lock is, but the directory does, and the request in the log that it is there.
 #[test]
 fn the_lock_of_an_encrypted_plan_is_deleted_or_named() {
-    const ENCRYPTION: &str = r#"terraform {
-  encryption {
-    key_provider "pbkdf2" "k" {
-      passphrase = "correct-horse-battery-staple"
-    }
-    method "aes_gcm" "m" {
-      keys = key_provider.pbkdf2.k
-    }
-    plan {
-      method = method.aes_gcm.m
-    }
-  }
-}"#;
     // Encryption came with 1.7.
     for (version, tofu) in Tools::get().programs(Product::OpenTofu).filter(|(version, _)| !version.starts_with("1.6."))
     {
         let older = version.starts_with("1.8.") || version.starts_with("1.10.");
         for lockfile in [false, true].into_iter().filter(|lockfile| !(lockfile & older)) {
             let project = project(Kind::Sleep);
-            std::fs::write(project.work().join("encryption.tf"), ENCRYPTION).unwrap();
+            project.encrypt("plan");
             let project = if lockfile { project.lockfile() } else { project.table() }.init(&tofu);
             project.terraform(["plan", "-out=tfplan", "-input=false"]).run().expect_code(0);
             let apply = ["apply", "-input=false", "-no-color", "tfplan"];

@@ -228,6 +228,26 @@ impl<'a> Project<'a> {
         self.command("bash").args(["-c", &script]).current_dir(dir).env("TFGUARD_YES", "true").run()
     }
 
+    /// Has OpenTofu encrypt what it writes: a `plan`, or the `state`.
+    pub fn encrypt(&self, what: &str) {
+        let block = format!(
+            r#"terraform {{
+  encryption {{
+    key_provider "pbkdf2" "k" {{
+      passphrase = "correct-horse-battery-staple"
+    }}
+    method "aes_gcm" "m" {{
+      keys = key_provider.pbkdf2.k
+    }}
+    {what} {{
+      method = method.aes_gcm.m
+    }}
+  }}
+}}"#
+        );
+        std::fs::write(self.work().join("encryption.tf"), block).expect("a file can be written");
+    }
+
     /// The directory Terraform runs in.
     pub fn work(&self) -> PathBuf {
         self.dir.path().join("work")

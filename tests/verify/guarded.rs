@@ -391,26 +391,13 @@ fn what_could_not_be_uploaded_is_pushed_under_the_lock_that_is_left() {
 /// OpenTofu takes no encrypted file, so what is advised decrypts it first.
 #[test]
 fn an_encrypted_file_is_decrypted_before_it_is_pushed() {
-    const ENCRYPTION: &str = r#"terraform {
-  encryption {
-    key_provider "pbkdf2" "k" {
-      passphrase = "correct-horse-battery-staple"
-    }
-    method "aes_gcm" "m" {
-      keys = key_provider.pbkdf2.k
-    }
-    state {
-      method = method.aes_gcm.m
-    }
-  }
-}"#;
     // Encryption came with 1.7.
     for (version, tofu) in Tools::get().programs(Product::OpenTofu).filter(|(version, _)| !version.starts_with("1.6."))
     {
         let proxy = FaultProxy::start(Aws::shared().url());
         let project = Project::new(Aws::shared(), Kind::Quick).table().workspace("blue").endpoint(proxy.url());
         let work = project.work();
-        std::fs::write(work.join("encryption.tf"), ENCRYPTION).unwrap();
+        project.encrypt("state");
         let project = project.init(&tofu);
         proxy.rule(Match::http("PUT", "prod.tfstate?x-id"), [Action::from(Answer::s3(403, "AccessDenied", "no"))]);
         project.terraform(APPLY).run().expect_code(1);

@@ -202,26 +202,12 @@ pub fn below_a_script(case: &Case) -> String {
     seen
 }
 
-const ENCRYPTION: &str = r#"terraform {
-  encryption {
-    key_provider "pbkdf2" "k" {
-      passphrase = "correct-horse-battery-staple"
-    }
-    method "aes_gcm" "m" {
-      keys = key_provider.pbkdf2.k
-    }
-    plan {
-      method = method.aes_gcm.m
-    }
-  }
-}"#;
-
 /// The apply of a plan file is killed; with OpenTofu's encryption, too.
 pub fn plan_file(case: &Case) -> String {
     let apply_plan = |encrypted: bool| {
         let project = case.project(Kind::Sleep);
         if encrypted {
-            std::fs::write(project.work().join("encryption.tf"), ENCRYPTION).expect("a file can be written");
+            project.encrypt("plan");
         }
         let project = project.init(&case.program);
         project.terraform(["plan", "-input=false", "-no-color", "-out=tfplan"]).run().expect_code(0);
