@@ -195,26 +195,32 @@ fn signals_that_are_ignored_on_entry_count_and_the_child_can_be_interrupted() {
 /// GitLab's docker executor: SIGTERM to every process there is, the highest pid first.
 #[test]
 fn who_is_interrupted_by_somebody_else_is_not_interrupted_again() {
-    let stage = Stage::new();
-    let run = stage.guarded(&["-v", "--report", "report"]).start();
-    let child = stage.enter();
-    child.perform(&format!("on[15] = 'os.write(1, b\"{}\")'", TERRAFORMS_WORDS.replace('\\', "\\\\")));
-    kill(child.pid, SIGTERM).unwrap();
-    run.wait_for_stdout("Gracefully shutting down...", SOON);
-    for process in [child.parent, run.pid()] {
-        kill(process, SIGTERM).unwrap();
+    for front_first in [false, true] {
+        let stage = Stage::new();
+        let run = stage.guarded(&["-v", "--report", "report"]).start();
+        let child = stage.enter();
+        child.perform(&format!("on[15] = 'os.write(1, b\"{}\")'", TERRAFORMS_WORDS.replace('\\', "\\\\")));
+        kill(child.pid, SIGTERM).unwrap();
+        run.wait_for_stdout("Gracefully shutting down...", SOON);
+        let mut guards = [child.parent, run.pid()];
+        if front_first {
+            guards.reverse();
+        }
+        for process in guards {
+            kill(process, SIGTERM).unwrap();
+        }
+        run.wait_for_stderr("was interrupted already", SOON);
+        // A third round must not make it an interrupt either.
+        run.signal(SIGHUP);
+        run.wait_for_stderr("again: SIGHUP", SOON);
+        child.exit(1);
+        let exit = run.wait(SOON).expect_code(1);
+        assert!(exit.out().contains("Gracefully shutting down...\n"), "{exit}");
+        assert_eq!(child.signals(), ["SIGTERM"]);
+        let report = stage.report("report");
+        assert_eq!(report["interrupt"]["by"], "somebody-else");
+        stage.guard.assert_no_process_left(SOON);
     }
-    run.wait_for_stderr("was interrupted already", SOON);
-    // A third round must not make it an interrupt either.
-    run.signal(SIGHUP);
-    run.wait_for_stderr("again: SIGHUP", SOON);
-    child.exit(1);
-    let exit = run.wait(SOON).expect_code(1);
-    assert!(exit.out().contains("Gracefully shutting down...\n"), "{exit}");
-    assert_eq!(child.signals(), ["SIGTERM"]);
-    let report = stage.report("report");
-    assert_eq!(report["interrupt"]["by"], "somebody-else");
-    stage.guard.assert_no_process_left(SOON);
 }
 
 #[test]

@@ -292,7 +292,14 @@ impl<'a> Supervisor<'a> {
                 }
                 Some(request) = requests.recv() => self.stop_requested(request),
                 // Before the files: a flood of output is no reason to miss the time for a kill.
-                () = sleep_until(timer) => self.time_passed(),
+                () = sleep_until(timer) => {
+                    // What was asked for up to now comes first, also where this process had no turn for a while.
+                    tokio::task::yield_now().await;
+                    while let Ok(request) = requests.try_recv() {
+                        self.stop_requested(request);
+                    }
+                    self.time_passed();
+                }
                 change = self.watch.changed(), if !self.log_is_read => self.files_changed(change),
                 () = sleep_until(self.next_look) => self.look_around(),
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
@@ -363,6 +370,7 @@ impl<'a> Supervisor<'a> {
     fn note_request(&mut self, request: StopRequest) {
         let known = self.journal.account.requests.len();
         let (is_first, is_noted) = (known == 0, known < MOST_REQUESTS);
+        let was_everybody = self.is_everybody_signalled();
         if is_noted {
             self.journal.account.requests.push(Requested { at: Timestamp::now(), request: request.clone() });
         }
@@ -373,6 +381,11 @@ impl<'a> Supervisor<'a> {
             self.follow_output();
         } else {
             tracing::debug!("stop requested again: {request}");
+            if self.is_everybody_signalled() && !was_everybody {
+                // Of two requests by one signal to everybody, the front's came first.
+                self.output.clear();
+                self.follow_output();
+            }
         }
         if is_noted {
             self.write_journal();
