@@ -4,6 +4,7 @@
 mod backend_resolution;
 mod cancellation;
 mod ci_language;
+mod crash;
 mod doctor;
 mod documents;
 mod grace;

@@ -46,7 +46,6 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     journal.supervisor = journal.front;
     journal.on_death = Some(plan.on_death);
     journal.create_log(session)?;
-    journal.write(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;
     // Before the child, which may stop at once.

@@ -175,6 +175,9 @@ pub enum StartError {
     /// The session directory does not take what must be in it.
     #[error(transparent)]
     Session(#[from] crate::session::DirectoryError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] crate::session::JournalError),
 }
 
 impl StartError {
@@ -193,7 +196,7 @@ impl StartError {
         match self {
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::CannotExecute(..) => exit::CANNOT_EXECUTE,
-            Self::Session(_) => exit::TFGUARD_FAILED,
+            Self::Session(_) | Self::Journal(_) => exit::TFGUARD_FAILED,
         }
     }
 }

@@ -407,8 +407,6 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
 
 fn started(job: &crate::run::supervisor::Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
     journal.create_log(&job.session)?;
-    // So that `tfguard release` knows whom to ask.
-    journal.write(&job.session)?;
     let stdout = job.session.append_to(SessionFile::Stdout).map_err(Failure::Start)?;
     let stderr = job.session.append_to(SessionFile::Stderr).ok();
     let supervisor = Supervisor::start(job, journal, crate::run::child::Output::Spool { stdout, stderr })?;

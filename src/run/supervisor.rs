@@ -161,7 +161,7 @@ impl Job {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Starts the command. The log is there, and `journal` is written, which is written again with the child in it.
+    /// Writes the journal, starts the command, and writes the journal again with the child in it. The log is there.
     pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
         let (env, logs) = if job.runs_guards() {
             (child::environment_with_guards(&job.env, &job.session, &job.inherited)?, true)
@@ -180,6 +180,8 @@ impl<'a> Supervisor<'a> {
             journal.backend = starting_backend(&job.command, &surroundings);
         }
         journal.intent = job.intent(logs, child::asks_for_debug(&env));
+        // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
+        journal.write(&job.session)?;
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child);

@@ -274,7 +274,11 @@ impl SessionDir {
             }
             match Self::open_in(root, path.join(&name)) {
                 Ok(session) => sessions.push(session),
-                Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                // Who made it, or was removing it, may have been killed: that leaves an empty directory, which this removes. A
+                // run that is just making it makes another.
+                Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                    let _ = rustix::fs::unlinkat(root, &name, AtFlags::REMOVEDIR);
+                }
                 Err(error @ (DirectoryError::NotASession(_) | DirectoryError::NotADirectory(_))) => {
                     tracing::warn!("{error}");
                 }
@@ -331,6 +335,10 @@ impl SessionDir {
                 }
                 Err(error) => {
                     session.remove();
+                    if error.is_not_found() {
+                        last = Some(error);
+                        continue;
+                    }
                     Err(error)
                 }
             };
@@ -383,7 +391,7 @@ impl SessionDir {
 
     /// Says why a directory without a marker is not looked at.
     fn unmarked(self) -> Result<Self, DirectoryError> {
-        // One that is about to be removed is empty, and one that is being made is marked just now.
+        // One that is about to be removed, or whose remover was killed, is empty, and one that is being made is marked just now.
         let marker = SessionFile::Marker.name();
         match list(&self.dir) {
             Ok(names) if names.is_empty() || names.iter().any(|name| name == marker) => {

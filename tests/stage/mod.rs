@@ -261,6 +261,12 @@ impl Actor {
         self.wait(|heard| (heard.signals.len() >= count).then_some(()));
     }
 
+    /// Waits until it has received any signal, or is gone.
+    #[track_caller]
+    pub fn wait_for_any_signal(&self) {
+        self.wait(|heard| (heard.gone || !heard.signals.is_empty()).then_some(()));
+    }
+
     /// All signals it has received.
     pub fn signals(&self) -> Vec<String> {
         self.heard.0.lock().unwrap().signals.clone()
