@@ -1,10 +1,15 @@
-//! The documents and the binary speak of the same options, variables, files and fields. That each command line in them can
-//! be typed is tried in `tests/doctor/policies.rs`.
+//! The documents say what is so: their links lead somewhere, their snippets are what their language takes, and they and the
+//! binary speak of the same options, variables, exit codes and fields.
+
+mod links;
+mod monitoring;
+mod snippets;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use serde_json::Value;
 use tfguard::cli::Cli;
 use tfguard::model::Account;
@@ -18,12 +23,53 @@ fn text(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The pages of the book, by their paths from the root of the project.
+fn pages() -> Vec<PathBuf> {
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
+    docs.map(|name| Path::new("docs").join(name))
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .collect()
+}
+
 /// Every document, by its path from the root of the project.
 fn documents() -> Vec<PathBuf> {
-    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let docs =
-        docs.map(|name| Path::new("docs").join(name)).filter(|path| path.extension().is_some_and(|end| end == "md"));
-    docs.chain(["README.md".into(), "CHANGELOG.md".into()]).collect()
+    let above = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
+    pages().into_iter().chain(above.map(PathBuf::from)).collect()
+}
+
+/// A document's events, as a Git host and mdBook read it.
+fn events(text: &str) -> Parser<'_> {
+    Parser::new_ext(text, Options::ENABLE_TABLES)
+}
+
+/// A block of code.
+struct Block {
+    /// The words behind the fence: the language first.
+    info: String,
+    text: String,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut open = None;
+    for event in events(text) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
+                open = Some(Block { info: info.into_string(), text: String::new() });
+            }
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Indented)) => {
+                open = Some(Block { info: String::new(), text: String::new() });
+            }
+            Event::Text(text) => {
+                if let Some(block) = &mut open {
+                    block.text.push_str(&text);
+                }
+            }
+            Event::End(TagEnd::CodeBlock) => blocks.extend(open.take()),
+            _ => {}
+        }
+    }
+    blocks
 }
 
 /// The words of a text that begin with `start` and go on with these characters, first a letter.
@@ -62,31 +108,35 @@ fn options() -> Vec<(String, String, Option<String>)> {
 }
 
 #[test]
-fn every_option_has_the_variable_that_the_readme_promises() {
+fn every_option_of_a_run_has_the_variable_that_the_reference_promises() {
     for (command, flag, variable) in options() {
         let promised = format!("TFGUARD_{}", flag[2..].to_uppercase().replace('-', "_"));
-        // TFGUARD_DIR is the directory for sessions.
-        let promised = ((&*command, &*flag) != ("shim", "--dir")).then_some(promised);
-        assert_eq!(variable, promised, "{command} {flag}");
+        assert!(variable.is_some() || !command.is_empty(), "{flag} has no variable");
+        assert!(variable.as_ref().is_none_or(|variable| *variable == promised), "{command} {flag}: {variable:?}");
     }
 }
 
 #[test]
 fn every_option_is_in_the_document_of_its_command() {
+    let reference = text("docs/reference.md");
     for (command, flag, variable) in options() {
         let documents: &[&str] = match &*command {
-            "" | "shim" => &["README.md"],
-            "release" => &["README.md", "docs/holder.md"],
             "locks" | "inspect" | "unlock" => &["docs/operator.md"],
-            "verify" => &["docs/verify.md", "docs/operator.md"],
+            "verify" => &["docs/verify.md", "docs/operator.md", "docs/after-a-kill.md"],
             "doctor" => &["docs/doctor.md", "docs/iam.md", "docs/operator.md"],
-            other => panic!("which document is that of {other}?"),
+            _ => &["docs/reference.md", "docs/after-a-kill.md"],
         };
-        // Those of all commands are in the README.
+        // Those of all commands are in the reference.
         let of_all = ["--log-format", "--verbose", "--quiet"].contains(&&*flag);
-        let text = if of_all { text("README.md") } else { documents.iter().map(text).collect() };
-        let named = flags(&text).contains(&flag) || (of_all && variables(&text).contains(&variable.unwrap()));
+        let named = match of_all {
+            true => variables(&reference).contains(&variable.unwrap()),
+            false => flags(&documents.iter().map(text).collect::<String>()).contains(&flag),
+        };
         assert!(named, "{command} {flag} is in none of {documents:?}");
+        if command.is_empty() {
+            let variable = format!("TFGUARD_{}", flag[2..].to_uppercase().replace('-', "_"));
+            assert!(variables(&reference).contains(&variable), "{variable} is not in the reference");
+        }
     }
 }
 
@@ -94,19 +144,17 @@ fn every_option_is_in_the_document_of_its_command() {
 fn every_option_and_variable_of_the_documents_is_there() {
     let mut known: BTreeSet<String> =
         options().into_iter().flat_map(|(_, flag, variable)| [Some(flag), variable]).flatten().collect();
-    // Other programs', and what all programs have.
+    // What all programs have, and other programs' that the text speaks of.
+    known.extend(["--help", "--version"].map(str::to_owned));
     known.extend(
-        ["--all", "--collector", "--example", "--tf-path", "--path", "--release", "--stop-timeout", "--help"]
-            .into_iter()
-            .chain(["--ignored", "--locked", "--test"])
-            .map(str::to_owned),
+        ["--all", "--collector", "--example", "--locked", "--path", "--stop-timeout", "--tf-path"].map(str::to_owned),
     );
     // Of tfguard itself, of what it writes, of the templates, of the tests.
     known.extend(["DIR", "SESSION", "TERRAFORM", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
     known.extend(["MATRIX", "PROVIDERS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
     known.extend(["OUTCOME", "LOCK_LEFT", "LOCK_ID", "LOCK_IDS"].map(|name| format!("TFGUARD_RESULT_{name}")));
     known.extend(["URL", "SHA256", "DIR"].map(|name| format!("TFGUARD_INSTALL_{name}")));
-    let mut texts: Vec<_> = documents().iter().map(text).collect();
+    let mut texts: Vec<_> = documents().iter().map(|document| without_other_programs(&text(document))).collect();
     let mut dirs = vec![root().join("ci-templates")];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -118,14 +166,28 @@ fn every_option_and_variable_of_the_documents_is_there() {
             }
         }
     }
-    for word in texts.iter().flat_map(|text| flags(text).into_iter().chain(variables(text))) {
-        assert!(known.contains(&word), "{word}");
+    let told: BTreeSet<_> = texts.iter().flat_map(|text| flags(text).into_iter().chain(variables(text))).collect();
+    let unknown: Vec<_> = told.difference(&known).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+/// A document without the flags of other programs, whose command lines stand in blocks.
+fn without_other_programs(text: &str) -> String {
+    let mut text = text.to_owned();
+    for block in blocks(&text.clone()) {
+        let lines = block.text.replace("\\\n", " ");
+        for line in lines.lines().filter(|line| line.contains("cargo ") || !line.contains("tfguard")) {
+            for word in line.split_whitespace().filter(|word| word.starts_with("--")) {
+                text = text.replace(word, "");
+            }
+        }
     }
+    text
 }
 
 #[test]
-fn every_exit_code_is_in_the_readme() {
-    let readme = text("README.md");
+fn every_exit_code_is_in_the_reference() {
+    let reference = text("docs/reference.md");
     let codes = tfguard::exit::TABLE.lines().filter_map(|line| line.trim().split("  ").next());
     let codes = codes.flat_map(|codes| codes.split(" / ")).filter(|code| code.parse::<u8>().is_ok());
     let codes: BTreeSet<_> = codes.collect();
@@ -135,41 +197,16 @@ fn every_exit_code_is_in_the_readme() {
             line.strip_prefix("| ")
                 .is_some_and(|row| row.split(" | ").next().unwrap().split(", ").any(|found| found == code))
         };
-        assert!(readme.lines().any(row), "{code}");
+        assert!(reference.lines().any(row), "{code}");
     }
-}
-
-/// The anchors of a document's headings, as GitHub and GitLab make them.
-fn anchors(text: &str) -> BTreeSet<String> {
-    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
-    let kept = |char: &char| char.is_alphanumeric() || " -_".contains(*char);
-    headings.map(|heading| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
-}
-
-#[test]
-fn every_link_between_the_documents_leads_somewhere() {
-    let mut links = 0;
-    for document in documents() {
-        for link in text(&document).split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned()) {
-            if link.starts_with("https://") {
-                continue;
-            }
-            let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
-            assert!(root().join(&target).exists(), "{}: {link}", document.display());
-            assert!(anchor.is_empty() || anchors(&text(&target)).contains(anchor), "{}: {link}", document.display());
-            links += 1;
-        }
-    }
-    assert!(links > 40, "only {links} were looked at");
 }
 
 /// The report that the document shows is, field by field, one that is written.
 #[test]
 fn the_report_in_the_document_is_one() {
     let document = text("docs/report.md");
-    let (_, example) = document.split_once("```json\n").expect("there is an example");
-    let shown: Value = serde_json::from_str(example.split("```").next().unwrap()).expect("it is JSON");
+    let example = blocks(&document).into_iter().find(|block| block.info == "json").expect("there is an example").text;
+    let shown: Value = serde_json::from_str(&example).expect("it is JSON");
     let account: Account = serde_json::from_value(shown.clone()).expect("it is an account");
     let written = serde_json::to_value(account.report()).unwrap();
     assert_eq!(shown, written);
@@ -177,4 +214,13 @@ fn the_report_in_the_document_is_one() {
     for field in fields {
         assert!(document.contains(&format!("`{field}`")), "{field}");
     }
+}
+
+/// The picture in the README shows what the demo's recording says.
+#[test]
+fn the_picture_is_drawn_from_the_recording() {
+    let mut check = std::process::Command::new("python3");
+    let output =
+        check.args(["docs/picture/make.py", "--check"]).current_dir(root()).output().expect("python3 can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,9 +1,7 @@
-//! The documents show what the binary prints, and every command line in them can be typed.
+//! The documents show what the binary prints.
 
 use std::fs;
 use std::path::Path;
-
-use clap::CommandFactory as _;
 
 use super::*;
 
@@ -149,59 +147,6 @@ fn the_runbook_frees_a_stuck_state() {
     }
     assert!(did.contains(&"delete") && did.last() == Some(&"look"), "{did:?}");
     project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
-}
-
-/// The command lines of a text: in blocks, and in between in backticks.
-fn command_lines(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (_, block) in blocks(text) {
-        for line in block.replace("\\\n", " ").lines() {
-            // Where a command begins; elsewhere it is a word of a message or a comment.
-            const BEFORE: [&str; 9] = ["", "$ ", "exec ", "- ", "run: ", "sh '", "sh 'exec ", "&& ", ": "];
-            let begins = |at: &usize| {
-                BEFORE.iter().any(|before| {
-                    line[..*at].trim_start() == *before || (!before.is_empty() && line[..*at].ends_with(before))
-                })
-            };
-            let at = line.match_indices("tfguard ").map(|(at, _)| at).find(begins);
-            lines.extend(at.map(|at| line[at..].to_owned()));
-        }
-    }
-    let inline = text.split("```").step_by(2).flat_map(|part| part.split('`').skip(1).step_by(2));
-    lines.extend(inline.filter(|code| code.starts_with("tfguard ")).map(str::to_owned));
-    // In brackets is what may be left out.
-    lines.retain(|line| !line.contains('['));
-    lines
-}
-
-#[test]
-fn every_command_line_of_the_documents_can_be_typed() {
-    let mut tried = 0;
-    let mut files: Vec<_> = fs::read_dir(docs()).unwrap().map(|file| file.unwrap().path()).collect();
-    files.push(docs().join("../README.md"));
-    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "md")) {
-        for line in command_lines(&fs::read_to_string(file).unwrap()) {
-            // What stands for something else.
-            let typed = line
-                .replace("<ID>", "5f0c1b8e-93a7-2d64-1e0f-8a7b6c5d4e3f")
-                .replace("<LOCK_ID>", "5f0c1b8e-93a7-2d64-1e0f-8a7b6c5d4e3f");
-            let typed = typed.trim_end_matches([';', ')', '\'', '"', '}', ' ']);
-            let Ok(words) = shell_words::split(typed) else { panic!("{}: {line}", file.display()) };
-            let end =
-                words.iter().position(|word| matches!(word.as_str(), "|" | "||" | "&&" | ">" | ">>" | ";" | "2>"));
-            let words: Vec<_> = words.into_iter().take(end.unwrap_or(usize::MAX)).filter(|word| word != "…").collect();
-            let command = tfguard::cli::Cli::command();
-            if let Err(error) = command.try_get_matches_from(&words) {
-                use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, MissingRequiredArgument};
-                let fine = matches!(error.kind(), DisplayHelp | DisplayVersion)
-                    // A part of a command line, as documents name options: `tfguard unlock`.
-                    || (error.kind() == MissingRequiredArgument && words.len() <= 2);
-                assert!(fine, "{}: {line}\n{error}", file.display());
-            }
-            tried += 1;
-        }
-    }
-    assert!(tried > 20, "{tried}");
 }
 
 /// What a directory's backend block says, and what people add, is in the policy that is printed.

