@@ -1,64 +1,124 @@
 //! The command line as it is typed.
 
-use std::ffi::{OsStr, OsString};
+mod mistake;
+mod variables;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{FalseyValueParser, Resettable};
-use clap::error::ErrorKind;
+use clap::builder::Resettable;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 
-use crate::commands::Task;
+pub use self::mistake::Refusal;
+use crate::commands::{Failure, Task, print};
 use crate::exit;
 use crate::log::LogFormat;
-use crate::run::{OUTERMOST, RunOptions};
+use crate::run::{OUTER, RunOptions};
 use crate::text::duration;
 
-/// Runs Terraform in CI so that a cancelled job does not leave its state lock behind.
+/// Run Terraform in CI so that a cancelled job leaves no state lock behind
 #[derive(Debug, Parser)]
-#[command(name = "tfguard", version, after_help = exit::TABLE)]
+#[command(name = "tfguard", version)]
+#[command(after_help = "Example: tfguard -- terraform apply -auto-approve", after_long_help = after_long_help())]
 #[command(
-    override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard release [--wait <DURATION>]\n       tfguard <locks|inspect|unlock|verify|doctor> [OPTIONS]\n       tfguard shim --dir <DIR>"
+    override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard <release|locks|inspect|unlock|verify|doctor|shim> [OPTIONS]"
 )]
-#[command(subcommand_negates_reqs = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true, disable_help_flag = true, disable_version_flag = true)]
 pub struct Cli {
     /// How to run and guard a command.
     #[command(flatten)]
     pub run: RunOptions,
 
-    /// How tfguard's own messages look
-    #[arg(long, global = true, env = "TFGUARD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    /// Print tfguard's own messages so
+    #[arg(
+        long,
+        global = true,
+        env = "TFGUARD_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
     pub log_format: LogFormat,
 
     /// Say more
-    #[arg(short, long, global = true, env = "TFGUARD_VERBOSE", action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "TFGUARD_VERBOSE",
+        action = ArgAction::SetTrue,
+        conflicts_with = "quiet",
+        help_heading = "Output"
+    )]
     pub verbose: bool,
 
     /// Say only what needs somebody to act
-    #[arg(short, long, global = true, env = "TFGUARD_QUIET", action = ArgAction::SetTrue)]
+    #[arg(short, long, global = true, env = "TFGUARD_QUIET", action = ArgAction::SetTrue, help_heading = "Output")]
     pub quiet: bool,
+
+    /// Print this help; --help prints all of it
+    #[arg(short, long, global = true, action = ArgAction::Help, help_heading = "Output")]
+    pub help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Output")]
+    pub version: Option<bool>,
 
     /// What to do instead of running a command.
     #[command(subcommand)]
     pub action: Option<Action>,
+
+    /// What the environment has that looks like a setting and is none.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// What tfguard does besides running a command.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Cleanup step: finish what a dead or dying run of this CI job left; silent when there is nothing to do
+    /// Finish what a dead or dying run of this job left (cleanup step)
+    ///
+    /// Finish what dead or dying runs of this CI job left: wait for a Terraform that is still alive, interrupt and kill it
+    /// if its tfguard is dead, and release its lock. Run it in a step of the same job that always runs. It says nothing
+    /// where there is nothing to do.
+    #[command(after_help = "Example: tfguard release --wait 4m")]
     Release {
-        /// How long to wait for a Terraform that is still alive; half a minute of it is kept for the kill and the release
+        /// Wait this long for a Terraform that is still alive
+        ///
+        /// Half a minute of it is kept for the kill and the release.
         #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
         wait: Duration,
 
         /// Only say what would be done
-        #[arg(long, env = "TFGUARD_DRY_RUN")]
+        #[arg(long)]
         dry_run: bool,
     },
     /// What a person runs by hand.
     #[command(flatten)]
     Task(Box<Task>),
+    /// Print the completions for a shell
+    #[command(after_help = "Example: tfguard completions bash > /etc/bash_completion.d/tfguard")]
+    Completions {
+        /// The shell: bash, elvish, fish, powershell or zsh
+        #[arg(value_name = "SHELL", hide_possible_values = true)]
+        shell: Shell,
+    },
+}
+
+/// What stands below the long help.
+fn after_long_help() -> String {
+    let examples = "\
+Examples:
+  exec tfguard -- terraform apply -auto-approve      guard an apply in a CI step
+  tfguard --cleanup-step --grace 5m -- make deploy   guard each Terraform that a script calls
+  tfguard release                                    finish, in a later step of the same job
+  tfguard locks --table my-locks                     list the locks of a table";
+    format!("{examples}\n\n{}", exit::TABLE)
 }
 
 impl Cli {
@@ -67,8 +127,12 @@ impl Cli {
     ///
     /// # Errors
     /// What is wrong with them, or the help or version that was asked for.
-    pub fn parse_all() -> Result<Self, clap::Error> {
-        Self::parse(std::env::args_os())
+    pub fn parse_all() -> Result<Self, Refusal> {
+        let mut words: Vec<_> = std::env::args_os().skip(1).collect();
+        // So the front starts the supervisor. It is no option, so that no completion offers it.
+        let is_supervisor = words.first().is_some_and(|word| word == "--supervise") && words.len() > 1;
+        let session = is_supervisor.then(|| words.drain(..2).next_back()).flatten();
+        Self::parse(words, session.map(PathBuf::from))
     }
 
     /// The command line of tfguard where it was called by the name of a program that it guards: that program with all
@@ -76,88 +140,76 @@ impl Cli {
     ///
     /// # Errors
     /// What is wrong with the environment.
-    pub fn of_shim(program: OsString) -> Result<Self, clap::Error> {
+    pub fn of_shim(program: OsString) -> Result<Self, Refusal> {
         let typed = std::env::args_os().skip(1);
-        Self::parse(["tfguard".into(), "--".into(), program].into_iter().chain(typed))
+        Self::parse(["--".into(), program].into_iter().chain(typed).collect(), None)
     }
 
-    fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let words: Vec<OsString> = words.into_iter().collect();
-        let typed = without_environment(Self::command()).ignore_errors(true).try_get_matches_from(&words).ok();
-        let matches = heed(Self::command(), typed.as_ref()).try_get_matches_from(&words)?;
-        if let Some((name, _)) = matches.subcommand().filter(|(name, _)| *name != "release") {
-            let typed = |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    /// `words`: all but the program's name. What is typed is read first, without the environment: what is wrong there is
+    /// not the fault of a variable. Only then come the variables.
+    fn parse(words: Vec<OsString>, session: Option<PathBuf>) -> Result<Self, Refusal> {
+        let line = || std::iter::once("tfguard".into()).chain(words.iter().cloned());
+        let typed = help_wanted(Self::command(), &words)
+            .try_get_matches_from(line())
+            .map_err(|error| Refusal::of_typed(&error, &words))?;
+        if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
             let command = Self::command();
-            let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(typed);
+            let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
             if let Some(option) = of_a_run.and_then(Arg::get_long) {
-                let words =
-                    format!("--{option} before `{name}` is an option of a run; write those of `{name}` behind it");
-                return Err(Self::command().error(ErrorKind::ArgumentConflict, words));
+                return Err(Refusal::of_misplaced(option, name));
             }
         }
-        let mut cli = Self::from_arg_matches(&matches)?;
-        cli.run.words = words.into_iter().skip(1).collect();
-        cli.run.inherited = inherited(&matches);
+        let matches = variables::heed(Self::command(), &typed)
+            .try_get_matches_from(line())
+            .map_err(|error| Refusal::of_variables(&error, &typed))?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| Refusal::of_typed(&error, &words))?;
+        cli.run.inherited = variables::inherited(&matches);
+        // The guards below another one, and the supervisor, have the environment of one that has said it.
+        if session.is_none() && std::env::var_os(OUTER).is_none() {
+            cli.warnings = variables::doubtful(std::env::vars_os(), &typed);
+        }
+        (cli.run.words, cli.run.supervise) = (words, session);
         (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);
         Ok(cli)
     }
+
+    /// Prints the completions of a shell; gives tfguard's exit code.
+    ///
+    /// # Errors
+    /// When stdout cannot be written to.
+    pub fn completions(shell: Shell) -> Result<u8, Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), "tfguard", &mut script);
+        print(&String::from_utf8_lossy(&script))?;
+        Ok(0)
+    }
 }
 
-/// The typed options of a run as the variables that say the same.
-fn inherited(matches: &ArgMatches) -> Vec<(OsString, OsString)> {
-    let command = Cli::command();
-    let typed = command.get_arguments().filter_map(|arg| {
-        let id = arg.get_id().as_str();
-        let name = arg.get_env().filter(|name| !OUTERMOST.iter().any(|own| name == own))?;
-        if matches.value_source(id) != Some(ValueSource::CommandLine) {
-            return None;
-        }
-        let value = match arg.get_action() {
-            ArgAction::SetTrue => OsString::from("true"),
-            _ => matches.get_raw(id)?.next()?.to_owned(),
-        };
-        Some((name.to_owned(), value))
-    });
-    typed.collect()
+/// The command as it is typed, without variables. Only `--help` shows them, and what values an option has.
+fn help_wanted(command: Command, words: &[OsString]) -> Command {
+    if words.iter().take_while(|word| *word != "--").any(|word| word == "--help") {
+        return without_values(command);
+    }
+    without_environment(command).hide_possible_values(true).mut_subcommand("completions", |below| below.hide(true))
+}
+
+/// What a variable holds may be a secret.
+fn without_values(command: Command) -> Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 fn without_environment(command: Command) -> Command {
     command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_environment)
 }
 
-/// `typed`: what the command line says. A variable that conflicts with it counts for nothing.
-fn heed(command: Command, typed: Option<&ArgMatches>) -> Command {
-    let is_typed = |arg: &Arg| {
-        let from = typed.and_then(|typed| typed.value_source(arg.get_id().as_str()));
-        from == Some(ValueSource::CommandLine)
-    };
-    let conflict = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
-    let overruled: Vec<_> = command
-        .get_arguments()
-        .filter(|arg| !is_typed(arg))
-        .filter(|arg| {
-            command.get_arguments().any(|other| is_typed(other) && (conflict(arg, other) || conflict(other, arg)))
-        })
-        .map(|arg| arg.get_id().clone())
-        .collect();
-    let heed_own = |arg: Arg| {
-        if overruled.contains(arg.get_id()) { arg.env(Resettable::Reset) } else { heed_environment(arg) }
-    };
-    command.mut_args(heed_own).mut_subcommands(|below| {
-        let typed = typed.and_then(|typed| typed.subcommand_matches(below.get_name()));
-        heed(below, typed)
-    })
+fn is_typed(arg: &Arg, matches: &ArgMatches) -> bool {
+    matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
 }
 
-fn heed_environment(arg: Arg) -> Arg {
-    let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
-    let says_no = |value: &OsStr| {
-        let value = value.to_string_lossy().to_lowercase();
-        value.is_empty() || (is_flag && ["0", "f", "false", "n", "no", "off"].contains(&value.as_str()))
-    };
-    let unset = arg.get_env().and_then(std::env::var_os).is_some_and(|value| says_no(&value));
-    let arg = if is_flag { arg.value_parser(FalseyValueParser::new()) } else { arg };
-    if unset { arg.env(Resettable::Reset) } else { arg }
+/// The name that is likely meant by a misspelt one.
+fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = names.map(|name| (strsim::osa_distance(typed, name), name));
+    distances.filter(|(distance, name)| distance * 3 <= name.len()).min().map(|(_, name)| name)
 }
 
 #[cfg(test)]

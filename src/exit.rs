@@ -10,6 +10,9 @@ pub const LOCK_LEFT: u8 = 120;
 pub const STATE_NEEDS_A_LOOK: u8 = 121;
 /// `doctor` found something as bad as `--fail-on` says.
 pub const DOCTOR_FOUND: u8 = 1;
+/// The command line of a command has a mistake, or there is nothing on it. Of a run it is [`TFGUARD_FAILED`], because 2 is
+/// `plan -detailed-exitcode`'s for changes.
+pub const USAGE: u8 = 2;
 /// `locks --fail` or `inspect` found a lock that is stale.
 pub const STALE_LOCK: u8 = 122;
 /// Stopped by tfguard itself: `--deadline`, `--before-expiry`.
@@ -27,6 +30,7 @@ Exit codes:
   the command's  it ended by itself (also 0 and 2 of `plan -detailed-exitcode`)
   128 + n        it died of signal n; its locks are accounted for
   1              `doctor` found something as bad as --fail-on says
+  2              a command (`tfguard locks`, ...) was typed wrongly
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run);
                  `unlock`: the lock stays
   121            the state needs a look: of a run that died over it, or by `tfguard verify`

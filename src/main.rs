@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use tfguard::cli::{Action, Cli};
 use tfguard::log::Volume;
 use tfguard::run::{Cleanup, Plan};
@@ -27,11 +26,7 @@ fn main() -> ExitCode {
     };
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked { 0 } else { exit::TFGUARD_FAILED });
-        }
+        Err(refusal) => return ExitCode::from(refusal.tell()),
     };
     let volume = match (cli.quiet, cli.verbose) {
         (true, _) => Volume::Quiet,
@@ -39,9 +34,15 @@ fn main() -> ExitCode {
         (false, false) => Volume::Normal,
     };
     log::set_up(cli.log_format, volume);
+    for warning in &cli.warnings {
+        tracing::warn!("{warning}");
+    }
     let release = match &cli.action {
         Some(Action::Task(command)) => {
             return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
+        }
+        Some(Action::Completions { shell }) => {
+            return Cli::completions(*shell).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
         Some(Action::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
         None => None,

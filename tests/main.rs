@@ -4,6 +4,7 @@
 mod backend_resolution;
 mod cancellation;
 mod ci_language;
+mod command_line;
 mod crash;
 mod doctor;
 mod documents;

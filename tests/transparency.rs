@@ -210,7 +210,6 @@ fn what_cannot_be_run_gives_the_codes_of_a_shell() {
 fn bad_options_give_125_and_run_nothing() {
     let stage = Stage::new();
     let bad: &[&[&str]] = &[
-        &[],
         &["--"],
         &["touch", "ran"],
         &["--nonsense", "--", "touch", "ran"],
@@ -223,7 +222,7 @@ fn bad_options_give_125_and_run_nothing() {
     ];
     for arguments in bad {
         let exit = stage.run(TFGUARD).args(*arguments).run().expect_code(125);
-        assert!(exit.stdout.is_empty() && exit.err().contains("--help"), "{arguments:?} {exit}");
+        assert!(exit.stdout.is_empty() && exit.err().contains("hint: "), "{arguments:?} {exit}");
     }
     for (name, value) in [("TFGUARD_GRACE", "soon"), ("TFGUARD_DEADLINE", "1"), ("TFGUARD_ON_DEATH", "x")] {
         stage.tfguard(&[], ["touch", "ran"]).env(name, value).run().expect_code(125);
@@ -259,7 +258,7 @@ fn what_is_typed_overrules_a_variable_that_says_the_opposite() {
         assert_eq!(!exit.err().is_empty(), says, "{exit}");
     }
     // An option that a command by hand would pass over in silence.
-    let exit = stage.run(TFGUARD).args(["--report", "f", "unlock", "an-id"]).run().expect_code(125);
+    let exit = stage.run(TFGUARD).args(["--report", "f", "unlock", "an-id"]).run().expect_code(2);
     assert!(exit.err().contains("behind it"), "{exit}");
     let exit = stage.tfguard(&["-v", "-q"], ["true"]).run().expect_code(125);
     assert!(exit.err().contains("cannot be used with"), "{exit}");

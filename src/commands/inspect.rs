@@ -25,12 +25,12 @@ pub struct Args {
     #[command(flatten)]
     pub target: Target,
 
-    /// A lock that is older than this is stale by that alone
-    #[arg(long, env = "TFGUARD_OLDER_THAN", value_name = "DURATION", value_parser = duration)]
+    /// Call the lock stale if it is older
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "State")]
     pub older_than: Option<Duration>,
 
-    /// How the result looks
-    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "text")]
+    /// Print text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
     pub format: Format,
 }
 

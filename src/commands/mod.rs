@@ -73,19 +73,42 @@ impl Failure {
 /// What a person runs by hand.
 #[derive(Debug, clap::Subcommand)]
 pub enum Task {
-    /// List locks, by table, bucket or working directory, and find the stale ones
+    /// List locks and find the stale ones
+    ///
+    /// List the locks of tables, buckets or working directories: who holds each, since when, and whether the holder lives.
+    #[command(after_help = "Example: tfguard locks --table my-locks --region eu-west-1 --fail")]
     Locks(locks::Args),
-    /// Look at one state and its lock: who holds it, since when, and whether they live
+    /// Show one state, who holds its lock, and whether they live
+    ///
+    /// Show one state, its digest and its lock: who holds it, since when, and whether the holder lives. Exits with 122 if the
+    /// lock is stale.
+    #[command(after_help = "Example: tfguard inspect --chdir infra/prod")]
     Inspect(inspect::Args),
-    /// Delete one lock, by condition, after a look at whether its holder lives
+    /// Delete one lock, after a look whether its holder lives
+    ///
+    /// Delete one lock by a conditional request that names its ID. tfguard shows the lock first, refuses where its holder is
+    /// alive, and asks where nobody can tell.
+    #[command(after_help = "Example: tfguard unlock 072289d9-2228-9d1e-d3cc-a75e5d856e10 --chdir infra/prod")]
     Unlock(unlock::Args),
-    /// Is the state whole: digest, JSON, lineage, serial, errored.tfstate; and what to do if not
+    /// Check whether a state is whole, and say what to do if not
+    ///
+    /// Check digest, JSON, lineage, serial and errored.tfstate of a state, and print one command for each thing that is wrong.
+    /// Exits with 121 if something is.
+    #[command(after_help = "Example: tfguard verify --chdir infra/prod")]
     Verify(verify::Args),
-    /// Look before anybody needs it: permissions, table, bucket, and what stands between the CI and tfguard
+    /// Check permissions, table, bucket and CI before you need them
+    ///
+    /// Check all that decides whether a lock will be released: permissions, credentials, table, bucket, the place of sessions,
+    /// and what stands between the CI and tfguard. It changes nothing.
+    #[command(after_help = "Example: tfguard doctor --chdir infra/prod")]
     Doctor(doctor::Args),
-    /// Make links named terraform and tofu, to be put early on PATH, so that pipelines need no change
+    /// Make links named terraform and tofu that run tfguard
+    ///
+    /// Make links named terraform and tofu that run the real ones under tfguard. Put their directory first on PATH, and
+    /// pipelines need no change.
+    #[command(after_help = "Example: tfguard shim --dir \"$HOME/tfguard-links\"")]
     Shim {
-        /// The directory for the links
+        /// Make the links in this directory
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },

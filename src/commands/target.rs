@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::ValueHint;
+
 use crate::aws::{AwsClients, BackendError, GivenSettings, S3Backend, Surroundings};
 use crate::model::LockPlace;
 use crate::terraform::{Backend, Flavour, InitRecord, caches_of, read_backend, workspace};
@@ -12,24 +14,28 @@ use crate::text;
 /// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Access {
-    /// The region of bucket and table
-    #[arg(long, env = "TFGUARD_REGION", value_name = "REGION", help_heading = "AWS")]
+    /// Ask in this region
+    ///
+    /// The region of bucket and table; else that of the backend block, else AWS_REGION.
+    #[arg(long, value_name = "REGION", help_heading = "AWS")]
     pub region: Option<String>,
 
-    /// The profile of the shared configuration whose credentials are used, instead of those of the backend block
-    #[arg(long, env = "TFGUARD_PROFILE", value_name = "PROFILE", help_heading = "AWS")]
+    /// Use the credentials of this profile
+    ///
+    /// The profile is one of the shared configuration. Its credentials replace those of the backend block.
+    #[arg(long, value_name = "PROFILE", help_heading = "AWS")]
     pub profile: Option<String>,
 
-    /// The URL of S3, where it is not that of AWS
-    #[arg(long, env = "TFGUARD_S3_ENDPOINT", value_name = "URL", help_heading = "AWS")]
+    /// Ask S3 at this URL instead of AWS's
+    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
     pub s3_endpoint: Option<String>,
 
-    /// The URL of DynamoDB, where it is not that of AWS
-    #[arg(long, env = "TFGUARD_DYNAMODB_ENDPOINT", value_name = "URL", help_heading = "AWS")]
+    /// Ask DynamoDB at this URL instead of AWS's
+    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
     pub dynamodb_endpoint: Option<String>,
 
     /// Put the bucket into the path of URLs, for stores that are not AWS's
-    #[arg(long, env = "TFGUARD_PATH_STYLE", help_heading = "AWS")]
+    #[arg(long, hide_short_help = true, help_heading = "AWS")]
     pub path_style: bool,
 }
 
@@ -51,24 +57,34 @@ impl Access {
 /// The flags that name one state.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Target {
-    /// The state's initialised working directory [default: this one]
-    #[arg(long, env = "TFGUARD_CHDIR", value_name = "DIR", help_heading = "State")]
+    /// Take the state of this directory [default: .]
+    ///
+    /// The working directory is initialised: `terraform init` has run there.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "State")]
     pub chdir: Option<PathBuf>,
 
-    /// The state's workspace [default: as Terraform has it there]
-    #[arg(long, env = "TFGUARD_WORKSPACE", value_name = "NAME", conflicts_with = "bucket", help_heading = "State")]
+    /// Take the state of this workspace
+    ///
+    /// Without it, the workspace is the one that Terraform would take there.
+    #[arg(long, value_name = "NAME", conflicts_with = "bucket", help_heading = "State")]
     pub workspace: Option<String>,
 
-    /// The state's bucket: with --key and --region, no directory is looked at
-    #[arg(long, env = "TFGUARD_BUCKET", value_name = "BUCKET", requires = "key", help_heading = "State")]
+    /// Take the state in this bucket
+    ///
+    /// With --key and --region, tfguard looks at no directory.
+    #[arg(long, value_name = "BUCKET", requires = "key", help_heading = "State")]
     pub bucket: Option<String>,
 
-    /// The state's key in the bucket, with the workspace's prefix: the `Path` of its lock behind the first slash
-    #[arg(long, env = "TFGUARD_KEY", value_name = "KEY", requires = "bucket", help_heading = "State")]
+    /// Take the state with this key
+    ///
+    /// The key has the workspace's prefix: it is the `Path` of the state's lock behind the first slash.
+    #[arg(long, value_name = "KEY", requires = "bucket", help_heading = "State")]
     pub key: Option<String>,
 
-    /// The lock table's name or ARN, instead of that of the directory
-    #[arg(long, env = "TFGUARD_TABLE", value_name = "TABLE", help_heading = "State")]
+    /// Look for its lock in this table
+    ///
+    /// The table's name or ARN replaces that of the backend block.
+    #[arg(long, value_name = "TABLE", help_heading = "State")]
     pub table: Option<String>,
 
     /// How AWS is reached.

@@ -27,29 +27,37 @@ pub struct Args {
     #[command(flatten)]
     pub target: Target,
 
-    /// The lineage that the state must have
-    #[arg(long, env = "TFGUARD_LINEAGE", value_name = "LINEAGE", help_heading = "Expected")]
+    /// Expect this lineage
+    #[arg(long, value_name = "LINEAGE", help_heading = "Expected")]
     pub lineage: Option<String>,
 
-    /// A serial that the state had before, so that it must have this one or a higher one now
-    #[arg(long, env = "TFGUARD_SERIAL", value_name = "NUMBER", help_heading = "Expected")]
+    /// Expect this serial or a higher one
+    ///
+    /// Give a serial that the state had before.
+    #[arg(long, value_name = "NUMBER", value_parser = serial, help_heading = "Expected")]
     pub serial: Option<u64>,
 
-    /// Write the digest of the state into the lock table, in place of the one that is shown
-    #[arg(long, env = "TFGUARD_FIX_DIGEST", help_heading = "Repair")]
+    /// Write the state's digest into the lock table
+    ///
+    /// It replaces the digest that is shown, once you have said yes.
+    #[arg(long, help_heading = "Repair")]
     pub fix_digest: bool,
 
     /// Write it without asking
-    #[arg(long, env = "TFGUARD_YES", help_heading = "Repair")]
+    #[arg(long, help_heading = "Repair")]
     pub yes: bool,
 
     /// Only show what would be written
-    #[arg(long, env = "TFGUARD_DRY_RUN", help_heading = "Repair")]
+    #[arg(long, help_heading = "Repair")]
     pub dry_run: bool,
 
-    /// How the result looks
-    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "text")]
+    /// Print text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
     pub format: Format,
+}
+
+fn serial(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "a serial is a whole number")
 }
 
 /// What became of `--fix-digest`.

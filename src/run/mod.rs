@@ -34,6 +34,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+pub(crate) use child::OUTER;
 pub use options::{OUTERMOST, RunOptions};
 pub use plan::{Mode, Plan, Remark};
 pub(crate) use release::IN_FLIGHT;

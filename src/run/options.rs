@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::model::{CiMessages, Evidence, OnDeath, WithoutConditions};
 use crate::text::{Setting, duration};
@@ -12,79 +12,145 @@ use crate::text::{Setting, duration};
 /// How to run and guard a command.
 #[derive(Debug, Args)]
 pub struct RunOptions {
-    /// Time between the interrupt and the kill while Terraform may be changing something; at most 10 s of it while it
-    /// only plans
-    #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION|auto", default_value = "auto")]
+    /// Wait this long before the kill
+    ///
+    /// The time from the interrupt to the kill, while Terraform may be changing something. While it only plans, it has 10
+    /// seconds at most. `auto` is as long as this CI leaves.
+    #[arg(long, env = "TFGUARD_GRACE", value_name = "DURATION", default_value = "auto", help_heading = "Stopping")]
     pub grace: Setting,
 
-    /// A later step of this job runs `tfguard release`: `--grace auto` may be as long as that step waits
-    #[arg(long, env = "TFGUARD_CLEANUP_STEP")]
-    pub cleanup_step: bool,
-
-    /// Stop gracefully after this time, before the CI's own time-out does it less gracefully
-    #[arg(long, env = "TFGUARD_DEADLINE", value_name = "DURATION|auto")]
+    /// Stop gracefully after this time
+    ///
+    /// Interrupt Terraform after this time, before the CI's own time limit ends it less gracefully. `auto`: the job's time
+    /// limit less the grace and a minute, on GitLab and Buildkite; elsewhere there is no deadline.
+    #[arg(long, env = "TFGUARD_DEADLINE", value_name = "DURATION", help_heading = "Stopping")]
     pub deadline: Option<Setting>,
 
-    /// What to do with a lock of its own that a dead Terraform left
-    #[arg(long, env = "TFGUARD_ON_DEATH", value_name = "POLICY", default_value = "release")]
-    pub on_death: OnDeath,
-
-    /// What to do with a lockfile of its own in a store that does not keep the condition of a conditional delete
-    #[arg(long, env = "TFGUARD_WITHOUT_CONDITIONS", value_name = "POLICY", default_value = "refuse")]
-    pub without_conditions: WithoutConditions,
-
-    /// Run Terraform on this terminal (default when stdin and stdout are one and no CI is around)
-    #[arg(long, env = "TFGUARD_ATTACH", conflicts_with = "detach")]
-    pub attach: bool,
-
-    /// Run Terraform away from this process, out of reach of the CI's signals (default otherwise)
-    #[arg(long, env = "TFGUARD_DETACH")]
-    pub detach: bool,
-
-    /// Do not stop when a process that waits for tfguard ends: the one that started it, or in a CI one above that
-    #[arg(long, env = "TFGUARD_OUTLIVE_PARENT")]
-    pub outlive_parent: bool,
-
-    /// What tells that a lock is this run's own: Terraform's and OpenTofu's log, or, where that says nothing of a lock
-    /// (OpenTofu 1.6 to 1.10 with a table, backends other than S3, see docs/backends.md), the lock itself
-    #[arg(long, env = "TFGUARD_EVIDENCE", value_name = "EVIDENCE", default_value = "logged")]
-    pub evidence: Evidence,
-
-    /// Do not write who holds it beside a lock that is held for more than ten seconds (an attribute of the item, tags of
-    /// the lockfile)
-    #[arg(long, env = "TFGUARD_NO_ANNOTATE")]
-    pub no_annotate: bool,
-
-    /// Refuse to run a command that says `-lock=false`, also in TF_CLI_ARGS
-    #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE")]
-    pub forbid_lock_false: bool,
-
-    /// Give Terraform this -lock-timeout, unless it has one
-    #[arg(long, env = "TFGUARD_LOCK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
-    pub lock_timeout: Option<Duration>,
-
-    /// Stop gracefully this long before the backend's AWS credentials end, where that can be known
-    #[arg(long, env = "TFGUARD_BEFORE_EXPIRY", value_name = "DURATION", value_parser = duration)]
+    /// Stop this long before the credentials end
+    ///
+    /// Stop gracefully this long before the backend's AWS credentials end, so that Terraform can still save its state and
+    /// unlock it. A warning says so where nobody knows when they end.
+    #[arg(
+        long,
+        env = "TFGUARD_BEFORE_EXPIRY",
+        value_name = "DURATION",
+        value_parser = duration,
+        hide_short_help = true,
+        help_heading = "Stopping"
+    )]
     pub before_expiry: Option<Duration>,
 
-    /// Write what happened to this file, as JSON
-    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    /// Run Terraform on this terminal
+    ///
+    /// Ctrl-C then goes to Terraform, as without tfguard. The default where stdin and stdout are a terminal and no CI is
+    /// around.
+    #[arg(long, env = "TFGUARD_ATTACH", conflicts_with = "detach", help_heading = "Stopping")]
+    pub attach: bool,
 
-    /// Whether to speak the language of the CI: annotations, step outputs, summaries
-    #[arg(long, env = "TFGUARD_CI_MESSAGES", value_name = "WHEN", default_value = "auto")]
+    /// Run Terraform out of the CI's reach
+    ///
+    /// No signal to tfguard, its group or its tree reaches Terraform then. The default where --attach is not.
+    #[arg(long, env = "TFGUARD_DETACH", help_heading = "Stopping")]
+    pub detach: bool,
+
+    /// Go on when the process that waits for tfguard ends
+    ///
+    /// Without it the end of the process that started tfguard, or in a CI of one above it that waits, is a request to stop.
+    #[arg(long, env = "TFGUARD_OUTLIVE_PARENT", hide_short_help = true, help_heading = "Stopping")]
+    pub outlive_parent: bool,
+
+    /// Release or keep a left lock
+    ///
+    /// What to do with the run's own lock when Terraform died and left it.
+    #[arg(long, env = "TFGUARD_ON_DEATH", value_name = "POLICY", default_value = "release", help_heading = "Locks")]
+    pub on_death: OnDeath,
+
+    /// Give Terraform this -lock-timeout
+    ///
+    /// Only on commands that take it, and unless they have one.
+    #[arg(
+        long,
+        env = "TFGUARD_LOCK_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = duration,
+        help_heading = "Locks"
+    )]
+    pub lock_timeout: Option<Duration>,
+
+    /// Refuse to run with -lock=false
+    ///
+    /// Refuse a command that says `-lock=false`, itself or in TF_CLI_ARGS.
+    #[arg(long, env = "TFGUARD_FORBID_LOCK_FALSE", help_heading = "Locks")]
+    pub forbid_lock_false: bool,
+
+    /// Prove locks by this evidence
+    ///
+    /// What proves that a lock is this run's own. `item` is for what logs nothing of its locks: OpenTofu 1.6 to 1.10 with a
+    /// table, and backends other than S3.
+    #[arg(
+        long,
+        env = "TFGUARD_EVIDENCE",
+        value_name = "EVIDENCE",
+        default_value = "logged",
+        hide_short_help = true,
+        help_heading = "Locks"
+    )]
+    pub evidence: Evidence,
+
+    /// Treat lockfiles in stores without conditions so
+    ///
+    /// What to do with the run's own lockfile in a store that does not keep the condition of a conditional delete.
+    #[arg(
+        long,
+        env = "TFGUARD_WITHOUT_CONDITIONS",
+        value_name = "POLICY",
+        default_value = "refuse",
+        hide_short_help = true,
+        help_heading = "Locks"
+    )]
+    pub without_conditions: WithoutConditions,
+
+    /// Do not record who holds the lock
+    ///
+    /// Without it tfguard writes who holds a lock beside one that is held for more than ten seconds: an attribute of the
+    /// item, or tags of the lockfile.
+    #[arg(long, env = "TFGUARD_NO_ANNOTATE", hide_short_help = true, help_heading = "Locks")]
+    pub no_annotate: bool,
+
+    /// Expect `tfguard release` in a later step
+    ///
+    /// A later step of this job runs `tfguard release`, so `--grace auto` may be as long as that step waits.
+    #[arg(long, env = "TFGUARD_CLEANUP_STEP", help_heading = "CI")]
+    pub cleanup_step: bool,
+
+    /// Write annotations for the CI
+    ///
+    /// Tell the CI in its own language what became of the lock: annotations, step outputs, summaries.
+    #[arg(long, env = "TFGUARD_CI_MESSAGES", value_name = "WHEN", default_value = "auto", help_heading = "CI")]
     pub ci_messages: CiMessages,
 
-    /// Write outcome and lock IDs to this file, as variables (GitLab's artifacts:reports:dotenv)
-    #[arg(long, env = "TFGUARD_DOTENV", value_name = "FILE")]
+    /// Write outcome and lock IDs as variables
+    ///
+    /// The file is for GitLab's `artifacts:reports:dotenv`, and for shells.
+    #[arg(long, env = "TFGUARD_DOTENV", value_name = "FILE", help_heading = "CI")]
     pub dotenv: Option<PathBuf>,
 
+    /// Write what happened as JSON
+    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+
     /// How the front starts the supervisor: the session that it made.
-    #[arg(long, hide = true, value_name = "SESSION")]
+    #[arg(skip)]
     pub supervise: Option<PathBuf>,
 
     /// The command to run and guard
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        last = true,
+        required = true,
+        value_name = "COMMAND",
+        value_hint = ValueHint::CommandWithArguments,
+        hide_short_help = true
+    )]
     pub command: Vec<OsString>,
 
     /// All of this as words, for the supervisor, which reads them again.

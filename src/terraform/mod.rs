@@ -23,7 +23,7 @@ pub(crate) use lockless::takes_no_lock;
 pub(crate) use planfile::read_planned_state;
 pub(crate) use purpose::{INIT, Purpose};
 pub(crate) use record::InitRecord;
-pub(crate) use shim::{ShimError, behind_links, link_into, path_without_links, real_program};
+pub(crate) use shim::{REAL_PROGRAM, ShimError, behind_links, link_into, path_without_links, real_program};
 pub use shim::{called_for, make_links};
 pub(crate) use terragrunt::{caches_of, unit_of};
 pub(crate) use wrapper::{behind_wrapper, on_path};

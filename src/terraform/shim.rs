@@ -11,7 +11,7 @@ use crate::session::{DirectoryError, REAL, SessionDir};
 use crate::terraform::wrapper::{is_program, on_path};
 
 /// Names the program that a shim guards, where it is not the next one on PATH.
-const REAL_PROGRAM: &str = "TFGUARD_TERRAFORM";
+pub(crate) const REAL_PROGRAM: &str = "TFGUARD_TERRAFORM";
 
 /// The variables by which Terragrunt is told which program to run, the newer one first.
 const TERRAGRUNT: [&str; 2] = ["TG_TF_PATH", "TERRAGRUNT_TFPATH"];

@@ -209,9 +209,15 @@ fn mistake(line: &str, is_part: bool) -> Option<String> {
     let end = ENDS.iter().filter_map(|end| line.find(end)).min();
     let mut typed = line[..end.unwrap_or(line.len())].to_owned();
     // What stands for something else.
-    for (name, value) in
-        [("ID", ID), ("LOCK_ID", ID), ("DIR", "d"), ("COMMAND", "c"), ("DURATION", "4m"), ("FILE", "f")]
-    {
+    for (name, value) in [
+        ("ID", ID),
+        ("LOCK_ID", ID),
+        ("DIR", "d"),
+        ("COMMAND", "c"),
+        ("DURATION", "4m"),
+        ("FILE", "f"),
+        ("SHELL", "bash"),
+    ] {
         typed = typed.replace(&format!("<{name}>"), value);
     }
     // The quotes and brackets that end may have begun before it.
@@ -221,7 +227,9 @@ fn mistake(line: &str, is_part: bool) -> Option<String> {
     };
     let words = words.into_iter().filter(|word| word != "…");
     let error = Cli::command().try_get_matches_from(words).err()?;
-    let fine = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    // The second is that of `tfguard` alone.
+    let fine = matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion)
         || (is_part && error.kind() == ErrorKind::MissingRequiredArgument);
     (!fine).then(|| error.to_string())
 }

@@ -149,7 +149,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     run.wait_for_stdout("asleep", SOON);
     let dry = |words: &[&str]| {
         let (lock, session) = (project.lock(), sessions(&project));
-        let exit = release(&project, "1").env("TFGUARD_DRY_RUN", "1").run().expect_code(0);
+        let exit = release(&project, "1").arg("--dry-run").run().expect_code(0);
         assert!(exit.out().is_empty() && words.iter().all(|word| exit.err().contains(word)), "{words:?}: {exit}");
         assert_eq!((project.lock(), sessions(&project)), (lock, session), "{exit}");
     };
@@ -161,7 +161,7 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it by condition"]);
     kill(pid_of(&journal["child"]["id"]));
     dry(&[&format!("lock {id} of "), "would delete it by condition"]);
-    assert_eq!(release(&project, "2").env("TFGUARD_DRY_RUN", "1").run().expect_code(0).err(), "");
+    assert_eq!(release(&project, "2").arg("--dry-run").run().expect_code(0).err(), "");
     release(&project, "1").run().expect_code(0);
     assert_clean(&project);
 }
@@ -266,8 +266,8 @@ fn what_lives_on_another_runner_goes_on() {
         let on = |run: Run, runner: &str| run.envs(variables.iter().copied()).env(name, runner);
         let release = |runner: &str| on(project.command(TFGUARD).args(["release", "--wait", "1m"]), runner);
         let passed_over = || {
-            for dry_run in ["true", "false"] {
-                let exit = release(other).env("TFGUARD_DRY_RUN", dry_run).run().expect_code(0);
+            for dry_run in [&["--dry-run"][..], &[]] {
+                let exit = release(other).args(dry_run).run().expect_code(0);
                 assert_eq!((exit.out(), exit.err()), (String::new(), String::new()));
             }
             assert!(project.lock().is_some());

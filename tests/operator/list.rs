@@ -248,7 +248,7 @@ fn no_two_samples_of_the_monitors_format_are_the_same() {
 fn a_place_without_a_name_is_refused() {
     let bed = Bed::new();
     for words in [["--table", ""], ["--table", "a,"], ["--bucket", ","], ["--bucket", "s3://"], ["--bucket", "/a"]] {
-        let exit = bed.tfguard(&[&["locks"][..], &words].concat()).run().expect_code(125);
+        let exit = bed.tfguard(&[&["locks"][..], &words].concat()).run().expect_code(2);
         assert!(exit.err().contains("has a name") && exit.err().contains(words[0]), "{exit}");
         assert!(exit.stdout.is_empty(), "{exit}");
     }

@@ -368,40 +368,21 @@ fn flags_are_enough_where_the_directory_is_broken() {
     let exit = bed.about("a/k", &["unlock", OWN, "--yes"]).run().expect_code(0);
     assert_unlocked(&bed, &exit);
     for wrong in [&["unlock"][..], &["unlock", OWN, "--broken"], &["unlock", OWN, "--key", "k"]] {
-        bed.tfguard(wrong).run().expect_code(125);
+        bed.tfguard(wrong).run().expect_code(2);
     }
 }
 
 #[test]
-fn every_option_has_its_variable_and_an_empty_one_is_none() {
+fn no_variable_confirms_a_delete_or_names_another_state() {
     let bed = locked();
-    let url = bed.proxy.url();
-    let variables = |yes: &'static str| {
-        [
-            ("TFGUARD_BUCKET", bed.bucket.as_str()),
-            ("TFGUARD_KEY", "a/k"),
-            ("TFGUARD_TABLE", &bed.table),
-            ("TFGUARD_REGION", "us-east-1"),
-            ("TFGUARD_S3_ENDPOINT", url),
-            ("TFGUARD_DYNAMODB_ENDPOINT", url),
-            ("TFGUARD_PATH_STYLE", "1"),
-            ("TFGUARD_PROFILE", ""),
-            ("TFGUARD_CHDIR", ""),
-            ("TFGUARD_WORKSPACE", ""),
-            ("TFGUARD_BROKEN", "false"),
-            ("TFGUARD_DRY_RUN", "no"),
-            ("TFGUARD_REPORT", "report.json"),
-            ("TFGUARD_YES", yes),
-        ]
-    };
-    let unlock = |yes| {
-        let run = crate::support::Run::new(crate::TFGUARD, &bed.guard).current_dir(bed.dir.path());
-        run.envs(crate::support::Aws::ENV).envs(variables(yes)).args(["unlock", OWN]).run()
-    };
-    let exit = unlock("0").expect_code(120);
-    assert!(exit.err().contains("add --yes"), "{exit}");
+    let variables =
+        [("TFGUARD_YES", "true"), ("TFGUARD_BUCKET", "other"), ("TFGUARD_KEY", "k"), ("TFGUARD_REPORT", "r")];
+    let unlock = |more: &[&str]| bed.about("a/k", &["unlock", OWN]).args(more).envs(variables).run();
+    let exit = unlock(&[]).expect_code(120);
+    assert!(exit.err().contains("add --yes") && exit.err().contains("TFGUARD_YES is not read"), "{exit}");
     assert_locked(&bed);
-    assert_unlocked(&bed, &unlock("true").expect_code(0));
+    assert!(!bed.dir.path().join("r").exists(), "that is the report of a run");
+    assert_unlocked(&bed, &unlock(&["--yes", "--report", "report.json"]).expect_code(0));
     assert_eq!(report(&bed)["outcome"], "deleted");
 }
 

@@ -98,7 +98,7 @@ fn of_the_locks_of_a_migration_the_sources_is_released_on_every_version() {
         assert!(command.starts_with("tfguard unlock ") && command.ends_with(&named), "{version}: {exit}");
         let command = command.replace("REGION", Aws::REGION).replace("TABLE", &to.table);
         let url = project.aws().url();
-        let command = format!("{command} --yes --s3-endpoint {url} --dynamodb-endpoint {url} --path-style");
+        let command = format!("{command} --s3-endpoint {url} --dynamodb-endpoint {url} --path-style");
         project.paste(TFGUARD, &project.work(), &command).expect_code(0);
         assert_eq!(project.aws().lock(&to.table, &to.lock_id(&project)), None, "{version}: {command}");
     }

@@ -37,7 +37,7 @@ pub use iam::Iam;
 pub use lock_info::LockInfo;
 pub use program::make_program;
 pub use programs::Product;
-pub use project::{Kind, Project, session_dirs};
+pub use project::{Kind, Project, saying_yes, session_dirs};
 pub use proxy::{Action, Answer, FaultProxy, Gate, Match, Seen};
 pub use run::{Exit, Run, Running, Stdin};
 pub use server::{Reply, Server};

@@ -224,8 +224,8 @@ impl<'a> Project<'a> {
     /// with yes.
     #[track_caller]
     pub fn paste(&self, tfguard: &str, dir: &Path, command: &str) -> Exit {
-        let script = format!("tfguard() {{ {tfguard} \"$@\"; }}\n{command}");
-        self.command("bash").args(["-c", &script]).current_dir(dir).env("TFGUARD_YES", "true").run()
+        let script = format!("{}\n{command}", saying_yes(tfguard));
+        self.command("bash").args(["-c", &script]).current_dir(dir).run()
     }
 
     /// Has OpenTofu encrypt what it writes: a `plan`, or the `state`.
@@ -412,4 +412,14 @@ pub fn session_dirs(place: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(place.join(".tfguard-sessions")).into_iter().flatten();
     let paths = entries.map(|entry| entry.expect("a directory can be read").path());
     paths.filter(|path| path.is_dir()).collect()
+}
+
+/// A function of bash's that calls tfguard and answers its questions with yes.
+pub fn saying_yes(tfguard: &str) -> String {
+    format!(
+        r#"tfguard() {{
+  case "$*" in unlock\ *|verify\ *--fix-digest*) set -- "$1" --yes "${{@:2}}";; esac
+  {tfguard} "$@"
+}}"#
+    )
 }

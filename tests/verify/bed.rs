@@ -5,7 +5,7 @@ use md5::{Digest as _, Md5};
 use serde_json::{Value, json};
 
 use crate::TFGUARD;
-use crate::support::{Aws, Exit, FaultProxy, Guard, Run, Tools};
+use crate::support::{Aws, Exit, FaultProxy, Guard, Run, Tools, saying_yes};
 
 pub const LINEAGE: &str = "3f5c7b1e-0d2a-4c55-9b5e-1f1d3c6a7b88";
 /// What has to be encoded, and as it is of a workspace.
@@ -96,12 +96,12 @@ impl Bed {
     /// Runs one as a person who pastes it, with the real AWS CLI.
     pub fn paste(&self, command: &str) -> Exit {
         let aws = format!("aws() {{ '{}' -m awscli \"$@\"; }}", Tools::get().aws_cli().display());
-        let script = format!("{aws}\ntfguard() {{ {TFGUARD} \"$@\"; }}\n{command}");
+        let script = format!("{aws}\n{}\n{command}", saying_yes(TFGUARD));
         Run::new("bash", &self.guard)
             .current_dir(self.dir.path())
             .envs(Aws::ENV)
             .envs([("HOME", self.dir.path()), ("TFGUARD_DIR", self.dir.path())])
-            .envs([("TFGUARD_YES", "true"), ("AWS_EC2_METADATA_DISABLED", "true")])
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .args(["-c", &script])
             .run()
     }

@@ -28,45 +28,55 @@ pub struct Args {
     #[command(flatten)]
     pub target: Target,
 
-    /// How the findings look
-    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "text")]
+    /// Print text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
     pub format: Format,
 
-    /// Exit with 1 where something is as bad as this
-    #[arg(long, env = "TFGUARD_FAIL_ON", value_name = "SEVERITY", default_value = "problem")]
+    /// Exit with 1 at this or worse
+    #[arg(long, value_name = "SEVERITY", default_value = "problem", help_heading = "Checks")]
     pub fail_on: Severity,
 
-    /// Look only at this machine and at the settings: ask AWS nothing
-    #[arg(long, env = "TFGUARD_OFFLINE")]
+    /// Ask AWS nothing
+    ///
+    /// Look only at this machine and at the settings.
+    #[arg(long, help_heading = "Checks")]
     pub offline: bool,
 
-    /// Print the least-privilege IAM policy for this state and do nothing else; for the pipelines that run Terraform, or
-    /// for the people who look after its locks
+    /// Print the IAM policy for a pipeline or operator
+    ///
+    /// Print the least-privilege IAM policy for this state and do nothing else: for the pipelines that run Terraform, or for
+    /// the people who look after its locks.
     #[arg(
         long,
-        env = "TFGUARD_IAM_POLICY",
         value_name = "ROLE",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "pipeline"
+        default_missing_value = "pipeline",
+        help_heading = "Policy"
     )]
     pub iam_policy: Option<Audience>,
 
-    /// The AWS account of table and key, for the policy [default: any]
-    #[arg(long, env = "TFGUARD_ACCOUNT", value_name = "ID", requires = "iam_policy")]
+    /// Write this AWS account into the policy
+    ///
+    /// The account is that of table and key. Without it the policy is for any.
+    #[arg(long, value_name = "ID", requires = "iam_policy", help_heading = "Policy")]
     pub account: Option<String>,
 
-    /// For the policy: all states of the bucket, for those who look after all of them
-    #[arg(long, env = "TFGUARD_ALL_STATES", requires = "iam_policy")]
+    /// Let the policy allow all states of the bucket
+    #[arg(long, requires = "iam_policy", help_heading = "Policy")]
     pub all_states: bool,
 
-    /// For the policy: holders of locks are not recorded (--no-annotate)
-    #[arg(long, env = "TFGUARD_NO_ANNOTATE")]
+    /// Leave out what records holders
+    ///
+    /// For runs with --no-annotate. Their variable counts here, too.
+    #[arg(long, env = "TFGUARD_NO_ANNOTATE", help_heading = "Policy")]
     pub no_annotate: bool,
 
-    /// For the policy: this KMS key of your own (ID or ARN) encrypts the objects, though the backend block names none, or
-    /// the lock table; may be given more than once
-    #[arg(long, env = "TFGUARD_KMS_KEY", value_name = "KEY", value_delimiter = ',', value_parser = kms_key)]
+    /// Let the policy allow this KMS key
+    ///
+    /// The key, an ID or ARN, encrypts the objects, though the backend block names none, or the lock table. Separate several
+    /// with commas, or repeat the option.
+    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = kms_key, help_heading = "Policy")]
     pub kms_key: Vec<String>,
 }
 

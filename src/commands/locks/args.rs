@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{ValueEnum, ValueHint};
 
 use crate::commands::target::Access;
 use crate::text::duration;
@@ -12,43 +12,57 @@ use crate::text::duration;
 /// The options of `tfguard locks`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// List the locks of this DynamoDB table; several are separated by commas, or each has a --table
-    #[arg(long = "table", env = "TFGUARD_TABLE", value_name = "TABLE", value_delimiter = ',', value_parser = table)]
+    /// List the locks of this table
+    ///
+    /// A table is a name or an ARN. Separate several with commas, or repeat the option; so it is with --bucket and --chdir.
+    #[arg(long = "table", value_name = "TABLE", value_delimiter = ',', value_parser = table, help_heading = "Places")]
     pub tables: Vec<String>,
 
-    /// List the lockfiles of this bucket, or of those below a prefix of it; several as of --table
+    /// List the lockfiles in this bucket
+    ///
+    /// A prefix may follow, to list those below it: `my-states/network/`.
     #[arg(
         long = "bucket",
-        env = "TFGUARD_BUCKET",
-        value_name = "BUCKET[/PREFIX]",
+        value_name = "BUCKET",
         value_delimiter = ',',
-        value_parser = bucket
+        value_parser = bucket,
+        help_heading = "Places"
     )]
     pub buckets: Vec<Below>,
 
-    /// List the lock of this initialised working directory's state; several as of --table [default: of this one, where
-    /// neither table nor bucket is given]
-    #[arg(long = "chdir", env = "TFGUARD_CHDIR", value_name = "DIR", value_delimiter = ',')]
+    /// List the lock of this directory's state [default: .]
+    ///
+    /// The working directory is initialised: `terraform init` has run there. The default is for where neither table nor bucket
+    /// is given.
+    #[arg(
+        long = "chdir",
+        value_name = "DIR",
+        value_delimiter = ',',
+        value_hint = ValueHint::DirPath,
+        help_heading = "Places"
+    )]
     pub dirs: Vec<PathBuf>,
 
-    /// The workspace of the directories [default: as Terraform has it there]
-    #[arg(long, env = "TFGUARD_WORKSPACE", value_name = "NAME")]
+    /// Take this workspace of the directories
+    ///
+    /// Without it, the workspace is the one that Terraform would take there.
+    #[arg(long, value_name = "NAME", help_heading = "Places")]
     pub workspace: Option<String>,
 
-    /// A lock that is older than this is stale by that alone
-    #[arg(long, env = "TFGUARD_OLDER_THAN", value_name = "DURATION", value_parser = duration)]
+    /// Call a lock stale that is older
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Stale locks")]
     pub older_than: Option<Duration>,
 
     /// List only stale locks
-    #[arg(long, env = "TFGUARD_STALE")]
+    #[arg(long, help_heading = "Stale locks")]
     pub stale: bool,
 
     /// Exit with 122 if a stale lock was found
-    #[arg(long, env = "TFGUARD_FAIL")]
+    #[arg(long, help_heading = "Stale locks")]
     pub fail: bool,
 
-    /// How the list looks
-    #[arg(long, env = "TFGUARD_FORMAT", value_name = "FORMAT", default_value = "table")]
+    /// Print table, json or prometheus
+    #[arg(long, value_name = "FORMAT", default_value = "table", help_heading = "Output")]
     pub format: Format,
 
     /// How AWS is reached.

@@ -8,29 +8,35 @@ use crate::model::WithoutConditions;
 /// The options of `tfguard unlock`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The lock's ID, as Terraform shows it where it is refused the lock
+    /// The lock's ID, as Terraform shows it
     #[arg(value_name = "LOCK_ID", required_unless_present = "broken")]
     pub id: Option<String>,
 
-    /// Delete what blocks the state and is no lock of it: an item without Info, an empty or broken lockfile, a lock
-    /// that was copied from another state
-    #[arg(long, env = "TFGUARD_BROKEN", conflicts_with = "id")]
+    /// Delete what blocks the state and isn't a lock
+    ///
+    /// That is an item without Info, an empty or broken lockfile, or a lock that was copied from another state.
+    #[arg(long, conflicts_with = "id", help_heading = "Deleting")]
     pub broken: bool,
 
-    /// Do not ask where nobody can tell whether the holder lives
-    #[arg(long, env = "TFGUARD_YES")]
+    /// Do not ask
+    ///
+    /// Delete the lock without a question also where nobody can tell whether its holder lives. Refused while a Terraform of
+    /// this machine works on the state.
+    #[arg(long, help_heading = "Deleting")]
     pub yes: bool,
 
     /// Only show what would be done
-    #[arg(long, env = "TFGUARD_DRY_RUN")]
+    #[arg(long, help_heading = "Deleting")]
     pub dry_run: bool,
 
-    /// Write who did what to this file, as JSON
-    #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE")]
+    /// Write who did what as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
 
-    /// What to do with a lockfile in a store that does not keep the condition of a conditional delete
-    #[arg(long, env = "TFGUARD_WITHOUT_CONDITIONS", value_name = "POLICY", default_value = "refuse")]
+    /// Treat lockfiles in stores without conditions so
+    ///
+    /// What to do with a lockfile in a store that does not keep the condition of a conditional delete.
+    #[arg(long, value_name = "POLICY", default_value = "refuse", hide_short_help = true, help_heading = "Deleting")]
     pub without_conditions: WithoutConditions,
 
     /// The state.

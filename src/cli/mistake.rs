@@ -1,0 +1,264 @@
+//! What is said of a command line that cannot be followed: what is wrong, and a line to paste.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, Command, CommandFactory as _};
+
+use super::{Cli, is_typed, nearest, without_environment};
+use crate::log::{self, LogFormat, Volume};
+use crate::model::product;
+use crate::terraform::Purpose;
+use crate::{exit, text};
+
+/// Why there is no command line to follow.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The help or version that was asked for.
+    Asked(String),
+    /// The help, because nothing was asked for.
+    Nothing(String),
+    /// A mistake.
+    Mistake {
+        /// What is wrong, and why.
+        what: String,
+        /// What to type instead.
+        hint: String,
+        /// tfguard's exit code.
+        code: u8,
+    },
+}
+
+/// What people type for a command of tfguard's, and what they mean.
+const MEANT: [(&str, &str); 10] = [
+    ("help", "--help"),
+    ("version", "--version"),
+    ("list", "locks"),
+    ("ls", "locks"),
+    ("show", "inspect"),
+    ("status", "inspect"),
+    ("force-unlock", "unlock"),
+    ("cleanup", "release"),
+    ("check", "doctor"),
+    ("completion", "completions"),
+];
+
+impl Refusal {
+    /// Says it; gives tfguard's exit code.
+    #[must_use]
+    pub fn tell(self) -> u8 {
+        match self {
+            Self::Asked(text) => {
+                // Nobody is left to be told that stdout is gone.
+                let _ = crate::commands::print(&text);
+                0
+            }
+            Self::Nothing(text) => {
+                eprint!("{text}");
+                exit::USAGE
+            }
+            Self::Mistake { what, hint, code } => {
+                log::set_up(LogFormat::Text, Volume::Normal);
+                tracing::error!("{what}\nhint: {hint}");
+                code
+            }
+        }
+    }
+
+    /// What is wrong with what was typed.
+    pub(super) fn of_typed(error: &clap::Error, words: &[OsString]) -> Self {
+        let text = error.render().to_string();
+        let lenient = without_environment(Cli::command()).ignore_errors(true);
+        let line = std::iter::once("tfguard".into()).chain(words.iter().cloned());
+        let matches = lenient.try_get_matches_from(line).ok();
+        let command = matches.as_ref().and_then(ArgMatches::subcommand_name);
+        let wrong = context(error, ContextKind::InvalidArg).first().copied().unwrap_or_default();
+        let (what, hint) = match (error.kind(), command) {
+            (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, _) => return Self::Asked(text),
+            (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) if words.is_empty() => return Self::Nothing(text),
+            (ErrorKind::UnknownArgument, None) if !wrong.starts_with('-') => return Self::of_word(words, wrong),
+            (ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, None) => {
+                let before = words.iter().take_while(|word| *word != "--").cloned();
+                let hint = paste(before.chain(["--", "terraform", "apply"].map(OsString::from)));
+                ("no command to run is given".to_owned(), Some(hint))
+            }
+            (ErrorKind::UnknownArgument, _) => unknown_option(error, wrong, words, command),
+            (ErrorKind::InvalidValue, _) => {
+                let value = context(error, ContextKind::InvalidValue).first().copied().unwrap_or_default();
+                let near = nearest(value, context(error, ContextKind::ValidValue).into_iter());
+                (first_paragraph(&text), near.and_then(|near| corrected(words, value, near)))
+            }
+            _ => (first_paragraph(&text), None),
+        };
+        Self::Mistake { what, hint: hint.unwrap_or_else(|| help_of(command)), code: code(command) }
+    }
+
+    /// What is wrong with the variables that count beside what was typed.
+    pub(super) fn of_variables(error: &clap::Error, typed: &ArgMatches) -> Self {
+        let (name, below) = typed.subcommand().unzip();
+        let mut cli = Cli::command();
+        cli.build();
+        let untyped = |command: &Command, typed: &ArgMatches| {
+            let args = command.get_arguments().filter(|arg| !is_typed(arg, typed));
+            args.filter_map(|arg| Some((arg.to_string(), arg.get_env()?.to_owned()))).collect::<Vec<_>>()
+        };
+        let mut variables = untyped(&cli, typed);
+        variables.extend(name.and_then(|name| Some(untyped(cli.find_subcommand(name)?, below?))).unwrap_or_default());
+        let what = if error.kind() == ErrorKind::InvalidUtf8 {
+            let value = |name: &OsString| std::env::var_os(name).filter(|value| value.to_str().is_none());
+            let names = variables.iter().map(|(_, name)| name).filter(|name| value(name).is_some());
+            let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+            format!("the value of {} is not UTF-8", names.join(" or "))
+        } else {
+            let what = first_paragraph(&error.render().to_string()).replace("the argument", "the variable");
+            variables.iter().fold(what, |what, (arg, name)| what.replace(arg, &name.to_string_lossy()))
+        };
+        Self::Mistake { what, hint: help_of(name), code: code(name) }
+    }
+
+    /// An option of a run before the name of a command.
+    pub(super) fn of_misplaced(option: &str, name: &str) -> Self {
+        let what = format!("--{option} before `{name}` is an option of a run; put those of `{name}` behind it");
+        Self::Mistake { what, hint: help_of(Some(name)), code: exit::USAGE }
+    }
+
+    /// A word where `--` or a command of tfguard's has to be.
+    fn of_word(words: &[OsString], word: &str) -> Self {
+        let at = words.iter().position(|found| found == word).unwrap_or(0);
+        let (before, rest) = (&words[..at], &words[at + 1..]);
+        let with = |behind: &[&str], rest: &[OsString]| {
+            paste(before.iter().cloned().chain(behind.iter().map(OsString::from)).chain(rest.iter().cloned()))
+        };
+        let cli = Cli::command();
+        let names = cli.get_subcommands().map(Command::get_name);
+        let meant = MEANT.into_iter().find(|(typed, _)| *typed == word).map(|(_, meant)| meant);
+        if let Some(meant) = meant.or_else(|| nearest(word, names)) {
+            let topic =
+                rest.first().and_then(|topic| topic.to_str()).filter(|topic| cli.find_subcommand(topic).is_some());
+            let (what, hint) = match (meant, topic) {
+                ("--help", topic) => ("there is no command `help`".to_owned(), help_of(topic)),
+                // `terraform force-unlock` has a -force, which is not --yes: tfguard looks first.
+                ("unlock", _) => {
+                    let rest: Vec<_> = rest.iter().filter(|word| *word != "-force").cloned().collect();
+                    (
+                        format!("there is no command `{word}`; `unlock` looks whether its holder lives"),
+                        with(&[meant], &rest),
+                    )
+                }
+                _ => (format!("there is no command `{word}`"), with(&[meant], rest)),
+            };
+            return Self::Mistake { what, hint, code: exit::USAGE };
+        }
+        let is_of_terraform = {
+            let line: Vec<_> = std::iter::once("terraform".into()).chain(words[at..].iter().cloned()).collect();
+            Purpose::read(&line, &HashMap::new()).is_some()
+        };
+        let behind: &[&str] = match word {
+            "run" | "exec" => &["--"],
+            _ if is_of_terraform => &["--", "terraform", word],
+            _ => &["--", word],
+        };
+        let rest = if rest.first().is_some_and(|next| next == "--") { &rest[1..] } else { rest };
+        let what = format!("unexpected argument '{word}': put `--` before the command to run");
+        Self::Mistake { what, hint: with(behind, rest), code: exit::TFGUARD_FAILED }
+    }
+}
+
+/// The exit code of a mistake. Where a run may be meant it is none of Terraform's: 2 is `plan -detailed-exitcode`'s for
+/// changes.
+fn code(command: Option<&str>) -> u8 {
+    if command.is_some() { exit::USAGE } else { exit::TFGUARD_FAILED }
+}
+
+fn help_of(command: Option<&str>) -> String {
+    command.map_or_else(|| "tfguard --help".to_owned(), |command| format!("tfguard {command} --help"))
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Vec<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![text],
+        Some(ContextValue::Strings(texts)) => texts.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What clap says, without its tips, usage and prefix.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    text.split("\n\n").next().unwrap_or(text).trim_end().to_owned()
+}
+
+/// An option that the command does not have: what is said, and a hint that is better than its help.
+fn unknown_option(
+    error: &clap::Error,
+    wrong: &str,
+    words: &[OsString],
+    command: Option<&str>,
+) -> (String, Option<String>) {
+    let cli = Cli::command();
+    let has = |command: &Command, name: &str| command.get_arguments().any(|arg| arg.get_long() == Some(name));
+    // Of `-grace=5m`, as Terraform's flags are written, clap names but a letter.
+    let letter = wrong.trim_start_matches('-');
+    let mut own = words.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()?.split('=').next());
+    let single = own.find(|word| {
+        word.strip_prefix('-').is_some_and(|name| !name.starts_with('-') && name.len() > 1 && name.contains(letter))
+    });
+    let wrong = single.unwrap_or(wrong);
+    let below = command.and_then(|command| cli.find_subcommand(command));
+    let doubled = single.and_then(|word| {
+        let name = word.strip_prefix('-').filter(|name| has(below.unwrap_or(&cli), name) || has(&cli, name))?;
+        Some(format!("--{name}"))
+    });
+    let near = doubled.as_deref().or_else(|| context(error, ContextKind::SuggestedArg).first().copied());
+    if let Some(hint) = near.and_then(|near| corrected(words, wrong, near)) {
+        return (format!("unexpected argument '{wrong}'"), Some(hint));
+    }
+    let name = wrong.strip_prefix("--").unwrap_or_default();
+    let run = (below.is_some() && has(&cli, name)).then_some(None);
+    let others = cli.get_subcommands().filter(|other| has(other, name)).map(|other| Some(other.get_name()));
+    let owners: Vec<_> = run.into_iter().chain(others).collect();
+    let Some(first) = owners.first() else { return (format!("unexpected argument '{wrong}'"), None) };
+    let told: Vec<_> = owners.iter().map(|owner| owner.map_or("a run".into(), |name| format!("`{name}`"))).collect();
+    let typed = owners.iter().find(|owner| owner.is_some_and(|name| words.iter().any(|word| word == name)));
+    let what = format!("unexpected argument '{wrong}': it is an option of {}", told.join(", "));
+    (what, Some(help_of(*typed.unwrap_or(first))))
+}
+
+/// The line with one word, or what stands before or behind its `=`, put right.
+fn corrected(words: &[OsString], wrong: &str, right: &str) -> Option<String> {
+    let is_wrong = |word: &OsString| {
+        let word = word.to_string_lossy();
+        word == wrong || word.split_once('=').is_some_and(|(flag, value)| flag == wrong || value == wrong)
+    };
+    let at = words.iter().position(is_wrong)?;
+    let mut words = words.to_vec();
+    words[at] = words[at].to_string_lossy().replacen(wrong, right, 1).into();
+    Some(paste(words.into_iter()))
+}
+
+/// A command line of tfguard's to paste. Arguments of the command to run that may be secrets are left out (P7).
+fn paste(words: impl Iterator<Item = OsString>) -> String {
+    let words: Vec<_> = std::iter::once("tfguard".into()).chain(words).collect();
+    let own = words.iter().position(|word| word == "--").map_or(words.len(), |dashes| dashes + 2);
+    let program = words.get(own.wrapping_sub(1)).filter(|_| own <= words.len());
+    let is_known = program.is_some_and(|program| product(program).is_some() || program == "terragrunt");
+    let shown = words.iter().enumerate().map(|(at, word)| match word.to_str() {
+        Some(word) if at < own => match word.split_once('=').filter(|_| word.starts_with("--")) {
+            Some((flag, value)) => format!("{flag}={}", text::quote(text::without_user(value.to_owned()))),
+            None => text::quote(text::without_user(word.to_owned())),
+        },
+        Some(word) if is_known && is_harmless(word) => word.to_owned(),
+        _ if at < own => text::quote(word),
+        _ => "...".to_owned(),
+    });
+    let mut shown: Vec<_> = shown.collect();
+    shown.dedup_by(|one, other| one == "..." && other == "...");
+    shown.join(" ")
+}
+
+/// Whether an argument of Terraform's cannot be a secret: those are values.
+fn is_harmless(word: &str) -> bool {
+    let (flag, value) = word.split_once('=').unwrap_or((word, "true"));
+    text::quote(flag) == flag && ["true", "false"].contains(&value)
+}
