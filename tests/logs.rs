@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use tfguard::model::{LockClaim, LockKinds, Phase, Stage};
+use tfguard::model::{Entry, LockClaim, LockKinds, Phase, Stage};
 use tfguard::observe::{
-    Ending, Expectations, Fact, InterruptScanner, Interrupts, Observer, Refusal, Splitter, Verdict,
+    Believed, Ending, Expectations, Fact, InterruptScanner, Interrupts, Left, Observer, Refusal, Splitter,
 };
 
 const VERSIONS: [&str; 9] = ["1.6.6", "1.8.4", "1.9.8", "1.10.5", "1.11.4", "1.12.2", "1.13.5", "1.14.9", "1.15.5"];
@@ -50,7 +50,11 @@ fn now() -> Timestamp {
 }
 
 fn observer() -> Observer {
-    Observer::new(Expectations { started: "2026-11-20T05:30:00Z".parse().unwrap(), nodename: Some("runner".into()) })
+    let believed = Believed { records: true, requests: false, states: Vec::new() };
+    Observer::new(
+        believed,
+        Expectations { started: "2026-11-20T05:30:00Z".parse().unwrap(), nodename: Some("runner".into()) },
+    )
 }
 
 fn observe(log: impl AsRef<[u8]>) -> (Observer, Vec<Fact>) {
@@ -73,19 +77,22 @@ fn refusals(facts: &[Fact]) -> Vec<&Refusal> {
         .collect()
 }
 
-/// What a real Terraform logs of an ordinary run: the operations it locked for, and the verdict.
-fn summary(log: &str, ending: Ending) -> (Vec<String>, Verdict, Vec<Phase>) {
-    let (observer, facts) = observe(log);
-    assert_eq!(refusals(&facts), [] as [&Refusal; 0]);
-    let operations = claims(&observer).into_iter().map(|claim| claim.operation).collect();
-    let phases = facts
+fn phases(facts: &[Fact]) -> Vec<Phase> {
+    facts
         .iter()
         .filter_map(|fact| match fact {
             Fact::Phase(phase) => Some(*phase),
             _ => None,
         })
-        .collect();
-    (operations, observer.verdict(ending), phases)
+        .collect()
+}
+
+/// What a real Terraform logs of an ordinary run: the operations it locked for, the locks that are left, and the phases.
+fn summary(log: &str, ending: Ending) -> (Vec<String>, Vec<Left<Entry>>, Vec<Phase>) {
+    let (observer, facts) = observe(log);
+    assert_eq!(refusals(&facts), [] as [&Refusal; 0]);
+    let operations = claims(&observer).into_iter().map(|claim| claim.operation).collect();
+    (operations, observer.left(ending), phases(&facts))
 }
 
 #[test]
@@ -93,18 +100,18 @@ fn orderly_runs_of_every_version_leave_nothing() {
     use Phase::{Applying, Planning, Unknown};
     for version in VERSIONS {
         let run = |name: &str| summary(&load(version, name), DONE);
-        let plan = (vec!["OperationTypePlan".to_owned()], Verdict::Released, vec![Planning, Unknown]);
+        let plan = (vec!["OperationTypePlan".to_owned()], vec![], vec![Planning, Unknown]);
         assert_eq!(run("plan.log"), plan, "{version}");
         assert_eq!(run("waited.log"), plan, "{version}");
-        let apply = (vec!["OperationTypeApply".to_owned()], Verdict::Released, vec![Planning, Applying, Unknown]);
+        let apply = (vec!["OperationTypeApply".to_owned()], vec![], vec![Planning, Applying, Unknown]);
         assert_eq!(run("apply.log"), apply, "{version}");
         if tells_success(version) {
             assert_eq!(run("lockfile.log"), apply, "{version}");
             assert_eq!(run("both.log"), apply, "{version}");
         }
-        let (operations, verdict, _) = run("workspace.log");
+        let (operations, left, _) = run("workspace.log");
         assert_eq!(operations, ["init", "OperationTypePlan"], "{version}");
-        assert_eq!(verdict, Verdict::Released, "{version}");
+        assert_eq!(left, [], "{version}");
     }
 }
 
@@ -136,18 +143,15 @@ fn claims_hold_what_the_lock_will_hold() {
 #[test]
 fn unorderly_endings_leave_the_lock_to_account_for() {
     for version in VERSIONS {
-        let only = |name: &str, ending| match summary(&load(version, name), ending).1 {
-            Verdict::Left(left) => {
-                let [left] = left.try_into().unwrap();
-                (left.entry.stage, left.may_still_appear, left.unlock_in_flight)
-            }
-            other => panic!("{version} {name}: {other:?}"),
+        let only = |name: &str, ending| {
+            let [left] = summary(&load(version, name), ending).1.try_into().unwrap();
+            (left.entry.stage, left.may_still_appear, left.unlock_in_flight)
         };
-        let (killed, _) = observe(load(version, "killed.log"));
-        assert_eq!(killed.phase(), Phase::Applying);
+        let (_, facts) = observe(load(version, "killed.log"));
+        assert_eq!(phases(&facts).last(), Some(&Phase::Applying));
         if tells_success(version) {
             assert_eq!(only("killed.log", KILLED), (Stage::Held, false, false), "{version}");
-            assert_eq!(summary(&load(version, "interrupted.log"), FAILED).1, Verdict::Released, "{version}");
+            assert_eq!(summary(&load(version, "interrupted.log"), FAILED).1, [], "{version}");
         } else {
             assert_eq!(only("killed.log", KILLED), (Stage::Attempted, true, false), "{version}");
             assert_eq!(only("interrupted.log", FAILED), (Stage::Unlocking, false, false), "{version}");
@@ -182,8 +186,8 @@ fn an_interrupt_shows_in_output_and_log() {
 #[test]
 fn a_lock_that_two_interrupts_leaked_is_left() {
     for name in ["twice.log", "twice-json.log"] {
-        let (_, verdict, phases) = summary(&load("1.11.4", name), KILLED);
-        assert!(matches!(verdict, Verdict::Left(left) if left.len() == 1));
+        let (_, left, phases) = summary(&load("1.11.4", name), KILLED);
+        assert_eq!(left.len(), 1);
         assert_eq!(phases, [Phase::Planning]);
         // The plan inside an apply is not told to stop.
         assert!(!observe(load("1.11.4", name)).1.contains(&Fact::CoreStopped { alone: true }));
@@ -218,15 +222,15 @@ fn other_commands() {
     assert_eq!(source.operation, "migration source state");
     assert_eq!(destination.operation, "migration destination state");
     assert_eq!(destination.state_key, "1.11.4/mig dir/terra\"form.tfstate");
-    assert_eq!(run("migrate.log").1, Verdict::Released);
+    assert_eq!(run("migrate.log").1, []);
 
-    assert_eq!(run("taint.log"), (vec!["taint".into()], Verdict::Released, vec![]));
+    assert_eq!(run("taint.log"), (vec!["taint".into()], vec![], vec![]));
     let refresh = run("refresh.log");
     assert_eq!(refresh.0, ["OperationTypeRefresh"]);
     assert!(refresh.2.contains(&Phase::Applying));
 
-    let (operations, verdict, phases) = run("lock-false.log");
-    assert_eq!((operations.len(), verdict), (0, Verdict::NoLocks));
+    let (operations, left, phases) = run("lock-false.log");
+    assert_eq!((operations.len(), left.len()), (0, 0));
     assert_eq!(phases, [Phase::Planning, Phase::Applying]);
 }
 
@@ -234,7 +238,7 @@ fn other_commands() {
 fn force_unlock_of_somebody_elses_lock_makes_it_nobody_of_ours() {
     let log = load("1.11.4", "force-unlock.log");
     assert!(log.contains(FOREIGN));
-    assert_eq!(summary(&log, KILLED), (vec![], Verdict::NoLocks, vec![]));
+    assert_eq!(summary(&log, KILLED), (vec![], vec![], vec![]));
 }
 
 #[test]
@@ -242,11 +246,11 @@ fn several_terraforms_in_one_log_are_told_apart() {
     let (observer, _) = observe(load("1.11.4", "nested.log"));
     let keys: Vec<_> = claims(&observer).into_iter().map(|claim| claim.state_key).collect();
     assert_eq!(keys, ["1.11.4/nested.tfstate", "1.11.4/inner.tfstate"]);
-    assert_eq!(observer.verdict(DONE), Verdict::Released);
+    assert_eq!(observer.left(DONE), []);
 
-    let (observer, _) = observe(load("1.11.4", "two-at-once.log"));
-    assert_eq!(observer.phase(), Phase::Applying);
-    let Verdict::Left(left) = observer.verdict(KILLED) else { panic!() };
+    let (observer, facts) = observe(load("1.11.4", "two-at-once.log"));
+    assert_eq!(phases(&facts).last(), Some(&Phase::Applying));
+    let left = observer.left(KILLED);
     let held: Vec<_> = left.iter().map(|left| (left.entry.claim.version.as_str(), left.entry.stage)).collect();
     assert!(held.contains(&("1.11.4", Stage::Held)), "{held:?}");
 }
@@ -254,8 +258,8 @@ fn several_terraforms_in_one_log_are_told_apart() {
 #[test]
 fn the_trace_tells_what_info_tells_and_nobody_elses_lock() {
     for version in ["1.9.8", "1.11.4", "1.15.5"] {
-        let (operations, verdict, _) = summary(&load(version, "trace.log"), DONE);
-        assert_eq!((operations, verdict), (vec!["OperationTypeApply".into()], Verdict::Released), "{version}");
+        let (operations, left, _) = summary(&load(version, "trace.log"), DONE);
+        assert_eq!((operations, left), (vec!["OperationTypeApply".into()], vec![]), "{version}");
         // The answer of the read that followed holds the other's lock.
         let log = load(version, "trace-refused.log");
         assert!(log.contains(FOREIGN));
@@ -264,7 +268,7 @@ fn the_trace_tells_what_info_tells_and_nobody_elses_lock() {
         let [claim] = claims(&observer).try_into().unwrap();
         assert_ne!(claim.id.as_str(), FOREIGN);
     }
-    assert_eq!(summary(&load("1.15.5", "trace-lockfile.log"), DONE).1, Verdict::Released);
+    assert_eq!(summary(&load("1.15.5", "trace-lockfile.log"), DONE).1, []);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use tfguard::model::{Grade, LockClaim, LockKinds, Phase, Product, Stage, TraceEntry};
-use tfguard::observe::{Believed, Ending, Expectations, Fact, LeftTrace, Observer, Refusal, Splitter, Verdict};
+use tfguard::observe::{Believed, Ending, Expectations, Fact, Left, Observer, Refusal, Splitter};
 
 const FOREIGN: &str = "11111111-2222-3333-4444-555555555555";
 const OURS: &str = "22222222-3333-4444-5555-666666666666";
@@ -27,7 +27,7 @@ fn observer(records: bool, states: &[(&str, &str)]) -> Observer {
     };
     let expectations =
         Expectations { started: "2026-11-19T00:00:00Z".parse().unwrap(), nodename: Some("runner".to_owned()) };
-    Observer::believing(believed, expectations)
+    Observer::new(believed, expectations)
 }
 
 fn now() -> Timestamp {
@@ -98,7 +98,7 @@ fn an_orderly_run_shows_its_lock_from_the_request_to_the_release() {
         assert_eq!((claim.operation.as_str(), claim.who.as_str()), (operation, "ci@runner"), "{version}");
         assert_eq!((claim.version.as_str(), claim.kinds), (version, LockKinds::DynamoDb));
         assert_eq!((claim.bucket.as_str(), &claim.state_key), ("tfstate", &key));
-        assert_eq!(observer.verdict(DONE), Verdict::Released, "{version}");
+        assert_eq!(observer.left(DONE), [], "{version}");
         let stages: Vec<_> = facts
             .iter()
             .filter_map(|fact| match fact {
@@ -125,9 +125,9 @@ fn a_log_cut_off_anywhere_leaves_the_lock_to_account_for() {
             assert_eq!(refusals(&facts), [], "{version} {end}");
             assert!(claims(&observer).iter().all(|claim| claim.id == *id), "{version} {end}");
             if end < sent {
-                assert_eq!(observer.verdict(KILLED), Verdict::NoLocks, "{version} {end}");
+                assert_eq!(claims(&observer), [], "{version} {end}");
             } else if end < deleted {
-                assert_ne!(observer.verdict(KILLED), Verdict::Released, "{version} {end}");
+                assert_eq!(observer.left(KILLED).len(), claims(&observer).len(), "{version} {end}");
             }
         }
     }
@@ -381,10 +381,7 @@ fn a_lockfile_is_known_by_checksum_and_etag() {
         {
             let (observer, _) = observe(killed);
             let left = observer.traces_left(KILLED);
-            assert!(
-                matches!(left[..], [LeftTrace { may_still_appear: false, unlock_in_flight: false, .. }]),
-                "{left:?}"
-            );
+            assert!(matches!(left[..], [Left { may_still_appear: false, unlock_in_flight: false, .. }]), "{left:?}");
         }
         let killed = &log[..log.find("http.method=DELETE").unwrap()];
         let trace = &traces(&observe(killed).0)[0].trace;

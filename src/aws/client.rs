@@ -8,13 +8,12 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_types::service_config::ServiceConfigKey;
+use jiff::Timestamp;
+use serde::Serialize;
 
-use crate::aws::answer::{StoreError, no_credentials};
+use crate::aws::answer::{StoreError, classify, classify_credentials};
 use crate::aws::credentials;
-use crate::aws::error::BackendError;
-use crate::aws::given::GivenSettings;
-use crate::aws::s3::S3Backend;
-use crate::aws::surroundings::Surroundings;
+use crate::aws::s3::{BackendError, S3Backend};
 
 /// How often a question is asked at most that a person waits for, where the service is busy or does not answer.
 const TRIES: u32 = 3;
@@ -25,7 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// When credentials end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialsEnd {
-    /// Then.
     At(SystemTime),
     /// Keys of a user, without a token.
     Never,
@@ -52,14 +50,6 @@ impl AwsClients {
         Ok(Self { backend: backend.clone(), config })
     }
 
-    /// The same for a table or a bucket as a whole, with settings given by hand and the environment.
-    ///
-    /// # Errors
-    /// When a setting cannot be followed, or there is no region.
-    pub async fn connect_given(given: &GivenSettings, surroundings: Surroundings) -> Result<Self, BackendError> {
-        Self::connect(&S3Backend::without_state(given.alone(), surroundings)?).await
-    }
-
     /// Clients for a cleanup step, which follows no file of the checkout: with the environment's credentials where such a file
     /// would have to be followed.
     ///
@@ -75,46 +65,26 @@ impl AwsClients {
         }
     }
 
-    /// Whether the credentials are the environment's, and Terraform had perhaps others.
-    pub fn is_by_environment(&self) -> bool {
-        self.backend.is_by_environment
-    }
-
-    /// The region of these clients.
-    pub fn region(&self) -> &str {
-        self.backend.region()
-    }
-
-    /// The endpoint of S3, as far as settings tell it.
-    pub fn s3_endpoint(&self) -> Option<String> {
-        self.backend.s3_endpoint()
-    }
-
-    /// The same for DynamoDB.
-    pub fn dynamodb_endpoint(&self) -> Option<String> {
-        self.backend.dynamodb_endpoint()
-    }
-
     /// Whether S3 is where these settings say: not where they name another DynamoDB than AWS's and no S3.
     pub(crate) fn knows_s3(&self) -> bool {
-        self.s3_endpoint().is_some() || self.dynamodb_endpoint().as_deref().is_none_or(is_aws)
+        self.backend.s3_endpoint().is_some() || self.backend.dynamodb_endpoint().as_deref().is_none_or(is_aws)
     }
 
     /// Whether S3 is AWS's own, as far as settings and shared files tell.
     pub fn is_s3_of_aws(&self) -> bool {
-        self.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
+        self.backend.s3_endpoint().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws)
     }
 
     /// A client of S3 for questions that a person waits for: they are asked three times at most, and are answered or
     /// given up within a minute. Not for the deletion of locks: see [`Self::open`].
     pub fn s3(&self) -> aws_sdk_s3::Client {
-        let config = self.s3_config(self.region(), self.s3_endpoint().as_deref());
+        let config = self.s3_config(self.backend.region(), self.backend.s3_endpoint().as_deref());
         aws_sdk_s3::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
     }
 
     /// The same for DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        let config = self.dynamodb_config(self.region(), self.dynamodb_endpoint().as_deref());
+        let config = self.dynamodb_config(self.backend.region(), self.backend.dynamodb_endpoint().as_deref());
         aws_sdk_dynamodb::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
     }
 
@@ -138,18 +108,13 @@ impl AwsClients {
                 (None, None) => CredentialsEnd::Never,
                 (None, Some(_)) => CredentialsEnd::Untold,
             }),
-            Err(error) => Err(no_credentials(&error)),
+            Err(error) => Err(classify_credentials(&error)),
         }
     }
 
     /// Where the credentials come from.
     pub(crate) fn credentials(&self) -> Option<SharedCredentialsProvider> {
         self.config.credentials_provider()
-    }
-
-    /// Whether settings name an endpoint of STS.
-    pub(crate) fn has_sts_endpoint(&self) -> bool {
-        self.backend.endpoints.sts.is_some()
     }
 
     pub(crate) fn dynamodb_config(&self, region: &str, endpoint: Option<&str>) -> aws_sdk_dynamodb::config::Builder {
@@ -203,6 +168,79 @@ pub(crate) fn is_aws(endpoint: &str) -> bool {
     })
 }
 
+/// The question is a courtesy: nobody waits longer for its answer.
+const LONGEST: Duration = Duration::from_secs(8);
+
+/// As whom AWS is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Caller {
+    /// The ID of the access key, shortened.
+    pub key_id: Option<String>,
+    /// When the credentials end, where that is known.
+    pub expires: Option<Timestamp>,
+    /// Account and ARN by STS; none where it was not asked.
+    #[serde(flatten)]
+    pub identity: Option<Identity>,
+    /// Why something of this is not known.
+    pub trouble: Option<String>,
+}
+
+/// Who STS says the caller is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    pub account: String,
+    /// The user or the session of a role.
+    pub arn: String,
+}
+
+impl AwsClients {
+    /// As whom AWS is asked. STS is asked only where the endpoints are AWS's, or it has one of its own.
+    pub async fn caller(&self) -> Caller {
+        let mut caller = Caller { key_id: None, expires: None, identity: None, trouble: None };
+        let Some(provider) = self.credentials() else {
+            caller.trouble = Some("there are no credentials".to_owned());
+            return caller;
+        };
+        match provider.provide_credentials().await {
+            Ok(credentials) => {
+                caller.key_id = Some(shortened(credentials.access_key_id()));
+                caller.expires = credentials.expiry().and_then(|time| Timestamp::try_from(time).ok());
+            }
+            Err(error) => {
+                caller.trouble = Some(classify_credentials(&error).to_string());
+                return caller;
+            }
+        }
+        let elsewhere =
+            [self.backend.s3_endpoint(), self.backend.dynamodb_endpoint()].iter().flatten().any(|url| !is_aws(url));
+        if elsewhere && self.backend.endpoints.sts.is_none() {
+            return caller;
+        }
+        match tokio::time::timeout(LONGEST, self.identity()).await {
+            Ok(Ok(identity)) => caller.identity = Some(identity),
+            Ok(Err(error)) => caller.trouble = Some(error.to_string()),
+            Err(_) => caller.trouble = Some("STS does not answer".to_owned()),
+        }
+        caller
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        let answer = self.sts().get_caller_identity().send().await;
+        let answer = answer.map_err(|error| classify("sts:GetCallerIdentity", error))?;
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        Ok(Identity { account: text(answer.account()), arn: text(answer.arn()) })
+    }
+}
+
+/// The ends of an ID: enough to recognise it.
+fn shortened(id: &str) -> String {
+    let chars: Vec<char> = id.chars().collect();
+    match chars.len() {
+        12.. => chars[..4].iter().chain(&['…']).chain(&chars[chars.len() - 4..]).collect(),
+        _ => "…".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,5 +261,12 @@ mod tests {
         ] {
             assert!(!is_aws(other), "{other}");
         }
+    }
+
+    #[test]
+    fn an_id_is_shortened() {
+        assert_eq!(shortened("AKIATESTBEDTESTBED00"), "AKIA…ED00");
+        assert_eq!(shortened("short"), "…");
+        assert_eq!(shortened(""), "…");
     }
 }

@@ -4,29 +4,31 @@
 //! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
 //! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
 //! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
-//! [`crate::aws::surroundings::Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
+//! [`Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
 //! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use std::{fmt, io};
 
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::{Credentials, provider};
 use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_sdk_sts::types::PolicyDescriptorType;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
 use crate::aws::attributes::{Role, WebIdentity};
-use crate::aws::error::BackendError;
-use crate::aws::s3::{S3Backend, set};
-use crate::aws::web_identity::{Token, WebIdentityRole};
+use crate::aws::paths::read;
+use crate::aws::s3::{BackendError, S3Backend, set};
 use crate::aws::{http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -200,7 +202,7 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
     let attributes = &backend.attributes;
     let (id, secret, token) = (set(&attributes.access_key), set(&attributes.secret_key), set(&attributes.token));
     if id.is_some() || secret.is_some() || token.is_some() {
-        let missing = |setting| BackendError::Unusable { setting, reason: "only a part of a key is set".to_owned() };
+        let missing = |setting| BackendError::unusable(setting, "only a part of a key is set");
         let id = id.ok_or(missing("access_key"))?;
         let secret = secret.ok_or(missing("secret_key"))?;
         let keys = Credentials::new(id, secret, token.map(str::to_owned), None, "backend block");
@@ -224,10 +226,9 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
             (None, Some(token)) => Token::Text(token.to_owned()),
             (file, _) => {
                 let file = file.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN_FILE"));
-                Token::File(backend.path(file.ok_or(BackendError::Unusable {
-                    setting: "assume_role_with_web_identity",
-                    reason: "it has neither a token nor a token file".to_owned(),
-                })?))
+                let missing = "it has neither a token nor a token file";
+                let file = file.ok_or(BackendError::unusable("assume_role_with_web_identity", missing))?;
+                Token::File(backend.path(file))
             }
         },
     };
@@ -242,18 +243,17 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
 
 /// Assumes a role by the credentials of `config`.
 async fn assume(backend: &S3Backend, role: &Role, config: &SdkConfig) -> Result<AssumeRoleProvider, BackendError> {
-    let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
     let not_sent =
         "tfguard cannot send it. Leave it out, or assume the role before Terraform starts and give both its keys";
     if set(&role.source_identity).is_some() {
-        return Err(unusable("assume_role.source_identity", not_sent));
+        return Err(BackendError::unusable("assume_role.source_identity", not_sent));
     }
     if role.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()) {
         let in_block = backend.attributes.assume_role.as_ref().is_some_and(|all| !all.as_slice().is_empty());
         let flat = "assume_role_transitive_tag_keys";
-        return Err(unusable(if in_block { "assume_role.transitive_tag_keys" } else { flat }, not_sent));
+        return Err(BackendError::unusable(if in_block { "assume_role.transitive_tag_keys" } else { flat }, not_sent));
     }
-    let arn = set(&role.role_arn).ok_or(unusable("assume_role", "it has no role_arn"))?;
+    let arn = set(&role.role_arn).ok_or(BackendError::unusable("assume_role", "it has no role_arn"))?;
     let seconds = seconds("assume_role", &role.duration)?.unwrap_or(ROLE_SECONDS);
     let mut builder = AssumeRoleProvider::builder(arn)
         .configure(&of_sts(backend, config))
@@ -283,7 +283,7 @@ pub(crate) fn policy(text: &Option<String>) -> Option<String> {
 pub(crate) fn seconds(setting: &'static str, duration: &Option<String>) -> Result<Option<u16>, BackendError> {
     let Some(text) = set(duration) else { return Ok(None) };
     let seconds = text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.as_secs().try_into().ok());
-    let unusable = || BackendError::Unusable { setting, reason: format!("{text:?} is no duration of a session") };
+    let unusable = || BackendError::unusable(setting, format!("{text:?} is no duration of a session"));
     seconds.map(Some).ok_or_else(unusable)
 }
 
@@ -297,4 +297,72 @@ pub(crate) fn of_sts(backend: &S3Backend, config: &SdkConfig) -> SdkConfig {
         builder = builder.endpoint_url(endpoint).use_fips(false).use_dual_stack(false);
     }
     builder.build()
+}
+
+/// A web identity.
+pub(crate) enum Token {
+    Text(String),
+    /// Read anew each time, because it is replaced before it expires.
+    File(PathBuf),
+}
+
+/// Assumes a role by a web identity. The SDK's own provider knows neither a token's text, nor a duration, nor an STS
+/// endpoint that only the backend block names.
+pub(crate) struct WebIdentityRole {
+    sts: aws_sdk_sts::Client,
+    arn: String,
+    seconds: Option<u16>,
+    identity: WebIdentity,
+    token: Token,
+}
+
+impl fmt::Debug for WebIdentityRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebIdentityRole").field("arn", &self.arn).finish_non_exhaustive()
+    }
+}
+
+impl WebIdentityRole {
+    pub(crate) fn new(sts: aws_sdk_sts::Client, identity: WebIdentity, token: Token) -> Result<Self, BackendError> {
+        let setting = "assume_role_with_web_identity";
+        let missing = BackendError::unusable(setting, "it has no role_arn");
+        let arn = set(&identity.role_arn).ok_or(missing)?.to_owned();
+        Ok(Self { sts, arn, seconds: seconds(setting, &identity.duration)?, identity, token })
+    }
+
+    async fn assume(&self) -> provider::Result {
+        let token = match &self.token {
+            Token::Text(token) => token.clone(),
+            Token::File(path) => {
+                let text = read(path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+                let unusable = |error| format!("web identity token {}: {error}", path.display());
+                text.map_err(|error| CredentialsError::invalid_configuration(unusable(error)))?
+            }
+        };
+        let arns = self.identity.policy_arns.iter().flatten();
+        let arns: Vec<_> = arns.map(|arn| PolicyDescriptorType::builder().arn(arn).build()).collect();
+        let request = self
+            .sts
+            .assume_role_with_web_identity()
+            .role_arn(&self.arn)
+            .role_session_name(set(&self.identity.session_name).unwrap_or(SESSION_NAME))
+            .web_identity_token(token)
+            .set_duration_seconds(self.seconds.map(i32::from))
+            .set_policy(policy(&self.identity.policy))
+            .set_policy_arns((!arns.is_empty()).then_some(arns));
+        let issued = request.send().await.map_err(CredentialsError::provider_error)?.credentials;
+        let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS answered without credentials"))?;
+        let expires = SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
+        let token = Some(issued.session_token);
+        Ok(Credentials::new(issued.access_key_id, issued.secret_access_key, token, Some(expires), "web identity"))
+    }
+}
+
+impl ProvideCredentials for WebIdentityRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.assume())
+    }
 }

@@ -16,10 +16,8 @@ use http_body_util::Limited;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-use crate::aws::error::BackendError;
-use crate::aws::paths::read;
-use crate::aws::s3::{S3Backend, set};
-use crate::aws::surroundings::Surroundings;
+use crate::aws::paths::{Surroundings, read};
+use crate::aws::s3::{BackendError, S3Backend, set};
 
 /// This machine, for which Terraform never asks a proxy.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
@@ -32,12 +30,11 @@ const LARGEST_ANSWER: usize = 32 * 1024 * 1024;
 pub(crate) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<SharedHttpClient, BackendError> {
     let attributes = &backend.attributes;
     if attributes.insecure == Some(true) {
-        return Err(BackendError::Unusable {
-            setting: "insecure",
-            reason: "tfguard does not talk to a server whose certificate it cannot check. Name the certificate's \
-                     authority in `custom_ca_bundle` or AWS_CA_BUNDLE"
-                .to_owned(),
-        });
+        return Err(BackendError::unusable(
+            "insecure",
+            "tfguard does not talk to a server whose certificate it cannot check. Name the certificate's authority in \
+             `custom_ca_bundle` or AWS_CA_BUNDLE",
+        ));
     }
     let tls = tls(backend, ca_bundle)?;
     let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
@@ -59,10 +56,8 @@ fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<Proxy
     };
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     // The URL can hold a password, so the error does not show it.
-    let proxy = ProxyConfig::all(url).map_err(|_| BackendError::Unusable {
-        setting,
-        reason: "it, or the environment's, is no URL of an http or https proxy".to_owned(),
-    });
+    let reason = "it, or the environment's, is no URL of an http or https proxy";
+    let proxy = ProxyConfig::all(url).map_err(|_| BackendError::unusable(setting, reason));
     Ok(proxy?.no_proxy(format!("{LOOPBACK},{exempt}")))
 }
 
@@ -81,10 +76,8 @@ fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, Backe
             TrustStore::default()
         }
         Some(path) => {
-            let unusable = |reason: String| BackendError::Unusable {
-                setting: "custom_ca_bundle",
-                reason: format!("{}: {reason}", path.display()),
-            };
+            let unusable =
+                |why: String| BackendError::unusable("custom_ca_bundle", format!("{}: {why}", path.display()));
             let bundle = read(&path).map_err(|error| unusable(error.to_string()))?;
             // The SDK's client panics at what it cannot parse.
             let mut roots = RootCertStore::empty();
@@ -99,7 +92,7 @@ fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, Backe
         }
     };
     let tls = TlsContext::builder().with_trust_store(trusted).build();
-    tls.map_err(|error| BackendError::Unusable { setting: "custom_ca_bundle", reason: error.to_string() })
+    tls.map_err(|error| BackendError::unusable("custom_ca_bundle", error.to_string()))
 }
 
 /// The SDK looks for the system's authorities by tfguard's environment, so Terraform's must name the same.
@@ -107,13 +100,11 @@ fn roots_are_terraforms(surroundings: &Surroundings) -> Result<(), BackendError>
     let other = |name: &&str| surroundings.var(name).is_some_and(|path| std::env::var_os(name) != Some(path.into()));
     match ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(other) {
         None => Ok(()),
-        Some(setting) => Err(BackendError::Unusable {
+        Some(setting) => Err(BackendError::unusable(
             setting,
-            reason:
-                "Terraform's is not tfguard's own, the only one that is followed. Set it for tfguard, too, or name the \
-                     authorities in `custom_ca_bundle` or AWS_CA_BUNDLE"
-                    .to_owned(),
-        }),
+            "Terraform's is not tfguard's own, the only one that is followed. Set it for tfguard, too, or name the \
+             authorities in `custom_ca_bundle` or AWS_CA_BUNDLE",
+        )),
     }
 }
 

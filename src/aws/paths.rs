@@ -1,9 +1,10 @@
 //! Paths as Go and aws-sdk-go-base treat them, and files that settings name.
 
-use std::io;
-use std::path::Path;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
-use crate::aws::surroundings::Surroundings;
 use crate::files;
 
 /// Files of settings have a few kilobytes, bundles of certificates some hundred.
@@ -67,6 +68,33 @@ pub(crate) fn expand(path: &str, surroundings: &Surroundings) -> String {
             format!("{home}{below}")
         }
         _ => expanded,
+    }
+}
+
+/// Where and with what environment a Terraform runs. The environment can hold secrets: Debug does not show it.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Its working directory, after `-chdir`.
+    pub dir: PathBuf,
+    /// Its environment.
+    pub env: HashMap<OsString, OsString>,
+}
+
+impl Surroundings {
+    /// A variable that is set, not empty and valid UTF-8.
+    pub(crate) fn var(&self, name: &str) -> Option<&str> {
+        self.env.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+    }
+
+    /// The home directory.
+    pub(crate) fn home(&self) -> Option<PathBuf> {
+        Some(self.dir.join(self.var("HOME")?))
+    }
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 

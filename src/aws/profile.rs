@@ -12,10 +12,9 @@ use aws_config::profile::ProfileSet;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::aws::answer::told;
-use crate::aws::error::BackendError;
+use crate::aws::answer::with_causes;
 use crate::aws::paths;
-use crate::aws::s3::{S3Backend, set};
+use crate::aws::s3::{BackendError, S3Backend, set};
 use crate::files::checkout_of;
 
 /// A file of one kind, the setting that names it, and whether it may be missing.
@@ -55,8 +54,7 @@ fn files(backend: &S3Backend) -> Vec<File> {
 pub(crate) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFiles, ProfileSet), BackendError> {
     let mut all = EnvConfigFiles::builder();
     for (kind, path, setting, may_be_missing) in files(backend) {
-        let unusable =
-            |reason: String| BackendError::Unusable { setting, reason: format!("{}: {reason}", path.display()) };
+        let unusable = |why: String| BackendError::unusable(setting, format!("{}: {why}", path.display()));
         let bytes = match paths::read(&path) {
             Err(error) if may_be_missing && error.kind() == ErrorKind::NotFound => Vec::new(),
             read => read.map_err(|error| unusable(error.to_string()))?,
@@ -74,8 +72,7 @@ pub(crate) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
         let text = text.lines().map(|line| rooted(line, &backend.surroundings.dir) + "\n").collect::<String>();
         let alone = EnvConfigFiles::builder().with_contents(kind, text.as_str()).build();
         if let Err(error) = aws_config::profile::load(&Fs::real(), env, &alone, None).await {
-            let told = told(&error).split_whitespace().collect::<Vec<_>>().join(" ");
-            return Err(unusable(format!("the AWS SDK for Rust does not understand it: {told}")));
+            return Err(unusable(format!("the AWS SDK for Rust does not understand it: {}", with_causes(&error))));
         }
         all = all.with_contents(kind, text);
     }
@@ -83,12 +80,11 @@ pub(crate) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
     let in_block = set(&backend.attributes.profile);
     let profiles = aws_config::profile::load(&Fs::real(), env, &all, in_block.map(|name| name.to_owned().into())).await;
     let setting = if in_block.is_some() { "profile" } else { "AWS_PROFILE" };
-    let unusable = |reason| BackendError::Unusable { setting, reason };
-    let profiles = profiles.map_err(|error| unusable(told(&error)))?;
+    let profiles = profiles.map_err(|error| BackendError::unusable(setting, with_causes(&error)))?;
     let name = profiles.selected_profile();
     if !is_plain(name) {
         let reason = format!("tfguard does not know profiles with such a name: {name:?}. Name it by {PLAIN}");
-        return Err(unusable(reason));
+        return Err(BackendError::unusable(setting, reason));
     }
     Ok((all, profiles))
 }

@@ -1,18 +1,17 @@
 //! The S3 backend's settings.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
 use crate::aws::attributes::{Attributes, Endpoints, OneOrMany};
 use crate::aws::credentials::Kept;
-use crate::aws::customer_key::SseCustomerKey;
-use crate::aws::error::BackendError;
 use crate::aws::paths;
-use crate::aws::surroundings::Surroundings;
+use crate::aws::paths::Surroundings;
 use crate::model::{LockClaim, LockKinds, LockPlace, lockfile_key};
 use crate::text::without_user;
 
@@ -33,7 +32,7 @@ pub struct S3Backend {
     pub(crate) customer_key: Option<SseCustomerKey>,
     /// Its credentials are the environment's, and Terraform had perhaps others.
     pub(crate) is_by_environment: bool,
-    /// A digest of each setting that is recorded, by its name.
+    /// A digest of each setting that was recorded for Terraform, by its name.
     pub(crate) digests: BTreeMap<String, String>,
     /// What its source of credentials gave last. Clones share it.
     pub(crate) kept: Kept,
@@ -77,13 +76,12 @@ impl S3Backend {
         // Where the places name no endpoint, one of the environment's must not lead to another store.
         let found = backend.places(claim)?;
         match places.iter().find(|place| !found.contains(place)) {
-            Some(place) => Err(BackendError::Elsewhere { place: place.to_string() }),
+            Some(place) => Err(BackendError::Elsewhere(place.to_string())),
             None => Ok(backend),
         }
     }
 
     /// The same place, reached with what the environment tells alone.
-    #[must_use]
     pub fn with_credentials_of_environment(&self) -> Self {
         let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, lock_table, .. } = &self.attributes;
         let attributes = Attributes {
@@ -100,45 +98,30 @@ impl S3Backend {
         Self { attributes, is_by_environment: true, kept: Kept::default(), ..self.clone() }
     }
 
-    /// A digest of each of its settings, by its name: what was recorded for Terraform.
-    pub fn digests(&self) -> &BTreeMap<String, String> {
-        &self.digests
-    }
-
     pub(crate) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
         let backend = Self::without_state(attributes, surroundings)?;
-        let missing = |setting| BackendError::Unusable { setting, reason: "it is missing".to_owned() };
-        if backend.bucket.is_empty() {
-            return Err(missing("bucket"));
+        match [("bucket", &backend.bucket), ("key", &backend.key)].iter().find(|(_, value)| value.is_empty()) {
+            Some((setting, _)) => Err(BackendError::unusable(setting, "it is missing")),
+            None => Ok(backend),
         }
-        if backend.key.is_empty() {
-            return Err(missing("key"));
-        }
-        Ok(backend)
     }
 
     /// The settings by which AWS is reached; bucket and key may be empty.
     pub(crate) fn without_state(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
-        let unusable = |setting, reason: &str| BackendError::Unusable { setting, reason: reason.to_owned() };
         let bucket = attributes.bucket.clone().unwrap_or_default();
         let key = attributes.key.clone().unwrap_or_default();
         let region = set(&attributes.region)
             .or_else(|| surroundings.var("AWS_REGION"))
             .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
-            .ok_or(unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
+            .ok_or(BackendError::unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
             .to_owned();
         let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"));
         // With `encrypt = false` Terraform sends no key, and S3 refuses one for an object that has none.
-        let customer_key = match customer_key.filter(|_| attributes.encrypt == Some(true)) {
-            Some(text) => Some(
-                SseCustomerKey::new(text)
-                    .ok_or(unusable("sse_customer_key", "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64"))?,
-            ),
-            None => None,
-        };
+        let flaw = "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64";
+        let read = |text| SseCustomerKey::new(text).ok_or(BackendError::unusable("sse_customer_key", flaw));
+        let customer_key = customer_key.filter(|_| attributes.encrypt == Some(true)).map(read).transpose()?;
         let endpoints = endpoints(&attributes, &surroundings);
-        let digests = BTreeMap::new();
-        let kept = Kept::default();
+        let (is_by_environment, digests, kept) = Default::default();
         Ok(Self {
             attributes,
             surroundings,
@@ -147,14 +130,13 @@ impl S3Backend {
             region,
             endpoints,
             customer_key,
-            is_by_environment: false,
+            is_by_environment,
             digests,
             kept,
         })
     }
 
     /// A digest of the settings as they are recorded, without those of the environment.
-    #[must_use]
     pub fn digest(&self) -> String {
         let settings = self.digests.iter().map(|(name, digest)| format!("{name}={digest}\n"));
         BASE64_STANDARD.encode(Sha256::digest(settings.collect::<String>()))
@@ -173,11 +155,6 @@ impl S3Backend {
     /// Whether the bucket is put into the path of URLs.
     pub fn uses_path_style(&self) -> bool {
         self.attributes.use_path_style.or(self.attributes.force_path_style).unwrap_or(false)
-    }
-
-    /// The customer's key by which its objects are encrypted, if they are encrypted so.
-    pub(crate) fn customer_key(&self) -> Option<&SseCustomerKey> {
-        self.customer_key.as_ref()
     }
 
     /// The region of bucket and table.
@@ -230,7 +207,7 @@ impl S3Backend {
     /// is behind a multi-region access point.
     pub fn places(&self, claim: &LockClaim) -> Result<Vec<LockPlace>, BackendError> {
         if !self.stores_state(&claim.bucket, &claim.state_key) {
-            return Err(BackendError::ForeignState { lock_id: claim.lock_id() });
+            return Err(BackendError::ForeignState(claim.lock_id()));
         }
         let (file, table) = match claim.kinds {
             LockKinds::Lockfile => (true, false),
@@ -241,28 +218,26 @@ impl S3Backend {
         let mut places = Vec::new();
         if file {
             if self.is_multi_region() {
-                return Err(BackendError::Unusable {
-                    setting: "bucket",
-                    reason: "it is a multi-region access point, whose requests (SigV4A) tfguard cannot sign. Name the \
-                             bucket itself, or an access point of one region"
-                        .to_owned(),
-                });
+                return Err(BackendError::unusable(
+                    "bucket",
+                    "it is a multi-region access point, whose requests (SigV4A) tfguard cannot sign. Name the bucket \
+                     itself, or an access point of one region",
+                ));
             }
             places.push(self.file_place(&claim.state_key));
         }
         if table {
             let place = self.table_place(&claim.state_key);
-            places.push(place.ok_or(BackendError::NoSuchHalf { setting: "dynamodb_table" })?);
+            places.push(place.ok_or(BackendError::NoSuchHalf("dynamodb_table"))?);
         }
         if places.is_empty() {
-            return Err(BackendError::NoSuchHalf { setting: "dynamodb_table" });
+            return Err(BackendError::NoSuchHalf("dynamodb_table"));
         }
         Ok(places)
     }
 
     /// Where the lock of a state lives by what is configured, the file half first; none if the state is none of this
     /// backend's. `path`: `<bucket>/<state key>`.
-    #[must_use]
     pub fn places_of_state(&self, path: &str) -> Option<Vec<LockPlace>> {
         let (_, state_key) = path.split_once('/').filter(|(bucket, key)| self.stores_state(bucket, key))?;
         let file = (self.attributes.use_lockfile == Some(true)).then(|| self.file_place(state_key));
@@ -270,7 +245,6 @@ impl S3Backend {
     }
 
     /// Where the file half of a state's lock lives, if it has one.
-    #[must_use]
     pub fn file_place(&self, state_key: &str) -> LockPlace {
         LockPlace::Lockfile {
             bucket: self.bucket.clone(),
@@ -281,7 +255,6 @@ impl S3Backend {
     }
 
     /// Where the table half of a state's lock lives. None without a table.
-    #[must_use]
     pub fn table_place(&self, state_key: &str) -> Option<LockPlace> {
         Some(LockPlace::DynamoDb {
             table: self.table()?.to_owned(),
@@ -335,27 +308,126 @@ pub(crate) fn set(attribute: &Option<String>) -> Option<&str> {
 /// that the SDK finds by itself, as `AWS_ENDPOINT_URL`, come after.)
 fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints {
     let nested = attributes.endpoints.as_ref().and_then(|nested: &OneOrMany<Endpoints>| nested.as_slice().first());
-    let pick = |nested: Option<&Option<String>>, legacy: &Option<String>, variables: &[&str]| {
-        nested
-            .and_then(set)
-            .or_else(|| set(legacy))
-            .or_else(|| variables.iter().find_map(|name| surroundings.var(name)))
-            .map(|url| if url.contains("://") { url.to_owned() } else { format!("https://{url}") })
+    let nested = nested.cloned().unwrap_or_default();
+    let pick = |nested: Option<String>, legacy: &Option<String>, variables: &[&str]| {
+        let variable = || variables.iter().find_map(|name| surroundings.var(name));
+        let url = set(&nested).or_else(|| set(legacy)).or_else(variable)?;
+        Some(if url.contains("://") { url.to_owned() } else { format!("https://{url}") })
     };
+    let Attributes { dynamodb_endpoint, endpoint, sts_endpoint, .. } = attributes;
     Endpoints {
-        dynamodb: pick(
-            nested.map(|nested| &nested.dynamodb),
-            &attributes.dynamodb_endpoint,
-            &["AWS_ENDPOINT_URL_DYNAMODB", "AWS_DYNAMODB_ENDPOINT"],
-        ),
-        s3: pick(nested.map(|nested| &nested.s3), &attributes.endpoint, &["AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT"]),
-        sso: pick(nested.map(|nested| &nested.sso), &None, &["AWS_ENDPOINT_URL_SSO"]),
-        sts: pick(
-            nested.map(|nested| &nested.sts),
-            &attributes.sts_endpoint,
-            &["AWS_ENDPOINT_URL_STS", "AWS_STS_ENDPOINT"],
-        ),
+        dynamodb: pick(nested.dynamodb, dynamodb_endpoint, &["AWS_ENDPOINT_URL_DYNAMODB", "AWS_DYNAMODB_ENDPOINT"]),
+        s3: pick(nested.s3, endpoint, &["AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT"]),
+        sso: pick(nested.sso, &None, &["AWS_ENDPOINT_URL_SSO"]),
+        sts: pick(nested.sts, sts_endpoint, &["AWS_ENDPOINT_URL_STS", "AWS_STS_ENDPOINT"]),
     }
+}
+
+/// The key of server-side encryption with a customer's key (SSE-C).
+#[derive(Clone, PartialEq, Eq)]
+pub struct SseCustomerKey {
+    /// As the headers of a request have it. Secret.
+    pub(crate) base64: String,
+    /// The MD5 of the key, in base64, for the header beside it.
+    pub(crate) md5: String,
+}
+
+impl SseCustomerKey {
+    /// The key as the backend block has it: 32 bytes in base64. `None` if it is not.
+    pub fn new(base64: &str) -> Option<Self> {
+        let key = BASE64_STANDARD.decode(base64).ok().filter(|key| key.len() == 32)?;
+        Some(Self { base64: base64.to_owned(), md5: BASE64_STANDARD.encode(Md5::digest(key)) })
+    }
+}
+
+impl fmt::Debug for SseCustomerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SseCustomerKey(…)")
+    }
+}
+
+/// Why the backend of a directory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error(
+        "cannot read the backend's settings in {path}: {source}. Run `terraform init` in that directory, as the user who runs tfguard"
+    )]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// The file isn't JSON: it was cut off or overwritten. The reason shows none of its content.
+    #[error("{path} is not what `terraform init` writes ({reason}). Run `terraform init` again")]
+    Torn { path: PathBuf, reason: String },
+    #[error("{path} has format version {version}; this tfguard knows version 3. Use a newer tfguard")]
+    UnknownVersion { path: PathBuf, version: String },
+    /// `init` moves a state to this backend and has not recorded its settings.
+    #[error(
+        "`terraform init` records the backend that it moves a state to when all is over, so its region, table and \
+         endpoints are not known"
+    )]
+    NotRecorded,
+    /// The plan file that is applied does not tell its backend, and no other place does.
+    #[error("the backend, and so the place of the lock, is in the plan file {path}, and {flaw}")]
+    PlanFile { path: PathBuf, flaw: PlanFlaw },
+    /// The settings contradict themselves or lack something. `setting`: the attribute or environment variable.
+    #[error("the S3 backend's setting `{setting}` cannot be used: {reason}")]
+    Unusable { setting: &'static str, reason: String },
+    /// The claim names a state, `<bucket>/<state key>`, that this backend does not store.
+    #[error("the lock is for {0}, which this backend does not store; tfguard does not know where its lock lives")]
+    ForeignState(String),
+    /// The settings that are there now are not those with which the lock was taken, in this place.
+    #[error(
+        "it was taken in {0}, and what the directory is configured for leads elsewhere; if a plan file was applied, only that has the settings"
+    )]
+    Elsewhere(String),
+    /// The settings of this directory are not those that were there when the Terraform started.
+    #[error(
+        "the backend that {dir} is configured for now isn't the one that it was configured for when Terraform started, \
+         so the lock is looked for in neither", dir = .0.display()
+    )]
+    Swapped(PathBuf),
+    /// The settings that are there now are not those with which the lock was taken, although they lead to it.
+    #[error(
+        "in {directory} the backend's settings are not those with which the lock was taken: {settings} changed, so they are \
+         not used"
+    )]
+    Changed { directory: PathBuf, settings: String },
+    /// A cleanup step does not follow a file of the checkout, which may have been changed since the run began.
+    #[error(
+        "{path} is in the checkout and says `{property}`: a cleanup step runs no command and sends no token by such a file"
+    )]
+    InCheckout { path: PathBuf, property: String },
+    /// The claim names a half of a lock for which the backend lacks this setting.
+    #[error(
+        "Terraform took a lock of a kind for which the backend's settings have no {0}; was the directory initialised anew meanwhile?"
+    )]
+    NoSuchHalf(&'static str),
+}
+
+impl BackendError {
+    pub(crate) fn unusable(setting: &'static str, reason: impl Into<String>) -> Self {
+        Self::Unusable { setting, reason: reason.into() }
+    }
+}
+
+/// Why a plan file does not tell its backend. Shows nothing of its content, which can hold keys.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanFlaw {
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// A pipe or a device.
+    #[error("it is no regular file, so only Terraform could read it")]
+    NoFile,
+    /// OpenTofu's encryption of plans is on.
+    #[error("OpenTofu has encrypted it, and only OpenTofu has the key")]
+    Encrypted,
+    /// No plan, or that of a run in HCP Terraform.
+    #[error("it is no plan of this machine's Terraform or OpenTofu")]
+    NoPlan,
+    /// Cut off, overwritten, or forged.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// Larger than any plan tfguard is made for.
+    #[error("it is too large to be looked through")]
+    TooLarge,
 }
 
 #[cfg(test)]
@@ -426,12 +498,12 @@ mod tests {
         }
         let neither = backend(r#"{"bucket":"b","key":"k","region":"r"}"#, &[]).unwrap();
         for kinds in [LockKinds::Both, LockKinds::DynamoDb, LockKinds::Unstated] {
-            assert!(matches!(neither.places(&claim("k", kinds)), Err(BackendError::NoSuchHalf { .. })));
+            assert!(matches!(neither.places(&claim("k", kinds)), Err(BackendError::NoSuchHalf(_))));
         }
         // What Terraform says it locked counts, not a setting that may have changed since.
         assert_eq!(neither.places(&claim("k", LockKinds::Lockfile)).unwrap().len(), 1);
         let foreign = neither.places(&claim("other", LockKinds::Lockfile));
-        assert!(matches!(foreign, Err(BackendError::ForeignState { .. })));
+        assert!(matches!(foreign, Err(BackendError::ForeignState(_))));
     }
 
     #[test]
@@ -481,5 +553,16 @@ mod tests {
         assert_eq!(region("null", &variables).unwrap(), "two");
         assert_eq!(region(r#""""#, &variables[1..]).unwrap(), "three");
         assert!(matches!(region("null", &[]), Err(BackendError::Unusable { setting: "region", .. })));
+    }
+
+    #[test]
+    fn a_customer_key_is_32_bytes_in_base64_and_never_shown() {
+        let text = BASE64_STANDARD.encode([7; 32]);
+        let key = SseCustomerKey::new(&text).unwrap();
+        assert_eq!(key.md5, "y4HAEFCYWuvAXWFTtA1Qpg==");
+        assert!(!format!("{key:?}").contains(&text[..8]));
+        for wrong in ["", "abc", &BASE64_STANDARD.encode([7; 31]), &text[1..]] {
+            assert_eq!(SseCustomerKey::new(wrong), None);
+        }
     }
 }

@@ -9,13 +9,11 @@ use crate::model::{FoundLock, Sighting};
 use crate::text::printable;
 
 /// A lock and its state, a line for each thing that is known of it.
-#[must_use]
 pub fn lock(lock: &JudgedLock, now: Timestamp) -> String {
     format!("state {}\n{}", printable(&lock.lock.state), lock_only(lock, now))
 }
 
 /// The lines of the lock.
-#[must_use]
 pub fn lock_only(lock: &JudgedLock, now: Timestamp) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -53,7 +51,6 @@ pub fn lock_only(lock: &JudgedLock, now: Timestamp) -> String {
 }
 
 /// The same, in a few words.
-#[must_use]
 pub fn in_a_line(seen: &Sighting) -> String {
     match (&seen.lock, seen.defect()) {
         (FoundLock::Held(info), None) => printable(&format!("lock {} by {} ({})", info.id, info.who, info.operation)),

@@ -8,11 +8,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::aws::Caller;
-use crate::commands::judged::{JudgedLock, Merged, View};
-use crate::commands::looked::HalfLook;
-use crate::commands::output::{print, to_json};
+use crate::commands::judged::{HalfLook, JudgedLock, Merged, View};
 use crate::commands::target::{State, Target};
-use crate::commands::{Failure, block_on, describe};
+use crate::commands::{Failure, block_on, describe, print, to_json};
 use crate::session::Machine;
 use crate::state::{DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
 use crate::text::{duration, printable, printable_whole, without_user};
@@ -108,8 +106,7 @@ impl Found {
         };
         let (caller, looks, object, digest) =
             tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(None), digest);
-        let mut unseen: Vec<_> =
-            looks.iter().filter_map(|look| Some(format!("{}: {}", look.at.place, look.failure()?))).collect();
+        let mut unseen: Vec<_> = looks.iter().filter_map(HalfLook::trouble).collect();
         let object_seen = object.is_ok();
         let object = object.unwrap_or_else(|error| {
             unseen.push(format!("state s3://{}: {error}", state.lock_id()));
@@ -185,7 +182,7 @@ impl Found {
         }
         for lock in &self.locks {
             text += &describe::lock_only(lock, self.now);
-            let stale: Vec<_> = lock.stale(older_than, self.now).iter().map(|stale| stale.word()).collect();
+            let stale = lock.stale(older_than, self.now);
             if !stale.is_empty() {
                 let _ = writeln!(text, "  {:<11} {}", "stale", stale.join(", "));
             }
@@ -209,8 +206,8 @@ impl Found {
         words.extend(caller.trouble.clone());
         words.extend(caller.expires.map(|end| format!("until {}", end.strftime("%Y-%m-%d %H:%M:%S UTC"))));
         words.push(state.backend.region().to_owned());
-        words.extend(state.clients.s3_endpoint().map(|url| format!("S3 at {}", without_user(url))));
-        words.extend(state.clients.dynamodb_endpoint().map(|url| format!("DynamoDB at {}", without_user(url))));
+        words.extend(state.backend.s3_endpoint().map(|url| format!("S3 at {}", without_user(url))));
+        words.extend(state.backend.dynamodb_endpoint().map(|url| format!("DynamoDB at {}", without_user(url))));
         words.join(", ")
     }
 
@@ -223,8 +220,8 @@ impl Found {
             workspace: state.workspace.as_deref(),
             region: state.backend.region(),
             table: state.backend.table(),
-            s3_endpoint: state.clients.s3_endpoint().map(without_user),
-            dynamodb_endpoint: state.clients.dynamodb_endpoint().map(without_user),
+            s3_endpoint: state.backend.s3_endpoint().map(without_user),
+            dynamodb_endpoint: state.backend.dynamodb_endpoint().map(without_user),
             credentials: &self.caller,
             looked_at: self.now,
             locks: self.locks.iter().map(|lock| lock.view(older_than, self.now)).collect(),

@@ -6,15 +6,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::aws::StoreError;
+use crate::commands::target::{HalfPlace, State};
 use crate::model::{Defect, FoundLock, Holder, Liveness, LockInfo, LockPlace, Recorded, Sighting};
 use crate::session::{Judged, Machine};
 
 /// One half of a lock as it was seen.
 #[derive(Debug, Clone)]
 pub struct HalfSeen {
-    /// Where.
     pub place: LockPlace,
-    /// What.
     pub seen: Sighting,
     /// Whether Terraform is set up to lock there, as far as it is known.
     pub expected: bool,
@@ -34,7 +34,6 @@ pub struct SeenLock {
 /// A lock and what it means.
 #[derive(Debug, Clone)]
 pub struct JudgedLock {
-    /// The lock.
     pub lock: SeenLock,
     /// Its holder, and whether it lives.
     pub judged: Judged,
@@ -44,46 +43,6 @@ pub struct JudgedLock {
     pub notes: Vec<String>,
 }
 
-/// Why a lock is stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stale {
-    /// Its holder is proven to be dead.
-    Dead,
-    /// It is older than was asked for.
-    Old,
-    /// It is an item without `Info`.
-    Ghost,
-    /// It is a lockfile without a byte.
-    Empty,
-    /// It is no lock by Terraform's format.
-    Malformed,
-}
-
-impl Stale {
-    /// One word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Dead => "dead",
-            Self::Old => "old",
-            Self::Ghost => "ghost",
-            Self::Empty => "empty",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
-impl From<Defect> for Stale {
-    fn from(defect: Defect) -> Self {
-        match defect {
-            Defect::Ghost => Self::Ghost,
-            Defect::Empty => Self::Empty,
-            Defect::Malformed => Self::Malformed,
-        }
-    }
-}
-
 impl SeenLock {
     /// Its halves.
     pub fn halves(&self) -> impl Iterator<Item = &HalfSeen> {
@@ -91,13 +50,11 @@ impl SeenLock {
     }
 
     /// The lock's ID, if it has one.
-    #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.first.seen.id()
     }
 
     /// What it says, if it is a lock.
-    #[must_use]
     pub fn info(&self) -> Option<&LockInfo> {
         match &self.first.seen.lock {
             FoundLock::Held(info) if self.id().is_some() => Some(info),
@@ -106,13 +63,11 @@ impl SeenLock {
     }
 
     /// Why it is no lock, if it is none.
-    #[must_use]
     pub fn defect(&self) -> Option<Defect> {
         self.first.seen.defect()
     }
 
     /// Judges it by what stands beside it and by what this machine knows.
-    #[must_use]
     pub fn judge(self, machine: &Machine) -> JudgedLock {
         let judged = match self.info() {
             Some(info) => {
@@ -138,28 +93,25 @@ impl SeenLock {
 
 impl JudgedLock {
     /// When its holder began to ask for it, by the holder's clock; where it does not say that, when it was written.
-    #[must_use]
     pub fn since(&self) -> Option<Timestamp> {
         let created = self.lock.info().and_then(|info| info.created.parse().ok());
         created.or_else(|| self.lock.halves().find_map(|half| half.seen.written))
     }
 
     /// How old it is. Clocks differ, so a lock of the future is as old as nothing.
-    #[must_use]
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
         self.since().map(|since| now.duration_since(since).try_into().unwrap_or_default())
     }
 
-    /// Why it is stale; empty if it is not. `older_than`: the age from which on a lock is stale by that alone.
-    #[must_use]
-    pub fn stale(&self, older_than: Option<Duration>, now: Timestamp) -> Vec<Stale> {
-        let dead = self.judged.verdict.is_dead().then_some(Stale::Dead);
-        let old = older_than.zip(self.age(now)).is_some_and(|(limit, age)| age > limit).then_some(Stale::Old);
-        [self.lock.defect().map(Stale::from), dead, old].into_iter().flatten().collect()
+    /// Why it is stale, in a word each; empty if it is not. `older_than`: the age from which on a lock is stale by that
+    /// alone.
+    pub fn stale(&self, older_than: Option<Duration>, now: Timestamp) -> Vec<&'static str> {
+        let dead = self.judged.verdict.is_dead().then_some("dead");
+        let old = older_than.zip(self.age(now)).is_some_and(|(limit, age)| age > limit).then_some("old");
+        [self.lock.defect().map(Defect::word), dead, old].into_iter().flatten().collect()
     }
 
     /// All that is noteworthy, as clauses.
-    #[must_use]
     pub fn noteworthy(&self) -> Vec<String> {
         let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
         let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
@@ -171,7 +123,6 @@ impl JudgedLock {
     }
 
     /// The lock as JSON has it.
-    #[must_use]
     pub fn view(&self, older_than: Option<Duration>, now: Timestamp) -> View<'_> {
         let info = self.lock.info();
         let of = |field: fn(&LockInfo) -> &String| info.map(|info| field(info).as_str());
@@ -210,14 +161,13 @@ pub struct View<'a> {
     #[serde(flatten)]
     verdict: &'a Liveness,
     holder: Option<&'a Holder>,
-    stale: Vec<Stale>,
+    stale: Vec<&'static str>,
     state_exists: Option<bool>,
     notes: Vec<String>,
     places: Vec<&'a LockPlace>,
 }
 
 /// An age in two units at most: `3d 4h`, `12m 5s`.
-#[must_use]
 pub fn age_in_words(age: Duration) -> String {
     let seconds = age.as_secs();
     let (first, second) = match seconds {
@@ -262,9 +212,71 @@ impl Merged {
     }
 
     /// The locks.
-    #[must_use]
     pub fn into_locks(self) -> Vec<SeenLock> {
         self.locks
+    }
+}
+
+/// What was seen at one half.
+#[derive(Debug)]
+pub struct HalfLook {
+    /// Where was looked.
+    pub at: HalfPlace,
+    /// What was there.
+    pub seen: Result<Option<Sighting>, StoreError>,
+}
+
+impl HalfLook {
+    /// What was there, if something was.
+    pub fn found(&self) -> Option<&Sighting> {
+        self.seen.as_ref().ok()?.as_ref()
+    }
+
+    /// Why it could not be looked at, where Terraform locks there.
+    pub fn failure(&self) -> Option<&StoreError> {
+        self.seen.as_ref().err().filter(|_| self.at.expected)
+    }
+
+    /// The same in words, with the place.
+    pub fn trouble(&self) -> Option<String> {
+        Some(format!("{}: {}", self.at.place, self.failure()?))
+    }
+
+    /// What was there, with its place.
+    pub fn half(&self) -> Option<HalfSeen> {
+        let seen = self.found()?.clone();
+        Some(HalfSeen { place: self.at.place.clone(), seen, expected: self.at.expected })
+    }
+}
+
+impl State {
+    /// Looks at both halves of the lock, a table consistently.
+    pub async fn look_at_lock(&self) -> Vec<HalfLook> {
+        let reader = self.clients.reader();
+        let looks = self.halves().into_iter().map(|at| {
+            let reader = &reader;
+            async move {
+                let seen = reader.look(&at.place).await;
+                if let Err(error) = &seen {
+                    tracing::debug!("{}: {error}", at.place);
+                }
+                HalfLook { at, seen }
+            }
+        });
+        futures_util::future::join_all(looks).await
+    }
+
+    /// Where else a lock of it may be, of which flags alone do not tell whether Terraform locks there.
+    pub fn doubts(&self, looks: &[HalfLook]) -> Vec<String> {
+        if self.dir.is_some() {
+            return Vec::new();
+        }
+        let unread = looks.iter().filter(|look| !look.at.expected);
+        let unread = unread.filter_map(|look| Some(format!("{}: {}", look.at.place, look.seen.as_ref().err()?)));
+        let table = self.backend.table().is_none();
+        let table =
+            table.then(|| "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned());
+        unread.chain(table).collect()
     }
 }
 
@@ -307,17 +319,17 @@ mod tests {
         let now: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
         let hour = Some(Duration::from_secs(3600));
         let at = |created: &str| lock(Some(&format!(r#"{{"ID":"x","Created":"{created}"}}"#)));
-        assert_eq!(at("2026-11-20T08:00:00Z").stale(None, now), []);
-        assert_eq!(at("2026-11-20T08:00:00Z").stale(hour, now), [Stale::Old]);
-        assert_eq!(at("2026-11-20T09:00:00Z").stale(hour, now), [], "not older than an hour");
-        assert_eq!(at("2026-11-21T10:00:00Z").stale(hour, now), [], "clocks differ");
-        assert_eq!(at("yesterday").stale(hour, now), [], "what tells no time has no age");
+        assert_eq!(at("2026-11-20T08:00:00Z").stale(None, now), [""; 0]);
+        assert_eq!(at("2026-11-20T08:00:00Z").stale(hour, now), ["old"]);
+        assert_eq!(at("2026-11-20T09:00:00Z").stale(hour, now), [""; 0], "not older than an hour");
+        assert_eq!(at("2026-11-21T10:00:00Z").stale(hour, now), [""; 0], "clocks differ");
+        assert_eq!(at("yesterday").stale(hour, now), [""; 0], "what tells no time has no age");
         let mut dead = at("2026-11-20T08:00:00Z");
         dead.judged.verdict = Liveness::Dead { why: String::new() };
-        assert_eq!(dead.stale(hour, now), [Stale::Dead, Stale::Old]);
-        assert_eq!(dead.stale(None, now), [Stale::Dead]);
-        assert_eq!(lock(None).stale(hour, now), [Stale::Ghost]);
-        assert_eq!(lock(Some("{")).stale(None, now), [Stale::Malformed]);
+        assert_eq!(dead.stale(hour, now), ["dead", "old"]);
+        assert_eq!(dead.stale(None, now), ["dead"]);
+        assert_eq!(lock(None).stale(hour, now), ["ghost"]);
+        assert_eq!(lock(Some("{")).stale(None, now), ["malformed"]);
     }
 
     proptest! {

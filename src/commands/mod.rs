@@ -3,28 +3,25 @@
 //! [`target`] finds the state that a command is about, by directory or by flags. The rest here is what the commands
 //! share: asking a question, writing to stdout, failing.
 
-mod confirm;
+use std::io;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::aws::StoreError;
+use crate::terraform::{ShimError, make_links};
+use crate::text::harmless;
+use crate::{exit, model};
+
 mod describe;
 pub mod doctor;
 pub mod inspect;
 pub mod judged;
 pub mod locks;
-mod looked;
-mod output;
 pub mod target;
 pub mod unlock;
 pub mod verify;
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-pub use confirm::{Answer, confirm};
-pub use output::print;
 pub use target::{Access, HalfPlace, State, Target, TargetError};
-
-use crate::aws::StoreError;
-use crate::exit;
-use crate::terraform::{ShimError, make_links};
 
 /// Why a command did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +37,6 @@ pub enum Failure {
     NotLookedAt {
         /// `s3://<bucket>/<key>`.
         state: String,
-        /// Why.
         error: StoreError,
     },
     /// The digest of a state could not be written.
@@ -48,7 +44,6 @@ pub enum Failure {
     NotWritten {
         /// `s3://<bucket>/<key>`.
         state: String,
-        /// Why.
         error: StoreError,
     },
     /// The links of `tfguard shim` cannot be made.
@@ -64,7 +59,6 @@ pub enum Failure {
 
 impl Failure {
     /// tfguard's exit code.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         exit::TFGUARD_FAILED
     }
@@ -148,4 +142,76 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, 
     // A name that is being looked up has a thread that cannot be stopped.
     runtime.shutdown_background();
     result
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// `yes`, in full.
+    Yes,
+    /// Anything else.
+    No,
+    /// Nobody can be asked: stdin or stderr is no terminal, or it is a CI's.
+    NobodyThere,
+}
+
+/// Asks on the terminal. Only `yes` is a yes, as Terraform has it. The terminals of CI systems have nobody before them.
+pub fn confirm(question: &str) -> Answer {
+    let in_ci = model::Run::detect(|name| std::env::var(name).ok()).is_some();
+    if in_ci || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Answer::NobodyThere;
+    }
+    let mut line = String::new();
+    let asked = write!(io::stderr(), "tfguard: {question} Only `yes` will be accepted: ");
+    match asked.and_then(|()| io::stdin().lock().read_line(&mut line)) {
+        Ok(_) if line.trim() == "yes" => Answer::Yes,
+        _ => Answer::No,
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// JSON that a terminal and a CI can be shown, too: what [`printable`](crate::text::printable) replaces is escaped, so that the value stays what
+/// it is.
+///
+/// # Errors
+/// When the value cannot be written as JSON.
+pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
+    let text = serde_json::to_string(value)?;
+    if !text.contains("##") && text.chars().all(|char| harmless(char) == char) {
+        return Ok(text);
+    }
+    // Such characters stand in strings only, and all of them are of the basic plane.
+    let mut before = None;
+    Ok(text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
+        if harmless(char) == char && (char, before.replace(char)) != ('#', Some('#')) {
+            escaped.push(char)
+        } else {
+            escaped += &format!("\\u{:04x}", u32::from(char))
+        }
+        escaped
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_keeps_the_value_and_steers_nothing() {
+        let text = "a\u{1b}[2J\n\u{9b}\u{202e}\u{7f}ä𝄞 # ##[a] ###";
+        let json = to_json(&text).unwrap();
+        assert!(json.chars().all(|char| harmless(char) == char) && !json.contains("##"), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
 }

@@ -41,7 +41,6 @@ pub struct Access {
 
 impl Access {
     /// These settings and no state.
-    #[must_use]
     pub fn settings(&self) -> GivenSettings {
         GivenSettings {
             region: self.region.clone(),
@@ -114,7 +113,6 @@ pub struct State {
 /// Where one half of the state's lock would live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfPlace {
-    /// The place.
     pub place: LockPlace,
     /// Whether Terraform is set up to lock there. Elsewhere a lock can lie that was taken with other settings, and
     /// often nobody may look.
@@ -137,42 +135,26 @@ pub enum TargetError {
     #[error(
         "{dir} is not initialised with a backend: run `terraform init` there, or name another one with --chdir. {BY_FLAGS}"
     )]
-    NotInitialised {
-        /// The directory.
-        dir: PathBuf,
-    },
+    NotInitialised { dir: PathBuf },
     /// A unit of Terragrunt, which was initialised in its cache.
     #[error(
         "{dir} is a Terragrunt unit that {} in its cache: name one of {} with --chdir. {BY_FLAGS}",
         if caches.is_empty() { "is not initialised" } else { "is initialised several times" },
         if caches.is_empty() { "its directories, once `terragrunt init` has run,".to_owned() } else { list(caches) }
     )]
-    Unit {
-        /// The unit's directory.
-        dir: PathBuf,
-        /// Where it is initialised.
-        caches: Vec<PathBuf>,
-    },
+    Unit { dir: PathBuf, caches: Vec<PathBuf> },
     /// The state is a local file.
     #[error(
         "{dir} has local state, whose lock ends with the process that holds it; there is nothing that could be left. \
          Name another directory with --chdir"
     )]
-    Local {
-        /// The directory.
-        dir: PathBuf,
-    },
+    Local { dir: PathBuf },
     /// The state is not in S3.
     #[error(
         "{dir} has its state in a backend of type {kind}, which this command does not know. \
          Use Terraform's own means there: `terraform force-unlock <the ID that it shows>`"
     )]
-    Other {
-        /// The directory.
-        dir: PathBuf,
-        /// The backend's type.
-        kind: String,
-    },
+    Other { dir: PathBuf, kind: String },
 }
 
 const BY_FLAGS: &str =
@@ -189,7 +171,6 @@ impl From<BackendError> for TargetError {
 
 impl Target {
     /// The flags as settings.
-    #[must_use]
     pub fn settings(&self) -> GivenSettings {
         GivenSettings {
             bucket: self.bucket.clone(),
@@ -208,7 +189,6 @@ impl Target {
     }
 
     /// A command of tfguard's about this state, as a person types it in the same directory.
-    #[must_use]
     pub fn command(&self, state: &State, words: &[&str]) -> String {
         let mut all: Vec<OsString> = ["tfguard"].iter().chain(words).map(OsString::from).collect();
         let surroundings = self.surroundings(state);
@@ -226,7 +206,6 @@ impl Target {
 
     /// The beginning of a command line by which a person runs Terraform on this state in the same directory. None if no
     /// directory is named that is set up for it.
-    #[must_use]
     pub fn terraform(&self, state: &State, program: &str) -> Option<String> {
         let surroundings = self.surroundings(state)?;
         let Ok(Backend::S3(backend)) = read_backend(&surroundings) else { return None };
@@ -236,7 +215,6 @@ impl Target {
     }
 
     /// The directory that is looked into. Where flags name the state, one that is named too.
-    #[must_use]
     pub fn dir(&self, state: &State) -> Option<PathBuf> {
         let named = || self.chdir.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
         state.dir.clone().or_else(named)
@@ -259,13 +237,11 @@ impl Target {
 
 impl State {
     /// What `init` recorded in its directory, if that is known.
-    #[must_use]
     pub fn record(&self) -> Option<InitRecord> {
         InitRecord::read(&Surroundings { dir: self.dir.clone()?, env: std::env::vars_os().collect() })
     }
 
     /// The program that people run in its directory, as far as what `init` recorded there tells.
-    #[must_use]
     pub fn program(&self) -> Option<&'static str> {
         match Flavour::decide("".as_ref(), Some(&self.record()?)) {
             Flavour::OpenTofu => Some("tofu"),
@@ -306,19 +282,16 @@ impl State {
     }
 
     /// The bucket of the state.
-    #[must_use]
     pub fn bucket(&self) -> &str {
         self.backend.bucket()
     }
 
     /// `<bucket>/<state key>`: the key of the lock's item, and `Path` in the lock.
-    #[must_use]
     pub fn lock_id(&self) -> String {
         format!("{}/{}", self.bucket(), self.key)
     }
 
     /// Where the halves of its lock would live, the file half first, as Terraform unlocks.
-    #[must_use]
     pub fn halves(&self) -> Vec<HalfPlace> {
         let table = self.backend.table_place(&self.key);
         // By flags alone, a state without a table can only have a lockfile.

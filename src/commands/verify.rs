@@ -6,11 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::commands::confirm::{Answer, confirm};
 use crate::commands::inspect::Format;
-use crate::commands::output::{print, to_json};
 use crate::commands::target::{State, Target};
-use crate::commands::{Failure, block_on};
+use crate::commands::{Answer, Failure, block_on, confirm, print, to_json};
 use crate::exit;
 use crate::model::StateVerdict;
 use crate::session::Machine;
@@ -73,7 +71,6 @@ struct Fixed {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
-    /// It is written.
     Written,
     /// It would be written.
     DryRun,

@@ -3,27 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::exit;
 use crate::model::ci;
-use crate::model::claim::LockClaim;
-use crate::model::evidence::{Entry, Grade, Stage, TraceEntry};
-use crate::model::lock::FoundLock;
-use crate::model::other_lock::OtherLock;
-use crate::model::phase::Phase;
-use crate::model::place::LockPlace;
-use crate::model::product::product;
-use crate::model::refused::RefusedLock;
+use crate::model::holder::Holder;
+use crate::model::lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockPlace, Stage, TraceEntry};
+use crate::model::process::product;
 use crate::model::state::StateAccount;
-use crate::model::stop::StopRequest;
+use crate::model::verdict::Liveness;
 
 /// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Account {
-    /// tfguard's version.
     pub tfguard: String,
     /// The session's name.
     pub session: String,
@@ -31,7 +26,6 @@ pub struct Account {
     pub started: Timestamp,
     /// When everything was accounted for.
     pub ended: Option<Timestamp>,
-    /// The CI run.
     pub ci: Option<ci::Run>,
     /// How long Terraform may take to end once it is interrupted, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,9 +78,7 @@ pub struct Account {
 /// A request to stop and its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Requested {
-    /// When it came.
     pub at: Timestamp,
-    /// What it was.
     #[serde(flatten)]
     pub request: StopRequest,
 }
@@ -104,7 +96,6 @@ pub struct Interrupt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InterruptedBy {
-    /// tfguard did.
     Tfguard,
     /// Somebody else did, so tfguard did not.
     SomebodyElse,
@@ -115,44 +106,24 @@ pub enum InterruptedBy {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Ending {
     /// By itself.
-    Exited {
-        /// Its exit code.
-        code: u8,
-        /// When.
-        at: Timestamp,
-    },
+    Exited { code: u8, at: Timestamp },
     /// Terraform crashed: by a panic of its own, or of Go's runtime, which no signal tells of.
-    Crashed {
-        /// Its exit code.
-        code: u8,
-        /// When.
-        at: Timestamp,
-    },
+    Crashed { code: u8, at: Timestamp },
     /// Of a signal.
-    Died {
-        /// The signal's number.
-        signal: i32,
-        /// When.
-        at: Timestamp,
-    },
+    Died { signal: i32, at: Timestamp },
     /// It ended, but nobody was left to whom the system tells how: its supervisor was killed.
-    Unknown {
-        /// When.
-        at: Timestamp,
-    },
+    Unknown { at: Timestamp },
     /// It was sent SIGKILL and has not gone.
     StillAlive,
 }
 
 impl Ending {
     /// Not by itself, so that what it held may be left and requests may be on their way.
-    #[must_use]
     pub fn is_unclean(self) -> bool {
         !matches!(self, Self::Exited { .. })
     }
 
     /// When it was.
-    #[must_use]
     pub fn at(self) -> Option<Timestamp> {
         match self {
             Self::Exited { at, .. } | Self::Crashed { at, .. } | Self::Died { at, .. } | Self::Unknown { at } => {
@@ -163,7 +134,6 @@ impl Ending {
     }
 
     /// The exit code that says it, 125 where nobody knows.
-    #[must_use]
     pub fn code(self) -> u8 {
         match self {
             Self::Exited { code, .. } | Self::Crashed { code, .. } => code,
@@ -177,7 +147,6 @@ impl Ending {
 /// One lock of the child.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LockAccount {
-    /// The lock.
     #[serde(flatten)]
     pub claim: LockClaim,
     /// How far Terraform was seen to come with it.
@@ -196,7 +165,6 @@ pub struct LockAccount {
 
 impl LockAccount {
     /// The account of a lock that was just learned of.
-    #[must_use]
     pub fn new(entry: &Entry, places: Vec<LockPlace>, settings: Option<Settings>) -> Self {
         Self {
             claim: entry.claim.clone(),
@@ -213,7 +181,6 @@ impl LockAccount {
 /// A lockfile of the child whose ID nobody knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TraceAccount {
-    /// The lockfile.
     #[serde(flatten)]
     pub entry: TraceEntry,
     /// Where it lives.
@@ -252,7 +219,6 @@ pub struct Settings {
 
 impl Settings {
     /// The settings that are not the same in `now` as they were when the lock was taken.
-    #[must_use]
     pub fn changed(&self, now: &Self) -> Vec<String> {
         let names: BTreeSet<_> = self.digests.keys().chain(now.digests.keys()).collect();
         let differs = |name: &&&String| self.digests.get(**name) != now.digests.get(**name);
@@ -264,7 +230,6 @@ impl Settings {
 /// One half of a lock that tfguard looked after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Half {
-    /// Where it is.
     pub place: LockPlace,
     /// What became of it.
     #[serde(flatten)]
@@ -275,28 +240,23 @@ pub struct Half {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum HalfOutcome {
-    /// tfguard deleted it.
     Deleted,
     /// It was not there.
     AlreadyGone,
     /// Its table or bucket was not there any more.
     GoneWithStore {
-        /// What the store said.
         why: String,
     },
     /// Another lock is there, and stays.
     NotOurs {
-        /// Whose.
         holder: FoundLock,
     },
     /// A lock of this ID is there, is another run's, and stays.
     NotOwn {
-        /// Why it is not this run's.
         why: String,
     },
     /// It may still be there.
     Left {
-        /// Why, and what to do.
         why: String,
     },
 }
@@ -341,7 +301,6 @@ pub enum LockOutcome {
 
 impl LockOutcome {
     /// The outcome of a lock with these halves.
-    #[must_use]
     pub fn of(halves: &[Half]) -> Self {
         let mut reasons: Vec<_> = halves.iter().filter_map(|half| half.outcome.reason()).collect();
         reasons.dedup();
@@ -359,7 +318,6 @@ impl LockOutcome {
 
 impl Account {
     /// tfguard's exit code for this run.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
         if self.lock_left() {
@@ -390,9 +348,7 @@ impl Account {
 /// The file of `--report`. Its format is documented in `docs/report.md`.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Version of this format.
     pub schema: u32,
-    /// tfguard's exit code.
     pub exit_code: u8,
     /// Whether somebody has to do something about a lock.
     pub lock_left: bool,
@@ -403,7 +359,6 @@ pub struct Report {
 
 impl Account {
     /// The account as the report has it: what is told of locks and states is in one place, whichever Terraform it is of.
-    #[must_use]
     pub fn report(&self) -> Report {
         let mut account = self.clone();
         account.gather();
@@ -428,7 +383,6 @@ impl Account {
     }
 
     /// Whether a lock is left against tfguard's intention.
-    #[must_use]
     pub fn lock_left(&self) -> bool {
         let locks = self.locks.iter().map(|lock| &lock.outcome);
         let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
@@ -439,7 +393,6 @@ impl Account {
 
     /// Whether a later `tfguard release` can do something that this process could not: a lock that is known is left, or
     /// something of the run may still be alive.
-    #[must_use]
     pub fn can_be_tried_again(&self) -> bool {
         let locks = self.locks.iter().map(|lock| &lock.outcome);
         let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
@@ -449,10 +402,153 @@ impl Account {
     }
 
     /// Whether a state needs a look.
-    #[must_use]
     pub fn state_needs_a_look(&self) -> bool {
         self.states.iter().any(StateAccount::needs_a_look) || self.terraforms.iter().any(Self::state_needs_a_look)
     }
+}
+
+/// The lock of a state whose backend does not log its locks, looked for because the child died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherLock {
+    /// The backend's type, for instance `gcs`.
+    pub backend: String,
+    /// Who was seen to have the lock, if somebody was.
+    pub holder: Option<LockInfo>,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: OtherOutcome,
+    /// What a person can run to release it, in whichever directory.
+    pub command: Option<String>,
+    /// The beginning of a command line by which a person runs Terraform there.
+    #[serde(default)]
+    pub terraform: Option<String>,
+}
+
+/// What became of such a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum OtherOutcome {
+    /// Nobody had it.
+    Free,
+    /// It was the child's by all that it said (evidence of grade `item`), and tfguard released it.
+    Released,
+    /// It was the child's and is not there any more, although no unlock was seen to succeed.
+    Gone,
+    /// It is somebody else's, and stays.
+    Foreign { why: String },
+    /// Left on purpose (`--on-death`).
+    Kept,
+    /// It may be there and the child's.
+    Left { why: String },
+    /// Nobody could see whether the child left one.
+    Unknown {
+        why: String,
+        /// The run did not simply succeed, so that there may be one.
+        unclean: bool,
+    },
+}
+
+impl OtherLock {
+    /// A lock of which nobody knows whether it is there, nor where it would be, of a run that did not simply succeed.
+    pub fn unknown(why: String) -> Self {
+        let outcome = OtherOutcome::Unknown { why, unclean: true };
+        Self { backend: "unknown".to_owned(), holder: None, outcome, command: None, terraform: None }
+    }
+
+    /// Whether somebody has to do something about it.
+    pub fn is_left(&self) -> bool {
+        matches!(self.outcome, OtherOutcome::Left { .. } | OtherOutcome::Unknown { unclean: true, .. })
+    }
+
+    /// Whether there is more to say than that all is well.
+    pub(crate) fn is_noteworthy(&self) -> bool {
+        self.outcome != OtherOutcome::Free
+    }
+}
+
+/// The lock that Terraform was refused, and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedLock {
+    pub id: String,
+    /// The lock as its holder wrote it, as far as it could be seen.
+    pub lock: Option<LockInfo>,
+    /// The run that holds it, by the record beside the lock or a journal on this machine.
+    pub holder: Option<Holder>,
+    /// Whether that lives.
+    #[serde(flatten)]
+    pub verdict: Liveness,
+    /// Nothing was in the lock's place any more when it was looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub free: bool,
+    /// When all this was found out.
+    pub at: Timestamp,
+    /// The next step.
+    pub next: String,
+}
+
+/// Somebody wants the run to stop. Requests are counted, signals are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StopRequest {
+    /// tfguard received a signal.
+    Signal {
+        /// The signal's name, such as `SIGTERM`.
+        name: String,
+        /// The sending process where the kernel tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from_pid: Option<i32>,
+        /// Whether the supervisor itself was hit, not only the front. Nobody knows its pid, so somebody is signalling
+        /// every process there is (GitLab's docker executor does), Terraform among them.
+        #[serde(default)]
+        everybody: bool,
+    },
+    /// The front is gone: its control socket closed.
+    FrontDied,
+    /// A process that waited for tfguard is gone: its parent (`run: tfguard …` without `exec` on GitHub Actions), or one
+    /// above that (the shell below the `su` of GitLab's shell executor).
+    ParentDied,
+    /// The cleanup step of the job, `tfguard release`, asks.
+    Release,
+    /// The guard around this one was asked to stop, and asks all guards below it.
+    Outer {
+        /// What is left until it kills; none where it could not say.
+        left: Option<Duration>,
+    },
+    /// The child died over a lock, and a Terraform that it had started lives on (a script's).
+    ChildDied,
+    /// The time given by `--deadline` is over.
+    Deadline,
+    /// The backend's credentials are about to end (`--before-expiry`).
+    CredentialsEnd { end: jiff::Timestamp },
+}
+
+impl std::fmt::Display for StopRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Signal { name, from_pid: Some(pid), .. } => write!(f, "{name} from process {pid}"),
+            Self::Signal { name, .. } => f.write_str(name),
+            Self::FrontDied => f.write_str("the tfguard process of the CI step was killed"),
+            Self::ParentDied => f.write_str("a process that waited for tfguard ended"),
+            Self::Release => f.write_str("tfguard release"),
+            Self::Outer { .. } => f.write_str("the tfguard around this one"),
+            Self::ChildDied => f.write_str("the command died, and a Terraform that it had started is still at work"),
+            Self::Deadline => f.write_str("--deadline reached"),
+            Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
+        }
+    }
+}
+
+/// What Terraform is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nothing is known that makes a kill harmless.
+    #[default]
+    Unknown,
+    /// Every Terraform of the session only reads and compares: killing it loses nothing.
+    Planning,
+    /// Resources or the state are being changed.
+    Applying,
 }
 
 #[cfg(test)]
@@ -460,9 +556,7 @@ mod tests {
     use super::*;
     use crate::exit;
     use crate::model::ci;
-
-    use crate::model::state_finding::StateFinding;
-    use crate::model::state_finding::StateVerdict;
+    use crate::model::state::{StateFinding, StateVerdict};
 
     fn account() -> Account {
         let at = Timestamp::UNIX_EPOCH;

@@ -10,15 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum Provider {
     /// GitHub Actions, and what looks like it (Gitea, Forgejo, act).
     GithubActions,
-    /// GitLab.
     Gitlab,
-    /// Jenkins.
     Jenkins,
-    /// Buildkite.
     Buildkite,
-    /// Azure Pipelines.
     Azure,
-    /// CircleCI.
     Circleci,
     /// Another one that sets `CI`, or one that a later tfguard knows.
     #[serde(other)]
@@ -28,12 +23,10 @@ pub enum Provider {
 /// The run of a CI system in which tfguard works. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// Which system.
     pub provider: Provider,
     /// A link to the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
     /// Which attempt at it.
@@ -44,7 +37,6 @@ pub struct Run {
 /// The change that a CI run works on and who started it. The variables are those that each CI documents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// Who started the run, by the CI's name for them.

@@ -19,7 +19,6 @@ const LARGEST: usize = 8 * 1024;
 /// The run that holds a lock, as its tfguard recorded it. Holds no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Version of this format.
     pub(crate) schema: u32,
     /// The lock. A record beside another lock is not that lock's.
     pub lock: LockId,
@@ -38,10 +37,8 @@ pub struct Holder {
     pub host: Option<String>,
     /// Where the process IDs mean something.
     pub world: World,
-    /// The supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<ProcessId>,
-    /// The child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<ChildRecord>,
     /// The session's directory on that machine.
@@ -52,7 +49,6 @@ pub struct Holder {
 impl Holder {
     /// The CI run's page, fit to stand in an instruction: a link and nothing that could pass for more of the sentence,
     /// whoever wrote the record.
-    #[must_use]
     pub fn link(&self) -> Option<String> {
         let url = self.ci.as_ref()?.url.as_deref()?;
         let is_link = url.starts_with("https://") || url.starts_with("http://");
@@ -61,7 +57,6 @@ impl Holder {
 
     /// Whether both are records of one run. Whoever took its session over names itself, and a container mounts its place
     /// elsewhere; when it began, to the nanosecond, and the session's name stay.
-    #[must_use]
     pub fn is_of_run(&self, other: &Self) -> bool {
         let session = |holder: &Self| holder.session.as_deref().and_then(Path::file_name).map(OsStr::to_owned);
         let same = session(self).zip(session(other)).is_none_or(|(one, other)| one == other);
@@ -69,7 +64,6 @@ impl Holder {
     }
 
     /// The same run's record beside another lock.
-    #[must_use]
     pub fn of_lock(self, lock: LockId) -> Self {
         Self { lock, ..self }
     }
@@ -115,7 +109,6 @@ pub enum Recorded {
 
 impl Recorded {
     /// Reads the JSON of a record that was found beside the lock with this ID.
-    #[must_use]
     pub fn read(text: &str, lock: &str) -> Self {
         #[derive(Deserialize)]
         struct Version {
@@ -139,7 +132,6 @@ impl Recorded {
     }
 
     /// A record that was found beside the lock with this ID.
-    #[must_use]
     pub fn of(holder: Holder, lock: &str) -> Self {
         if holder.lock.as_str() == lock {
             Self::Holder(Box::new(holder))
@@ -149,7 +141,6 @@ impl Recorded {
     }
 
     /// The record.
-    #[must_use]
     pub fn holder(&self) -> Option<&Holder> {
         match self {
             Self::Holder(holder) => Some(holder),

@@ -1,12 +1,12 @@
-//! What Terraform writes into a lock.
+//! A lock: what Terraform writes into it, where it lives, and what the child's log says of it.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use jiff::SignedDuration;
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
-
-use crate::model::claim::LockClaim;
 
 /// The ID of a lock of the S3 backend: 32 lowercase hexadecimal digits, grouped 8-4-4-4-12.
 ///
@@ -37,13 +37,9 @@ impl FromStr for LockId {
     type Err = InvalidLockId;
 
     fn from_str(text: &str) -> Result<Self, InvalidLockId> {
-        let bytes = text.as_bytes();
-        let shaped = bytes.len() == 36
-            && bytes.iter().enumerate().all(|(at, byte)| match at {
-                8 | 13 | 18 | 23 => *byte == b'-',
-                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            });
-        if shaped {
+        static SHAPE: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$").expect("a pattern"));
+        if SHAPE.is_match(text) {
             Ok(Self(text.to_owned()))
         } else {
             // Shortened, because hostile log text ends here.
@@ -156,6 +152,234 @@ impl FoundLock {
 
 /// How far the clock may have been set between two looks at it, by a time service for instance.
 pub const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(2);
+
+/// A lock that the child said it takes, as its log records tell it.
+///
+/// ID, holder, operation and place are checked against the lock in the store before anything is deleted: a claim that is
+/// mistaken or forged in any of them deletes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LockClaim {
+    pub id: LockId,
+    /// What the child took it for, for instance `OperationTypeApply`.
+    pub operation: String,
+    /// `user@host`, as Terraform writes it.
+    pub who: String,
+    /// Terraform's version.
+    pub version: String,
+    /// The bucket of the state.
+    pub bucket: String,
+    /// The key of the state in its bucket, with the workspace's prefix.
+    pub state_key: String,
+    /// Which halves of the lock were asked for.
+    pub kinds: LockKinds,
+}
+
+impl LockClaim {
+    /// Whether it is of a state that is being moved elsewhere.
+    pub fn is_migration_source(&self) -> bool {
+        self.operation == MIGRATION[0]
+    }
+
+    /// Whether it is of a place to which a state is being moved.
+    pub fn is_migration_destination(&self) -> bool {
+        self.operation == MIGRATION[1]
+    }
+
+    /// The claim to a lock that was found and is known to be the one that is meant: the lock of this state. Which halves it
+    /// has does not stand in it.
+    ///
+    /// # Errors
+    /// When the lock has no ID that Terraform gives.
+    pub fn of_found(info: LockInfo, bucket: &str, state_key: &str) -> Result<Self, InvalidLockId> {
+        Ok(Self {
+            id: info.id.parse()?,
+            operation: info.operation,
+            who: info.who,
+            version: info.version,
+            bucket: bucket.to_owned(),
+            state_key: state_key.to_owned(),
+            kinds: LockKinds::Unstated,
+        })
+    }
+
+    /// The partition key of the lock's item: `<bucket>/<state key>`, which is also `Path` in [`crate::model::lock::LockInfo`].
+    pub fn lock_id(&self) -> String {
+        format!("{}/{}", self.bucket, self.state_key)
+    }
+}
+
+/// A lockfile that is held to be the child's own, known by its content's checksum or its ETag and not by its ID.
+///
+/// It deletes nothing by itself: the object is read, and if it is this one, its ID makes a [`LockClaim`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LockTrace {
+    /// The bucket of the state.
+    pub bucket: String,
+    /// The key of the state in its bucket, with the workspace's prefix.
+    pub state_key: String,
+    /// The SHA-256 of the object, in base64, where the log tells it.
+    pub sha256: Option<String>,
+    /// The ETag that the store gave the object, quotes included, once it did.
+    pub etag: Option<String>,
+}
+
+impl LockTrace {
+    /// Whether both are the same upload: the same object with the same checksum.
+    pub fn is_of(&self, other: &Self) -> bool {
+        (&self.bucket, &self.state_key, &self.sha256) == (&other.bucket, &other.state_key, &other.sha256)
+    }
+
+    /// A claim to this lockfile by which its place can be looked up. It has an ID that no lock has, so it deletes nothing.
+    pub fn without_id(&self) -> LockClaim {
+        LockClaim {
+            id: LockId::none(),
+            operation: String::new(),
+            who: String::new(),
+            version: String::new(),
+            bucket: self.bucket.clone(),
+            state_key: self.state_key.clone(),
+            kinds: LockKinds::Lockfile,
+        }
+    }
+
+    /// The claim to this lockfile, once the object with its content is known to be this lock.
+    ///
+    /// # Errors
+    /// When the lock has no ID that Terraform gives.
+    pub fn claim(&self, info: LockInfo) -> Result<LockClaim, InvalidLockId> {
+        // Of the halves only this one is sure: OpenTofu up to 1.10 logs nothing of the table half, which has the same ID.
+        LockClaim::of_found(info, &self.bucket, &self.state_key)
+    }
+
+    /// The lock's path: `<bucket>/<state key>`.
+    pub fn lock_id(&self) -> String {
+        format!("{}/{}", self.bucket, self.state_key)
+    }
+}
+
+/// Which halves of a lock Terraform says it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockKinds {
+    /// An item in a DynamoDB table.
+    #[serde(rename = "dynamodb")]
+    DynamoDb,
+    /// An object beside the state.
+    Lockfile,
+    /// Both, with the same ID, the object first.
+    Both,
+    /// The records do not say (Terraform 1.6 to 1.9, where there is only the table): the backend's settings decide.
+    Unstated,
+}
+
+/// The `Operation`s of the locks under which `init` moves a state from one backend to another.
+pub const MIGRATION: [&str; 2] = ["migration source state", "migration destination state"];
+
+/// How far a lock has come in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The request that takes it was about to be sent. All that Terraform 1.6 to 1.9 tell.
+    Attempted,
+    /// It is taken.
+    Held,
+    /// The request that releases it was about to be sent.
+    Unlocking,
+    /// It is released.
+    Unlocked,
+}
+
+impl Stage {
+    /// Whether Terraform has done under this lock what it took it for.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Unlocking | Self::Unlocked)
+    }
+}
+
+/// One lock of this session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What Terraform said about it.
+    pub claim: LockClaim,
+    /// How far it has come.
+    pub stage: Stage,
+    /// How sure it is that the lock is the child's own.
+    pub grade: Grade,
+}
+
+/// A lockfile of this session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEntry {
+    /// By what it is known.
+    #[serde(flatten)]
+    pub trace: LockTrace,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// How sure it is that a lock is the child's own, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// The lock itself: it was not there before the child started, and all it says fits the child.
+    Item,
+    /// A DEBUG record of the very request that took the lock, or of its checksum.
+    Request,
+    /// An INFO record in which Terraform names the ID of the lock it takes.
+    Record,
+}
+
+/// Where one half of a lock lives. Holds no secret, so it may go into the journal, messages and reports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum LockPlace {
+    /// An item in a DynamoDB table.
+    #[serde(rename = "dynamodb")]
+    DynamoDb {
+        table: String,
+        /// The partition key `LockID` of the item: `<bucket>/<state key>`.
+        lock_id: String,
+        region: String,
+        /// The endpoint, where it is not that of AWS for the region.
+        endpoint: Option<String>,
+    },
+    /// An object beside the state.
+    Lockfile {
+        bucket: String,
+        /// The object's key: `<state key>.tflock`.
+        key: String,
+        region: String,
+        /// The endpoint, where it is not that of AWS for the region.
+        endpoint: Option<String>,
+    },
+}
+
+impl fmt::Display for LockPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoint, region) = match self {
+            Self::DynamoDb { table, lock_id, region, endpoint } => {
+                write!(f, "item {lock_id} of DynamoDB table {table}")?;
+                (endpoint, region)
+            }
+            Self::Lockfile { bucket, key, region, endpoint } => {
+                write!(f, "object s3://{bucket}/{key}")?;
+                (endpoint, region)
+            }
+        };
+        match endpoint {
+            Some(endpoint) => write!(f, " ({region}, {endpoint})"),
+            None => write!(f, " ({region})"),
+        }
+    }
+}
+
+/// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
+pub(crate) const LOCKFILE_SUFFIX: &str = ".tflock";
+
+/// The key of the lockfile beside a state.
+pub(crate) fn lockfile_key(state_key: &str) -> String {
+    format!("{state_key}{LOCKFILE_SUFFIX}")
+}
 
 #[cfg(test)]
 mod tests {

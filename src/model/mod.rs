@@ -2,49 +2,28 @@
 
 mod account;
 mod ci;
-mod claim;
-mod evidence;
 mod holder;
-mod intent;
 mod lock;
-mod other_lock;
-mod phase;
-mod place;
 mod policy;
 mod process;
-mod product;
-mod refused;
 mod sighting;
 mod state;
-mod state_finding;
-mod stop;
 mod verdict;
 
-pub use account::Account;
+pub use account::{Account, Phase};
 pub(crate) use account::{
-    Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, Requested, Settings, TraceAccount,
+    Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, OtherLock, OtherOutcome,
+    RefusedLock, Requested, Settings, StopRequest, TraceAccount,
 };
 pub(crate) use ci::{Origin, Provider, Run, Term};
-pub(crate) use claim::MIGRATION;
-pub use claim::{LockClaim, LockKinds, LockTrace};
-pub(crate) use evidence::Entry;
-pub use evidence::{Grade, Stage, TraceEntry};
 pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
-pub(crate) use intent::{Baseline, Intent};
-pub(crate) use lock::{CLOCK_SLACK, InvalidLockId, LockId};
-pub use lock::{FoundLock, LockInfo};
-pub(crate) use other_lock::{OtherLock, OtherOutcome};
-pub use phase::Phase;
-pub(crate) use place::{LOCKFILE_SUFFIX, LockPlace, lockfile_key};
-pub(crate) use policy::{CiMessages, Evidence, OnDeath, WithoutConditions};
-pub(crate) use process::{ChildRecord, ProcessId, World};
-pub use product::Product;
-pub(crate) use product::product;
-pub(crate) use refused::RefusedLock;
+pub(crate) use lock::{CLOCK_SLACK, InvalidLockId, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key};
+pub use lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockKinds, LockTrace, Stage, TraceEntry};
+pub(crate) use policy::{Baseline, CiMessages, Evidence, Intent, OnDeath, WithoutConditions};
+pub use process::Product;
+pub(crate) use process::{ChildRecord, ProcessId, World, product};
 pub use sighting::HeldLock;
 pub(crate) use sighting::{Content, Defect, Sighting};
-pub(crate) use state::StateAccount;
-pub(crate) use state_finding::{Flaw, Relation, StateFinding, StateVerdict};
-pub(crate) use stop::StopRequest;
+pub(crate) use state::{Flaw, Relation, StateAccount, StateFinding, StateVerdict};
 pub(crate) use verdict::{Boot, Facts, Liveness, Log, Processes, Session, judge};

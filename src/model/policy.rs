@@ -1,9 +1,12 @@
-//! What the user decided.
+//! What the user decided, and what the command was known to do when it started.
+
+use std::path::PathBuf;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::claim::LockClaim;
+use crate::model::lock::{LockClaim, LockPlace};
 
 /// What to do with the lock of a child that died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -28,13 +31,11 @@ pub enum WithoutConditions {
 
 impl OnDeath {
     /// Whether such a lock stays.
-    #[must_use]
     pub fn keeps(self, claim: &LockClaim) -> bool {
         self.keeps_operation(&claim.operation)
     }
 
     /// What satisfies both.
-    #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Keep, _) | (_, Self::Keep) => Self::Keep,
@@ -44,7 +45,6 @@ impl OnDeath {
     }
 
     /// Whether a lock that was taken for this operation stays.
-    #[must_use]
     pub fn keeps_operation(self, operation: &str) -> bool {
         match self {
             Self::Release => false,
@@ -73,4 +73,48 @@ pub enum CiMessages {
     Auto,
     /// Nowhere.
     Off,
+}
+
+/// What a command may lock without a word in its log, as it was known when the command started. A process that takes a dead
+/// supervisor's place has it from the journal. Holds no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The directory that the command works in, after `-chdir`.
+    #[serde(with = "crate::paths")]
+    pub directory: PathBuf,
+    /// The plan file that it applies.
+    #[serde(with = "crate::paths::option")]
+    pub plan_file: Option<PathBuf>,
+    /// The workspace whose state it locks.
+    pub workspace: String,
+    /// The `Operation`s of the locks that it takes; none if it takes none, nothing if nobody knows.
+    pub operations: Option<Vec<String>>,
+    /// It waits for a lock that is held (`-lock-timeout`) in place of ending.
+    pub waits: bool,
+    /// Its arguments say that it moves a state from one backend to another.
+    pub moves: bool,
+    /// tfguard could have it log.
+    pub logs: bool,
+    /// Its environment asks for DEBUG, without which Terraform before 1.6 logs no request.
+    pub debug: bool,
+    /// Where its lock would be by what its directory was initialised with.
+    pub places: Vec<LockPlace>,
+    /// What was there, once that was seen.
+    pub baseline: Baseline,
+}
+
+/// What a look at the lock's place showed that was begun when the child was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// Nothing.
+    Absent,
+    /// A lock.
+    Present {
+        id: String,
+        /// When the look was answered. The child may have been quicker.
+        answered: Timestamp,
+    },
+    /// Nobody looked, or there was no answer before the child died.
+    Unknown,
 }

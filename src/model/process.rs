@@ -1,5 +1,10 @@
-//! Which process is meant: a pid alone is not enough, it is given to the next process once its owner is gone.
+//! Processes, and the products whose processes matter.
 
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
 /// The child as it described itself before it became the command.
@@ -13,7 +18,6 @@ pub struct ChildRecord {
 
 impl ChildRecord {
     /// Reads a line of `/proc/<pid>/stat`.
-    #[must_use]
     pub fn from_stat(text: &[u8]) -> Option<Self> {
         use procfs::FromRead as _;
         let stat = procfs::process::Stat::from_read(text).ok()?;
@@ -37,4 +41,20 @@ pub struct World {
     pub boot_id: String,
     /// Inode of the PID namespace.
     pub pid_namespace: u64,
+}
+
+/// The programs whose arguments tfguard understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    Terraform,
+    /// The Linux Foundation's.
+    OpenTofu,
+}
+
+/// Which product a program is, by its name: also `terraform-bin`, `terraform1.5`, `tofu_1.9.0`, but not `terraform-docs`.
+pub fn product(program: &OsStr) -> Option<Product> {
+    static NAME: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^(terraform|tofu)(-bin|[-_.v]*[0-9][0-9.]*)?$").expect("a pattern"));
+    let name = NAME.captures(Path::new(program).file_name()?.to_str()?)?;
+    Some(if &name[1] == "tofu" { Product::OpenTofu } else { Product::Terraform })
 }

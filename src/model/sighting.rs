@@ -51,7 +51,6 @@ impl Sighting {
     }
 
     /// The lock's ID, if it has one.
-    #[must_use]
     pub fn id(&self) -> Option<&str> {
         match &self.lock {
             FoundLock::Held(info) if !info.id.is_empty() => Some(&info.id),
@@ -60,7 +59,6 @@ impl Sighting {
     }
 
     /// What is there, as a text, of what is no lock. None of what is empty.
-    #[must_use]
     pub fn content(&self) -> Option<String> {
         let text = match (&self.lock, &self.content) {
             _ if self.id().is_some() => return None,
@@ -73,7 +71,6 @@ impl Sighting {
     }
 
     /// Why it is no lock, if it is none.
-    #[must_use]
     pub fn defect(&self) -> Option<Defect> {
         match (&self.lock, &self.content) {
             _ if self.id().is_some() => None,
@@ -86,7 +83,6 @@ impl Sighting {
 
 impl Defect {
     /// One word for it: `ghost`, `empty` or `malformed`.
-    #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Self::Ghost => "ghost",
@@ -96,7 +92,6 @@ impl Defect {
     }
 
     /// What it is, as a clause.
-    #[must_use]
     pub fn told(self) -> &'static str {
         match self {
             Self::Ghost => "an item without Info, left by an update that came after the unlock",
@@ -109,7 +104,6 @@ impl Defect {
 /// A lock and what was found beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldLock {
-    /// The lock.
     pub lock: FoundLock,
     /// Its holder, by the record beside it.
     pub recorded: Recorded,

@@ -7,42 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::holder::Holder;
 
-/// Whether a lock's holder lives.
+/// Whether a lock's holder lives. `why`: the proof, or what is known without one, as a clause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum Liveness {
     /// Proven: a process of the run lives. The lock must stay.
-    Alive {
-        /// The proof, as a clause.
-        why: String,
-    },
+    Alive { why: String },
     /// Proven: everything of the run that could write the state has ended. The lock protects nobody.
-    Dead {
-        /// The proof, as a clause.
-        why: String,
-    },
+    Dead { why: String },
     /// Neither is proven.
-    Unknown {
-        /// What is known, as a clause.
-        why: String,
-    },
+    Unknown { why: String },
 }
 
 impl Liveness {
     /// The holder is proven to be alive.
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         matches!(self, Self::Alive { .. })
     }
 
     /// The holder is proven to be dead.
-    #[must_use]
     pub fn is_dead(&self) -> bool {
         matches!(self, Self::Dead { .. })
     }
 
     /// One word for it: `alive`, `dead` or `unknown`.
-    #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Alive { .. } => "alive",
@@ -52,7 +40,6 @@ impl Liveness {
     }
 
     /// The proof, or what is known without one.
-    #[must_use]
     pub fn why(&self) -> &str {
         let (Self::Alive { why } | Self::Dead { why } | Self::Unknown { why }) = self;
         why
@@ -77,7 +64,6 @@ pub struct Facts {
     pub boot: Boot,
     /// The recorded processes; none where their IDs mean other processes or nothing, in another PID namespace.
     pub processes: Option<Processes>,
-    /// The session.
     pub session: Session,
 }
 
@@ -85,7 +71,6 @@ pub struct Facts {
 /// help, as it is copied with the images of virtual machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Boot {
-    /// It was.
     Same,
     /// It was not: another machine, or this one before it was restarted.
     Other {
@@ -99,9 +84,7 @@ pub enum Boot {
 /// Which of the recorded processes live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Processes {
-    /// The supervisor.
     pub supervisor: bool,
-    /// The child.
     pub child: bool,
 }
 
@@ -140,7 +123,6 @@ pub enum Log {
 }
 
 /// Judges a recorded holder.
-#[must_use]
 pub fn judge(holder: &Holder, facts: &Facts) -> Liveness {
     let alive = |why: String| Liveness::Alive { why };
     let dead = |why: String| Liveness::Dead { why };

@@ -48,7 +48,6 @@ pub(crate) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
 
 /// Severity of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 pub enum Level {
     Trace,
     Debug,
@@ -63,7 +62,6 @@ pub struct Record {
     /// When it was logged, by the clock of Terraform's machine, to the millisecond. The epoch for the one line that is
     /// read of a Terraform before 0.15.
     pub time: Timestamp,
-    /// Its severity.
     pub level: Level,
     /// The logger's name, for instance `backend-s3`. For a line of Go's standard logger, which hclog passes on without
     /// a name, the text before the first `: `, for instance `backend/local`.

@@ -30,7 +30,6 @@ pub struct InterruptScanner {
 
 impl InterruptScanner {
     /// A scanner of one stream. `prefixed`: its lines may have something before Terraform's words.
-    #[must_use]
     pub fn new(prefixed: bool) -> Self {
         // A stream begins with a line.
         Self { tail: b"\n".to_vec(), found: Interrupts::default(), prefixed }
@@ -57,13 +56,13 @@ fn scan(text: &[u8], prefixed: bool, found: &mut Interrupts) {
     for at in memmem::find_iter(text, b" received.") {
         let (before, after) = (&text[..at], &text[at + b" received.".len()..]);
         if let Some(before) = before.strip_suffix(b"Two interrupts") {
-            found.twice |= prefixed || begins(before) && words(after, &["Exiting", "immediately."]).is_some();
+            found.twice |= prefixed || begins(before) && skip_words(after, &["Exiting", "immediately."]).is_some();
         } else if let Some(before) = before.strip_suffix(b"Interrupt") {
             found.received |= prefixed
                 || begins(before)
-                    && words(after, &["Please", "wait", "for"])
-                        .and_then(|rest| words(rest, &["Terraform"]).or_else(|| words(rest, &["OpenTofu"])))
-                        .is_some_and(|rest| words(rest, &["to", "exit"]).is_some());
+                    && skip_words(after, &["Please", "wait", "for"])
+                        .and_then(|rest| skip_words(rest, &["Terraform"]).or_else(|| skip_words(rest, &["OpenTofu"])))
+                        .is_some_and(|rest| skip_words(rest, &["to", "exit"]).is_some());
         }
     }
 }
@@ -93,7 +92,7 @@ fn strip_colour(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// What follows these words, if `text` begins with them, each after white space, which may be escaped as in JSON.
-fn words<'a>(mut text: &'a [u8], words: &[&str]) -> Option<&'a [u8]> {
+fn skip_words<'a>(mut text: &'a [u8], words: &[&str]) -> Option<&'a [u8]> {
     for word in words {
         let spaced = text;
         while let Some(rest) = text

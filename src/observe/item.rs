@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::model::{Baseline, LockInfo};
-use crate::observe::evidence::Expectations;
+use crate::observe::locks::Expectations;
 use crate::terraform::{Flavour, INIT, minor};
 
 /// What a lock must say to be taken for the child's own.
@@ -84,7 +84,6 @@ pub enum Misfit {
 
 impl Misfit {
     /// Nothing speaks against the lock being the child's own, but not everything is known that speaks for it.
-    #[must_use]
     pub fn is_doubt(&self) -> bool {
         matches!(self, Self::Clock | Self::Unseen | Self::Purpose | Self::Waited | Self::Contested | Self::Baseline)
     }
@@ -138,7 +137,6 @@ pub fn judge(lock: &LockInfo, terms: &ItemTerms) -> Result<(), Misfit> {
 /// What a Terraform of this process's user writes as its lock's holder (`NewLockInfo` in
 /// `internal/states/statemgr/locker.go`): Go's `user.Current().Username`, which is the name in the system's user
 /// database, else `$USER`, else nothing; and the node name. Empty where the node name may be cut off.
-#[must_use]
 pub fn who(account: Option<&str>, user: Option<&OsStr>, nodename: &str) -> Vec<String> {
     if nodename.len() >= Expectations::NODENAME_LIMIT {
         return Vec::new();

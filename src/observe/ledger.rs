@@ -1,7 +1,5 @@
 //! The locks of this session, and which of them are left when the child has ended.
 
-use serde::{Deserialize, Serialize};
-
 use crate::model::{Entry, Grade, LockClaim, LockKinds, Stage};
 use crate::observe::locks::{LockEvent, LoggedPlace};
 
@@ -23,26 +21,26 @@ pub struct Ending {
     pub unclean: bool,
 }
 
-/// A lock that is left to account for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leftover {
+/// A lock, or a lockfile without a known ID, that is left to account for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left<E> {
     /// The lock and how far it had come.
-    pub entry: Entry,
+    pub entry: E,
     /// The request that takes it may still be on its way, so one look that finds nothing proves nothing.
     pub may_still_appear: bool,
     /// A request that releases it may still be on its way.
     pub unlock_in_flight: bool,
 }
 
-/// What the log says of the session's locks when the child has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The child took no lock that its log tells of.
-    NoLocks,
-    /// It took locks and released all.
-    Released,
-    /// These are to be looked after, in the order they were taken.
-    Left(Vec<Leftover>),
+impl<E> Left<E> {
+    /// What had come so far when its child ended so.
+    pub(crate) fn new(entry: E, stage: Stage, ending: Ending) -> Self {
+        Self {
+            entry,
+            may_still_appear: stage == Stage::Attempted && ending.by_signal_or_kill,
+            unlock_in_flight: stage == Stage::Unlocking && ending.by_signal_or_kill,
+        }
+    }
 }
 
 /// The set of locks that this session's child took.
@@ -69,14 +67,8 @@ impl Ledger {
         }
     }
 
-    /// Enters an event that an INFO record told and that was judged to be the child's own. Returns the lock if that
-    /// changed anything about it.
-    pub fn enter(&mut self, event: &LockEvent) -> Option<&Entry> {
-        self.enter_as(event, Grade::Record)
-    }
-
-    /// The same, for an event of any grade.
-    pub fn enter_as(&mut self, event: &LockEvent, grade: Grade) -> Option<&Entry> {
+    /// Enters an event that was judged to be the child's own. Returns the lock if that changed anything about it.
+    pub fn enter(&mut self, event: &LockEvent, grade: Grade) -> Option<&Entry> {
         match event {
             LockEvent::Attempting(claim) => self.take(claim, Stage::Attempted, grade),
             LockEvent::Locked(claim) => self.take(claim, Stage::Held, grade),
@@ -90,7 +82,6 @@ impl Ledger {
     }
 
     /// How far a lock has come; None if it is not in the set.
-    #[must_use]
     pub fn stage(&self, place: &LoggedPlace) -> Option<Stage> {
         self.entries.iter().find(|entry| place.is_of(&entry.claim)).map(|entry| entry.stage)
     }
@@ -115,22 +106,11 @@ impl Ledger {
         self.find(place)?.step(stage)
     }
 
-    /// Judges the session's locks, once the child is dead and its log was read to the end.
-    pub fn verdict(&self, ending: Ending) -> Verdict {
-        if self.entries.is_empty() {
-            return Verdict::NoLocks;
-        }
-        let left: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|entry| !entry.is_released(ending))
-            .map(|entry| Leftover {
-                entry: entry.clone(),
-                may_still_appear: entry.stage == Stage::Attempted && ending.by_signal_or_kill,
-                unlock_in_flight: entry.stage == Stage::Unlocking && ending.by_signal_or_kill,
-            })
-            .collect();
-        if left.is_empty() { Verdict::Released } else { Verdict::Left(left) }
+    /// The locks that are to be looked after, in the order they were taken, once the child is dead and its log was read to the
+    /// end.
+    pub fn left(&self, ending: Ending) -> Vec<Left<Entry>> {
+        let left = self.entries.iter().filter(|entry| !entry.is_released(ending));
+        left.map(|entry| Left::new(entry.clone(), entry.stage, ending)).collect()
     }
 }
 
@@ -199,30 +179,29 @@ mod tests {
                     let mut ledger = Ledger::default();
                     for &event in &order {
                         let before = ledger.entries().first().map(|entry| entry.stage);
-                        let changed = ledger.enter(&events[event]).is_some();
+                        let changed = ledger.enter(&events[event], Grade::Record).is_some();
                         assert_eq!(changed, before != ledger.entries().first().map(|entry| entry.stage));
                     }
                     let taken = order.iter().position(|event| *event < 2);
                     assert_eq!(ledger.entries().len(), usize::from(taken.is_some()));
                     for ending in ENDINGS {
-                        check(&ledger.verdict(ending), taken.map(|at| &order[at..]), kinds, ending);
+                        check(&ledger.left(ending), taken.map(|at| &order[at..]), kinds, ending);
                     }
                 }
             }
         }
     }
 
-    fn check(verdict: &Verdict, order: Option<&[usize]>, kinds: LockKinds, ending: Ending) {
+    fn check(left: &[Left<Entry>], order: Option<&[usize]>, kinds: LockKinds, ending: Ending) {
         let Some(order) = order else {
-            return assert_eq!(*verdict, Verdict::NoLocks);
+            return assert_eq!(left, []);
         };
         let last = *order.last().unwrap();
         let silent = kinds == LockKinds::Unstated && last == 2 && ending.exited_zero;
         if (last == 3 && !ending.unclean) || silent {
-            return assert_eq!(*verdict, Verdict::Released);
+            return assert_eq!(left, []);
         }
-        let Verdict::Left(left) = verdict else { panic!("{order:?} {ending:?}: {verdict:?}") };
-        let [left] = left.as_slice() else { panic!() };
+        let [left] = left else { panic!("{order:?} {ending:?}: {left:?}") };
         assert_eq!(left.entry.stage.is_over(), last >= 2);
         assert_eq!(left.may_still_appear, ending.by_signal_or_kill && left.entry.stage == Stage::Attempted);
         assert_eq!(left.unlock_in_flight, ending.by_signal_or_kill && last == 2);
@@ -238,11 +217,11 @@ mod tests {
         ];
         for other in others {
             let mut ledger = Ledger::default();
-            ledger.enter(&LockEvent::Locked(one.clone()));
-            assert_eq!(ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&other))), None);
-            ledger.enter(&LockEvent::Locked(other.clone()));
-            ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&one)));
-            let Verdict::Left(left) = ledger.verdict(ENDINGS[0]) else { panic!() };
+            ledger.enter(&LockEvent::Locked(one.clone()), Grade::Record);
+            assert_eq!(ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&other)), Grade::Record), None);
+            ledger.enter(&LockEvent::Locked(other.clone()), Grade::Record);
+            ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&one)), Grade::Record);
+            let left = ledger.left(ENDINGS[0]);
             assert_eq!(left.len(), 1);
             assert_eq!(left[0].entry.claim, other);
         }
@@ -252,7 +231,7 @@ mod tests {
     fn a_repeated_attempt_is_the_same_lock_and_news_only_once() {
         let events = events(&claim(1, LockKinds::DynamoDb));
         let mut ledger = Ledger::default();
-        let news: Vec<_> = [0, 0, 0, 1, 0].map(|event| ledger.enter(&events[event]).is_some()).into();
+        let news: Vec<_> = [0, 0, 0, 1, 0].map(|event| ledger.enter(&events[event], Grade::Record).is_some()).into();
         assert_eq!(news, [true, false, false, true, false]);
         assert_eq!(ledger.entries()[0].stage, Stage::Held);
     }

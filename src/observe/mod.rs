@@ -3,14 +3,12 @@
 //! All of it is pure: bytes, records and times go in, facts come out. [`Observer`] is the whole chain for one child:
 //!
 //! ```text
-//! log bytes ─▶ hclog::Splitter ─▶ locks::read ─▶ evidence::Expectations ─▶ Ledger ─▶ Verdict
-//!                     ├─▶ exchange::read ─▶ Requests ──┘      └──────────▶ Traces
+//! log bytes ─▶ hclog::Splitter ─▶ locks::read ─▶ locks::Expectations ─▶ Ledger ─▶ Left
+//!                     ├─▶ requests::Requests ─────────┘   └──────────▶ Traces
 //!                     └─────────▶ phase::Marker ─▶ PhaseTracker
 //! stdout, stderr ─▶ InterruptScanner
 //! ```
 
-mod evidence;
-mod exchange;
 mod fields;
 mod hclog;
 mod interrupt;
@@ -23,12 +21,10 @@ mod refusal;
 mod requests;
 mod traces;
 
-pub use evidence::{Expectations, Refusal, Refused};
 pub use hclog::{Level, Record, Splitter};
 pub use interrupt::{InterruptScanner, Interrupts};
-pub use ledger::{Ending, Ledger, Leftover, Verdict};
-pub use locks::{LockEvent, LoggedPlace, read};
+pub use ledger::{Ending, Ledger, Left};
+pub use locks::{Expectations, LockEvent, LoggedPlace, Refusal, Refused, read};
 pub use observer::{Asked, Believed, Fact, Migration, Observer};
 pub use phase::{Marker, PhaseTracker};
 pub use refusal::{PrintedHolder, PrintedRefusal};
-pub use traces::LeftTrace;

@@ -3,14 +3,13 @@
 use jiff::Timestamp;
 
 use crate::model::{Entry, Grade, Phase, Product, TraceEntry};
-use crate::observe::evidence::{Expectations, Refusal, Refused};
 use crate::observe::hclog::{Level, Record, Splitter};
-use crate::observe::ledger::{Ending, Ledger, MOST, Verdict};
+use crate::observe::ledger::{Ending, Ledger, Left, MOST};
 use crate::observe::locks;
-use crate::observe::locks::LockEvent;
+use crate::observe::locks::{Expectations, LockEvent, Refusal, Refused};
 use crate::observe::phase::{Marker, PhaseTracker};
 use crate::observe::requests::{Requests, Told};
-use crate::observe::traces::{LeftTrace, TraceEvent, Traces};
+use crate::observe::traces::{TraceEvent, Traces};
 use crate::terraform::minor;
 
 /// Most refused records that are told of. What floods the log with them is noise, or wants to be.
@@ -55,7 +54,6 @@ pub struct Asked {
     pub lock_id: String,
     /// The table; none for a lockfile.
     pub table: Option<String>,
-    /// The region.
     pub region: String,
     /// The host and port.
     pub host: String,
@@ -100,13 +98,8 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer that has seen nothing yet and believes INFO records.
-    pub fn new(expectations: Expectations) -> Self {
-        Self::believing(Believed { records: true, requests: false, states: Vec::new() }, expectations)
-    }
-
     /// An observer that has seen nothing yet.
-    pub fn believing(believed: Believed, expectations: Expectations) -> Self {
+    pub fn new(believed: Believed, expectations: Expectations) -> Self {
         Self {
             expectations,
             product: None,
@@ -159,14 +152,12 @@ impl Observer {
 
     /// Whether the log tells every lock of those that wrote to it: at the level of tfguard's own log, Terraform's from 1.6
     /// on and OpenTofu's from 1.11 on do.
-    #[must_use]
     pub fn tells_locks(&self) -> bool {
         self.product.is_some() && self.tells
     }
 
     /// Whether its log, if it is heard, shows every lock that the one Terraform in it takes in S3. `dumps`: its
     /// environment asks for DEBUG. `lockfile`: each lock has a lockfile.
-    #[must_use]
     pub fn shows_locks(&self, dumps: bool, lockfile: bool) -> bool {
         let Some((product, version)) = self.product() else { return false };
         let from = |first| minor(version).is_some_and(|version| version >= first);
@@ -190,7 +181,7 @@ impl Observer {
 
     /// The lockfiles without a known ID that are left to account for, once the child is dead and its log was fed to
     /// the end.
-    pub fn traces_left(&self, ending: Ending) -> Vec<LeftTrace> {
+    pub fn traces_left(&self, ending: Ending) -> Vec<Left<TraceEntry>> {
         self.traces.left(ending)
     }
 
@@ -204,22 +195,17 @@ impl Observer {
         &self.ledger
     }
 
-    /// What Terraform is doing.
-    pub fn phase(&self) -> Phase {
-        self.phase
-    }
-
     /// When a Terraform said for the first time since one began that it does what it does only once it has its lock, on
     /// whatever backend. What it says later proves less: somebody else may have begun to wait for that lock meanwhile.
     pub fn under_lock(&self) -> Option<Timestamp> {
         self.under_lock
     }
 
-    /// Judges the session's locks, once the child is dead and its log was fed to the end.
+    /// The locks that are left to account for, once the child is dead and its log was fed to the end.
     ///
     /// A last line without a newline is not interpreted.
-    pub fn verdict(&self, ending: Ending) -> Verdict {
-        self.ledger.verdict(ending)
+    pub fn left(&self, ending: Ending) -> Vec<Left<Entry>> {
+        self.ledger.left(ending)
     }
 
     fn enter(&mut self, record: &Record, now: Timestamp, facts: &mut Vec<Fact>) {
@@ -301,7 +287,7 @@ impl Observer {
 
     fn enter_lock(&mut self, event: &LockEvent, grade: Grade, facts: &mut Vec<Fact>) {
         if self.ledger.has_room_for(event) {
-            facts.extend(self.ledger.enter_as(event, grade).cloned().map(Fact::Lock));
+            facts.extend(self.ledger.enter(event, grade).cloned().map(Fact::Lock));
         } else {
             self.refuse(Refused::of(None, Refusal::TooMany(MOST)), facts);
         }

@@ -121,6 +121,7 @@ fn is_changing(calls: usize, operation: &str, ledger: &Ledger) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Grade;
     use crate::model::LockClaim;
     use crate::model::LockKinds;
     use crate::observe::locks::LockEvent;
@@ -156,10 +157,10 @@ mod tests {
                 Begin => tracker.begin(),
                 Mark(marker) => tracker.enter(*marker),
                 Take(n, operation) => {
-                    ledger.enter(&LockEvent::Attempting(claim(*n, operation)));
+                    ledger.enter(&LockEvent::Attempting(claim(*n, operation)), Grade::Record);
                 }
                 Free(n, operation) => {
-                    ledger.enter(&LockEvent::Unlocking(LoggedPlace::of(&claim(*n, operation))));
+                    ledger.enter(&LockEvent::Unlocking(LoggedPlace::of(&claim(*n, operation))), Grade::Record);
                 }
             }
             assert_eq!(tracker.phase(&ledger), *phase, "step {at}");

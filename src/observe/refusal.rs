@@ -27,7 +27,6 @@ pub enum PrintedHolder {
 
 impl PrintedHolder {
     /// The lock's ID.
-    #[must_use]
     pub fn id(&self) -> &str {
         match self {
             Self::Known(info) => &info.id,
@@ -50,7 +49,6 @@ const FIELDS: [&str; 7] = ["ID", "Path", "Operation", "Who", "Version", "Created
 
 impl PrintedRefusal {
     /// Finds the first refusal in what a Terraform or OpenTofu printed, in whichever layout. `None`: there is none.
-    #[must_use]
     pub fn find(output: &str) -> Option<Self> {
         let lines: Vec<String> = output.lines().flat_map(plain).collect();
         let begins = |openings: &[&str]| lines.iter().position(|line| openings.iter().any(|text| line.contains(text)));

@@ -5,7 +5,7 @@
 //! content has the lock's own random ID. So an object with that checksum or that ETag is the child's own lock.
 
 use crate::model::{LockTrace, Stage, TraceEntry};
-use crate::observe::ledger::{Ending, MOST};
+use crate::observe::ledger::{Ending, Left, MOST};
 
 /// A step in the life of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,17 +18,6 @@ pub(crate) enum TraceEvent {
     Unlocking(String, String),
     /// It was deleted.
     Unlocked(String, String),
-}
-
-/// A lockfile that is left to account for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftTrace {
-    /// The lockfile and how far it had come.
-    pub entry: TraceEntry,
-    /// The request that uploads it may still be on its way.
-    pub may_still_appear: bool,
-    /// The request that deletes it may still be on its way.
-    pub unlock_in_flight: bool,
 }
 
 /// The lockfiles of this session.
@@ -96,16 +85,9 @@ impl Traces {
     }
 
     /// The lockfiles that were not seen deleted, once the child is dead and its log was read to the end.
-    pub(crate) fn left(&self, ending: Ending) -> Vec<LeftTrace> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.stage != Stage::Unlocked || ending.unclean)
-            .map(|entry| LeftTrace {
-                entry: entry.clone(),
-                may_still_appear: entry.stage == Stage::Attempted && ending.by_signal_or_kill,
-                unlock_in_flight: entry.stage == Stage::Unlocking && ending.by_signal_or_kill,
-            })
-            .collect()
+    pub(crate) fn left(&self, ending: Ending) -> Vec<Left<TraceEntry>> {
+        let left = self.entries.iter().filter(|entry| entry.stage != Stage::Unlocked || ending.unclean);
+        left.map(|entry| Left::new(entry.clone(), entry.stage, ending)).collect()
     }
 }
 

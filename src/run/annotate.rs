@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::aws::{AwsClients, S3Backend, StoreError};
 use crate::model::{Entry, FoundLock, Holder, LockClaim, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
 use crate::run::supervisor::Supervisor;
-use crate::store::HolderStore as _;
 use crate::store::{Annotation, Store, Traced, UnconditionalDelete};
 
 /// How long a lock is held before its holder is written beside it.
@@ -249,9 +248,8 @@ where
     let mut tries = 1;
     loop {
         let answer = timeout(LONGEST_ATTEMPT, request()).await;
-        let answer = answer.unwrap_or_else(|_| {
-            Err(StoreError::TimedOut { detail: format!("waited {} s", LONGEST_ATTEMPT.as_secs()) })
-        });
+        let answer =
+            answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} s", LONGEST_ATTEMPT.as_secs()))));
         match answer {
             Err(error) if error.is_retryable() && tries < TRIES => {
                 tries += 1;

@@ -28,7 +28,7 @@ use crate::model::{
     Account, Entry, Evidence, Grade, Holder, LockAccount, LockClaim, LockOutcome, OnDeath, ProcessId, Stage,
     StopRequest, World,
 };
-use crate::observe::Leftover;
+use crate::observe::Left;
 use crate::report::ci::{Level, Message, Summary};
 use crate::run::front::{A_MOMENT, finish_output, relays_of, spools, tell};
 use crate::run::inner::InnerGuards;
@@ -688,7 +688,7 @@ async fn release_again(job: &Job, journal: &mut Journal, until: Instant) {
             continue;
         }
         let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
-        let leftover = Leftover { entry, may_still_appear: false, unlock_in_flight: false };
+        let leftover = Left { entry, may_still_appear: false, unlock_in_flight: false };
         let (directory, env) = (&job.directory, &job.env);
         let started = Started { command: &command, directory, env, asked: &[], child: None, is_terraform: false };
         let place = Located { places: lock.places.clone(), settings: lock.settings.clone() };

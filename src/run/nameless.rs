@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::model::{
     Account, Baseline, Entry, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace,
-    MIGRATION, Product, Settings, TraceAccount,
+    MIGRATION, Product, Settings, TraceAccount, TraceEntry,
 };
 use crate::observe::item::{ItemTerms, Misfit};
-use crate::observe::{Believed, Expectations, LeftTrace, item};
+use crate::observe::{Believed, Expectations, Left, item};
 use crate::run::release::{Located, Releaser, Started};
 use crate::run::rivals;
 use crate::run::supervisor::Job;
@@ -153,7 +153,7 @@ impl Releaser {
     ///
     /// # Errors
     /// Why it could not be found out.
-    pub(crate) async fn identify(&self, left: &LeftTrace) -> Result<Identified, String> {
+    pub(crate) async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let backend = self.backend(&trace.without_id())?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
@@ -212,7 +212,7 @@ impl Releaser {
             let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
             let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
             (trace.places, trace.settings) = (located.places, located.settings);
-            let left = LeftTrace { entry: trace.entry.clone(), may_still_appear: false, unlock_in_flight: false };
+            let left = Left { entry: trace.entry.clone(), may_still_appear: false, unlock_in_flight: false };
             let identified = self.identify(&left).await.and_then(|identified| match &identified {
                 Identified::Own(claim) => {
                     holder.check_holder(claim).map(|()| identified).map_err(|refused| refused.to_string())

@@ -21,7 +21,6 @@ use crate::observe::{PrintedHolder, PrintedRefusal};
 use crate::run::rivals;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Judged, Machine, SessionFile};
-use crate::store::HolderStore as _;
 use crate::store::{RefusedItself, Suspicion, UnconditionalDelete};
 use crate::terraform::Backend;
 use crate::{terraform, text};

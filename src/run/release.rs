@@ -9,7 +9,7 @@ use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, StoreError, Surr
 use crate::model::{
     Entry, Half, HalfOutcome, Holder, LockClaim, LockKinds, LockOutcome, LockPlace, ProcessId, Settings, Stage,
 };
-use crate::observe::{Asked, Leftover};
+use crate::observe::{Asked, Left};
 use crate::run::supervisor::Job;
 use crate::run::terraforms::{Terraform, Terraforms};
 use crate::session::{StartingBackend, Tree};
@@ -144,7 +144,7 @@ impl Releaser {
             }
             let places = backend.places(claim)?;
             if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
-                return Err(BackendError::Elsewhere { place: place.to_string() });
+                return Err(BackendError::Elsewhere(place.to_string()));
             }
             let changed = before.settings.as_ref().map(|before| before.changed(&settings)).unwrap_or_default();
             if !changed.is_empty() {
@@ -175,7 +175,7 @@ impl Releaser {
             }
             Err(error) => {
                 let error = match error {
-                    BackendError::ForeignState { .. } if claim.is_migration_destination() => BackendError::NotRecorded,
+                    BackendError::ForeignState(_) if claim.is_migration_destination() => BackendError::NotRecorded,
                     error => error,
                 };
                 tracing::debug!("lock {}: {error}", claim.id);
@@ -272,7 +272,7 @@ impl Releaser {
         {
             return Ok(found);
         }
-        Err(misses.0.unwrap_or_else(|| BackendError::ForeignState { lock_id: claim.lock_id() }))
+        Err(misses.0.unwrap_or_else(|| BackendError::ForeignState(claim.lock_id())))
     }
 
     /// The backend that was found for a lock.
@@ -301,7 +301,7 @@ impl Releaser {
     }
 
     /// Releases a lock whose Terraform is dead.
-    pub async fn release(&self, leftover: &Leftover, terms: Terms<'_>) -> (LockOutcome, Vec<Half>) {
+    pub async fn release(&self, leftover: &Left<Entry>, terms: Terms<'_>) -> (LockOutcome, Vec<Half>) {
         let Entry { claim, stage, .. } = &leftover.entry;
         let backend = match self.backend(claim) {
             Ok(backend) => backend,
@@ -398,7 +398,7 @@ fn checked(
         if start.iter().any(fits) {
             return Ok((backend, settings));
         }
-        Err(BackendError::Swapped { dir: settings.directory })
+        Err(BackendError::Swapped(settings.directory))
     }))
 }
 
@@ -406,14 +406,16 @@ fn checked(
 async fn is_missing(store: &Store, claim: &LockClaim) -> bool {
     match tokio::time::timeout(LONGEST_LOOK, store.read()).await {
         Ok(Ok(found)) => found.is_none_or(|found| !found.is_of(claim)),
-        Ok(Err(StoreError::NoSuchTable { .. } | StoreError::NoSuchBucket { .. })) => true,
+        Ok(Err(StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_))) => true,
         Ok(Err(_)) | Err(_) => false,
     }
 }
 
 /// Whether what is not in a table is surely not there: a table of that name can be another account's.
 async fn sees_account_of(clients: &AwsClients, claim: &LockClaim, place: &LockPlace) -> bool {
-    !clients.is_by_environment() || matches!(place, LockPlace::Lockfile { .. }) || sees_state(clients, claim).await
+    !clients.backend.is_by_environment
+        || matches!(place, LockPlace::Lockfile { .. })
+        || sees_state(clients, claim).await
 }
 
 async fn sees_state(clients: &AwsClients, claim: &LockClaim) -> bool {
@@ -426,9 +428,9 @@ async fn sees_state(clients: &AwsClients, claim: &LockClaim) -> bool {
 /// table, but then not the state either.
 async fn is_without_store(clients: &AwsClients, claim: &LockClaim, error: &StoreError, same_account: bool) -> bool {
     match error {
-        StoreError::NoSuchTable { .. } if !same_account => sees_state(clients, claim).await,
-        StoreError::NoSuchTable { .. } => true,
-        StoreError::NoSuchBucket { .. } => same_account || clients.is_s3_of_aws(),
+        StoreError::NoSuchTable(_) if !same_account => sees_state(clients, claim).await,
+        StoreError::NoSuchTable(_) => true,
+        StoreError::NoSuchBucket(_) => same_account || clients.is_s3_of_aws(),
         _ => false,
     }
 }
@@ -448,7 +450,7 @@ impl Settings {
             flags: backend.flags_of(state_key, whole),
             anywhere: backend.flags_anywhere(state_key),
             path_style: backend.uses_path_style(),
-            digests: backend.digests().clone(),
+            digests: backend.digests.clone(),
         }
     }
 }
@@ -478,8 +480,8 @@ impl Misses {
     fn note(&mut self, found: Option<Result<Found, BackendError>>) -> Option<Found> {
         match found? {
             Ok(found) => return Some(found),
-            Err(BackendError::ForeignState { .. }) => {}
-            Err(error @ (BackendError::PlanFile { .. } | BackendError::Swapped { .. })) => self.0 = Some(error),
+            Err(BackendError::ForeignState(_)) => {}
+            Err(error @ (BackendError::PlanFile { .. } | BackendError::Swapped(_))) => self.0 = Some(error),
             Err(error) => _ = self.0.get_or_insert(error),
         }
         None
@@ -553,7 +555,7 @@ fn backend_in(
 ) -> Result<Found, BackendError> {
     let fitting = |backend| match backend {
         Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
-        _ => Err(BackendError::ForeignState { lock_id: claim.lock_id() }),
+        _ => Err(BackendError::ForeignState(claim.lock_id())),
     };
     let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
         // Terragrunt's cache may be gone when somebody needs it.

@@ -235,7 +235,7 @@ impl<'a> Supervisor<'a> {
         let log = Follow::from_the_start(log);
         let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
-        let observer = Observer::believing(job.believed(journal.intent.as_ref()), expectations(&journal));
+        let observer = Observer::new(job.believed(journal.intent.as_ref()), expectations(&journal));
         let releaser = Releaser::new(journal.backend.clone());
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();

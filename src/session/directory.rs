@@ -9,16 +9,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use regex_lite::Regex;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::files;
-use crate::session::holders::without_deleted;
-use crate::session::place::{Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
+use crate::session::place::{DirectoryError, Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 
 /// How often, and at which intervals, who begins a session tries to claim it.
 const CLAIM_TRIES: u32 = 1000;
@@ -43,72 +43,16 @@ const LINK_NAMES: [&str; 3] = ["terraform", "tofu", REAL];
 /// The link to the program that a user named.
 pub const REAL: &str = "real";
 /// The directory of the sessions inside a session.
-const INNER: &str = "inner";
+pub(crate) const INNER: &str = "inner";
 /// Keeps the sessions out of Git, and out of what goes by its rules.
 const IGNORE: &str = ".gitignore";
 const IGNORE_ALL: &[u8] = b"# Made and removed by tfguard.\n*\n";
-
-/// What is wrong with the place for sessions, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectoryError {
-    /// A part of the way is a symbolic link.
-    #[error("{path} is a symbolic link; point TFGUARD_DIR to the directory itself, or remove the link", path = .0.display())]
-    Symlink(PathBuf),
-    /// A part of the way is no directory.
-    #[error("{path} is not a directory; remove it or set TFGUARD_DIR to another place", path = .0.display())]
-    NotADirectory(PathBuf),
-    /// Somebody else's.
-    #[error("{path} belongs to user {owner}, not to user {own}; set TFGUARD_DIR to a directory of your own", path = .path.display())]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// Who tfguard runs as.
-        own: u32,
-    },
-    /// Others could change what tfguard writes.
-    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it, or set TFGUARD_DIR to another place (in a container also to a directory in it that is not there yet: tfguard makes it)", path = .path.display())]
-    WritableByOthers {
-        /// Which.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file system makes what it likes.
-    #[error(
-        "the file system of {path} gives a new directory the owner {owner} and the mode {mode:04o}, whatever is asked for, so \
-         others could change what tfguard writes there; set TFGUARD_DIR to a directory on another one", path = .path.display()
-    )]
-    Forced {
-        /// Where.
-        path: PathBuf,
-        /// The owner of what is made.
-        owner: u32,
-        /// Its mode.
-        mode: u32,
-    },
-    /// Not what tfguard made.
-    #[error("{path} is not a session's directory, as tfguard names and marks it", path = .0.display())]
-    NotASession(PathBuf),
-    /// The system refused.
-    #[error("cannot {doing} {path}: {error}; free some space or set TFGUARD_DIR to a writable directory", path = .path.display())]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
-}
 
 /// A file of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionFile {
     /// Says that tfguard made the directory. Made first and removed last.
     Marker,
-    /// The journal.
     Journal,
     /// What takes the journal's place on a full disk.
     Spare,
@@ -131,34 +75,22 @@ pub enum SessionFile {
 }
 
 impl SessionFile {
-    const ALL: [Self; 11] = [
-        Self::Marker,
-        Self::Journal,
-        Self::Spare,
-        Self::Log,
-        Self::Stdout,
-        Self::Stderr,
-        Self::Child,
-        Self::Progress,
-        Self::SupervisorLock,
-        Self::ReleaseLock,
-        Self::SupervisorStderr,
+    const NAMED: [(Self, &'static str); 11] = [
+        (Self::Marker, "tfguard-session"),
+        (Self::Journal, "journal.json"),
+        (Self::Spare, "journal.spare"),
+        (Self::Log, "terraform.log"),
+        (Self::Stdout, "stdout"),
+        (Self::Stderr, "stderr"),
+        (Self::Child, "child"),
+        (Self::Progress, "progress"),
+        (Self::SupervisorLock, "supervisor.lock"),
+        (Self::ReleaseLock, "release.lock"),
+        (Self::SupervisorStderr, "supervisor.stderr"),
     ];
 
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Marker => "tfguard-session",
-            Self::Journal => "journal.json",
-            Self::Spare => "journal.spare",
-            Self::Log => "terraform.log",
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-            Self::Child => "child",
-            Self::Progress => "progress",
-            Self::SupervisorLock => "supervisor.lock",
-            Self::ReleaseLock => "release.lock",
-            Self::SupervisorStderr => "supervisor.stderr",
-        }
+        Self::NAMED.iter().find(|(file, _)| *file == self).expect("each file has a name").1
     }
 }
 
@@ -187,39 +119,26 @@ impl SessionDir {
             let place = places.next().expect("the temporary directory is always one, or there is a chosen one");
             let is_last = places.peek().is_none();
             let reach = || place.make().and_then(Reached::unsteered);
-            match reach() {
-                Ok(reached) => match Self::create_below_again(reached, reach) {
-                    // A CI variable may name a place that does not exist here (in a container) or cannot be written: the
-                    // next one serves as well. What is wrong with a place of ours inside it is an error: somebody meddles
-                    // with it.
-                    Err(DirectoryError::Io { doing, path, error }) if !is_last => {
-                        tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
-                    }
-                    Err(error @ DirectoryError::Forced { .. }) if !is_last => {
-                        tracing::warn!("{error}; the session is made elsewhere");
-                    }
-                    made => return made,
-                },
+            let made = reach().map(|reached| {
+                let path = reached.path.join(ROOT);
+                // Another run that ended may have taken the place itself away, as that in the temporary directory.
+                Self::create_in(&path, || make_private(&reach()?.dir, ROOT.as_ref(), &path))
+            });
+            match made {
+                // A CI variable may name a place that does not exist here (in a container) or cannot be written: the next
+                // one serves as well. What is wrong with a place of ours inside it is an error: somebody meddles with it.
+                Ok(Err(DirectoryError::Io { doing, path, error })) if !is_last => {
+                    tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
+                }
+                Ok(Err(error @ DirectoryError::Forced { .. })) if !is_last => {
+                    tracing::warn!("{error}; the session is made elsewhere");
+                }
+                Ok(made) => return made,
                 Err(error) if is_last => return Err(error),
                 Err(error @ DirectoryError::Io { .. }) => tracing::debug!("{error}"),
                 Err(error) => tracing::warn!("{error}; the session is made elsewhere"),
             }
         }
-    }
-
-    /// The same where another run that ended may have taken the place itself away, as that in the temporary directory.
-    fn create_below_again(
-        reached: Reached,
-        reach: impl Fn() -> Result<Reached, DirectoryError>,
-    ) -> Result<Self, DirectoryError> {
-        let mut created = Self::create_below(&reached);
-        for _ in 0..MAKE_TRIES {
-            if !created.as_ref().is_err_and(DirectoryError::is_not_found) {
-                break;
-            }
-            created = reach().and_then(|reached| Self::create_below(&reached));
-        }
-        created
     }
 
     /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
@@ -287,11 +206,6 @@ impl SessionDir {
         }
         sessions.sort_by(|one, other| one.name().cmp(other.name()));
         Ok((sessions, refused))
-    }
-
-    fn create_below(place: &Reached) -> Result<Self, DirectoryError> {
-        let path = place.path.join(ROOT);
-        Self::create_in(&path, || make_private(&place.dir, ROOT.as_ref(), &path))
     }
 
     /// Makes a session inside this one, for a guard inside this one's run.
@@ -402,7 +316,6 @@ impl SessionDir {
     }
 
     /// The sessions inside this one, in the order in which they began. What is not safe to look at is told and passed over.
-    #[must_use]
     pub fn inner(&self) -> Vec<Self> {
         let path = self.path.join(INNER);
         let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::all_below(&root, &path));
@@ -415,13 +328,6 @@ impl SessionDir {
             tracing::warn!("{error}");
         }
         sessions
-    }
-
-    /// The session that this one is inside of.
-    #[must_use]
-    pub fn outer(&self) -> Option<Self> {
-        let inner = self.path.parent().filter(|above| above.file_name() == Some(OsStr::new(INNER)))?;
-        Self::open(inner.parent()?).ok()
     }
 
     /// Makes links to `target` of these names (`terraform`, `tofu`) and gives the directory that they are in. It is made
@@ -451,13 +357,11 @@ impl SessionDir {
     }
 
     /// How long nothing was made or removed in it; none if the clocks do not tell.
-    #[must_use]
     pub fn age(&self) -> Option<Duration> {
         File::from(self.dir.try_clone().ok()?).metadata().ok()?.modified().ok()?.elapsed().ok()
     }
 
     /// Whether it is still where it was made.
-    #[must_use]
     pub fn exists(&self) -> bool {
         let there = std::fs::symlink_metadata(&self.path).map(|there| (there.dev(), there.ino()));
         let held = rustix::fs::fstat(&self.dir).map(|held| (held.st_dev, held.st_ino));
@@ -465,25 +369,21 @@ impl SessionDir {
     }
 
     /// The session's name.
-    #[must_use]
     pub fn name(&self) -> &OsStr {
         self.path.file_name().unwrap_or_default()
     }
 
     /// The path of the directory, for other processes and for people.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The path of a file, for other processes, for inotify and for people.
-    #[must_use]
     pub fn path_of(&self, file: SessionFile) -> PathBuf {
         self.path.join(file.name())
     }
 
     /// The path of the file to which Terraform logs.
-    #[must_use]
     pub fn log(&self) -> PathBuf {
         self.path_of(SessionFile::Log)
     }
@@ -506,7 +406,6 @@ impl SessionDir {
 
     /// Why the log may lack what was written to it last: its end is torn, or the disk was full and the log longer than the room
     /// that was taken for it.
-    #[must_use]
     pub fn log_is_cut(&self, log: &File) -> Option<&'static str> {
         let found = log.metadata().ok().filter(std::fs::Metadata::is_file)?;
         let mut last = [b'\n'];
@@ -647,7 +546,6 @@ impl SessionDir {
     }
 
     /// Whether somebody supervises the session, on this kernel in whichever PID namespace; none where that cannot be told.
-    #[must_use]
     pub fn is_claimed(&self) -> Option<bool> {
         let file = self.open_file(SessionFile::SupervisorLock).ok()?;
         // Given back at once: who claims the session at this very moment looks again a moment later.
@@ -668,7 +566,6 @@ impl SessionDir {
     }
 
     /// Whether a `tfguard release` will remove the session.
-    #[must_use]
     pub fn is_attended(&self) -> bool {
         let file = self.open_file(SessionFile::ReleaseLock);
         file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
@@ -688,11 +585,8 @@ impl SessionDir {
     }
 
     fn remove_secret(&self, file: SessionFile) {
-        match rustix::fs::unlinkat(&self.dir, file.name(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => {
-                tracing::warn!("cannot remove {}: {error}; it may hold secrets", self.path_of(file).display());
-            }
+        if let Err(error) = unlink(&self.dir, file.name(), AtFlags::empty()) {
+            tracing::warn!("cannot remove {}: {error}; it may hold secrets", self.path_of(file).display());
         }
     }
 
@@ -724,35 +618,11 @@ impl SessionDir {
     }
 }
 
-impl DirectoryError {
-    fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
-    }
-}
-
 /// Whether a directory is called as tfguard calls a session: when it began, who made it, and a number.
-fn is_session_name(name: &OsStr) -> bool {
-    let digits = |text: &str, length: std::ops::RangeInclusive<usize>| {
-        length.contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit())
-    };
-    let Some((stamp, pid, n)) = name.to_str().and_then(|name| {
-        let (stamp, rest) = name.split_once('-')?;
-        let (pid, n) = rest.split_once('-')?;
-        Some((stamp, pid, n))
-    }) else {
-        return false;
-    };
-    let stamp = stamp.split_once('T').is_some_and(|(day, time)| digits(day, 8..=8) && digits(time, 6..=6));
-    stamp && digits(pid, 1..=10) && digits(n, 1..=2)
-}
-
-/// Whether a path is that of the log of a session.
-pub(crate) fn is_log(path: &Path) -> bool {
-    let path = Path::new(without_deleted(path));
-    let above = |path: &Path, n| path.ancestors().nth(n).and_then(Path::file_name).unwrap_or_default().to_owned();
-    above(path, 0) == SessionFile::Log.name()
-        && is_session_name(&above(path, 1))
-        && [ROOT, INNER].iter().any(|root| above(path, 2) == *root)
+pub(crate) fn is_session_name(name: &OsStr) -> bool {
+    static FORM: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^[0-9]{8}T[0-9]{6}-[0-9]{1,10}-[0-9]{1,2}$").expect("a pattern"));
+    name.to_str().is_some_and(|name| FORM.is_match(name))
 }
 
 /// The names in a directory.
@@ -779,15 +649,14 @@ fn is_in(dir: impl AsFd, name: &OsStr, held: impl AsFd) -> bool {
 fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Result<Vec<PathBuf>, Errno> {
     let mut stays = Vec::new();
     let is_file = |name: &OsStr| {
-        let known = SessionFile::ALL.iter().filter(|file| **file != SessionFile::Marker);
-        files::is_temporary(name) || known.into_iter().any(|file| name == file.name())
+        let known = |(file, known): &(SessionFile, &str)| *file != SessionFile::Marker && name == *known;
+        files::is_temporary(name) || SessionFile::NAMED.iter().any(known)
     };
     for name in list(dir).map_err(errno)? {
         match name.to_str() {
-            _ if is_file(&name) => match rustix::fs::unlinkat(dir, &name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
+            _ if is_file(&name) => match unlink(dir, &name, AtFlags::empty()) {
                 Err(Errno::ISDIR) => stays.push(name.into()),
-                Err(error) => return Err(error),
+                removed => removed?,
             },
             Some(marker) if marker == SessionFile::Marker.name() => {}
             Some(LINKS | NAMED) => stays.extend(remove_directory(dir, &name, |links, name| {
@@ -809,15 +678,9 @@ fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Re
     }
     if stays.is_empty() {
         // Last: a removal that is cut short leaves a session, which can be removed again.
-        match rustix::fs::unlinkat(dir, SessionFile::Marker.name(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
+        unlink(dir, SessionFile::Marker.name(), AtFlags::empty())?;
         if is_in(root, name, dir) {
-            match rustix::fs::unlinkat(root, name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
+            unlink(root, name, AtFlags::REMOVEDIR)?;
         }
     }
     Ok(stays)
@@ -846,12 +709,17 @@ fn remove_directory(
         }
     }
     if stays.is_empty() {
-        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
+        unlink(dir, name, AtFlags::REMOVEDIR)?;
     }
     Ok(stays)
+}
+
+/// Removes a name, if it is still there.
+fn unlink(dir: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, flags) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Keeps a directory of sessions out of Git, if nothing there says how it is to be handled.
@@ -1036,7 +904,7 @@ mod tests {
     fn a_session_goes_with_all_that_tfguard_makes_in_it() {
         let place = tempfile::tempdir().unwrap();
         let session = created(&place);
-        SessionFile::ALL.iter().for_each(|file| drop(session.create_file(*file)));
+        SessionFile::NAMED.iter().for_each(|(file, _)| drop(session.create_file(*file)));
         let here = Path::new("/proc/self/exe");
         let links = session.make_links(here, &["terraform", "tofu"]).unwrap();
         assert_eq!(std::fs::read_link(links.join("tofu")).unwrap(), here);
@@ -1047,7 +915,6 @@ mod tests {
         let innermost = inner.create_inside().unwrap();
         innermost.make_links(here, &["tofu"]).unwrap();
         assert_eq!((session.inner(), inner.inner()), (vec![inner.clone()], vec![innermost.clone()]));
-        assert_eq!((session.outer(), innermost.outer()), (None, Some(inner.clone())));
         assert_eq!(SessionDir::open(innermost.path()).unwrap(), innermost);
         innermost.remove();
         assert!(inner.inner().is_empty() && inner.exists());
@@ -1111,7 +978,7 @@ mod tests {
         let session = created(&place);
         let target = place.path().join("target");
         std::fs::write(&target, "mine").unwrap();
-        for file in SessionFile::ALL.into_iter().filter(|file| *file != SessionFile::Spare) {
+        for (file, _) in SessionFile::NAMED.into_iter().filter(|(file, _)| *file != SessionFile::Spare) {
             let path = session.path_of(file);
             let _ = std::fs::remove_file(&path);
             symlink(&target, &path).unwrap();

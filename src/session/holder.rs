@@ -38,7 +38,6 @@ pub struct Judged {
 
 impl Machine {
     /// Looks at this machine, and at the sessions in the places that `env` tells.
-    #[must_use]
     pub fn here(env: impl Fn(&str) -> Option<OsString>) -> Self {
         let sessions = SessionDir::all(env).into_iter().flat_map(with_inner);
         let journals = sessions.filter_map(|session| {
@@ -71,7 +70,6 @@ impl Machine {
     }
 
     /// Judges the holder of a lock by what was found beside it and by what this machine knows.
-    #[must_use]
     pub fn judge(&self, info: &LockInfo, recorded: &Recorded) -> Judged {
         // A journal that names the lock is as good as a record.
         let known = self.sessions.iter().find(|(_, journal)| names(journal, &info.id));
@@ -96,7 +94,6 @@ impl Machine {
     }
 
     /// Whether a session of a CI job on this machine holds a lock.
-    #[must_use]
     pub fn is_of_job(&self, lock: &str, job: Option<&model::Run>, runner: Option<&str>) -> bool {
         let is_of_it = |journal: &Journal| journal.account.ci.as_ref() == job && journal.may_be_of_runner(runner);
         job.is_some_and(model::Run::names_its_job)
@@ -192,7 +189,6 @@ fn look_at(session: &SessionDir, journal: &Journal, kernel: bool, here: bool) ->
 /// What a session records of itself beside its lock.
 impl Holder {
     /// The record of a session that holds a lock, as its journal tells it.
-    #[must_use]
     pub fn of_session(journal: &Journal, session: &Path, lock: LockId) -> Self {
         let run = journal.account.ci.clone().map(|run| Run {
             url: run.url.map(without_user).filter(|url| url.chars().count() <= LONGEST),
@@ -216,7 +212,6 @@ impl Holder {
     }
 
     /// With what the run's environment tells besides.
-    #[must_use]
     pub fn with_environment(self, env: impl Fn(&str) -> Option<String>) -> Self {
         let Origin { commit, actor, runner } = Origin::detect(env);
         let origin = Origin {

@@ -19,14 +19,14 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::files;
 use crate::model::{ChildRecord, ProcessId, product};
-use crate::session::directory::{LONGEST_JOURNAL, SessionFile, is_log};
+use crate::session::directory::{INNER, LONGEST_JOURNAL, SessionFile, is_session_name};
 use crate::session::journal::Journal;
+use crate::session::place::ROOT;
 use crate::session::process::is_running;
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survivor {
-    /// Which.
     pub id: ProcessId,
     /// Its program's name, as the kernel has it (15 bytes at most).
     pub name: String,
@@ -59,7 +59,6 @@ pub struct Tree {
 impl Tree {
     /// Looks at what is alive of the session of `child`, which logs to `log`. `log` must be open for reading only, as
     /// tfguard's own processes have it: who holds it for writing is a Terraform.
-    #[must_use]
     pub fn look(child: Option<&ChildRecord>, log: &File) -> Self {
         let open = is_log_held(log);
         let log_file = identity(log);
@@ -115,7 +114,6 @@ impl Tree {
     }
 
     /// Nobody is, or may be, alive.
-    #[must_use]
     pub fn is_gone(&self) -> bool {
         self.survivors.is_empty() && !self.hidden
     }
@@ -127,14 +125,12 @@ impl Tree {
 }
 
 /// Whether a process is a Terraform by what it runs, or by having the log open for writing.
-#[must_use]
 pub fn runs_terraform(process: ProcessId, log: &File) -> bool {
     let named = Process::new(process.pid).is_ok_and(|found| is_called_terraform(&found, ""));
     named || is_terraform(process, log)
 }
 
 /// Whether a process has the log open for writing, so that it is a Terraform.
-#[must_use]
 pub fn is_terraform(process: ProcessId, log: &File) -> bool {
     let log_file = identity(log);
     Process::new(process.pid).is_ok_and(|found| holds_for_writing(&found, log_file) == Some(true)) && process.is_alive()
@@ -160,14 +156,12 @@ pub(crate) fn without_deleted(path: &Path) -> &OsStr {
 }
 
 /// Whether a process is tfguard, whatever it is called.
-#[must_use]
 pub fn is_tfguard(pid: i32) -> bool {
     let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).ok().map(|file| identity_of(&file));
     file("self").is_some_and(|own| file(&pid.to_string()) == Some(own))
 }
 
 /// The processes of this machine whose program is called as Terraform or OpenTofu is, guarded or not.
-#[must_use]
 pub fn terraforms() -> Vec<(ProcessId, String)> {
     let called = |process: &Process, stat: &procfs::process::Stat| is_called_terraform(process, &stat.comm);
     processes(called).map(|(id, stat, _)| (id, stat.comm)).collect()
@@ -176,7 +170,6 @@ pub fn terraforms() -> Vec<(ProcessId, String)> {
 /// A process that has the log of a session open for writing, as each Terraform of the session has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogHolder {
-    /// Which.
     pub id: ProcessId,
     /// Its program's name, as the kernel has it.
     pub name: String,
@@ -187,7 +180,6 @@ pub struct LogHolder {
 
 impl LogHolder {
     /// Every such process of this machine that may be looked into, wherever its session is.
-    #[must_use]
     pub fn all() -> Vec<Self> {
         let log = |process: &Process| {
             let open = process.fd().ok()?.flatten().filter(|open| open.mode().contains(FDPermissions::WRITE));
@@ -221,7 +213,6 @@ impl LogHolder {
     }
 
     /// Whether the log has a text, as far as it is looked through.
-    #[must_use]
     pub fn log_has(&self, text: &str) -> bool {
         let log = files::open_path(Path::new(&self.descriptor()));
         log.is_ok_and(|log| files::has(log, text.as_bytes(), MOST_LOOKED_THROUGH).unwrap_or(true))
@@ -230,6 +221,15 @@ impl LogHolder {
     fn descriptor(&self) -> String {
         format!("/proc/{}/fd/{}", self.id.pid, self.descriptor)
     }
+}
+
+/// Whether a path is that of the log of a session.
+fn is_log(path: &Path) -> bool {
+    let path = Path::new(without_deleted(path));
+    let above = |path: &Path, n| path.ancestors().nth(n).and_then(Path::file_name).unwrap_or_default().to_owned();
+    above(path, 0) == SessionFile::Log.name()
+        && is_session_name(&above(path, 1))
+        && [ROOT, INNER].iter().any(|root| above(path, 2) == *root)
 }
 
 /// How much of a log is looked through at most: at its lowest level it grows for hours.
@@ -252,7 +252,6 @@ fn identity(log: &File) -> Option<(u64, u64)> {
 }
 
 /// What a file is known by, whatever its name is: device and inode.
-#[must_use]
 pub fn identity_of(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }

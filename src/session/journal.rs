@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Account, ChildRecord, Intent, OnDeath, ProcessId, World};
-use crate::session::directory::{DirectoryError, SessionDir, SessionFile};
+use crate::session::directory::{SessionDir, SessionFile};
+use crate::session::place::DirectoryError;
 use crate::session::process::{monotonic_millis, nodename};
 
 /// The version of the journal's format that this tfguard writes and reads.
@@ -18,7 +19,6 @@ const SCHEMA: u32 = 1;
 /// The journal of a session. Holds no secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
-    /// Version of this format.
     schema: u32,
     /// Where its process IDs mean something.
     pub world: World,
@@ -36,7 +36,6 @@ pub struct Journal {
     pub front: Option<ProcessId>,
     /// The process that decides.
     pub supervisor: Option<ProcessId>,
-    /// The child.
     pub child: Option<ChildRecord>,
     /// When the run began, in milliseconds of the kernel's monotonic clock, which nobody can set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,50 +74,28 @@ pub struct StartingBackend {
 /// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The system refused.
     #[error("cannot {doing} the journal {path}: {error}; {hint}", hint = hint(doing))]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// The journal.
-        path: String,
-        /// The system's words.
-        error: io::Error,
-    },
+    Io { doing: &'static str, path: String, error: io::Error },
     /// There is none, and a Terraform has been at work.
     #[error(
         "the journal {path} is missing, but a Terraform ran or runs in its session, so its lock may be left; look for that \
          Terraform (it holds terraform.log beside it open), and remove the directory once it does not run any more"
     )]
-    Missing {
-        /// The journal.
-        path: String,
-    },
+    Missing { path: String },
     /// It is no journal.
     #[error(
         "the journal {path} cannot be understood ({error}); look at it and remove its directory once no Terraform of it runs"
     )]
-    Malformed {
-        /// The journal.
-        path: String,
-        /// What is wrong.
-        error: serde_json::Error,
-    },
+    Malformed { path: String, error: serde_json::Error },
     /// Another tfguard wrote it.
     #[error(
         "the journal {path} has format {found}, this tfguard knows format {SCHEMA}; use the version of tfguard that wrote it"
     )]
-    UnknownVersion {
-        /// The journal.
-        path: String,
-        /// Its version.
-        found: u64,
-    },
+    UnknownVersion { path: String, found: u64 },
 }
 
 impl Journal {
     /// A new journal.
-    #[must_use]
     pub fn new(account: Account) -> Self {
         Self {
             schema: SCHEMA,
@@ -152,7 +129,6 @@ impl Journal {
     }
 
     /// Whether the run was on this runner, as far as both are known.
-    #[must_use]
     pub fn may_be_of_runner(&self, runner: Option<&str>) -> bool {
         self.runner.as_deref().zip(runner).is_none_or(|(own, other)| own == other)
     }

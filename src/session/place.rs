@@ -11,7 +11,6 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::session::directory::DirectoryError;
 use crate::{ci, files};
 
 /// The directory of all sessions in a place. No repository has one of this name.
@@ -27,6 +26,40 @@ const PLACES: &[&str] = &[
     "BUILDKITE_BUILD_CHECKOUT_PATH",
     "XDG_RUNTIME_DIR",
 ];
+
+/// What is wrong with the place for sessions, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A part of the way is a symbolic link.
+    #[error("{path} is a symbolic link; point TFGUARD_DIR to the directory itself, or remove the link", path = .0.display())]
+    Symlink(PathBuf),
+    /// A part of the way is no directory.
+    #[error("{path} is not a directory; remove it or set TFGUARD_DIR to another place", path = .0.display())]
+    NotADirectory(PathBuf),
+    /// Somebody else's.
+    #[error("{path} belongs to user {owner}, not to user {own}; set TFGUARD_DIR to a directory of your own", path = .path.display())]
+    Foreign { path: PathBuf, owner: u32, own: u32 },
+    /// Others could change what tfguard writes.
+    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it, or set TFGUARD_DIR to another place (in a container also to a directory in it that is not there yet: tfguard makes it)", path = .path.display())]
+    WritableByOthers { path: PathBuf, mode: u32 },
+    /// The file system makes what it likes.
+    #[error(
+        "the file system of {path} gives a new directory the owner {owner} and the mode {mode:04o}, whatever is asked for, so \
+         others could change what tfguard writes there; set TFGUARD_DIR to a directory on another one", path = .path.display()
+    )]
+    Forced { path: PathBuf, owner: u32, mode: u32 },
+    /// Not what tfguard made.
+    #[error("{path} is not a session's directory, as tfguard names and marks it", path = .0.display())]
+    NotASession(PathBuf),
+    #[error("cannot {doing} {path}: {error}; free some space or set TFGUARD_DIR to a writable directory", path = .path.display())]
+    Io { doing: &'static str, path: PathBuf, error: io::Error },
+}
+
+impl DirectoryError {
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
 
 /// A directory in which there may be sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

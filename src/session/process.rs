@@ -15,7 +15,6 @@ use crate::model::{ProcessId, World};
 
 impl World {
     /// Where this process runs. A part that the system hides is empty and equals nothing elsewhere.
-    #[must_use]
     pub fn here() -> Self {
         use std::os::unix::fs::MetadataExt as _;
         Self {
@@ -26,33 +25,28 @@ impl World {
 }
 
 /// The name of this machine or container.
-#[must_use]
 pub fn nodename() -> Option<String> {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
 }
 
 impl ProcessId {
     /// The process that has this pid now; none if there is none or it is a zombie's.
-    #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         let stat = Process::new(pid).ok()?.stat().ok()?;
         is_running(&stat).then_some(Self { pid, start_ticks: stat.starttime })
     }
 
     /// This process.
-    #[must_use]
     pub fn own() -> Option<Self> {
         Self::of(std::process::id().cast_signed())
     }
 
     /// The process that started it, or took it over.
-    #[must_use]
     pub fn parent(self) -> Option<Self> {
         Self::of(Process::new(self.pid).ok()?.stat().ok()?.ppid)
     }
 
     /// When it started, by the system's clock as it is now.
-    #[must_use]
     pub fn started(self) -> Option<SystemTime> {
         let since_boot = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).ok()?;
         let started = Duration::from_millis(self.start_ticks.checked_mul(1000)? / procfs::ticks_per_second());
@@ -60,13 +54,11 @@ impl ProcessId {
     }
 
     /// Whether it still runs. A zombie does not.
-    #[must_use]
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }
 
     /// Sends a signal to this very process; false if it is gone or may not be signalled.
-    #[must_use]
     pub fn signal(self, signal: Signal) -> bool {
         match self.pidfd() {
             Ok(Some(pidfd)) => {
@@ -121,13 +113,11 @@ pub fn awaitable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// Whether the process of a `/proc/<pid>/stat` still runs. Of several threads the first one may be a zombie while
 /// others are at work: the process is dead when the last of them is.
-#[must_use]
 pub fn is_running(stat: &Stat) -> bool {
     !matches!(stat.state, 'Z' | 'X' | 'x') || stat.num_threads > 1
 }
 
 /// The kernel's monotonic clock, which all guards share.
-#[must_use]
 pub fn monotonic_millis() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)

@@ -9,7 +9,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::DateTime;
 use jiff::Timestamp;
 
-use crate::aws::{AwsClients, S3Backend, SseCustomerKey, StoreError, understand};
+use crate::aws::{AwsClients, S3Backend, SseCustomerKey, StoreError, classify};
 use crate::state::seen::{StateObject, StoredDigest};
 use crate::store::{DIGEST_SUFFIX, read_body, unreadable};
 
@@ -35,7 +35,7 @@ impl StateStore {
             client: clients.s3(),
             bucket: backend.bucket().to_owned(),
             key: key.to_owned(),
-            customer_key: backend.customer_key().cloned(),
+            customer_key: backend.customer_key.clone(),
         }
     }
 
@@ -48,13 +48,13 @@ impl StateStore {
             self.client.get_object().bucket(&self.bucket).key(&self.key).set_version_id(version.map(str::to_owned));
         if let Some(key) = &self.customer_key {
             request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5());
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
         }
         let action = if version.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
         match request.send().await {
             Ok(answer) => Ok(Some(collect(answer).await?)),
             Err(error) if matches!(error.code(), Some("NoSuchKey" | "NoSuchVersion")) => Ok(None),
-            Err(error) => Err(unreadable(understand(action, error))),
+            Err(error) => Err(unreadable(classify(action, error))),
         }
     }
 
@@ -65,7 +65,7 @@ impl StateStore {
     pub(crate) async fn earlier_versions(&self) -> Result<Vec<String>, StoreError> {
         // Other keys that begin so come after it.
         let request = self.client.list_object_versions().bucket(&self.bucket).prefix(&self.key).max_keys(LISTED);
-        let answer = request.send().await.map_err(|error| understand("s3:ListBucketVersions", error))?;
+        let answer = request.send().await.map_err(|error| classify("s3:ListBucketVersions", error))?;
         let earlier = answer.versions().iter().filter(|version| {
             version.key() == Some(&self.key)
                 && version.is_latest() != Some(true)
@@ -137,7 +137,7 @@ impl DigestStore {
             .projection_expression("LockID, Digest")
             .send()
             .await
-            .map_err(|error| understand("dynamodb:GetItem", error))?;
+            .map_err(|error| classify("dynamodb:GetItem", error))?;
         let Some(item) = answer.item().filter(|item| !item.is_empty()) else {
             return Ok(DigestItem { digest: StoredDigest::Absent, attribute: None });
         };
@@ -172,7 +172,7 @@ impl DigestStore {
                 let ours = self.read().await?.digest.md5() == Some(md5);
                 Ok(if ours { Written::Done } else { Written::Changed })
             }
-            Err(error) => Err(understand("dynamodb:PutItem", error)),
+            Err(error) => Err(classify("dynamodb:PutItem", error)),
         }
     }
 }

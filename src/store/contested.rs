@@ -16,19 +16,12 @@ use crate::terraform::{Backend, Purpose};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contested {
     /// On S3.
-    S3 {
-        /// The state's bucket.
-        bucket: String,
-        /// The state's key, with its workspace.
-        key: String,
-    },
+    S3 { bucket: String, key: String },
     /// On any other backend.
     Other {
-        /// Its type.
         kind: String,
         /// The settings that tell where the state is.
         place: BTreeMap<String, String>,
-        /// The selected workspace.
         workspace: String,
     },
 }
@@ -36,7 +29,6 @@ pub enum Contested {
 impl Contested {
     /// Whether a Terraform that was started so, program first, may ask for this lock, with this `Operation`. What cannot
     /// be read may.
-    #[must_use]
     pub fn may_be_of(
         &self,
         dir: &Path,

@@ -7,9 +7,9 @@ use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::aws::{StoreError, understand};
-use crate::model::{Content, FoundLock, HeldLock, Holder, LockClaim, LockPlace, Recorded, Sighting};
-use crate::store::lock_store::{Annotation, Deletion, HolderStore, LockStore};
+use crate::aws::{StoreError, classify};
+use crate::model::{Content, FoundLock, HeldLock, Holder, LockClaim, Recorded, Sighting};
+use crate::store::{Annotation, Deletion};
 
 /// The suffix of the item that holds the state's digest, not a lock (`stateIDSuffix` in Terraform's S3 client).
 pub(crate) const DIGEST_SUFFIX: &str = "-md5";
@@ -31,18 +31,13 @@ pub(crate) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder";
 /// a `Digest` and what has no `Info` is left alone besides.
 #[derive(Debug, Clone)]
 pub struct TableStore {
-    client: Client,
-    table: String,
-    lock_id: String,
-    place: LockPlace,
+    /// Doesn't retry where locks are deleted.
+    pub(crate) client: Client,
+    pub(crate) table: String,
+    pub(crate) lock_id: String,
 }
 
 impl TableStore {
-    /// Opens the item of `place` with a client that is set up for the place's region and endpoint and does not retry.
-    pub(crate) fn new(client: Client, table: String, lock_id: String, place: LockPlace) -> Self {
-        Self { client, table, lock_id, place }
-    }
-
     fn key(&self) -> AttributeValue {
         AttributeValue::S(self.lock_id.clone())
     }
@@ -52,7 +47,7 @@ impl TableStore {
         if self.lock_id == claim.lock_id() {
             return Ok(());
         }
-        Err(StoreError::Misdirected { detail: format!("it is {}, the item is {}", claim.lock_id(), self.lock_id) })
+        Err(StoreError::Misdirected(format!("it is {}, the item is {}", claim.lock_id(), self.lock_id)))
     }
 
     /// Reads the item, consistently, for a person to look at.
@@ -66,10 +61,10 @@ impl TableStore {
     /// Deletes the item if its `Info` is the very one that was seen, or is still missing.
     ///
     /// # Errors
-    /// As of [`LockStore::delete_if`].
+    /// As of [`crate::store::LockStore::delete_if`].
     pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
         let Content::Item(info) = &seen.content else {
-            return Err(StoreError::Misdirected { detail: "it was seen in a bucket".to_owned() });
+            return Err(StoreError::Misdirected("it was seen in a bucket".to_owned()));
         };
         if info.is_none() && self.may_be_digest() {
             return Err(self.holds_digest());
@@ -96,7 +91,7 @@ impl TableStore {
     }
 
     fn holds_digest(&self) -> StoreError {
-        StoreError::Misdirected { detail: format!("{} holds a digest, not a lock", self.lock_id) }
+        StoreError::Misdirected(format!("{} holds a digest, not a lock", self.lock_id))
     }
 
     /// A condition, for an item that is no digest.
@@ -118,7 +113,7 @@ impl TableStore {
             .projection_expression(attributes)
             .send()
             .await
-            .map_err(|error| understand("dynamodb:GetItem", error))?;
+            .map_err(|error| classify("dynamodb:GetItem", error))?;
         Ok(answer.item.filter(|item| !item.is_empty()))
     }
 
@@ -137,7 +132,7 @@ impl TableStore {
             Ok(_) => Ok(true),
             Err(error) => match error.as_service_error() {
                 Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => Err(understand("dynamodb:DeleteItem", error)),
+                _ => Err(classify("dynamodb:DeleteItem", error)),
             },
         }
     }
@@ -162,14 +157,9 @@ impl TableStore {
             _ => Ok(item),
         })
     }
-}
 
-impl LockStore for TableStore {
-    fn place(&self) -> &LockPlace {
-        &self.place
-    }
-
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+    /// As of [`crate::store::LockStore`].
+    pub(crate) async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
         for _ in 0..TRIES {
             let item = match self.claimed(claim, session).await? {
                 Ok(item) => item,
@@ -183,15 +173,14 @@ impl LockStore for TableStore {
         Err(changes())
     }
 
-    async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
+    /// As of [`crate::store::LockStore`].
+    pub(crate) async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
         Ok(self.get("LockID, Info").await?.as_ref().map(found_in))
     }
-}
 
-impl HolderStore for TableStore {
-    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
-        let record =
-            serde_json::to_string(holder).map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+    /// As of [`crate::store::Store`].
+    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+        let record = serde_json::to_string(holder).map_err(|error| StoreError::Refused(error.to_string()))?;
         for _ in 0..TRIES {
             let item = match self.claimed(claim, Some(holder)).await? {
                 Ok(item) => item,
@@ -213,14 +202,15 @@ impl HolderStore for TableStore {
                 Ok(_) => return Ok(Annotation::Written),
                 Err(error) => match error.as_service_error() {
                     Some(UpdateItemError::ConditionalCheckFailedException(_)) => {}
-                    _ => return Err(understand("dynamodb:UpdateItem", error)),
+                    _ => return Err(classify("dynamodb:UpdateItem", error)),
                 },
             }
         }
         Err(changes())
     }
 
-    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+    /// As of [`crate::store::Store`].
+    pub(crate) async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
         let item = self.get(ATTRIBUTES).await?;
         Ok(item.as_ref().map(HeldLock::in_item))
     }
@@ -229,7 +219,6 @@ impl HolderStore for TableStore {
 impl HeldLock {
     /// The lock in an item of a lock table, which has at least the attributes `Info` and `TfguardHolder` if they are
     /// there.
-    #[must_use]
     pub fn in_item(item: &HashMap<String, AttributeValue>) -> Self {
         let lock = found_in(item);
         let recorded = match (&lock, item.get(HOLDER)) {
@@ -255,7 +244,7 @@ fn unchanged(item: &HashMap<String, AttributeValue>) -> (String, HashMap<String,
 }
 
 fn changes() -> StoreError {
-    StoreError::Conflict { detail: "the lock's item was written anew meanwhile".to_owned() }
+    StoreError::Conflict("the lock's item was written anew meanwhile".to_owned())
 }
 
 fn found_in(item: &HashMap<String, AttributeValue>) -> FoundLock {

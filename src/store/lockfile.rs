@@ -5,10 +5,12 @@
 //! before the first delete at an endpoint that is not AWS's own, the store is examined (see [`LockfileStore::examine`]),
 //! never with the lock itself.
 
-use crate::aws::SseCustomerKey;
-use crate::model::{LOCKFILE_SUFFIX, lockfile_key};
+use crate::aws::{SseCustomerKey, StoreError, classify};
+use crate::model::{
+    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockTrace, Recorded, Sighting, lockfile_key,
+};
 
-mod examination;
+pub(crate) mod examination;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +29,9 @@ use sha2::Sha256;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::aws::{StoreError, understand};
-use crate::model::{Content, FoundLock, HeldLock, Holder, LockClaim, LockPlace, LockTrace, Recorded, Sighting};
-use crate::store::lock_store::{Annotation, Deletion, HolderStore, LockStore};
 use crate::store::lockfile::examination::Conditions;
 use crate::store::own::Stranger;
-use crate::store::tags;
+use crate::store::{Annotation, Deletion, tags};
 
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
@@ -54,13 +53,14 @@ pub enum UnconditionalDelete {
 /// A lockfile.
 #[derive(Debug, Clone)]
 pub struct LockfileStore {
-    client: Client,
-    bucket: String,
-    key: String,
-    place: LockPlace,
-    customer_key: Option<SseCustomerKey>,
-    unconditional: UnconditionalDelete,
-    conditions: Arc<OnceCell<Conditions>>,
+    /// Doesn't retry where locks are deleted.
+    pub(crate) client: Client,
+    pub(crate) bucket: String,
+    pub(crate) key: String,
+    pub(crate) customer_key: Option<SseCustomerKey>,
+    pub(crate) unconditional: UnconditionalDelete,
+    /// Whether the store keeps the condition of a delete, once that is known.
+    pub(crate) conditions: Arc<OnceCell<Conditions>>,
 }
 
 /// An object that was read.
@@ -79,27 +79,11 @@ struct Body {
 pub enum Traced {
     /// The very object that was traced.
     Same(FoundLock),
-    /// Another one.
     Other(FoundLock),
-    /// Nothing.
     Nothing,
 }
 
 impl LockfileStore {
-    /// Opens the object of `place` with a client that is set up for the place's region and endpoint and does not
-    /// retry. `trusted`: the endpoint is AWS's own, whose conditional deletes need no examination.
-    pub(crate) fn new(
-        client: Client,
-        (bucket, key): (String, String),
-        place: LockPlace,
-        customer_key: Option<SseCustomerKey>,
-        unconditional: UnconditionalDelete,
-        trusted: bool,
-    ) -> Self {
-        let conditions = Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept)));
-        Self { client, bucket, key, place, customer_key, unconditional, conditions }
-    }
-
     /// Reads the object and compares it with a trace, by the checksum of its content, else by its ETag.
     ///
     /// # Errors
@@ -119,14 +103,14 @@ impl LockfileStore {
             return Ok(());
         }
         let detail = format!("it is {}{LOCKFILE_SUFFIX}, the object is {}/{}", claim.lock_id(), self.bucket, self.key);
-        Err(StoreError::Misdirected { detail })
+        Err(StoreError::Misdirected(detail))
     }
 
     /// The tags of the object that is there now. They say themselves of which lock they are, so no version is named:
     /// that would need another permission.
     async fn tags(&self) -> Result<Vec<Tag>, StoreError> {
         let answer = self.client.get_object_tagging().bucket(&self.bucket).key(&self.key).send().await;
-        Ok(answer.map_err(|error| understand("s3:GetObjectTagging", error))?.tag_set)
+        Ok(answer.map_err(|error| classify("s3:GetObjectTagging", error))?.tag_set)
     }
 
     /// Reads the object, and the record of its holder, for a person to look at.
@@ -143,10 +127,10 @@ impl LockfileStore {
     /// Deletes the object if it is still the very one that was seen, by its ETag.
     ///
     /// # Errors
-    /// As of [`LockStore::delete_if`].
+    /// As of [`crate::store::LockStore::delete_if`].
     pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
         let Content::Object { etag, sha256 } = &seen.content else {
-            return Err(StoreError::Misdirected { detail: "it was seen in a table".to_owned() });
+            return Err(StoreError::Misdirected("it was seen in a table".to_owned()));
         };
         let Some(body) = self.get().await? else { return Ok(Deletion::Absent) };
         let is_seen = |body: &Body| body.etag == *etag && body.sha256 == *sha256;
@@ -197,14 +181,14 @@ impl LockfileStore {
         let mut request = self.client.get_object().bucket(&self.bucket).key(&self.key);
         if let Some(key) = &self.customer_key {
             request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(key.base64()).sse_customer_key_md5(key.md5());
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) if matches!(error.as_service_error(), Some(GetObjectError::NoSuchKey(_))) => {
                 return Ok(None);
             }
-            Err(error) => return Err(unreadable(understand("s3:GetObject", error))),
+            Err(error) => return Err(unreadable(classify("s3:GetObject", error))),
         };
         let etag = answer.e_tag().map(str::to_owned);
         let written = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
@@ -212,7 +196,7 @@ impl LockfileStore {
         let is_page = answer.content_type().is_some_and(|kind| kind.starts_with("text/html"));
         let bytes = read_body(answer.body, LARGEST, LONGEST).await?;
         if is_page && is_web_page(&bytes) {
-            return Err(StoreError::Nonsense { detail: "a web page: a proxy's, or one to sign in".to_owned() });
+            return Err(StoreError::Nonsense("a web page: a proxy's, or one to sign in".to_owned()));
         }
         let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
         Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
@@ -232,12 +216,12 @@ impl LockfileStore {
         let if_match = match self.conditions().await? {
             Conditions::Kept => {
                 let Some(etag) = &body.etag else {
-                    return Err(StoreError::NoConditions { detail: "the store gave no ETag to match".to_owned() });
+                    return Err(StoreError::NoConditions("the store gave no ETag to match".to_owned()));
                 };
                 Some(etag.as_str())
             }
             Conditions::NotKept(detail) if self.unconditional == UnconditionalDelete::Refuse => {
-                return Err(StoreError::NoConditions { detail: detail.clone() });
+                return Err(StoreError::NoConditions(detail.clone()));
             }
             Conditions::NotKept(_) => match self.get().await? {
                 None => return Ok(Deletion::Absent),
@@ -247,24 +231,19 @@ impl LockfileStore {
         };
         match outcome(self.delete(&self.key, if_match).await)? {
             Outcome::Done(_) => Ok(Deletion::Deleted),
-            Outcome::Unsupported(detail) => Err(StoreError::NoConditions { detail }),
+            Outcome::Unsupported(detail) => Err(StoreError::NoConditions(detail)),
             Outcome::NoSuchKey => Ok(Deletion::Absent),
             // Changed since it was read: by whom, tells another look.
             Outcome::ConditionFailed => match self.get().await? {
                 None => Ok(Deletion::Absent),
                 Some(now) if !is_it(&now) => Ok(Deletion::NotOurs(now.found)),
-                Some(_) => Err(StoreError::Conflict { detail: "the lockfile was written anew meanwhile".to_owned() }),
+                Some(_) => Err(StoreError::Conflict("the lockfile was written anew meanwhile".to_owned())),
             },
         }
     }
-}
 
-impl LockStore for LockfileStore {
-    fn place(&self) -> &LockPlace {
-        &self.place
-    }
-
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+    /// As of [`crate::store::LockStore`].
+    pub(crate) async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
         self.check(claim)?;
         let Some(body) = self.get().await? else {
             return Ok(Deletion::Absent);
@@ -280,15 +259,14 @@ impl LockStore for LockfileStore {
         self.delete_body(&body, |body| body.found.is_of(claim)).await
     }
 
-    async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
+    /// As of [`crate::store::LockStore`].
+    pub(crate) async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
         Ok(self.get().await?.map(|body| body.found))
     }
-}
 
-/// The record is in the object's tags, which are no part of its content or its ETag. They name the lock: should they
-/// land late, on the object of another lock, nobody takes them for that one's.
-impl HolderStore for LockfileStore {
-    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+    /// As of [`crate::store::Store`]. The record is in the object's tags, which are no part of its content or its ETag. They
+    /// name the lock: should they land late, on the object of another lock, nobody takes them for that one's.
+    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
         self.check(claim)?;
         let Some(body) = self.get().await? else { return Ok(Annotation::NotThere(None)) };
         if !body.found.is_of(claim) {
@@ -301,24 +279,25 @@ impl HolderStore for LockfileStore {
         }
         set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
         let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
-            return Err(StoreError::Refused { detail: format!("the lockfile has {} tags already", set.len()) });
+            return Err(StoreError::Refused(format!("the lockfile has {} tags already", set.len())));
         };
         for (name, value) in record {
             let tag = Tag::builder().key(name).value(value).build();
-            set.push(tag.map_err(|error| StoreError::Refused { detail: error.to_string() })?);
+            set.push(tag.map_err(|error| StoreError::Refused(error.to_string()))?);
         }
         let tagging = Tagging::builder().set_tag_set(Some(set)).build();
-        let tagging = tagging.map_err(|error| StoreError::Refused { detail: error.to_string() })?;
+        let tagging = tagging.map_err(|error| StoreError::Refused(error.to_string()))?;
         let request = self.client.put_object_tagging().bucket(&self.bucket).key(&self.key);
         let action = if body.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         match request.set_version_id(body.version).tagging(tagging).send().await {
             Ok(_) => Ok(Annotation::Written),
             Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere(None)),
-            Err(error) => Err(understand(action, error)),
+            Err(error) => Err(classify(action, error)),
         }
     }
 
-    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+    /// As of [`crate::store::Store`].
+    pub(crate) async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
         let Some(body) = self.get().await? else { return Ok(None) };
         let recorded = self.recorded(&body).await;
         Ok(Some(HeldLock { lock: body.found, recorded }))
@@ -348,7 +327,7 @@ pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Durati
     };
     let read = tokio::time::timeout(longest, read).await;
     read.unwrap_or_else(|_| Err(format!("the object did not come within {longest:?}")))
-        .map_err(|detail| StoreError::TimedOut { detail })
+        .map_err(|detail| StoreError::TimedOut(detail))
 }
 
 /// S3 does not say of an object that it is missing to those who may not list the bucket.
@@ -382,9 +361,9 @@ fn outcome(
     let status = error.raw_response().map(|raw| raw.status().as_u16());
     match (error.code().unwrap_or_default(), status) {
         ("PreconditionFailed", _) | (_, Some(412)) => Ok(Outcome::ConditionFailed),
-        ("NoSuchBucket", _) => Err(understand("s3:DeleteObject", error)),
+        ("NoSuchBucket", _) => Err(classify("s3:DeleteObject", error)),
         ("NotImplemented", _) | (_, Some(501)) => Ok(Outcome::Unsupported("HTTP 501".to_owned())),
         ("NoSuchKey", _) | ("", Some(404)) => Ok(Outcome::NoSuchKey),
-        _ => Err(understand("s3:DeleteObject", error)),
+        _ => Err(classify("s3:DeleteObject", error)),
     }
 }

@@ -1,27 +1,25 @@
 //! Where state locks live, and how tfguard deletes its own under the store's condition.
 //!
-//! * [`LockStore`]: one half of a lock, opened; [`Store`] is an item of a table or a lockfile.
-//! * [`HolderStore`]: a store beside whose locks the record of who holds them can stand.
+//! * [`Store`]: one half of a lock, opened, an item of a table or a lockfile, with the record of its holder;
+//!   [`LockStore`] is what the release needs of it.
 //! * [`release()`]: the one algorithm by which a lock is removed.
+
+use crate::aws::StoreError;
+use crate::model::{FoundLock, Holder, LockClaim};
 
 mod contested;
 mod dynamodb;
-mod listing;
-mod lock_store;
 mod lockfile;
-mod locking;
 mod open;
 mod other_backend;
 mod own;
 mod probe;
 mod release;
-mod runner;
 mod tags;
 
 pub(crate) use contested::Contested;
 pub(crate) use dynamodb::DIGEST_SUFFIX;
-pub(crate) use listing::{BucketPages, TablePages};
-pub use lock_store::{Annotation, Deletion, HolderStore, LockStore};
+pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;
 pub use lockfile::{Traced, UnconditionalDelete};
 pub(crate) use lockfile::{read_body, unreadable};
 pub(crate) use open::Reader;
@@ -30,3 +28,45 @@ pub(crate) use other_backend::{Case, Permission, RefusedItself, Suspicion, left_
 pub use own::Stranger;
 pub(crate) use release::release_seen;
 pub use release::{ReleaseTerms, Released, release};
+
+/// One half of a lock, reachable. Each call sends its request once and is bounded in time by the caller; dropping the
+/// future gives the request up, though the server may still carry it out.
+#[allow(async_fn_in_trait, reason = "its futures are sent to other threads as those of Store only")]
+pub trait LockStore {
+    /// Deletes the lock if, at that very moment and by the server's own judgement, it is the claimed one, and, where a
+    /// session claims it, if the session's Terraform can have taken it. `session`: the record that it writes beside its
+    /// locks; none where a person decides.
+    ///
+    /// # Errors
+    /// When the store could not be asked, or its answer is not known.
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError>;
+
+    /// Reads the lock, consistently.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    async fn read(&self) -> Result<Option<FoundLock>, StoreError>;
+}
+
+/// What came of one attempt to write the holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Annotation {
+    Written,
+    /// The claimed lock is not there, but this or nothing.
+    NotThere(Option<FoundLock>),
+    /// It is another run's.
+    NotOwn(Stranger),
+}
+
+/// What came of one attempt to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// The claimed lock was there and this request removed it.
+    Deleted,
+    /// There was no lock.
+    Absent,
+    /// There is a lock, and it is not the claimed one.
+    NotOurs(FoundLock),
+    /// The claimed lock is there, and is not one that the session's Terraform can have taken.
+    NotOwn(Stranger),
+}

@@ -1,26 +1,53 @@
-//! The two kinds of store behind one type, and how they are opened.
+//! The two kinds of store behind one type, how they are opened, and all locks of a table or bucket, a page at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_config::retry::RetryConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::head_object::HeadObjectError;
+use futures_util::stream;
+use futures_util::stream::Stream;
+use tokio::sync::OnceCell;
 
-use crate::aws::{AwsClients, StoreError, is_aws};
-use crate::model::{FoundLock, HeldLock, Holder, LockClaim, LockPlace, Sighting, lockfile_key};
-use crate::store::dynamodb::TableStore;
-use crate::store::listing::object_exists;
-use crate::store::lock_store::{Annotation, Deletion, HolderStore, LockStore};
+use crate::aws::{AwsClients, StoreError, classify, is_aws};
+use crate::model::{FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, lockfile_key};
+use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
+use crate::store::lockfile::examination::Conditions;
 use crate::store::lockfile::{LockfileStore, UnconditionalDelete};
-use crate::store::{BucketPages, TablePages};
+use crate::store::{Annotation, Deletion, LockStore};
 use crate::text::without_user;
 
 /// What these clients open.
 impl AwsClients {
-    /// All locks of a table of this region.
-    pub fn table_pages(&self, table: &str) -> TablePages {
-        TablePages::new(self.dynamodb(), table.to_owned())
+    /// All locks of a table of this region, a page at a time: keys of items and what is in them. Eventually consistent:
+    /// what is decided by it is looked at again.
+    pub fn table_pages(&self, table: &str) -> impl Stream<Item = Result<Page<(String, Sighting)>, StoreError>> + use<> {
+        let scan = self.dynamodb().scan().table_name(table).projection_expression(ATTRIBUTES);
+        stream::unfold(scan.into_paginator().send(), async |mut pages| {
+            let page = pages.next().await?.map_err(|error| classify("dynamodb:Scan", error)).map(|answer| Page {
+                scanned: usize::try_from(answer.scanned_count()).unwrap_or_default(),
+                found: answer.items().iter().filter_map(lock_in).collect(),
+            });
+            Some((page, pages))
+        })
     }
 
-    /// All lockfiles below a prefix of a bucket of this region.
-    pub fn bucket_pages(&self, bucket: &str, prefix: &str) -> BucketPages {
-        BucketPages::new(self.s3(), bucket.to_owned(), prefix.to_owned())
+    /// All lockfiles below a prefix, which may be empty, of a bucket of this region, a page at a time: keys of their states.
+    pub fn bucket_pages(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> impl Stream<Item = Result<Page<String>, StoreError>> + use<> {
+        let list = self.s3().list_objects_v2().bucket(bucket).prefix(prefix);
+        stream::unfold(list.into_paginator().send(), async |mut pages| {
+            let page = pages.next().await?.map_err(|error| classify("s3:ListBucket", error)).map(|answer| {
+                let keys = answer.contents().iter().filter_map(|object| object.key()?.strip_suffix(LOCKFILE_SUFFIX));
+                Page { scanned: answer.contents().len(), found: keys.map(str::to_owned).collect() }
+            });
+            Some((page, pages))
+        })
     }
 
     /// Opens many places of this region and endpoint, to be looked at only.
@@ -36,19 +63,21 @@ impl AwsClients {
                 // The release decides when to ask again.
                 let config = self.dynamodb_config(region, endpoint.as_deref()).retry_config(RetryConfig::disabled());
                 let client = aws_sdk_dynamodb::Client::from_conf(config.build());
-                Store::Table(TableStore::new(client, table.clone(), lock_id.clone(), place.clone()))
+                Store::Table(TableStore { client, table: table.clone(), lock_id: lock_id.clone() })
             }
             LockPlace::Lockfile { bucket, key, region, endpoint } => {
                 let config = self.s3_config(region, endpoint.as_deref()).retry_config(RetryConfig::disabled());
                 let client = aws_sdk_s3::Client::from_conf(config.build());
-                Store::Lockfile(LockfileStore::new(
+                // AWS's own conditional deletes need no examination.
+                let trusted = endpoint.clone().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws);
+                Store::Lockfile(LockfileStore {
                     client,
-                    (bucket.clone(), key.clone()),
-                    place.clone(),
-                    self.backend.customer_key.clone(),
+                    bucket: bucket.clone(),
+                    key: key.clone(),
+                    customer_key: self.backend.customer_key.clone(),
                     unconditional,
-                    endpoint.clone().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws),
-                ))
+                    conditions: Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept))),
+                })
             }
         }
     }
@@ -68,8 +97,8 @@ impl Reader {
         LockPlace::DynamoDb {
             table: table.to_owned(),
             lock_id: lock_id.to_owned(),
-            region: self.clients.region().to_owned(),
-            endpoint: self.clients.dynamodb_endpoint().map(without_user),
+            region: self.clients.backend.region().to_owned(),
+            endpoint: self.clients.backend.dynamodb_endpoint().map(without_user),
         }
     }
 
@@ -78,8 +107,8 @@ impl Reader {
         LockPlace::Lockfile {
             bucket: bucket.to_owned(),
             key: lockfile_key(state_key),
-            region: self.clients.region().to_owned(),
-            endpoint: self.clients.s3_endpoint().map(without_user),
+            region: self.clients.backend.region().to_owned(),
+            endpoint: self.clients.backend.s3_endpoint().map(without_user),
         }
     }
 
@@ -90,13 +119,19 @@ impl Reader {
     pub async fn look(&self, place: &LockPlace) -> Result<Option<Sighting>, StoreError> {
         match place {
             LockPlace::DynamoDb { table, lock_id, .. } => {
-                TableStore::new(self.dynamodb.clone(), table.clone(), lock_id.clone(), place.clone()).look().await
+                let (client, table, lock_id) = (self.dynamodb.clone(), table.clone(), lock_id.clone());
+                TableStore { client, table, lock_id }.look().await
             }
             LockPlace::Lockfile { bucket, key, .. } => {
-                let at = (bucket.clone(), key.clone());
-                let customer_key = self.clients.backend.customer_key.clone();
-                let refuse = UnconditionalDelete::Refuse;
-                LockfileStore::new(self.s3.clone(), at, place.clone(), customer_key, refuse, false).look().await
+                let store = LockfileStore {
+                    client: self.s3.clone(),
+                    bucket: bucket.clone(),
+                    key: key.clone(),
+                    customer_key: self.clients.backend.customer_key.clone(),
+                    unconditional: UnconditionalDelete::Refuse,
+                    conditions: Arc::default(),
+                };
+                store.look().await
             }
         }
     }
@@ -107,7 +142,16 @@ impl Reader {
     /// When the bucket could not be asked. S3 denies the question about a missing object to those who may not list
     /// the bucket.
     pub async fn state_exists(&self, bucket: &str, state_key: &str) -> Result<bool, StoreError> {
-        object_exists(&self.s3, bucket, state_key, self.clients.backend.customer_key.as_ref()).await
+        let mut request = self.s3.head_object().bucket(bucket).key(state_key);
+        if let Some(key) = &self.clients.backend.customer_key {
+            request =
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+        }
+        match request.send().await {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(answer)) if matches!(answer.err(), HeadObjectError::NotFound(_)) => Ok(false),
+            Err(error) => Err(classify("s3:GetObject", error)),
+        }
     }
 }
 
@@ -121,17 +165,6 @@ pub enum Store {
 }
 
 impl Store {
-    /// Reads what is there, for a person to look at.
-    ///
-    /// # Errors
-    /// When the store could not be asked or its answer makes no sense.
-    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
-        match self {
-            Self::Table(store) => store.look().await,
-            Self::Lockfile(store) => store.look().await,
-        }
-    }
-
     /// Deletes what is there if it is still exactly what was seen, by the server's own judgement.
     ///
     /// # Errors
@@ -142,16 +175,33 @@ impl Store {
             Self::Lockfile(store) => store.delete_seen(seen).await,
         }
     }
-}
 
-impl LockStore for Store {
-    fn place(&self) -> &LockPlace {
+    /// Writes the holder beside the lock, if the lock is the claimed one and the holder's own. Never changes the lock itself.
+    ///
+    /// It may land late: what it then meets is the claimed lock, or it does nothing that a reader would believe.
+    ///
+    /// # Errors
+    /// When the store could not be asked, does not want it, or has no room for it.
+    pub async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
         match self {
-            Self::Table(store) => store.place(),
-            Self::Lockfile(store) => store.place(),
+            Self::Table(store) => store.annotate(claim, holder).await,
+            Self::Lockfile(store) => store.annotate(claim, holder).await,
         }
     }
 
+    /// Reads the lock, consistently, and the record beside it. That the record alone cannot be read is no error.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+        match self {
+            Self::Table(store) => store.read_held().await,
+            Self::Lockfile(store) => store.read_held().await,
+        }
+    }
+}
+
+impl LockStore for Store {
     async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
         match self {
             Self::Table(store) => store.delete_if(claim, session).await,
@@ -167,18 +217,36 @@ impl LockStore for Store {
     }
 }
 
-impl HolderStore for Store {
-    async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
-        match self {
-            Self::Table(store) => store.annotate(claim, holder).await,
-            Self::Lockfile(store) => store.annotate(claim, holder).await,
-        }
-    }
+/// A page of a listing.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// How many items or objects of any kind were gone through for it.
+    pub scanned: usize,
+    /// The locks among them.
+    pub found: Vec<T>,
+}
 
-    async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
-        match self {
-            Self::Table(store) => store.read_held().await,
-            Self::Lockfile(store) => store.read_held().await,
-        }
+/// A lock of a table's item, and its key. An item with the suffix of digests is one, unless it has `Info`: then it is
+/// the lock of a state whose key ends like that.
+fn lock_in(item: &HashMap<String, AttributeValue>) -> Option<(String, Sighting)> {
+    let key = item.get("LockID")?.as_s().ok()?;
+    let is_digest = key.ends_with(DIGEST_SUFFIX) && !item.contains_key("Info");
+    (!is_digest).then(|| (key.clone(), Sighting::of_item(item)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_no_locks_and_a_lock_is_none_by_its_name() {
+        let item = |key: &str, info: Option<&str>| {
+            let text = |name: &str, value: &str| (name.to_owned(), AttributeValue::S(value.to_owned()));
+            [text("LockID", key)].into_iter().chain(info.map(|info| text("Info", info))).collect()
+        };
+        assert!(lock_in(&item("b/k-md5", None)).is_none());
+        assert!(lock_in(&item("b/k-md5", Some("{}"))).is_some());
+        assert!(lock_in(&item("b/k", None)).is_some());
+        assert!(lock_in(&HashMap::from([("LockID".to_owned(), AttributeValue::N("7".to_owned()))])).is_none());
     }
 }

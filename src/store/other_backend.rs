@@ -10,10 +10,8 @@ use crate::model::{Intent, LockInfo, MIGRATION, OnDeath, OtherLock, OtherOutcome
 use crate::observe::item::ItemTerms;
 use crate::observe::{Migration, PrintedHolder, item};
 use crate::store::contested::Contested;
-use crate::store::locking::{Locking, is_id};
 use crate::store::probe;
-use crate::store::probe::Look;
-use crate::store::runner::Terraform;
+use crate::store::probe::{Look, Terraform};
 use crate::terraform::{Backend, INIT, Purpose};
 use crate::{model, terraform};
 
@@ -76,7 +74,6 @@ pub type Rival = fn(&Contested, &str) -> bool;
 impl Suspicion {
     /// What a command that ran with `env` in `dir` may have left when it died. `is_terraform`: it was seen to be a
     /// Terraform, whatever its name. `intent`: what was known of it when it started, where its arguments are lost.
-    #[must_use]
     pub fn of(
         dir: &Path,
         command: &[OsString],
@@ -163,7 +160,6 @@ impl Suspicion {
 /// What is to be said of a command that died while it moved a state, if it may have left locks that nobody logged and that
 /// are not looked for. The lock of the state that is moved comes before that of its new place. `is_logged`: the command
 /// logs each lock that it takes in S3.
-#[must_use]
 pub fn left_by_move(
     Migration { from, to }: &Migration,
     is_logged: bool,
@@ -193,13 +189,11 @@ fn is_recorded(backend: &str, place: &BTreeMap<String, String>, surroundings: &S
 
 impl Case {
     /// The lock, to compare.
-    #[must_use]
     pub fn contested(&self) -> Contested {
         Contested::Other { kind: self.backend.clone(), place: self.place.clone(), workspace: self.workspace.clone() }
     }
 
     /// What to say of the lock where nobody may look, because a process of the child may live.
-    #[must_use]
     pub fn not_looked(&self, why: String) -> OtherLock {
         self.account(None, OtherOutcome::Left { why })
     }
@@ -227,7 +221,6 @@ impl Case {
     ///
     /// Nothing is released on this: a refusal says that somebody has the lock, and of two runs that are as alike as
     /// `Evidence` can see and began at the same moment, the other may have it.
-    #[must_use]
     pub fn refused(&self, info: &LockInfo, terms: ItemTerms) -> RefusedItself {
         let fits = "all it says fits this run, which may have got it without hearing so";
         match item::judge(info, &self.terms(terms)) {
@@ -323,5 +316,66 @@ impl Case {
             .filter(|_| matches!(outcome, OtherOutcome::Left { .. } | OtherOutcome::Kept))
             .map(|holder| format!("{terraform} force-unlock {}", holder.id));
         OtherLock { backend: self.backend.clone(), holder, outcome, command, terraform: Some(terraform) }
+    }
+}
+
+/// What a backend's lock does when its holder dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// It stays, and is not logged: somebody has to release it.
+    Stays,
+    /// It goes with the process or its connection (local, consul, pg), or there is none (inmem, and those that older
+    /// Terraforms had).
+    DiesWithHolder,
+    /// The workspace stays locked, on purpose if the state could not be uploaded (`stateUploadErr` in
+    /// `internal/backend/remote/backend_state.go`), and the server knows the run: it is left alone.
+    Deliberate,
+    /// Not known to this tfguard.
+    Unknown,
+}
+
+impl Locking {
+    /// Of a backend by its type, as a `backend` block names it.
+    pub fn of(backend: &str) -> Self {
+        match backend {
+            "gcs" | "azurerm" | "http" | "kubernetes" | "oss" | "cos" | "oci" => Self::Stays,
+            "local" | "consul" | "pg" | "inmem" | "artifactory" | "etcd" | "etcdv3" | "manta" | "swift" => {
+                Self::DiesWithHolder
+            }
+            "remote" | "cloud" => Self::Deliberate,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Whether a text can be the ID of a lock of this backend: the generation of an object on gcs, the MD5 of the lock's JSON
+/// on cos, elsewhere Terraform's own (`internal/backend/remote-state/*/client.go`). The ID becomes part of a command.
+pub fn is_id(backend: &str, id: &str) -> bool {
+    match backend {
+        "gcs" => (1..=19).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit()),
+        "cos" => id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')),
+        _ => id.parse::<crate::model::LockId>().is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_backend_has_its_way() {
+        let stay = ["gcs", "azurerm", "http", "kubernetes", "oss", "cos", "oci"];
+        assert_eq!(stay.map(Locking::of), [Locking::Stays; 7]);
+        assert_eq!(["local", "consul", "pg"].map(Locking::of), [Locking::DiesWithHolder; 3]);
+        assert_eq!(["remote", "cloud"].map(Locking::of), [Locking::Deliberate; 2]);
+        assert_eq!(["state_store", "GCS", ""].map(Locking::of), [Locking::Unknown; 3]);
+    }
+
+    #[test]
+    fn ids_have_the_shape_their_backend_gives_them() {
+        let (uuid, md5) = ("4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "4bb7d84cf09d7909021902f6e8d9eeb4");
+        assert!(is_id("gcs", "1732075882810982") && !is_id("gcs", uuid) && !is_id("gcs", ""));
+        assert!(is_id("cos", md5) && !is_id("cos", uuid) && !is_id("cos", "1732075882810982"));
+        assert!(is_id("kubernetes", uuid) && !is_id("kubernetes", md5) && !is_id("http", "-force"));
     }
 }

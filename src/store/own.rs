@@ -12,12 +12,7 @@ use crate::model::{CLOCK_SLACK, FoundLock, HeldLock, Holder, Recorded};
 pub enum Stranger {
     /// It is older than the session.
     #[error("it was created at {created}, before this run began at {began}")]
-    Older {
-        /// When it was created, by its own word.
-        created: Timestamp,
-        /// When the session began.
-        began: Timestamp,
-    },
+    Older { created: Timestamp, began: Timestamp },
     /// It does not tell its age.
     #[error("it tells no time at which it was created that can be understood: {0:?}")]
     Untimed(String),

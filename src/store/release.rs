@@ -7,9 +7,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::StoreError;
 use crate::model::{FoundLock, HalfOutcome, Holder, LockClaim, Sighting};
-use crate::store::lock_store::{Deletion, LockStore};
 use crate::store::open::Store;
 use crate::store::own::Stranger;
+use crate::store::{Deletion, LockStore};
 
 /// How long a lock may appear after the death of the process that asked for it: a request in flight was seen to land
 /// a second later, and a proxy or a busy network can hold it longer.
@@ -39,7 +39,6 @@ pub struct ReleaseTerms {
 /// How the release of one half of a lock ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Released {
-    /// tfguard deleted it.
     Deleted,
     /// It is not there: the child had unlocked, never got it, or a request of tfguard's that was never answered
     /// deleted it.
@@ -159,7 +158,7 @@ async fn bounded<T>(
     let limit = longest.min(until.saturating_duration_since(Instant::now()));
     timeout(limit, attempt)
         .await
-        .unwrap_or_else(|_| Err(StoreError::TimedOut { detail: format!("waited {} ms", limit.as_millis()) }))
+        .unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} ms", limit.as_millis()))))
 }
 
 impl From<Released> for HalfOutcome {

@@ -34,7 +34,7 @@ fn a_store_that_a_shared_file_names_is_examined() {
         };
         prepared.aws.plant_lockfile(&own);
         let answers = prepared.tfguard();
-        assert!(matches!(answers[0], Err(StoreError::NoConditions { .. })), "{config}: {answers:?}");
+        assert!(matches!(answers[0], Err(StoreError::NoConditions(_))), "{config}: {answers:?}");
         assert!(prepared.aws.lockfile(&claim.lock_id()).is_some(), "{config}");
     }
 }
@@ -305,7 +305,7 @@ fn hosts_are_asked_without_the_proxy_where_terraform_asks_them_so() {
         prepared.env.insert("NO_PROXY".into(), format!("a.example, {entry}").into());
         for answer in prepared.tfguard() {
             let named = |detail: &str| detail.contains("NO_PROXY") && detail.contains(&entry);
-            let refused = matches!(&answer, Err(StoreError::Unreachable { detail }) if named(detail));
+            let refused = matches!(&answer, Err(StoreError::Unreachable(detail)) if named(detail));
             assert_ne!(refused, exempt_by_block, "{line}: {answer:?}");
         }
     }
@@ -399,7 +399,7 @@ fn an_authority_of_the_users_own_is_trusted_where_terraform_trusts_it() {
         for answer in prepared.tfguard() {
             let error = answer.unwrap_err();
             let told = |detail: &str| detail.contains("AWS_CA_BUNDLE");
-            assert!(matches!(&error, StoreError::Unreachable { detail } if told(detail)), "{error:?}");
+            assert!(matches!(&error, StoreError::Unreachable(detail) if told(detail)), "{error:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, Holder, LockClaim};
-use tfguard::store::{Annotation, Deletion, HolderStore, LockStore, Released, Stranger, UnconditionalDelete, release};
+use tfguard::store::{Annotation, Deletion, LockStore, Released, Store, Stranger, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, OWN, TERMS, found};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};
@@ -49,7 +49,7 @@ fn a_refusal_is_followed_by_a_look() {
     assert_eq!(bed.delete_if(&bed.table_store()), Ok(Deletion::Deleted));
     bed.aws.plant_lock(&bed.table, &bed.own());
     bed.proxy.rule(Match::dynamodb("DeleteItem"), [refused().into()]);
-    assert!(matches!(bed.delete_if(&bed.table_store()), Err(StoreError::Conflict { .. })));
+    assert!(matches!(bed.delete_if(&bed.table_store()), Err(StoreError::Conflict(_))));
     assert!(bed.is_locked());
 }
 
@@ -146,7 +146,7 @@ fn a_lock_that_is_not_the_sessions_is_neither_deleted_nor_written_to() {
         bed.aws.plant_lockfile(&bed.own());
     };
     let delete = |store, session: &Holder| bed.aws.block_on(LockStore::delete_if(store, &bed.claim(), Some(session)));
-    let annotate = |store, session: &Holder| bed.aws.block_on(HolderStore::annotate(store, &bed.claim(), session));
+    let annotate = |store, session: &Holder| bed.aws.block_on(Store::annotate(store, &bed.claim(), session));
     for store in [&file, &table] {
         plant();
         // Created before that session began.
@@ -217,6 +217,7 @@ fn nothing_is_touched_but_the_very_lock() {
             Some(text(&hidden.json())),
         ];
         let store = bed.table_store_of(&claim);
+        let Store::Table(table) = &store else { panic!("{store:?}") };
         let mut items = Vec::new();
         for (number, info) in infos.iter().enumerate() {
             for digest in [false, true] {
@@ -244,7 +245,7 @@ fn nothing_is_touched_but_the_very_lock() {
             // Something was seen, and something lies there when the delete arrives.
             for (seen_number, _, seen_item) in &items {
                 bed.aws.put_item(&bed.table, seen_item.clone());
-                let seen = bed.aws.block_on(store.look()).unwrap().unwrap();
+                let seen = bed.aws.block_on(table.look()).unwrap().unwrap();
                 bed.aws.put_item(&bed.table, item.clone());
                 let deleted = bed.aws.block_on(store.delete_seen(&seen));
                 let is_seen = number == seen_number && !is_digest && (*number != 0 || key == "a/k");
@@ -262,7 +263,7 @@ fn another_state_is_refused_without_a_request() {
     for store in bed.stores(UnconditionalDelete::AfterSecondLook) {
         let elsewhere = LockClaim { state_key: "a/k2".to_owned(), ..bed.claim() };
         let refused = bed.aws.block_on(store.delete_if(&elsewhere, None));
-        assert!(matches!(refused, Err(StoreError::Misdirected { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Misdirected(_))), "{refused:?}");
     }
     assert!(bed.proxy.seen().is_empty());
 }
@@ -274,14 +275,14 @@ fn each_failure_of_the_service_is_told_apart() {
     type Check = fn(&StoreError) -> bool;
     let cases: [(Action, Check); 9] = [
         (dynamodb("AccessDeniedException"), |e| matches!(e, StoreError::Denied { action: "dynamodb:DeleteItem", .. })),
-        (dynamodb("ExpiredTokenException"), |e| matches!(e, StoreError::CredentialsExpired { .. })),
-        (dynamodb("UnrecognizedClientException"), |e| matches!(e, StoreError::CredentialsRejected { .. })),
-        (dynamodb("ThrottlingException"), |e| matches!(e, StoreError::Throttled { .. })),
-        (dynamodb("ProvisionedThroughputExceededException"), |e| matches!(e, StoreError::Throttled { .. })),
-        (dynamodb("InternalServerError"), |e| matches!(e, StoreError::ServiceFailed { .. })),
-        (dynamodb("ResourceNotFoundException"), |e| matches!(e, StoreError::NoSuchTable { .. })),
-        (Action::Close, |e| matches!(e, StoreError::TimedOut { .. })),
-        (Answer::new(502, "<html>bad gateway</html>").into(), |e| matches!(e, StoreError::ServiceFailed { .. })),
+        (dynamodb("ExpiredTokenException"), |e| matches!(e, StoreError::CredentialsExpired(_))),
+        (dynamodb("UnrecognizedClientException"), |e| matches!(e, StoreError::CredentialsRejected(_))),
+        (dynamodb("ThrottlingException"), |e| matches!(e, StoreError::Throttled(_))),
+        (dynamodb("ProvisionedThroughputExceededException"), |e| matches!(e, StoreError::Throttled(_))),
+        (dynamodb("InternalServerError"), |e| matches!(e, StoreError::ServiceFailed(_))),
+        (dynamodb("ResourceNotFoundException"), |e| matches!(e, StoreError::NoSuchTable(_))),
+        (Action::Close, |e| matches!(e, StoreError::TimedOut(_))),
+        (Answer::new(502, "<html>bad gateway</html>").into(), |e| matches!(e, StoreError::ServiceFailed(_))),
     ];
     let store = bed.table_store();
     bed.aws.plant_lock(&bed.table, &bed.own());
@@ -320,7 +321,7 @@ fn an_answer_that_makes_no_sense_is_no_deletion() {
     bed.aws.plant_lock(&bed.table, &bed.own());
     bed.proxy.rule(Match::any(), [Answer::new(200, "<html>Sign in to the guest network</html>").into()]);
     let error = bed.delete_if(&bed.table_store());
-    assert!(matches!(error, Err(StoreError::Nonsense { .. })), "{error:?}");
+    assert!(matches!(error, Err(StoreError::Nonsense(_))), "{error:?}");
     assert!(bed.is_locked());
 }
 
@@ -330,11 +331,11 @@ fn nobody_listening_and_no_table_are_told_apart() {
     let store = bed.table_store();
     let missing = Bed { table: "no-such-table".to_owned(), ..Bed::new() };
     let error = missing.delete_if(&missing.table_store()).unwrap_err();
-    assert!(matches!(error, StoreError::NoSuchTable { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::NoSuchTable(_)), "{error:?}");
     let Bed { aws, proxy, .. } = bed;
     drop(proxy);
     let error = aws.block_on(store.read()).unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
 }
 
 #[test]

@@ -4,11 +4,16 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::{
+    AttributeValue, PointInTimeRecoveryStatus, SseStatus, TableDescription, TimeToLiveStatus,
+};
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
+use aws_sdk_s3::types::BucketVersioningStatus;
 use jiff::Timestamp;
 
+use crate::aws::{AwsClients, CredentialsEnd, StoreError, classify};
 use crate::ci::Chain;
-use crate::commands::doctor::aws::{Bucket, Identity, Table, is_absent};
-use crate::commands::doctor::permissions::Subject;
+use crate::commands::doctor::permissions::{Subject, UNUSED};
 use crate::commands::target::{State, TargetError};
 use crate::model::{Provider, Term};
 use crate::session::{DirectoryError, SessionDir};
@@ -39,9 +44,7 @@ pub struct Facts {
     pub left: Option<Duration>,
     /// Who asks AWS. None of these where AWS was not asked.
     pub identity: Option<Identity>,
-    /// The bucket.
     pub bucket: Option<Bucket>,
-    /// The lock table.
     pub table: Option<Table>,
 }
 
@@ -56,7 +59,6 @@ pub struct Session {
 
 impl Facts {
     /// Those of this machine, and of the state as far as its settings tell.
-    #[must_use]
     pub fn of_machine(state: Result<Subject, TargetError>) -> Self {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let provider = model::Run::detect(env).map(|run| run.provider);
@@ -100,14 +102,12 @@ impl Facts {
     }
 
     /// The lock table, if it is there and answers.
-    #[must_use]
     pub fn table(&self) -> Option<&Table> {
         let absent = |table: &&Table| table.described.as_ref().is_err_and(is_absent);
         self.table.as_ref().filter(|table| !absent(table))
     }
 
     /// The bucket, if it is there and answers.
-    #[must_use]
     pub fn bucket(&self) -> Option<&Bucket> {
         let absent = |bucket: &&Bucket| bucket.region.as_ref().is_err_and(is_absent);
         self.bucket.as_ref().filter(|bucket| !absent(bucket))
@@ -140,4 +140,171 @@ fn program(name: &str) -> Option<(String, bool)> {
     let path = terraform::real_program(OsStr::new(name), &env).ok()?;
     let behind = terraform::behind_wrapper(path.as_os_str(), &env);
     Some((format!("{name} is {}", behind.as_ref().unwrap_or(&path).display()), behind.is_some()))
+}
+
+/// Nothing bounds a program that is to print credentials.
+const LONGEST: Duration = Duration::from_secs(20);
+/// No item meets it.
+pub const IMPOSSIBLE: &str = "attribute_exists(LockID) AND attribute_not_exists(LockID)";
+
+/// Whether there is nobody who answers for a table or a bucket, or it is not there: then nothing more is asked of it.
+pub fn is_absent(error: &StoreError) -> bool {
+    error.is_silence() || matches!(error, StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_))
+}
+
+/// Whose the credentials are.
+#[derive(Debug)]
+pub struct Identity {
+    /// Their ARN, or the shortened ID of the key where STS was not asked.
+    pub who: Result<String, StoreError>,
+    /// When they end: none where they do not, or nobody tells.
+    pub end: Option<Timestamp>,
+}
+
+impl Identity {
+    /// Fetches the credentials and asks whose they are, which needs no permission.
+    pub async fn look(clients: &AwsClients) -> Self {
+        let silence = |_| Err(StoreError::CredentialsMissing(format!("they did not come within {LONGEST:?}")));
+        match tokio::time::timeout(LONGEST, clients.credentials_end()).await.unwrap_or_else(silence) {
+            Err(error) => Self { who: Err(error), end: None },
+            Ok(end) => {
+                // What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment.
+                let told = || std::env::var("AWS_CREDENTIAL_EXPIRATION").ok()?.parse().ok();
+                let caller = clients.caller().await;
+                let who = caller.identity.map(|identity| identity.arn).or(caller.key_id).unwrap_or_default();
+                let end = match end {
+                    CredentialsEnd::At(end) => end.try_into().ok(),
+                    CredentialsEnd::Never | CredentialsEnd::Untold => None,
+                };
+                Self { who: Ok(who), end: end.or_else(told) }
+            }
+        }
+    }
+}
+
+/// What could be learned of a bucket. An error is what the service answered.
+#[derive(Debug)]
+pub struct Bucket {
+    /// The region that it says it is in where it does not let itself be reached. None where it does: stores that are not
+    /// AWS's call their regions what they like, and take requests for others.
+    pub region: Result<Option<String>, StoreError>,
+    /// Whether it keeps versions.
+    pub versioning: Result<bool, StoreError>,
+    /// How it encrypts objects that do not say it themselves, if it does.
+    pub encryption: Result<Option<String>, StoreError>,
+}
+
+impl Bucket {
+    /// Asks for them.
+    pub async fn look(client: &aws_sdk_s3::Client, bucket: &str) -> Self {
+        let region = client.head_bucket().bucket(bucket).send().await.map(|_| None).or_else(|error| {
+            let raw = error.raw_response();
+            let missing = raw.is_some_and(|raw| raw.status().as_u16() == 404);
+            // A bucket elsewhere answers with an error that says where it is.
+            match raw.and_then(|raw| raw.headers().get("x-amz-bucket-region")) {
+                Some(region) => Ok(Some(region.to_owned())),
+                None if missing => Err(StoreError::NoSuchBucket("HTTP 404".to_owned())),
+                None => Err(classify("s3:ListBucket", error)),
+            }
+        });
+        if let Some(error) = region.as_ref().err().filter(|error| is_absent(error)) {
+            return Self { versioning: Err(error.clone()), encryption: Err(error.clone()), region };
+        }
+        let versioning = client.get_bucket_versioning().bucket(bucket).send().await;
+        let encryption = match client.get_bucket_encryption().bucket(bucket).send().await {
+            Ok(answer) => Ok(answer.server_side_encryption_configuration().and_then(|encryption| {
+                let by_default = encryption.rules().first()?.apply_server_side_encryption_by_default()?;
+                Some(by_default.sse_algorithm().to_string())
+            })),
+            Err(error) if error.code() == Some("ServerSideEncryptionConfigurationNotFoundError") => Ok(None),
+            Err(error) => Err(classify("s3:GetEncryptionConfiguration", error)),
+        };
+        let versioning = versioning
+            .map(|answer| answer.status() == Some(&BucketVersioningStatus::Enabled))
+            .map_err(|error| classify("s3:GetBucketVersioning", error));
+        Self { region, versioning, encryption }
+    }
+
+    /// Why the service did not take the credentials, whatever they may do, if that is so. A HEAD's answer cannot say it.
+    pub fn refused_credentials(&self) -> Option<&StoreError> {
+        [self.region.as_ref().err(), self.versioning.as_ref().err()]
+            .into_iter()
+            .flatten()
+            .find(|error| matches!(error, StoreError::CredentialsRejected(_) | StoreError::CredentialsExpired(_)))
+    }
+}
+
+/// What could be learned of a table. An error is what the service answered.
+#[derive(Debug)]
+pub struct Table {
+    /// Its keys and its encryption.
+    pub described: Result<Described, StoreError>,
+    /// The attribute by which items expire, if they do.
+    pub expires_by: Result<Option<String>, StoreError>,
+    /// Whether it can be taken back to any second.
+    pub recovery: Result<bool, StoreError>,
+    /// Whether a delete was refused because its condition cannot hold.
+    pub keeps_conditions: Result<bool, StoreError>,
+}
+
+/// What `DescribeTable` tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Each key: name, kind (`HASH` or `RANGE`) and type (`S` is a string).
+    pub keys: String,
+    /// What it is encrypted with, in words.
+    pub encryption: &'static str,
+}
+
+impl Table {
+    /// Asks for them, and for the deletion of an item that nobody uses under a condition that cannot hold.
+    pub async fn look(client: &aws_sdk_dynamodb::Client, table: &str, lock_id: &str) -> Self {
+        let described = client.describe_table().table_name(table).send().await;
+        let described = described
+            .map(|answer| answer.table().map(Described::of).unwrap_or_default())
+            .map_err(|error| classify("dynamodb:DescribeTable", error));
+        if let Some(error) = described.as_ref().err().filter(|error| is_absent(error)).cloned() {
+            let (expires_by, recovery) = (Err(error.clone()), Err(error.clone()));
+            return Self { described, expires_by, recovery, keeps_conditions: Err(error) };
+        }
+        let ttl = client.describe_time_to_live().table_name(table).send().await;
+        let ttl = ttl.map(|answer| {
+            let ttl = answer.time_to_live_description()?;
+            let on = matches!(ttl.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling));
+            on.then(|| ttl.attribute_name().unwrap_or_default().to_owned())
+        });
+        let backups = client.describe_continuous_backups().table_name(table).send().await;
+        let recovery = backups.map(|answer| {
+            let backups = answer.continuous_backups_description();
+            let recovery = backups.and_then(|backups| backups.point_in_time_recovery_description());
+            let status = recovery.and_then(|recovery| recovery.point_in_time_recovery_status());
+            status == Some(&PointInTimeRecoveryStatus::Enabled)
+        });
+        let unused = AttributeValue::S(format!("{lock_id}{UNUSED}"));
+        let delete = client.delete_item().table_name(table).key("LockID", unused).condition_expression(IMPOSSIBLE);
+        Self {
+            described,
+            expires_by: ttl.map_err(|error| classify("dynamodb:DescribeTimeToLive", error)),
+            recovery: recovery.map_err(|error| classify("dynamodb:DescribeContinuousBackups", error)),
+            keeps_conditions: match delete.send().await {
+                Ok(_) => Ok(false),
+                Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(true),
+                Err(error) => Err(classify("dynamodb:DeleteItem", error)),
+            },
+        }
+    }
+}
+
+impl Described {
+    fn of(table: &TableDescription) -> Self {
+        let keys = table.key_schema().iter().map(|key| {
+            let mut attributes = table.attribute_definitions().iter();
+            let attribute = attributes.find(|attribute| attribute.attribute_name() == key.attribute_name());
+            let kind = attribute.map_or("?", |attribute| attribute.attribute_type().as_str());
+            format!("{} {} {kind}", key.attribute_name(), key.key_type().as_str())
+        });
+        let kms = table.sse_description().and_then(|sse| sse.status()) == Some(&SseStatus::Enabled);
+        let encryption = if kms { "a key in KMS" } else { "a key of DynamoDB's own" };
+        Self { keys: keys.collect::<Vec<_>>().join(", "), encryption }
+    }
 }

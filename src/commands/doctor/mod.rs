@@ -4,16 +4,12 @@
 //! It changes nothing: a request that would write has a condition that cannot hold, or is about what is not there, and
 //! names what nobody uses.
 
-mod aws;
 mod checks;
 mod facts;
-mod finding;
 mod permissions;
-mod policy;
 mod probes;
 mod run;
 
-pub use checks::CHECKS;
-pub use finding::{Area, Check, Finding, Severity};
+pub use checks::{Area, CHECKS, Check, Finding, Severity};
 pub use permissions::{On, PERMISSIONS, Permission};
 pub use run::{Args, run};

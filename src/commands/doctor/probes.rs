@@ -7,17 +7,13 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{Tag, Tagging};
 use serde::Serialize;
 
-use crate::aws::{StoreError, understand};
-use crate::commands::doctor::aws::{IMPOSSIBLE, Table};
-use crate::commands::doctor::facts::Facts;
-use crate::commands::doctor::finding::{Area, Finding, Severity};
-use crate::commands::doctor::permissions::{Audience, On, Permission, Subject};
-use crate::commands::doctor::policy::UNUSED;
+use crate::aws::{StoreError, classify};
+use crate::commands::doctor::checks::{Area, Finding, Severity};
+use crate::commands::doctor::facts::{Facts, IMPOSSIBLE, Table};
+use crate::commands::doctor::permissions::{Audience, On, Permission, Subject, UNUSED};
 use crate::commands::target::State;
 use crate::model::lockfile_key;
-
-/// No object has this ETag: it is no MD5 and no multipart sum.
-const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
+use crate::store::IMPOSSIBLE_ETAG;
 
 /// Whether the credentials have a permission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,15 +22,9 @@ pub enum Access {
     /// They have: the request was carried out, or refused for its condition or because the thing is not there.
     Present,
     /// They have not.
-    Missing {
-        /// What the service said.
-        detail: String,
-    },
+    Missing { detail: String },
     /// It cannot be told.
-    Unknown {
-        /// Why not.
-        why: String,
-    },
+    Unknown { why: String },
 }
 
 impl Access {
@@ -51,7 +41,6 @@ impl Access {
 /// A permission that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tried {
-    /// Which.
     #[serde(flatten)]
     pub permission: Permission,
     /// What came of it.
@@ -197,11 +186,10 @@ where
     if is_none || error.code() == Some("ConditionalCheckFailedException") {
         return Access::Present;
     }
-    Access::of::<()>(&Err(understand(action, error)))
+    Access::of::<()>(&Err(classify(action, error)))
 }
 
 /// What is told of them: a finding for each that is missing or cannot be told.
-#[must_use]
 pub fn findings(tried: &[Tried]) -> Vec<Finding> {
     let finding = |id, severity, seen, why, fix| Finding { id, area: Area::Permissions, severity, seen, why, fix };
     let present = tried.iter().filter(|tried| tried.access == Access::Present).count();

@@ -4,16 +4,13 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::commands::doctor::checks::CHECKS;
+use crate::commands::doctor::checks::{CHECKS, Finding, Severity};
 use crate::commands::doctor::facts::Facts;
-use crate::commands::doctor::finding::{Finding, Severity};
-use crate::commands::doctor::permissions::{Audience, Subject};
-use crate::commands::doctor::policy::{Policy, literal};
+use crate::commands::doctor::permissions::{Audience, Policy, Subject, literal};
 use crate::commands::doctor::probes;
 use crate::commands::doctor::probes::{Tried, probe};
-use crate::commands::output::{print, to_json};
 use crate::commands::target::{State, Target, TargetError};
-use crate::commands::{Failure, block_on};
+use crate::commands::{Failure, block_on, print, to_json};
 use crate::exit;
 use crate::model::LockPlace;
 use crate::text::printable;

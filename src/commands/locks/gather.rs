@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
@@ -14,11 +15,9 @@ use jiff::Timestamp;
 
 use crate::aws::{AwsClients, S3Backend, StoreError, Surroundings};
 use crate::commands::Failure;
-use crate::commands::judged::{HalfSeen, JudgedLock, Merged, SeenLock};
+use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
 use crate::commands::locks::args::{Args, Below, Format};
-use crate::commands::locks::prometheus::{store_of_bucket, store_of_table};
-use crate::commands::locks::sheet::{Row, Sheet};
-use crate::commands::locks::summary::{Looked, Summary};
+use crate::commands::locks::sheet::{Looked, Row, Sheet, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
 use crate::model::LockPlace;
 use crate::session::Machine;
@@ -107,8 +106,11 @@ impl<'a> Gatherer<'a> {
     async fn whole_places(&mut self) -> Result<(), Failure> {
         let (buckets, tables) = (outermost(&self.args.buckets), distinct(&self.args.tables));
         let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
-        let clients = AwsClients::connect_given(&self.args.access.settings(), surroundings).await;
-        let clients = match clients.map_err(TargetError::from) {
+        // For a table or a bucket as a whole.
+        let backend = S3Backend::without_state(self.args.access.settings().alone(), surroundings);
+        let connected = async { Ok(AwsClients::connect(&backend?).await?) };
+        let clients: Result<_, TargetError> = connected.await;
+        let clients = match clients {
             Ok(clients) => clients,
             Err(error) => {
                 let buckets = buckets.iter().map(|below| (below.to_string(), store_of_bucket(&below.bucket)));
@@ -135,22 +137,13 @@ impl<'a> Gatherer<'a> {
         let (workspace, given) = (self.args.workspace.as_deref(), self.args.access.settings());
         let state = State::of_directory(dir, self.env.clone(), workspace, &given).await;
         let state = state.map_err(|error| error.to_string())?;
-        let reader = state.clients.reader();
-        let mut trouble = Ok(());
-        for half in state.halves() {
-            match reader.look(&half.place).await {
-                Ok(Some(seen)) => {
-                    let half = HalfSeen { place: half.place, seen, expected: half.expected };
-                    self.held.add(state.lock_id(), half);
-                }
-                Ok(None) => {}
-                Err(error) if half.expected => trouble = Err(format!("{}: {error}", half.place)),
-                Err(error) => tracing::debug!("{}: {error}", half.place),
-            }
+        let looks = state.look_at_lock().await;
+        for half in looks.iter().filter_map(HalfLook::half) {
+            self.held.add(state.lock_id(), half);
         }
-        self.readers.insert(state.bucket().to_owned(), reader);
+        self.readers.insert(state.bucket().to_owned(), state.clients.reader());
         self.backends.push(state.backend);
-        trouble
+        looks.iter().filter_map(HalfLook::trouble).next_back().map_or(Ok(()), Err)
     }
 
     /// All lockfiles below a prefix. The inner error is the bucket's, the outer one the list's.
@@ -162,12 +155,11 @@ impl<'a> Gatherer<'a> {
     ) -> Result<Result<(), String>, Failure> {
         let reader = clients.reader();
         self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
-        let mut pages = clients.bucket_pages(bucket, prefix);
+        let mut pages = pin!(clients.bucket_pages(bucket, prefix));
         let mut unread = Unread::default();
-        loop {
-            let page = match pages.next().await {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(unread.result()),
+        while let Some(page) = pages.next().await {
+            let page = match page {
+                Ok(page) => page,
                 Err(error) => return Ok(Err(error.to_string())),
             };
             self.progress.note(page.scanned, page.found.len());
@@ -194,17 +186,17 @@ impl<'a> Gatherer<'a> {
             }
             self.hand_over(locks.into_locks()).await?;
         }
+        Ok(unread.result())
     }
 
     /// All items of a table. Errors as of [`Self::bucket`].
     async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<Result<(), String>, Failure> {
         let reader = clients.reader();
         self.any_bucket = clients.knows_s3().then(|| reader.clone());
-        let mut pages = clients.table_pages(table);
-        loop {
-            let page = match pages.next().await {
-                Ok(Some(page)) => page,
-                Ok(None) => return Ok(Ok(())),
+        let mut pages = pin!(clients.table_pages(table));
+        while let Some(page) = pages.next().await {
+            let page = match page {
+                Ok(page) => page,
                 Err(error) => return Ok(Err(error.to_string())),
             };
             self.progress.note(page.scanned, page.found.len());
@@ -217,6 +209,7 @@ impl<'a> Gatherer<'a> {
             }
             self.hand_over(locks).await?;
         }
+        Ok(Ok(()))
     }
 
     /// Judges locks, counts them and hands them to the list.

@@ -8,8 +8,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use crate::commands::locks::sheet::{Row, Sheet};
-use crate::commands::locks::summary::Summary;
+use crate::commands::locks::sheet::{Row, Sheet, Summary, store_of_bucket, store_of_table};
 use crate::model::LockPlace;
 use crate::text::harmless;
 
@@ -40,7 +39,6 @@ impl<W: Write> Sheet for Prometheus<W> {
         self.begin()?;
         let lock = row.lock;
         let info = lock.lock.info();
-        let words: Vec<_> = row.stale.iter().map(|stale| stale.word()).collect();
         let run = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
         // Of the foreign texts, their store bounds only the first and the last.
         let labels = labels(&[
@@ -50,7 +48,7 @@ impl<W: Write> Sheet for Prometheus<W> {
             ("who", &shortened(info.map_or("", |info| &info.who))),
             ("run", &shortened(run.unwrap_or_default())),
             ("verdict", lock.judged.verdict.word()),
-            ("stale", &words.join(",")),
+            ("stale", &row.stale.join(",")),
             // Something without an ID can lie at both places of one state.
             ("place", &store_of(&lock.lock.first.place)),
         ]);
@@ -101,16 +99,6 @@ fn store_of(place: &LockPlace) -> String {
     }
 }
 
-/// A table as a label.
-pub fn store_of_table(table: &str) -> String {
-    format!("dynamodb:{table}")
-}
-
-/// A bucket as a label, whichever part of it was looked at.
-pub fn store_of_bucket(bucket: &str) -> String {
-    format!("s3:{bucket}")
-}
-
 fn shortened(text: &str) -> String {
     const LONGEST: usize = 512;
     match text.char_indices().nth(LONGEST) {
@@ -159,7 +147,7 @@ mod tests {
     use crate::commands::judged::HalfSeen;
     use crate::commands::judged::JudgedLock;
     use crate::commands::judged::SeenLock;
-    use crate::commands::locks::summary::Looked;
+    use crate::commands::locks::sheet::Looked;
     use crate::model::Liveness;
     use crate::model::Sighting;
     use crate::session::Judged;

@@ -1,14 +1,15 @@
 //! A table for people: the oldest first, as far as that can be done without holding all.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::commands::judged::age_in_words;
-use crate::commands::locks::sheet::{Row, Sheet};
-use crate::commands::locks::summary::Summary;
+use crate::commands::locks::sheet::{Row, Sheet, Summary};
+use crate::commands::to_json;
 use crate::text::printable;
 
 /// So many locks are sorted and aligned together.
@@ -84,8 +85,7 @@ impl<W: Write> Sheet for Text<W> {
         ];
         let mut notes = Vec::new();
         if !row.stale.is_empty() {
-            let words: Vec<_> = row.stale.iter().map(|stale| stale.word()).collect();
-            notes.push(format!("stale ({}): {}", words.join(", "), judged.verdict.why()));
+            notes.push(format!("stale ({}): {}", row.stale.join(", "), judged.verdict.why()));
         }
         notes.extend(row.lock.noteworthy());
         let notes = notes.iter().map(|note| printable(note)).collect();
@@ -115,6 +115,42 @@ impl<W: Write> Sheet for Text<W> {
                 summary.unknown
             )?;
         }
+        self.out.flush()
+    }
+}
+
+/// The version of this format.
+const SCHEMA: u32 = 1;
+
+pub struct Json<W> {
+    out: W,
+    begun: bool,
+}
+
+impl<W: Write> Json<W> {
+    pub fn new(out: W) -> Self {
+        Self { out, begun: false }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        write!(self.out, "{{\"schema\":{SCHEMA},\"locks\":[")
+    }
+}
+
+impl<W: Write> Sheet for Json<W> {
+    fn write(&mut self, row: Row) -> io::Result<()> {
+        let separator = if self.begun { ",\n" } else { "\n" };
+        self.begin()?;
+        self.out.write_all(separator.as_bytes())?;
+        self.out.write_all(to_json(&row.lock.view(row.older_than, row.now))?.as_bytes())
+    }
+
+    fn end(&mut self, summary: &Summary, now: Timestamp) -> io::Result<()> {
+        self.begin()?;
+        writeln!(self.out, "\n],\"looked_at\":\"{now}\",\"summary\":{}}}", to_json(summary)?)?;
         self.out.flush()
     }
 }

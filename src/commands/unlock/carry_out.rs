@@ -3,23 +3,20 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::aws::StoreError;
-use crate::commands::confirm::{Answer, confirm};
-use crate::commands::judged::{HalfSeen, JudgedLock, SeenLock};
-use crate::commands::looked::HalfLook;
-use crate::commands::output::print;
+use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, SeenLock, View};
 use crate::commands::target::State;
 use crate::commands::unlock::args::Args;
 use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_of_another, permission};
-use crate::commands::unlock::report::{By, Consent, Outcome, Report};
-use crate::commands::{Failure, block_on, describe};
+use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
 use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockPlace, Sighting, WithoutConditions};
 use crate::run::{IN_FLIGHT, Terraform, write_report};
-use crate::session::{Machine, terraforms};
+use crate::session::{Machine, nodename, terraforms};
 use crate::store::{ReleaseTerms, Released, UnconditionalDelete};
 use crate::text::printable;
-use crate::{exit, store};
+use crate::{exit, model, store};
 
 /// How long the deletion of one half may take, retries and all.
 const BUDGET: Duration = Duration::from_secs(45);
@@ -374,4 +371,81 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
         told.push(format!("NOT looked at: {}: {}", printable(&place.to_string()), printable(&error.to_string())));
     }
     (outcome, told.join("\n"))
+}
+
+/// The file of `tfguard unlock --report`. Documented in `docs/operator.md`.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    pub schema: u32,
+    /// Always `unlock`.
+    pub command: &'static str,
+    pub tfguard: &'static str,
+    pub exit_code: u8,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub by: By,
+    /// The state: `<bucket>/<state key>`.
+    pub state: &'a str,
+    /// The ID that was given. None with `--broken`.
+    pub id: Option<&'a str>,
+    /// What was there and was to be deleted. None if it was not there.
+    pub lock: Option<View<'a>>,
+    /// Who allowed it.
+    pub consent: Consent,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The same in words.
+    pub why: String,
+    /// What became of each half that was to be deleted.
+    pub halves: Vec<Half>,
+}
+
+/// Who runs tfguard.
+#[derive(Debug, Serialize)]
+pub struct By {
+    user: Option<String>,
+    host: Option<String>,
+    ci: Option<model::Run>,
+}
+
+impl By {
+    /// Whoever runs this process.
+    pub fn this_process() -> Self {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
+        Self { user, host: nodename(), ci: model::Run::detect(|name| std::env::var(name).ok()) }
+    }
+}
+
+/// Who allowed the deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consent {
+    /// It did not come to that.
+    NotAsked,
+    /// None was needed: the holder is proven to be dead.
+    NotNeeded,
+    /// `--yes`.
+    ByOption,
+    /// Somebody at the terminal said yes.
+    Given,
+    /// Somebody at the terminal did not say yes.
+    Refused,
+    /// There was no terminal to ask on.
+    NobodyThere,
+}
+
+/// What came of an unlock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is deleted.
+    Deleted,
+    /// It went away before it was deleted, or was not there.
+    Gone,
+    /// It would be deleted (`--dry-run`).
+    WouldDelete,
+    /// It stays, because tfguard or a person said so, or another one is there.
+    Refused,
+    /// It may still be there, against the intention.
+    Left,
 }

@@ -1,8 +1,7 @@
 //! What `tfguard unlock` does, given what was asked for and what was seen. Pure.
 
 use crate::aws::StoreError;
-use crate::commands::judged::SeenLock;
-use crate::commands::looked::HalfLook;
+use crate::commands::judged::{HalfLook, SeenLock};
 use crate::model::{FoundLock, Liveness, LockInfo, LockPlace, Sighting};
 
 /// What is to be deleted.

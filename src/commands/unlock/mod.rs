@@ -6,7 +6,6 @@
 mod args;
 mod carry_out;
 mod decide;
-mod report;
 
 pub use args::Args;
 pub use carry_out::run;

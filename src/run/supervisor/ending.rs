@@ -11,7 +11,7 @@ use memchr::memmem;
 use crate::aws::Surroundings;
 use crate::machine::{Event, Finish};
 use crate::model::{Account, Ending, Entry, Holder, LockAccount, LockClaim, LockOutcome, OtherLock, Stage};
-use crate::observe::{Migration, Verdict};
+use crate::observe::{Left, Migration};
 use crate::run::other_backends::End;
 use crate::run::release::{IN_FLIGHT, Terms};
 use crate::run::states;
@@ -36,7 +36,7 @@ impl Supervisor<'_> {
                 let facts = self.observer.finish(Timestamp::now());
                 self.learn(facts);
                 let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
-                matches!(self.observer.verdict(orderly), Verdict::Left(_))
+                !self.observer.left(orderly).is_empty()
                     || !self.observer.traces_left(orderly).is_empty()
                     || self.has_dumped_goroutines()
             }
@@ -194,11 +194,8 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(crate) fn left(&self) -> Vec<observe::Leftover> {
-        match self.observer.verdict(self.observed_ending()) {
-            Verdict::Left(left) => left,
-            Verdict::NoLocks | Verdict::Released => Vec::new(),
-        }
+    pub(crate) fn left(&self) -> Vec<Left<Entry>> {
+        self.observer.left(self.observed_ending())
     }
 
     /// All at once: each may take its time, and a CI does not give much.

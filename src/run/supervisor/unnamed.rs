@@ -5,19 +5,19 @@ use std::ffi::{OsStr, OsString};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::aws::Surroundings;
+use crate::model;
 use crate::model::{
     Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockClaim, LockOutcome, LockPlace, OtherLock,
-    OtherOutcome, Stage, TraceAccount, product,
+    OtherOutcome, Stage, TraceAccount, TraceEntry, product,
 };
 use crate::observe::item::{ItemTerms, Misfit};
-use crate::observe::{LeftTrace, Leftover, item};
+use crate::observe::{Left, item};
 use crate::run::nameless;
 use crate::run::nameless::{Identified, Unlogged};
 use crate::run::release::Located;
 use crate::run::supervisor::{Child, Supervisor, trouble};
 use crate::session::monotonic_millis;
 use crate::terraform::Flavour;
-use crate::{model, observe};
 
 /// Longer than a Terraform goes without a word in its log before it has its lock.
 const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
@@ -53,7 +53,7 @@ impl Supervisor<'_> {
         (known.places, known.settings) = (located.places, located.settings);
     }
 
-    pub(crate) fn traces_left(&self) -> Vec<LeftTrace> {
+    pub(crate) fn traces_left(&self) -> Vec<Left<TraceEntry>> {
         self.observer.traces_left(self.observed_ending())
     }
 
@@ -138,7 +138,7 @@ impl Supervisor<'_> {
     }
 
     /// Adds the locks that traced lockfiles turn out to be.
-    pub(crate) async fn identify_traces(&mut self, left: &mut Vec<observe::Leftover>) {
+    pub(crate) async fn identify_traces(&mut self, left: &mut Vec<Left<Entry>>) {
         for trace in self.traces_left() {
             let traces = &self.journal.account.traces;
             let Some(at) = traces.iter().position(|known| known.entry == trace.entry) else { continue };
@@ -180,13 +180,13 @@ impl Supervisor<'_> {
             }
             let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
             self.journal.account.locks.push(LockAccount::new(&entry, places, settings));
-            left.push(Leftover { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
+            left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
         }
         self.write_journal();
     }
 
     /// Looks whether a lock is left that nothing logs. Added if it is sure enough, else told of.
-    pub(crate) async fn look_for_unlogged(&mut self, left: &mut Vec<observe::Leftover>) {
+    pub(crate) async fn look_for_unlogged(&mut self, left: &mut Vec<Left<Entry>>) {
         let account = &self.journal.account;
         if self.observer.is_unlearned() {
             // An error after a request to stop can be a forced exit.
@@ -227,7 +227,7 @@ impl Supervisor<'_> {
             Ok(()) => {
                 let entry = Entry { claim, stage: Stage::Attempted, grade: Grade::Item };
                 self.journal.account.locks.push(LockAccount::new(&entry, places, None));
-                left.push(Leftover { entry, may_still_appear: false, unlock_in_flight: false });
+                left.push(Left { entry, may_still_appear: false, unlock_in_flight: false });
                 return self.write_journal();
             }
             Err(doubt) if doubt.is_doubt() => doubt.to_string(),

@@ -3,7 +3,7 @@
 use aws_sdk_s3::primitives::ByteStream;
 use md5::{Digest as _, Md5};
 
-use crate::aws::{StoreError, understand};
+use crate::aws::{StoreError, classify};
 use crate::store::lockfile::{LockfileStore, Outcome, outcome};
 
 /// What is in the object that is made to examine a store.
@@ -11,7 +11,7 @@ const EXAMINED: &[u8] = b"tfguard made this object to see whether conditional de
 /// How often removing it is tried.
 const REMOVALS: u32 = 3;
 /// No object has this ETag: it is no MD5 and no multipart sum.
-const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
+pub(crate) const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
 
 /// Whether a store keeps the condition of a conditional delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,10 +112,10 @@ impl LockfileStore {
             Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() < 500) => {
                 left.is_gone();
                 self.remove_versions(unused, &versions).await;
-                return Err(understand("s3:PutObject", error));
+                return Err(classify("s3:PutObject", error));
             }
             // It may have been made all the same.
-            Err(error) => (None, Err(understand("s3:PutObject", error))),
+            Err(error) => (None, Err(classify("s3:PutObject", error))),
         };
         let is_ignored = examined == Ok(Conditions::ignored());
         let by_version = !versions.is_empty() && self.remove_versions(unused, &versions).await;
@@ -132,7 +132,7 @@ impl LockfileStore {
         for version in versions {
             let request = self.client.delete_object().bucket(&self.bucket).key(unused).version_id(version);
             if let Err(error) = request.send().await {
-                let error = understand("s3:DeleteObjectVersion", error);
+                let error = classify("s3:DeleteObjectVersion", error);
                 tracing::debug!("a version of the object that was made to examine the store stays: {error}");
                 are_gone = false;
             }

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::model::{LockInfo, LockKinds, LockPlace};
+use crate::model::{LockInfo, LockKinds};
 
 const BUDGET: Duration = Duration::from_secs(30);
 
@@ -87,18 +87,11 @@ impl World {
 struct Scripted {
     world: Mutex<World>,
     start: Instant,
-    place: LockPlace,
 }
 
 impl Scripted {
     fn new(world: World) -> Self {
-        let place = LockPlace::DynamoDb {
-            table: "t".to_owned(),
-            lock_id: "b/k".to_owned(),
-            region: "r".to_owned(),
-            endpoint: None,
-        };
-        Self { world: Mutex::new(world), start: Instant::now(), place }
+        Self { world: Mutex::new(world), start: Instant::now() }
     }
 
     /// A request arrives: who holds the place, and how the request is treated.
@@ -123,17 +116,13 @@ async fn treat<T>(treatment: Treatment, answer: T) -> Result<T, StoreError> {
     match treatment {
         Treatment::Serve => Ok(answer),
         Treatment::ServeInSilence | Treatment::Swallow => std::future::pending().await,
-        Treatment::Fail => Err(StoreError::ServiceFailed { detail }),
-        Treatment::Throttle => Err(StoreError::Throttled { detail }),
+        Treatment::Fail => Err(StoreError::ServiceFailed(detail)),
+        Treatment::Throttle => Err(StoreError::Throttled(detail)),
         Treatment::Deny => Err(StoreError::Denied { action: "dynamodb:DeleteItem", detail }),
     }
 }
 
 impl LockStore for Scripted {
-    fn place(&self) -> &LockPlace {
-        &self.place
-    }
-
     async fn delete_if(&self, _: &LockClaim, _: Option<&crate::model::Holder>) -> Result<Deletion, StoreError> {
         let (holder, treatment) = self.arrive(true);
         let answer = match holder {

@@ -1,11 +1,9 @@
 use super::*;
 use crate::aws::StoreError;
 use crate::ci::{Ancestor, Chain};
-use crate::commands::doctor::aws::{Described, Identity};
-use crate::commands::doctor::facts::{Facts, Session};
-use crate::commands::doctor::finding::Severity;
+use crate::commands::doctor::checks::Severity;
+use crate::commands::doctor::facts::{self, Described, Facts, Identity, Session};
 use crate::commands::doctor::permissions::Subject;
-use crate::commands::doctor::{aws, finding};
 use crate::commands::target::TargetError;
 use crate::model::{Provider, Term};
 use crate::session::DirectoryError;
@@ -25,8 +23,12 @@ fn good() -> Facts {
         now: "2026-01-01T10:00:00Z".parse().unwrap(),
         left: None,
         identity: Some(Identity { who: Ok("ci".to_owned()), end: "2026-01-01T11:00:00Z".parse().ok() }),
-        bucket: Some(aws::Bucket { region: Ok(None), versioning: Ok(true), encryption: Ok(Some("AES256".to_owned())) }),
-        table: Some(aws::Table {
+        bucket: Some(facts::Bucket {
+            region: Ok(None),
+            versioning: Ok(true),
+            encryption: Ok(Some("AES256".to_owned())),
+        }),
+        table: Some(facts::Table {
             described: Ok(Described { keys, encryption: "a key" }),
             expires_by: Ok(None),
             recovery: Ok(true),
@@ -44,11 +46,11 @@ fn session(facts: &mut Facts) -> &mut Session {
     facts.session.as_mut().unwrap()
 }
 
-fn table(facts: &mut Facts) -> &mut aws::Table {
+fn table(facts: &mut Facts) -> &mut facts::Table {
     facts.table.as_mut().unwrap()
 }
 
-fn bucket(facts: &mut Facts) -> &mut aws::Bucket {
+fn bucket(facts: &mut Facts) -> &mut facts::Bucket {
     facts.bucket.as_mut().unwrap()
 }
 
@@ -108,7 +110,7 @@ const CASES: &[Case] = &[
     (&[], |facts| identity(facts).end = None),
     (&[("table", Problem)], |facts| table(facts).described = Ok(Described::default())),
     (&[("table", Problem)], |facts| {
-        table(facts).described = Err(StoreError::NoSuchTable { detail: String::new() });
+        table(facts).described = Err(StoreError::NoSuchTable(String::new()));
         // That is not told once more.
         table(facts).recovery = denied();
     }),
@@ -120,7 +122,7 @@ const CASES: &[Case] = &[
     (&[], |facts| table(facts).keeps_conditions = denied()),
     (&[("bucket", Problem)], |facts| bucket(facts).region = Ok(Some("us-east-1".to_owned()))),
     (&[("bucket", Problem)], |facts| {
-        bucket(facts).region = Err(StoreError::NoSuchBucket { detail: String::new() });
+        bucket(facts).region = Err(StoreError::NoSuchBucket(String::new()));
         bucket(facts).versioning = denied();
     }),
     (&[("bucket", Note)], |facts| bucket(facts).region = denied()),
@@ -162,7 +164,7 @@ fn the_detail_stands_in_the_sentence_and_the_reason_beside_what_is_unknown() {
     table(&mut facts).expires_by = denied();
     let of = |id| CHECKS.iter().find(|check| check.id == id).unwrap().finding(&facts).unwrap();
     assert!(of("pipe").seen.starts_with("tee reads stdout by a pipe: a shell stays around it"));
-    let finding::Finding { seen, why, fix, .. } = of("ttl");
+    let super::Finding { seen, why, fix, .. } = of("ttl");
     assert_eq!(seen, "cannot be told: items do not expire (TTL)");
     assert!(why.unwrap().contains("no") && fix.is_none());
 }
