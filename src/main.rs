@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use tfguard::cli::{Action, Cli};
+use tfguard::commands::release::{self, Cleanup};
 use tfguard::log::Volume;
-use tfguard::run::{Cleanup, Plan};
+use tfguard::run::Plan;
 use tfguard::{exit, log, run, terraform};
 
 fn main() -> ExitCode {
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     for warning in &cli.warnings {
         tracing::warn!("{warning}");
     }
-    let release = match &cli.action {
+    let cleanup = match &cli.action {
         Some(Action::Task(command)) => {
             return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
@@ -47,8 +48,8 @@ fn main() -> ExitCode {
         Some(Action::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
         None => None,
     };
-    let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (release, &cli.run.supervise) {
-        (Some(cleanup), _) => run::finish(&plan, cleanup),
+    let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {
+        (Some(cleanup), _) => release::run(&plan, cleanup),
         (None, Some(session)) => run::supervise(&plan, session),
         (None, None) => run::run(&plan),
     });

@@ -63,6 +63,22 @@ fn more_requests_are_no_more_interrupts() {
 }
 
 #[test]
+fn an_interrupt_that_nobody_received_is_not_claimed() {
+    let stage = Stage::new();
+    let run = stage.guarded(&["--grace", "1s", "--report", "report"]).start();
+    let child = stage.enter();
+    // It leaves the group in which it is looked for.
+    child.perform("os.setpgid(0, os.getpgid(os.getppid()))");
+    run.signal(SIGTERM);
+    run.wait_for_stderr("killing it", SOON);
+    child.exit(0);
+    let exit = run.wait(SOON);
+    assert!(!exit.err().contains("interrupted; it has"), "{exit}");
+    assert_eq!(child.signals(), [""; 0]);
+    assert_eq!(stage.report("report")["interrupt"], Value::Null);
+}
+
+#[test]
 fn a_signal_to_the_whole_group_of_the_step_reaches_the_child_as_one_interrupt() {
     let stage = Stage::new();
     let run = stage.script("\"$@\"; exit $?", &[]).new_group().start();
@@ -86,6 +102,19 @@ fn under_gnu_timeout() {
     run.wait(SOON).expect_code(5);
     assert_eq!(child.signals(), ["SIGINT"]);
     assert!(requests(&stage.report("report")).iter().all(|name| *name == "SIGTERM"));
+}
+
+/// `ps` and `top` show whose process it is.
+#[test]
+fn the_supervisor_is_called_tfguard_in_a_list_of_processes() {
+    let stage = Stage::new();
+    let run = stage.guarded(&[]).start();
+    let child = stage.enter();
+    let shown = |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}", child.parent)).unwrap();
+    assert_eq!(shown("comm"), "tfguard\n");
+    assert!(shown("cmdline").starts_with("tfguard\0"));
+    child.exit(0);
+    run.wait(SOON).expect_code(0);
 }
 
 #[test]

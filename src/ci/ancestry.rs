@@ -74,11 +74,12 @@ impl Ancestor {
 pub struct Chain(pub Vec<Ancestor>);
 
 impl Chain {
-    /// As far up as can be seen.
+    /// As far up as can be seen. `whole`: not the parent alone.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn look(whole: bool) -> Self {
         let own = Ancestor::read(std::process::id().cast_signed());
-        Self(std::iter::successors(own, |process| Ancestor::read(process.parent)).take(HIGHEST).collect())
+        let chain = std::iter::successors(own, |process| Ancestor::read(process.parent));
+        Self(chain.take(if whole { HIGHEST } else { 2 }).collect())
     }
 
     /// Those of the job: up to the CI's own. All that can be seen where the CI's cannot.

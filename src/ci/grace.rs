@@ -4,6 +4,7 @@
 //! that goes on after the job, as long as the job where the machine goes with it, as long as the container where that is
 //! removed. [`grace`] is a table of this, whose facts are those of the CI systems' own sources.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -177,8 +178,8 @@ impl Surroundings<'_> {
     fn buildkite(&self) -> Term {
         let seconds = |name| self.get(name).and_then(|text| text.parse::<i64>().ok());
         // Agent v4 tells the time, v3 what it is computed from (buildkite/agent, `clicommand/cancel_signal.go`).
-        let told = self.get("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(|text| duration(&text));
-        let ladder = told.unwrap_or_else(|| {
+        let timeout = self.get("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(|text| duration(&text));
+        let ladder = timeout.unwrap_or_else(|| {
             let cancel = seconds("BUILDKITE_CANCEL_GRACE_PERIOD").unwrap_or(10);
             let signal = match seconds("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS").unwrap_or(-1) {
                 relative @ ..0 => cancel.saturating_add(relative),
@@ -263,6 +264,19 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let duration = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
     (!duration.is_zero()).then_some(duration.min(LONGEST))
+}
+
+/// The first PID namespace of a kernel, that of no container (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
+const OF_THE_HOST: u64 = 0xEFFF_FFFC;
+/// The first process of a container that is a machine of its own, with services and with logins of others.
+const INITS: [&str; 2] = ["systemd", "init"];
+
+/// Whether this process runs in a container that holds one job: in a PID namespace of its own, without an init system.
+#[must_use]
+pub fn is_in_container_of_a_job() -> bool {
+    let on_host = std::fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == OF_THE_HOST);
+    let first = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    !on_host && !first.is_empty() && !INITS.contains(&first.trim_end())
 }
 
 #[cfg(test)]

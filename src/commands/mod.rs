@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod judged;
 pub mod locks;
+pub mod release;
 pub mod target;
 pub mod unlock;
 pub mod verify;

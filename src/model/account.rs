@@ -368,6 +368,11 @@ impl Account {
         Report { schema: 1, exit_code: self.exit_code(), lock_left: self.lock_left(), account }
     }
 
+    /// What is told of a lock.
+    pub fn lock_mut(&mut self, claim: &LockClaim) -> Option<&mut LockAccount> {
+        self.locks.iter_mut().find(|lock| lock.claim == *claim)
+    }
+
     /// Takes what the guards below this one told of locks and states.
     fn gather(&mut self) {
         for terraform in &mut self.terraforms {

@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
-use crate::model::{Entry, FoundLock, Holder, LockClaim, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
-use crate::run::supervisor::Supervisor;
-use crate::store::{Annotation, Store, Traced, UnconditionalDelete};
+use crate::model::{Entry, FoundLock, Holder, LockClaim, LockId, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
+use crate::run::nameless::Identified;
+use crate::run::release::Releaser;
+use crate::store::{Annotation, Store, UnconditionalDelete};
 
 /// How long a lock is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
@@ -111,6 +112,23 @@ impl Annotator {
         due.min()
     }
 
+    /// Begins to write the holder beside each lock that has been held long enough.
+    pub fn begin_due(&mut self, releaser: &Releaser, holder: impl Fn(LockId) -> Holder) {
+        let now = Instant::now();
+        for due in self.known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
+            let claim = due.subject.claim();
+            due.state = match releaser.backend(&claim) {
+                Ok(backend) => {
+                    State::Begun(tokio::spawn(write(due.subject.clone(), backend.clone(), holder(claim.id))))
+                }
+                Err(why) => {
+                    tracing::debug!("the holder is not written beside the lock: {why}");
+                    State::Over
+                }
+            };
+        }
+    }
+
     /// Gives everything up.
     pub fn stop(&mut self) {
         for known in &mut self.known {
@@ -124,32 +142,6 @@ impl Known {
         if let State::Begun(task) = std::mem::replace(&mut self.state, State::Over) {
             task.abort();
         }
-    }
-}
-
-impl Supervisor<'_> {
-    /// Begins to write the holder beside each lock that has been held long enough.
-    pub(crate) fn annotate(&mut self) {
-        let now = Instant::now();
-        let mut known = std::mem::take(&mut self.annotator.known);
-        for due in known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
-            due.state = match self.releaser.backend(&due.subject.claim()) {
-                Ok(backend) => {
-                    let work = write(due.subject.clone(), backend.clone(), self.holder(due.subject.claim()));
-                    State::Begun(tokio::spawn(work))
-                }
-                Err(why) => {
-                    tracing::debug!("the holder is not written beside the lock: {why}");
-                    State::Over
-                }
-            };
-        }
-        self.annotator.known = known;
-    }
-
-    fn holder(&self, claim: LockClaim) -> Holder {
-        let env = |name: &str| self.job.env.get(std::ffi::OsStr::new(name))?.to_str().map(str::to_owned);
-        Holder::of_session(&self.journal, self.job.session.path(), claim.id).with_environment(env)
     }
 }
 
@@ -183,17 +175,10 @@ async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String>
     let (looks, every) = LOOKS_AT_A_HELD_ONE;
     let mut look = 1;
     loop {
-        let found = match attempts(|| store.compare(trace)).await.map_err(|error| error.to_string())? {
-            Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
-                return trace.claim(info).map_err(|error| error.to_string());
-            }
-            Traced::Same(_) => return Err(format!("the lockfile of {} isn't a lock of that state", trace.lock_id())),
-            // Which it is cannot be told without checksum and ETag.
-            Traced::Other(_) if trace.sha256.is_none() && trace.etag.is_none() => {
-                return Err(format!("the log doesn't tell which lockfile of {} it is", trace.lock_id()));
-            }
-            Traced::Other(found) => Some(found),
-            Traced::Nothing => None,
+        let there = attempts(|| store.compare(trace)).await.map_err(|error| error.to_string())?;
+        let found = match Identified::of(trace, there)? {
+            Identified::Own(claim) => return Ok(claim),
+            Identified::Gone(found) => found,
         };
         if look == looks {
             warn_of_loss(&trace.lock_id(), found);

@@ -10,14 +10,16 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
-use tokio::signal::unix::{self, SignalKind};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal as signals};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::model::ProcessId;
 use crate::run::child::Output;
+use crate::run::job::Job;
+use crate::run::output::announce;
 use crate::run::plan::Plan;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, announce, clean_up, conclude, expiry, inner, job, new_account, requests};
+use crate::run::{Failure, clean_up, conclude, inner, new_account, requests};
 use crate::session::{Journal, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
@@ -39,7 +41,7 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let account = new_account(plan, session);
-    let job = job(plan, session.clone(), &account);
+    let job = Job::new(plan, session.clone(), &account);
     let mut journal = Journal::new(account);
     journal.runner = plan.runner();
     journal.front = ProcessId::own();
@@ -49,13 +51,14 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;
     // Before the child, which may stop at once.
-    let stops = Stops::listen().map_err(Failure::Start)?;
+    let changed = signals(SignalKind::child()).map_err(Failure::Start)?;
+    let continued = signals(SignalKind::from_raw(libc::SIGCONT)).map_err(Failure::Start)?;
     let foreground = terminal.is_some_and(|terminal| terminal.foreground);
     let supervisor = Supervisor::start(&job, journal, Output::Terminal { foreground });
     let child = supervisor.as_ref().ok().and_then(Supervisor::child_pid);
-    let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow(stops, child)));
+    let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow(child, changed, continued)));
     if supervisor.is_ok() {
-        expiry::watch(&job, plan.before_expiry, to_us.clone());
+        requests::from_credentials(&job, plan.before_expiry, to_us.clone());
         if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
             let _ = to_us.send(request);
         }
@@ -82,19 +85,6 @@ async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
         plan.publisher.publish(&[summary]).await;
     }
     Ok(account.exit_code())
-}
-
-/// What tells that the child may have been stopped, and that tfguard was continued.
-struct Stops {
-    changed: unix::Signal,
-    continued: unix::Signal,
-}
-
-impl Stops {
-    fn listen() -> io::Result<Self> {
-        let continued = SignalKind::from_raw(libc::SIGCONT);
-        Ok(Self { changed: unix::signal(SignalKind::child())?, continued: unix::signal(continued)? })
-    }
 }
 
 /// The terminal of tfguard's session.
@@ -130,8 +120,9 @@ impl Terminal {
         }
     }
 
-    /// Stops with the child and continues it with us.
-    async fn follow(self, Stops { mut changed, mut continued }: Stops, child: Pid) {
+    /// Stops with the child and continues it with us. `changed`: the child may have been stopped; `continued`: tfguard was
+    /// continued.
+    async fn follow(self, child: Pid, mut changed: Signals, mut continued: Signals) {
         loop {
             tokio::select! {
                 _ = changed.recv() => {

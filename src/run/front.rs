@@ -1,37 +1,32 @@
 //! The front of a detached run: the process that the CI started. It starts the supervisor, copies the child's output
-//! from the spool to the CI's log, passes requests to stop on, and reports.
+//! from the spool to the CI's log, passes requests to stop on, and reports. Front and supervisor talk in JSON, one object a line,
+//! over a socket pair.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
-use crate::report::ci::Summary;
-use crate::run::control::{Incoming, Outgoing, ToFront, ToSupervisor};
+use crate::run::job::Job;
+use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
-use crate::run::spool::{Relay, Spool};
+use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, announce, conclude, control, expiry, inner, job, new_account, requests};
+use crate::run::{Failure, POLL_INTERVAL, conclude, inner, new_account, requests};
 use crate::session::{Journal, SessionDir, SessionFile};
-
-/// Longer than a child takes from fork to exec.
-pub const A_MOMENT: Duration = Duration::from_millis(20);
-
-/// So much of the end of a Terraform's output is shown where what called it is dead.
-const MOST_OF_A_REST: u64 = 64 * 1024;
-
-/// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
-const STALLED: Duration = Duration::from_secs(1);
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
@@ -59,16 +54,6 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     // Terraform's alone: who feeds it must see when it reads no more.
     let _ = null_over(0);
     Ok(ours)
-}
-
-/// Whether two descriptors are one pipe, file or terminal. The child's stdout and stderr then share one spool, so that
-/// the order in which it writes to them is kept.
-fn same_file(one: impl AsFd, other: impl AsFd) -> bool {
-    let file = |fd: &dyn AsFd| -> io::Result<(u64, u64, u64)> {
-        let file = File::from(fd.as_fd().try_clone_to_owned()?).metadata()?;
-        Ok((file.dev(), file.ino(), file.rdev()))
-    };
-    matches!((file(&one), file(&other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Starts this program again as the supervisor: in a session of its own, not our child but the init process's, without
@@ -108,10 +93,10 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
     requests::from_waiting(to_us.clone(), plan);
     reap_as_init().map_err(Failure::Start)?;
-    let (stdout, stderr) = relays(session).map_err(Failure::Start)?;
+    let output = Output::relay(spools(session)).map_err(Failure::Start)?;
 
-    let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
-    let account = match converse(&mut incoming, &mut outgoing, &mut requests, [&stdout, &stderr]).await {
+    let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
+    let account = match converse(&mut incoming, &mut outgoing, &mut requests, &output).await {
         Answer::Ended(account) => Ok(*account),
         Answer::NotStarted { error, code } => Err(Failure::NotStarted { error, code }),
         Answer::SupervisorDied { passed_on } => {
@@ -133,11 +118,11 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
             // The words go the way of all words: through the relay.
             crate::log::mute(false);
             tracing::error!("{failure}");
-            finish_output(stdout, stderr, &mut requests).await;
+            output.finish(&mut requests).await;
             return Ok(failure.exit_code());
         }
     };
-    let (summary, heard) = tell(plan, session, &account, stdout, stderr, &mut requests).await;
+    let (summary, heard) = output.finish_with(plan, session, &account, &mut requests).await;
     // What this process says may be read by nobody (a step of GitHub's in a container), so `tfguard release` says it, too.
     if !session.is_attended() {
         crate::run::clean_up(session, &account, plan.outer.is_some() || (!heard && account.is_noteworthy()));
@@ -146,25 +131,6 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
         plan.publisher.publish(&[summary]).await;
     }
     Ok(account.exit_code())
-}
-
-/// Copies the session's output from here on.
-pub fn relays(session: &SessionDir) -> io::Result<(Relay, Relay)> {
-    relays_of(spools(session))
-}
-
-/// What of the session's output nobody has passed on until now.
-pub fn spools(session: &SessionDir) -> (Option<Spool>, Option<Spool>) {
-    (Spool::stdout(session), Spool::stderr(session))
-}
-
-/// Copies a session's output.
-pub fn relays_of((stdout, stderr): (Option<Spool>, Option<Spool>)) -> io::Result<(Relay, Relay)> {
-    let stdout = Relay::start(stdout, io::stdout())?;
-    let stderr = Relay::start(stderr, io::stderr())?;
-    let sayer = stderr.sayer();
-    crate::log::through(move |line| sayer.say(line));
-    Ok((stdout, stderr))
 }
 
 enum Answer {
@@ -182,20 +148,18 @@ enum Answer {
 async fn converse(
     incoming: &mut Incoming,
     outgoing: &mut Outgoing,
-    requests: &mut UnboundedReceiver<StopRequest>,
-    [stdout, stderr]: [&Relay; 2],
+    requests: &mut Requests,
+    output: &Output,
 ) -> Answer {
-    let sayer = stderr.sayer();
+    let sayer = output.sayer();
     let mut passed_on = Vec::new();
     loop {
         tokio::select! {
             message = incoming.next() => match message {
-                Some(ToFront::Started) => {}
                 Some(ToFront::Say(line)) => sayer.say(line),
                 Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
                 Some(ToFront::Ended(account)) => {
-                    stdout.spooled();
-                    stderr.spooled();
+                    output.spooled();
                     // As PID 1 of a container this process must not end before the supervisor has.
                     while incoming.next::<ToFront>().await.is_some() {}
                     return Answer::Ended(account);
@@ -203,7 +167,7 @@ async fn converse(
                 None => return Answer::SupervisorDied { passed_on },
             },
             Some(request) = requests.recv() => {
-                outgoing.send(&ToSupervisor::Stop(request.clone())).await;
+                outgoing.send(&request).await;
                 passed_on.push(request);
             }
         }
@@ -211,11 +175,7 @@ async fn converse(
 }
 
 /// The supervisor was killed. Terraform may be alive: this process supervises it from here on.
-async fn take_over(
-    plan: &Plan,
-    session: &SessionDir,
-    requests: &mut UnboundedReceiver<StopRequest>,
-) -> Result<Account, Failure> {
+async fn take_over(plan: &Plan, session: &SessionDir, requests: &mut Requests) -> Result<Account, Failure> {
     let words = session.read_file(SessionFile::SupervisorStderr).unwrap_or_default();
     let words = String::from_utf8_lossy(&words);
     tracing::warn!(
@@ -230,108 +190,18 @@ async fn take_over(
         // of the dead supervisor's claim for a moment.
         match Journal::read(session)?.supervisor.filter(|other| other.is_alive()) {
             Some(other) => other.gone().await,
-            None => tokio::time::sleep(A_MOMENT).await,
+            None => tokio::time::sleep(POLL_INTERVAL).await,
         }
     };
     let journal = Journal::read(session)?;
     if journal.account.ended.is_some() {
         return Ok(journal.account);
     }
-    let job = job(plan, session.clone(), &journal.account);
+    let job = Job::new(plan, session.clone(), &journal.account);
     let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
     let account = supervisor.run(requests).await;
     conclude(plan, session, &account);
     Ok(account)
-}
-
-/// Passes on the rest of the output, then says what happened. And whether somebody was there to hear it: where not,
-/// `tfguard release` says it once more.
-pub async fn tell(
-    plan: &Plan,
-    session: &SessionDir,
-    account: &Account,
-    stdout: Relay,
-    stderr: Relay,
-    requests: &mut UnboundedReceiver<StopRequest>,
-) -> (Summary, bool) {
-    let mut hurried = false;
-    // Behind all that the child wrote, also where both streams go to one place.
-    let of_wrapper = crate::run::wrapped::conclude(plan, session, account);
-    let (apart, together) =
-        if same_file(io::stdout().as_fd(), io::stderr().as_fd()) { (None, of_wrapper) } else { (of_wrapper, None) };
-    apart.into_iter().for_each(|line| stdout.sayer().say(line));
-    stdout.complete();
-    join(stdout, requests, &mut hurried).await;
-    together.into_iter().for_each(|line| stderr.sayer().say(line));
-    if plan.outer.is_none() {
-        show_the_rest_of_guards(session, &stderr);
-    }
-    let summary = announce(plan, session, account, ends_within_a_line(session));
-    stderr.complete();
-    let heard = join(stderr, requests, &mut hurried).await;
-    crate::log::directly();
-    (summary, heard)
-}
-
-/// What Terraforms said whose guards could not pass it on any more, because what called them had died or killed them.
-fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
-    for inner in session.inner() {
-        show_the_rest_of_guards(&inner, stderr);
-        let Ok(journal) = Journal::read(&inner) else { continue };
-        if journal.front.is_some_and(ProcessId::is_alive) {
-            continue;
-        }
-        let (out, err) = spools(&inner);
-        let rest: String = out.into_iter().chain(err).filter_map(|spool| spool.rest(MOST_OF_A_REST)).collect();
-        if !rest.trim().is_empty() {
-            let (program, directory) = (&journal.account.program, journal.account.directory.display());
-            stderr.sayer().say(format!("tfguard: {program} in {directory} went on to say:\n{}\n", rest.trim_end()));
-        }
-    }
-}
-
-/// Whether the last line of one of the child's streams has no end.
-fn ends_within_a_line(session: &SessionDir) -> bool {
-    let last = |file| -> io::Result<u8> {
-        let file = session.open_file(file)?;
-        let mut last = [b'\n'];
-        if let Some(at) = file.metadata()?.len().checked_sub(1) {
-            file.read_exact_at(&mut last, at)?;
-        }
-        Ok(last[0])
-    };
-    [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| last(file).is_ok_and(|last| last != b'\n'))
-}
-
-/// Passes on the rest of the output.
-pub async fn finish_output(stdout: Relay, stderr: Relay, requests: &mut UnboundedReceiver<StopRequest>) {
-    let mut hurried = false;
-    stdout.complete();
-    stderr.complete();
-    join(stdout, requests, &mut hurried).await;
-    join(stderr, requests, &mut hurried).await;
-    crate::log::directly();
-}
-
-/// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
-/// read at all. Whether all was read.
-async fn join(relay: Relay, requests: &mut UnboundedReceiver<StopRequest>, hurried: &mut bool) -> bool {
-    let taken = relay.taken();
-    let mut copied = tokio::task::spawn_blocking(move || relay.join());
-    while !*hurried {
-        tokio::select! {
-            heard = &mut copied => return heard.unwrap_or(false),
-            Some(_) = requests.recv() => *hurried = true,
-        }
-    }
-    loop {
-        let before = taken();
-        match tokio::time::timeout(STALLED, &mut copied).await {
-            Ok(heard) => return heard.unwrap_or(false),
-            Err(_) if taken() == before => return false,
-            Err(_) => {}
-        }
-    }
 }
 
 /// As PID 1 of a container, buries every orphan.
@@ -354,12 +224,14 @@ fn reap_as_init() -> io::Result<()> {
 
 /// The supervisor's process: everything after its start by the front.
 pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
+    // By its path it is `exe` for `ps` and `top`.
+    let _ = nix::sys::prctl::set_name(c"tfguard");
     let session = SessionDir::open(session)?;
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
-        let (mut incoming, mut outgoing) = control::open(socket).map_err(Failure::Start)?;
+        let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
         let (to_front, mut messages) = unbounded_channel::<ToFront>();
         let says = to_front.clone();
         crate::log::through(move |line| drop(says.send(ToFront::Say(line))));
@@ -378,17 +250,16 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         crate::log::mute(plan.is_muted());
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
-        let job = job(plan, session.clone(), &journal.account);
+        let job = Job::new(plan, session.clone(), &journal.account);
         let message = match started(&job, journal) {
             Ok(supervisor) => {
-                let _ = to_front.send(ToFront::Started);
-                expiry::watch(&job, plan.before_expiry, to_us.clone());
+                requests::from_credentials(&job, plan.before_expiry, to_us.clone());
                 // Now that this guard can be found: who was asked before could not ask it.
                 if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
                     let _ = to_us.send(request);
                 }
                 tokio::spawn(async move {
-                    while let Some(ToSupervisor::Stop(request)) = incoming.next().await {
+                    while let Some(request) = incoming.next().await {
                         let _ = to_us.send(request);
                     }
                     let _ = to_us.send(StopRequest::FrontDied);
@@ -405,7 +276,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
     })
 }
 
-fn started(job: &crate::run::supervisor::Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
+fn started(job: &Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
     journal.create_log(&job.session)?;
     let stdout = job.session.append_to(SessionFile::Stdout).map_err(Failure::Start)?;
     let stderr = job.session.append_to(SessionFile::Stderr).ok();
@@ -427,4 +298,58 @@ fn null_over(descriptor: i32) -> io::Result<()> {
     // SAFETY: replaces one of the standard descriptors, which nobody here owns, by a copy of `null`.
     let done = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), descriptor) };
     if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// From the supervisor to the front.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ToFront {
+    /// It could not be started; nothing happened.
+    NotStarted {
+        /// Why.
+        error: String,
+        /// The exit code that says it.
+        code: u8,
+    },
+    /// A line for the user, ready to be printed.
+    Say(String),
+    /// Everything is accounted for. The spool is complete.
+    Ended(Box<Account>),
+}
+
+/// One end of the socket, to read from.
+#[derive(Debug)]
+struct Incoming(Lines<BufReader<OwnedReadHalf>>);
+
+/// One end of the socket, to write to.
+#[derive(Debug)]
+struct Outgoing(OwnedWriteHalf);
+
+/// Makes both ends of a side's socket.
+fn open_socket(socket: StdStream) -> std::io::Result<(Incoming, Outgoing)> {
+    socket.set_nonblocking(true)?;
+    let (read, write) = UnixStream::from_std(socket)?.into_split();
+    Ok((Incoming(BufReader::new(read).lines()), Outgoing(write)))
+}
+
+impl Incoming {
+    /// The next message; none when the other side is gone. What is no message (a newer tfguard's) is passed over.
+    async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            let line = self.0.next_line().await.ok()??;
+            match serde_json::from_str(&line) {
+                Ok(message) => return Some(message),
+                Err(error) => tracing::debug!("message not understood: {error}"),
+            }
+        }
+    }
+}
+
+impl Outgoing {
+    /// Sends a message; false when the other side is gone.
+    async fn send(&mut self, message: &impl Serialize) -> bool {
+        let Ok(mut line) = serde_json::to_vec(message) else { return false };
+        line.push(b'\n');
+        self.0.write_all(&line).await.is_ok()
+    }
 }

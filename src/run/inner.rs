@@ -15,9 +15,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
-use crate::run::finish::{Adoptable, adopt};
+use crate::run::adopt::{Adoptable, adopt};
+use crate::run::job::Job;
 use crate::run::remove_log_of;
-use crate::run::supervisor::Job;
 use crate::session::{Journal, SessionDir, SessionFile, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
@@ -72,10 +72,11 @@ impl InnerGuards {
         }
     }
 
-    /// Those that have not accounted for their Terraforms yet.
+    /// Those that are to be waited for: they have not accounted for their Terraforms yet.
     #[must_use]
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().into_iter().filter_map(|session| {
+        let inner = self.session.inner().into_iter().filter(|session| !self.given_up.contains(session.name()));
+        let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
                 Some(journal) => journal.account.ended.is_none(),
@@ -84,12 +85,6 @@ impl InnerGuards {
             at_work.then_some(InnerGuard { session, journal })
         });
         inner.collect()
-    }
-
-    /// Whether one of them is to be waited for.
-    #[must_use]
-    pub fn any_at_work(&self) -> bool {
-        self.at_work().iter().any(|guard| !self.given_up.contains(guard.session.name()))
     }
 
     /// Asks each of them to stop. Who is just starting reads of it in this guard's journal, which has to be written first.
@@ -126,7 +121,7 @@ impl InnerGuards {
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
             let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let mut job = job.of_inner(&guard.session, &journal);
+            let mut job = job.of_journal(&guard.session, &journal);
             job.terms.grace = left.unwrap_or(job.terms.grace);
             self.adopted.insert(name);
             let session = guard.session;

@@ -1,22 +1,20 @@
 //! The guarded run: front, supervisor, child.
 
+mod adopt;
 mod annotate;
 mod attached;
 mod child;
-mod control;
-mod expiry;
-mod finish;
 mod follow;
 mod front;
 mod inner;
+mod job;
 mod nameless;
 mod options;
-mod other_backends;
+mod output;
 mod plan;
 mod refused;
 mod release;
-mod requests;
-mod rivals;
+pub(crate) mod requests;
 mod spool;
 mod states;
 mod supervisor;
@@ -30,24 +28,28 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
+pub(crate) use adopt::{Adoptable, adopt, goes_on, is_of_this_kernel, may_be_alive};
 pub(crate) use child::OUTER;
+pub(crate) use inner::InnerGuards;
+pub use job::Job;
 pub use options::{OUTERMOST, RunOptions};
+pub(crate) use output::{Output, Spools, spools};
 pub use plan::{Mode, Plan, Remark};
-pub(crate) use release::IN_FLIGHT;
+pub(crate) use release::{IN_FLIGHT, release_again};
+pub(crate) use requests::Requests;
 pub use spool::Sayer;
-pub use supervisor::Job;
 pub use terraforms::Terraform;
 
-use crate::aws::Surroundings;
 use crate::model::{Account, Phase};
-use crate::report::ci::Summary;
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
-use crate::terraform::{Flavour, InitRecord};
 use crate::{exit, files, terraform};
+
+/// Between two looks at something of which nothing tells. Longer than a child takes from fork to exec.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ pub enum Failure {
     /// The same, as the supervisor told it.
     #[error("{error}")]
     NotStarted {
-        /// Why.
+        /// What went wrong.
         error: String,
         /// The exit code that says it.
         code: u8,
@@ -119,7 +121,6 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
     }
 }
 
-pub use finish::{Cleanup, finish};
 pub use front::supervise;
 
 /// Runs what is behind the link by which tfguard was called, in this process's place and without a guard, where the guard of
@@ -139,38 +140,9 @@ pub fn pass_on(program: &Path, env: &HashMap<OsString, OsString>) -> Result<(), 
     Err(child::StartError::new(program.as_os_str(), failed).into())
 }
 
-fn job(plan: &Plan, session: SessionDir, account: &Account) -> Job {
-    // A supervisor that takes over counts from the same beginning.
-    let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
-    let directory = std::env::current_dir().unwrap_or_default();
-    Job {
-        command: plan.command.clone(),
-        env: plan.env.clone(),
-        inherited: plan.inherited.clone(),
-        session,
-        terms: plan.terms.as_decided(account),
-        on_death: plan.on_death,
-        unconditional: plan.unconditional,
-        flavour: flavour(&plan.command, &directory, &plan.env),
-        directory,
-        evidence: plan.evidence,
-        annotate: plan.annotate,
-        began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
-        until: None,
-    }
-}
-
-/// What a command that runs in `directory` is, by its name and by what `init` left there.
-fn flavour(command: &[OsString], directory: &Path, env: &HashMap<OsString, OsString>) -> Flavour {
-    let arguments = command.get(1..).unwrap_or_default();
-    let record = InitRecord::read(&Surroundings::of_command(directory, arguments, env.clone()));
-    let program = command.first().map(OsString::as_os_str).unwrap_or_default();
-    Flavour::decide(program, record.as_ref())
-}
-
 fn new_account(plan: &Plan, session: &SessionDir) -> Account {
     let program = plan.command.first().map(Path::new).and_then(Path::file_name);
-    let told = |remark: &Remark| match remark {
+    let warning = |remark: &Remark| match remark {
         Remark::Warning(text) => Some(text.clone()),
         Remark::Notice(_) | Remark::Detail(_) => None,
     };
@@ -196,7 +168,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         other_locks: Vec::new(),
         states: Vec::new(),
         refused: None,
-        troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(told).collect(),
+        troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(warning).collect(),
         terraforms: Vec::new(),
     }
 }
@@ -214,7 +186,7 @@ fn new_session(plan: &Plan) -> Result<SessionDir, DirectoryError> {
 }
 
 /// Writes the report and removes Terraform's log. By whoever supervised to the end: the front may be gone by then.
-fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
+pub(crate) fn conclude(plan: &Plan, session: &SessionDir, account: &Account) {
     remove_log_of(session, account);
     report(plan, account);
 }
@@ -233,29 +205,10 @@ fn is_accounted_for(session: &SessionDir) -> bool {
 }
 
 /// Writes the report, if one is wanted.
-fn report(plan: &Plan, account: &Account) {
+pub(crate) fn report(plan: &Plan, account: &Account) {
     if let Some(path) = &plan.report {
         write_report(path, &account.report());
     }
-}
-
-/// Says what happened, to the CI in its own language. `within_a_line`: whether the child's last line may have no end.
-fn announce(plan: &Plan, session: &SessionDir, account: &Account, within_a_line: bool) -> Summary {
-    let summary = Summary::of(account);
-    // Where the session was removed meanwhile, the guard around this one cannot know what there is to say.
-    if plan.is_left_to_outer() && is_accounted_for(session) {
-        return summary;
-    }
-    crate::log::mute(false);
-    let (before, after) = plan.publisher.around(&summary, Timestamp::now());
-    // What is for the CI is understood at the beginning of a line only.
-    if within_a_line && !(before.is_empty() && after.is_empty()) {
-        crate::log::raw("\n".to_owned());
-    }
-    crate::log::raw(before);
-    account.say();
-    crate::log::raw(after);
-    summary
 }
 
 /// Writes the file of `--report`. That it cannot be written changes nothing of what happened.
@@ -267,15 +220,9 @@ pub(crate) fn write_report(path: &std::path::Path, report: &impl serde::Serializ
     }
 }
 
-/// Whether all that the child said was passed on.
-fn is_passed_on(session: &SessionDir) -> bool {
-    let (stdout, stderr) = front::spools(session);
-    stdout.into_iter().chain(stderr).all(|spool| spool.is_passed_on())
-}
-
 /// Removes the session, or what of it may hold secrets where a lock is left and somebody will want the journal.
 /// `keeps`: somebody will want it anyway, for the account in it.
-fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
+pub(crate) fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
     for inner in session.inner() {
         // One that is not over is its own guard's.
         let over = is_accounted_for(&inner) && inner.is_claimed() != Some(true);
@@ -284,7 +231,7 @@ fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
             clean_up(&inner, account, false);
         }
     }
-    if !account.survivors.is_empty() || (keeps && !is_passed_on(session)) {
+    if !account.survivors.is_empty() || (keeps && !output::is_passed_on(session)) {
         // Whether they are gone can be told by the log, which they hold. What nobody could read is shown by the guard around.
     } else if keeps || account.lock_left() {
         if is_accounted_for(session) {

@@ -11,15 +11,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::model::{
-    Account, Baseline, Entry, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace,
-    MIGRATION, Product, Settings, TraceAccount, TraceEntry,
+    Baseline, Entry, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace, LockTrace,
+    MIGRATION, Product, Settings, Stage, TraceAccount, TraceEntry,
 };
 use crate::observe::item::{ItemTerms, Misfit};
-use crate::observe::{Believed, Expectations, Left, item};
-use crate::run::release::{Located, Releaser, Started};
-use crate::run::rivals;
-use crate::run::supervisor::Job;
-use crate::session::Tree;
+use crate::observe::{Believed, Left, item};
+use crate::run::job::{Job, expectations, trouble};
+use crate::run::release::{Releaser, Started};
+use crate::run::terraforms::has_rival;
+use crate::session::Journal;
 use crate::store::LockStore as _;
 use crate::store::{Contested, Store, Traced, UnconditionalDelete};
 use crate::terraform::{Backend, INIT, Purpose};
@@ -35,22 +35,10 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Job {
-    /// Where the child runs, as far as the command tells.
-    pub(crate) fn surroundings(&self) -> Option<Surroundings> {
-        let arguments = self.command.get(1..).unwrap_or_default();
-        Some(Surroundings::of_command(&self.directory, arguments, self.env.clone()))
-    }
-
-    /// The beginning of a command line by which a person runs Terraform in the child's place.
-    pub(crate) fn terraform(&self, program: &str, chdir: bool) -> Option<String> {
-        let surroundings = self.surroundings()?;
-        Some(surroundings.terraform(program, &terraform::workspace(&surroundings), chdir))
-    }
-
     /// What the command may lock, as far as its arguments and its directory tell. `logs`: it was made to log; `debug`: its
     /// environment asks for DEBUG.
-    pub(crate) fn intent(&self, logs: bool, debug: bool) -> Option<Intent> {
-        let surroundings = self.surroundings()?;
+    pub(crate) fn intent(&self, logs: bool, debug: bool) -> Intent {
+        let surroundings = self.surroundings();
         let arguments = self.command.get(1..).unwrap_or_default();
         let named = self.command.first().is_some_and(|program| model::product(program).is_some());
         let purpose = named.then(|| Purpose::read(&self.command, &self.env));
@@ -75,7 +63,7 @@ impl Job {
             directory: surroundings.dir,
         };
         intent.places = State::of(&intent, &self.env).ok().flatten().map(|state| state.places).unwrap_or_default();
-        Some(intent)
+        intent
     }
 
     /// Which records in the child's log are believed.
@@ -141,11 +129,38 @@ impl State {
 
 /// What a traced lockfile turned out to be.
 #[derive(Debug)]
-pub(crate) enum Identified {
+pub enum Identified {
     /// This lock.
     Own(LockClaim),
     /// It is not there any more, and perhaps another one is.
     Gone(Option<FoundLock>),
+}
+
+impl Identified {
+    /// By what is there.
+    ///
+    /// # Errors
+    /// Why that does not tell.
+    pub fn of(trace: &LockTrace, there: Traced) -> Result<Self, String> {
+        match there {
+            Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
+                trace.claim(info).map(Self::Own).map_err(|error| error.to_string())
+            }
+            Traced::Same(_) => {
+                Err(format!("the lockfile of {} is this run's and isn't a lock of that state", trace.lock_id()))
+            }
+            Traced::Other(FoundLock::Held(holder)) if trace.sha256.is_none() && trace.etag.is_none() => Err(format!(
+                "the log has neither checksum nor ETag of the lockfile of {}, so the lock that is there (ID {} by {} since {}) \
+                 may be it or not",
+                trace.lock_id(),
+                holder.id,
+                holder.who,
+                holder.created
+            )),
+            Traced::Other(found) => Ok(Self::Gone(Some(found))),
+            Traced::Nothing => Ok(Self::Gone(None)),
+        }
+    }
 }
 
 impl Releaser {
@@ -153,7 +168,7 @@ impl Releaser {
     ///
     /// # Errors
     /// Why it could not be found out.
-    pub(crate) async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
+    async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let backend = self.backend(&trace.without_id())?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
@@ -167,24 +182,10 @@ impl Releaser {
             let answer = timeout(LONGEST_ATTEMPT, store.compare(trace)).await;
             let over = start.elapsed() >= BUDGET;
             match answer {
-                Ok(Ok(Traced::Same(FoundLock::Held(info)))) if info.path == trace.lock_id() => {
-                    return trace.claim(info).map(Identified::Own).map_err(|error| format!("{place}: {error}"));
-                }
-                Ok(Ok(Traced::Same(_))) => return Err(format!("{place} is this run's and is no lock of this state")),
-                Ok(Ok(Traced::Other(FoundLock::Held(holder)))) if trace.sha256.is_none() && trace.etag.is_none() => {
-                    return Err(format!(
-                        "the log has neither checksum nor ETag of it, so the lock that is there (ID {} by {} since {}) \
-                         may be it or not",
-                        holder.id, holder.who, holder.created
-                    ));
-                }
-                Ok(Ok(there)) if start.elapsed() >= watch => {
-                    return Ok(Identified::Gone(match there {
-                        Traced::Other(holder) => Some(holder),
-                        _ => None,
-                    }));
-                }
-                Ok(Ok(_)) => {}
+                Ok(Ok(there)) => match Identified::of(trace, there)? {
+                    Identified::Gone(_) if start.elapsed() < watch => {}
+                    identified => return Ok(identified),
+                },
                 Ok(Err(error)) if over || !error.is_retryable() => return Err(error.to_string()),
                 Err(_) if over => return Err(format!("{place}: no answer")),
                 Ok(Err(_)) | Err(_) => {}
@@ -192,45 +193,57 @@ impl Releaser {
             sleep(LOOK_EVERY).await;
         }
     }
-}
 
-impl Releaser {
-    /// Tries again to find out which locks the traced lockfiles of an account are that were left. Those become locks
-    /// that are left, and can be released as such.
-    pub(crate) async fn identify_again(
+    /// Finds out which locks the traced lockfiles are. Those become locks of the account like others, and are `left`.
+    /// `is_first`: nobody tried to release them before.
+    pub async fn identify_traces(
         &mut self,
-        account: &mut Account,
-        holder: &Expectations,
-        command: &[OsString],
-        env: &HashMap<OsString, OsString>,
+        traces: Vec<Left<TraceEntry>>,
+        left: &mut Vec<Left<Entry>>,
+        started: Started<'_>,
+        is_first: bool,
+        journal: &mut Journal,
     ) {
-        let directory = account.directory.clone();
-        let is_left = |trace: &mut TraceAccount| matches!(trace.outcome, Some(LockOutcome::Left(_)));
-        for mut trace in account.traces.extract_if(.., is_left).collect::<Vec<_>>() {
-            let directory = &directory;
-            let started = Started { command, directory, env, asked: &[], child: None, is_terraform: false };
-            let before = Located { places: trace.places.clone(), settings: trace.settings.clone() };
-            let located = self.locate(&trace.entry.trace.without_id(), before, started, Tree::default);
-            (trace.places, trace.settings) = (located.places, located.settings);
-            let left = Left { entry: trace.entry.clone(), may_still_appear: false, unlock_in_flight: false };
-            let identified = self.identify(&left).await.and_then(|identified| match &identified {
-                Identified::Own(claim) => {
-                    holder.check_holder(claim).map(|()| identified).map_err(|refused| refused.to_string())
-                }
-                Identified::Gone(_) => Ok(identified),
-            });
-            match identified {
-                Ok(Identified::Own(claim)) => {
-                    let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
-                    let mut lock = LockAccount::new(&entry, trace.places, trace.settings);
-                    lock.outcome = trace.outcome;
-                    account.locks.push(lock);
+        let expectations = expectations(journal);
+        let account = &mut journal.account;
+        for trace in traces {
+            let Some(at) = account.traces.iter().position(|known| known.entry == trace.entry) else { continue };
+            let known = &mut account.traces[at];
+            self.locate_trace(known, started);
+            let claim = match self.identify(&trace).await {
+                Ok(Identified::Own(claim)) => claim,
+                Ok(Identified::Gone(holder)) => {
+                    known.outcome = Some(match trace.entry.stage {
+                        Stage::Unlocked => LockOutcome::Unlocked,
+                        Stage::Held if is_first => LockOutcome::TakenAway,
+                        _ => LockOutcome::Gone,
+                    });
+                    known.holder = holder;
                     continue;
                 }
-                Ok(Identified::Gone(holder)) => (trace.outcome, trace.holder) = (Some(LockOutcome::Gone), holder),
-                Err(why) => trace.outcome = Some(LockOutcome::Left(why)),
+                Err(why) => {
+                    known.outcome = Some(LockOutcome::Left(why));
+                    continue;
+                }
+            };
+            if let Err(refused) = expectations.check_holder(&claim) {
+                known.outcome = Some(LockOutcome::Gone);
+                trouble(account, refused.to_string());
+                continue;
             }
-            account.traces.push(trace);
+            // From here on it is a lock like others.
+            let TraceAccount { places, settings, .. } = account.traces.remove(at);
+            let same = |known: &LockClaim| known.id == claim.id && known.lock_id() == claim.lock_id();
+            if let Some(other_half) = left.iter_mut().find(|leftover| same(&leftover.entry.claim)) {
+                let known = std::mem::replace(&mut other_half.entry.claim, claim.clone());
+                if let Some(lock) = account.lock_mut(&known) {
+                    lock.claim = claim;
+                }
+                continue;
+            }
+            let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
+            account.locks.push(LockAccount::new(&entry, places, settings));
+            left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
         }
     }
 }
@@ -340,7 +353,7 @@ pub async fn look_again(
         operations: intent.operations.clone(),
         baseline: Some(intent.baseline.clone()),
         waits: intent.waits,
-        contested: terms.passed.is_none() && rivals::has_rival(&contested, &info.operation),
+        contested: terms.passed.is_none() && has_rival(&contested, &info.operation),
         ..terms
     };
     let fits = item::judge(&info, &terms);

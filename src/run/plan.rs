@@ -106,14 +106,14 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
-        // Asked first: one of them may end meanwhile.
-        let chain = ci::Chain::look();
         let env = child::without_outer_log(std::env::vars_os().collect());
+        let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
+        let ci = model::Run::detect(text);
+        // Asked early: one of them may end meanwhile.
+        let chain = ci::Chain::look(ci.is_some());
         let outer = env.get(OsStr::new(child::OUTER)).and_then(|path| SessionDir::open(Path::new(path)).ok());
         // One that nobody supervises is of a run that is over.
         let outer = outer.filter(|outer| outer.is_claimed() == Some(true));
-        let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
-        let ci = model::Run::detect(text);
         let mut remarks = Vec::new();
         let grace = grace(options, &text, &mut remarks);
         // Who chose a grace chose it for whatever asks for the stop.

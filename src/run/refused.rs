@@ -18,8 +18,8 @@ use crate::model::{
 };
 use crate::observe::item::ItemTerms;
 use crate::observe::{PrintedHolder, PrintedRefusal};
-use crate::run::rivals;
 use crate::run::supervisor::Supervisor;
+use crate::run::terraforms::has_rival;
 use crate::session::{Judged, Machine, SessionFile};
 use crate::store::{RefusedItself, Suspicion, UnconditionalDelete};
 use crate::terraform::Backend;
@@ -73,14 +73,14 @@ impl Supervisor<'_> {
 
     /// Whether the child itself may have the lock, on a backend that does not log its locks.
     fn refused_itself(&self, info: &LockInfo) -> RefusedItself {
-        if self.observer.product().is_none() || self.observer.under_lock().is_some() {
+        if self.log.observer.product().is_none() || self.log.observer.under_lock().is_some() {
             return RefusedItself::No;
         }
         let Self { job, journal, .. } = self;
         let intent = journal.intent.as_ref();
-        let suspicion = Suspicion::of(&job.directory, &job.command, &job.env, self.child_is_terraform, intent);
+        let suspicion = Suspicion::of(&job.directory, &job.command, &job.env, self.log.child_is_terraform, intent);
         let Suspicion::Lock(case) = suspicion else { return RefusedItself::No };
-        let contested = rivals::has_rival(&case.contested(), &info.operation);
+        let contested = has_rival(&case.contested(), &info.operation);
         case.refused(info, ItemTerms { contested, ..self.item_terms() })
     }
 
@@ -131,7 +131,7 @@ impl Supervisor<'_> {
         if let Some(places) = lock.and_then(|lock| self.places_of_own(lock)) {
             return Some(places);
         }
-        let surroundings = self.job.surroundings()?;
+        let surroundings = self.job.surroundings();
         let arguments = self.job.command.get(1..).unwrap_or_default();
         let (plan_file, backend) = terraform::read_backend_of(arguments, &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
@@ -176,11 +176,10 @@ impl Supervisor<'_> {
             }
             None => {
                 let program = self.journal.account.command();
-                let terraform = self.job.terraform(program, false).unwrap_or_else(|| program.to_owned());
+                let terraform = self.job.terraform(program, false);
                 let end_of_options = if id.starts_with('-') { "-- " } else { "" };
-                let directory = self.job.surroundings().map(|surroundings| surroundings.dir);
                 let command = format!("{terraform} force-unlock {end_of_options}{}", text::quote(&id));
-                text::run_in(directory.as_deref(), &command)
+                text::run_in(Some(&self.job.surroundings().dir), &command)
             }
         };
         let next = next(is_free, &verdict, is_of_job, link.as_deref(), &unlock);

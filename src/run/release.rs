@@ -2,17 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, StoreError, Surroundings};
 use crate::model::{
-    Entry, Half, HalfOutcome, Holder, LockClaim, LockKinds, LockOutcome, LockPlace, ProcessId, Settings, Stage,
+    ChildRecord, Entry, Evidence, Grade, Half, HalfOutcome, Holder, LockAccount, LockClaim, LockKinds, LockOutcome,
+    LockPlace, ProcessId, Settings, Stage, TraceAccount,
 };
 use crate::observe::{Asked, Left};
-use crate::run::supervisor::Job;
+use crate::run::job::Job;
 use crate::run::terraforms::{Terraform, Terraforms};
-use crate::session::{StartingBackend, Tree};
+use crate::run::{goes_on, is_of_this_kernel, may_be_alive, states};
+use crate::session::{Journal, StartingBackend, Tree};
 use crate::store::LockStore as _;
 use crate::store::{ReleaseTerms, Released, Store, UnconditionalDelete};
 use crate::terraform::Backend;
@@ -37,21 +42,33 @@ pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(2);
 /// The guarded command, as far as it tells where a lock lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Started<'a> {
-    /// What it is.
     pub command: &'a [OsString],
     /// The directory that it runs in.
     pub directory: &'a Path,
-    /// Its environment.
     pub env: &'a HashMap<OsString, OsString>,
     /// Which stores its requests for locks went to, as far as its log tells.
     pub asked: &'a [Asked],
-    /// Its process.
-    pub child: Option<ProcessId>,
+    /// Its process, and the log of its session, by which the Terraforms that it started are known.
+    pub child: Option<(ChildRecord, &'a File)>,
     /// That is a Terraform itself and not a program that starts some.
     pub is_terraform: bool,
 }
 
-impl Started<'_> {
+impl<'a> Started<'a> {
+    /// One that is dead, with everything of its session.
+    pub fn dead(job: &'a Job, command: &'a [OsString]) -> Self {
+        let Job { directory, env, .. } = job;
+        Self { command, directory, env, asked: &[], child: None, is_terraform: false }
+    }
+
+    fn child(&self) -> Option<ProcessId> {
+        self.child.map(|(child, _)| child.id)
+    }
+
+    fn look(&self) -> Tree {
+        self.child.map(|(child, log)| Tree::look(Some(&child), log)).unwrap_or_default()
+    }
+
     /// Whether it is a Terraform by its name. A guard below another one guards nothing else, and its command is not known to
     /// who takes its place.
     fn is_named_terraform(&self) -> bool {
@@ -64,12 +81,12 @@ impl Started<'_> {
 pub struct Terms<'a> {
     /// Terraform may have left requests on their way, or taken the lock without a word.
     pub unclean: bool,
+    /// Terraform ended with success.
+    pub exited_zero: bool,
     /// Terraform ended just now, and nobody tried to release its lock before.
     pub just_ended: bool,
     /// The run, whose cleanup step may have little time.
     pub job: &'a Job,
-    /// The record that the session writes beside its locks.
-    pub session: &'a Holder,
 }
 
 /// Where a lock lives, as far as it is known.
@@ -120,23 +137,17 @@ impl Releaser {
     }
 
     /// Finds the backend to which a lock belongs, and the places where its halves live. Once found, it stays;
-    /// otherwise it is looked for again, because `init` may record it later. `look` tells which Terraforms are alive.
+    /// otherwise it is looked for again, because `init` may record it later.
     ///
     /// `before`: what was found last, perhaps by a supervisor that is dead. Settings that lead to other places than
     /// those are not the settings that Terraform had.
-    pub fn locate(
-        &mut self,
-        claim: &LockClaim,
-        before: Located,
-        started: Started,
-        look: impl FnOnce() -> Tree,
-    ) -> Located {
+    pub fn locate(&mut self, claim: &LockClaim, before: Located, started: Started) -> Located {
         self.note_moved(claim);
         let known = self.backends.iter().position(|(known, _)| known == claim);
         if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
             return before;
         }
-        let found = self.find(claim, &before, started, look).and_then(|(backend, settings)| {
+        let found = self.find(claim, &before, started).and_then(|(backend, settings)| {
             // Two stores can have buckets of the same name.
             let stores = |moved: &LockClaim| backend.stores_state(&moved.bucket, &moved.state_key);
             if claim.is_migration_destination() && self.moved.iter().any(stores) {
@@ -206,18 +217,12 @@ impl Releaser {
     ///
     /// Whatever tells it: what a directory is configured for counts only if it was when its Terraform started. What runs
     /// below Terraform can write into the log, and exchange the settings.
-    fn find(
-        &mut self,
-        claim: &LockClaim,
-        before: &Located,
-        started: Started,
-        look: impl FnOnce() -> Tree,
-    ) -> Result<Found, BackendError> {
+    fn find(&mut self, claim: &LockClaim, before: &Located, started: Started) -> Result<Found, BackendError> {
         let mut misses = Misses::default();
         let sure = Sure { asked: started.asked, places: &before.places };
         // The usual case, without looking at every process of the machine.
         if started.is_terraform
-            && let Some(terraform) = started.child.and_then(|id| Terraform::read(id, false))
+            && let Some(terraform) = started.child().and_then(|id| Terraform::read(id, false))
             && let Some(found) =
                 misses.note(checked(claim, &[&self.start], backend_of_process(claim, &terraform, sure)))
         {
@@ -241,14 +246,14 @@ impl Releaser {
         }
         // A log can tell of thousands of locks at once, and each look takes its time.
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            self.terraforms.note(&look(), false);
+            self.terraforms.note(&started.look(), false);
             self.looked = Some(Instant::now());
         }
         let of_process = |terraform: &Terraform| {
             // Known since before it started, which is better than since it was first seen.
-            let start = match started.child == Some(terraform.id()) && started.is_named_terraform() {
+            let start = match started.child() == Some(terraform.id) && started.is_named_terraform() {
                 true => vec![&self.start],
-                false => terraform.started_with().iter().collect(),
+                false => terraform.started_with.iter().collect(),
             };
             checked(claim, &start, backend_of_process(claim, terraform, sure))
         };
@@ -300,9 +305,59 @@ impl Releaser {
         tokio::time::timeout(BUDGET, look).await.is_ok_and(|gone| gone.is_some())
     }
 
-    /// Releases a lock whose Terraform is dead.
-    pub async fn release(&self, leftover: &Left<Entry>, terms: Terms<'_>) -> (LockOutcome, Vec<Half>) {
+    /// The same for a lock of the account, in which it is written down.
+    pub fn locate_lock(&mut self, lock: &mut LockAccount, started: Started) {
+        let before = Located { places: lock.places.clone(), settings: lock.settings.take() };
+        let located = self.locate(&lock.claim, before, started);
+        (lock.places, lock.settings) = (located.places, located.settings);
+    }
+
+    /// The same for a traced lockfile.
+    pub fn locate_trace(&mut self, trace: &mut TraceAccount, started: Started) {
+        let before = Located { places: trace.places.clone(), settings: trace.settings.take() };
+        let located = self.locate(&trace.entry.trace.without_id(), before, started);
+        (trace.places, trace.settings) = (located.places, located.settings);
+    }
+
+    /// Releases locks whose Terraforms are dead, and writes down what became of each. All at once: each may take its time, and
+    /// a CI does not give much.
+    pub async fn settle(
+        &mut self,
+        left: &[Left<Entry>],
+        started: Started<'_>,
+        terms: Terms<'_>,
+        journal: &mut Journal,
+    ) {
+        for leftover in left {
+            if let Some(lock) = journal.account.lock_mut(&leftover.entry.claim) {
+                self.locate_lock(lock, started);
+            }
+        }
+        let record = |claim: &LockClaim| Holder::of_session(journal, terms.job.session.path(), claim.id.clone());
+        let released = left.iter().map(async |leftover| {
+            let record = record(&leftover.entry.claim);
+            self.release(leftover, terms, &record).await
+        });
+        let outcomes = join_all(released).await;
+        for (leftover, (outcome, halves)) in left.iter().zip(outcomes) {
+            if let Some(lock) = journal.account.lock_mut(&leftover.entry.claim) {
+                (lock.outcome, lock.halves) = (Some(outcome), halves);
+            }
+        }
+    }
+
+    /// Releases a lock whose Terraform is dead. `session`: the record that the session writes beside it.
+    async fn release(&self, leftover: &Left<Entry>, terms: Terms<'_>, session: &Holder) -> (LockOutcome, Vec<Half>) {
         let Entry { claim, stage, .. } = &leftover.entry;
+        let is_own = self.start.is_replaced || self.start.state.as_ref() == Some(&claim.lock_id());
+        if terms.exited_zero && !is_own {
+            let why = "Terraform ended with success, and so without a lock of another state than its own".to_owned();
+            return (LockOutcome::NotOwn(why), Vec::new());
+        }
+        if terms.job.on_death.keeps(claim) {
+            let unlocked = *stage == Stage::Unlocked;
+            return (if unlocked { LockOutcome::Unlocked } else { LockOutcome::Kept }, Vec::new());
+        }
         let backend = match self.backend(claim) {
             Ok(backend) => backend,
             Err(why) => return (LockOutcome::Left(why), Vec::new()),
@@ -321,7 +376,6 @@ impl Releaser {
             Stage::Unlocking => claim.kinds != LockKinds::Unstated && !terms.unclean,
             Stage::Attempted | Stage::Unlocked => false,
         };
-        let session = terms.session.clone().of_lock(claim.id.clone());
         let just_ended = terms.just_ended;
         let mut vanished = was_held && just_ended;
         let mut halves = Vec::new();
@@ -338,7 +392,7 @@ impl Releaser {
                 budget: (left / to_come).max(SHORTEST),
             };
             to_come -= 1;
-            let outcome = match store::release(&store, claim, Some(&session), &terms).await {
+            let outcome = match store::release(&store, claim, Some(session), &terms).await {
                 Released::Failed(error) if is_without_store(&clients, claim, &error, just_ended).await => {
                     HalfOutcome::GoneWithStore { why: error.to_string() }
                 }
@@ -364,6 +418,57 @@ impl Releaser {
             ),
             outcome => (outcome, halves),
         }
+    }
+}
+
+/// Tries again to release the locks that are left, also those of the guards below, whose sessions are kept for it. Nothing
+/// of the session itself is alive; of those below it that is seen here.
+pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: tokio::time::Instant) {
+    for inner in job.session.inner() {
+        let Ok(mut below) = Journal::read(&inner) else { continue };
+        let over = below.account.ended.is_some() && is_of_this_kernel(&below);
+        if over && below.account.lock_left() && !goes_on(until, || may_be_alive(&inner, &below)).await {
+            below.account.survivors.clear();
+            Box::pin(release_again(&job.of_journal(&inner, &below), &mut below, until)).await;
+        }
+        let accounts = &mut journal.account.terraforms;
+        if let Some(known) = accounts.iter_mut().find(|known| known.session == below.account.session) {
+            *known = below.account;
+        }
+    }
+    let command = [OsString::from(&journal.account.program)];
+    let started = Started::dead(job, &command);
+    let mut releaser = Releaser::new(journal.backend.clone());
+    let is_left = |outcome: &Option<LockOutcome>| matches!(outcome, Some(LockOutcome::Left(_)));
+    let traces = journal.account.traces.iter().filter(|trace| is_left(&trace.outcome)).map(|trace| Left {
+        entry: trace.entry.clone(),
+        may_still_appear: false,
+        unlock_in_flight: false,
+    });
+    let traces = traces.collect();
+    let mut left = Vec::new();
+    for lock in &mut journal.account.locks {
+        releaser.note_moved(&lock.claim);
+        if !is_left(&lock.outcome) || job.on_death.keeps(&lock.claim) {
+            continue;
+        }
+        // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge it
+        // again is a person's; whether it is still there is not.
+        if lock.grade == Grade::Item && (lock.halves.is_empty() || job.evidence != Evidence::Item) {
+            releaser.locate_lock(lock, started);
+            if releaser.is_gone(&lock.claim).await {
+                lock.outcome = Some(LockOutcome::Gone);
+            }
+            continue;
+        }
+        let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
+        left.push(Left { entry, may_still_appear: false, unlock_in_flight: false });
+    }
+    releaser.identify_traces(traces, &mut left, started, false, journal).await;
+    releaser.settle(&left, started, Terms { unclean: true, exited_zero: false, just_ended: false, job }, journal).await;
+    states::look(&mut journal.account, &releaser, job).await;
+    if let Err(error) = journal.write(&job.session) {
+        tracing::warn!("{error}");
     }
 }
 
@@ -460,11 +565,11 @@ fn named_flags(claim: &LockClaim, asked: &[Asked]) -> Vec<String> {
     let asked = |by_table| {
         asked.iter().find(move |asked| asked.lock_id == claim.lock_id() && asked.table.is_some() == by_table)
     };
-    let told = asked(true).or_else(|| asked(false));
+    let request = asked(true).or_else(|| asked(false));
     let mut flags = vec!["--bucket", &claim.bucket, "--key", &claim.state_key, "--region"];
-    flags.push(told.map_or("REGION", |asked| &asked.region));
+    flags.push(request.map_or("REGION", |asked| &asked.region));
     if claim.kinds != LockKinds::Lockfile {
-        flags.extend(["--table", told.and_then(|asked| asked.table.as_deref()).unwrap_or("TABLE")]);
+        flags.extend(["--table", request.and_then(|asked| asked.table.as_deref()).unwrap_or("TABLE")]);
     }
     flags.into_iter().map(str::to_owned).collect()
 }
@@ -529,7 +634,7 @@ fn went_to(asked: &Asked, place: &LockPlace) -> bool {
 }
 
 fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Option<Result<Found, BackendError>> {
-    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args(), sure));
+    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, &terraform.args, sure));
     found.reduce(|first, second| if first.is_ok() { first } else { second })
 }
 

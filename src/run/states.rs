@@ -9,8 +9,8 @@ use crate::model::{
     Account, Ending, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount,
     StateFinding,
 };
+use crate::run::job::Job;
 use crate::run::release::Releaser;
-use crate::run::supervisor::Job;
 use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, errored};
 use crate::terraform::read_planned_state;
 use crate::text;

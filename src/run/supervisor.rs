@@ -9,35 +9,40 @@ mod stopping;
 mod unguarded;
 mod unnamed;
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::path::PathBuf;
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use crate::machine::{Action, Event, Finish, Machine, Terms};
+use crate::machine::{Action, Event, Finish, Machine};
 use crate::model;
-use crate::model::{Account, Ending, Evidence, ProcessId, Requested, StopRequest, World};
-use crate::observe::{Expectations, InterruptScanner, Observer};
+use crate::model::{Account, Ending, ProcessId, Requested, StopRequest, World};
 use crate::run::annotate::Annotator;
 use crate::run::child;
-use crate::run::child::{Child, Environment, StartError};
-use crate::run::follow::Follow;
-use crate::run::inner::InnerGuards;
+use crate::run::child::{Child, StartError};
+use crate::run::inner::{InnerGuard, InnerGuards};
+use crate::run::job::{Job, trouble};
 use crate::run::nameless::Unlogging;
-use crate::run::other_backends::OtherBackends;
-use crate::run::plan::patience_for;
 use crate::run::release::{Releaser, starting_backend};
+use crate::run::supervisor::ending::Others;
+use crate::run::supervisor::learning::{Log, Printed};
+use crate::run::supervisor::stopping::Waiting;
 use crate::run::supervisor::unguarded::Unguarded;
+use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
-use crate::session::{Journal, JournalError, SessionDir, monotonic_millis};
-use crate::store::UnconditionalDelete;
-use crate::terraform::Flavour;
+use crate::session::{Journal, JournalError, monotonic_millis};
+
+/// When to look who is at work.
+#[derive(Debug)]
+struct Looks {
+    /// The log was opened, and by whom is still to be looked for, so many times at most.
+    due: u32,
+    /// The next time.
+    next: Option<Instant>,
+}
 
 /// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
 /// process, and on a busy machine that moment lasts.
@@ -50,37 +55,6 @@ const MOST_REQUESTS: usize = 100;
 /// The same once a stop is requested.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 
-/// Everything that supervising needs to know of the run.
-#[derive(Debug)]
-pub struct Job {
-    /// The command.
-    pub command: Vec<OsString>,
-    /// The directory that it runs in.
-    pub directory: PathBuf,
-    /// The environment of the command, but for what is added.
-    pub env: Environment,
-    /// What the guards below this one are told, as variables.
-    pub inherited: Vec<(OsString, OsString)>,
-    /// Its session.
-    pub session: SessionDir,
-    /// The machine's times.
-    pub terms: Terms,
-    /// What becomes of a lock that is left.
-    pub on_death: crate::model::OnDeath,
-    /// What becomes of a lockfile where the store keeps no conditions.
-    pub unconditional: UnconditionalDelete,
-    /// What the command is.
-    pub flavour: Flavour,
-    /// Which evidence is enough to delete a lock.
-    pub evidence: Evidence,
-    /// Whether the holder is written beside its lock.
-    pub annotate: bool,
-    /// When the session began; the machine's moments count from here.
-    pub began: Instant,
-    /// When a cleanup step has no more time.
-    pub until: Option<Instant>,
-}
-
 /// Supervises a child from its start to the end of its locks.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
@@ -89,75 +63,22 @@ pub struct Supervisor<'a> {
     machine: Machine,
     child: Child,
     watch: Watch,
-    log: Follow,
-    pub(crate) observer: Observer,
-    /// The child's output, followed only once a stop is requested: until then nobody needs to know.
-    output: Vec<(Follow, InterruptScanner)>,
+    pub(crate) log: Log,
+    printed: Printed,
     /// The guards of the Terraforms that the command starts; none where the command is a Terraform.
     inner: Option<InnerGuards>,
     /// The Terraforms that the command starts past those guards.
     unguarded: Vec<Unguarded>,
-    /// The log was opened, and by whom is still to be looked for, so many times at most.
-    looks_due: u32,
-    /// When to look next who is at work.
-    next_look: Option<Instant>,
-    interrupted_twice: bool,
+    looks: Looks,
+    waiting: Waiting,
     /// One of the Terraforms that share the log said that it was interrupted.
     somebody_stopped: bool,
     /// Nobody tried to release the child's locks before.
-    pub(crate) is_first: bool,
-    /// The command is to be interrupted when no Terraform is at work any more.
-    command_waits: bool,
-    /// When these are gone, it is looked whether that is so.
-    command_waits_for: Vec<ProcessId>,
-    /// The child is Terraform itself: it was seen to have the log open.
-    pub(crate) child_is_terraform: bool,
-    /// Everything is over, and the log was read to its end.
-    log_is_read: bool,
-    /// There is more in the log than was read.
-    log_has_more: bool,
+    is_first: bool,
     pub(crate) releaser: Releaser,
     pub(crate) annotator: Annotator,
     unlogging: Unlogging,
-    /// What the child may have left on a backend that logs no locks.
-    others: OtherBackends,
-}
-
-impl Job {
-    /// So long, or what a cleanup step has left of its time but for `reserve`.
-    pub(crate) fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
-        let left = |until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
-        self.until.map_or(longest, |until| left(until).min(longest))
-    }
-
-    /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
-    fn runs_guards(&self) -> bool {
-        self.command.first().is_some_and(|program| model::product(program).is_none())
-    }
-
-    /// The same for the session of a guard below this one that died.
-    #[must_use]
-    pub fn of_inner(&self, session: &SessionDir, journal: &Journal) -> Self {
-        Self {
-            command: Vec::new(),
-            directory: journal.account.directory.clone(),
-            env: self.env.clone(),
-            inherited: Vec::new(),
-            session: session.clone(),
-            terms: Terms { deadline: None, patience: patience_for(&journal.account.program), ..self.terms },
-            on_death: journal.on_death.map_or(self.on_death, |told| told.and(self.on_death)),
-            unconditional: self.unconditional,
-            flavour: crate::run::flavour(
-                &[OsString::from(&journal.account.program)],
-                &journal.account.directory,
-                &self.env,
-            ),
-            evidence: self.evidence,
-            annotate: self.annotate,
-            began: Instant::now(),
-            until: self.until,
-        }
-    }
+    others: Others,
 }
 
 impl<'a> Supervisor<'a> {
@@ -176,10 +97,8 @@ impl<'a> Supervisor<'a> {
                     .to_owned(),
             );
         }
-        if let Some(surroundings) = job.surroundings() {
-            journal.backend = starting_backend(&job.command, &surroundings);
-        }
-        journal.intent = job.intent(logs, child::asks_for_debug(&env));
+        journal.backend = starting_backend(&job.command, &job.surroundings());
+        journal.intent = Some(job.intent(logs, child::asks_for_debug(&env)));
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
         let child = Child::start(&job.command, &env, output, &job.session)?;
@@ -207,7 +126,7 @@ impl<'a> Supervisor<'a> {
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> Self {
         journal.world = World::here();
         journal.supervisor = ProcessId::own();
-        journal.intent = journal.intent.or_else(|| job.intent(true, false));
+        journal.intent = journal.intent.or_else(|| Some(job.intent(true, false)));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
         let mut supervisor = Self::new(job, journal, child);
         if supervisor.journal.account.interrupt.is_some() {
@@ -215,7 +134,7 @@ impl<'a> Supervisor<'a> {
         }
         supervisor.read_log();
         if let Some(child) = supervisor.journal.child.filter(|_| job.command.is_empty()) {
-            supervisor.others.remember(child.id);
+            supervisor.others.adopted = surroundings_of(child.id);
         }
         if let Some(request) = stopped_for {
             supervisor.follow_output();
@@ -228,14 +147,9 @@ impl<'a> Supervisor<'a> {
     fn new(job: &'a Job, journal: Journal, child: Child) -> Self {
         let mut watch = Watch::new();
         watch.add(&job.session.log());
-        let log = journal.open_log(&job.session).unwrap_or_else(|error| {
-            tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
-            File::open("/dev/null").expect("there is always /dev/null")
-        });
-        let log = Follow::from_the_start(log);
+        let log = Log::open(job, &journal);
         let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
-        let observer = Observer::new(job.believed(journal.intent.as_ref()), expectations(&journal));
         let releaser = Releaser::new(journal.backend.clone());
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
@@ -247,23 +161,16 @@ impl<'a> Supervisor<'a> {
             child,
             watch,
             log,
-            observer,
-            output: Vec::new(),
+            printed: Printed::default(),
             inner,
             unguarded: Vec::new(),
-            looks_due: LOOKS,
-            next_look: Some(Instant::now()),
-            interrupted_twice: false,
+            looks: Looks { due: LOOKS, next: Some(Instant::now()) },
+            waiting: Waiting::default(),
             somebody_stopped: false,
-            command_waits: false,
-            command_waits_for: Vec::new(),
-            child_is_terraform: false,
-            log_is_read: false,
-            log_has_more: false,
             releaser,
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
-            others: OtherBackends::default(),
+            others: Others::default(),
         }
     }
 
@@ -302,16 +209,12 @@ impl<'a> Supervisor<'a> {
                     }
                     self.time_passed();
                 }
-                change = self.watch.changed(), if !self.log_is_read => self.files_changed(change),
-                () = sleep_until(self.next_look) => self.look_around(),
+                change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),
+                () = sleep_until(self.looks.next) => self.look_around(),
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
-                _ = join_all(self.command_waits_for.iter().map(|id| id.gone())), if !self.command_waits_for.is_empty() => {
-                    self.interrupt_waiting_command();
-                }
+                () = self.waiting.over() => self.interrupt_waiting_command(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
-                () = std::future::ready(()), if self.log_has_more && !self.log_is_read => {
-                    self.log_has_more = self.read_some_log();
-                }
+                () = std::future::ready(()), if self.log.has_more && !self.log.is_read => self.read_some_log(),
             }
         }
     }
@@ -319,10 +222,10 @@ impl<'a> Supervisor<'a> {
     fn files_changed(&mut self, change: Change) {
         if change.opened {
             // First: what is read afterwards may be of those that have just started.
-            self.looks_due = LOOKS;
+            self.looks.due = LOOKS;
             self.look_around();
         }
-        self.log_has_more = self.read_some_log();
+        self.read_some_log();
         self.read_output();
     }
 
@@ -357,7 +260,7 @@ impl<'a> Supervisor<'a> {
             }
             inner.ask();
         }
-        self.next_look = Some(Instant::now());
+        self.looks.next = Some(Instant::now());
     }
 
     fn stop_requested(&mut self, request: StopRequest) {
@@ -385,7 +288,6 @@ impl<'a> Supervisor<'a> {
             tracing::debug!("stop requested again: {request}");
             if self.is_everybody_signalled() && !was_everybody {
                 // Of two requests by one signal to everybody, the front's came first.
-                self.output.clear();
                 self.follow_output();
             }
         }
@@ -405,7 +307,7 @@ impl<'a> Supervisor<'a> {
         let asked = self.machine.first_request().is_some();
         let left = self.holds_locks() || self.may_be_unlogged();
         let left_alone = (asked || (unclean && left)) && self.is_terraform_alive(&self.look());
-        let orphans = left_alone || self.guards_at_work();
+        let orphans = left_alone || !self.guards_at_work().is_empty();
         // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
         self.handle(Event::ChildEnded { unclean, orphans });
         if orphans && (unclean || left_alone) && !asked {
@@ -416,21 +318,20 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Whether a guard of a Terraform that the command started has not accounted for it yet.
-    fn guards_at_work(&self) -> bool {
-        self.inner.as_ref().is_some_and(InnerGuards::any_at_work)
+    /// The guards of Terraforms that the command started which have not accounted for them yet.
+    fn guards_at_work(&self) -> Vec<InnerGuard> {
+        self.inner.as_ref().map(InnerGuards::at_work).unwrap_or_default()
     }
 
     async fn act(&mut self, action: Action) -> Option<Finish> {
         match action {
-            Action::Interrupt => self.interrupt(),
-            Action::InterruptNewcomers => _ = self.interrupt_processes(),
+            Action::Interrupt | Action::InterruptNewcomers => self.interrupt(),
             Action::NoteInterrupt => self.note_interrupt(),
             Action::Kill => self.kill(),
             Action::ReadLog => self.log_ended(),
             Action::Inspect => {
                 let tree = self.look();
-                let guards = self.guards_at_work();
+                let guards = !self.guards_at_work().is_empty();
                 let terraforms = guards || self.is_terraform_alive(&tree);
                 self.handle(Event::Inspected { alive: guards || !tree.is_gone(), terraforms });
             }
@@ -446,19 +347,6 @@ impl<'a> Supervisor<'a> {
             let JournalError::Io { .. } = &error else { return };
             trouble(&mut self.journal.account, error.to_string());
         }
-    }
-}
-
-/// By what the log of a session's child is judged.
-pub fn expectations(journal: &Journal) -> Expectations {
-    Expectations { started: journal.account.started, nodename: journal.nodename.clone() }
-}
-
-/// Notes something that went wrong for tfguard, and says it if it is new.
-fn trouble(account: &mut Account, what: String) {
-    if !account.troubles.contains(&what) {
-        tracing::warn!("{what}");
-        account.troubles.push(what);
     }
 }
 

@@ -1,31 +1,35 @@
-//! The Terraforms of a session: where, with which arguments and in which environment each of them runs.
+//! The Terraforms of a session, and others of this machine: where, with which arguments and in which environment each runs.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::aws::Surroundings;
 use crate::model::{LockPlace, ProcessId};
 use crate::run::release::starting_backend;
-use crate::session::{StartingBackend, Tree};
-use crate::terraform;
+use crate::session::{StartingBackend, Tree, is_tfguard};
+use crate::store::Contested;
 use crate::terraform::{Backend, chdir, data_dir, read_backend_of, workspace};
+use crate::{model, terraform};
 
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
 
 /// A process, as the kernel has it. The environment can hold secrets: Debug shows neither it nor the arguments.
 pub struct Terraform {
-    id: ProcessId,
-    cwd: PathBuf,
-    args: Vec<OsString>,
+    /// Which process it is.
+    pub id: ProcessId,
+    /// Its working directory.
+    pub cwd: PathBuf,
+    /// Its arguments, without the program.
+    pub args: Vec<OsString>,
     env: HashMap<OsString, OsString>,
     /// It was only seen at its start, when it may not have carried out its `-chdir` yet.
     early: bool,
     /// What the directories that it may run in were configured for when it was first seen.
-    started_with: Vec<StartingBackend>,
+    pub started_with: Vec<StartingBackend>,
 }
 
 impl Terraform {
@@ -38,21 +42,6 @@ impl Terraform {
         let there = terraform.surroundings();
         terraform.started_with = there.map(|surroundings| starting_backend(&command, &surroundings)).collect();
         Some(terraform)
-    }
-
-    /// Which process it is.
-    pub fn id(&self) -> ProcessId {
-        self.id
-    }
-
-    /// What the directories that it may run in were configured for when it was first seen.
-    pub fn started_with(&self) -> &[StartingBackend] {
-        &self.started_with
-    }
-
-    /// Its arguments, without the program.
-    pub fn args(&self) -> &[OsString] {
-        &self.args
     }
 
     /// Whether it surely takes no lock.
@@ -85,11 +74,6 @@ impl Terraform {
         !self.takes_no_lock() && self.surroundings().last().is_some_and(is_it)
     }
 
-    /// Its working directory.
-    pub fn cwd(&self) -> &Path {
-        &self.cwd
-    }
-
     /// Where it runs: one place, or two where it is not known whether it had gone to its `-chdir`.
     pub fn surroundings(&self) -> impl Iterator<Item = Surroundings> {
         let gone_to = chdir(&self.args).filter(|_| self.early).map(|dir| self.cwd.join(dir));
@@ -104,7 +88,7 @@ impl fmt::Debug for Terraform {
 }
 
 /// A living process's directory, command line and environment, as the kernel has them.
-pub fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
+fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
     let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
     let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
     // An argument may be empty.
@@ -158,4 +142,36 @@ impl Terraforms {
     pub fn dead(&self) -> impl Iterator<Item = &Terraform> {
         self.0.iter().rev().filter(|terraform| !terraform.id.is_alive())
     }
+}
+
+/// Whether a Terraform of this user that lives, and that can be seen from here, may hold a lock with this
+/// `Operation`.
+pub fn has_rival(lock: &Contested, operation: &str) -> bool {
+    let Ok(processes) = procfs::process::all_processes() else { return true };
+    let user = nix::unistd::getuid().as_raw();
+    let mut others = processes.flatten().filter(|process| process.uid().is_ok_and(|uid| uid == user));
+    let rival = others.find(|process| {
+        ProcessId::of(process.pid).and_then(surroundings_of).is_some_and(|(dir, command, env)| {
+            let is_terraform = command.first().is_some_and(|program| model::product(program).is_some());
+            is_terraform && !is_tfguard(process.pid) && lock.may_be_of(&dir, &command, env, operation)
+        })
+    });
+    if let Some(rival) = &rival {
+        tracing::debug!("process {} may hold the lock that was found", rival.pid);
+    }
+    rival.is_some()
+}
+
+/// Where, how and with what environment a living Terraform was started.
+pub fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
+    let (dir, mut command, env) = process_surroundings(process)?;
+    // A Terraform that is a script has its interpreter before it.
+    if let Some(at) = command.iter().take(3).position(|word| model::product(word).is_some()) {
+        command.drain(..at);
+    }
+    // It may have gone there already.
+    if terraform::chdir(command.get(1..)?).is_some_and(|below| !dir.join(below).is_dir()) {
+        command.retain(|word| !word.as_encoded_bytes().starts_with(b"-chdir="));
+    }
+    Some((dir, command, env))
 }

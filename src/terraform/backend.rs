@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::aws::{BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::files;
-use crate::terraform::args::{data_dir, plan_file};
+use crate::terraform::arguments::plan_file;
+use crate::terraform::directory::data_dir;
 use crate::terraform::planfile;
 use crate::text::without_user;
 
@@ -53,17 +54,35 @@ const PLACE: [&str; 11] = [
 ];
 
 #[derive(Deserialize)]
-struct Record {
+pub(super) struct Record {
     version: Value,
-    backend: Option<RecordedBackend>,
+    /// Only Terraform from 1.9 on writes it.
+    pub(super) terraform_version: Option<Value>,
+    pub(super) backend: Option<RecordedBackend>,
     state_store: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct RecordedBackend {
+pub(super) struct RecordedBackend {
     #[serde(rename = "type")]
-    kind: Option<String>,
-    config: Option<Value>,
+    pub(super) kind: Option<String>,
+    pub(super) config: Option<Value>,
+}
+
+impl Record {
+    /// None if there is none.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, BackendError> {
+        let path = || path.to_owned();
+        match files::read_path(&path(), LARGEST) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| BackendError::Torn { path: path(), reason: without_content(&error) }),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
+            Err(source) => Err(BackendError::Unreadable { path: path(), source }),
+        }
+    }
 }
 
 /// Reads the backend of a working directory: `terraform.tfstate` in Terraform's data directory, which `init` writes
@@ -75,15 +94,7 @@ struct RecordedBackend {
 /// When there is a file and it cannot be understood. The text shows no content of the file, which can hold keys.
 pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError> {
     let path = data_dir(surroundings).join("terraform.tfstate");
-    let torn = |reason: String| BackendError::Torn { path: path.clone(), reason };
-    let bytes = match files::read_path(&path, LARGEST) {
-        Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(Backend::None);
-        }
-        Err(source) => return Err(BackendError::Unreadable { path, source }),
-    };
-    let record: Record = serde_json::from_slice(&bytes).map_err(|error| torn(without_content(&error)))?;
+    let Some(record) = Record::read(&path)? else { return Ok(Backend::None) };
     if record.version != VERSION {
         let version = record.version.as_u64().map_or_else(|| "unknown".to_owned(), |version| version.to_string());
         return Err(BackendError::UnknownVersion { path, version });
@@ -95,6 +106,7 @@ pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError
         });
     };
     let kind = backend.kind.as_deref().unwrap_or_default();
+    let torn = |reason: String| BackendError::Torn { path: path.clone(), reason };
     known(kind, backend.config.unwrap_or(Value::Null), surroundings, torn)
 }
 
@@ -150,11 +162,11 @@ fn known(
                 "http" => surroundings.var(&format!("TF_HTTP_{}", name.to_ascii_uppercase())),
                 _ => None,
             };
-            let told = |name: &&str| {
+            let setting = |name: &&str| {
                 let value = config.get(name).and_then(Value::as_str).or_else(|| variable(name))?;
                 Some(((*name).to_owned(), without_user(value.to_owned())))
             };
-            Ok(Backend::Other { kind: kind.to_owned(), place: PLACE.iter().filter_map(told).collect() })
+            Ok(Backend::Other { kind: kind.to_owned(), place: PLACE.iter().filter_map(setting).collect() })
         }
     }
 }
@@ -267,11 +279,11 @@ mod tests {
                 let path = data.join(name);
                 make(&path);
                 match name {
-                    "environment" => assert_eq!(crate::terraform::args::workspace(&surroundings), "default"),
+                    "environment" => assert_eq!(crate::terraform::directory::workspace(&surroundings), "default"),
                     _ => {
                         let error = read_backend(&surroundings).unwrap_err();
                         assert!(matches!(error, BackendError::Unreadable { .. }), "{error}");
-                        assert_eq!(crate::terraform::record::InitRecord::read(&surroundings), None);
+                        assert_eq!(crate::terraform::directory::InitRecord::read(&surroundings), None);
                     }
                 }
                 std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();

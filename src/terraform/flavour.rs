@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use crate::model::{Product, product};
-use crate::terraform::record::InitRecord;
+use crate::terraform::directory::InitRecord;
 
 /// What decides where the child's locks show: products and ages log them differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 
 use crate::aws::{Attributes, GivenSettings, S3Backend, Surroundings, set};
-use crate::terraform::args::{data_dir, workspace};
 use crate::terraform::backend::{Backend, read_backend};
+use crate::terraform::directory::{data_dir, workspace};
 use crate::text::quote;
 
 /// Where Terraform keeps its own data, if that is not in its directory.

@@ -64,7 +64,7 @@ impl Facts {
         let provider = model::Run::detect(env).map(|run| run.provider);
         let says_no = |value: String| ["0", "f", "false", "n", "no", "off"].contains(&&*value.to_lowercase());
         let cleanup_step = env("TFGUARD_CLEANUP_STEP").is_some_and(|value| !says_no(value));
-        let (chain, now) = (Chain::look(), Timestamp::now());
+        let (chain, now) = (Chain::look(true), Timestamp::now());
         let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
         Self {
             provider,

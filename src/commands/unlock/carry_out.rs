@@ -212,7 +212,7 @@ impl Unlock<'_> {
         let unguarded = terraforms().into_iter().filter_map(|(id, name)| {
             let terraform = Terraform::read(id, false)?;
             let works = terraform.works_on(&self.state.key, &file);
-            works.then(|| format!("{name} (process {}) in {}", id.pid, terraform.cwd().display()))
+            works.then(|| format!("{name} (process {}) in {}", id.pid, terraform.cwd.display()))
         });
         let guarded = self
             .args

@@ -1,28 +1,41 @@
 //! What the supervisor does once the child is dead: reads the log to its end, releases, accounts for everything.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::PathBuf;
 
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use memchr::memmem;
 
 use crate::aws::Surroundings;
 use crate::machine::{Event, Finish};
-use crate::model::{Account, Ending, Entry, Holder, LockAccount, LockClaim, LockOutcome, OtherLock, Stage};
+use crate::model::{Account, Ending, Entry, LockClaim, LockOutcome, OtherLock, Stage};
 use crate::observe::{Left, Migration};
-use crate::run::other_backends::End;
+use crate::run::job::trouble;
 use crate::run::release::{IN_FLIGHT, Terms};
 use crate::run::states;
-use crate::run::supervisor::{Supervisor, trouble};
+use crate::run::supervisor::Supervisor;
+use crate::run::terraforms::has_rival;
 use crate::session::{SessionFile, Survivor, Tree, is_log_held};
-use crate::store::Permission;
+use crate::store::{Case, Permission, Suspicion, left_by_move};
 use crate::terraform::Backend;
 use crate::{observe, terraform};
 
 /// So much of the end of the output is looked at for what Go's runtime says of a crash.
 const LAST_WORDS: u64 = 64 * 1024;
+
+/// What the child may have left on a backend that logs no locks.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
+    pub(crate) adopted: Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)>,
+    /// What is looked after.
+    suspect: Option<Box<Case>>,
+    /// What is to be said of a lock that nobody looks for.
+    unseen: Option<OtherLock>,
+}
 
 impl Supervisor<'_> {
     /// How a Terraform ended, by more than its exit code. 11 is its own after a panic (`internal/logging/panic.go`). 2 is that
@@ -33,11 +46,11 @@ impl Supervisor<'_> {
         let crashed = match code {
             _ if self.inner.is_some() => false,
             2 => {
-                let facts = self.observer.finish(Timestamp::now());
+                let facts = self.log.observer.finish(Timestamp::now());
                 self.learn(facts);
                 let orderly = observe::Ending { exited_zero: true, by_signal_or_kill: false, unclean: false };
-                !self.observer.left(orderly).is_empty()
-                    || !self.observer.traces_left(orderly).is_empty()
+                !self.log.observer.left(orderly).is_empty()
+                    || !self.log.observer.traces_left(orderly).is_empty()
                     || self.has_dumped_goroutines()
             }
             code => code == 11,
@@ -62,10 +75,10 @@ impl Supervisor<'_> {
     }
 
     pub(crate) fn log_ended(&mut self) {
-        let again = std::mem::replace(&mut self.log_is_read, true);
+        let again = std::mem::replace(&mut self.log.is_read, true);
         self.watch.close();
         self.read_log();
-        let facts = self.observer.finish(Timestamp::now());
+        let facts = self.log.observer.finish(Timestamp::now());
         self.learn(facts);
         self.follow_output_to_its_end();
         if !again {
@@ -76,7 +89,7 @@ impl Supervisor<'_> {
             self.note_what_the_log_lacks();
         }
         let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. } | Ending::Crashed { .. }));
-        let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.is_suspected();
+        let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.suspect.is_some();
         self.handle(Event::LogRead { locks_left, orphaned: locks_left && self.is_orphaned(), killed });
     }
 
@@ -85,12 +98,12 @@ impl Supervisor<'_> {
         let log = self.log.file();
         // By the next job's `git clean -ffdx`, for one: what starts after that cannot log, and its guard is past its link. A
         // Terraform that had it open by then writes on.
-        if log.metadata().is_ok_and(|log| log.nlink() == 0) && !self.child_is_terraform {
+        if log.metadata().is_ok_and(|log| log.nlink() == 0) && !self.log.child_is_terraform {
             let what = "the session's directory was removed while the command ran (set TFGUARD_DIR to another place)";
             return self.note_unseen(what);
         }
         // What wrote nothing else to it has a guard, and so a log, of its own.
-        let is_used = self.child_is_terraform || log.metadata().is_ok_and(|log| log.len() > 0);
+        let is_used = self.log.child_is_terraform || log.metadata().is_ok_and(|log| log.len() > 0);
         if let Some(why) = self.job.session.log_is_cut(log).filter(|_| is_used) {
             return self.note_unseen(why);
         }
@@ -110,38 +123,63 @@ impl Supervisor<'_> {
         tree.terraforms().next().is_some() || is_log_held(self.log.file()) == Some(true)
     }
 
-    pub(crate) fn suspect(&mut self) {
-        let logged =
-            |is_it: fn(&LockClaim) -> bool| self.observer.ledger().entries().iter().any(|entry| is_it(&entry.claim));
-        let end = End {
-            ending: self.journal.account.ending,
-            is_terraform: self.child_is_terraform,
-            migration: self.migration(),
-            is_logged: self.shows_locks(false),
-            source_is_logged: logged(LockClaim::is_migration_source),
-            destination_is_logged: logged(LockClaim::is_migration_destination),
-        };
-        let mut others = std::mem::take(&mut self.others);
-        let intent = self.journal.intent.clone();
-        let job = self.job;
-        // After everything was killed its arguments are not known.
-        let program = [OsString::from(&self.journal.account.program)];
-        let command = if job.command.is_empty() { &program[..] } else { &job.command };
-        others.suspect(end, command, &job.directory, &job.env, intent.as_ref(), || {
-            if self.output.is_empty() {
-                self.follow_output();
+    /// Decides whether to look after a lock that the child may have left on a backend which does not log locks.
+    fn suspect(&mut self) {
+        let (ending, is_terraform) = (self.journal.account.ending, self.log.child_is_terraform);
+        if matches!(ending, Some(Ending::Exited { code: 0, .. })) {
+            return;
+        }
+        let migration = self.migration();
+        let suspicion = match &migration {
+            Some(_) => Suspicion::None,
+            None => {
+                let job = self.job;
+                // After everything was killed its arguments are not known.
+                let program = [OsString::from(&self.journal.account.program)];
+                let command = if job.command.is_empty() { &program[..] } else { &job.command };
+                let (directory, command, env) = match &self.others.adopted {
+                    Some((directory, command, env)) => (directory, command.as_slice(), env),
+                    None => (&job.directory, command, &job.env),
+                };
+                Suspicion::of(directory, command, env, is_terraform, self.journal.intent.as_ref())
             }
-            self.read_output();
-            self.interrupted_twice
-        });
-        self.others = others;
+        };
+        if matches!(suspicion, Suspicion::None) && migration.is_none() {
+            return;
+        }
+        // A wrapper script tells of a signal that ended its command by 128 and more.
+        let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. })) && !is_terraform;
+        if !(ending.is_none_or(Ending::is_unclean) || signalled || self.gave_up()) {
+            return;
+        }
+        match suspicion {
+            Suspicion::None => {
+                let entries = self.log.observer.ledger().entries();
+                let logged = |is_it: fn(&LockClaim) -> bool| entries.iter().any(|entry| is_it(&entry.claim));
+                let (from, to) = (logged(LockClaim::is_migration_source), logged(LockClaim::is_migration_destination));
+                let left = migration.as_ref().and_then(|moved| left_by_move(moved, self.shows_locks(false), from, to));
+                self.others.unseen = left.map(OtherLock::unknown);
+            }
+            Suspicion::LeftAlone(lock) => self.others.unseen = Some(*lock),
+            Suspicion::Lock(case) => self.others.suspect = Some(case),
+        }
+    }
+
+    /// Whether Terraform gave up after a second interrupt, which leaves its lock behind an exit code of its own.
+    fn gave_up(&mut self) -> bool {
+        if !self.printed.is_followed() {
+            self.follow_output();
+        }
+        self.read_output();
+        self.printed.twice
     }
 
     /// The state that the command moved: by its log, else by its arguments, and then nobody knows where to.
     fn migration(&self) -> Option<Migration> {
-        let told = self.observer.migration().cloned();
-        let intent = self.journal.intent.as_ref().filter(|intent| intent.moves && self.observer.product().is_none());
-        told.or_else(|| {
+        let logged = self.log.observer.migration().cloned();
+        let intent =
+            self.journal.intent.as_ref().filter(|intent| intent.moves && self.log.observer.product().is_none());
+        logged.or_else(|| {
             let surroundings = Surroundings { dir: intent?.directory.clone(), env: self.job.env.clone() };
             // The old backend is the recorded one, until all is over.
             let from = match terraform::read_backend(&surroundings) {
@@ -153,13 +191,12 @@ impl Supervisor<'_> {
         })
     }
 
-    pub(crate) async fn release_on_other_backends(&mut self) {
-        if !self.others.is_suspected() {
-            return;
-        }
+    async fn release_on_other_backends(&mut self) {
+        let Some(case) = &self.others.suspect else { return };
         let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
         tokio::time::sleep(IN_FLIGHT).await;
-        self.journal.account.other_locks.extend(self.others.look_after(self.item_terms(), permission).await);
+        let lock = case.look_after(self.item_terms(), permission, has_rival).await;
+        self.journal.account.other_locks.push(lock);
         self.write_journal();
     }
 
@@ -168,14 +205,14 @@ impl Supervisor<'_> {
     /// left on purpose.
     pub(crate) fn is_orphaned(&self) -> bool {
         let tree = self.look();
-        !self.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
+        !self.log.child_is_terraform && !tree.hidden && tree.terraforms().next().is_none()
     }
 
     /// A forced exit after two interrupts leaves requests on their way, and only the output tells of it. It is
     /// read only where it matters: it may be large.
     pub(crate) fn follow_output_to_its_end(&mut self) {
         let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));
-        if self.output.is_empty() && !exited_zero && !self.left().is_empty() {
+        if !self.printed.is_followed() && !exited_zero && !self.left().is_empty() {
             self.follow_output();
         } else {
             self.read_output();
@@ -184,55 +221,34 @@ impl Supervisor<'_> {
 
     pub(crate) fn observed_ending(&self) -> observe::Ending {
         let ending = self.journal.account.ending;
-        let own_end = self.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
+        let own_end = self.log.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
         // A shell tells of a signal that ended its command by 128 and more.
-        let signalled = !self.child_is_terraform && matches!(ending, Some(Ending::Exited { code: 129.., .. }));
+        let signalled = !self.log.child_is_terraform && matches!(ending, Some(Ending::Exited { code: 129.., .. }));
         observe::Ending {
             exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
-            by_signal_or_kill: !own_end || self.interrupted_twice,
+            by_signal_or_kill: !own_end || self.printed.twice,
             unclean: ending.is_none_or(Ending::is_unclean) || signalled,
         }
     }
 
     pub(crate) fn left(&self) -> Vec<Left<Entry>> {
-        self.observer.left(self.observed_ending())
+        self.log.observer.left(self.observed_ending())
     }
 
-    /// All at once: each may take its time, and a CI does not give much.
     pub(crate) async fn release(&mut self) {
         let ending = self.observed_ending();
-        let mut left = self.left();
+        let (mut left, traces) = (self.left(), self.traces_left());
         // What a supervisor that is dead saw is looked at again.
         self.journal.account.other_locks.clear();
-        self.identify_traces(&mut left).await;
+        let started = self.log.started(self.job, self.journal.child);
+        self.releaser.identify_traces(traces, &mut left, started, self.is_first, &mut self.journal).await;
+        self.write_journal();
         if self.may_be_unlogged() {
             self.look_for_unlogged(&mut left).await;
         }
-        let located: Vec<_> = left.iter().map(|leftover| self.locate(&leftover.entry.claim)).collect();
-        let (job, releaser, journal, just_ended) = (self.job, &self.releaser, &self.journal, self.is_first);
-        let start = &journal.backend;
-        let outcomes = join_all(left.iter().map(async |leftover| {
-            let Entry { claim, stage, .. } = &leftover.entry;
-            let is_own = start.is_replaced || start.state.as_ref() == Some(&claim.lock_id());
-            if ending.exited_zero && !is_own {
-                let why =
-                    "Terraform ended with success, and so without a lock of another state than its own".to_owned();
-                (LockOutcome::NotOwn(why), Vec::new())
-            } else if job.on_death.keeps(claim) {
-                (if *stage == Stage::Unlocked { LockOutcome::Unlocked } else { LockOutcome::Kept }, Vec::new())
-            } else {
-                let session = &Holder::of_session(journal, job.session.path(), claim.id.clone());
-                releaser.release(leftover, Terms { unclean: ending.by_signal_or_kill, just_ended, job, session }).await
-            }
-        }))
-        .await;
-        for ((leftover, located), (outcome, halves)) in left.iter().zip(located).zip(outcomes) {
-            if let Some(lock) = self.lock(&leftover.entry.claim) {
-                (lock.places, lock.settings) = (located.places, located.settings);
-                lock.outcome = Some(outcome);
-                lock.halves = halves;
-            }
-        }
+        let (unclean, exited_zero) = (ending.by_signal_or_kill, ending.exited_zero);
+        let terms = Terms { unclean, exited_zero, just_ended: self.is_first, job: self.job };
+        self.releaser.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
         self.write_journal();
         self.release_on_other_backends().await;
         states::look(&mut self.journal.account, &self.releaser, self.job).await;
@@ -240,15 +256,11 @@ impl Supervisor<'_> {
         self.handle(Event::ReleaseEnded);
     }
 
-    pub(crate) fn lock(&mut self, claim: &LockClaim) -> Option<&mut LockAccount> {
-        self.journal.account.locks.iter_mut().find(|lock| lock.claim == *claim)
-    }
-
     pub(crate) fn finish(mut self, finish: Finish) -> Account {
         if finish == Finish::Alive {
             let who = self.note_survivors(&self.look());
             for leftover in self.left().iter().filter(|leftover| leftover.entry.stage != Stage::Unlocked) {
-                if let Some(lock) = self.lock(&leftover.entry.claim) {
+                if let Some(lock) = self.journal.account.lock_mut(&leftover.entry.claim) {
                     lock.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
                 }
             }
@@ -256,16 +268,17 @@ impl Supervisor<'_> {
                 trace.outcome = Some(LockOutcome::Left(format!("a process of this run may still be alive: {who}")));
             }
             let alive = format!("a process of this run may still be alive: {who}");
-            self.journal.account.other_locks = self.others.not_looked(&alive).into_iter().collect();
+            let not_looked = self.others.suspect.as_ref().map(|case| case.not_looked(alive.clone()));
+            self.journal.account.other_locks = not_looked.into_iter().collect();
             if self.may_be_unlogged() {
                 self.note_unseen(&alive);
             }
         }
         let account = &mut self.journal.account;
-        account.other_locks.extend(self.others.unseen());
+        account.other_locks.extend(self.others.unseen.take());
         account.ending.get_or_insert(Ending::StillAlive);
         let mut any_lost = false;
-        let known = self.observer.ledger().entries();
+        let known = self.log.observer.ledger().entries();
         for lock in account.locks.iter_mut().filter(|lock| lock.outcome.is_none()) {
             // A supervisor that is dead learned of it, and what it learned from is lost.
             let lost = lock.stage != Stage::Unlocked && !known.iter().any(|entry| entry.claim == lock.claim);

@@ -1,16 +1,20 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
+use std::ffi::OsStr;
+use std::fs::File;
+
 use jiff::Timestamp;
 
 use crate::machine::Event;
 use crate::model;
-use crate::model::{LockAccount, LockClaim, Phase, Product, Requested, StopRequest};
-use crate::observe::{Fact, InterruptScanner};
+use crate::model::{ChildRecord, Holder, LockAccount, Phase, Product, Requested, StopRequest};
+use crate::observe::{Fact, InterruptScanner, Observer};
 use crate::run::child;
 use crate::run::follow::Follow;
-use crate::run::release::{Located, Started};
-use crate::run::supervisor::{Supervisor, trouble};
-use crate::session::{SessionFile, Tree, is_terraform};
+use crate::run::job::{Job, expectations, trouble};
+use crate::run::release::Started;
+use crate::run::supervisor::Supervisor;
+use crate::session::{Journal, SessionFile, is_terraform};
 use crate::terraform::minor;
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
@@ -19,6 +23,84 @@ const JUST_SAID: u64 = 4 * 1024;
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
 
+/// Terraform's log, and what it tells.
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: Follow,
+    pub(crate) observer: Observer,
+    /// Everything is over, and it was read to its end.
+    pub(crate) is_read: bool,
+    /// There is more in it than was read.
+    pub(crate) has_more: bool,
+    /// The child is Terraform itself: it was seen to have the log open.
+    pub(crate) child_is_terraform: bool,
+}
+
+impl Log {
+    pub(crate) fn open(job: &Job, journal: &Journal) -> Self {
+        let file = journal.open_log(&job.session).unwrap_or_else(|error| {
+            tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
+            File::open("/dev/null").expect("there is always /dev/null")
+        });
+        Self {
+            file: Follow::from_the_start(file),
+            observer: Observer::new(job.believed(journal.intent.as_ref()), expectations(journal)),
+            is_read: false,
+            has_more: false,
+            child_is_terraform: false,
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        self.file.file()
+    }
+
+    /// The command, as far as it tells where a lock lives.
+    pub(crate) fn started<'s>(&'s self, job: &'s Job, child: Option<ChildRecord>) -> Started<'s> {
+        Started {
+            command: &job.command,
+            directory: &job.directory,
+            env: &job.env,
+            asked: self.observer.asked(),
+            child: child.map(|child| (child, self.file())),
+            is_terraform: self.child_is_terraform,
+        }
+    }
+
+    fn read_some(&mut self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        self.has_more = self.file.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        facts
+    }
+}
+
+/// What the child prints, followed only once a stop is requested: until then nobody needs to know.
+#[derive(Debug, Default)]
+pub(crate) struct Printed {
+    streams: Vec<(Follow, InterruptScanner)>,
+    /// Terraform said that it was interrupted a second time, and gives up.
+    pub(crate) twice: bool,
+}
+
+impl Printed {
+    pub(crate) fn is_followed(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Reads on. Whether Terraform said that it was interrupted.
+    fn read(&mut self) -> bool {
+        let mut received = false;
+        for (follow, scanner) in &mut self.streams {
+            follow.read_on(|chunk| {
+                let found = scanner.feed(chunk);
+                received |= found.received;
+                self.twice |= found.twice;
+            });
+        }
+        received
+    }
+}
+
 impl Supervisor<'_> {
     /// Reads what Terraform has said so far, in which it may already have reported an interrupt, and what it will say.
     ///
@@ -26,13 +108,14 @@ impl Supervisor<'_> {
     /// everybody is being signalled. Then the end of it counts: they may have had their turn before tfguard.
     pub(crate) fn follow_output(&mut self) {
         let just_said = if self.is_everybody_signalled() { JUST_SAID } else { 0 };
+        self.printed.streams.clear();
         for spool in [SessionFile::Stdout, SessionFile::Stderr] {
             let Ok(file) = self.job.session.open_file(spool) else { continue };
             let end = file.metadata().map_or(0, |file| file.len());
             let from = if self.inner.is_some() { end.saturating_sub(just_said) } else { 0 };
             if let Ok(follow) = Follow::new(file, from) {
                 self.watch.add(&self.job.session.path_of(spool));
-                self.output.push((follow, InterruptScanner::new(self.inner.is_some())));
+                self.printed.streams.push((follow, InterruptScanner::new(self.inner.is_some())));
             }
         }
         self.read_output();
@@ -49,18 +132,11 @@ impl Supervisor<'_> {
     }
 
     pub(crate) fn read_output(&mut self) {
-        let (mut received, before) = (false, self.interrupted_twice);
-        for (follow, scanner) in &mut self.output {
-            follow.read_on(|chunk| {
-                let found = scanner.feed(chunk);
-                received |= found.received;
-                self.interrupted_twice |= found.twice;
-            });
-        }
-        if received {
+        let before = self.printed.twice;
+        if self.printed.read() {
             self.handle(Event::InterruptReported);
         }
-        if self.interrupted_twice && !before {
+        if self.printed.twice && !before {
             let what = "Terraform was interrupted twice, not both times by tfguard, and drops its work: its state may lack \
                         what it was doing";
             trouble(&mut self.journal.account, what.to_owned());
@@ -68,22 +144,22 @@ impl Supervisor<'_> {
     }
 
     pub(crate) fn read_log(&mut self) {
-        while self.read_some_log() {}
+        self.read_some_log();
+        while self.log.has_more {
+            self.read_some_log();
+        }
     }
 
-    /// Reads a piece of the log. Whether there is more: what a stop needs must not wait for all that somebody may have
-    /// written there.
-    pub(crate) fn read_some_log(&mut self) -> bool {
-        let mut facts = Vec::new();
-        let more = self.log.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+    /// Reads a piece of the log: what a stop needs must not wait for all that somebody may have written there.
+    pub(crate) fn read_some_log(&mut self) {
+        let facts = self.log.read_some();
         self.learn(facts);
         self.note_undumped();
-        more
     }
 
     /// Says of a Terraform before 1.6 whose environment does not ask for DEBUG that its log does not tell its lock.
     fn note_undumped(&mut self) {
-        let (Some(intent), Some((Product::Terraform, version))) = (&self.journal.intent, self.observer.product())
+        let (Some(intent), Some((Product::Terraform, version))) = (&self.journal.intent, self.log.observer.product())
         else {
             return;
         };
@@ -134,38 +210,27 @@ impl Supervisor<'_> {
         self.handle(Event::PhaseChanged(phase));
     }
 
-    pub(crate) fn lock_changed(&mut self, entry: &model::Entry) {
-        // The backend is read now: at the end the directory may be gone.
-        let Located { places, settings } = self.locate(&entry.claim);
+    fn lock_changed(&mut self, entry: &model::Entry) {
         if self.job.annotate {
             self.annotator.note_lock(entry);
         }
         let locks = &mut self.journal.account.locks;
-        if let Some(lock) = locks.iter_mut().find(|lock| lock.claim == entry.claim) {
-            (lock.stage, lock.grade, lock.places, lock.settings) = (entry.stage, entry.grade, places, settings);
-            return;
-        }
-        locks.push(LockAccount::new(entry, places, settings));
+        let known = locks.iter().position(|lock| lock.claim == entry.claim).unwrap_or_else(|| {
+            locks.push(LockAccount::new(entry, Vec::new(), None));
+            locks.len() - 1
+        });
+        let lock = &mut locks[known];
+        (lock.stage, lock.grade) = (entry.stage, entry.grade);
+        // The backend is read now: at the end the directory may be gone.
+        self.releaser.locate_lock(lock, self.log.started(self.job, self.journal.child));
     }
 
-    pub(crate) fn locate(&mut self, claim: &LockClaim) -> Located {
-        let before = self.journal.account.locks.iter().find(|lock| lock.claim == *claim);
-        let before = before.map(|lock| Located { places: lock.places.clone(), settings: lock.settings.clone() });
-        self.locate_again(claim, before.unwrap_or_default())
-    }
-
-    pub(crate) fn locate_again(&mut self, claim: &LockClaim, before: Located) -> Located {
-        let child = self.journal.child;
-        let started = Started {
-            command: &self.job.command,
-            directory: &self.job.directory,
-            env: &self.job.env,
-            asked: self.observer.asked(),
-            child: child.map(|child| child.id),
-            is_terraform: self.child_is_terraform,
-        };
-        let look = || Tree::look(child.as_ref(), self.log.file());
-        self.releaser.locate(claim, before, started, look)
+    /// Begins to write the holder beside each lock that has been held long enough.
+    pub(crate) fn annotate(&mut self) {
+        let (job, journal) = (self.job, &self.journal);
+        let env = |name: &str| job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
+        self.annotator
+            .begin_due(&self.releaser, |id| Holder::of_session(journal, job.session.path(), id).with_environment(env));
     }
 
     pub(crate) fn child_holds_log(&self) -> bool {

@@ -1,5 +1,6 @@
 //! How the supervisor stops the child: one interrupt for each process that is to have one, and the kill.
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -7,57 +8,94 @@ use nix::unistd::Pid;
 use crate::machine::Event;
 use crate::model;
 use crate::model::{Interrupt, InterruptedBy, ProcessId};
-use crate::run::inner::InnerGuards;
-use crate::run::supervisor::{Supervisor, trouble};
+use crate::run::inner::InnerGuard;
+use crate::run::job::trouble;
+use crate::run::supervisor::Supervisor;
 use crate::run::targets::{Scene, targets};
 use crate::session::Tree;
 use crate::text::describe;
+
+/// A command that is to be interrupted when no Terraform is at work any more.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// There is one.
+    command: bool,
+    /// When these are gone, it is looked whether that is so.
+    processes: Vec<ProcessId>,
+}
+
+impl Waiting {
+    /// Waits until it is to be looked.
+    pub(crate) async fn over(&self) {
+        if self.processes.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        join_all(self.processes.iter().map(|id| id.gone())).await;
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        !self.processes.iter().any(|process| process.is_alive())
+    }
+}
+
+/// Who received an interrupt.
+struct Reached {
+    /// So many guards, which were asked.
+    guards: usize,
+    /// A process that has to pass it on to another user's Terraform.
+    relayed: bool,
+}
 
 impl Supervisor<'_> {
     pub(crate) fn look(&self) -> Tree {
         Tree::look(self.journal.child.as_ref(), self.log.file())
     }
 
+    /// Interrupts whoever is to have it and has not had it. The account has it once somebody was there to receive it.
     pub(crate) fn interrupt(&mut self) {
-        self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard });
-        if !self.interrupt_processes() {
+        let is_first = self.journal.account.interrupt.is_none();
+        let now = Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard };
+        self.journal.account.interrupt.get_or_insert(now);
+        let reached = self.interrupt_processes();
+        if !is_first {
+            return;
+        }
+        let Some(Reached { guards, relayed }) = reached else {
             self.journal.account.interrupt = None;
             return self.write_journal();
-        }
+        };
         let grace = describe(self.machine.grace());
         let program = &self.journal.account.program;
-        match self.inner.as_ref().map(|inner| inner.at_work().len()) {
-            None | Some(0) => tracing::info!("{program} interrupted; it has {grace} to end gracefully"),
-            Some(1) => {
-                tracing::info!("the Terraform below {program} is asked to stop; it has {grace} to end gracefully")
-            }
-            Some(several) => {
-                tracing::info!(
-                    "{several} Terraforms below {program} are asked to stop; they have {grace} to end gracefully"
-                );
-            }
+        match guards {
+            0 if relayed => tracing::info!(
+                "the process above another user's Terraform interrupted, which has to pass that on; it has {grace} to end \
+                 gracefully"
+            ),
+            0 => tracing::info!("{program} interrupted; it has {grace} to end gracefully"),
+            1 => tracing::info!("the Terraform below {program} is asked to stop; it has {grace} to end gracefully"),
+            several => tracing::info!(
+                "{several} Terraforms below {program} are asked to stop; they have {grace} to end gracefully"
+            ),
         }
     }
 
-    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. False if nobody who
-    /// should receive it could be reached.
-    pub(crate) fn interrupt_processes(&mut self) -> bool {
+    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. None if nobody received it.
+    fn interrupt_processes(&mut self) -> Option<Reached> {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
-        let guards: Vec<ProcessId> =
-            self.inner.iter().flat_map(|inner| inner.at_work()).flat_map(|guard| guard.processes()).collect();
+        let guards = self.guards_at_work();
         let targets = targets(&Scene {
             tree: &tree,
             child,
             before: &self.journal.interrupted,
-            guards: self.inner.as_ref().is_some_and(InnerGuards::any_at_work),
+            guards: !guards.is_empty(),
             command_is_terraform: self.inner.is_none()
                 && self.job.command.first().is_none_or(|program| model::product(program).is_some()),
         });
-        self.command_waits_for.clear();
-        self.command_waits = targets.command_waits;
+        self.waiting = Waiting { command: targets.command_waits, processes: Vec::new() };
         if targets.command_waits {
-            self.command_waits_for = tree.terraforms().map(|found| found.id).chain(guards).collect();
+            let of_guards = guards.iter().flat_map(InnerGuard::processes);
+            self.waiting.processes = tree.terraforms().map(|found| found.id).chain(of_guards).collect();
         }
         for found in &targets.unreachable {
             let what = format!(
@@ -77,21 +115,20 @@ impl Supervisor<'_> {
             any |= sent;
             tracing::debug!("SIGINT to process {}{}", process.pid, if sent { "" } else { ": it is gone" });
         }
-        any || targets.unreachable.is_empty() || self.guards_at_work()
+        (any || !guards.is_empty()).then_some(Reached { guards: guards.len(), relayed: !targets.relayed.is_empty() })
     }
 
     /// The command was to receive its interrupt when its Terraforms are gone, some of which are.
     pub(crate) fn interrupt_waiting_command(&mut self) {
-        if std::mem::take(&mut self.command_waits) {
-            self.interrupt_processes();
+        if std::mem::take(&mut self.waiting.command) {
+            self.interrupt();
         }
     }
 
     pub(crate) fn note_interrupt(&mut self) {
         if self.journal.account.interrupt.is_some() {
             // A supervisor that is dead interrupted those that lived then. A script may have started more since.
-            self.interrupt_processes();
-            return;
+            return self.interrupt();
         }
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
         let grace = describe(self.machine.grace());
@@ -129,7 +166,7 @@ impl Supervisor<'_> {
             Some(_) => terraforms.all(|terraform| terraform.out_of_reach),
             None => tree.survivors.iter().any(|survivor| survivor.out_of_reach),
         };
-        if out_of_reach && !self.guards_at_work() {
+        if out_of_reach && self.guards_at_work().is_empty() {
             self.handle(Event::OutOfReach);
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::aws::Surroundings;
 use crate::machine::Event;
 use crate::model::{Account, Ending, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, product};
-use crate::run::front::A_MOMENT;
+use crate::run::POLL_INTERVAL;
 use crate::run::nameless;
 use crate::run::release::starting_backend;
 use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
@@ -44,13 +44,13 @@ impl std::fmt::Debug for Unguarded {
 impl Supervisor<'_> {
     /// Looks who is at work, and when to look again.
     pub(crate) fn look_around(&mut self) {
-        self.next_look = None;
-        let was_known = self.child_is_terraform;
-        self.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
-        if self.child_is_terraform && !was_known {
+        self.looks.next = None;
+        let was_known = self.log.child_is_terraform;
+        self.log.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
+        if self.log.child_is_terraform && !was_known {
             self.note_starting_backend();
         }
-        if self.child_is_terraform || self.log_is_read {
+        if self.log.child_is_terraform || self.log.is_read {
             return;
         }
         let tree = self.look();
@@ -63,7 +63,7 @@ impl Supervisor<'_> {
                 self.handle(Event::TerraformStarted);
             }
             // One that was just starting may have had no process to wait for.
-            if !self.command_waits_for.iter().any(|process| process.is_alive()) {
+            if self.waiting.is_over() {
                 self.interrupt_waiting_command();
             }
         }
@@ -71,22 +71,20 @@ impl Supervisor<'_> {
         if let Some(inner) = &mut self.inner {
             inner.adopt_orphans(self.job, kill_at);
         }
-        self.looks_due = self.looks_due.saturating_sub(1);
-        let again = match (self.looks_due > 0, stopping, self.inner.is_some()) {
-            (true, ..) => Some(A_MOMENT),
+        self.looks.due = self.looks.due.saturating_sub(1);
+        let again = match (self.looks.due > 0, stopping, self.inner.is_some()) {
+            (true, ..) => Some(POLL_INTERVAL),
             (_, true, _) => Some(LOOK_CLOSELY_EVERY),
             (.., true) => Some(LOOK_AROUND_EVERY),
             _ => None,
         };
-        self.next_look = again.map(|again| Instant::now() + again);
+        self.looks.next = again.map(|again| Instant::now() + again);
     }
 
     /// A wrapper that is called terraform may have run `init` before it became Terraform, just now.
     fn note_starting_backend(&mut self) {
-        if self.journal.backend.digest.is_none()
-            && let Some(surroundings) = self.job.surroundings()
-        {
-            self.journal.backend = starting_backend(&self.job.command, &surroundings);
+        if self.journal.backend.digest.is_none() {
+            self.journal.backend = starting_backend(&self.job.command, &self.job.surroundings());
             self.releaser.set_start(self.journal.backend.clone());
         }
     }
@@ -125,9 +123,10 @@ impl Supervisor<'_> {
         let Account { ending, requests, .. } = &self.journal.account;
         let succeeded = matches!(ending, Some(Ending::Exited { code: 0, .. })) && requests.is_empty();
         // On other backends it works under a lock that is not logged.
-        let worked_unlogged = self.observer.under_lock().is_some() && self.observer.ledger().entries().is_empty();
+        let worked_unlogged =
+            self.log.observer.under_lock().is_some() && self.log.observer.ledger().entries().is_empty();
         let cut = self.job.session.log_is_cut(self.log.file()).is_some();
-        let told = self.observer.tells_locks() && !worked_unlogged && !cut;
+        let log_tells = self.log.observer.tells_locks() && !worked_unlogged && !cut;
         // A shell tells of a signal that ended its command by 128 and more.
         let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. }));
         let died = signalled || ending.is_none_or(Ending::is_unclean) || !requests.is_empty();
@@ -138,7 +137,7 @@ impl Supervisor<'_> {
         }
         let unguarded = std::mem::take(&mut self.unguarded).into_iter();
         // What wrote its log to the end of a run that succeeded has nothing to hide.
-        let silent = unguarded.filter(|unguarded| !(unguarded.logs && (told || succeeded)));
+        let silent = unguarded.filter(|unguarded| !(unguarded.logs && (log_tells || succeeded)));
         let looked = join_all(silent.map(async |unguarded| {
             let found = match &unguarded.surroundings {
                 Some(surroundings) => nameless::holder(surroundings).await,

@@ -7,15 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use crate::aws::Surroundings;
 use crate::model;
 use crate::model::{
-    Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockClaim, LockOutcome, LockPlace, OtherLock,
-    OtherOutcome, Stage, TraceAccount, TraceEntry, product,
+    Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockOutcome, LockPlace, OtherLock, OtherOutcome,
+    Stage, TraceAccount, TraceEntry, product,
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Left, item};
+use crate::run::job::trouble;
 use crate::run::nameless;
-use crate::run::nameless::{Identified, Unlogged};
-use crate::run::release::Located;
-use crate::run::supervisor::{Child, Supervisor, trouble};
+use crate::run::nameless::Unlogged;
+use crate::run::supervisor::{Child, Supervisor};
 use crate::session::monotonic_millis;
 use crate::terraform::Flavour;
 
@@ -37,24 +37,16 @@ impl Supervisor<'_> {
             });
             self.journal.account.traces.len() - 1
         });
-        self.journal.account.traces[at].entry = entry.clone();
-        self.locate_trace(at);
+        let known = &mut self.journal.account.traces[at];
+        known.entry = entry.clone();
+        self.releaser.locate_trace(known, self.log.started(self.job, self.journal.child));
         if self.job.annotate {
             self.annotator.note_trace(entry);
         }
     }
 
-    fn locate_trace(&mut self, at: usize) {
-        let known = &self.journal.account.traces[at];
-        let before = Located { places: known.places.clone(), settings: known.settings.clone() };
-        let claim = known.entry.trace.without_id();
-        let located = self.locate_again(&claim, before);
-        let known = &mut self.journal.account.traces[at];
-        (known.places, known.settings) = (located.places, located.settings);
-    }
-
     pub(crate) fn traces_left(&self) -> Vec<Left<TraceEntry>> {
-        self.observer.traces_left(self.observed_ending())
+        self.log.observer.traces_left(self.observed_ending())
     }
 
     /// A lock may be left that the log says nothing of. Where a script went is not known, and a shell tells of a signal
@@ -62,7 +54,7 @@ impl Supervisor<'_> {
     pub(crate) fn may_be_unlogged(&self) -> bool {
         let account = &self.journal.account;
         let is_named = self.job.command.first().is_some_and(|program| product(program).is_some());
-        let script = self.observer.is_unlearned() && !self.child_is_terraform && !is_named;
+        let script = self.log.observer.is_unlearned() && !self.log.child_is_terraform && !is_named;
         let signalled = script && matches!(account.ending, Some(Ending::Exited { code: 129.., .. }));
         (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty() || signalled)
             && (script || self.is_silent())
@@ -73,8 +65,8 @@ impl Supervisor<'_> {
         let Some(intent) = &self.journal.intent else { return false };
         let locks = intent.operations.as_ref().is_none_or(|operations| !operations.is_empty());
         let locks = locks && nameless::may_lock(intent, &self.job.env);
-        let moves = intent.moves || self.observer.migration().is_some();
-        let product = self.observer.product();
+        let moves = intent.moves || self.log.observer.migration().is_some();
+        let product = self.log.observer.product();
         let shown = match (self.job.flavour.corrected(product), product) {
             // It did nothing yet, or is no Terraform.
             (Flavour::Terraform | Flavour::Unknown, None) => {
@@ -85,19 +77,19 @@ impl Supervisor<'_> {
                 self.shows_locks(!intent.places.is_empty() && intent.places.iter().all(is_lockfile))
             }
         };
-        (locks || moves) && !shown && self.observer.ledger().entries().is_empty()
+        (locks || moves) && !shown && self.log.observer.ledger().entries().is_empty()
     }
 
     /// Whether Terraform died, and its log has not even its version, which it writes first.
     pub(crate) fn lacks_version(&self) -> bool {
         let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
-        self.child_is_terraform && unclean && self.observer.product().is_none()
+        self.log.child_is_terraform && unclean && self.log.observer.product().is_none()
     }
 
     /// Whether its log shows each lock in S3 that it takes. `lockfile`: each has a lockfile.
     pub(crate) fn shows_locks(&self, lockfile: bool) -> bool {
         let intent = self.journal.intent.as_ref();
-        intent.is_some_and(|intent| intent.logs && self.observer.shows_locks(intent.debug, lockfile))
+        intent.is_some_and(|intent| intent.logs && self.log.observer.shows_locks(intent.debug, lockfile))
     }
 
     /// What was in the lock's place beside the start of the command.
@@ -120,7 +112,7 @@ impl Supervisor<'_> {
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
         let env_user = self.job.env.get(OsStr::new("USER")).map(OsString::as_os_str);
         let nodename = self.journal.nodename.as_deref();
-        let product = self.observer.product();
+        let product = self.log.observer.product();
         ItemTerms {
             path: None,
             lifetime: (account.started, ended),
@@ -131,64 +123,16 @@ impl Supervisor<'_> {
             version: product.map(|(_, version)| version.to_owned()),
             operations: None,
             baseline: None,
-            passed: self.observer.under_lock(),
+            passed: self.log.observer.under_lock(),
             waits: false,
             contested: false,
         }
     }
 
-    /// Adds the locks that traced lockfiles turn out to be.
-    pub(crate) async fn identify_traces(&mut self, left: &mut Vec<Left<Entry>>) {
-        for trace in self.traces_left() {
-            let traces = &self.journal.account.traces;
-            let Some(at) = traces.iter().position(|known| known.entry == trace.entry) else { continue };
-            self.locate_trace(at);
-            let identified = self.releaser.identify(&trace).await;
-            let traces = &mut self.journal.account.traces;
-            let claim = match identified {
-                Ok(Identified::Own(claim)) => match self.observer.expectations().check_holder(&claim) {
-                    Ok(()) => claim,
-                    Err(refused) => {
-                        traces[at].outcome = Some(LockOutcome::Gone);
-                        trouble(&mut self.journal.account, refused.to_string());
-                        continue;
-                    }
-                },
-                Ok(Identified::Gone(holder)) => {
-                    let outcome = match trace.entry.stage {
-                        Stage::Unlocked => LockOutcome::Unlocked,
-                        Stage::Held if self.is_first => LockOutcome::TakenAway,
-                        _ => LockOutcome::Gone,
-                    };
-                    (traces[at].outcome, traces[at].holder) = (Some(outcome), holder);
-                    continue;
-                }
-                Err(why) => {
-                    traces[at].outcome = Some(LockOutcome::Left(why));
-                    continue;
-                }
-            };
-            // From here on it is a lock like others.
-            let TraceAccount { places, settings, .. } = traces.remove(at);
-            let same = |known: &LockClaim| known.id == claim.id && known.lock_id() == claim.lock_id();
-            if let Some(other_half) = left.iter_mut().find(|leftover| same(&leftover.entry.claim)) {
-                let known = std::mem::replace(&mut other_half.entry.claim, claim.clone());
-                if let Some(lock) = self.lock(&known) {
-                    lock.claim = claim;
-                }
-                continue;
-            }
-            let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
-            self.journal.account.locks.push(LockAccount::new(&entry, places, settings));
-            left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
-        }
-        self.write_journal();
-    }
-
     /// Looks whether a lock is left that nothing logs. Added if it is sure enough, else told of.
     pub(crate) async fn look_for_unlogged(&mut self, left: &mut Vec<Left<Entry>>) {
         let account = &self.journal.account;
-        if self.observer.is_unlearned() {
+        if self.log.observer.is_unlearned() {
             // An error after a request to stop can be a forced exit.
             if !matches!(account.ending, Some(Ending::Exited { code: 0, .. })) {
                 self.note_unknown("tfguard learns no lock of Terraform before 1.0".to_owned());
@@ -197,7 +141,7 @@ impl Supervisor<'_> {
         }
         let Some(intent) = &self.journal.intent else { return };
         let unclean = account.ending.is_none_or(Ending::is_unclean);
-        let may_land = unclean && self.observer.under_lock().is_none();
+        let may_land = unclean && self.log.observer.under_lock().is_none();
         let found = match nameless::look_again(intent, &self.job.env, self.item_terms(), may_land).await {
             Ok(Some(found)) => found,
             Ok(None) => return,

@@ -1,17 +1,17 @@
 //! `tfguard release --dry-run`: what would be done about a session, in words.
 
-use crate::model::{LockOutcome, Stage, World};
-use crate::run::finish::Found;
-use crate::session::{Journal, is_log_held};
+use crate::commands::release::{CleanupStep, may_be_left};
+use crate::model::World;
+use crate::session::{Journal, SessionDir, is_log_held};
 
-impl Found<'_> {
+impl CleanupStep<'_> {
     /// Says what would be done about a session of this job. Changes nothing.
-    pub(crate) fn foretell(&self, journal: &Journal) {
-        let name = self.session.path().display();
+    pub(super) fn say_what_would_be_done(&self, session: &SessionDir, journal: &Journal) {
+        let name = session.path().display();
         let here = journal.world == World::here();
         let program = &journal.account.program;
         // Only a claim that somebody has says that the session is supervised: one that cannot be asked may be anybody's.
-        if self.session.is_claimed() != Some(false) {
+        if session.is_claimed() != Some(false) {
             if !self.is_of_this_job(journal) {
                 tracing::debug!("{name} is alive and may be somebody else's");
             } else if here {
@@ -23,7 +23,7 @@ impl Found<'_> {
             }
             return;
         }
-        if self.goes_on_elsewhere(journal) {
+        if self.goes_on_elsewhere(session, journal) {
             return;
         }
         let next = match (journal.account.ended, here) {
@@ -32,9 +32,7 @@ impl Found<'_> {
                 "its tfguard is dead: would interrupt what is alive of it, unless that was done, wait, kill after the grace"
             }
             (None, true) => "nothing of the run seems to be alive: would make sure",
-            (None, false)
-                if matches!(journal.open_log(&self.session).map(|log| is_log_held(&log)), Ok(Some(false))) =>
-            {
+            (None, false) if matches!(journal.open_log(session).map(|log| is_log_held(&log)), Ok(Some(false))) => {
                 "its container is gone, with everything in it"
             }
             (None, false) => {
@@ -43,11 +41,7 @@ impl Found<'_> {
         };
         tracing::info!("{name}: {next}");
         for lock in &journal.account.locks {
-            let may_be_left = match &lock.outcome {
-                None => lock.stage != Stage::Unlocked,
-                Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
-            };
-            if may_be_left && !self.on_death(journal).keeps(&lock.claim) {
+            if may_be_left(lock) && !self.on_death(journal).keeps(&lock.claim) {
                 tracing::info!(
                     "lock {} of {}: would delete it by condition, once everything of the run is dead, if it is still there",
                     lock.claim.id,

@@ -1,0 +1,136 @@
+//! What supervising needs to know of a run.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::aws::Surroundings;
+use crate::machine::Terms;
+use crate::model::{Account, Evidence, OnDeath};
+use crate::observe::Expectations;
+use crate::run::child::Environment;
+use crate::run::plan::{Plan, patience_for};
+use crate::session::{Journal, SessionDir};
+use crate::store::UnconditionalDelete;
+use crate::terraform::{Flavour, InitRecord};
+use crate::{model, terraform};
+
+/// Everything that supervising needs to know of the run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The command.
+    pub command: Vec<OsString>,
+    /// The directory that it runs in.
+    pub directory: PathBuf,
+    /// The environment of the command, but for what is added.
+    pub env: Environment,
+    /// What the guards below this one are told, as variables.
+    pub inherited: Vec<(OsString, OsString)>,
+    /// Its session.
+    pub session: SessionDir,
+    /// The machine's times.
+    pub terms: Terms,
+    /// What becomes of a lock that is left.
+    pub on_death: OnDeath,
+    /// What becomes of a lockfile where the store keeps no conditions.
+    pub unconditional: UnconditionalDelete,
+    /// What the command is.
+    pub flavour: Flavour,
+    /// Which evidence is enough to delete a lock.
+    pub evidence: Evidence,
+    /// Whether the holder is written beside its lock.
+    pub annotate: bool,
+    /// When the session began; the machine's moments count from here.
+    pub began: Instant,
+    /// When a cleanup step has no more time.
+    pub until: Option<Instant>,
+}
+
+impl Job {
+    /// The job of a plan, as the account of its run began.
+    pub fn new(plan: &Plan, session: SessionDir, account: &Account) -> Self {
+        // A supervisor that takes over counts from the same beginning.
+        let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
+        let directory = std::env::current_dir().unwrap_or_default();
+        Self {
+            command: plan.command.clone(),
+            env: plan.env.clone(),
+            inherited: plan.inherited.clone(),
+            session,
+            terms: plan.terms.as_decided(account),
+            on_death: plan.on_death,
+            unconditional: plan.unconditional,
+            flavour: flavour(&plan.command, &directory, &plan.env),
+            directory,
+            evidence: plan.evidence,
+            annotate: plan.annotate,
+            began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
+            until: None,
+        }
+    }
+
+    /// So long, or what a cleanup step has left of its time but for `reserve`.
+    pub fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
+        self.until.map_or(longest, |until| left(until).min(longest))
+    }
+
+    /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
+    pub fn runs_guards(&self) -> bool {
+        self.command.first().is_some_and(|program| model::product(program).is_none())
+    }
+
+    /// The same for the run of a session whose supervisor is dead.
+    #[must_use]
+    pub fn of_journal(&self, session: &SessionDir, journal: &Journal) -> Self {
+        let account = &journal.account;
+        Self {
+            command: Vec::new(),
+            inherited: Vec::new(),
+            directory: account.directory.clone(),
+            session: session.clone(),
+            terms: Terms { deadline: None, patience: patience_for(&account.program), ..self.terms },
+            on_death: journal.on_death.map_or(self.on_death, |policy| policy.and(self.on_death)),
+            flavour: flavour(&[OsString::from(&account.program)], &account.directory, &self.env),
+            began: Instant::now(),
+            ..self.clone()
+        }
+    }
+
+    /// Where the child runs, as far as the command tells.
+    pub fn surroundings(&self) -> Surroundings {
+        let arguments = self.command.get(1..).unwrap_or_default();
+        Surroundings::of_command(&self.directory, arguments, self.env.clone())
+    }
+
+    /// The beginning of a command line by which a person runs Terraform in the child's place.
+    pub fn terraform(&self, program: &str, chdir: bool) -> String {
+        let surroundings = self.surroundings();
+        surroundings.terraform(program, &terraform::workspace(&surroundings), chdir)
+    }
+}
+
+/// What a command that runs in `directory` is, by its name and by what `init` left there.
+fn flavour(command: &[OsString], directory: &Path, env: &HashMap<OsString, OsString>) -> Flavour {
+    let arguments = command.get(1..).unwrap_or_default();
+    let record = InitRecord::read(&Surroundings::of_command(directory, arguments, env.clone()));
+    let program = command.first().map(OsString::as_os_str).unwrap_or_default();
+    Flavour::decide(program, record.as_ref())
+}
+
+/// By what the log of a session's child is judged.
+pub fn expectations(journal: &Journal) -> Expectations {
+    Expectations { started: journal.account.started, nodename: journal.nodename.clone() }
+}
+
+/// Notes something that went wrong for tfguard, and says it if it is new.
+pub fn trouble(account: &mut Account, what: String) {
+    if !account.troubles.contains(&what) {
+        tracing::warn!("{what}");
+        account.troubles.push(what);
+    }
+}

@@ -1,0 +1,104 @@
+//! What is in a working directory's `.terraform`: the selected workspace, and what `init` recorded.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::aws::Surroundings;
+use crate::files;
+use crate::terraform::backend::Record;
+
+/// The directory in which Terraform keeps its own data: `TF_DATA_DIR`, else `.terraform`.
+pub(crate) fn data_dir(surroundings: &Surroundings) -> PathBuf {
+    let named = surroundings.env.get(OsStr::new("TF_DATA_DIR")).filter(|dir| !dir.is_empty());
+    surroundings.dir.join(named.map_or(OsStr::new(".terraform"), OsString::as_os_str))
+}
+
+/// No file with the name of a workspace has more bytes.
+const LARGEST_NAME: u64 = 64 * 1024;
+
+/// The selected workspace: `TF_WORKSPACE`, else the file `environment` in Terraform's data directory, else `default`.
+pub fn workspace(surroundings: &Surroundings) -> String {
+    if let Some(named) = surroundings.var("TF_WORKSPACE") {
+        return named.to_owned();
+    }
+    let recorded = files::read_path(&data_dir(surroundings).join("environment"), LARGEST_NAME).unwrap_or_default();
+    match String::from_utf8(recorded).unwrap_or_default().trim() {
+        "" => "default".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// The traits by which a record of `init` shows which program wrote it. Holds no values of the backend's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InitRecord {
+    /// The backend's type, for instance `s3`.
+    pub backend: Option<String>,
+    /// The version of Terraform that wrote the record. Only Terraform from 1.9 on writes it.
+    pub terraform_version: Option<String>,
+    /// The names of all attributes that the backend's schema had.
+    pub attributes: Vec<String>,
+}
+
+impl InitRecord {
+    /// Reads the record of a working directory. None if there is none that can be understood.
+    #[must_use]
+    pub fn read(surroundings: &Surroundings) -> Option<Self> {
+        let record = Record::read(&data_dir(surroundings).join("terraform.tfstate")).ok()??;
+        let (kind, config) = record.backend.map(|backend| (backend.kind, backend.config)).unzip();
+        let attributes = config.flatten().as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        Some(Self {
+            backend: kind.flatten(),
+            terraform_version: record.terraform_version.as_ref().and_then(Value::as_str).map(str::to_owned),
+            attributes: attributes.into_iter().map(|(name, _)| name).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<InitRecord> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".terraform")).unwrap();
+        std::fs::write(dir.path().join(".terraform/terraform.tfstate"), text).unwrap();
+        InitRecord::read(&Surroundings { dir: dir.path().to_owned(), env: Default::default() })
+    }
+
+    #[test]
+    fn names_are_read_and_values_are_not() {
+        let text = r#"{"version":3,"terraform_version":"1.9.8","backend":{"type":"s3","config":{"bucket":"b","secret_key":"hush","key":null,"insecure":false,"endpoints":{"s3":null}},"hash":1}}"#;
+        let record = read(text).unwrap();
+        assert_eq!((record.backend.as_deref(), record.terraform_version.as_deref()), (Some("s3"), Some("1.9.8")));
+        assert_eq!(record.attributes.len(), 5);
+        assert!(!format!("{record:?}").contains("hush"));
+        assert_eq!(read(r#"{"version":3}"#), Some(InitRecord::default()));
+    }
+
+    #[test]
+    fn what_is_no_record_tells_nothing() {
+        for text in ["", "{", "[]", r#"{"backend":7}"#, r#"{"terraform_version":7}"#] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_workspace_comes_from_the_environment_then_from_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |env: &[(&str, &str)]| {
+            let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            workspace(&Surroundings { dir: dir.path().to_owned(), env })
+        };
+        assert_eq!(of(&[]), "default");
+        std::fs::create_dir_all(dir.path().join(".terraform")).unwrap();
+        std::fs::write(dir.path().join(".terraform/environment"), "blue\n").unwrap();
+        std::fs::create_dir_all(dir.path().join("data")).unwrap();
+        std::fs::write(dir.path().join("data/environment"), " \n").unwrap();
+        assert_eq!(of(&[]), "blue");
+        assert_eq!(of(&[("TF_WORKSPACE", "")]), "blue");
+        assert_eq!(of(&[("TF_WORKSPACE", "green")]), "green");
+        assert_eq!(of(&[("TF_DATA_DIR", "data")]), "default");
+    }
+}
