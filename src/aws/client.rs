@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
-use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials as _;
 use aws_types::service_config::ServiceConfigKey;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -99,22 +100,18 @@ impl AwsClients {
     /// # Errors
     /// When no credentials can be had.
     pub async fn credentials_end(&self) -> Result<CredentialsEnd, StoreError> {
-        let Some(provider) = self.credentials() else {
-            return Ok(CredentialsEnd::Untold);
-        };
-        match provider.provide_credentials().await {
-            Ok(credentials) => Ok(match (credentials.expiry(), credentials.session_token()) {
-                (Some(end), _) => CredentialsEnd::At(end),
-                (None, None) => CredentialsEnd::Never,
-                (None, Some(_)) => CredentialsEnd::Untold,
-            }),
-            Err(error) => Err(classify_credentials(&error)),
-        }
+        let Some(credentials) = self.fetched().await? else { return Ok(CredentialsEnd::Untold) };
+        Ok(match (credentials.expiry(), credentials.session_token()) {
+            (Some(end), _) => CredentialsEnd::At(end),
+            (None, None) => CredentialsEnd::Never,
+            (None, Some(_)) => CredentialsEnd::Untold,
+        })
     }
 
-    /// Where the credentials come from.
-    pub(crate) fn credentials(&self) -> Option<SharedCredentialsProvider> {
-        self.config.credentials_provider()
+    /// The credentials, fetched. None where no source of them is set up.
+    async fn fetched(&self) -> Result<Option<Credentials>, StoreError> {
+        let Some(provider) = self.config.credentials_provider() else { return Ok(None) };
+        provider.provide_credentials().await.map(Some).map_err(|error| classify_credentials(&error))
     }
 
     pub(crate) fn dynamodb_config(&self, region: &str, endpoint: Option<&str>) -> aws_sdk_dynamodb::config::Builder {
@@ -197,17 +194,14 @@ impl AwsClients {
     /// As whom AWS is asked. STS is asked only where the endpoints are AWS's, or it has one of its own.
     pub async fn caller(&self) -> Caller {
         let mut caller = Caller { key_id: None, expires: None, identity: None, trouble: None };
-        let Some(provider) = self.credentials() else {
-            caller.trouble = Some("there are no credentials".to_owned());
-            return caller;
-        };
-        match provider.provide_credentials().await {
-            Ok(credentials) => {
+        match self.fetched().await {
+            Ok(Some(credentials)) => {
                 caller.key_id = Some(shortened(credentials.access_key_id()));
                 caller.expires = credentials.expiry().and_then(|time| Timestamp::try_from(time).ok());
             }
-            Err(error) => {
-                caller.trouble = Some(classify_credentials(&error).to_string());
+            unknown => {
+                let why = unknown.err().map(|error| error.to_string());
+                caller.trouble = why.or_else(|| Some("there are no credentials".to_owned()));
                 return caller;
             }
         }

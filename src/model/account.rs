@@ -261,24 +261,6 @@ pub enum HalfOutcome {
     },
 }
 
-impl HalfOutcome {
-    /// Why it is left, if it is.
-    fn reason(&self) -> Option<&str> {
-        match self {
-            Self::Left { why } => Some(why),
-            _ => None,
-        }
-    }
-
-    /// Why it is another run's, if it is.
-    fn not_own(&self) -> Option<&str> {
-        match self {
-            Self::NotOwn { why } => Some(why),
-            _ => None,
-        }
-    }
-}
-
 /// What became of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", content = "why", rename_all = "kebab-case")]
@@ -302,12 +284,20 @@ pub enum LockOutcome {
 impl LockOutcome {
     /// The outcome of a lock with these halves.
     pub fn of(halves: &[Half]) -> Self {
-        let mut reasons: Vec<_> = halves.iter().filter_map(|half| half.outcome.reason()).collect();
+        let left = |half: &Half| match &half.outcome {
+            HalfOutcome::Left { why } => Some(why.clone()),
+            _ => None,
+        };
+        let not_own = |half: &Half| match &half.outcome {
+            HalfOutcome::NotOwn { why } => Some(why.clone()),
+            _ => None,
+        };
+        let mut reasons: Vec<_> = halves.iter().filter_map(left).collect();
         reasons.dedup();
         if !reasons.is_empty() {
             Self::Left(reasons.join("; "))
-        } else if let Some(why) = halves.iter().find_map(|half| half.outcome.not_own()) {
-            Self::NotOwn(why.to_owned())
+        } else if let Some(why) = halves.iter().find_map(not_own) {
+            Self::NotOwn(why)
         } else if halves.iter().any(|half| half.outcome == HalfOutcome::Deleted) {
             Self::Released
         } else {
@@ -389,20 +379,22 @@ impl Account {
 
     /// Whether a lock is left against tfguard's intention.
     pub fn lock_left(&self) -> bool {
+        self.logged_lock_left()
+            || self.other_locks.iter().any(OtherLock::is_left)
+            || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.lock_left())
+    }
+
+    fn logged_lock_left(&self) -> bool {
         let locks = self.locks.iter().map(|lock| &lock.outcome);
         let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
         outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
-            || self.other_locks.iter().any(OtherLock::is_left)
-            || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.lock_left())
     }
 
     /// Whether a later `tfguard release` can do something that this process could not: a lock that is known is left, or
     /// something of the run may still be alive.
     pub fn can_be_tried_again(&self) -> bool {
-        let locks = self.locks.iter().map(|lock| &lock.outcome);
-        let mut outcomes = locks.chain(self.traces.iter().map(|trace| &trace.outcome));
         !self.survivors.is_empty()
-            || outcomes.any(|outcome| matches!(outcome, Some(LockOutcome::Left(_))))
+            || self.logged_lock_left()
             || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.can_be_tried_again())
     }
 
@@ -425,7 +417,6 @@ pub struct OtherLock {
     /// What a person can run to release it, in whichever directory.
     pub command: Option<String>,
     /// The beginning of a command line by which a person runs Terraform there.
-    #[serde(default)]
     pub terraform: Option<String>,
 }
 

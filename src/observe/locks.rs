@@ -245,16 +245,19 @@ impl Expectations {
         self.check_host(&claim.who).map_err(|reason| Refused::of(Some(claim.id.as_str()), reason))
     }
 
-    /// Judges what [`crate::observe::locks::read`] made of `record`.
+    /// Judges what [`crate::observe::locks::read`] made of a record of this time.
     ///
     /// # Errors
     /// When this child, on this machine, in its lifetime so far, cannot have written it.
-    pub fn check(&self, record: &Record, event: &LockEvent, now: Timestamp) -> Result<(), Refused> {
-        let id = match event {
-            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => &claim.id,
-            LockEvent::Unlocking(place) | LockEvent::Unlocked(place) => &place.id,
+    pub fn check(&self, time: Timestamp, event: &LockEvent, now: Timestamp) -> Result<(), Refused> {
+        let in_time = self.check_time(time, now);
+        let (id, judged) = match event {
+            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
+                (&claim.id, in_time.and_then(|()| self.check_host(&claim.who)))
+            }
+            LockEvent::Unlocking(place) | LockEvent::Unlocked(place) => (&place.id, in_time),
         };
-        self.judge(record.time, event, now).map_err(|reason| Refused::of(Some(id.as_str()), reason))
+        judged.map_err(|reason| Refused::of(Some(id.as_str()), reason))
     }
 
     /// Judges the time of a record alone.
@@ -269,14 +272,6 @@ impl Expectations {
             return Err(Refusal::TooLate(time));
         }
         Ok(())
-    }
-
-    fn judge(&self, time: Timestamp, event: &LockEvent, now: Timestamp) -> Result<(), Refusal> {
-        self.check_time(time, now)?;
-        match event {
-            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => self.check_host(&claim.who),
-            LockEvent::Unlocking(_) | LockEvent::Unlocked(_) => Ok(()),
-        }
     }
 
     fn check_host(&self, who: &str) -> Result<(), Refusal> {
@@ -423,7 +418,7 @@ mod tests {
                 (started - slack - step, Some(Refusal::TooEarly(started - slack - step))),
                 (now + slack + step, Some(Refusal::TooLate(now + slack + step))),
             ] {
-                assert_eq!(expectations.judge(time, &event, now).err(), refusal);
+                assert_eq!(expectations.check(time, &event, now).err().map(|refused| refused.reason), refusal);
             }
         }
     }
@@ -433,7 +428,7 @@ mod tests {
         let time = Timestamp::UNIX_EPOCH;
         let judge = |nodename: Option<&str>, who: &str| {
             let nodename = nodename.map(str::to_owned);
-            Expectations { started: time, nodename }.judge(time, &locked(who), time).is_ok()
+            Expectations { started: time, nodename }.check(time, &locked(who), time).is_ok()
         };
         for who in ["ci@runner", "@runner", "a@b@runner", r"D\ci@runner"] {
             assert!(judge(Some("runner"), who), "{who}");

@@ -222,7 +222,7 @@ impl Observer {
             facts.push(Fact::CoreStopped { alone: self.begins <= 1 });
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
             let judged = read.and_then(|event| {
-                self.expectations.check(record, &event, now)?;
+                self.expectations.check(record.time, &event, now)?;
                 Ok(event)
             });
             match judged {
@@ -243,9 +243,7 @@ impl Observer {
             facts.push(Fact::Phase(phase));
         }
     }
-}
 
-impl Observer {
     fn begin(&mut self, product: Product, version: String, facts: &mut Vec<Fact>) {
         if product == Product::Terraform && minor(&version).is_some_and(|minor| minor < (1, 0)) {
             // A request in this log may be its own from here on.
@@ -263,7 +261,7 @@ impl Observer {
     /// Enters what a request or its answer told.
     fn told(&mut self, record: &Record, told: Told, now: Timestamp, facts: &mut Vec<Fact>) {
         let judged = match &told {
-            Told::Lock(event) => self.expectations.check(record, event, now),
+            Told::Lock(event) => self.expectations.check(record.time, event, now),
             Told::Trace(_) => {
                 self.expectations.check_time(record.time, now).map_err(|reason| Refused::of(None, reason))
             }

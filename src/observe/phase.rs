@@ -43,9 +43,7 @@ impl Marker {
             _ => return None,
         })
     }
-}
 
-impl Marker {
     /// Whether Terraform does this only once it has its lock (`opPlan`, `opApply` and `opRefresh` in the same files:
     /// the lock is taken in `localRun`, between "starting" and "calling").
     pub fn is_under_lock(self) -> bool {

@@ -115,20 +115,13 @@ impl Machine {
         Judged { holder: None, verdict: Liveness::Unknown { why: format!("{record}{hint}") } }
     }
 
-    fn boot_of(&self, world: &World) -> Boot {
-        if world.boot_id.is_empty() || self.world.boot_id.is_empty() {
-            Boot::Hidden
-        } else if world.boot_id == self.world.boot_id {
-            Boot::Same
-        } else {
-            Boot::Other { same_name: false }
-        }
-    }
-
     fn facts(&self, holder: &Holder, known: Option<&(SessionDir, Journal)>) -> Facts {
-        let boot = match self.boot_of(&holder.world) {
-            Boot::Other { .. } => Boot::Other { same_name: self.host.is_some() && holder.host == self.host },
-            boot => boot,
+        let [theirs, ours] = [&holder.world, &self.world].map(|world| world.boot_id.as_str());
+        let boot = match theirs {
+            "" => Boot::Hidden,
+            _ if ours.is_empty() => Boot::Hidden,
+            _ if theirs == ours => Boot::Same,
+            _ => Boot::Other { same_name: self.host.is_some() && holder.host == self.host },
         };
         // Whoever took a session over is in its journal, not in the record.
         let (world, supervisor, child) = match known {

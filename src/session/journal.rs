@@ -23,14 +23,11 @@ pub struct Journal {
     /// Where its process IDs mean something.
     pub world: World,
     /// The node name, as the locks of its Terraforms have it. A container has one of its own.
-    #[serde(default)]
     pub nodename: Option<String>,
     /// The inode number of the log, by which it is told from a copy of it that nobody holds. Its file system has other
     /// numbers in another container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<u64>,
     /// The CI's runner, where it tells one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
     /// The process the CI started.
     pub front: Option<ProcessId>,
@@ -38,13 +35,10 @@ pub struct Journal {
     pub supervisor: Option<ProcessId>,
     pub child: Option<ChildRecord>,
     /// When the run began, in milliseconds of the kernel's monotonic clock, which nobody can set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began: Option<u64>,
     /// What the command may lock without a word in its log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
     /// What becomes of a lock that is left, as the run was told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_death: Option<OnDeath>,
     /// The backend of the command's directory when it started.
     #[serde(default)]
@@ -53,7 +47,6 @@ pub struct Journal {
     pub interrupted: Vec<ProcessId>,
     /// When what is still alive will be killed, in milliseconds of the kernel's monotonic clock. Set once a stop is
     /// requested, for the guards inside this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kill_at: Option<u64>,
     /// What happened so far.
     pub account: Account,

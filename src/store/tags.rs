@@ -76,25 +76,25 @@ pub(crate) fn decode<'a>(tags: impl IntoIterator<Item = (&'a str, &'a str)>, loc
     if tags.is_empty() {
         return Recorded::Nothing;
     }
-    let get =
-        |wanted: &str| tags.iter().find(|(name, _)| *name == wanted).map(|(_, value)| parts(value)).unwrap_or_default();
-    let [schema, tfguard, started, _] = four(get(RECORD));
+    let value = |wanted: &str| tags.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    let get = |wanted| parts(value(wanted));
+    let [schema, tfguard, started, _] = get(RECORD);
     if schema.as_deref() != Some(&*SCHEMA.to_string()) {
         let found = schema.unwrap_or_else(|| "unknown".to_owned());
         return Recorded::Foreign(format!(
             "the record of its holder has format {found}, this tfguard knows format {SCHEMA}"
         ));
     }
-    let [id, ..] = four(get(LOCK));
+    let [id, ..] = get(LOCK);
     let (Some(Ok(id)), Some(Ok(started))) = (id.map(|id| id.parse()), started.map(|started| started.parse())) else {
         return Recorded::Foreign("the record of its holder, in the lockfile's tags, cannot be understood".to_owned());
     };
-    let [provider, job, attempt, runner] = four(get(JOB));
-    let [url, ..] = four(get(RUN));
-    let [host, boot_id, pid_namespace, _] = four(get(HOST));
-    let [supervisor, child, ..] = four(get(PROCESS));
-    let [commit, actor, ..] = four(get(CHANGE));
-    let session = tags.iter().find(|(name, _)| *name == SESSION).and_then(|(_, value)| unescape(value));
+    let [provider, job, attempt, runner] = get(JOB);
+    let [url, ..] = get(RUN);
+    let [host, boot_id, pid_namespace, _] = get(HOST);
+    let [supervisor, child, ..] = get(PROCESS);
+    let [commit, actor, ..] = get(CHANGE);
+    let session = value(SESSION).and_then(unescape);
     let provider = match (provider, &url) {
         (Some(provider), _) => serde_json::from_value(provider.into()).ok(),
         // There was no room to say of which system.
@@ -126,13 +126,10 @@ fn line<const N: usize>(parts: [Option<&str>; N]) -> String {
     parts.map(|part| part.map_or_else(|| "-".to_owned(), |part| escape(part.as_bytes()))).join(" ")
 }
 
-fn parts(line: &str) -> Vec<Option<String>> {
+/// The parts of a tag's value, up to four.
+fn parts(line: Option<&str>) -> [Option<String>; 4] {
     let part = |text: &str| String::from_utf8(unescape(text)?).ok().filter(|text| !text.is_empty());
-    line.split(' ').map(|text| if text == "-" { None } else { part(text) }).collect()
-}
-
-fn four(parts: Vec<Option<String>>) -> [Option<String>; 4] {
-    let mut parts = parts.into_iter();
+    let mut parts = line.unwrap_or_default().split(' ').map(|text| if text == "-" { None } else { part(text) });
     std::array::from_fn(|_| parts.next().flatten())
 }
 
