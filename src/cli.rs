@@ -19,9 +19,12 @@ use crate::log::LogFormat;
 use crate::run::{OUTER, RunOptions};
 use crate::text::duration;
 
+/// The version, and in brackets what it was built from and for.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TFGUARD_BUILD"), ")");
+
 /// Run Terraform in CI so that a cancelled job leaves no state lock behind
 #[derive(Debug, Parser)]
-#[command(name = "tfguard", version)]
+#[command(name = "tfguard", version = VERSION)]
 #[command(after_help = "Example: tfguard -- terraform apply -auto-approve", after_long_help = after_long_help())]
 #[command(
     override_usage = "tfguard [OPTIONS] -- <COMMAND> [ARGS]...\n       tfguard <release|locks|inspect|unlock|verify|doctor|shim> [OPTIONS]"

@@ -149,13 +149,16 @@ fn every_option_and_variable_of_the_documents_is_there() {
     // What all programs have, and other programs' that the text speaks of.
     known.extend(["--help", "--version"].map(str::to_owned));
     known.extend(
-        ["--all", "--collector", "--example", "--locked", "--path", "--stop-timeout", "--tf-path"].map(str::to_owned),
+        ["--all", "--collector", "--example", "--locked", "--path", "--release", "--stop-timeout", "--tf-path"]
+            .into_iter()
+            .chain(["--ignored", "--test"])
+            .map(str::to_owned),
     );
     // Of tfguard itself, of what it writes, of the templates, of the tests.
     known.extend(["DIR", "SESSION", "TERRAFORM", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
     known.extend(["MATRIX", "PROVIDERS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
     known.extend(["OUTCOME", "LOCK_LEFT", "LOCK_ID", "LOCK_IDS"].map(|name| format!("TFGUARD_RESULT_{name}")));
-    known.extend(["URL", "SHA256", "DIR"].map(|name| format!("TFGUARD_INSTALL_{name}")));
+    known.extend(["URL", "SHA256", "DIR", "REPOSITORY"].map(|name| format!("TFGUARD_INSTALL_{name}")));
     let mut texts: Vec<_> = documents().iter().map(|document| without_other_programs(&text(document))).collect();
     let mut dirs = vec![root().join("ci-templates")];
     while let Some(dir) = dirs.pop() {

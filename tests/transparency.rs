@@ -268,7 +268,8 @@ fn what_is_typed_overrules_a_variable_that_says_the_opposite() {
 fn help_and_version_are_answers() {
     let stage = Stage::new();
     let exit = stage.run(TFGUARD).arg("--version").run().expect_code(0);
-    assert_eq!(exit.out(), format!("tfguard {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(exit.out(), crate::VERSION);
+    assert!(crate::VERSION.contains(&format!("({}-unknown-linux-", std::env::consts::ARCH)), "{exit}");
     let exit = stage.run(TFGUARD).arg("--help").run().expect_code(0);
     for word in ["--grace", "TFGUARD_REPORT", "Exit codes:", "128 + n", "-- <COMMAND>"] {
         assert!(exit.out().contains(word), "{word}: {exit}");

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use regex_lite::Regex;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use crate::files;
 use crate::session::place::{DirectoryError, Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 
+/// Longer than a run takes from its session's directory to its journal on a machine that is out of breath.
+pub(crate) const FORGOTTEN: Duration = Duration::from_secs(60);
 /// How often, and at which intervals, who begins a session tries to claim it.
 const CLAIM_TRIES: u32 = 1000;
 const CLAIM_EVERY: Duration = Duration::from_millis(1);
@@ -193,10 +195,8 @@ impl SessionDir {
             }
             match Self::open_in(root, path.join(&name)) {
                 Ok(session) => sessions.push(session),
-                // Who made it, or was removing it, may have been killed: that leaves an empty directory, which this removes. A
-                // run that is just making it makes another.
                 Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                    let _ = rustix::fs::unlinkat(root, &name, AtFlags::REMOVEDIR);
+                    remove_if_forgotten(root, &name);
                 }
                 Err(error @ (DirectoryError::NotASession(_) | DirectoryError::NotADirectory(_))) => {
                     tracing::warn!("{error}");
@@ -249,10 +249,6 @@ impl SessionDir {
                 }
                 Err(error) => {
                     session.remove();
-                    if error.is_not_found() {
-                        last = Some(error);
-                        continue;
-                    }
                     Err(error)
                 }
             };
@@ -615,6 +611,18 @@ impl SessionDir {
         if let Some(path) = self.path.parent() {
             remove_root(&root, path);
         }
+    }
+}
+
+/// Removes a session's directory that was left empty, because whoever made or removed it was killed.
+fn remove_if_forgotten(root: &OwnedFd, name: &OsStr) {
+    let age = |stat: rustix::fs::Stat| {
+        let changed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(stat.st_mtime.try_into().ok()?))?;
+        changed.elapsed().ok()
+    };
+    let stat = rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+    if stat.and_then(age).is_some_and(|age| age >= FORGOTTEN) {
+        let _ = rustix::fs::unlinkat(root, name, AtFlags::REMOVEDIR);
     }
 }
 

@@ -7,6 +7,7 @@ mod journal;
 mod place;
 mod process;
 
+pub(crate) use directory::FORGOTTEN;
 pub use directory::{REAL, SessionDir, SessionFile};
 pub use holder::{Judged, Machine};
 pub use holders::{

@@ -1,4 +1,4 @@
-//! Real OpenTofu, Terraform up to 1.8, Terragrunt, act, Buildkite's agent and versitygw, built once on this machine by `go`
+//! Real OpenTofu, Terraform up to 1.8, Terragrunt, act, Buildkite's agent, versitygw and actionlint, built once on this machine by `go`
 //! from pinned modules of the Go module proxy, with the user's own settings and caches of `go`. (From 1.9 on Terraform's
 //! module needs parts of its repository that are no modules of their own, so it cannot be built so.)
 //!
@@ -23,6 +23,7 @@ pub enum Product {
     Act,
     Versitygw,
     BuildkiteAgent,
+    Actionlint,
 }
 
 /// A version that can be built.
@@ -33,7 +34,7 @@ struct Pin {
     in_ci: bool,
 }
 
-const PINS: [Pin; 13] = [
+const PINS: [Pin; 14] = [
     Pin { product: Product::OpenTofu, version: "1.6.3", in_ci: false },
     Pin { product: Product::OpenTofu, version: "1.8.11", in_ci: true },
     Pin { product: Product::OpenTofu, version: "1.10.10", in_ci: false },
@@ -48,6 +49,7 @@ const PINS: [Pin; 13] = [
     Pin { product: Product::Versitygw, version: "1.8.0", in_ci: false },
     // The last one whose modules the proxy has.
     Pin { product: Product::BuildkiteAgent, version: "3.78.0", in_ci: true },
+    Pin { product: Product::Actionlint, version: "1.7.12", in_ci: true },
 ];
 
 impl Product {
@@ -60,6 +62,7 @@ impl Product {
             Self::Act => "act",
             Self::Versitygw => "versitygw",
             Self::BuildkiteAgent => "buildkite-agent",
+            Self::Actionlint => "actionlint",
         }
     }
 
@@ -71,6 +74,7 @@ impl Product {
             Self::Act => "github.com/nektos/act",
             Self::Versitygw => "github.com/versity/versitygw",
             Self::BuildkiteAgent => "github.com/buildkite/agent/v3",
+            Self::Actionlint => "github.com/rhysd/actionlint",
         }
     }
 
@@ -78,6 +82,7 @@ impl Product {
         let below = match self {
             Self::OpenTofu => "/cmd/tofu",
             Self::Versitygw => "/cmd/versitygw",
+            Self::Actionlint => "/cmd/actionlint",
             Self::Terraform | Self::Terragrunt | Self::Act | Self::BuildkiteAgent => "",
         };
         format!("{}{below}", self.module())
@@ -92,6 +97,7 @@ impl Product {
             Self::Terraform | Self::Act | Self::BuildkiteAgent => String::new(),
             Self::Terragrunt => format!("-X {}/internal/version.Version={version}", self.module()),
             Self::Versitygw => format!("-X main.Version={version}"),
+            Self::Actionlint => format!("-X {}.version={version}", self.module()),
         }
     }
 }
@@ -105,6 +111,7 @@ impl fmt::Display for Product {
             Self::Act => "act",
             Self::Versitygw => "versitygw",
             Self::BuildkiteAgent => "buildkite-agent",
+            Self::Actionlint => "actionlint",
         })
     }
 }

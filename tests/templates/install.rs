@@ -1,56 +1,85 @@
 //! The release as it is packaged, and what installs it.
 
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 
+use serde_json::Value;
+
+use crate::VERSION;
 use crate::support::{Exit, Guard, Reply, Run, Server, make_program};
 use crate::templates::action::{Runner, sum};
-use crate::templates::read::{template, text, yaml};
+use crate::templates::read::parse;
 use crate::templates::tools::{skip, succeed};
 use crate::templates::{SOON, TFGUARD};
 
-/// A release for this machine.
+/// A release, as the project's own script makes it.
 pub struct Package {
-    /// The tarball's name.
+    /// The tarball's name, for this machine.
     pub name: String,
-    pub tarball: Vec<u8>,
-    /// As `sha256sum` writes it.
-    pub sha256: Vec<u8>,
+    /// Each file, by its name.
+    pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Made by the project's own script, of a program that stands in for the binary under test, whose debug information
-/// would take minutes to compress.
+impl Package {
+    pub fn tarball(&self) -> &[u8] {
+        &self.files[&self.name]
+    }
+
+    /// The file whose name ends so.
+    pub fn ending(&self, end: &str) -> (&str, &[u8]) {
+        let (name, content) = self.files.iter().find(|(name, _)| name.ends_with(end)).expect(end);
+        (name, content)
+    }
+
+    /// A file in a place of its own.
+    pub fn file(&self, name: &str, dir: &Path) -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, &self.files[name]).expect("a file can be written");
+        path
+    }
+}
+
+/// The commit of a release in tests.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// Of a program that stands in for the binary under test, whose debug information would take long to compress.
 pub fn package() -> &'static Package {
-    static PACKAGE: OnceLock<Package> = OnceLock::new();
-    PACKAGE.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let stand_in = dir.path().join("stand-in");
-        make_program(&stand_in, &format!("#!/bin/sh\nexec '{TFGUARD}' \"$@\"\n"));
-        let out = dir.path().join("out");
-        succeed(Command::new(".ci/package").args([&out, &stand_in]));
-        let read = |end: &str| {
-            let files = std::fs::read_dir(&out).unwrap().flatten();
-            let path = files.map(|file| file.path()).find(|path| path.to_str().unwrap().ends_with(end)).expect(end);
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
-        };
-        let ((name, tarball), (_, sha256)) = (read(".tar.gz"), read(".sha256"));
-        Package { name, tarball, sha256 }
-    })
+    static PACKAGE: LazyLock<Package> = LazyLock::new(make_package);
+    &PACKAGE
+}
+
+fn make_package() -> Package {
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let stand_in = dir.path().join("stand-in");
+    make_program(&stand_in, &format!("#!/bin/sh\nexec '{TFGUARD}' \"$@\"\n"));
+    let out = dir.path().join("out");
+    let binary = format!("{ARCH}={}", stand_in.display());
+    let names = ["--repository=https://github.invalid/owner/tfguard", &format!("--commit={COMMIT}")];
+    succeed(Command::new(".ci/package").arg(&out).arg(binary).args(names));
+    let files = std::fs::read_dir(&out).unwrap().map(|file| {
+        let file = file.unwrap();
+        (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap())
+    });
+    Package { name: format!("tfguard-{}-linux-{ARCH}.tar.gz", env!("CARGO_PKG_VERSION")), files: files.collect() }
+}
+
+/// A YAML file of that release.
+pub fn released(name: &str) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    parse("yaml", &package().file(name, dir.path()))
 }
 
 /// A server of that release in whatever directory; `instead` may answer something else.
 pub fn serve(instead: impl Fn(&str) -> Option<Reply> + Send + Sync + 'static) -> Server {
-    let Package { name, tarball, sha256 } = package();
     Server::start(move |request| {
         let file = request.target.rsplit('/').next().unwrap_or_default();
-        instead(file).unwrap_or_else(|| match file {
-            file if file == name => content(tarball),
-            file if file.strip_suffix(".sha256") == Some(name) => content(sha256),
-            _ => Reply::status(404),
-        })
+        let released = || package().files.get(file).map(|bytes| content(bytes));
+        instead(file).or_else(released).unwrap_or_else(|| Reply::status(404))
     })
 }
 
@@ -72,32 +101,26 @@ fn downloaders() -> Vec<&'static str> {
     ["curl", "wget"].into_iter().filter(there).collect()
 }
 
-/// The first word of the `.sha256` file.
-pub fn checksum() -> String {
-    let text = String::from_utf8_lossy(&package().sha256).into_owned();
-    text.split_whitespace().next().expect("a checksum").to_owned()
-}
-
-/// Runs `install.sh` on a machine that has only this to download with.
+/// Runs the release's `install.sh` on a machine that has only this to download with.
 struct Installation {
     exit: Exit,
     dir: tempfile::TempDir,
 }
 
 impl Installation {
-    fn run(downloader: &str, url: &str, sha256: &str) -> Self {
+    fn run(downloader: &str, variables: &[(&str, &str)]) -> Self {
         let (guard, dir) = (Guard::new(), tempfile::tempdir().unwrap());
         let path = dir.path().join("path");
         std::fs::create_dir(&path).unwrap();
-        let tools = ["sh", "mkdir", "mktemp", "rm", "mv", "sha256sum", "tar", "gzip", downloader];
+        let tools = ["sh", "mkdir", "mktemp", "rm", "mv", "sed", "sha256sum", "tar", "gzip", "uname", downloader];
         let there = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect::<Vec<_>>();
         for tool in tools {
             let real = there.iter().map(|dir| dir.join(tool)).find(|file| file.exists()).expect(tool);
             std::os::unix::fs::symlink(real, path.join(tool)).unwrap();
         }
-        let run = Run::new("sh", &guard).arg(template("install.sh")).env("PATH", &path);
-        let run = run.env("TFGUARD_INSTALL_DIR", dir.path().join("some/where"));
-        let exit = run.env("TFGUARD_INSTALL_URL", url).env("TFGUARD_INSTALL_SHA256", sha256).run();
+        let script = package().file("install.sh", dir.path());
+        let run = Run::new("sh", &guard).arg(script).env("PATH", &path).envs(variables.iter().copied());
+        let exit = run.env("TFGUARD_INSTALL_DIR", dir.path().join("some/where")).run();
         Self { exit, dir }
     }
 
@@ -112,20 +135,29 @@ impl Installation {
     }
 }
 
+/// Only the tarball is asked for: its checksum is in the script.
 #[test]
-fn the_script_installs_a_release_whose_checksum_is_right() {
+fn the_script_installs_the_release_that_it_belongs_to() {
     if !can_download() {
         return;
     }
-    let server = serve(|_| None);
     for downloader in downloaders() {
-        let url = format!("{}/{}", server.url(), package().name);
-        let installation = Installation::run(downloader, &url, &checksum());
-        let out = installation.exit.out();
-        assert_eq!(out, format!("tfguard {}\n", env!("CARGO_PKG_VERSION")), "{}", installation.exit);
-        assert_eq!(installation.exit.code, Some(0));
-        assert_eq!(installation.files(), ["tfguard"]);
-        assert!(Command::new(installation.binary()).arg("--version").output().unwrap().status.success());
+        let server = serve(|_| None);
+        let url = format!("{}/mirror", server.url());
+        let repository = format!("{}/owner/tfguard", server.url());
+        let released = format!("/owner/tfguard/releases/download/v{}", env!("CARGO_PKG_VERSION"));
+        for (variable, value, place) in
+            [("TFGUARD_INSTALL_URL", url, "/mirror"), ("TFGUARD_INSTALL_REPOSITORY", repository, &released)]
+        {
+            let installation = Installation::run(downloader, &[(variable, &value)]);
+            assert_eq!(installation.exit.out(), VERSION, "{}", installation.exit);
+            assert_eq!(installation.exit.code, Some(0));
+            assert_eq!(installation.files(), ["tfguard"]);
+            assert!(Command::new(installation.binary()).arg("--version").output().unwrap().status.success());
+            let asked = server.requests().pop().expect("it asked").target;
+            assert_eq!(asked, format!("{place}/{}", package().name));
+        }
+        assert_eq!(server.requests().len(), 2);
     }
 }
 
@@ -135,20 +167,22 @@ fn the_script_installs_nothing_else() {
     if !can_download() {
         return;
     }
-    let server = serve(|file| (file == "garbage").then(|| content(b"no tarball")));
-    let (right, missing) = (format!("{}/{}", server.url(), package().name), format!("{}/missing", server.url()));
-    let garbage = format!("{}/garbage", server.url());
+    let right = serve(|_| None);
+    let garbage = serve(|_| Some(content(b"no tarball")));
+    let missing = serve(|_| Some(Reply::status(404)));
+    let (zeros, sum) = ("0".repeat(64), sum(b"no tarball"));
     for downloader in downloaders() {
-        for (url, sha256, why) in [
-            (&right, "0".repeat(64), format!("tfguard is not installed: {right} does not have the SHA-256 0000")),
-            (&right, String::new(), "name the checksum".to_owned()),
-            (&missing, checksum(), format!("tfguard is not installed: cannot download {missing}")),
-            (&garbage, sum(b"no tarball"), "tar: ".to_owned()),
+        for (server, sha256, why) in [
+            (&right, &*zeros, "does not have the SHA-256 '0000"),
+            (&garbage, "", "does not have the SHA-256 '"),
+            (&garbage, &sum, "tar: "),
+            (&missing, "", "tfguard is not installed: cannot download http"),
         ] {
-            let installation = Installation::run(downloader, url, &sha256);
+            let variables = [("TFGUARD_INSTALL_URL", &*server.url()), ("TFGUARD_INSTALL_SHA256", sha256)];
+            let installation = Installation::run(downloader, &variables);
             let exit = &installation.exit;
             assert!(exit.code.is_some_and(|code| code != 0), "{downloader}: {exit}");
-            assert!(exit.err().contains(&why), "{downloader}: {why}: {exit}");
+            assert!(exit.err().contains(why), "{downloader}: {why}: {exit}");
             assert!(installation.files().is_empty(), "{downloader}: {exit}");
         }
     }
@@ -162,33 +196,55 @@ fn what_is_installed_belongs_to_who_installed_it() {
         return skip("not root, so it is not tried that root installs no file of somebody else's");
     }
     let dir = tempfile::tempdir().unwrap();
-    let (Package { name, tarball, .. }, own) = (package(), dir.path().join("own.tar.gz"));
-    std::fs::write(&own, tarball).unwrap();
+    let name = &package().name;
+    let own = package().file(name, dir.path());
     succeed(Command::new("tar").arg("-xzf").arg(&own).arg("-C").arg(dir.path()));
     let others = ["--owner=4711", "--group=4711", "-czf"];
     let folder = name.strip_suffix(".tar.gz").unwrap();
     succeed(Command::new("tar").args(others).arg(&own).arg("-C").arg(dir.path()).arg(folder));
     let tarball = std::fs::read(&own).unwrap();
     let sha256 = sum(&tarball);
-    let server = serve(move |file| (!file.ends_with(".sha256")).then(|| content(&tarball)));
+    let server = serve(move |file| file.ends_with("gz").then(|| content(&tarball)));
 
     let owner = |binary: PathBuf| std::fs::metadata(binary).expect("it is installed").uid();
     let runner = Runner::new();
     let exit = runner.main(&[("download-url", &server.url()), ("sha256", &sha256)]).start().wait(SOON).expect_code(0);
     assert_eq!(owner(runner.told().path[0].join("tfguard")), 0, "{exit}");
     for downloader in downloaders() {
-        let installation = Installation::run(downloader, &format!("{}/{name}", server.url()), &sha256);
+        let variables = [("TFGUARD_INSTALL_URL", &*server.url()), ("TFGUARD_INSTALL_SHA256", &sha256)];
+        let installation = Installation::run(downloader, &variables);
         assert_eq!(owner(installation.binary()), 0, "{}", installation.exit);
     }
 }
 
-/// An include brings no files with it, so the script stands in GitLab's template once more.
+/// With a build of the same files, a checksum says something.
 #[test]
-fn the_gitlab_template_installs_as_the_script_does() {
-    let template = yaml("gitlab/tfguard.yml");
-    let block = template[".tfguard"]["before_script"][0].as_str().expect("the first command installs").to_owned();
-    let script = text("install.sh");
-    let (_, script) = script.split_once("set -eu\n").expect("the script stops at a failure");
-    let indented: String = script.lines().map(|line| format!("  {line}\n")).collect();
-    assert_eq!(block, format!("(\n  set -eu\n{indented})\n"));
+fn a_release_is_made_the_same_way_twice() {
+    let again = make_package();
+    let differ: Vec<_> = again.files.iter().filter(|(name, bytes)| package().files.get(*name) != Some(bytes)).collect();
+    assert!(differ.is_empty() && again.files.len() == package().files.len(), "{:?}", differ.first().map(|file| file.0));
+}
+
+/// Nothing is left for a person to fill in, and every file has its checksum.
+#[test]
+fn a_release_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in package().files.keys() {
+        package().file(name, dir.path());
+    }
+    let sums = String::from_utf8(package().files["SHA256SUMS"].clone()).unwrap();
+    assert_eq!(sums.lines().count(), package().files.len() - 1);
+    succeed(Command::new("sh").args(["-c", "cd \"$0\" && sha256sum --check --strict SHA256SUMS"]).arg(dir.path()));
+
+    let (templates, _) = package().ending("-ci-templates.tar.gz");
+    succeed(Command::new("tar").arg("-xzf").arg(dir.path().join(templates)).arg("-C").arg(dir.path()));
+    let unpacked = dir.path().join(templates.strip_suffix(".tar.gz").unwrap());
+    let mut left = Command::new("grep");
+    left.args(["-rnE", "OWNER|@install|sha256_[a-z0-9_]*=$"]).arg(&unpacked).arg(dir.path().join("install.sh"));
+    let left = String::from_utf8(left.output().unwrap().stdout).unwrap();
+    let other = if ARCH == "x86_64" { "aarch64" } else { "x86_64" };
+    let left: Vec<_> = left.lines().filter(|line| !line.ends_with(&format!("sha256_{other}="))).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    let workflow = std::fs::read_to_string(unpacked.join("github/terraform.yml")).unwrap();
+    assert!(workflow.contains(&format!("owner/tfguard/ci-templates/github@{COMMIT} # v")), "{workflow}");
 }

@@ -4,6 +4,7 @@
 mod action;
 mod cancelled;
 mod install;
+mod packages;
 mod promises;
 mod read;
 mod syntax;

@@ -39,7 +39,7 @@ pub fn groovy(name: &str) -> Vec<(Vec<String>, String)> {
     calls.collect()
 }
 
-fn parse(kind: &str, path: &Path) -> Value {
+pub fn parse(kind: &str, path: &Path) -> Value {
     let parser = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/templates/parse.py");
     let output = succeed(Command::new(python()).args(["-I", parser, kind]).arg(path));
     serde_json::from_str(&output).expect("it prints JSON")

