@@ -100,6 +100,12 @@ pub enum Action {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+
+        /// Print only import blocks for what was not saved
+        ///
+        /// Print, and print nothing else on stdout, `import` blocks for what a killed Terraform had made and not saved.
+        #[arg(long)]
+        imports: bool,
     },
     /// What a person runs by hand.
     #[command(flatten)]

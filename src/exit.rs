@@ -33,7 +33,8 @@ Exit codes:
   2              a command (`tfguard locks`, ...) was typed wrongly
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run);
                  `unlock`: the lock stays
-  121            the state needs a look: of a run that died over it, or by `tfguard verify`
+  121            the state needs a look: of a run that died over it, also because it lacks what that
+                 run made, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock
   124            tfguard itself stopped it before it was done: --deadline, --before-expiry
   125            tfguard itself failed (bad option, no session directory, exit status lost)

@@ -45,7 +45,9 @@ fn main() -> ExitCode {
         Some(Action::Completions { shell }) => {
             return Cli::completions(*shell).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
         }
-        Some(Action::Release { wait, dry_run }) => Some(Cleanup { wait: *wait, dry_run: *dry_run }),
+        Some(Action::Release { wait, dry_run, imports }) => {
+            Some(Cleanup { wait: *wait, dry_run: *dry_run, imports: *imports })
+        }
         None => None,
     };
     let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {

@@ -29,6 +29,30 @@ pub fn quote(word: impl AsRef<OsStr>) -> String {
     }
 }
 
+/// A text as HCL quotes it (`toHCLQuotedString` in Terraform's `internal/addrs/instance_key.go`). What a terminal or a CI would
+/// not show as it is, or take for an order, is escaped.
+#[must_use]
+pub fn quote_hcl(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut chars = text.chars().peekable();
+    let (mut quoted, mut before) = ("\"".to_owned(), None);
+    while let Some(char) = chars.next() {
+        match char {
+            '\n' => quoted += "\\n",
+            '\r' => quoted += "\\r",
+            '\t' => quoted += "\\t",
+            '"' | '\\' => quoted.extend(['\\', char]),
+            '$' | '%' if chars.peek() == Some(&'{') => quoted.extend([char, char]),
+            char if harmless(char) != char || (char, before) == ('#', Some('#')) => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(char));
+            }
+            char => quoted.push(char),
+        }
+        before = Some(char);
+    }
+    quoted + "\""
+}
+
 /// Words as one command line.
 #[must_use]
 pub fn join(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {

@@ -446,3 +446,13 @@ proptest! {
         }
     }
 }
+
+/// By these records what Terraform prints of its resources is believed.
+#[test]
+fn every_version_logs_of_which_resource_it_begins_a_change() {
+    for version in VERSIONS.into_iter().chain(["1.5.7", "opentofu-1.12.6"]) {
+        let records = Splitter::default().feed(load(version, "apply.log").as_bytes());
+        let begun = records.iter().filter(|record| record.logger == "Starting apply for ");
+        assert_eq!(begun.map(|record| record.message.as_str()).collect::<Vec<_>>(), ["terraform_data.a"], "{version}");
+    }
+}

@@ -47,6 +47,23 @@ pub enum Failure {
         state: String,
         error: StoreError,
     },
+    /// A report cannot be used.
+    #[error("the report {path} cannot be read: {error}. It is the file that `--report` of the run names")]
+    Report {
+        /// The file.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// Nothing is known of a Terraform that died over a state.
+    #[error(
+        "no Terraform is known that died over {state} and had made something\n\
+         hint: tfguard verify --imports --from <REPORT>, with the file that `--report` of the run names"
+    )]
+    NothingUnsaved {
+        /// `s3://<bucket>/<key>`.
+        state: String,
+    },
     /// The links of `tfguard shim` cannot be made.
     #[error(transparent)]
     Shim(#[from] ShimError),

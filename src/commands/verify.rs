@@ -1,6 +1,7 @@
 //! `tfguard verify`: is the state whole, and what to do if not. With `--fix-digest`, the one writer of digests.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,11 +11,12 @@ use crate::commands::inspect::Format;
 use crate::commands::target::{State, Target};
 use crate::commands::{Answer, Failure, block_on, confirm, print, to_json};
 use crate::exit;
-use crate::model::StateVerdict;
-use crate::session::Machine;
+use crate::files;
+use crate::model::{Account, StateVerdict, Unsaved};
+use crate::session::{Journal, Machine, SessionDir};
 use crate::state::{
-    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Written, describe, errored, fix,
-    is_at_odds, step,
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Written, compare, describe,
+    errored, fix, imports, is_at_odds, step,
 };
 use crate::text::{printable, printable_command, printable_whole};
 
@@ -48,6 +50,19 @@ pub struct Args {
     /// Only show what would be written
     #[arg(long, help_heading = "Repair")]
     pub dry_run: bool,
+
+    /// Print only import blocks for what the state lacks
+    ///
+    /// Print, and print nothing else on stdout, `import` blocks for what killed Terraforms had made and the state lacks, by
+    /// the sessions of this machine.
+    #[arg(long, conflicts_with = "fix_digest", help_heading = "Resources")]
+    pub imports: bool,
+
+    /// Take them from a run's report
+    ///
+    /// The file that `--report` of the run wrote, instead of the sessions of this machine.
+    #[arg(long, value_name = "REPORT", requires = "imports", help_heading = "Resources")]
+    pub from: Option<PathBuf>,
 
     /// Print text or json
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Output")]
@@ -95,6 +110,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     })
 }
 
+/// The longest report that is read. A journal, whose account it is, is no longer.
+const LONGEST_REPORT: u64 = 64 * 1024 * 1024;
+
+fn read_report(path: &Path) -> Result<Account, Failure> {
+    let read = files::read_path(path, LONGEST_REPORT).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    read.map_err(|error| Failure::Report { path: path.display().to_string(), error })
+}
+
 struct Verify<'a> {
     args: &'a Args,
     state: State,
@@ -114,6 +137,9 @@ impl<'a> Verify<'a> {
 
     async fn run(&self) -> Result<u8, Failure> {
         let (mut look, mut judgement) = self.look().await?;
+        if self.args.imports {
+            return self.print_imports(&look.seen, &judgement);
+        }
         let is_text = self.args.format == Format::Text;
         let mut fixed = None;
         if self.args.fix_digest {
@@ -142,6 +168,39 @@ impl<'a> Verify<'a> {
             print(&self.text(&look.seen, &judgement))?;
         }
         Ok(code)
+    }
+
+    /// Prints the blocks for what the state lacks by now. What else is wrong with it is told on stderr.
+    fn print_imports(&self, seen: &Seen, judgement: &Judgement) -> Result<u8, Failure> {
+        let accounts = match &self.args.from {
+            Some(path) => vec![read_report(path)?],
+            None => SessionDir::all(|name| std::env::var_os(name))
+                .iter()
+                .filter_map(|session| Some(Journal::read(session).ok()?.account))
+                .collect(),
+        };
+        let state = self.state.lock_id();
+        let of_state = accounts.iter().flat_map(Account::all_unsaved).filter(|it| it.state.as_ref() == Some(&state));
+        let mut unsaved: Vec<Unsaved> = of_state.cloned().collect();
+        if unsaved.is_empty() {
+            return Err(Failure::NothingUnsaved { state: self.name() });
+        }
+        for unsaved in &mut unsaved {
+            compare(unsaved, seen, false);
+            for why in &unsaved.unseen {
+                tracing::warn!("NOT known: {}", printable_whole(why));
+            }
+        }
+        let lacks = unsaved.iter().any(Unsaved::needs_a_look);
+        print(&unsaved.iter().map(imports).collect::<String>())?;
+        if !lacks {
+            tracing::info!("{} has by now all that is known to have been made", printable(&self.name()));
+        }
+        for finding in &judgement.findings {
+            let (state, finding) = (printable(&self.name()), printable_whole(&finding.to_string()));
+            tracing::warn!("state {state} needs a look: {finding}");
+        }
+        Ok(if judgement.findings.is_empty() { 0 } else { exit::STATE_NEEDS_A_LOOK })
     }
 
     async fn look(&self) -> Result<(Look, Judgement), Failure> {

@@ -14,6 +14,7 @@ use crate::model::holder::Holder;
 use crate::model::lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockPlace, Stage, TraceEntry};
 use crate::model::process::product;
 use crate::model::state::StateAccount;
+use crate::model::unsaved::Unsaved;
 use crate::model::verdict::Liveness;
 
 /// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
@@ -65,6 +66,9 @@ pub struct Account {
     /// The states that the child died over, looked at afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<StateAccount>,
+    /// What the child did to resources and did not come to save.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsaved: Vec<Unsaved>,
     /// The lock that the child was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedLock>,
@@ -371,6 +375,7 @@ impl Account {
             self.traces.append(&mut terraform.traces);
             self.other_locks.append(&mut terraform.other_locks);
             self.states.append(&mut terraform.states);
+            self.unsaved.append(&mut terraform.unsaved);
             if self.refused.is_none() {
                 self.refused = terraform.refused.take();
             }
@@ -398,9 +403,28 @@ impl Account {
             || self.terraforms.iter().any(|terraform| terraform.ended.is_none() || terraform.can_be_tried_again())
     }
 
+    /// What it and the Terraforms below it did and did not save.
+    pub fn all_unsaved(&self) -> Box<dyn Iterator<Item = &Unsaved> + '_> {
+        Box::new(self.unsaved.iter().chain(self.terraforms.iter().flat_map(Self::all_unsaved)))
+    }
+
+    /// Somebody has what is needed to save it.
+    pub(crate) fn forget_unsaved(&mut self) {
+        self.unsaved.clear();
+        self.terraforms.iter_mut().for_each(Self::forget_unsaved);
+    }
+
+    /// Whether a state lacks resources that exist, or may.
+    #[must_use]
+    pub fn lacks_resources(&self) -> bool {
+        self.all_unsaved().any(Unsaved::needs_a_look)
+    }
+
     /// Whether a state needs a look.
     pub fn state_needs_a_look(&self) -> bool {
-        self.states.iter().any(StateAccount::needs_a_look) || self.terraforms.iter().any(Self::state_needs_a_look)
+        self.states.iter().any(StateAccount::needs_a_look)
+            || self.lacks_resources()
+            || self.terraforms.iter().any(Self::state_needs_a_look)
     }
 }
 
@@ -585,6 +609,7 @@ mod tests {
             traces: Vec::new(),
             other_locks: Vec::new(),
             states: Vec::new(),
+            unsaved: Vec::new(),
             refused: None,
             troubles: vec!["none".to_owned()],
             terraforms: Vec::new(),

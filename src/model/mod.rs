@@ -1,6 +1,7 @@
 //! What all rooms talk about, without I/O.
 
 mod account;
+mod address;
 mod ci;
 mod holder;
 mod lock;
@@ -8,6 +9,7 @@ mod policy;
 mod process;
 mod sighting;
 mod state;
+mod unsaved;
 mod verdict;
 
 pub use account::{Account, Phase};
@@ -15,6 +17,7 @@ pub(crate) use account::{
     Ending, Half, HalfOutcome, Interrupt, InterruptedBy, LockAccount, LockOutcome, OtherLock, OtherOutcome,
     RefusedLock, Requested, Settings, StopRequest, TraceAccount,
 };
+pub use address::Address;
 pub(crate) use ci::{Origin, Provider, Run, Term};
 pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
@@ -26,4 +29,5 @@ pub(crate) use process::{ChildRecord, ProcessId, World, product};
 pub use sighting::HeldLock;
 pub(crate) use sighting::{Content, Defect, Sighting};
 pub(crate) use state::{Flaw, Relation, StateAccount, StateFinding, StateVerdict};
+pub use unsaved::{Fate, Unsaved, UnsavedResource};
 pub(crate) use verdict::{Boot, Facts, Liveness, Log, Processes, Session, judge};

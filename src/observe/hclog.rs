@@ -31,7 +31,8 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_CONTINUATION: usize = 256 * 1024;
 
 /// How the records begin that anybody here reads. All others are skipped without a look at their text.
-const INTERESTING: [&[u8]; 9] = [
+const INTERESTING: [&[u8]; 10] = [
+    STARTING_APPLY.as_bytes(),
     b"backend-s3: ",
     b"backendMigrateState: ",
     b"backend/local: ",
@@ -42,6 +43,9 @@ const INTERESTING: [&[u8]; 9] = [
     b"[aws-sdk-go] DEBUG: Request dynamodb/",
     b"[aws-sdk-go] DEBUG: Response dynamodb/",
 ];
+
+/// How Terraform's core says of which resource it begins to change something. The address behind it may hold anything.
+pub(crate) const STARTING_APPLY: &str = "Starting apply for ";
 
 /// The logger's name in a record of the AWS SDK for Go v1, as far as a name can be told there.
 pub(crate) const SDK_V1: &str = "[aws-sdk-go] DEBUG";
@@ -251,8 +255,14 @@ impl<'a> Head<'a> {
     fn open(&self, overlong: bool) -> Option<Open> {
         let time = std::str::from_utf8(self.time).ok()?.parse().ok()?;
         let text = String::from_utf8_lossy(self.text);
-        let (logger, text) = text.split_once(": ")?;
-        let (message, tail) = fields::split_message(text);
+        let (logger, message, tail) = match text.split_at_checked(STARTING_APPLY.len()) {
+            Some((STARTING_APPLY, address)) => (STARTING_APPLY, address, ""),
+            _ => {
+                let (logger, text) = text.split_once(": ")?;
+                let (message, tail) = fields::split_message(text);
+                (logger, message, tail)
+            }
+        };
         let mut fields = Fields::default();
         fields.inline(tail);
         Some(Open {

@@ -6,6 +6,8 @@
 //! log bytes ─▶ hclog::Splitter ─▶ locks::read ─▶ locks::Expectations ─▶ Ledger ─▶ Left
 //!                     ├─▶ requests::Requests ─────────┘   └──────────▶ Traces
 //!                     └─────────▶ phase::Marker ─▶ PhaseTracker
+//!                     └─ Starting apply ─┐
+//! stdout ────────────────────────────────┴─▶ Resources
 //! stdout, stderr ─▶ InterruptScanner
 //! ```
 
@@ -19,6 +21,7 @@ mod observer;
 mod phase;
 mod refusal;
 mod requests;
+mod resources;
 mod traces;
 
 pub use hclog::{Level, Record, Splitter};
@@ -28,3 +31,4 @@ pub use locks::{Expectations, LockEvent, LoggedPlace, Refusal, Refused, read};
 pub use observer::{Asked, Believed, Fact, Migration, Observer};
 pub use phase::{Marker, PhaseTracker};
 pub use refusal::{PrintedHolder, PrintedRefusal};
+pub use resources::{Action, Change, End, Resources};

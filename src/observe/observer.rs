@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 
 use crate::model::{Entry, Grade, Phase, Product, TraceEntry};
-use crate::observe::hclog::{Level, Record, Splitter};
+use crate::observe::hclog::{Level, Record, STARTING_APPLY, Splitter};
 use crate::observe::ledger::{Ending, Ledger, Left, MOST};
 use crate::observe::locks;
 use crate::observe::locks::{Expectations, LockEvent, Refusal, Refused};
 use crate::observe::phase::{Marker, PhaseTracker};
 use crate::observe::requests::{Requests, Told};
+use crate::observe::resources::Resources;
 use crate::observe::traces::{TraceEvent, Traces};
 use crate::terraform::minor;
 
@@ -88,6 +89,8 @@ pub struct Observer {
     asked: Vec<Asked>,
     tracker: PhaseTracker,
     phase: Phase,
+    /// What it changes, by its output, which is fed here too, and its log.
+    pub resources: Resources,
     refused: Vec<Refused>,
     under_lock: Option<Timestamp>,
     unlearned: bool,
@@ -114,6 +117,7 @@ impl Observer {
             ledger: Ledger::default(),
             tracker: PhaseTracker::default(),
             phase: Phase::default(),
+            resources: Resources::default(),
             refused: Vec::new(),
             under_lock: None,
             unlearned: false,
@@ -218,6 +222,8 @@ impl Observer {
             }
         } else if let Some(migration) = migration(record) {
             self.migration = Some(migration);
+        } else if record.logger == STARTING_APPLY {
+            self.resources.note_logged(&record.message);
         } else if is_stop(record) {
             facts.push(Fact::CoreStopped { alone: self.begins <= 1 });
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {

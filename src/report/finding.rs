@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{OtherLock, OtherOutcome, RefusedLock, StateAccount};
+use crate::model::{Fate, OtherLock, OtherOutcome, RefusedLock, StateAccount, Unsaved};
 use crate::text::{describe, printable, printable_whole};
 
 /// What became of a lock, and what to do about it.
@@ -84,6 +84,56 @@ impl StateAccount {
             details: Vec::new(),
             next: Some(format!("before anything else is run on this state, {}", self.next)),
         })
+    }
+}
+
+/// So many resources are named one by one where everything is told in short.
+const NAMED: usize = 10;
+
+/// What there is to say of what Terraform did and did not save.
+impl Unsaved {
+    /// `verify`: the command that looks at the state, and where to run it. `program`: Terraform's or OpenTofu's.
+    pub(crate) fn finding(&self, verify: &str, program: &str) -> Finding {
+        let count = |is: Fate| self.resources.iter().filter(|resource| resource.is == is).count();
+        let [made, may_exist, destroyed] =
+            [count(Fate::Made) + count(Fate::Replaced), count(Fate::MayExist), count(Fate::Destroyed)];
+        let state = self.state.as_ref().map_or_else(|| "the state".to_owned(), |state| format!("state s3://{state}"));
+        let some = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+        let told = [some(made, "made"), some(may_exist, "that may exist"), some(self.left_out, "more")];
+        let told = told.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        let is_urgent = self.needs_a_look();
+        let mut line = match (is_urgent, made + self.left_out) {
+            (true, 0) => format!("{state} may lack resources that Terraform was making: {told}"),
+            (true, _) => format!("{state} lacks resources that Terraform made: {told}"),
+            (false, _) => format!("{state}: no resource is known that it lacks"),
+        };
+        if destroyed > 0 {
+            line += &format!("; {destroyed} destroyed and still in it, which a plan finds out");
+        }
+        for what in &self.unseen {
+            line += &format!("; NOT known: {what}");
+        }
+        let lines: Vec<_> = self.lines().collect();
+        let mut details: Vec<_> = lines.iter().take(NAMED).map(|line| printable(line)).collect();
+        details.extend(some(lines.len().saturating_sub(NAMED), "more: see the report"));
+        let what = if made > 0 { "to import what was made" } else { "look whether it exists, and if so, to import it" };
+        let next = format!(
+            "{what}, {verify} --imports > recovered.tf && {program} plan (in a cleanup step: tfguard release --imports; \
+             elsewhere: --from the file of --report)"
+        );
+        Finding {
+            id: None,
+            state: self.state.clone().unwrap_or_default(),
+            outcome: if is_urgent { Outcome::NeedsALook } else { Outcome::Gone },
+            line: printable_whole(&line),
+            details,
+            next: is_urgent.then_some(next),
+        }
+    }
+
+    /// A line for each resource that the state lacks.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        self.resources.iter().filter(|resource| resource.is != Fate::Destroyed).map(ToString::to_string)
     }
 }
 

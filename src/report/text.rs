@@ -81,9 +81,14 @@ impl Account {
         let traces = self.traces.iter().filter_map(|trace| trace.finding(self, &sure));
         let others = self.other_locks.iter().map(OtherLock::finding);
         let states = self.states.iter().filter_map(StateAccount::finding);
+        let unsaved = self.unsaved.iter().map(|unsaved| {
+            let lock = self.locks.iter().find(|lock| Some(lock.claim.lock_id()) == unsaved.state);
+            let verify = in_its_place(lock.and_then(|lock| lock.settings.as_ref()), "tfguard verify");
+            unsaved.finding(&verify, self.command())
+        });
         let refused = self.refused.iter().map(RefusedLock::finding);
         let below = self.terraforms.iter().flat_map(Self::findings);
-        locks.chain(traces).chain(others).chain(states).chain(refused).chain(below).collect()
+        locks.chain(traces).chain(others).chain(states).chain(unsaved).chain(refused).chain(below).collect()
     }
 
     /// What to do next if no lock needs somebody.

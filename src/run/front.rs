@@ -93,7 +93,7 @@ async fn front(plan: &Plan) -> Result<u8, Failure> {
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
     requests::from_waiting(to_us.clone(), plan);
     reap_as_init().map_err(Failure::Start)?;
-    let output = Output::relay(spools(session)).map_err(Failure::Start)?;
+    let output = Output::relay(spools(session), false).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &output).await {

@@ -167,6 +167,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         traces: Vec::new(),
         other_locks: Vec::new(),
         states: Vec::new(),
+        unsaved: Vec::new(),
         refused: None,
         troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(warning).collect(),
         terraforms: Vec::new(),
@@ -233,7 +234,7 @@ pub(crate) fn clean_up(session: &SessionDir, account: &Account, keeps: bool) {
     }
     if !account.survivors.is_empty() || (keeps && !output::is_passed_on(session)) {
         // Whether they are gone can be told by the log, which they hold. What nobody could read is shown by the guard around.
-    } else if keeps || account.lock_left() {
+    } else if keeps || account.lock_left() || account.lacks_resources() {
         if is_accounted_for(session) {
             session.remove_secrets();
         }

@@ -43,12 +43,13 @@ pub struct Output {
 }
 
 impl Output {
-    /// Passes the output on. What tfguard says goes between the lines of stderr.
+    /// Passes the output on. What tfguard says goes between the lines of stderr. `apart`: nothing to stdout.
     ///
     /// # Errors
     /// The system has no thread for it.
-    pub fn relay([stdout, stderr]: Spools) -> io::Result<Self> {
-        let (stdout, stderr) = (Relay::start(stdout, io::stdout())?, Relay::start(stderr, io::stderr())?);
+    pub fn relay([stdout, stderr]: Spools, apart: bool) -> io::Result<Self> {
+        let stdout = if apart { Relay::start(stdout, io::stderr())? } else { Relay::start(stdout, io::stdout())? };
+        let stderr = Relay::start(stderr, io::stderr())?;
         let sayer = stderr.sayer();
         crate::log::through(move |line| sayer.say(line));
         Ok(Self { stdout, stderr })

@@ -466,7 +466,7 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: tokio
     }
     releaser.identify_traces(traces, &mut left, started, false, journal).await;
     releaser.settle(&left, started, Terms { unclean: true, exited_zero: false, just_ended: false, job }, journal).await;
-    states::look(&mut journal.account, &releaser, job).await;
+    states::look(&mut journal.account, &releaser, job, None).await;
     if let Err(error) = journal.write(&job.session) {
         tracing::warn!("{error}");
     }

@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
     Account, Ending, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount,
-    StateFinding,
+    StateFinding, Unsaved,
 };
 use crate::run::job::Job;
 use crate::run::release::Releaser;
-use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, errored};
+use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, compare, errored};
 use crate::terraform::read_planned_state;
 use crate::text;
 
@@ -21,23 +21,51 @@ const BUDGET: Duration = Duration::from_secs(30);
 const TO_TELL: Duration = Duration::from_secs(2);
 
 /// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it
-/// had. What could not be looked at is only noted.
-pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job) {
+/// had. What could not be looked at is only noted. `changed`: what it did to resources, to be compared with them.
+pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job, changed: Option<Unsaved>) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
-    let held = |lock: &&LockAccount| match &lock.outcome {
+    let held = |lock: &LockAccount| match &lock.outcome {
         Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
         Some(LockOutcome::Gone) => unclean,
         Some(LockOutcome::Unlocked | LockOutcome::NotOwn(_)) | None => false,
     };
+    if changed.is_some() {
+        account.unsaved.clear();
+    }
+    let changed = changed.filter(|changed| !changed.is_empty());
+    let applies = account.locks.iter().filter(|lock| lock.claim.operation == "OperationTypeApply");
+    let applied = applies.map(|lock| lock.claim.lock_id()).next_back().filter(|_| changed.is_some());
+    let is_applied = |lock: &LockAccount| applied.as_ref() == Some(&lock.claim.lock_id());
     let mut locks: Vec<&LockAccount> = Vec::new();
-    for lock in account.locks.iter().filter(held) {
+    for lock in account.locks.iter().filter(|lock| held(lock) || is_applied(lock)) {
         // `init` locks a new workspace's state once more, before the command does.
         if !locks.iter().any(|known| known.claim.lock_id() == lock.claim.lock_id()) {
             locks.push(lock);
         }
     }
-    let states =
-        join_all(locks.into_iter().map(|lock| state(account, lock, releaser, job.at_most(BUDGET, TO_TELL)))).await;
+    let looked = locks.iter().map(async |lock| {
+        let changed = changed.clone().filter(|_| is_applied(lock));
+        state(account, lock, releaser, job.at_most(BUDGET, TO_TELL), changed).await
+    });
+    let looked = join_all(looked).await;
+    let mut unsaved = changed.filter(|_| looked.iter().all(|(_, unsaved)| unsaved.is_none()));
+    let mut states = Vec::new();
+    for (lock, (state, found)) in locks.into_iter().zip(looked) {
+        let is_noted = held(lock) || state.needs_a_look();
+        unsaved = found.or(unsaved);
+        if is_noted {
+            states.push(state);
+        }
+    }
+    if let Some(mut unsaved) = unsaved {
+        if unsaved.state.is_none() {
+            unsaved.not_compared("where it is is not known to tfguard", !unclean);
+        }
+        unsaved.bound();
+        if !unsaved.is_empty() {
+            account.unsaved = vec![unsaved];
+        }
+    }
     for state in &states {
         if let Some(why) = &state.why {
             tracing::debug!("state s3://{}/{} was not looked at: {why}", state.bucket, state.state_key);
@@ -55,7 +83,15 @@ pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job) 
         .collect();
 }
 
-async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser, budget: Duration) -> StateAccount {
+/// Looks at a state, and compares what was `changed` with it.
+async fn state(
+    account: &Account,
+    lock: &LockAccount,
+    releaser: &Releaser,
+    budget: Duration,
+    mut changed: Option<Unsaved>,
+) -> (StateAccount, Option<Unsaved>) {
+    let orderly = !account.ending.is_none_or(Ending::is_unclean);
     let LockClaim { bucket, state_key, .. } = &lock.claim;
     let dir = lock.settings.as_ref().map(|settings| &settings.directory);
     // An older one is of another run, which this one's ending says nothing of.
@@ -82,6 +118,9 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser, budge
         let look = looker.look(PATIENCE, errored.clone(), false, dead).await;
         let mut seen = look.map_err(|error| error.to_string())?.seen;
         let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &expected).await;
+        if let Some(changed) = &mut changed {
+            compare(changed, &seen, orderly);
+        }
         let content = seen.object.and_then(|object| object.content.ok());
         Ok::<_, String>((verdict, findings, content))
     };
@@ -92,12 +131,16 @@ async fn state(account: &Account, lock: &LockAccount, releaser: &Releaser, budge
             (state.serial, state.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
         }
         Err(why) => {
+            changed.iter_mut().for_each(|changed| changed.not_compared(&why, orderly));
             state.why = Some(why);
             // It lies here, whatever is there.
             state.findings.extend(errored.map(|errored| StateFinding::errored(&errored, Relation::NothingToCompare)));
         }
     }
-    state
+    if let Some(changed) = &mut changed {
+        changed.state = Some(lock.claim.lock_id());
+    }
+    (state, changed)
 }
 
 /// The state that a plan was made of, where one was applied: Terraform saw that it was still the one before it began.

@@ -161,7 +161,7 @@ impl<'a> Supervisor<'a> {
             child,
             watch,
             log,
-            printed: Printed::default(),
+            printed: Printed::of(job, runs_guards),
             inner,
             unguarded: Vec::new(),
             looks: Looks { due: LOOKS, next: Some(Instant::now()) },
@@ -186,6 +186,9 @@ impl<'a> Supervisor<'a> {
         loop {
             while let Some(action) = self.machine.poll_action() {
                 if let Some(finish) = self.act(action).await {
+                    if finish != Finish::Alive {
+                        self.look_at_states().await;
+                    }
                     self.explain_refusal().await;
                     self.account_for_unguarded().await;
                     return self.finish(finish);
@@ -214,6 +217,9 @@ impl<'a> Supervisor<'a> {
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
                 () = self.waiting.over() => self.interrupt_waiting_command(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
+                () = tokio::time::sleep_until(self.printed.resources_due), if self.printed.tells_resources() && !ended => {
+                    self.read_resources();
+                }
                 () = std::future::ready(()), if self.log.has_more && !self.log.is_read => self.read_some_log(),
             }
         }

@@ -3,6 +3,7 @@
 //! Terraform (`internal/states/statefile/version4.go`) takes a missing field for an empty one, so a state without
 //! `resources` for one without resources. No version of it writes such a state, so here every field has to be there.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::de::IgnoredAny;
@@ -10,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::model::Flaw;
+use crate::model::{Address, Flaw};
+use crate::text::quote_hcl;
 
 /// The format that Terraform since 0.12 and every OpenTofu write.
 const VERSION: u64 = 4;
@@ -31,6 +33,20 @@ pub struct Content {
     /// The MD5 of its outputs and resources, where they can be seen.
     #[serde(skip)]
     pub body: Option<String>,
+    /// The instances of its managed resources, where they can be seen.
+    #[serde(skip)]
+    pub instances: Vec<Instance>,
+}
+
+/// One instance of a resource. Never shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its address, with the mark that Terraform prints of one that is deposed.
+    pub address: String,
+    /// By which Terraform prints which one it is: its attributes `id` and `name`.
+    pub ids: [Option<String>; 2],
+    /// Its creation failed half-way.
+    pub tainted: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,13 +63,45 @@ struct Fields<'a> {
 }
 
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "to be there, and of the right type")]
-struct Resource {
+struct Resource<'a> {
+    module: Option<String>,
     mode: String,
     r#type: String,
     name: String,
+    #[expect(dead_code, reason = "to be there, and of the right type")]
     provider: String,
-    instances: Vec<HashMap<String, IgnoredAny>>,
+    #[serde(borrow)]
+    instances: Vec<HashMap<Cow<'a, str>, &'a RawValue>>,
+}
+
+impl Resource<'_> {
+    fn instances(self) -> impl Iterator<Item = Instance> {
+        let module = self.module.filter(|module| !module.is_empty()).map(|module| module + ".").unwrap_or_default();
+        let resource = format!("{module}{}.{}", self.r#type, self.name);
+        let is_managed = self.mode == "managed";
+        self.instances.into_iter().filter(move |_| is_managed).filter_map(move |instance| {
+            let field = |name: &str| instance.get(name).map(|value| value.get());
+            let text = |name: &str| serde_json::from_str::<String>(field(name)?).ok();
+            let index = match (text("index_key"), field("index_key")) {
+                (Some(key), _) => format!("[{}]", quote_hcl(&key)),
+                (None, Some(number)) if number != "null" => format!("[{number}]"),
+                _ => String::new(),
+            };
+            let (Address { text: address, .. }, _) = Address::read(&format!("{resource}{index}"))?;
+            let deposed = text("deposed").filter(|key| !key.is_empty());
+            let deposed = deposed.map(|key| format!(" (deposed object {key})")).unwrap_or_default();
+            let ids = field("attributes").and_then(|attributes| serde_json::from_str(attributes).ok());
+            let Ids { id, name } = ids.unwrap_or_default();
+            let ids = [id, name].map(|id| id.and_then(|id| Some(id.as_str()?.to_owned())));
+            Some(Instance { address: address + &deposed, ids, tainted: text("status").as_deref() == Some("tainted") })
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Ids {
+    id: Option<Value>,
+    name: Option<Value>,
 }
 
 impl Content {
@@ -68,7 +116,7 @@ impl Content {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| flaw(bytes, &error))?;
         let text = |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map(str::to_owned);
         let encrypted = fields.encrypted_data.is_some() && fields.resources.is_none();
-        let (mut resources, mut body) = (None, None);
+        let (mut resources, mut body, mut instances) = (None, None, Vec::new());
         let terraform_version = text(&fields.terraform_version);
         if !encrypted {
             match fields.version.as_ref().and_then(Value::as_u64).filter(|version| *version > 0) {
@@ -81,10 +129,11 @@ impl Content {
             let all: (&str, Vec<Resource>) = parsed(fields.resources, "resources")?;
             resources = Some(all.1.len());
             body = Some(crate::state::seen::md5(&compact(&[outputs.0, all.0])));
+            instances = all.1.into_iter().flat_map(Resource::instances).collect();
         }
         let serial = fields.serial.as_ref().and_then(Value::as_u64).ok_or_else(|| wrong("serial"))?;
         let lineage = text(&fields.lineage).ok_or_else(|| wrong("lineage"))?;
-        Ok(Self { serial, lineage, terraform_version, resources, encrypted, body })
+        Ok(Self { serial, lineage, terraform_version, resources, encrypted, body, instances })
     }
 }
 
@@ -192,6 +241,32 @@ mod tests {
             assert_ne!(text(r#""hush""#, &format!("\"{other}\"")), content.body);
         }
         assert_ne!(text(r#""hush""#, r#""\"  a""#), text(r#""hush""#, r#""\" a""#));
+    }
+
+    #[test]
+    fn the_address_and_id_of_each_instance_are_known() {
+        let resources = json!([
+            {"mode": "managed", "type": "a", "name": "n", "provider": "p", "module": "module.m[\"x\"].module.y", "instances": [
+                {"index_key": "it's \"${k}\"\n", "attributes": {"id": "1", "name": "one"}},
+                {"index_key": 7, "attributes": {"name": "two"}, "status": "tainted"},
+                {"index_key": 7, "deposed": "12345678", "attributes": {"id": 3}},
+            ]},
+            {"mode": "managed", "type": "b", "name": "n", "provider": "p", "instances": [{"attributes_flat": {"id": "4"}}]},
+            {"mode": "data", "type": "c", "name": "n", "provider": "p", "instances": [{"attributes": {"id": "5"}}]},
+        ]);
+        let found = read(&with("resources", resources)).unwrap().instances;
+        let found: Vec<_> = found.iter().map(|i| (i.address.as_str(), &i.ids, i.tainted)).collect();
+        let ids = |id: Option<&str>, name: Option<&str>| [id, name].map(|id| id.map(str::to_owned));
+        let module = "module.m[\"x\"].module.y.a.n";
+        assert_eq!(
+            found,
+            [
+                (&*format!(r#"{module}["it's \"$${{k}}\"\n"]"#), &ids(Some("1"), Some("one")), false),
+                (&*format!("{module}[7]"), &ids(None, Some("two")), true),
+                (&*format!("{module}[7] (deposed object 12345678)"), &ids(None, None), false),
+                ("b.n", &ids(None, None), false),
+            ]
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod judge;
 mod look;
 mod seen;
 mod store;
+mod unsaved;
 
 pub(crate) use advice::{Site, Step, describe, step};
 pub(crate) use content::Content;
@@ -22,3 +23,4 @@ pub(crate) use judge::{Judgement, is_at_odds};
 pub(crate) use look::{Look, Looker, PATIENCE, errored};
 pub(crate) use seen::{Expected, Seen, StateObject, StoredDigest};
 pub(crate) use store::{DigestStore, StateStore, Written};
+pub(crate) use unsaved::{compare, imports};

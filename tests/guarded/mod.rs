@@ -16,6 +16,7 @@ mod shapes;
 mod stopping;
 mod terragrunt;
 mod unheard;
+mod unsaved;
 mod users;
 mod wrapper;
 

@@ -17,6 +17,7 @@ mod dry_run;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::io::Write as _;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -30,6 +31,7 @@ use crate::run::{
     goes_on, is_of_this_kernel, may_be_alive, release_again, report, requests, spools,
 };
 use crate::session::{FORGOTTEN, Journal, JournalError, SessionDir, SessionFile, is_log_held};
+use crate::state::imports;
 use crate::text::describe;
 use crate::{ci, exit, model};
 
@@ -54,10 +56,12 @@ pub struct Cleanup {
     pub wait: Duration,
     /// Only says what would be done.
     pub dry_run: bool,
+    /// Prints `import` blocks, and nothing else on stdout.
+    pub imports: bool,
 }
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
-pub fn run(plan: &Plan, Cleanup { wait, dry_run }: Cleanup) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, Cleanup { wait, dry_run, imports }: Cleanup) -> Result<u8, Failure> {
     crate::aws::distrust_checkout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
@@ -66,7 +70,7 @@ pub fn run(plan: &Plan, Cleanup { wait, dry_run }: Cleanup) -> Result<u8, Failur
         let until = Instant::now() + wait;
         // Also who waits for no Terraform has time to release the lock of a dead one.
         let end = Instant::now() + wait.max(RESERVE) + TO_TELL;
-        let step = CleanupStep { plan, wait, until, end, dry_run, to_self, requests, summaries: Vec::new() };
+        let step = CleanupStep { plan, wait, until, end, dry_run, imports, to_self, requests, summaries: Vec::new() };
         Ok(step.run().await)
     });
     runtime.shutdown_background();
@@ -87,13 +91,15 @@ struct Found {
     attended: Option<File>,
     /// What of the output nobody had passed on when the supervisor was asked.
     spools: Option<Spools>,
+    /// Its blocks are wanted, on stdout alone.
+    imports: bool,
 }
 
 impl Found {
     /// Passes on the output that nobody had passed on.
     fn relay(&mut self) -> Result<Output, Failure> {
         let spools = self.spools.take().unwrap_or_else(|| spools(&self.session));
-        Output::relay(spools).map_err(Failure::Start)
+        Output::relay(spools, self.imports).map_err(Failure::Start)
     }
 
     /// Whether somebody copied the session: whatever lives of the run holds the files of the original.
@@ -139,6 +145,7 @@ struct CleanupStep<'a> {
     /// When all is to be over, whatever comes.
     end: Instant,
     dry_run: bool,
+    imports: bool,
     to_self: UnboundedSender<StopRequest>,
     requests: Requests,
     /// What was said of the job's runs.
@@ -158,7 +165,9 @@ impl CleanupStep<'_> {
             ));
             worst = exit::TFGUARD_FAILED;
         }
-        let found = sessions.into_iter().map(|session| Found { session, asked: None, attended: None, spools: None });
+        let imports = self.imports;
+        let new = |session| Found { session, asked: None, attended: None, spools: None, imports };
+        let found = sessions.into_iter().map(new);
         let mut found: Vec<_> = found.collect();
         if !self.dry_run {
             found.iter_mut().for_each(|found| self.ask(found));
@@ -328,7 +337,7 @@ impl CleanupStep<'_> {
             output.finish(&mut self.requests).await;
             return Ok(Some(exit::LOCK_LEFT));
         }
-        let Some(Journal { account, .. }) = found.journal(false).await? else {
+        let Some(Journal { mut account, .. }) = found.journal(false).await? else {
             // The front of the run lives too and has told what happened.
             output.finish(&mut self.requests).await;
             return Ok(Some(0));
@@ -338,7 +347,7 @@ impl CleanupStep<'_> {
             output.finish(&mut self.requests).await;
             return Ok(None);
         }
-        self.conclude(found, &account, output).await;
+        self.conclude(found, &mut account, output).await;
         Ok(Some(left_behind(&account)))
     }
 
@@ -416,14 +425,14 @@ impl CleanupStep<'_> {
         let output = found.relay()?;
         journal.account.grace = Some(self.grace());
         let _ = self.to_self.send(StopRequest::Release);
-        let account = adopt(&job, journal, &mut self.requests).await;
+        let mut account = adopt(&job, journal, &mut self.requests).await;
         // This process's own request, where the run was over before anybody heard it, is not to cut the output short.
         let others: Vec<_> = std::iter::from_fn(|| self.requests.try_recv().ok()).collect();
         for request in others.into_iter().filter(|request| *request != StopRequest::Release) {
             let _ = self.to_self.send(request);
         }
         conclude(self.plan, &session, &account);
-        self.conclude(found, &account, output).await;
+        self.conclude(found, &mut account, output).await;
         Ok(left_behind(&account))
     }
 
@@ -438,8 +447,8 @@ impl CleanupStep<'_> {
                 release_again(&self.job(&session, &journal), &mut journal, self.until).await;
             }
         }
-        let heard = self.conclude(found, &journal.account, output).await;
-        if heard && !journal.account.can_be_tried_again() {
+        let heard = self.conclude(found, &mut journal.account, output).await;
+        if heard && !journal.account.can_be_tried_again() && !journal.account.lacks_resources() {
             // It was told, by the run and once more here. To say it again would tell nothing.
             session.remove();
         }
@@ -496,11 +505,14 @@ impl CleanupStep<'_> {
 
     /// Passes on the rest of the output, gives the account of the run, and removes what nobody will want. Whether somebody
     /// heard it.
-    async fn conclude(&mut self, found: &Found, account: &Account, output: Output) -> bool {
+    async fn conclude(&mut self, found: &Found, account: &mut Account, output: Output) -> bool {
         // Whoever supervised may have been asked for none.
         report(self.plan, account);
         let (summary, heard) = output.finish_with(self.plan, &found.session, account, &mut self.requests).await;
         self.summaries.push(summary);
+        if self.imports {
+            print_imports(account);
+        }
         clean_up(&found.session, account, !heard);
         heard
     }
@@ -514,6 +526,15 @@ impl CleanupStep<'_> {
             // The run may be in the midst of a line.
             crate::log::raw(format!("\n{command}"));
         }
+    }
+}
+
+/// Prints the `import` blocks of a run. What was printed needs nobody any more.
+fn print_imports(account: &mut Account) {
+    let blocks: String = account.all_unsaved().map(imports).collect();
+    match io::stdout().lock().write_all(blocks.as_bytes()) {
+        Ok(()) => account.forget_unsaved(),
+        Err(error) => tracing::error!("the import blocks cannot be written: {error}"),
     }
 }
 

@@ -25,6 +25,12 @@ pub fn section(summaries: &[Summary]) -> Option<String> {
             }
             text.push('\n');
         }
+        for resource in &summary.resources {
+            let _ = writeln!(text, "- {}", plain(resource));
+        }
+        if !summary.resources.is_empty() {
+            text.push('\n');
+        }
         if let Some(next) = &summary.next {
             let _ = write!(text, "Next: {}\n\n", code(next));
         }

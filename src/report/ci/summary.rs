@@ -1,6 +1,6 @@
 //! A run's end as every CI is told it.
 
-use crate::model::{Account, Ending};
+use crate::model::{Account, Ending, Unsaved};
 use crate::report::finding::{Finding, Outcome};
 use crate::text::harmless;
 
@@ -26,6 +26,8 @@ pub struct Summary {
     pub ending: String,
     /// Its locks, worst first.
     pub findings: Vec<Finding>,
+    /// The resources that a state lacks, as many as a page can have.
+    pub resources: Vec<String>,
     /// What to do if no lock needs somebody.
     pub next: Option<String>,
     /// Whether somebody has to do something about a lock.
@@ -47,6 +49,8 @@ pub struct Message {
 
 /// Of one text. GitHub shows 4096 characters of a message (actions/runner, `ExecutionContext.cs`).
 const LONGEST: usize = 1000;
+/// A page shows no more than so many of them: GitHub's takes a megabyte.
+const MOST_RESOURCES: usize = 1000;
 /// GitHub shows so many messages of a level for a step.
 const MOST_MESSAGES: usize = 10;
 
@@ -81,6 +85,12 @@ impl Summary {
             silent: !account.is_noteworthy(),
             ending: line(&account.ending_line()),
             findings,
+            resources: account
+                .all_unsaved()
+                .flat_map(Unsaved::lines)
+                .take(MOST_RESOURCES)
+                .map(|text| line(&text))
+                .collect(),
             next,
             lock_left: account.lock_left(),
             level,

@@ -5,13 +5,15 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use memchr::memmem;
+use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::machine::{Event, Finish};
-use crate::model::{Account, Ending, Entry, LockClaim, LockOutcome, OtherLock, Stage};
+use crate::model::{Account, Ending, Entry, LockAccount, LockClaim, LockOutcome, OtherLock, Phase, Stage, Unsaved};
 use crate::observe::{Left, Migration};
 use crate::run::job::trouble;
 use crate::run::release::{IN_FLIGHT, Terms};
@@ -25,6 +27,8 @@ use crate::{observe, terraform};
 
 /// So much of the end of the output is looked at for what Go's runtime says of a crash.
 const LAST_WORDS: u64 = 64 * 1024;
+/// How long what is left of the output is read for what it says of resources.
+const LONGEST_READ: Duration = Duration::from_secs(5);
 
 /// What the child may have left on a backend that logs no locks.
 #[derive(Debug, Default)]
@@ -251,9 +255,49 @@ impl Supervisor<'_> {
         self.releaser.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
         self.write_journal();
         self.release_on_other_backends().await;
-        states::look(&mut self.journal.account, &self.releaser, self.job).await;
-        self.write_journal();
         self.handle(Event::ReleaseEnded);
+    }
+
+    /// Looks at the states that the child died over, and for what it had done that they do not tell. Its locks are released
+    /// by then.
+    pub(crate) async fn look_at_states(&mut self) {
+        let account = &self.journal.account;
+        let unclean = account.ending.is_none_or(Ending::is_unclean);
+        let failed = !matches!(account.ending, Some(Ending::Exited { code: 0, .. }));
+        // Of one without a guard of its own, in a script.
+        let died = |lock: &LockAccount| {
+            use LockOutcome::{Kept, Left, Released, TakenAway};
+            lock.claim.operation == "OperationTypeApply"
+                && matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))
+        };
+        let is_due = match &self.inner {
+            None => unclean || (failed && account.interrupt.is_some()),
+            Some(_) => account.locks.iter().any(died),
+        };
+        let mut changed = Unsaved::default();
+        if is_due {
+            let is_at_work = unclean && account.phase == Phase::Applying;
+            let until = Instant::now() + self.job.at_most(LONGEST_READ, IN_FLIGHT);
+            let mut is_read = !self.read_resources();
+            while !is_read && Instant::now() < until {
+                tokio::task::yield_now().await;
+                is_read = !self.read_resources();
+            }
+            let resources = &self.log.observer.resources;
+            changed.version = self.log.observer.product().map(|(_, version)| version.to_owned());
+            (changed.resources, changed.left_out) = (resources.to_be_saved(), resources.left_out());
+            let unseen = match (self.printed.tells_resources(), resources.unprinted()) {
+                (false, _) if is_at_work || self.inner.is_some() => {
+                    Some("what Terraform did to resources, since its output went past tfguard".to_owned())
+                }
+                (true, _) if !is_read => Some("the end of its output, which is too long".to_owned()),
+                (true, many @ 1..) => Some(format!("what became of {many} resources of which only its log tells")),
+                _ => None,
+            };
+            changed.unseen.extend(unseen);
+        }
+        states::look(&mut self.journal.account, &self.releaser, self.job, Some(changed)).await;
+        self.write_journal();
     }
 
     pub(crate) fn finish(mut self, finish: Finish) -> Account {

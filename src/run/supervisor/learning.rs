@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::machine::Event;
 use crate::model;
@@ -19,6 +21,10 @@ use crate::terraform::minor;
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
 const JUST_SAID: u64 = 4 * 1024;
+/// How much of the output is read at once for what it says of resources.
+const PIECE_OF_OUTPUT: u64 = 8 * 1024 * 1024;
+/// How often that is done. Nobody waits for it.
+const READ_OUTPUT_EVERY: Duration = Duration::from_secs(1);
 /// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
@@ -74,15 +80,32 @@ impl Log {
     }
 }
 
-/// What the child prints, followed only once a stop is requested: until then nobody needs to know.
-#[derive(Debug, Default)]
+/// What the child prints.
+#[derive(Debug)]
 pub(crate) struct Printed {
+    /// Both streams, followed only once a stop is requested: until then nobody needs to know of interrupts.
     streams: Vec<(Follow, InterruptScanner)>,
     /// Terraform said that it was interrupted a second time, and gives up.
     pub(crate) twice: bool,
+    /// What it says of its resources, from its start. None where it is not held.
+    resources: Option<Follow>,
+    /// When to read on there.
+    pub(crate) resources_due: Instant,
 }
 
 impl Printed {
+    pub(crate) fn of(job: &Job, runs_guards: bool) -> Self {
+        // Of several Terraforms, each has a guard of its own, or nobody can tell whose a line is.
+        let stdout = if runs_guards { None } else { job.session.open_file(SessionFile::Stdout).ok() };
+        let resources = stdout.map(Follow::from_the_start);
+        Self { streams: Vec::new(), twice: false, resources, resources_due: Instant::now() }
+    }
+
+    /// Whether the resources are told here.
+    pub(crate) fn tells_resources(&self) -> bool {
+        self.resources.is_some()
+    }
+
     pub(crate) fn is_followed(&self) -> bool {
         !self.streams.is_empty()
     }
@@ -141,6 +164,13 @@ impl Supervisor<'_> {
                         what it was doing";
             trouble(&mut self.journal.account, what.to_owned());
         }
+    }
+
+    /// Reads a piece of what Terraform says of its resources. Whether there is more.
+    pub(crate) fn read_resources(&mut self) -> bool {
+        self.printed.resources_due = Instant::now() + READ_OUTPUT_EVERY;
+        let Some(follow) = &mut self.printed.resources else { return false };
+        follow.read_some(PIECE_OF_OUTPUT, |chunk| self.log.observer.resources.feed(chunk))
     }
 
     pub(crate) fn read_log(&mut self) {

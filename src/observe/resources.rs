@@ -1,0 +1,491 @@
+//! What Terraform prints of the resources that it changes: begun, ended with which ID, failed.
+//!
+//! The lines are those of `internal/command/views/hook_ui.go` (Terraform 1.0 to 1.15, OpenTofu), the events those of
+//! `hook_json.go` beside it. Anything can stand in an output: a line counts only from its first byte, where what a
+//! provisioner prints has `ADDRESS (local-exec): ` before it, and Terraform's log is asked whether it tells of the same
+//! resource (`Starting apply for ADDRESS`, INFO, `internal/terraform/node_resource_abstract_instance.go`). Nothing is ever
+//! deleted by what is read here.
+
+use std::collections::HashMap;
+
+use memchr::{memchr, memmem};
+use serde::Deserialize;
+
+use crate::model::{Address, Fate, UnsavedResource};
+
+/// Longest line that is read.
+const LONGEST_LINE: usize = 64 * 1024;
+/// So much memory is used at most, for some hundred thousand resources.
+const MOST: usize = 64 * 1024 * 1024;
+/// What one resource takes beside its address and ID.
+const EACH: usize = 128;
+/// Resources that exist in the state alone.
+const IN_STATE_ALONE: [&str; 2] = ["terraform_data", "null_resource"];
+
+/// What is done to a resource. A replacement is a destruction and a creation, in either order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Action {
+    Create,
+    Update,
+    Destroy,
+    Import,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// No end was seen.
+    Begun,
+    /// Done, with the ID that it has then, if one was printed.
+    Done(Option<Box<str>>),
+    /// It failed. Told by `-json` alone.
+    Failed,
+}
+
+/// What was seen of one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What was begun last, and how far that has come. None where only the log tells of it.
+    pub last: Option<(Action, End)>,
+    /// What was there before is destroyed.
+    pub destroyed: bool,
+    announced: bool,
+    logged: bool,
+    contradicted: bool,
+}
+
+/// Reads the output as it grows.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// The beginning of a line whose end is still to come.
+    line: Vec<u8>,
+    known: HashMap<Box<str>, Change>,
+    bytes: usize,
+    left_out: usize,
+    /// The log tells of resources.
+    is_logged: bool,
+}
+
+/// An event of `-json`.
+#[derive(Deserialize)]
+struct Event<'a> {
+    r#type: &'a str,
+    hook: Hook<'a>,
+}
+
+#[derive(Deserialize)]
+struct Hook<'a> {
+    resource: Resource,
+    action: &'a str,
+    id_value: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    addr: String,
+}
+
+impl Resources {
+    /// Takes the next bytes of stdout.
+    pub fn feed(&mut self, mut chunk: &[u8]) {
+        while let Some(end) = memchr(b'\n', chunk) {
+            let (line, rest) = chunk.split_at(end);
+            chunk = &rest[1..];
+            if self.line.is_empty() {
+                self.read(line);
+            } else {
+                self.gather(line);
+                let line = std::mem::take(&mut self.line);
+                self.read(&line);
+            }
+        }
+        self.gather(chunk);
+    }
+
+    /// Keeps the beginning of a line, and of one that is too long so much that it is known for that.
+    fn gather(&mut self, bytes: &[u8]) {
+        let room = LONGEST_LINE + 1 - self.line.len();
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn read(&mut self, line: &[u8]) {
+        if line.len() > LONGEST_LINE {
+            return;
+        }
+        let Ok(line) = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)) else { return };
+        let plain = without_colours(line);
+        let read = if plain.starts_with('{') { event(&plain) } else { human(&plain) };
+        if let Some((address, deposed, action, end)) = read
+            && !IN_STATE_ALONE.contains(&address.kind.as_str())
+        {
+            self.enter(address.text + deposed, action, end);
+        }
+    }
+
+    fn enter(&mut self, address: String, action: Action, end: End) {
+        let Some(change) = self.change(address) else { return };
+        match (&change.last, action, &end) {
+            // Of the object before it, which an event does not tell from it.
+            (Some((Action::Create, _)), Action::Destroy, _) => return,
+            (_, _, End::Begun) => (change.announced, change.contradicted) = (true, false),
+            (Some((last, End::Done(id))), _, End::Done(now)) => change.contradicted |= *last != action || id != now,
+            (Some((last, _)), ..) => change.contradicted |= *last != action,
+            (None, ..) => {}
+        }
+        change.destroyed |= action == Action::Destroy && matches!(end, End::Done(_));
+        let id = if let End::Done(Some(id)) = &end { id.len() } else { 0 };
+        change.last = Some((action, end));
+        self.bytes += id;
+    }
+
+    /// Takes the address of which the log says that its change begins.
+    pub fn note_logged(&mut self, address: &str) {
+        self.is_logged = true;
+        if let Some((address, "")) = Address::read(address)
+            && !IN_STATE_ALONE.contains(&address.kind.as_str())
+            && let Some(change) = self.change(address.text)
+        {
+            change.logged = true;
+        }
+    }
+
+    fn change(&mut self, address: String) -> Option<&mut Change> {
+        if !self.known.contains_key(address.as_str()) {
+            if self.bytes >= MOST {
+                self.left_out += 1;
+                return None;
+            }
+            self.bytes += address.len() + EACH;
+        }
+        Some(self.known.entry(address.into()).or_insert(Change {
+            last: None,
+            destroyed: false,
+            announced: false,
+            logged: false,
+            contradicted: false,
+        }))
+    }
+
+    /// What was seen, in no order.
+    pub fn changes(&self) -> impl Iterator<Item = (&str, &Change)> {
+        self.known.iter().map(|(address, change)| (&**address, change))
+    }
+
+    /// How many lines told of resources for which there was no more room.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// How many resources the log tells of and the output does not: at a terminal, or with OpenTofu's `-concise`.
+    pub fn unprinted(&self) -> usize {
+        self.known.values().filter(|change| change.last.is_none()).count()
+    }
+
+    /// What the state must tell, or a Terraform that died now has not saved it; by address.
+    pub fn to_be_saved(&self) -> Vec<UnsavedResource> {
+        let mut resources = Vec::new();
+        for (address, change) in self.changes() {
+            let mut push = |is, id: Option<&str>, doubt: Option<&str>| {
+                let [id, doubt] = [id, doubt].map(|text| text.map(str::to_owned));
+                resources.push(UnsavedResource { address: address.to_owned(), is, id, doubt });
+            };
+            match &change.last {
+                Some((Action::Create, End::Done(id))) => push(Fate::Made, id.as_deref(), self.doubt(change)),
+                Some((Action::Create, _)) => {
+                    push(Fate::MayExist, None, None);
+                    if change.destroyed {
+                        push(Fate::Destroyed, None, None);
+                    }
+                }
+                Some((Action::Destroy, End::Done(_))) => push(Fate::Destroyed, None, None),
+                _ => {}
+            }
+        }
+        resources.sort_by(|one, other| one.address.cmp(&other.address));
+        resources
+    }
+
+    fn doubt(&self, change: &Change) -> Option<&'static str> {
+        if change.contradicted {
+            Some("the output tells of its creation twice, and not the same")
+        } else if self.is_logged && !change.logged {
+            Some("Terraform's log does not tell of it, so something else may have printed it")
+        } else if !self.is_logged && !change.announced {
+            Some("the output does not tell that it was begun, so something else may have printed it")
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads an event of `-json`.
+fn event(line: &str) -> Option<(Address, &'static str, Action, End)> {
+    // Of the many other events none is parsed.
+    memmem::find(line.as_bytes(), br#""type":"apply_"#)?;
+    let Event { r#type, hook } = serde_json::from_str(line).ok()?;
+    let (address, "") = Address::read(&hook.resource.addr)? else { return None };
+    let action = match hook.action {
+        "create" => Action::Create,
+        "update" => Action::Update,
+        "delete" => Action::Destroy,
+        _ => return None,
+    };
+    let end = match r#type {
+        "apply_start" => End::Begun,
+        "apply_complete" => End::Done(hook.id_value.filter(|id| !id.is_empty())),
+        "apply_errored" => End::Failed,
+        _ => return None,
+    };
+    Some((address, "", action, end))
+}
+
+/// Reads a line for people: `ADDRESS: Creation complete after 0s [id=ID]`. Gives the mark of a deposed object, too.
+fn human(line: &str) -> Option<(Address, &str, Action, End)> {
+    const BEGIN: [(&str, Action); 4] = [
+        ("Creating...", Action::Create),
+        ("Modifying...", Action::Update),
+        ("Destroying...", Action::Destroy),
+        ("Importing...", Action::Import),
+    ];
+    const END: [(&str, Action); 4] = [
+        ("Creation complete after ", Action::Create),
+        ("Modifications complete after ", Action::Update),
+        ("Destruction complete after ", Action::Destroy),
+        ("Import complete", Action::Import),
+    ];
+    let (address, after) = Address::read(line)?;
+    let (deposed, says) = after.split_once(": ")?;
+    let is_deposed = |mark: &str| mark.starts_with(" (deposed object ") && mark.ends_with(')');
+    if !(deposed.is_empty() || is_deposed(deposed)) {
+        return None;
+    }
+    let find =
+        |words: &[(&str, Action)]| words.iter().find_map(|(words, action)| Some((*action, says.strip_prefix(words)?)));
+    if let Some((action, id)) = find(&BEGIN) {
+        return (id.is_empty() || id.starts_with(" [")).then_some((address, deposed, action, End::Begun));
+    }
+    let (action, rest) = find(&END)?;
+    let (took, id) = rest.find(" [").map_or((rest, ""), |at| rest.split_at(at));
+    if !took.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.') {
+        return None;
+    }
+    // An ID with a newline in it goes on in lines that are nobody's.
+    let id = id.strip_prefix(" [").and_then(|id| id.strip_suffix(']')?.split_once('='));
+    Some((address, deposed, action, End::Done(id.map(|(_, id)| id.into()))))
+}
+
+/// A line without its SGR sequences, such as `ESC [ 0 ; 1 m`.
+fn without_colours(line: &str) -> std::borrow::Cow<'_, str> {
+    if !line.contains('\x1b') {
+        return line.into();
+    }
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let text = parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|char: char| char.is_ascii_digit() || char == ';');
+        text + rest.strip_prefix('m').unwrap_or(part)
+    });
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use Action::{Create, Destroy, Import, Update};
+
+    /// What a text says, which must not depend on where it is cut.
+    fn read(text: &str) -> Resources {
+        let whole = fed([text.as_bytes()]);
+        for cut in 0..text.len() {
+            assert_eq!(fed([&text.as_bytes()[..cut], &text.as_bytes()[cut..]]).known, whole.known, "cut at {cut}");
+        }
+        assert_eq!(fed(text.as_bytes().chunks(1)).known, whole.known);
+        whole
+    }
+
+    fn fed<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Resources {
+        let mut resources = Resources::default();
+        chunks.into_iter().for_each(|chunk| resources.feed(chunk));
+        resources
+    }
+
+    fn last(resources: &Resources, address: &str) -> Option<(Action, End)> {
+        resources.known.get(address)?.last.clone()
+    }
+
+    fn done(id: &str) -> End {
+        End::Done(Some(id.into()))
+    }
+
+    fn json(kind: &str, action: &str, id: Option<&str>) -> String {
+        let hook = serde_json::json!({
+            "resource": {"addr": "aws_a.n[\"\\\"\\n\"]", "module": "", "resource_type": "aws_a"},
+            "action": action, "id_key": id.map(|_| "id"), "id_value": id, "elapsed_seconds": 0
+        });
+        let hook = hook.to_string();
+        format!(
+            "{{\"@level\":\"info\",\"@message\":\"m\",\"@module\":\"terraform.ui\",\"hook\":{hook},\"type\":\"{kind}\"}}\n"
+        )
+    }
+
+    /// Both ways in which Terraform writes the same.
+    fn colours(line: &str) -> String {
+        format!("\x1b[0m\x1b[1m{line}\x1b[0m\n\x1b[0m\n")
+    }
+
+    #[test]
+    fn every_beginning_and_end_is_read() {
+        let begin = |says: &str| format!("module.m[\"a: Creating...\"].aws_a.n[0]: {says}");
+        for (begins, ends, action) in [
+            ("Creating...", "Creation complete after 0s [id=i-1]", Create),
+            ("Modifying... [id=i-1]", "Modifications complete after 1m20s [id=i-1]", Update),
+            ("Destroying... [id=i-1]", "Destruction complete after 3s", Destroy),
+            ("Importing... [id=i-1]", "Import complete [id=i-1]", Import),
+        ] {
+            for style in [|line: &str| format!("{line}\n"), colours, |line: &str| format!("{line}\r\n")] {
+                let address = "module.m[\"a: Creating...\"].aws_a.n[0]";
+                let text = style(&begin(begins));
+                assert_eq!(last(&read(&text), address), Some((action, End::Begun)));
+                let text = text + &style(&begin("Still creating... [00m10s elapsed]")) + &style(&begin(ends));
+                let end = if action == Destroy { End::Done(None) } else { done("i-1") };
+                assert_eq!(last(&read(&text), address), Some((action, end)), "{text}");
+            }
+        }
+        for (action, verb) in [(Create, "create"), (Update, "update"), (Destroy, "delete")] {
+            let (begun, address) = (json("apply_start", verb, None), r#"aws_a.n["\"\n"]"#);
+            assert_eq!(last(&read(&begun), address), Some((action, End::Begun)));
+            assert_eq!(
+                last(&read(&(begun.clone() + &json("apply_complete", verb, Some("i")))), address),
+                Some((action, done("i")))
+            );
+            assert_eq!(
+                last(&read(&(begun + &json("apply_errored", verb, None))), address),
+                Some((action, End::Failed))
+            );
+        }
+        assert_eq!(last(&read("a.b: Creation complete after 0s [id=x] y]\n"), "a.b"), Some((Create, done("x] y"))));
+        assert_eq!(last(&read("a.b: Creation complete after 0s [id=x\ny]\n"), "a.b"), Some((Create, End::Done(None))));
+    }
+
+    #[test]
+    fn what_terraform_did_not_print_so_does_not_count() {
+        for text in [
+            "a.b (local-exec): a.c: Creating...\n",
+            "a.b (local-exec): Creation complete after 0s [id=x]\n",
+            " a.b: Creating...\n",
+            "│ a.b: Creating...\n",
+            "a.b: Creating",
+            "a.b: Creating...\x1b[5n\n",
+            "a.b: Creating...evil\n",
+            "a.b: Creation complete after 0s, evil [id=x]\n",
+            "a.b: Still creating... [10s elapsed]\n",
+            "data.a.b: Creation complete after 0s [id=x]\n",
+            "data.a.b: Reading...\n",
+            "terraform_data.b: Creating...\n",
+            "module.m.null_resource.b: Creation complete after 0s [id=7]\n",
+            "a.b (evil): Creating...\n",
+            "Error: a.b: Creating...\n",
+            "{\"type\":\"apply_start\"}\n",
+            "{\"type\":\"provision_progress\",\"hook\":{\"output\":\"{\\\"type\\\":\\\"apply_start\\\"\"}}\n",
+        ] {
+            assert!(read(text).known.is_empty(), "{text}");
+        }
+        let long = format!("a.b: Creation complete after 0s [id={}]\n", "x".repeat(LONGEST_LINE));
+        let resources = fed([long.as_bytes(), b"a.c: Creating...\n"]);
+        assert_eq!(resources.known.len(), 1);
+        assert!(
+            fed([long.as_bytes()[..LONGEST_LINE * 9 / 10].repeat(9).as_slice()]).line.capacity() < 3 * LONGEST_LINE
+        );
+    }
+
+    fn to_be_saved(resources: &Resources) -> Vec<(String, Fate, Option<String>, bool)> {
+        let saved = resources.to_be_saved().into_iter();
+        saved.map(|it| (it.address, it.is, it.id, it.doubt.is_some())).collect()
+    }
+
+    #[test]
+    fn a_replacement_is_told_by_what_came_of_it() {
+        let destroyed = "a.b: Destroying... [id=old]\na.b: Destruction complete after 0s\n";
+        let created = "a.b: Creating...\na.b: Creation complete after 0s [id=new]\n";
+        let deposed = destroyed.replace("a.b:", "a.b (deposed object 12345678):");
+        let one = |address: &str, fate, id: Option<&str>| (address.to_owned(), fate, id.map(str::to_owned), false);
+        let made = one("a.b", Fate::Made, Some("new"));
+        for (text, expected) in [
+            (destroyed.to_owned(), vec![one("a.b", Fate::Destroyed, None)]),
+            (
+                format!("{destroyed}a.b: Creating...\n"),
+                vec![one("a.b", Fate::MayExist, None), one("a.b", Fate::Destroyed, None)],
+            ),
+            (format!("{destroyed}{created}"), vec![made.clone()]),
+            (
+                format!("{created}{deposed}"),
+                vec![made.clone(), one("a.b (deposed object 12345678)", Fate::Destroyed, None)],
+            ),
+            // By `-json` the two are of one address.
+            (format!("{created}{destroyed}"), vec![made]),
+            ("a.b: Modifying... [id=x]\n".to_owned(), vec![]),
+        ] {
+            assert_eq!(to_be_saved(&read(&text)), expected, "{text}");
+        }
+    }
+
+    /// Guards against an import of somebody's choice.
+    #[test]
+    fn what_something_else_may_have_printed_is_marked() {
+        let begun = "a.b: Creating...\n";
+        let forged = "a.b: Creation complete after 0s [id=evil]\n";
+        let ended = "a.b: Creation complete after 0s [id=own]\n";
+        let mut concise = read("");
+        concise.note_logged("a.b");
+        assert_eq!((concise.to_be_saved(), concise.unprinted()), (vec![], 1));
+        for (text, logged, doubted) in [
+            (format!("{begun}{ended}"), &["a.b"][..], false),
+            (format!("{begun}{ended}"), &[], false),
+            (ended.to_owned(), &["a.b"], false),
+            (ended.to_owned(), &[], true),
+            (format!("{begun}{ended}"), &["a.other"], true),
+            (format!("{begun}{forged}{ended}"), &["a.b"], true),
+            (format!("{begun}{ended}{forged}"), &["a.b"], true),
+            (format!("{begun}{ended}{ended}"), &["a.b"], false),
+            (format!("{forged}{begun}{ended}"), &["a.b"], false),
+        ] {
+            let mut resources = read(&text);
+            logged.iter().for_each(|address| resources.note_logged(address));
+            let saved = to_be_saved(&resources);
+            assert_eq!(saved.iter().map(|it| it.3).collect::<Vec<_>>(), [doubted], "{text} {logged:?}");
+        }
+    }
+
+    #[test]
+    fn very_many_cost_little_and_what_is_left_out_is_told() {
+        let line = |at: usize| format!("aws_sqs_queue.a[{at}]: Creation complete after 0s [id=https://sqs/{at}]\n");
+        let text: String = (0..100_000).map(line).collect();
+        let resources = fed(text.as_bytes().chunks(4096));
+        assert_eq!((resources.known.len(), resources.left_out()), (100_000, 0));
+        assert!(resources.bytes < 24 * 1024 * 1024, "{}", resources.bytes);
+        let mut resources = Resources { bytes: MOST - 200, ..Resources::default() };
+        (0..3).for_each(|at| resources.feed(line(at).as_bytes()));
+        assert_eq!((resources.known.len(), resources.left_out()), (2, 1));
+    }
+
+    proptest! {
+        /// Whatever stands in a key, the same key comes out, and the ID with it.
+        #[test]
+        fn any_key_and_id_is_read(key in "\\PC*", id in "[^\\p{C}\\]]+", cut in 0..200_usize) {
+            let address = format!("module.m.a.b[{}]", crate::text::quote_hcl(&key));
+            let line = format!("{address}: Creation complete after 0s [id={id}]\n");
+            let (one, two) = line.as_bytes().split_at(cut.min(line.len()));
+            let resources = fed([one, two]);
+            prop_assert_eq!(last(&resources, &address), Some((Create, done(&id))));
+            prop_assert_eq!(resources.unprinted(), 0);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            fed([&bytes[..], b"\n"]);
+        }
+    }
+}
