@@ -4,7 +4,7 @@
 //! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
 //! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
 //! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
-//! [`Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
+//! [`crate::aws::Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
 //! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;

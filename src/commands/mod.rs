@@ -199,7 +199,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// JSON that a terminal and a CI can be shown, too: what [`printable`](crate::text::printable) replaces is escaped, so that the value stays what
+/// JSON that a terminal and a CI can be shown, too: what `printable` of `text` replaces is escaped, so that the value stays what
 /// it is.
 ///
 /// # Errors
