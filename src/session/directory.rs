@@ -218,42 +218,33 @@ impl SessionDir {
     fn create_in(path: &Path, make: impl Fn() -> Result<OwnedFd, DirectoryError>) -> Result<Self, DirectoryError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
         let pid = std::process::id();
-        let mut last = None;
+        let again = |error: &DirectoryError| {
+            let kind = if let DirectoryError::Io { error, .. } = error { Some(error.kind()) } else { None };
+            matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists))
+        };
+        let mut created = Err(io_error("create", path)(io::ErrorKind::AlreadyExists.into()));
         for n in 0..MAKE_TRIES {
-            let path = path.join(format!("{stamp}-{pid}-{n}"));
-            let name = path.file_name().unwrap_or_default();
-            let root = match make() {
-                Ok(root) => root,
-                // Another run that just ended took it away.
-                Err(error @ DirectoryError::Io { .. }) if error.is_not_found() => {
-                    last = Some(error);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if let Err(error) = rustix::fs::mkdirat(&root, name, Mode::RWXU) {
-                let again = matches!(error, Errno::EXIST | Errno::NOENT);
-                let error = io_error("create", &path)(error.into());
-                if again {
-                    last = Some(error);
-                    continue;
-                }
-                return Err(error);
+            created = Self::create_at(path.join(format!("{stamp}-{pid}-{n}")), &make);
+            // Another run that ended took the place away, or one of that name is there.
+            if !created.as_ref().is_err_and(again) {
+                break;
             }
-            let session = Self::at(open_private(&root, name, &path)?, path);
-            return match session.begin() {
-                Ok(()) => {
-                    // Marked by now, so that nobody takes it away again.
-                    ignore_all(&root, session.path.parent().unwrap_or(&session.path));
-                    Ok(session)
-                }
-                Err(error) => {
-                    session.remove();
-                    Err(error)
-                }
-            };
         }
-        Err(last.unwrap_or_else(|| io_error("create", path)(io::ErrorKind::AlreadyExists.into())))
+        created
+    }
+
+    fn create_at(path: PathBuf, make: impl Fn() -> Result<OwnedFd, DirectoryError>) -> Result<Self, DirectoryError> {
+        let root = make()?;
+        let name = path.file_name().unwrap_or_default();
+        rustix::fs::mkdirat(&root, name, Mode::RWXU).map_err(|error| io_error("create", &path)(error.into()))?;
+        let session = Self::at(open_private(&root, name, &path)?, path);
+        if let Err(error) = session.begin() {
+            session.remove();
+            return Err(error);
+        }
+        // Marked by now, so that nobody takes it away again.
+        ignore_all(&root, session.path.parent().unwrap_or(&session.path));
+        Ok(session)
     }
 
     /// Marks a new session as one, and takes the room that its journal needs on a disk that is full later.
