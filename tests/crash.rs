@@ -299,7 +299,8 @@ fn each_child_is_interrupted_once(victim: Victim) {
     let tried = every_step(|| (), |(), step| stopped_at(victim, step, &uninterrupted));
     let uninterrupted = uninterrupted.into_inner();
     println!("stop, {victim:?}: killed at {tried} steps, {uninterrupted} without an interrupt");
-    assert!(uninterrupted * 10 <= tried, "{uninterrupted} of {tried} were not interrupted");
+    // Of a few steps, one may be the one between the two.
+    assert!(uninterrupted <= 1.max(tried / 10), "{uninterrupted} of {tried} were not interrupted");
 }
 
 #[test]
