@@ -163,7 +163,7 @@ fn the_build_script_finds_the_commit() {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("build");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    succeed(Command::new(rustc).args(["--edition=2024", "build.rs", "-o"]).arg(&script));
+    succeed(Command::new(rustc).args(["--edition=2024", "src/build.rs", "-o"]).arg(&script));
     let build = |profile: &str| {
         let mut build = Command::new(&script);
         build.current_dir(dir.path()).env("TARGET", "a-target").env("PROFILE", profile);
