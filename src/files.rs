@@ -102,9 +102,7 @@ pub fn replace_path(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Ok(found) => match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile => {}
             FileType::Symlink => {
-                return Err(io::Error::other(
-                    "it is a symbolic link; name the file that it points to, or remove the link",
-                ));
+                return Err(io::Error::other("it is a symbolic link; name the file that it points to"));
             }
             _ => return Err(io::Error::other("it is there and not a regular file")),
         },

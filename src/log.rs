@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -30,8 +31,9 @@ pub enum Volume {
 
 type Take = dyn Fn(String) + Send + Sync;
 
-/// Makes tfguard's words come out. Called once in a process; a second call changes nothing.
-pub fn set_up(format: LogFormat, volume: Volume) {
+/// Makes tfguard's words come out, in colours if `coloured`. Called once in a process; a second call changes nothing.
+pub fn set_up(format: LogFormat, volume: Volume, coloured: bool) {
+    COLOURED.store(coloured && format == LogFormat::Text, Ordering::Relaxed);
     let level = match volume {
         Volume::Quiet => LevelFilter::WARN,
         Volume::Normal => LevelFilter::INFO,
@@ -49,6 +51,35 @@ pub fn set_up(format: LogFormat, volume: Volume) {
             .try_init(),
     };
 }
+
+/// Whether lines get colours.
+static COLOURED: AtomicBool = AtomicBool::new(false);
+
+/// Lines of tfguard's, this process's or another one's, as this process shows them: a level has its colour.
+#[must_use]
+pub fn painted(lines: &str) -> String {
+    if COLOURED.load(Ordering::Relaxed) { paint(lines) } else { lines.to_owned() }
+}
+
+fn paint(lines: &str) -> String {
+    let paint_line = |line: &str| {
+        LEVELS
+            .iter()
+            .find_map(|(level, style)| {
+                let said = line.strip_prefix(PREFIX)?.strip_prefix(level)?;
+                Some(format!("{PREFIX}{style}{}{style:#} {said}", level.trim_end()))
+            })
+            .unwrap_or_else(|| line.to_owned())
+    };
+    lines.split_inclusive('\n').map(paint_line).collect()
+}
+
+const PREFIX: &str = "tfguard: ";
+const LEVELS: [(&str, Style); 3] = [
+    ("error: ", AnsiColor::Red.on_default().bold()),
+    ("warning: ", AnsiColor::Yellow.on_default().bold()),
+    ("hint: ", AnsiColor::Cyan.on_default().bold()),
+];
 
 /// Where lines go once the front has a relay, or the supervisor a front.
 static THROUGH: RwLock<Option<Box<Take>>> = RwLock::new(None);
@@ -119,7 +150,7 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !MUTED.load(Ordering::Relaxed) {
-            raw(without_commands(&String::from_utf8_lossy(&self.0)));
+            raw(painted(&without_commands(&String::from_utf8_lossy(&self.0))));
         }
     }
 }
@@ -141,7 +172,7 @@ where
             _ => "",
         };
         for (number, line) in message.0.lines().enumerate() {
-            writeln!(writer, "tfguard: {}{}", if number == 0 { level } else { "" }, printable(line))?;
+            writeln!(writer, "{PREFIX}{}{}", if number == 0 { level } else { "" }, printable(line))?;
         }
         Ok(())
     }
@@ -174,6 +205,19 @@ pub enum LogFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_has_its_colour_at_the_beginning_of_a_line_alone() {
+        let plain = "tfguard: error: no region\ntfguard: hint: give --region\ntfguard: ends\nerror: of Terraform\n";
+        let painted = paint(plain);
+        assert_eq!(
+            painted,
+            "tfguard: \u{1b}[1m\u{1b}[31merror:\u{1b}[0m no region\n\
+             tfguard: \u{1b}[1m\u{1b}[36mhint:\u{1b}[0m give --region\n\
+             tfguard: ends\nerror: of Terraform\n"
+        );
+        assert_eq!(paint(&painted), painted, "once");
+    }
 
     #[test]
     fn words_of_others_give_no_orders_to_a_ci() {

@@ -6,7 +6,7 @@ use tfguard::cli::{Action, Cli};
 use tfguard::commands::release::{self, Cleanup};
 use tfguard::log::Volume;
 use tfguard::run::Plan;
-use tfguard::{exit, log, run, terraform};
+use tfguard::{ci, exit, log, run, terraform};
 
 fn main() -> ExitCode {
     heed_signals();
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         (false, true) => Volume::Verbose,
         (false, false) => Volume::Normal,
     };
-    log::set_up(cli.log_format, volume);
+    log::set_up(cli.log_format, volume, ci::colours_messages(std::io::stderr()));
     for warning in &cli.warnings {
         tracing::warn!("{warning}");
     }

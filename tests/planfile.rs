@@ -215,7 +215,7 @@ fn a_directory_that_is_configured_anew_does_not_lead_elsewhere() {
     let foreign = LockInfo { id: lock["ID"].as_str().unwrap().to_owned(), ..LockInfo::foreign(&project.lock_id()) };
     aws.plant_lock(&other_table, &foreign);
     let exit = release().expect_code(0);
-    assert!(exit.err().contains("leads elsewhere") && exit.err().contains(project.table_name()), "{exit}");
+    assert!(exit.err().contains("lead elsewhere") && exit.err().contains(project.table_name()), "{exit}");
     assert_eq!(project.lock(), None, "where it was taken: {exit}");
     assert!(aws.lock(&other_table, &project.lock_id()).is_some(), "{exit}");
 }

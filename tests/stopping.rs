@@ -723,3 +723,18 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); os.execv(sys.a
     run.wait(SOON).expect_code(7);
     stage.assert_clean();
 }
+
+/// Whoever sees nothing happen for a while cancels again.
+#[test]
+fn between_interrupt_and_kill_it_is_said_how_long_is_left() {
+    let stage = Stage::new();
+    let run = stage.guarded(&["--grace", "10m"]).start();
+    let child = stage.enter();
+    run.signal(SIGTERM);
+    child.wait_for_signal(SIGINT);
+    run.wait_for_stderr(" of 10m left\n", SOON);
+    child.exit(0);
+    let exit = run.wait(SOON).expect_code(0);
+    let said: Vec<_> = exit.err().lines().filter(|line| line.contains(" is finishing: ")).map(str::to_owned).collect();
+    assert!(said[0].starts_with("tfguard: ") && said[0].contains(" is finishing: 9m "), "{exit}");
+}

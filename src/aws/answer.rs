@@ -5,7 +5,9 @@ use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
+
+use crate::text;
 
 /// Sorts an error of the SDK. `action` is the IAM action that the request needs.
 pub(crate) fn classify<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> StoreError
@@ -15,6 +17,8 @@ where
     if let Some(credentials) = cause::<CredentialsError>(&error) {
         return classify_credentials(credentials);
     }
+    let all = with_causes(&error);
+    tracing::debug!("{action}: {all}");
     match &error {
         SdkError::ServiceError(answer) => {
             let code = answer.err().code().unwrap_or_default();
@@ -30,15 +34,15 @@ where
         }
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status().as_u16();
-            let detail = format!("HTTP {status}: {}", with_causes(&error));
+            let detail = format!("HTTP {status}: {}", in_short(&error));
             if status >= 500 { StoreError::ServiceFailed(detail) } else { StoreError::Nonsense(detail) }
         }
-        SdkError::ConstructionFailure(_) => StoreError::Unreachable(with_causes(&error)),
+        SdkError::ConstructionFailure(_) => StoreError::Unreachable(in_short(&error)),
         _ => {
-            let detail = with_causes(&error);
+            let detail = in_short(&error);
             // Only what failed before the request was sent surely left nothing behind.
             let refused = cause::<io::Error>(&error).is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused);
-            if refused || NOT_SENT.iter().any(|text| detail.contains(text)) {
+            if refused || NOT_SENT.iter().any(|text| all.contains(text)) {
                 StoreError::Unreachable(detail)
             } else {
                 StoreError::TimedOut(format!("{detail}{}", whether_done(action)))
@@ -66,11 +70,18 @@ fn whether_done(action: &str) -> &'static str {
 
 /// What a failure to get credentials means.
 pub(crate) fn classify_credentials(error: &CredentialsError) -> StoreError {
-    let detail = with_causes(error);
+    let all = with_causes(error);
+    tracing::debug!("credentials: {all}");
+    let detail = match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            "neither the environment nor a profile, a container or an instance has any".to_owned()
+        }
+        _ => in_short(error),
+    };
     if matches!(error, CredentialsError::ProviderTimedOut(_)) {
         return StoreError::Unreachable(detail);
     }
-    if EXPIRED.iter().any(|code| detail.contains(code)) {
+    if EXPIRED.iter().any(|code| all.contains(code)) {
         StoreError::CredentialsExpired(detail)
     } else {
         StoreError::CredentialsMissing(detail)
@@ -144,12 +155,26 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
         }
         next = error.source();
     }
-    if text.contains("invalid peer certificate") {
-        text += ". Name the certificate's authority in AWS_CA_BUNDLE or the backend's `custom_ca_bundle`; without them tfguard \
-                 trusts those in SSL_CERT_FILE and SSL_CERT_DIR, or else the system's";
-    }
     text
 }
+
+/// The cause behind all others.
+fn in_short(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    match deepest.downcast_ref::<ErrorMetadata>() {
+        Some(answer) => {
+            let [code, message] = [answer.code(), answer.message()].map(Option::unwrap_or_default);
+            in_one_line(&format!("{code}: {message}"))
+        }
+        None => in_one_line(&deepest.to_string()),
+    }
+}
+
+/// What rustls says of a certificate that no authority vouches for.
+const CERTIFICATE: &str = "invalid peer certificate";
 
 /// The first error of a type among the causes of an error.
 fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -163,54 +188,96 @@ fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     None
 }
 
-/// Why a store could not be asked, or what was wrong with its answer, with what the service or the network said.
+/// Why a store could not be asked, or what was wrong with its answer, with what the service or the network said. The text is
+/// what failed and its cause; [`StoreError::hint`] says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The credentials are valid but lack this IAM action, for instance `dynamodb:DeleteItem`.
-    #[error("{action} was denied: {detail}. Grant {action} on this {} to the role that runs Terraform", on(action))]
+    #[error("{action} was denied: {detail}")]
     Denied { action: &'static str, detail: String },
-    #[error("no AWS credentials could be had: {0}. Provide those that Terraform used, and try again")]
+    #[error("no AWS credentials: {0}")]
     CredentialsMissing(String),
-    #[error("the AWS credentials have expired: {0}. Try again with fresh ones")]
+    #[error("the AWS credentials have expired: {0}")]
     CredentialsExpired(String),
-    /// The service accepts neither the credentials nor the signature.
-    #[error("the AWS credentials were not accepted: {0}. Check the key, the secret and this machine's clock")]
+    /// The service does not know the credentials, or the signature does not match.
+    #[error("the AWS credentials were not accepted: {0}")]
     CredentialsRejected(String),
-    #[error("throttled: {0}. Try again later")]
+    #[error("throttled: {0}")]
     Throttled(String),
     /// No answer in time, or the connection broke after the request was sent: it may have been carried out.
     #[error("no answer: {0}")]
     TimedOut(String),
     /// The service failed within (5xx): it may have carried out the request.
-    #[error("the service failed: {0}. Try again later")]
+    #[error("the service failed: {0}")]
     ServiceFailed(String),
     /// The request did not leave this machine.
-    #[error("the endpoint cannot be reached: {0}. Check network, proxy, CA bundle and endpoint")]
+    #[error("the endpoint cannot be reached: {0}")]
     Unreachable(String),
     /// Somebody else changed the object at the same time.
-    #[error("another request changed the object at the same time: {0}. Try again")]
+    #[error("another request changed the object at the same time: {0}")]
     Conflict(String),
-    #[error("there is no such DynamoDB table: {0}. Check dynamodb_table, region and account")]
+    #[error("there is no such DynamoDB table: {0}")]
     NoSuchTable(String),
-    #[error("there is no such bucket: {0}. Check bucket, region and account")]
+    #[error("there is no such bucket: {0}")]
     NoSuchBucket(String),
     /// The service refuses the request for a reason that repeating it does not change.
-    #[error("the service refuses the request: {0}. Check region, table, bucket and account")]
+    #[error("the service refuses the request: {0}")]
     Refused(String),
     /// The store does not keep the condition of a conditional delete, or nobody can tell whether it does.
-    #[error(
-        "the lockfile stays: {0}. Allow an unconditional delete after a second look (--without-conditions second-look), \
-         or remove the object by hand"
-    )]
+    #[error("the lockfile stays: {0}")]
     NoConditions(String),
     /// The claim cannot name a lock of this place.
     #[error("the lock claimed does not belong here: {0}")]
     Misdirected(String),
-    #[error("the answer makes no sense: {0}. Is the endpoint really an AWS API?")]
+    #[error("the answer makes no sense: {0}")]
     Nonsense(String),
 }
 
 impl StoreError {
+    /// What to do about it, as a sentence without its full stop.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Denied { action, .. } => {
+                return Some(format!("Grant {action} on this {} to the role that runs Terraform", on(action)));
+            }
+            Self::CredentialsMissing(detail) if detail.contains("SSO") => "Log in by `aws sso login`, and try again",
+            Self::CredentialsMissing(_) => {
+                "Provide those that Terraform used, for instance by `export AWS_PROFILE=<profile>`"
+            }
+            Self::CredentialsExpired(_) => "Fetch fresh ones, for instance by `aws sso login`, and try again",
+            Self::CredentialsRejected(_) => {
+                "Check the key, the secret and this machine's clock: `aws sts get-caller-identity`"
+            }
+            Self::Throttled(_) | Self::ServiceFailed(_) => "Try again later",
+            Self::Unreachable(detail) if detail.contains(CERTIFICATE) => {
+                "Name the certificate's authority in AWS_CA_BUNDLE or the backend's `custom_ca_bundle`; without them \
+                 tfguard trusts those in SSL_CERT_FILE and SSL_CERT_DIR, or else the system's"
+            }
+            Self::Unreachable(_) => "Check network, proxy, CA bundle and endpoint",
+            Self::Conflict(_) => "Try again",
+            Self::NoSuchTable(_) => "Check dynamodb_table, region and account",
+            Self::NoSuchBucket(_) => "Check bucket, region and account",
+            Self::Refused(_) => "Check region, table, bucket and account",
+            Self::NoConditions(_) => {
+                "If nobody else can lock this state meanwhile, allow a delete after a second look: add \
+                 `--without-conditions second-look`"
+            }
+            Self::Nonsense(_) => "Check that the endpoint is an AWS API",
+            Self::TimedOut(_) | Self::Misdirected(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// What failed, the cause and the hint, as sentences in a line.
+    pub fn in_a_line(&self) -> String {
+        text::in_a_line(&self.on_lines())
+    }
+
+    /// The same with the hint on a line of its own.
+    pub fn on_lines(&self) -> String {
+        self.hint().map_or_else(|| self.to_string(), |hint| format!("{self}\nhint: {hint}"))
+    }
+
     /// Whether nobody answered.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::TimedOut(_))
@@ -261,6 +328,17 @@ mod tests {
         for status in [408, 500, 502, 503, 504] {
             assert!(kind("", status).is_retryable(), "{status}");
         }
+    }
+
+    #[test]
+    fn of_a_chain_of_causes_the_last_one_is_told() {
+        let refused = ErrorMetadata::builder().code("AccessDenied").message("not yours.").build();
+        let error = classify_credentials(&CredentialsError::provider_error(refused));
+        assert_eq!(error.to_string(), "no AWS credentials: AccessDenied: not yours");
+        assert_eq!(error.on_lines().lines().nth(1), error.hint().map(|hint| format!("hint: {hint}")).as_deref());
+        assert!(error.in_a_line().starts_with("no AWS credentials: AccessDenied: not yours. Provide "), "{error}");
+        let lost = classify_credentials(&CredentialsError::not_loaded("Attempted: Environment, Profile"));
+        assert!(!lost.to_string().contains("Attempted"), "{lost}");
     }
 
     #[test]

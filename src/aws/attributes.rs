@@ -224,6 +224,19 @@ impl GivenSettings {
         given.flatten().chain(self.path_style.then(|| "--path-style".to_owned())).collect()
     }
 
+    /// An error of a setting that was given by hand, by its flag.
+    pub fn named(&self, error: BackendError) -> BackendError {
+        let flags = [("profile", "--profile", &self.profile), ("dynamodb_table", "--table", &self.table)];
+        let flags = flags.into_iter().chain([("bucket", "--bucket", &self.bucket), ("key", "--key", &self.key)]);
+        match error {
+            BackendError::Unusable { setting, reason } => {
+                let given = flags.into_iter().find(|(name, _, value)| *name == setting && value.is_some());
+                BackendError::Unusable { setting: given.map_or(setting, |(_, flag, _)| flag), reason }
+            }
+            error => error,
+        }
+    }
+
     fn over(&self, attributes: Attributes) -> Attributes {
         let mut all = attributes;
         let or = |given: &Option<String>, before: Option<String>| given.clone().or(before);

@@ -4,7 +4,7 @@
 //! (`resolveCredentialChain`): keys in the backend block; a web identity there; a profile named there; keys in the
 //! environment; a web identity in the environment; then the profile, SSO, container and instance sources, which the
 //! Rust SDK's own chain tries in the same order. Roles in the block are assumed on top. The SDK reads the environment of
-//! [`crate::aws::Surroundings`], not of this process, with two exceptions: a profile's `credential_process` is run with the
+//! [`Surroundings`](crate::aws::Surroundings), not of this process, with two exceptions: a profile's `credential_process` is run with the
 //! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ impl Keeping {
                 Ok(credentials)
             }
             (Err(error), Some(last)) if last.expiry().is_none_or(|end| end > SystemTime::now()) => {
-                tracing::debug!("the last AWS credentials are used again, because no new ones can be had: {error}");
+                tracing::debug!("the last AWS credentials are used again, because fetching new ones failed: {error}");
                 Ok(last.clone())
             }
             (Err(error), _) => Err(error),
@@ -283,7 +283,7 @@ pub(crate) fn policy(text: &Option<String>) -> Option<String> {
 pub(crate) fn seconds(setting: &'static str, duration: &Option<String>) -> Result<Option<u16>, BackendError> {
     let Some(text) = set(duration) else { return Ok(None) };
     let seconds = text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.as_secs().try_into().ok());
-    let unusable = || BackendError::unusable(setting, format!("{text:?} is no duration of a session"));
+    let unusable = || BackendError::unusable(setting, format!("{text:?} is not a session's duration"));
     seconds.map(Some).ok_or_else(unusable)
 }
 

@@ -56,7 +56,7 @@ fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<Proxy
     };
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     // The URL can hold a password, so the error does not show it.
-    let reason = "it, or the environment's, is no URL of an http or https proxy";
+    let reason = "it, or the environment's, is not the URL of an http or https proxy";
     let proxy = ProxyConfig::all(url).map_err(|_| BackendError::unusable(setting, reason));
     Ok(proxy?.no_proxy(format!("{LOOPBACK},{exempt}")))
 }

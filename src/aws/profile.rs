@@ -59,7 +59,7 @@ pub(crate) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
             Err(error) if may_be_missing && error.kind() == ErrorKind::NotFound => Vec::new(),
             read => read.map_err(|error| unusable(error.to_string()))?,
         };
-        let text = String::from_utf8(bytes).map_err(|_| unusable("it is not in UTF-8. Save it so".to_owned()))?;
+        let text = String::from_utf8(bytes).map_err(|_| unusable("it is not in UTF-8. Save it as UTF-8".to_owned()))?;
         if CHECKOUT_IS_DISTRUSTED.load(Ordering::Relaxed)
             && is_in_checkout(&path, &backend.surroundings.dir)
             && let Some(property) = text.lines().find_map(more_than_a_key)
@@ -149,8 +149,7 @@ fn misread(text: &str) -> Option<(usize, &'static str)> {
             has_value = false;
             let name = section.trim_start().strip_prefix("services ").and_then(|rest| rest.split(']').next());
             let is_odd = name.is_some_and(|name| !is_plain(name.trim()));
-            is_odd
-                .then_some("its name is none that the AWS SDK for Rust takes. Use letters from a to z, digits, - and _")
+            is_odd.then_some("the AWS SDK for Rust doesn't take its name. Use letters from a to z, digits, - and _")
         } else if let Some((key, value)) = trimmed.split_once('=') {
             let comments = [" #", " ;", "\t#", "\t;"];
             let value = comments.iter().fold(value, |value, start| value.split(start).next().unwrap_or(value)).trim();

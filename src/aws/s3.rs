@@ -360,44 +360,45 @@ pub enum BackendError {
     UnknownVersion { path: PathBuf, version: String },
     /// `init` moves a state to this backend and has not recorded its settings.
     #[error(
-        "`terraform init` records the backend that it moves a state to when all is over, so its region, table and \
-         endpoints are not known"
+        "`terraform init` records a state's new backend only at its end, so the region, table and endpoints are not \
+         known"
     )]
     NotRecorded,
     /// The plan file that is applied does not tell its backend, and no other place does.
     #[error("the backend, and so the place of the lock, is in the plan file {path}, and {flaw}")]
     PlanFile { path: PathBuf, flaw: PlanFlaw },
-    /// The settings contradict themselves or lack something. `setting`: the attribute or environment variable.
-    #[error("the S3 backend's setting `{setting}` cannot be used: {reason}")]
+    /// The settings contradict themselves or lack something. `setting`: the attribute, environment variable or flag.
+    #[error("{} cannot be used: {reason}", source_of(setting))]
     Unusable { setting: &'static str, reason: String },
     /// The claim names a state, `<bucket>/<state key>`, that this backend does not store.
     #[error("the lock is for {0}, which this backend does not store; tfguard does not know where its lock lives")]
     ForeignState(String),
     /// The settings that are there now are not those with which the lock was taken, in this place.
     #[error(
-        "it was taken in {0}, and what the directory is configured for leads elsewhere; if a plan file was applied, only that has the settings"
+        "it was taken in {0}, but the directory's settings lead elsewhere; if a plan file was applied, only that file has \
+         the settings"
     )]
     Elsewhere(String),
     /// The settings of this directory are not those that were there when the Terraform started.
     #[error(
-        "the backend that {dir} is configured for now isn't the one that it was configured for when Terraform started, \
-         so the lock is looked for in neither", dir = .0.display()
+        "{dir} has another backend now than when Terraform started, so the lock is looked for in neither",
+        dir = .0.display()
     )]
     Swapped(PathBuf),
     /// The settings that are there now are not those with which the lock was taken, although they lead to it.
     #[error(
-        "in {directory} the backend's settings are not those with which the lock was taken: {settings} changed, so they are \
-         not used"
+        "the backend's settings in {directory} have changed since the lock was taken ({settings}), so they are not used"
     )]
     Changed { directory: PathBuf, settings: String },
     /// A cleanup step does not follow a file of the checkout, which may have been changed since the run began.
     #[error(
-        "{path} is in the checkout and says `{property}`: a cleanup step runs no command and sends no token by such a file"
+        "{path} is in the checkout and says `{property}`: a cleanup step doesn't run a command or send a token \
+         because of such a file"
     )]
     InCheckout { path: PathBuf, property: String },
     /// The claim names a half of a lock for which the backend lacks this setting.
     #[error(
-        "Terraform took a lock of a kind for which the backend's settings have no {0}; was the directory initialised anew meanwhile?"
+        "Terraform took a lock for which the backend's settings have no {0}; was the directory initialised again since?"
     )]
     NoSuchHalf(&'static str),
 }
@@ -408,19 +409,28 @@ impl BackendError {
     }
 }
 
+/// A setting by where it came from.
+fn source_of(setting: &str) -> String {
+    match setting {
+        flag if flag.starts_with("--") => flag.to_owned(),
+        variable if variable.starts_with(|char: char| char.is_ascii_uppercase()) => format!("the variable {variable}"),
+        attribute => format!("the S3 backend's setting `{attribute}`"),
+    }
+}
+
 /// Why a plan file does not tell its backend. Shows nothing of its content, which can hold keys.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanFlaw {
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// A pipe or a device.
-    #[error("it is no regular file, so only Terraform could read it")]
+    #[error("it is not a regular file, so only Terraform could read it")]
     NoFile,
     /// OpenTofu's encryption of plans is on.
     #[error("OpenTofu has encrypted it, and only OpenTofu has the key")]
     Encrypted,
     /// No plan, or that of a run in HCP Terraform.
-    #[error("it is no plan of this machine's Terraform or OpenTofu")]
+    #[error("it is not a plan of this machine's Terraform or OpenTofu")]
     NoPlan,
     /// Cut off, overwritten, or forged.
     #[error("it is damaged: {0}")]

@@ -2,11 +2,13 @@
 //! What it prints for it is in [`crate::report`].
 
 mod ancestry;
+mod colour;
 mod grace;
 mod provider;
 mod time_limit;
 
 pub use ancestry::{Ancestor, Chain};
+pub use colour::{colours_messages, colours_results};
 pub use grace::{LONG_ENOUGH, Surroundings, UNHURRIED, cleanup_grace, grace, is_in_container_of_a_job};
 pub use provider::{HUNTING_VARIABLES, how_the_job_ended, is_act};
 pub use time_limit::{TimeLeft, job_age, time_left};

@@ -10,7 +10,7 @@ use super::{Cli, is_typed, nearest, without_environment};
 use crate::log::{self, LogFormat, Volume};
 use crate::model::product;
 use crate::terraform::Purpose;
-use crate::{exit, text};
+use crate::{ci, exit, text};
 
 /// Why there is no command line to follow.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Refusal {
                 exit::USAGE
             }
             Self::Mistake { what, hint, code } => {
-                log::set_up(LogFormat::Text, Volume::Normal);
+                log::set_up(LogFormat::Text, Volume::Normal, ci::colours_messages(std::io::stderr()));
                 tracing::error!("{what}\nhint: {hint}");
                 code
             }

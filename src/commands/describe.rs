@@ -1,46 +1,47 @@
 //! A lock in words, for a person who has to decide about it.
 
-use std::fmt::Write as _;
-
+use anstyle::Style;
 use jiff::Timestamp;
 
 use crate::commands::judged::{JudgedLock, age_in_words};
-use crate::model::{FoundLock, Sighting};
+use crate::commands::page::{Page, WRONG, style_of};
+use crate::model::{FoundLock, LockInfo, Sighting};
 use crate::text::printable;
 
 /// A lock and its state, a line for each thing that is known of it.
-pub fn lock(lock: &JudgedLock, now: Timestamp) -> String {
-    format!("state {}\n{}", printable(&lock.lock.state), lock_only(lock, now))
+pub fn lock(lock: &JudgedLock, now: Timestamp, page: Page) -> String {
+    format!("state {}\n{}", printable(&lock.lock.state), lock_only(lock, now, page))
 }
 
 /// The lines of the lock.
-pub fn lock_only(lock: &JudgedLock, now: Timestamp) -> String {
+pub fn lock_only(lock: &JudgedLock, now: Timestamp, page: Page) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<11} {}", printable(value));
-    };
+    let mut styled = |name: &str, value: &str, style| text += &page.entry(name, &printable(value), style);
+    let verdict = &lock.judged.verdict;
     match (lock.lock.info(), lock.lock.defect()) {
         (Some(info), _) => {
-            line("lock", &info.id);
-            line("operation", &format!("{} by version {}", info.operation, info.version));
-            line("who", &info.who);
+            styled("lock", &info.id, Style::new().bold());
+            styled("operation", &format!("{} by version {}", operation(info), info.version), Style::new());
+            styled("who", &info.who, Style::new());
         }
         (None, defect) => {
-            line("lock", &format!("none: {}", defect.map_or("it has no ID", |defect| defect.told())));
+            styled("lock", &format!("none: {}", defect.map_or("it has no ID", |defect| defect.told())), WRONG);
             if let FoundLock::Malformed(content) = &lock.lock.first.seen.lock
                 && !content.is_empty()
             {
-                line("content", content);
+                styled("content", content, Style::new());
             }
         }
     }
+    let mut line = |name: &str, value: &str| styled(name, value, Style::new());
     if let (Some(since), Some(age)) = (lock.since(), lock.age(now)) {
         line("since", &format!("{} ({} ago)", since.strftime("%Y-%m-%d %H:%M:%S UTC"), age_in_words(age)));
     }
     if let Some(holder) = &lock.judged.holder {
         line("run", &holder.to_string());
     }
-    line("verdict", &lock.judged.verdict.to_string());
+    styled("verdict", &verdict.to_string(), style_of(verdict));
+    let mut line = |name: &str, value: &str| styled(name, value, Style::new());
     for half in lock.lock.halves() {
         line("at", &half.place.to_string());
     }
@@ -48,6 +49,11 @@ pub fn lock_only(lock: &JudgedLock, now: Timestamp) -> String {
         line("note", &note);
     }
     text
+}
+
+/// What the holder does, in a word: Terraform's `OperationTypeApply` is `apply`.
+pub fn operation(info: &LockInfo) -> String {
+    info.operation.strip_prefix("OperationType").map_or_else(|| info.operation.clone(), str::to_lowercase)
 }
 
 /// The same, in a few words.

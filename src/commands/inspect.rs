@@ -1,14 +1,15 @@
 //! `tfguard inspect`: one state, its lock, its holder, its digest, and as whom all that was seen.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use anstyle::Style;
 use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::aws::Caller;
-use crate::commands::judged::{HalfLook, JudgedLock, Merged, View};
+use crate::aws::{Caller, StoreError};
+use crate::commands::judged::{HalfLook, JudgedLock, Merged, Unread, View};
+use crate::commands::page::{Page, WRONG};
 use crate::commands::target::{State, Target};
 use crate::commands::{Failure, block_on, describe, print, to_json};
 use crate::session::Machine;
@@ -63,10 +64,10 @@ struct Found {
     now: Timestamp,
     caller: Caller,
     locks: Vec<JudgedLock>,
-    /// What could not be looked at, and why.
-    unseen: Vec<String>,
+    /// What could not be read, and why.
+    unread: Vec<Unread>,
     /// The same, where it is not known whether Terraform locks there.
-    doubts: Vec<String>,
+    doubts: Vec<Unread>,
     object: Option<StateObject>,
     object_seen: bool,
     digest: StoredDigest,
@@ -90,8 +91,8 @@ struct Said<'a> {
     object: &'a Option<StateObject>,
     digest: &'a StoredDigest,
     digest_fits: Option<bool>,
-    unseen: &'a [String],
-    doubts: &'a [String],
+    unseen: Vec<String>,
+    doubts: Vec<String>,
 }
 
 impl Found {
@@ -106,14 +107,14 @@ impl Found {
         };
         let (caller, looks, object, digest) =
             tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(None), digest);
-        let mut unseen: Vec<_> = looks.iter().filter_map(HalfLook::trouble).collect();
+        let mut unread: Vec<_> = looks.iter().filter_map(HalfLook::unread).collect();
         let object_seen = object.is_ok();
         let object = object.unwrap_or_else(|error| {
-            unseen.push(format!("state s3://{}: {error}", state.lock_id()));
+            unread.push(Unread { what: format!("state s3://{}", state.lock_id()), error: Some(error) });
             None
         });
         let digest = digest.unwrap_or_else(|error| {
-            unseen.push(format!("digest of {}: {error}", state.lock_id()));
+            unread.push(Unread { what: "its digest".to_owned(), error: Some(error) });
             StoredDigest::NotKept
         });
         let machine = Machine::here(|name| std::env::var_os(name));
@@ -125,13 +126,13 @@ impl Found {
         let judged = merged.into_locks().into_iter().map(|lock| JudgedLock { state_exists, ..lock.judge(&machine) });
         let locks = judged.collect();
         let doubts = state.doubts(&looks);
-        Self { now: Timestamp::now(), caller, locks, unseen, doubts, object, object_seen, digest }
+        Self { now: Timestamp::now(), caller, locks, unread, doubts, object, object_seen, digest }
     }
 
     fn exit_code(&self, older_than: Option<Duration>) -> u8 {
         if self.locks.iter().any(|lock| !lock.stale(older_than, self.now).is_empty()) {
             exit::STALE_LOCK
-        } else if self.unseen.is_empty() {
+        } else if self.unread.is_empty() {
             0
         } else {
             exit::TFGUARD_FAILED
@@ -145,10 +146,9 @@ impl Found {
     }
 
     fn text(&self, state: &State, verify: &str, older_than: Option<Duration>) -> String {
-        let mut text = format!("state {}\n", printable(&state.lock_id()));
-        let mut line = |name: &str, value: &str| {
-            let _ = writeln!(text, "  {name:<11} {}", printable(value));
-        };
+        let page = Page::of_stdout();
+        let mut text = format!("state {}\n", page.paint(Style::new().bold(), &printable(&state.lock_id())));
+        let mut line = |name: &str, value: &str| text += &page.entry(name, &printable(value), Style::new());
         if let (Some(workspace), Some(dir)) = (&state.workspace, &state.dir) {
             line("workspace", &format!("{workspace}, of {}", dir.display()));
         }
@@ -158,40 +158,58 @@ impl Found {
             None if self.object_seen => line("object", "none yet"),
             None => {}
         }
+        let fits = self.digest_fits();
         let digest = match &self.digest {
             StoredDigest::NotKept => None,
             StoredDigest::Absent => Some("none".to_owned()),
-            StoredDigest::Malformed => Some("no MD5; Terraform passes over it".to_owned()),
-            StoredDigest::Md5(md5) => Some(match self.digest_fits() {
+            StoredDigest::Malformed => Some("not an MD5, so Terraform ignores it".to_owned()),
+            StoredDigest::Md5(md5) => Some(match fits {
                 None => md5.as_str().to_owned(),
                 Some(true) => "fits".to_owned(),
                 Some(false) if !self.locks.is_empty() => {
-                    format!("does not fit; it may be written just now, `{verify}` waits and tells")
+                    format!("does not fit, but a write may be under way: `{verify}` waits for it")
                 }
                 Some(false) => format!("does NOT fit: run `{verify}`"),
             }),
         };
         if let Some(digest) = digest {
-            let _ = writeln!(text, "  {:<11} {}", "digest", printable_whole(&digest));
+            let style = if fits == Some(false) { WRONG } else { Style::new() };
+            text += &page.endless().entry("digest", &printable_whole(&digest), style);
         }
-        let mut line = |name: &str, value: &str| {
-            let _ = writeln!(text, "  {name:<11} {}", printable(value));
-        };
-        if self.locks.is_empty() && self.unseen.is_empty() {
-            line("lock", "not locked");
+        if self.locks.is_empty() && self.unread.is_empty() {
+            text += &page.entry("lock", "not locked", Style::new());
         }
         for lock in &self.locks {
-            text += &describe::lock_only(lock, self.now);
+            text += &describe::lock_only(lock, self.now, page);
             let stale = lock.stale(older_than, self.now);
             if !stale.is_empty() {
-                let _ = writeln!(text, "  {:<11} {}", "stale", stale.join(", "));
+                text += &page.entry("stale", &stale.join(", "), WRONG);
             }
         }
-        for unseen in &self.unseen {
-            let _ = writeln!(text, "  {:<11} {}", "NOT seen", printable(unseen));
+        text + &self.unread_in_words(page)
+    }
+
+    /// What was not read: each error once, whatever it is that it hides.
+    fn unread_in_words(&self, page: Page) -> String {
+        let mut text = String::new();
+        let mut told: Vec<&StoreError> = Vec::new();
+        let all = || self.unread.iter().chain(&self.doubts);
+        for error in all().filter_map(|unread| unread.error.as_ref()) {
+            if told.contains(&error) {
+                continue;
+            }
+            told.push(error);
+            let hides = |unread: &&Unread| unread.error.as_ref() == Some(error);
+            let what: Vec<_> = all().filter(hides).map(|unread| unread.what.as_str()).collect();
+            let matters = self.unread.iter().any(|unread| hides(&unread));
+            let (name, style) = if matters { ("NOT READ", WRONG) } else { ("not read", Style::new()) };
+            text += &page.entry(name, &printable_whole(&format!("{}: {error}", what.join(", "))), style);
+            if let Some(hint) = error.hint() {
+                text += &page.endless().entry("hint", &printable_whole(&hint), Style::new());
+            }
         }
-        for doubt in &self.doubts {
-            let _ = writeln!(text, "  {:<11} {}", "not seen", printable(doubt));
+        for doubt in self.doubts.iter().filter(|doubt| doubt.error.is_none()) {
+            text += &page.entry("not read", &printable(&doubt.what), Style::new());
         }
         text
     }
@@ -203,7 +221,10 @@ impl Found {
             (None, Some(id)) => format!("key {id}"),
             (None, None) => "nobody".to_owned(),
         }];
-        words.extend(caller.trouble.clone());
+        let is_told = |trouble: &&String| {
+            self.unread.iter().filter_map(|unread| unread.error.as_ref()).any(|error| error.to_string() == **trouble)
+        };
+        words.extend(caller.trouble.iter().filter(|trouble| !is_told(trouble)).cloned());
         words.extend(caller.expires.map(|end| format!("until {}", end.strftime("%Y-%m-%d %H:%M:%S UTC"))));
         words.push(state.backend.region().to_owned());
         words.extend(state.backend.s3_endpoint().map(|url| format!("S3 at {}", without_user(url))));
@@ -228,8 +249,8 @@ impl Found {
             object: &self.object,
             digest: &self.digest,
             digest_fits: self.digest_fits(),
-            unseen: &self.unseen,
-            doubts: &self.doubts,
+            unseen: self.unread.iter().map(Unread::to_string).collect(),
+            doubts: self.doubts.iter().map(Unread::to_string).collect(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A lock, seen and judged: what `locks`, `inspect` and `unlock` have in common.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -86,7 +87,7 @@ impl SeenLock {
             }
         };
         let other = self.info().filter(|info| !info.path.is_empty() && info.path != self.state);
-        let notes = other.map(|info| format!("it says itself that it locks {}", info.path)).into_iter().collect();
+        let notes = other.map(|info| format!("it says that it locks {}", info.path)).into_iter().collect();
         JudgedLock { lock: self, judged, state_exists: None, notes }
     }
 }
@@ -115,10 +116,11 @@ impl JudgedLock {
     pub fn noteworthy(&self) -> Vec<String> {
         let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
         let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
-        let elsewhere =
-            self.lock.halves().filter(|half| !half.expected).map(|half| {
-                format!("Terraform is not set up to lock there now, and does not look at it: {}", half.place)
-            });
+        let elsewhere = self
+            .lock
+            .halves()
+            .filter(|half| !half.expected)
+            .map(|half| format!("Terraform isn't set up to lock there now and ignores it: {}", half.place));
         self.notes.iter().cloned().chain(missing).chain(elsewhere).collect()
     }
 
@@ -217,6 +219,22 @@ impl Merged {
     }
 }
 
+/// Something that was not read.
+#[derive(Debug, Clone)]
+pub struct Unread {
+    /// What, in words.
+    pub what: String,
+    /// Why; none where nobody asked.
+    pub error: Option<StoreError>,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {}", error.in_a_line()))
+    }
+}
+
 /// What was seen at one half.
 #[derive(Debug)]
 pub struct HalfLook {
@@ -237,9 +255,9 @@ impl HalfLook {
         self.seen.as_ref().err().filter(|_| self.at.expected)
     }
 
-    /// The same in words, with the place.
-    pub fn trouble(&self) -> Option<String> {
-        Some(format!("{}: {}", self.at.place, self.failure()?))
+    /// The same with the place.
+    pub fn unread(&self) -> Option<Unread> {
+        Some(Unread { what: self.at.place.to_string(), error: Some(self.failure()?.clone()) })
     }
 
     /// What was there, with its place.
@@ -267,15 +285,16 @@ impl State {
     }
 
     /// Where else a lock of it may be, of which flags alone do not tell whether Terraform locks there.
-    pub fn doubts(&self, looks: &[HalfLook]) -> Vec<String> {
+    pub fn doubts(&self, looks: &[HalfLook]) -> Vec<Unread> {
         if self.dir.is_some() {
             return Vec::new();
         }
         let unread = looks.iter().filter(|look| !look.at.expected);
-        let unread = unread.filter_map(|look| Some(format!("{}: {}", look.at.place, look.seen.as_ref().err()?)));
-        let table = self.backend.table().is_none();
-        let table =
-            table.then(|| "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned());
+        let unread = unread.filter_map(|look| {
+            Some(Unread { what: look.at.place.to_string(), error: Some(look.seen.as_ref().err()?.clone()) })
+        });
+        let what = "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned();
+        let table = self.backend.table().is_none().then_some(Unread { what, error: None });
         unread.chain(table).collect()
     }
 }

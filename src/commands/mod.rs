@@ -8,6 +8,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::aws::StoreError;
+use crate::model::InvalidLockId;
 use crate::terraform::{ShimError, make_links};
 use crate::text::harmless;
 use crate::{exit, model};
@@ -17,6 +18,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod judged;
 pub mod locks;
+mod page;
 pub mod release;
 pub mod target;
 pub mod unlock;
@@ -30,18 +32,21 @@ pub enum Failure {
     /// It is not known what it is about.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// AWS could not be asked.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The same, of a state.
-    #[error("the state {state} could not be looked at: {error}")]
+    /// It names no lock.
+    #[error(
+        "{0}\nhint: Copy it from `ID:` in Terraform's message or from `tfguard inspect`; a lock whose ID has \
+         another form is deleted by `tfguard unlock --broken`"
+    )]
+    LockId(#[from] InvalidLockId),
+    /// A state or its lock could not be read.
+    #[error("could not read {state}: {}", error.on_lines())]
     NotLookedAt {
-        /// `s3://<bucket>/<key>`.
+        /// The state, or where its lock is.
         state: String,
         error: StoreError,
     },
     /// The digest of a state could not be written.
-    #[error("the digest of {state} was not written, as far as is known: {error}. Look again")]
+    #[error("could not write the digest of {state}: {}", error.on_lines())]
     NotWritten {
         /// `s3://<bucket>/<key>`.
         state: String,

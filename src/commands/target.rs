@@ -123,42 +123,48 @@ pub struct HalfPlace {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The working directory's backend cannot be read.
-    #[error("{0}. {BY_FLAGS}")]
+    #[error("{0}\nhint: {BY_FLAGS}")]
     Backend(BackendError),
     /// What the flags say cannot be used.
     #[error("{0}")]
     Flags(BackendError),
     /// There is no region.
-    #[error("the region is not known: give --region, or set AWS_REGION")]
+    #[error(
+        "no AWS region: neither --region nor AWS_REGION nor the AWS configuration names one\nhint: Add `--region \
+         <REGION>`"
+    )]
     NoRegion,
     /// The directory is not initialised.
     #[error(
-        "{dir} is not initialised with a backend: run `terraform init` there, or name another one with --chdir. {BY_FLAGS}"
+        "{dir} is not initialised with a backend\nhint: Run `terraform init` there, or name another directory with \
+         --chdir. \
+         {BY_FLAGS}"
     )]
     NotInitialised { dir: PathBuf },
     /// A unit of Terragrunt, which was initialised in its cache.
     #[error(
-        "{dir} is a Terragrunt unit that {} in its cache: name one of {} with --chdir. {BY_FLAGS}",
+        "{dir} is a Terragrunt unit that {} in its cache\nhint: Name one of {} with --chdir. {BY_FLAGS}",
         if caches.is_empty() { "is not initialised" } else { "is initialised several times" },
         if caches.is_empty() { "its directories, once `terragrunt init` has run,".to_owned() } else { list(caches) }
     )]
     Unit { dir: PathBuf, caches: Vec<PathBuf> },
     /// The state is a local file.
     #[error(
-        "{dir} has local state, whose lock ends with the process that holds it; there is nothing that could be left. \
-         Name another directory with --chdir"
+        "{dir} has local state, whose lock ends with the process that holds it: none can be left\n\
+         hint: Name another directory with --chdir"
     )]
     Local { dir: PathBuf },
     /// The state is not in S3.
     #[error(
-        "{dir} has its state in a backend of type {kind}, which this command does not know. \
-         Use Terraform's own means there: `terraform force-unlock <the ID that it shows>`"
+        "{dir} has its state in a backend of type {kind}, which this command cannot read\n\
+         hint: If Terraform says that it is locked, and once you are sure that no Terraform of this state runs, {}",
+        text::run_in(Some(dir), "terraform force-unlock <LOCK_ID>")
     )]
     Other { dir: PathBuf, kind: String },
 }
 
 const BY_FLAGS: &str =
-    "Or name the state without its directory: --bucket, --key and --region, with --table if it locks in one";
+    "Or name the state without its directory: --bucket, --key and --region, and --table if it locks in one";
 
 impl From<BackendError> for TargetError {
     fn from(error: BackendError) -> Self {
@@ -226,8 +232,10 @@ impl Target {
 
     async fn state_in(&self, here: &Path, env: HashMap<OsString, OsString>) -> Result<State, TargetError> {
         if let Some(key) = self.key.clone().filter(|_| self.bucket.is_some()) {
-            let backend = self.settings().backend(Surroundings { dir: here.to_owned(), env })?;
-            let clients = AwsClients::connect(&backend).await?;
+            let given = self.settings();
+            let backend =
+                given.backend(Surroundings { dir: here.to_owned(), env }).map_err(|error| given.named(error))?;
+            let clients = AwsClients::connect(&backend).await.map_err(|error| given.named(error))?;
             return Ok(State { backend, key, workspace: None, dir: None, clients });
         }
         let dir = self.chdir.as_ref().map_or_else(|| here.to_owned(), |dir| here.join(dir));
@@ -270,13 +278,13 @@ impl State {
             surroundings.dir.clone_from(cache);
         }
         let backend = match read_backend(&surroundings).map_err(TargetError::Backend)? {
-            Backend::S3(backend) => given.over_backend(&backend)?,
+            Backend::S3(backend) => given.over_backend(&backend).map_err(|error| given.named(error))?,
             Backend::None => return Err(TargetError::NotInitialised { dir }),
             Backend::Local => return Err(TargetError::Local { dir }),
             Backend::Other { kind, .. } => return Err(TargetError::Other { dir, kind }),
         };
         let workspace = named.map_or_else(|| workspace(&surroundings), str::to_owned);
-        let clients = AwsClients::connect(&backend).await?;
+        let clients = AwsClients::connect(&backend).await.map_err(|error| given.named(error))?;
         let key = backend.state_key(&workspace);
         Ok(Self { backend, key, workspace: Some(workspace), dir: Some(dir), clients })
     }
@@ -362,7 +370,7 @@ mod tests {
             (Target::default(), None, "--chdir"),
             (Target::default(), Some("{"), "--bucket, --key and --region"),
             (Target::default(), Some(local), "local state"),
-            (Target::default(), Some(gcs), "force-unlock"),
+            (Target::default(), Some(gcs), "once you are sure that no Terraform of this state runs, run in "),
             (Target { access: Access::default(), ..by_flags() }, None, "--region"),
         ] {
             let error = state(&target, record).unwrap_err().to_string();

@@ -312,10 +312,10 @@ impl<'a> Verify<'a> {
         let table = self.in_table();
         let digest = match &seen.digest {
             StoredDigest::NotKept => "not looked at, since no lock table is named".to_owned(),
-            StoredDigest::Absent => format!("none{table}; Terraform works without"),
-            StoredDigest::Malformed => format!("no MD5{table}; Terraform passes over it"),
+            StoredDigest::Absent => format!("none{table}; Terraform works without one"),
+            StoredDigest::Malformed => format!("not an MD5{table}; Terraform ignores it"),
             StoredDigest::Md5(md5) if is_at_odds(seen.object.as_ref(), Some(md5)) => {
-                format!("{md5}{table} is not that of the state")
+                format!("{md5}{table} is not the state's")
             }
             StoredDigest::Md5(_) => format!("fits{table}"),
         };

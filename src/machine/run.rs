@@ -261,6 +261,19 @@ impl Machine {
         }
     }
 
+    /// When to say next how long whoever was interrupted still has, if it was said last at `said`: 15 and 30 seconds after
+    /// the interrupt, then every 30 seconds for five minutes, then every minute. None after the time of the kill.
+    #[must_use]
+    pub fn next_reminder(&self, said: Moment) -> Option<Moment> {
+        let State::Stopping { since } = self.state else { return None };
+        let at = match said.saturating_sub(since).as_secs() {
+            0..15 => 15,
+            passed @ 15..300 => passed / 30 * 30 + 30,
+            passed => passed / 60 * 60 + 60,
+        };
+        Some(since + Duration::from_secs(at)).filter(|at| self.kill_at().is_some_and(|kill| *at < kill))
+    }
+
     /// The request that began the stop, if any did.
     #[must_use]
     pub fn first_request(&self) -> Option<&StopRequest> {

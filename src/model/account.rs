@@ -684,7 +684,7 @@ mod tests {
         account.ending = Some(Ending::Died { signal: 9, at: at(12) });
         assert_eq!(account.ending_line(), "terraform died of SIGKILL, 2s after its interrupt");
         for (stage, says) in
-            [(Stage::Attempted, "Terraform was not seen to get it"), (Stage::Held, "not there any more")]
+            [(Stage::Attempted, "nothing shows that Terraform got it"), (Stage::Held, "not there any more")]
         {
             let claim = serde_json::json!({
                 "id": "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "operation": "OperationTypeApply", "who": "a@b",

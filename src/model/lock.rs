@@ -18,7 +18,7 @@ pub struct LockId(String);
 
 /// The text is no [`LockId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no lock ID: one has 32 lowercase hexadecimal digits, grouped 8-4-4-4-12 by hyphens")]
+#[error("{0:?} is not a lock ID: one has 32 lowercase hexadecimal digits, grouped 8-4-4-4-12 by hyphens")]
 pub struct InvalidLockId(String);
 
 impl LockId {
@@ -108,7 +108,7 @@ impl LockInfo {
     /// Parses the JSON of a lock.
     ///
     /// # Errors
-    /// When it is no JSON object with a string `ID` and strings in the other known fields.
+    /// When it isn't JSON object with a string `ID` and strings in the other known fields.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }

@@ -95,8 +95,8 @@ impl Defect {
     pub fn told(self) -> &'static str {
         match self {
             Self::Ghost => "an item without Info, left by an update that came after the unlock",
-            Self::Empty => "a lockfile without a byte",
-            Self::Malformed => "something that is no lock by Terraform's format",
+            Self::Empty => "an empty lockfile",
+            Self::Malformed => "something that isn't a lock in Terraform's format",
         }
     }
 }

@@ -161,7 +161,8 @@ impl fmt::Display for StateFinding {
                  refuses to go on"
             ),
             Self::Empty => f.write_str(
-                "the state is empty (0 bytes), which Terraform takes for none: the next apply would create everything anew",
+                "the state is empty (0 bytes), which Terraform takes for a missing one: the next apply would create \
+                 everything anew",
             ),
             Self::Broken { flaw } => write!(
                 f,

@@ -163,8 +163,8 @@ pub fn judge(holder: &Holder, facts: &Facts) -> Liveness {
         Session::NotHere => {
             let session = holder.session.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default();
             unknown(format!(
-                "{gone}, and its session{session} is in no place that is looked at, to tell whether another Terraform of \
-                 the run is alive (TFGUARD_DIR names such a place)"
+                "{gone}, and its session{session} was not found where tfguard looks, so whether another Terraform \
+                 of the run is alive is not known (TFGUARD_DIR can name its place)"
             ))
         }
         Session::Here { group, .. } if !group.is_empty() => {
@@ -283,7 +283,7 @@ mod tests {
         let terraform = Processes { child: true, ..GONE };
         for (found, said) in [
             (verdict(same, Some(terraform), Session::NotHere), "alive: its command (process 11) runs on this machine"),
-            (verdict(same, Some(GONE), Session::NotHere), "its session /run/s is in no place that is looked at"),
+            (verdict(same, Some(GONE), Session::NotHere), "its session /run/s was not found where tfguard looks"),
             (verdict(same, Some(GONE), here()), "dead: it ran on this machine"),
             (verdict(same, None, here()), "in another container"),
             (

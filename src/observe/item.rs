@@ -48,7 +48,7 @@ pub enum Misfit {
     #[error("it is of another state")]
     Path,
     /// It was taken before the child was started, or after it had its own or ended, or at no time that can be understood.
-    #[error("it was not taken while this run's Terraform lived and had none")]
+    #[error("it was taken at a time when this run's Terraform could not take it")]
     Created,
     /// Somebody else took it.
     #[error("it was taken by another user or on another machine")]
@@ -60,7 +60,7 @@ pub enum Misfit {
     #[error("it was taken for another operation than this run's")]
     Operation,
     /// It was there before the time at which it says it was taken: by another clock than this machine's.
-    #[error("it was there before the time that it tells")]
+    #[error("it was there before the time at which it says it was taken")]
     Older,
     /// This machine's clock was set while the child lived, so times cannot be compared.
     #[error("this machine's clock was set meanwhile, so its time says nothing")]
@@ -72,13 +72,13 @@ pub enum Misfit {
     #[error("this run's Terraform did not log that it had its lock, and one that is alive on this machine may hold it")]
     Contested,
     /// Another process may have taken it when the child was dead.
-    #[error("it was taken after the last that this run's Terraform logged, and nobody saw when that died")]
+    #[error("it was taken after the last line that this run's Terraform logged, and nobody saw when Terraform died")]
     Unseen,
     /// It is not known what the command takes locks for.
     #[error("it is not known what this run's command takes locks for")]
     Purpose,
     /// It is not known whether it was there when the child was started.
-    #[error("it is not certain that it was not there before")]
+    #[error("it may have been there before")]
     Baseline,
 }
 

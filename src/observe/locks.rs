@@ -156,7 +156,7 @@ pub enum Refusal {
     #[error("it is not logged at INFO, as Terraform logs its locks")]
     WrongLevel,
     /// No known Terraform writes this.
-    #[error("its text is none that a known Terraform version writes about a lock")]
+    #[error("no known Terraform version writes such a text about a lock")]
     UnknownMessage,
     /// The message speaks of locking, the operation of something else, or the other way round.
     #[error("its message and its operation contradict each other")]
@@ -177,16 +177,18 @@ pub enum Refusal {
     #[error("it was logged at {0}, before the guarded command started")]
     TooEarly(Timestamp),
     /// Logged in the future.
-    #[error("it was logged at {0}, which is still to come")]
+    #[error("it was logged at {0}, which is in the future")]
     TooLate(Timestamp),
     /// The lock's own time is none.
     #[error("the lock's own time {0:?} cannot be understood")]
     Created(String),
     /// The body of the request is none that Terraform sends for a lock.
-    #[error("the request that it shows has no lock that Terraform writes")]
+    #[error("the request that it shows doesn't hold a lock as Terraform writes it")]
     NoLock,
     /// The log hides part of the path, and the rest fits no state that is known here, or more than one.
-    #[error("the log hides part of the lock's path, and no state of this directory's backend is sure to be meant")]
+    #[error(
+        "the log hides part of the lock's path, and it is not clear which state of this directory's backend is meant"
+    )]
     MaskedPath,
     /// No command takes so many.
     #[error("the log tells of more than {0} locks")]

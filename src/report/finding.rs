@@ -72,8 +72,8 @@ impl StateAccount {
         let (first, more) = self.findings.split_first()?;
         let more = match more.len() {
             0 => String::new(),
-            1 => " (and one thing more)".to_owned(),
-            count => format!(" (and {count} things more)"),
+            1 => " (and one more thing)".to_owned(),
+            count => format!(" (and {count} more things)"),
         };
         let state = format!("{}/{}", self.bucket, self.state_key);
         Some(Finding {
@@ -155,7 +155,7 @@ impl OtherLock {
         let (outcome, what) = match &self.outcome {
             OtherOutcome::Free => (Outcome::Gone, "nobody has it".to_owned()),
             OtherOutcome::Released => {
-                (Outcome::Released, "left by this run by all that it says, released by tfguard".to_owned())
+                (Outcome::Released, "left by this run, as all that it says shows, and released by tfguard".to_owned())
             }
             OtherOutcome::Gone => (Outcome::Gone, "not there any more".to_owned()),
             OtherOutcome::Foreign { why } => (Outcome::Foreign, format!("somebody else's, not touched: {why}")),
@@ -189,7 +189,7 @@ impl OtherLock {
                     None => ("terraform", " in its directory"),
                 };
                 Some(format!(
-                    "run `{terraform} plan`{place}; if that is refused the lock, {sure}, run: {terraform} force-unlock \
+                    "run `{terraform} plan`{place}; if the lock is refused, {sure}, run: {terraform} force-unlock \
                      <the ID it shows>{opens_any}"
                 ))
             }
@@ -216,7 +216,7 @@ impl RefusedLock {
     fn lock_line(&self) -> String {
         let shown = |text: &str| printable(&text.chars().take(200).collect::<String>());
         let Some(lock) = &self.lock else {
-            return format!("the state is locked: lock {}; who has it could not be seen", shown(&self.id));
+            return format!("the state is locked: lock {}; its holder could not be read", shown(&self.id));
         };
         let since = match lock.created.parse::<Timestamp>() {
             Ok(created) => {

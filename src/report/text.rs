@@ -48,7 +48,7 @@ impl Account {
             said.push((format!("in {}: {}", terraform.directory.display(), terraform.ending_line()), false));
         }
         if !self.survivors.is_empty() {
-            said.push((format!("still alive of this run: {}", self.survivors.join(", ")), true));
+            said.push((format!("processes of this run are still alive: {}", self.survivors.join(", ")), true));
         }
         let troubles: BTreeSet<&String> = self.terraforms.iter().flat_map(|terraform| &terraform.troubles).collect();
         said.extend(troubles.into_iter().map(|trouble| (trouble.clone(), true)));
@@ -209,11 +209,12 @@ impl LockAccount {
             // Of a lock that nobody was seen to have it cannot be said that it is not there any more.
             Some(LockOutcome::Gone) if self.stage == Stage::Attempted && self.grade != Grade::Item => {
                 let marker = if self.is_at_another_store() {
-                    ". If this happens again, the store refuses a lockfile that is not there: does it keep a delete marker of it?"
+                    ". If this happens again, the store refuses to create the lockfile though there is none: it may \
+                     keep a delete marker"
                 } else {
                     ""
                 };
-                (Outcome::Gone, format!("not there, and {product} was not seen to get it{marker}"))
+                (Outcome::Gone, format!("not there, and nothing shows that {product} got it{marker}"))
             }
             Some(LockOutcome::Gone) => (Outcome::Gone, "not there any more".to_owned()),
             Some(LockOutcome::TakenAway) => {
@@ -225,7 +226,7 @@ impl LockAccount {
             }
             Some(LockOutcome::NotOwn(why)) => {
                 next = Some(in_its_place(self.settings.as_ref(), "tfguard inspect"));
-                (Outcome::Foreign, format!("not taken for this run's own, and not touched: {why}"))
+                (Outcome::Foreign, format!("not known to be this run's, so not touched: {why}"))
             }
             Some(LockOutcome::Kept) => {
                 next = Some(format!("when you have looked at the state, {}", self.unlock(Some(id), None)));
@@ -235,14 +236,15 @@ impl LockAccount {
                 next = Some(format!("once you are sure that {sure}, {}", self.unlock(Some(id), None)));
                 (Outcome::Left, format!("NOT released: {why}"))
             }
-            None => (Outcome::Unknown, "not looked after".to_owned()),
+            None => (Outcome::Unknown, "not accounted for".to_owned()),
         };
         if outcome >= Outcome::Kept
             && outcome != Outcome::TakenAway
             && let Some(state) = account.states.iter().filter(is_its).find(|state| state.needs_its_lock())
         {
             next = Some(format!(
-                "keep the lock until what Terraform could not upload is there. How to upload it, and to unlock then: {}",
+                "keep the lock until the state that Terraform could not upload is uploaded. How to do that, and \
+                 then unlock: {}",
                 state.next
             ));
         }
@@ -250,13 +252,13 @@ impl LockAccount {
         line += match self.grade {
             Grade::Record => "",
             Grade::Request => " (known by the request that took it)",
-            Grade::Item => " (judged by what it says itself: no log names it)",
+            Grade::Item => " (judged by the lock's own text: no log names it)",
         };
         for half in &self.halves {
             match &half.outcome {
                 HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => line += &another(holder),
                 HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
-                    let _ = write!(line, "; something that is no lock is at {}, not touched", half.place);
+                    let _ = write!(line, "; something that isn't a lock is at {} and was not touched", half.place);
                     let unlock =
                         || format!("if it is left from a lock that was not written whole, {}", self.unlock(None, None));
                     next.get_or_insert_with(unlock);
@@ -265,7 +267,7 @@ impl LockAccount {
                     let _ = write!(line, " [{}]", half.place);
                 }
                 HalfOutcome::GoneWithStore { why } => {
-                    let _ = write!(line, "; gone with its store: {why}");
+                    let _ = write!(line, "; its table or bucket is gone, too: {why}");
                 }
                 HalfOutcome::Deleted | HalfOutcome::AlreadyGone | HalfOutcome::NotOwn { .. } => {}
             }
@@ -321,7 +323,7 @@ impl TraceAccount {
             line: format!("lockfile of {state}: NOT released: {why}"),
             details: Vec::new(),
             next: Some(format!(
-                "run `{command} plan` in {directory}; if that is refused a lock of {state}, and you are sure that \
+                "run `{command} plan` in {directory}; if a lock of {state} is refused, and you are sure that \
                  {sure}, run: {command} force-unlock <the ID it shows>"
             )),
             state,

@@ -171,7 +171,7 @@ async fn write_halves(subject: &Subject, backend: &S3Backend, holder: Holder) ->
 
 /// Which lock the traced lockfile is.
 async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String> {
-    let Store::Lockfile(store) = store else { return Err("its place is no lockfile".to_owned()) };
+    let Store::Lockfile(store) = store else { return Err("its place is not a lockfile".to_owned()) };
     let (looks, every) = LOOKS_AT_A_HELD_ONE;
     let mut look = 1;
     loop {

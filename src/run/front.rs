@@ -156,7 +156,7 @@ async fn converse(
     loop {
         tokio::select! {
             message = incoming.next() => match message {
-                Some(ToFront::Say(line)) => sayer.say(line),
+                Some(ToFront::Say(line)) => sayer.say(crate::log::painted(&line)),
                 Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
                 Some(ToFront::Ended(account)) => {
                     output.spooled();

@@ -84,7 +84,7 @@ pub enum Failure {
     )]
     FinishedByRelease,
     /// The supervisor was killed before it started the command.
-    #[error("tfguard's supervisor was killed before it started the command; nothing was run, run it again")]
+    #[error("tfguard's supervisor was killed before it started the command: nothing was run\nhint: Run it again")]
     SupervisorDied,
 }
 

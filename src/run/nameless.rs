@@ -174,7 +174,7 @@ impl Releaser {
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
         let place = backend.file_place(&trace.state_key);
         let Store::Lockfile(store) = clients.open(&place, UnconditionalDelete::Refuse) else {
-            return Err(format!("{place} is no lockfile"));
+            return Err(format!("{place} is not a lockfile"));
         };
         let start = Instant::now();
         let watch = if left.may_still_appear { LANDS_WITHIN } else { Duration::ZERO };

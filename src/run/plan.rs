@@ -99,7 +99,9 @@ pub enum Remark {
 #[derive(Debug, thiserror::Error)]
 pub enum Forbidden {
     /// `-lock=false` under `--forbid-lock-false`.
-    #[error("-lock=false ({0}) is forbidden by --forbid-lock-false: remove it, so that Terraform takes its lock")]
+    #[error(
+        "-lock=false ({0}) is forbidden by --forbid-lock-false\nhint: Leave it out, so that Terraform takes its lock"
+    )]
     LockFalse(String),
 }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
-    Ending, FoundLock, HalfOutcome, HeldLock, Holder, Liveness, LockAccount, LockInfo, LockPlace, Recorded,
+    Ending, FoundLock, HalfOutcome, HeldLock, Holder, Liveness, LockAccount, LockId, LockInfo, LockPlace, Recorded,
     RefusedLock, Settings, Stage,
 };
 use crate::observe::item::ItemTerms;
@@ -160,7 +160,7 @@ impl Supervisor<'_> {
             Some(info) => machine.judge(info, &recorded),
             None => Judged {
                 holder: None,
-                verdict: Liveness::Unknown { why: "no more than the ID of its lock could be seen".to_owned() },
+                verdict: Liveness::Unknown { why: "only the ID of its lock could be read".to_owned() },
             },
         };
         let ci = self.journal.account.ci.as_ref();
@@ -170,8 +170,8 @@ impl Supervisor<'_> {
         // People copy it into a shell, and a stranger may have made it up.
         let unlock = match places {
             Some(Places { settings: Settings { directory, flags, .. }, .. }) => {
-                // Without an ID it is none, and goes by another option.
-                let id = Some(id.as_str()).filter(|id| !id.is_empty());
+                // What has no ID of Terraform's goes by another option.
+                let id = Some(id.as_str()).filter(|id| id.parse::<LockId>().is_ok());
                 text::run_in(Some(&directory), &text::unlock(id, &flags))
             }
             None => {
@@ -191,7 +191,7 @@ impl Supervisor<'_> {
 fn next(is_free: bool, verdict: &Liveness, is_of_job: bool, link: Option<&str>, unlock: &str) -> String {
     match verdict {
         _ if is_free => "run it again: the lock has been released meanwhile".to_owned(),
-        _ if is_of_job => "it is of this very job; run: tfguard release".to_owned(),
+        _ if is_of_job => "it is this job's own; run: tfguard release".to_owned(),
         Liveness::Alive { .. } => {
             "wait until that run has ended, then run this again (--lock-timeout 10m has it wait by itself)".to_owned()
         }

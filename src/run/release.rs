@@ -351,7 +351,7 @@ impl Releaser {
         let Entry { claim, stage, .. } = &leftover.entry;
         let is_own = self.start.is_replaced || self.start.state.as_ref() == Some(&claim.lock_id());
         if terms.exited_zero && !is_own {
-            let why = "Terraform ended with success, and so without a lock of another state than its own".to_owned();
+            let why = "Terraform succeeded, so it left no lock of another state".to_owned();
             return (LockOutcome::NotOwn(why), Vec::new());
         }
         if terms.job.on_death.keeps(claim) {

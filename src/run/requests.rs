@@ -94,7 +94,7 @@ pub fn from_credentials(job: &Job, before: Option<Duration>, to: UnboundedSender
             Ok(None) => return tracing::debug!("the AWS credentials do not end"),
             Err(why) if before.is_some() && is_terraform => {
                 return tracing::warn!(
-                    "--before-expiry does nothing: when the AWS credentials end is not known ({why}). \
+                    "--before-expiry does nothing: when the AWS credentials end is not known ({why})\n\
                      hint: export {EXPIRATION}=<time, as in 2026-11-28T16:05:00Z>"
                 );
             }

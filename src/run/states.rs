@@ -116,7 +116,7 @@ async fn state(
         let places = backend.places(&lock.claim).map_err(|error| error.to_string())?;
         let looker = Looker::new(&clients, backend, state_key, places.into_iter().map(|place| (place, true)));
         let look = looker.look(PATIENCE, errored.clone(), false, dead).await;
-        let mut seen = look.map_err(|error| error.to_string())?.seen;
+        let mut seen = look.map_err(|error| error.in_a_line())?.seen;
         let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &expected).await;
         if let Some(changed) = &mut changed {
             compare(changed, &seen, orderly);

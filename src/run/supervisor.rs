@@ -73,6 +73,8 @@ pub struct Supervisor<'a> {
     waiting: Waiting,
     /// One of the Terraforms that share the log said that it was interrupted.
     somebody_stopped: bool,
+    /// When it was said last how much of the grace is left.
+    reminded: Duration,
     /// Nobody tried to release the child's locks before.
     is_first: bool,
     pub(crate) releaser: Releaser,
@@ -167,6 +169,7 @@ impl<'a> Supervisor<'a> {
             looks: Looks { due: LOOKS, next: Some(Instant::now()) },
             waiting: Waiting::default(),
             somebody_stopped: false,
+            reminded: Duration::ZERO,
             releaser,
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
@@ -195,6 +198,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             let timer = self.machine.next_time().map(|moment| self.job.began + moment);
+            let reminder = self.machine.next_reminder(self.reminded).map(|moment| self.job.began + moment);
             tokio::select! {
                 biased;
                 baseline = self.unlogging.baseline(), if self.unlogging.is_looking() && !ended => self.note_baseline(baseline),
@@ -214,6 +218,7 @@ impl<'a> Supervisor<'a> {
                 }
                 change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),
                 () = sleep_until(self.looks.next) => self.look_around(),
+                () = sleep_until(reminder) => self.remind(),
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
                 () = self.waiting.over() => self.interrupt_waiting_command(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),

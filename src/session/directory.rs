@@ -133,12 +133,12 @@ impl SessionDir {
                     tracing::debug!("no session in {}: cannot {doing}: {error}", path.display());
                 }
                 Ok(Err(error @ DirectoryError::Forced { .. })) if !is_last => {
-                    tracing::warn!("{error}; the session is made elsewhere");
+                    tracing::warn!("the session is made elsewhere: {error}");
                 }
                 Ok(made) => return made,
                 Err(error) if is_last => return Err(error),
                 Err(error @ DirectoryError::Io { .. }) => tracing::debug!("{error}"),
-                Err(error) => tracing::warn!("{error}; the session is made elsewhere"),
+                Err(error) => tracing::warn!("the session is made elsewhere: {error}"),
             }
         }
     }

@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::text::quote;
 use crate::{ci, files};
 
 /// The directory of all sessions in a place. No repository has one of this name.
@@ -31,27 +32,27 @@ const PLACES: &[&str] = &[
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// A part of the way is a symbolic link.
-    #[error("{path} is a symbolic link; point TFGUARD_DIR to the directory itself, or remove the link", path = .0.display())]
+    #[error("{path} is a symbolic link, which somebody else could change\nhint: Set TFGUARD_DIR to the directory itself", path = .0.display())]
     Symlink(PathBuf),
     /// A part of the way is no directory.
-    #[error("{path} is not a directory; remove it or set TFGUARD_DIR to another place", path = .0.display())]
+    #[error("{path} is not a directory\nhint: Set TFGUARD_DIR to a directory that you can write", path = .0.display())]
     NotADirectory(PathBuf),
     /// Somebody else's.
-    #[error("{path} belongs to user {owner}, not to user {own}; set TFGUARD_DIR to a directory of your own", path = .path.display())]
+    #[error("{path} belongs to user {owner}, not to user {own}\nhint: Set TFGUARD_DIR to a directory of your own", path = .path.display())]
     Foreign { path: PathBuf, owner: u32, own: u32 },
     /// Others could change what tfguard writes.
-    #[error("{path} can be written by others (mode {mode:04o}); run `chmod go-w` on it, or set TFGUARD_DIR to another place (in a container also to a directory in it that is not there yet: tfguard makes it)", path = .path.display())]
+    #[error("{path} can be written by others (mode {mode:04o})\nhint: Run `chmod go-w {}`, or set TFGUARD_DIR to another place (in a container also to a directory in it that does not exist yet: tfguard makes it)", quote(.path), path = .path.display())]
     WritableByOthers { path: PathBuf, mode: u32 },
     /// The file system makes what it likes.
     #[error(
         "the file system of {path} gives a new directory the owner {owner} and the mode {mode:04o}, whatever is asked for, so \
-         others could change what tfguard writes there; set TFGUARD_DIR to a directory on another one", path = .path.display()
+         others could change what tfguard writes there\nhint: Set TFGUARD_DIR to a directory on another file system", path = .path.display()
     )]
     Forced { path: PathBuf, owner: u32, mode: u32 },
     /// Not what tfguard made.
     #[error("{path} is not a session's directory, as tfguard names and marks it", path = .0.display())]
     NotASession(PathBuf),
-    #[error("cannot {doing} {path}: {error}; free some space or set TFGUARD_DIR to a writable directory", path = .path.display())]
+    #[error("cannot {doing} {path}: {error}\nhint: Set TFGUARD_DIR to a directory that you can write and that has some space left", path = .path.display())]
     Io { doing: &'static str, path: PathBuf, error: io::Error },
 }
 

@@ -52,8 +52,8 @@ pub fn step(finding: &StateFinding, seen: &Seen, site: &Site) -> Step {
                 }
                 _ => String::new(),
             };
-            let say = "If the state that is there is the one you want, let its digest be written. Not where the store may \
-                       still serve an older object, as a cache may (AWS's S3 doesn't): then wait, and look again";
+            let say = "If the state that is there is the one you want, let its digest be written. If the store may \
+                       still serve an older object, as a cache may (AWS's S3 doesn't), wait and look again instead";
             (doubt + say, Some(format!("{} --fix-digest", site.verify)))
         }
         (StateFinding::Errored { path, relation, .. }, _) => return site.errored(path, *relation, seen),
@@ -133,9 +133,8 @@ impl Site<'_> {
                     .step(say, path, encrypted, |terraform, file| format!("{terraform} state push {file}{put_away}"));
             }
             (Relation::Newer, Some(lock)) => {
-                let say = format!(
-                    "look again when nobody has the lock: {lock} has it. `tfguard inspect` tells of whom it is"
-                );
+                let say =
+                    format!("look again when nobody has the lock: {lock} has it. `tfguard inspect` tells whose it is");
                 (say, again)
             }
             (Relation::Overtaken | Relation::Foreign, _) => {

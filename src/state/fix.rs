@@ -21,7 +21,7 @@ pub struct Fix {
 pub fn fix(seen: &Seen, expected: &Expected) -> Result<Option<Fix>, String> {
     if let Some(lock) = &seen.lock {
         return Err(format!(
-            "the state is locked by {lock}. If nobody is behind it (`tfguard inspect` tells), unlock first"
+            "the state is locked by {lock}. If its holder is dead (`tfguard inspect` tells), unlock first"
         ));
     }
     if seen.digest == StoredDigest::NotKept {

@@ -51,7 +51,7 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
                 *verdict = StateVerdict::BeingWritten;
                 notes.push(format!(
                     "state and digest differ: it is being written just now, by {lock}. Look again when that lock is gone; \
-                     `tfguard inspect` tells whether anybody is behind it"
+                     `tfguard inspect` tells whether its holder is alive"
                 ));
             }
             (_, None) if findings.is_empty() => findings.push(StateFinding::MissingButDigest { stored }),

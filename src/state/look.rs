@@ -147,7 +147,7 @@ impl Looker {
 
     /// The newest earlier version that is wanted, or why there is none.
     async fn earlier(&self, wanted: impl Fn(&StateObject) -> bool) -> Result<StateObject, String> {
-        let ids = self.state.earlier_versions().await.map_err(|error| error.to_string())?;
+        let ids = self.state.earlier_versions().await.map_err(|error| error.in_a_line())?;
         let mut trouble = String::new();
         for id in ids.iter().take(MOST_READ) {
             match self.state.read(Some(id)).await {
@@ -158,7 +158,7 @@ impl Looker {
         }
         Err(match ids.len() {
             0 => "the bucket keeps no versions".to_owned(),
-            count => format!("none of the newest {} earlier versions is it{trouble}", count.min(MOST_READ)),
+            count => format!("none of the newest {} earlier versions fits{trouble}", count.min(MOST_READ)),
         })
     }
 }

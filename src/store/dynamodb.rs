@@ -224,7 +224,7 @@ impl HeldLock {
         let recorded = match (&lock, item.get(HOLDER)) {
             (FoundLock::Held(info), Some(AttributeValue::S(record))) => Recorded::read(record, &info.id),
             (_, None) => Recorded::Nothing,
-            _ => Recorded::Foreign("the record of its holder is none that tfguard writes".to_owned()),
+            _ => Recorded::Foreign("the record of its holder is not as tfguard writes it".to_owned()),
         };
         Self { lock, recorded }
     }

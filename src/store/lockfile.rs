@@ -326,8 +326,7 @@ pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Durati
         Ok(bytes)
     };
     let read = tokio::time::timeout(longest, read).await;
-    read.unwrap_or_else(|_| Err(format!("the object did not come within {longest:?}")))
-        .map_err(|detail| StoreError::TimedOut(detail))
+    read.unwrap_or_else(|_| Err(format!("the object did not come within {longest:?}"))).map_err(StoreError::TimedOut)
 }
 
 /// S3 does not say of an object that it is missing to those who may not list the bucket.

@@ -222,7 +222,7 @@ impl Case {
     /// Nothing is released on this: a refusal says that somebody has the lock, and of two runs that are as alike as
     /// `Evidence` can see and began at the same moment, the other may have it.
     pub fn refused(&self, info: &LockInfo, terms: ItemTerms) -> RefusedItself {
-        let fits = "all it says fits this run, which may have got it without hearing so";
+        let fits = "all it says fits this run, which may have taken it without getting an answer";
         match item::judge(info, &self.terms(terms)) {
             Err(doubt) if doubt.is_doubt() => RefusedItself::Perhaps(format!("{fits}; but that is not sure: {doubt}")),
             Err(_) => RefusedItself::No,

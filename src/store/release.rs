@@ -172,7 +172,7 @@ impl From<Released> for HalfOutcome {
                 Self::Left { why: stranger.to_string() }
             }
             Released::NotOwn(stranger) => Self::NotOwn { why: stranger.to_string() },
-            Released::StillThere(error) | Released::Failed(error) => Self::Left { why: error.to_string() },
+            Released::StillThere(error) | Released::Failed(error) => Self::Left { why: error.in_a_line() },
         }
     }
 }

@@ -191,7 +191,7 @@ fn without_content(error: &serde_json::Error) -> String {
     use serde_json::error::Category;
     let what = match error.classify() {
         Category::Eof => "it ends too early",
-        Category::Syntax => "it is no JSON",
+        Category::Syntax => "it isn't JSON",
         Category::Data => "a field is missing or has an unexpected type",
         Category::Io => "it cannot be read",
     };

@@ -122,7 +122,7 @@ fn entry(file: File, name: &[u8], take: &mut Take) -> Result<Vec<u8>, PlanFlaw> 
         } else if method == CompressionMethod::STORE {
             take(&mut entry.verifying_reader(entry.reader()))
         } else {
-            Err(PlanFlaw::Damaged("its compression is none that Terraform uses".to_owned()))
+            Err(PlanFlaw::Damaged("Terraform doesn't use its compression".to_owned()))
         };
     }
     Err(PlanFlaw::TooLarge)
@@ -145,7 +145,7 @@ fn backend(plan: &mut dyn Read) -> Result<Vec<u8>, PlanFlaw> {
 fn decode(message: &[u8]) -> Result<PlannedBackend, PlanFlaw> {
     let field = |message: &[u8], number| field(&mut &*message, number).map_err(damaged).map(Option::unwrap_or_default);
     let kind = String::from_utf8(field(message, TYPE)?)
-        .map_err(|_| PlanFlaw::Damaged("the type of its backend is no text".to_owned()))?;
+        .map_err(|_| PlanFlaw::Damaged("the type of its backend is not text".to_owned()))?;
     let msgpack = field(&field(message, CONFIG)?, MSGPACK)?;
     let mut decoder = rmp_serde::Deserializer::from_read_ref(&msgpack);
     decoder.set_max_depth(DEEPEST);

@@ -149,9 +149,10 @@ fn a_lock_that_is_left_is_named_quietly_too() {
     let err = exit.err();
     let words: Vec<_> = err.lines().filter_map(|line| line.strip_prefix("tfguard: ")).collect();
     let says = |start: &str, what: &str| words.iter().any(|line| line.starts_with(start) && line.contains(what));
-    assert!(says(&format!("warning: lock {id} of "), "NOT released"), "{exit}");
-    assert!(says("warning: next: ", &format!("tfguard unlock {id}")), "{exit}");
-    assert!(words.iter().all(|line| line.starts_with("warning: ")), "{exit}");
+    let warning = "\u{1b}[1m\u{1b}[33mwarning:\u{1b}[0m ";
+    assert!(says(&format!("{warning}lock {id} of "), "NOT released"), "{exit}");
+    assert!(says(&format!("{warning}next: "), &format!("tfguard unlock {id}")), "{exit}");
+    assert!(words.iter().all(|line| line.starts_with(warning)), "{exit}");
     assert_eq!(commands(&err).len(), 1, "{exit}");
 }
 

@@ -158,9 +158,9 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let journal = known(&project);
     let output = run.kill_with_supervisor(&journal);
     assert_eq!(output.out().matches("Interrupt received.").count(), 0, "{output}");
-    dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it by condition"]);
+    dry(&["its tfguard is dead: would interrupt", &format!("lock {id} of "), "would delete it conditionally"]);
     kill(pid_of(&journal["child"]["id"]));
-    dry(&[&format!("lock {id} of "), "would delete it by condition"]);
+    dry(&[&format!("lock {id} of "), "would delete it conditionally"]);
     assert_eq!(release(&project, "2").arg("--dry-run").run().expect_code(0).err(), "");
     release(&project, "1").run().expect_code(0);
     assert_clean(&project);
@@ -394,7 +394,11 @@ fn what_was_changed_in_the_checkout_steers_no_cleanup_step() {
         }
         let exit = release(&project, "1").run().expect_code(0);
         assert!(!pwned.exists(), "{exit}");
-        let said = if by_record { "profile, shared_config_files changed" } else { "says `credential_process`" };
+        let said = if by_record {
+            "have changed since the lock was taken (profile, shared_config_files)"
+        } else {
+            "says `credential_process`"
+        };
         assert!(exit.err().contains(said), "{exit}");
         assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
         assert_clean(&project);

@@ -102,7 +102,7 @@ fn a_forged_record_of_a_lock_on_this_machine_deletes_nothing() {
     for (said, ago, recorded, swapped) in [
         ("before this run began", hour, false, false),
         ("names another holder", now, true, false),
-        ("isn't the one that it was configured for", now, false, true),
+        ("has another backend now than when Terraform started", now, false, true),
     ] {
         let project = forging(
             "[ ! -e swapped ] || cp swapped .terraform/terraform.tfstate
@@ -154,7 +154,7 @@ fn a_terraform_that_succeeds_left_no_lock_of_another_state() {
     project.aws().plant_lock(project.table_name(), &victim);
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
     assert!(project.aws().lock(project.table_name(), &path).is_some(), "{exit}");
-    assert!(exit.err().contains(&victim.id) && exit.err().contains("ended with success"), "{exit}");
+    assert!(exit.err().contains(&victim.id) && exit.err().contains("Terraform succeeded"), "{exit}");
 }
 
 /// Guards against a lock that is left without a word because somebody wrote that it was released.
@@ -225,7 +225,7 @@ fn a_lock_whose_table_is_gone_is_gone() {
     aws.block_on(aws.dynamodb().delete_table().table_name(project.table_name()).send()).unwrap();
     kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
-    assert!(exit.err().contains("gone with its store"), "{exit}");
+    assert!(exit.err().contains("its table or bucket is gone"), "{exit}");
     assert_eq!(report(&project)["locks"][0]["halves"][0]["outcome"], "gone-with-store", "{exit}");
     assert!(sessions(&project).is_empty(), "{exit}");
 }

@@ -133,7 +133,7 @@ fn evidence_item_holds_for_workspace_commands_and_in_the_cleanup_step() {
                 }
                 assert_eq!(case.lock_of(&project, &blue(&project)), None, "{case}, all {all}: {exit}");
                 assert_eq!(exit.code, Some(if all { 0 } else { 137 }), "{case}: {exit}");
-                assert!(exit.err().contains("judged by what it says itself"), "{case}, all {all}: {exit}");
+                assert!(exit.err().contains("judged by the lock's own text"), "{case}, all {all}: {exit}");
                 true
             });
             assert!(tried.is_some(), "{case}: a rival each time");

@@ -116,7 +116,7 @@ fn out_of_reach(project: &Project, run: Running) {
     assert!(!exit.err().contains("interrupted; it has"), "{exit}");
     let told = format!("terraform ({terraform}), which is another user's, cannot be interrupted by this one");
     assert!(exit.err().contains(&told), "{exit}");
-    assert!(exit.err().contains("still alive of this run: sudo ("), "{exit}");
+    assert!(exit.err().contains("processes of this run are still alive: sudo ("), "{exit}");
     assert!(exit.err().contains("a process of this run may still be alive"), "{exit}");
     assert_eq!(exit.out().matches("Interrupt received.").count(), 0, "{exit}");
     let release = || as_user(project, TFGUARD).args(["release", "--wait", "1m"]).run();
@@ -146,14 +146,17 @@ fn a_leftover_that_may_not_be_killed_is_named_and_not_waited_for() {
     run.wait_for_stdout("asleep", SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON).expect_code(1);
-    assert!(exit.err().contains("released by Terraform") && exit.err().contains("still alive of this run: "), "{exit}");
+    assert!(
+        exit.err().contains("released by Terraform") && exit.err().contains("processes of this run are still alive: "),
+        "{exit}"
+    );
     let report = report(&project);
     let time = |at: &Value| at.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let waited = time(&report["ended"]).duration_since(time(&report["ending"]["at"]));
     assert!(waited < jiff::SignedDuration::from_secs(10), "{waited}");
     let release = || as_user(&project, TFGUARD).args(["release", "--wait", "10s"]).run().expect_code(0);
     let alive = release();
-    assert!(alive.err().contains("still alive of this run: "), "{alive}");
+    assert!(alive.err().contains("processes of this run are still alive: "), "{alive}");
     assert_eq!(sessions(&project).len(), 1);
     assert!(project.guard().kill_all());
     release();

@@ -19,7 +19,7 @@ fn recorded(project: &Project) -> Recorded {
     tfguard::model::HeldLock::in_item(&item).recorded
 }
 
-/// Where the session is in no place that is looked at: what stands in the record leads nobody to it.
+/// Where the session was not found where tfguard looks: what stands in the record leads nobody to it.
 fn judge_by_record(project: &Project, recorded: &Recorded) -> Judged {
     let lock = project.lock().expect("it is locked");
     let info = Found::parse(lock.to_string().as_bytes()).unwrap();

@@ -179,14 +179,14 @@ fn what_cannot_be_read_is_said_and_does_not_stop_the_rest() {
     assert_eq!(states.len(), 3, "{listed:#}");
     let errors: Vec<_> = listed["summary"]["places"].as_array().unwrap().iter().map(|place| &place["error"]).collect();
     let says = |at: usize, text: &str| assert!(errors[at].as_str().unwrap_or_default().contains(text), "{errors:#?}");
-    says(0, "1 lockfiles could not be read");
+    says(0, "reading 1 of its lockfiles failed, the first: object ");
     says(1, "no such bucket");
     says(2, "no such DynamoDB table");
     says(3, "dynamodb:Scan was denied");
     assert!(errors[4].is_null(), "{errors:?}");
     assert!(exit.err().contains("Grant dynamodb:Scan"), "{exit}");
     let empty = bed.tfguard(&["locks", "--bucket", "no-bucket"]).run().expect_code(125);
-    assert_eq!(empty.out(), "no locks; 1 of 1 places NOT read\n", "not seen is not gone: {empty}");
+    assert_eq!(empty.out(), "could not read s3://no-bucket/\n", "not seen is not gone: {empty}");
     let fail = bed.tfguard(&[&words[..], &["--fail"]].concat()).run();
     assert_eq!(fail.code, Some(122), "that something is stale is told first: {fail}");
 }
@@ -310,9 +310,9 @@ fn a_list_of_several_pages_is_whole() {
 fn a_person_at_a_terminal_sees_how_far_it_is() {
     let bed = menagerie();
     let exit = bed.tfguard(&["locks", "--table", &bed.table]).pty().run().expect_code(0);
-    assert!(exit.out().contains("tfguard: 7 looked at, 5 locks"), "{exit}");
+    assert!(exit.out().contains("tfguard: 7 read, 5 locks\r\u{1b}[K"), "{exit}");
     let quiet = bed.tfguard(&["locks", "--table", &bed.table, "-q"]).pty().run().expect_code(0);
-    assert!(!quiet.out().contains("looked at"), "{quiet}");
+    assert!(!quiet.out().contains(" read, "), "{quiet}");
     let piped = bed.tfguard(&["locks", "--table", &bed.table]).run().expect_code(0);
     assert!(piped.err().is_empty(), "{piped}");
 }

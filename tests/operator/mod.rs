@@ -4,3 +4,4 @@ mod bed;
 mod list;
 mod living;
 mod unlocking;
+mod words;

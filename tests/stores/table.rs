@@ -116,7 +116,7 @@ fn an_item_that_changes_hands_meanwhile_stays() {
 fn what_is_no_lock_is_shown_and_left() {
     let bed = Bed::new();
     let [file, table] = bed.stores(UnconditionalDelete::AfterSecondLook);
-    // A heartbeat after the unlock makes an item without `Info`; a full disk, a lockfile without a byte.
+    // A heartbeat after the unlock makes an item without `Info`; a full disk, an empty lockfile.
     let ghost = HashMap::from([("LockID".to_owned(), AttributeValue::S(bed.path()))]);
     bed.aws.put_item(&bed.table, ghost);
     bed.aws.put_object(&bed.bucket, "a/k.tflock", Vec::new());
@@ -302,7 +302,7 @@ fn a_failure_is_told_by_what_was_asked_and_refused() {
     bed.aws.plant_lock(&bed.table, &bed.own());
     let by_key = "User: x is not authorized to perform: kms:Decrypt\n on resource: y.";
     bed.proxy.rule(Match::dynamodb("DeleteItem"), [Answer::dynamodb("AccessDeniedException", by_key).into()]);
-    let told = bed.delete_if(&store).unwrap_err().to_string();
+    let told = bed.delete_if(&store).unwrap_err().in_a_line();
     assert!(told.contains("on resource: y. Grant kms:Decrypt on this KMS key"), "{told}");
     bed.proxy.clear_rules();
     bed.proxy.rule(Match::dynamodb("DeleteItem"), [Action::Close]);

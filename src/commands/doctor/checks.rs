@@ -12,7 +12,7 @@ use crate::commands::doctor::checks::Severity::{Note, Problem, Warning};
 use crate::commands::doctor::facts::{Facts, is_absent};
 use crate::commands::target::TargetError::{Local, Other};
 use crate::model::Provider;
-use crate::text::describe;
+use crate::text::{describe, in_a_line};
 
 /// A run of Terraform, and the release after it, can take longer than that.
 const SHORT_LIFE: Duration = Duration::from_secs(15 * 60);
@@ -32,7 +32,7 @@ pub const CHECKS: &[Check] = &[
         id: "node",
         area: Signals,
         right: "no Node program of the CI's that dies of a signal stands above tfguard",
-        wrong: "a Node program of the CI's stands above tfguard: a JavaScript action, and Azure's AzureCLI@2, die of a signal. tfguard stops by that, and what it says then is read by nobody",
+        wrong: "a Node program of the CI's stands above tfguard: a JavaScript action, and Azure's AzureCLI@2, die of a signal. tfguard stops then, and nobody reads what it says",
         severity: Warning,
         remedy: "start tfguard from a script step (`run:`, `bash:`), and get credentials in a step before it; a later step with `tfguard release` says what happened",
         answer: |facts| Answer::of(facts.provider.is_none() || !facts.chain.has_deaf_node(), ""),
@@ -65,12 +65,12 @@ pub const CHECKS: &[Check] = &[
         id: "session-place",
         area: Session,
         right: "sessions go to {}",
-        wrong: "no session can be made, without which tfguard does not start the command (exit code 125): {}",
+        wrong: "tfguard cannot make a session, and so doesn't start the command (exit code 125): {}",
         severity: Problem,
         remedy: "set TFGUARD_DIR to a directory that this user alone can write",
         answer: |facts| match &facts.session {
             Ok(session) => Answer::of(true, session.place.display().to_string()),
-            Err(error) => Answer::of(false, error.to_string()),
+            Err(error) => Answer::of(false, in_a_line(&error.to_string())),
         },
     },
     Check {
@@ -110,8 +110,8 @@ pub const CHECKS: &[Check] = &[
         remedy: "run it where `terraform init` succeeds, or name the state by --bucket, --key and --region",
         answer: |facts| match &facts.state {
             Ok(state) => Answer::of(true, format!("s3://{}/{} in {}", state.bucket, state.key, state.region)),
-            Err(error @ (Local { .. } | Other { .. })) => Some(Unknown(error.to_string())),
-            Err(error) => Answer::of(false, error.to_string()),
+            Err(error @ (Local { .. } | Other { .. })) => Some(Unknown(in_a_line(&error.to_string()))),
+            Err(error) => Answer::of(false, in_a_line(&error.to_string())),
         },
     },
     Check {
@@ -303,7 +303,7 @@ impl Answer {
 
     /// Of what a service told; what it refused to tell is unknown.
     pub fn told<T>(told: &Result<T, StoreError>, judge: impl FnOnce(&T) -> Option<Self>) -> Option<Self> {
-        told.as_ref().map_or_else(|error| Some(Self::Unknown(error.to_string())), judge)
+        told.as_ref().map_or_else(|error| Some(Self::Unknown(error.in_a_line())), judge)
     }
 }
 

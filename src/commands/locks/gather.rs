@@ -22,6 +22,7 @@ use crate::commands::target::{State, TargetError};
 use crate::model::LockPlace;
 use crate::session::Machine;
 use crate::store::Reader;
+use crate::text::in_a_line;
 
 /// So many requests are under way at a time.
 const AT_ONCE: usize = 16;
@@ -46,6 +47,8 @@ pub struct Gatherer<'a> {
     /// Buckets that cannot be asked whether a state exists.
     mute: HashSet<String>,
     states_asked: usize,
+    /// Errors, each with the places that it hides.
+    errors: Vec<(String, Vec<String>)>,
     progress: Progress,
 }
 
@@ -64,6 +67,7 @@ impl<'a> Gatherer<'a> {
             backends: Vec::new(),
             mute: HashSet::new(),
             states_asked: 0,
+            errors: Vec::new(),
             progress: Progress::default(),
         }
     }
@@ -88,29 +92,36 @@ impl<'a> Gatherer<'a> {
         self.progress.clear();
         if self.summary.state_not_asked > 0 {
             let count = self.summary.state_not_asked;
-            tracing::info!("of {count} locks it was not asked whether their state exists: there are too many");
+            tracing::info!("there are too many locks: of {count} it is not known whether their state exists");
+        }
+        for (error, places) in &self.errors {
+            tracing::error!("could not read {}: {error}", places.join(", "));
         }
         self.sheet.end(&self.summary, self.now).map_err(Failure::Output)?;
         Ok(self.summary)
     }
 
+    /// Notes that a place was looked at. An error's hint is on a line of its own.
     fn looked(&mut self, place: String, label: String, looked: Result<(), String>) {
         let error = looked.err();
         if let Some(error) = &error {
-            self.progress.clear();
-            tracing::error!("{place}: {error}");
+            match self.errors.iter_mut().find(|(known, _)| known == error) {
+                Some((_, places)) => places.push(place.clone()),
+                None => self.errors.push((error.clone(), vec![place.clone()])),
+            }
         }
+        let error = error.map(|error| in_a_line(&error));
         self.summary.places.push(Looked { place, label, error });
     }
 
     async fn whole_places(&mut self) -> Result<(), Failure> {
         let (buckets, tables) = (outermost(&self.args.buckets), distinct(&self.args.tables));
         let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
+        let given = self.args.access.settings();
         // For a table or a bucket as a whole.
-        let backend = S3Backend::without_state(self.args.access.settings().alone(), surroundings);
-        let connected = async { Ok(AwsClients::connect(&backend?).await?) };
-        let clients: Result<_, TargetError> = connected.await;
-        let clients = match clients {
+        let backend = S3Backend::without_state(given.alone(), surroundings);
+        let connected = async { AwsClients::connect(&backend?).await };
+        let clients = match connected.await.map_err(|error| TargetError::from(given.named(error))) {
             Ok(clients) => clients,
             Err(error) => {
                 let buckets = buckets.iter().map(|below| (below.to_string(), store_of_bucket(&below.bucket)));
@@ -143,7 +154,8 @@ impl<'a> Gatherer<'a> {
         }
         self.readers.insert(state.bucket().to_owned(), state.clients.reader());
         self.backends.push(state.backend);
-        looks.iter().filter_map(HalfLook::trouble).next_back().map_or(Ok(()), Err)
+        let unread = |look: &HalfLook| Some(format!("{}: {}", look.at.place, look.failure()?.on_lines()));
+        looks.iter().filter_map(unread).next_back().map_or(Ok(()), Err)
     }
 
     /// All lockfiles below a prefix. The inner error is the bucket's, the outer one the list's.
@@ -160,7 +172,7 @@ impl<'a> Gatherer<'a> {
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
-                Err(error) => return Ok(Err(error.to_string())),
+                Err(error) => return Ok(Err(error.on_lines())),
             };
             self.progress.note(page.scanned, page.found.len());
             let looks = page.found.into_iter().map(|key| {
@@ -197,7 +209,7 @@ impl<'a> Gatherer<'a> {
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
-                Err(error) => return Ok(Err(error.to_string())),
+                Err(error) => return Ok(Err(error.on_lines())),
             };
             self.progress.note(page.scanned, page.found.len());
             let mut locks = Vec::new();
@@ -304,13 +316,13 @@ struct Unread {
 impl Unread {
     fn note(&mut self, place: &LockPlace, error: &StoreError) {
         self.count += 1;
-        self.first.get_or_insert_with(|| format!("{place}: {error}"));
+        self.first.get_or_insert_with(|| format!("{place}: {}", error.on_lines()));
     }
 
     fn result(self) -> Result<(), String> {
         match self.first {
             None => Ok(()),
-            Some(first) => Err(format!("{} lockfiles could not be read, the first: {first}", self.count)),
+            Some(first) => Err(format!("reading {} of its lockfiles failed, the first: {first}", self.count)),
         }
     }
 }
@@ -335,7 +347,7 @@ impl Progress {
         (self.scanned, self.found) = (self.scanned + scanned, self.found + found);
         if self.wanted {
             self.shown = true;
-            let _ = write!(io::stderr(), "\r\u{1b}[Ktfguard: {} looked at, {} locks", self.scanned, self.found);
+            let _ = write!(io::stderr(), "\r\u{1b}[Ktfguard: {} read, {} locks", self.scanned, self.found);
         }
     }
 

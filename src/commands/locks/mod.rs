@@ -11,6 +11,7 @@ use crate::commands::locks::gather::Gatherer;
 use crate::commands::locks::prometheus::Prometheus;
 use crate::commands::locks::sheet::Sheet;
 use crate::commands::locks::text::{Json, Text};
+use crate::commands::page::Page;
 use crate::commands::{Failure, block_on};
 use crate::session::Machine;
 
@@ -30,7 +31,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let machine = Machine::here(|name| std::env::var_os(name));
     let out = BufWriter::new(io::stdout());
     let sheet: Box<dyn Sheet> = match args.format {
-        Format::Table => Box::new(Text::new(out)),
+        Format::Table => Box::new(Text::new(out, Page::of_stdout())),
         Format::Json => Box::new(Json::new(out)),
         Format::Prometheus => Box::new(Prometheus::new(out)),
     };

@@ -71,6 +71,27 @@ pub struct Looked {
 }
 
 impl Summary {
+    /// The sums, for people. What was not read is never called free of locks.
+    pub(crate) fn in_words(&self) -> String {
+        let unread: Vec<_> = self.places.iter().filter(|place| place.error.is_some()).collect();
+        let all = self.places.len();
+        let unread = match unread[..] {
+            [] => None,
+            [only] => Some(format!("could not read {}", only.place)),
+            _ => Some(format!("could not read {} of {all} places", unread.len())),
+        };
+        let plural = if self.locks == 1 { "lock" } else { "locks" };
+        let found = match (self.locks, &unread) {
+            (0, None) => Some("no locks".to_owned()),
+            (0, Some(_)) => None,
+            (locks, _) => Some(format!(
+                "{locks} {plural}, {} stale; holders: {} alive, {} dead, {} unknown",
+                self.stale, self.alive, self.dead, self.unknown
+            )),
+        };
+        found.into_iter().chain(unread).collect::<Vec<_>>().join("; ")
+    }
+
     pub(crate) fn exit_code(&self, fail: bool) -> u8 {
         if fail && self.stale > 0 {
             exit::STALE_LOCK

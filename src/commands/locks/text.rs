@@ -1,14 +1,16 @@
 //! A table for people: the oldest first, as far as that can be done without holding all.
 
-use std::fmt::Write as _;
 use std::io;
 use std::io::Write;
 use std::time::Duration;
 
+use anstyle::Style;
 use jiff::Timestamp;
 
+use crate::commands::describe::operation;
 use crate::commands::judged::age_in_words;
 use crate::commands::locks::sheet::{Row, Sheet, Summary};
+use crate::commands::page::{Page, WRONG, style_of};
 use crate::commands::to_json;
 use crate::text::printable;
 
@@ -16,55 +18,128 @@ use crate::text::printable;
 const TOGETHER: usize = 1000;
 /// A cell that is wider sticks out, so that one long name does not push all else away.
 const WIDEST: usize = 80;
+/// The narrowest a column becomes on a narrow terminal.
+const NARROWEST: usize = 12;
 const COLUMNS: [&str; 6] = ["STATE", "AGE", "OPERATION", "VERDICT", "LOCK ID", "HOLDER"];
+const VERDICT: usize = 3;
+const ID: usize = 4;
+const GAP: &str = "  ";
 
 pub struct Text<W> {
     out: W,
+    page: Page,
     lines: Vec<Line>,
-    begun: bool,
+    /// Whether the page is too narrow for all columns. The first lines decide.
+    narrow: Option<bool>,
 }
 
 struct Line {
     age: Option<Duration>,
     cells: [String; 6],
+    /// A link to the holder's run.
+    run: Option<String>,
+    style: Style,
     notes: Vec<String>,
 }
 
+impl Line {
+    fn all_columns(&self) -> Vec<String> {
+        let mut cells = self.cells.to_vec();
+        let who = cells.pop().into_iter().filter(|who| !who.is_empty());
+        cells.push(who.chain(self.run.clone()).collect::<Vec<_>>().join(" "));
+        cells
+    }
+
+    /// Without the ID, which is on a line of its own, to be copied.
+    fn some_columns(&self) -> Vec<String> {
+        let mut cells = self.cells.to_vec();
+        cells.remove(ID);
+        cells
+    }
+}
+
 impl<W: Write> Text<W> {
-    pub fn new(out: W) -> Self {
-        Self { out, lines: Vec::new(), begun: false }
+    pub fn new(out: W, page: Page) -> Self {
+        Self { out, page, lines: Vec::new(), narrow: None }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let mut lines = std::mem::take(&mut self.lines);
-        // What does not tell its age is no lock, and comes first.
+        // What does not tell its age is not a lock, and comes first.
         lines.sort_by_key(|line| std::cmp::Reverse(line.age.unwrap_or(Duration::MAX)));
-        let heading = (!std::mem::replace(&mut self.begun, true)).then_some(COLUMNS.map(str::to_owned));
-        let mut widths = COLUMNS.map(|name| name.chars().count());
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(&line.cells) {
-                *width = (*width).max(cell.chars().count().min(WIDEST));
-            }
+        let page = self.page;
+        let mut heading = COLUMNS.map(str::to_owned).to_vec();
+        let mut rows: Vec<_> = lines.iter().map(Line::all_columns).collect();
+        let mut widths = widths(&heading, &rows);
+        let is_first = self.narrow.is_none();
+        let is_too_wide = |width| total(&widths) > width;
+        let narrow = *self.narrow.get_or_insert_with(|| page.width.is_some_and(is_too_wide));
+        if narrow {
+            heading.remove(ID);
+            rows = lines.iter().map(Line::some_columns).collect();
+            widths = self::widths(&heading, &rows);
+            shrink(&mut widths, page.width.unwrap_or(usize::MAX));
         }
-        let row = |cells: &[String; 6]| {
-            let mut text = String::new();
-            for (width, cell) in widths.iter().zip(cells) {
-                let _ = write!(text, "{cell:width$}  ");
-            }
-            text.truncate(text.trim_end().len());
-            text
-        };
-        if let Some(heading) = heading {
-            writeln!(self.out, "{}", row(&heading))?;
+        if is_first {
+            let heading = aligned(heading, &widths).join(GAP);
+            writeln!(self.out, "{}", page.paint(Style::new().bold(), heading.trim_end()))?;
         }
-        for line in &lines {
-            writeln!(self.out, "{}", row(&line.cells))?;
+        for (line, mut row) in lines.iter().zip(rows) {
+            if narrow {
+                cut(&mut row, &widths);
+            }
+            let mut row = aligned(row, &widths);
+            row[VERDICT] = page.paint(line.style, &row[VERDICT]);
+            writeln!(self.out, "{}", row.join(GAP).trim_end())?;
+            if narrow {
+                writeln!(self.out, "    lock {}", line.cells[ID])?;
+                line.run.iter().try_for_each(|run| writeln!(self.out, "    run {run}"))?;
+            }
             for note in &line.notes {
-                writeln!(self.out, "    {note}")?;
+                writeln!(self.out, "    {}", page.wrapped(4, note))?;
             }
         }
         self.out.flush()
     }
+}
+
+fn widths(heading: &[String], rows: &[Vec<String>]) -> Vec<usize> {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count().min(WIDEST));
+        cells.chain([heading[column].chars().count()]).max().unwrap_or_default()
+    };
+    (0..heading.len()).map(width).collect()
+}
+
+fn total(widths: &[usize]) -> usize {
+    widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1)
+}
+
+/// Makes the columns fit: the first and the last, of states and holders, give what is missing.
+fn shrink(widths: &mut [usize], width: usize) {
+    let last = widths.len() - 1;
+    let missing = |widths: &[usize]| total(widths).saturating_sub(width);
+    widths[last] = widths[last].saturating_sub(missing(widths)).max(NARROWEST.min(widths[last]));
+    widths[0] = widths[0].saturating_sub(missing(widths)).max(NARROWEST.min(widths[0]));
+}
+
+/// Cuts what is too wide: a state at its beginning, since its end tells it from others.
+fn cut(row: &mut [String], widths: &[usize]) {
+    for (column, (cell, width)) in row.iter_mut().zip(widths).enumerate() {
+        let length = cell.chars().count();
+        if length <= *width {
+            continue;
+        }
+        let keep = width.saturating_sub(1);
+        *cell = match column {
+            0 => ['…'].into_iter().chain(cell.chars().skip(length - keep)).collect(),
+            _ => cell.chars().take(keep).chain(['…']).collect(),
+        };
+    }
+}
+
+fn aligned(row: Vec<String>, widths: &[usize]) -> Vec<String> {
+    row.into_iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect()
 }
 
 impl<W: Write> Sheet for Text<W> {
@@ -74,14 +149,17 @@ impl<W: Write> Sheet for Text<W> {
         let age = row.lock.age(row.now);
         let info = lock.info();
         let run = judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
-        let who = info.map_or("", |info| &info.who);
+        let (verdict, style) = match lock.defect() {
+            Some(defect) => (defect.word(), WRONG),
+            None => (judged.verdict.word(), style_of(&judged.verdict)),
+        };
         let cells = [
             lock.state.clone(),
             age.map_or_else(|| "?".to_owned(), age_in_words),
-            info.map_or_else(|| "?".to_owned(), |info| info.operation.clone()),
-            lock.defect().map_or_else(|| judged.verdict.word().to_owned(), |defect| defect.word().to_owned()),
+            info.map_or_else(|| "?".to_owned(), operation),
+            verdict.to_owned(),
             lock.id().unwrap_or("none").to_owned(),
-            [who, run.unwrap_or_default()].join(" ").trim().to_owned(),
+            info.map_or_else(String::new, |info| info.who.trim().to_owned()),
         ];
         let mut notes = Vec::new();
         if !row.stale.is_empty() {
@@ -89,7 +167,8 @@ impl<W: Write> Sheet for Text<W> {
         }
         notes.extend(row.lock.noteworthy());
         let notes = notes.iter().map(|note| printable(note)).collect();
-        self.lines.push(Line { age, cells: cells.map(|cell| printable(&cell)), notes });
+        let cells = cells.map(|cell| printable(&cell));
+        self.lines.push(Line { age, cells, run: run.map(printable), style, notes });
         if self.lines.len() >= TOGETHER { self.flush() } else { Ok(()) }
     }
 
@@ -97,24 +176,7 @@ impl<W: Write> Sheet for Text<W> {
         if !self.lines.is_empty() {
             self.flush()?;
         }
-        let unread = match summary.places.iter().filter(|place| place.error.is_some()).count() {
-            0 => String::new(),
-            count => format!("; {count} of {} places NOT read", summary.places.len()),
-        };
-        if summary.locks == 0 {
-            writeln!(self.out, "no locks{unread}")?;
-        } else {
-            writeln!(
-                self.out,
-                "{} {}, {} stale; holders: {} alive, {} dead, {} unknown{unread}",
-                summary.locks,
-                if summary.locks == 1 { "lock" } else { "locks" },
-                summary.stale,
-                summary.alive,
-                summary.dead,
-                summary.unknown
-            )?;
-        }
+        writeln!(self.out, "{}", summary.in_words())?;
         self.out.flush()
     }
 }
@@ -152,5 +214,47 @@ impl<W: Write> Sheet for Json<W> {
         self.begin()?;
         writeln!(self.out, "\n],\"looked_at\":\"{now}\",\"summary\":{}}}", to_json(summary)?)?;
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(width: Option<usize>) -> String {
+        let mut out = Vec::new();
+        let mut text = Text::new(&mut out, Page { width, coloured: false });
+        let id = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
+        for (state, who) in
+            [("states/network/production/terraform.tfstate", "runner@build-7f9c4-abcdef"), ("s/k", "a@b")]
+        {
+            let cells = [state, "3d 2h", "apply", "unknown", id, who].map(str::to_owned);
+            let notes = vec!["it ran on build-7, which is another machine, or this one before a restart".to_owned()];
+            let run = Some("https://ci/1".to_owned());
+            text.lines.push(Line { age: None, cells, run, style: Style::new(), notes });
+        }
+        text.flush().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_lines_that_fit_and_ids_that_can_be_copied() {
+        let narrow = shown(Some(60));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+        let lines: Vec<_> = narrow.lines().collect();
+        assert_eq!(lines[1], "…/terraform.tfstate  3d 2h  apply      unknown  runner@buil…", "{narrow}");
+        assert_eq!(lines[2..4], ["    lock 4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "    run https://ci/1"], "{narrow}");
+        assert!(lines[5].starts_with("    "), "a note goes on below itself: {narrow}");
+    }
+
+    #[test]
+    fn a_pipe_and_a_wide_terminal_get_all_of_it_in_a_line() {
+        for width in [None, Some(200)] {
+            let wide = shown(width);
+            let whole = "states/network/production/terraform.tfstate  3d 2h  apply      unknown  \
+                         4bb7d84c-f09d-7909-0219-02f6e8d9eeb4  runner@build-7f9c4-abcdef https://ci/1";
+            assert_eq!(wide.lines().nth(1), Some(whole), "{wide}");
+            assert_eq!(wide.lines().count(), 5, "{wide}");
+        }
     }
 }

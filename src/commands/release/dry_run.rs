@@ -43,7 +43,8 @@ impl CleanupStep<'_> {
         for lock in &journal.account.locks {
             if may_be_left(lock) && !self.on_death(journal).keeps(&lock.claim) {
                 tracing::info!(
-                    "lock {} of {}: would delete it by condition, once everything of the run is dead, if it is still there",
+                    "lock {} of {}: would delete it conditionally, if it is still there once everything of the run \
+                     is dead",
                     lock.claim.id,
                     lock.claim.lock_id()
                 );

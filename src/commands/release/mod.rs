@@ -32,7 +32,7 @@ use crate::run::{
 };
 use crate::session::{FORGOTTEN, Journal, JournalError, SessionDir, SessionFile, is_log_held};
 use crate::state::imports;
-use crate::text::describe;
+use crate::text::{describe, in_a_line};
 use crate::{ci, exit, model};
 
 /// With less time than this for a Terraform that nobody supervises, it is left alone: a kill would come at once.
@@ -160,8 +160,9 @@ impl CleanupStep<'_> {
         for why in &refused {
             // Whether it is of this job cannot be known.
             self.warn(&format!(
-                "{why}; a run of this job that has its session there is not finished, and its lock may be left: once that is \
-                 mended, or as the user of that run, run `tfguard release` again"
+                "{}. A run of this job that has its session there is not finished, and its lock may be left: once that is \
+                 mended, or as the user of that run, run `tfguard release` again",
+                in_a_line(&why.to_string())
             ));
             worst = exit::TFGUARD_FAILED;
         }
@@ -307,7 +308,7 @@ impl CleanupStep<'_> {
                 sleep(POLL_INTERVAL).await;
                 return Ok(None);
             }
-            let why = "is held by a process that does not say which it is, so it is left to that one";
+            let why = "is in the hands of a process that doesn't identify itself, so it is left to that process";
             return Ok(Some(exit::LOCK_LEFT.max(self.cannot_know(&session, journal, why))));
         };
         let output = found.relay()?;
@@ -323,8 +324,8 @@ impl CleanupStep<'_> {
             let answered = Journal::read(&session).is_ok_and(|journal| !journal.account.requests.is_empty());
             self.warn(&if answered {
                 format!(
-                    "{program} is still running after {wait}; it is being stopped, and its lock released after it, without \
-                     being waited for"
+                    "{program} is still running after {wait}; tfguard stops it and then releases its lock, but this \
+                     step no longer waits for that"
                 )
             } else {
                 format!(
@@ -416,7 +417,7 @@ impl CleanupStep<'_> {
             && self.grace().duration < SHORTEST_GRACE.min(self.wait / 4)
         {
             self.warn(&format!(
-                "{} is still running and has nobody who supervises it, and the time of this step is over: run \
+                "{} is still running and nobody supervises it, and the time of this step is over: run \
                  `tfguard release` again",
                 journal.account.program
             ));

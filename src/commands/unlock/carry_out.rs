@@ -6,18 +6,22 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::aws::StoreError;
-use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, SeenLock, View};
+use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, SeenLock, Unread, View};
+use crate::commands::page::Page;
 use crate::commands::target::State;
 use crate::commands::unlock::args::Args;
-use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_of_another, permission};
+use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
-use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockPlace, Sighting, WithoutConditions};
+use crate::model::{
+    FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, LockPlace, Sighting, WithoutConditions,
+};
 use crate::run::{IN_FLIGHT, Terraform, write_report};
 use crate::session::{Machine, nodename, terraforms};
 use crate::store::{ReleaseTerms, Released, UnconditionalDelete};
 use crate::text::printable;
 use crate::{exit, model, store};
 
+const QUESTION: &str = "Delete it? Be certain that no Terraform of this state is running.";
 /// How long the deletion of one half may take, retries and all.
 const BUDGET: Duration = Duration::from_secs(45);
 
@@ -26,6 +30,9 @@ const BUDGET: Duration = Duration::from_secs(45);
 /// # Errors
 /// When the state is not known, or its lock could not be looked at.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    if let Some(id) = &args.id {
+        id.parse::<LockId>()?;
+    }
     block_on(async {
         let state = args.target.state().await?;
         let wish = args.id.as_deref().map_or(Wish::Broken, Wish::Lock);
@@ -70,12 +77,11 @@ impl Unlock<'_> {
         let at_work = self.at_work(&self.machine);
         let ended = match find(self.wish, &path, &looks) {
             Finding::NotSeen(place, error) => {
-                let state = format!("{path} (its lock: {place})");
-                return Err(Failure::NotLookedAt { state, error: error.clone() });
+                return Err(Failure::NotLookedAt { state: place.to_string(), error: error.clone() });
             }
             Finding::NotLocked => {
-                let why = format!("{} is not locked; nothing to do", printable(&path));
-                let doubts = self.state.doubts(&looks).into_iter().map(not_looked_at);
+                let why = format!("{} is not locked: nothing to do", printable(&path));
+                let doubts = self.state.doubts(&looks).into_iter().map(|doubt| not_read(&doubt));
                 Ended::without_lock(Outcome::Gone, [why].into_iter().chain(doubts).collect::<Vec<_>>().join("\n"))
             }
             Finding::Other(seen) => Ended::without_lock(Outcome::Refused, self.about_another(seen, &looks)?),
@@ -134,7 +140,7 @@ impl Unlock<'_> {
         if self.args.dry_run {
             let why = match permission {
                 Permission::ToBeAsked if !self.args.yes || !at_work.is_empty() => {
-                    "dry run: nothing was deleted; it would be asked for"
+                    "dry run: nothing was deleted; tfguard would ask first"
                 }
                 _ => "dry run: nothing was deleted",
             };
@@ -146,7 +152,7 @@ impl Unlock<'_> {
                 return Ok(ended(Consent::NotAsked, Outcome::Refused, &may_be_alive(at_work)));
             }
             _ if self.args.yes => Consent::ByOption,
-            _ => match confirm("Is it certain that no Terraform of it runs any more, and shall it be deleted?") {
+            _ => match confirm(QUESTION) {
                 Answer::Yes => Consent::Given,
                 Answer::No => {
                     return Ok(ended(Consent::Refused, Outcome::Refused, "not confirmed, so nothing was deleted"));
@@ -248,15 +254,17 @@ impl Unlock<'_> {
 
     fn intention(&self, lock: &JudgedLock, looks: &[HalfLook]) -> String {
         let mut text = match self.wish {
-            Wish::Lock(_) => describe::lock(lock, Timestamp::now()),
+            Wish::Lock(_) => describe::lock(lock, Timestamp::now(), Page::of_stdout()),
             // They have nothing in common but the state.
             Wish::Broken => lock.lock.halves().map(|half| self.describe(half.clone())).collect(),
         };
         for look in looks {
             let line = match &look.seen {
-                Err(error) if look.at.expected => not_looked_at(format!("{}: {error}", look.at.place)),
+                Err(error) if look.at.expected => {
+                    not_read(&Unread { what: look.at.place.to_string(), error: Some(error.clone()) })
+                }
                 Ok(Some(seen)) if lock.lock.halves().all(|half| half.place != look.at.place) => {
-                    let how = if seen.defect().is_some() { " (--broken deletes it)" } else { "" };
+                    let how = if is_broken(seen, &self.state.lock_id()) { " (--broken deletes it)" } else { "" };
                     printable(&format!(
                         "stays, and blocks the state: {}, at {}{how}",
                         describe::in_a_line(seen),
@@ -268,13 +276,13 @@ impl Unlock<'_> {
             text += &format!("{line}\n");
         }
         for doubt in self.state.doubts(looks) {
-            text += &format!("{}\n", not_looked_at(doubt));
+            text += &format!("{}\n", not_read(&doubt));
         }
         text
     }
 
     fn describe(&self, half: HalfSeen) -> String {
-        describe::lock(&self.judge(half), Timestamp::now())
+        describe::lock(&self.judge(half), Timestamp::now(), Page::of_stdout())
     }
 
     /// One half by itself.
@@ -294,23 +302,23 @@ impl Unlock<'_> {
         print(&looks.iter().filter_map(HalfLook::half).map(|half| self.describe(half)).collect::<String>())?;
         Ok(match self.wish {
             Wish::Lock(id) if seen.id() == Some(id) && is_of_another(seen, &path) => format!(
-                "the lock {} says itself that it is another state's; nothing was deleted. Is it the right bucket and key? \
-                 If it was copied here, delete it with --broken",
+                "the lock {} says that it is another state's, so nothing was deleted. Check bucket and key; if the \
+                 lock was copied here, delete it with --broken",
                 printable(id)
             ),
             Wish::Lock(id) => {
-                format!("{} is not locked by {}; what is there was not touched", printable(&path), printable(id))
+                format!("{} is not locked by {}, so nothing was deleted", printable(&path), printable(id))
             }
             Wish::Broken => {
-                "it is a lock like any other; nothing was deleted. To delete it, name its ID instead of --broken"
+                "the lock isn't broken, so nothing was deleted. To delete it, give its ID instead of --broken"
                     .to_owned()
             }
         })
     }
 }
 
-fn not_looked_at(what: String) -> String {
-    printable(&format!("not looked at: {what}"))
+fn not_read(unread: &Unread) -> String {
+    printable(&format!("not read: {unread}"))
 }
 
 /// Why a lock stays whose holder is alive, and what frees it.
@@ -348,17 +356,17 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
                 format!("deleted: {place}")
             }
             HalfOutcome::AlreadyGone => format!("already gone: {place}"),
-            HalfOutcome::GoneWithStore { why } => format!("gone with its store: {place}: {}", printable(why)),
+            HalfOutcome::GoneWithStore { why } => format!("gone with its table or bucket: {place}: {}", printable(why)),
             HalfOutcome::NotOurs { holder } => {
                 let another = match holder {
                     FoundLock::Held(info) => format!("{} by {}", info.id, info.who),
-                    FoundLock::Malformed(_) => "something that is no lock".to_owned(),
+                    FoundLock::Malformed(_) => "something that isn't a lock".to_owned(),
                 };
                 // Gone, but the state is locked.
                 if outcome != Outcome::Left {
                     outcome = Outcome::Refused;
                 }
-                format!("changed hands meanwhile and not touched: {place} has {}", printable(&another))
+                format!("another lock has taken its place and was not touched: {place} has {}", printable(&another))
             }
             HalfOutcome::Left { why } | HalfOutcome::NotOwn { why } => {
                 outcome = Outcome::Left;
@@ -368,7 +376,7 @@ fn told(halves: &[Half], unseen: &[(&LockPlace, &StoreError)]) -> (Outcome, Stri
     }
     for (place, error) in unseen {
         outcome = Outcome::Left;
-        told.push(format!("NOT looked at: {}: {}", printable(&place.to_string()), printable(&error.to_string())));
+        told.push(format!("NOT READ: {}: {}", printable(&place.to_string()), printable(&error.in_a_line())));
     }
     (outcome, told.join("\n"))
 }

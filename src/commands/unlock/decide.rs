@@ -2,7 +2,7 @@
 
 use crate::aws::StoreError;
 use crate::commands::judged::{HalfLook, SeenLock};
-use crate::model::{FoundLock, Liveness, LockInfo, LockPlace, Sighting};
+use crate::model::{FoundLock, Liveness, LockId, LockInfo, LockPlace, Sighting};
 
 /// What is to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Finding<'a> {
 pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
     let fits = |seen: &Sighting| match wish {
         Wish::Lock(id) => seen.id() == Some(id) && !is_of_another(seen, state),
-        Wish::Broken => seen.defect().is_some() || is_of_another(seen, state),
+        Wish::Broken => is_broken(seen, state),
     };
     let mut fitting = looks.iter().filter(|look| look.found().is_some_and(fits)).filter_map(HalfLook::half);
     if let Some(first) = fitting.next() {
@@ -43,6 +43,12 @@ pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
         Some((place, error)) => Finding::NotSeen(place, error),
         None => Finding::NotLocked,
     }
+}
+
+/// Whether it blocks the state and is not a lock of it, or not one of Terraform's.
+pub fn is_broken(seen: &Sighting, state: &str) -> bool {
+    let is_terraforms = |id: &str| id.parse::<LockId>().is_ok();
+    !seen.id().is_some_and(is_terraforms) || seen.defect().is_some() || is_of_another(seen, state)
 }
 
 /// Whether a lock says itself that it is the lock of another state: a copy of a bucket has such.

@@ -434,3 +434,23 @@ fn nobody_waits_long_for_the_end_of_what_may_not_be_killed() {
     machine.handle(Event::OutOfReach, killed);
     assert_eq!(machine.next_time(), Some(killed + PATIENCE_WITH_LEFTOVERS));
 }
+
+#[test]
+fn how_long_terraform_still_has_is_said_ever_less_often_and_not_after_its_time() {
+    let terms = Terms { grace: Duration::from_secs(500), ..TERMS };
+    let mut machine = Machine::new(terms);
+    assert_eq!(machine.next_reminder(Duration::ZERO), None, "nobody was interrupted");
+    machine.handle(Event::StopRequested(signal(false)), Duration::ZERO);
+    assert_eq!(machine.next_reminder(Duration::ZERO), None, "nor yet");
+    machine.handle_time(LOOK);
+    let mut said = vec![Duration::ZERO];
+    while let Some(at) = machine.next_reminder(*said.last().unwrap()) {
+        said.push(at);
+    }
+    let seconds: Vec<_> = said[1..].iter().map(|at| (*at - LOOK).as_secs()).collect();
+    assert_eq!(seconds, [15, 30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 360, 420, 480]);
+    // Where this process had no turn for a while, it is said once.
+    assert_eq!(machine.next_reminder(LOOK + Duration::from_secs(200)), Some(LOOK + Duration::from_secs(210)));
+    machine.handle_time(LOOK + terms.grace);
+    assert_eq!(machine.next_reminder(Duration::ZERO), None, "it is being killed");
+}

@@ -113,7 +113,7 @@ impl Supervisor<'_> {
         }
         // Where the place of its lock is known, it is looked at.
         if self.lacks_version() && self.journal.intent.as_ref().is_none_or(|intent| intent.places.is_empty()) {
-            self.note_unseen("Terraform's log has not even its version, which it writes first");
+            self.note_unseen("Terraform's log lacks even its version, which it writes first");
         }
     }
 

@@ -160,7 +160,7 @@ impl Supervisor<'_> {
             self.handle(Event::InterruptReported);
         }
         if self.printed.twice && !before {
-            let what = "Terraform was interrupted twice, not both times by tfguard, and drops its work: its state may lack \
+            let what = "Terraform was interrupted twice, at least once by somebody else, and aborts: its state may lack \
                         what it was doing";
             trouble(&mut self.journal.account, what.to_owned());
         }

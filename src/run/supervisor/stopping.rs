@@ -1,5 +1,7 @@
 //! How the supervisor stops the child: one interrupt for each process that is to have one, and the kill.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
@@ -77,6 +79,22 @@ impl Supervisor<'_> {
                 "{several} Terraforms below {program} are asked to stop; they have {grace} to end gracefully"
             ),
         }
+    }
+
+    /// Says how long whoever was interrupted still has, so that nobody takes a long end for a hang and cancels again.
+    pub(crate) fn remind(&mut self) {
+        self.reminded = self.now();
+        let Some(left) = self.machine.kill_at().map(|at| at.saturating_sub(self.reminded)) else { return };
+        let left = describe(Duration::from_secs(left.as_secs()));
+        let grace = describe(self.machine.grace());
+        let program = &self.journal.account.program;
+        let who = match self.guards_at_work().len() {
+            0 if self.journal.account.ending.is_some() => format!("what {program} started is"),
+            0 => format!("{program} is"),
+            1 => format!("the Terraform below {program} is"),
+            several => format!("{several} Terraforms below {program} are"),
+        };
+        tracing::info!("{who} finishing: {left} of {grace} left");
     }
 
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. None if nobody received it.

@@ -72,7 +72,7 @@ fn killed_with_item_evidence(case: &Case) -> String {
     kill_child(&project);
     let exit = run.wait(SOON).expect_code(137);
     assert_eq!(report(&project)["locks"][0]["grade"], "item", "grade\n{exit}");
-    assert!(exit.err().contains("judged by what it says itself"), "account\n{exit}");
+    assert!(exit.err().contains("judged by the lock's own text"), "account\n{exit}");
     case.assert_clean(&project);
     "deleted".to_owned()
 }

@@ -1,0 +1,93 @@
+//! Whether what tfguard writes is shown in colours.
+
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+
+use rustix::fs::FileType;
+
+use crate::model::{Provider, Run};
+
+/// Where text goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    Terminal,
+    /// Whoever started tfguard reads it. In a CI that is the job's log, or a script.
+    Pipe,
+    File,
+}
+
+/// Whether tfguard's messages on this stream have colours: on a terminal, and in the log of a CI that shows them.
+/// `NO_COLOR` turns them off, `CLICOLOR_FORCE` on.
+pub fn colours_messages(stream: impl AsFd + IsTerminal) -> bool {
+    is_coloured(|name| std::env::var_os(name), onto(stream), true)
+}
+
+/// The same for what a command found, which a script may read: a pipe in a CI gets no colours.
+pub fn colours_results(stream: impl AsFd + IsTerminal) -> bool {
+    is_coloured(|name| std::env::var_os(name), onto(stream), false)
+}
+
+fn onto(stream: impl AsFd + IsTerminal) -> Onto {
+    let kind = rustix::fs::fstat(&stream).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    match kind {
+        _ if stream.is_terminal() => Onto::Terminal,
+        Ok(FileType::Fifo | FileType::Socket) => Onto::Pipe,
+        _ => Onto::File,
+    }
+}
+
+fn is_coloured(env: impl Fn(&str) -> Option<OsString>, onto: Onto, in_ci: bool) -> bool {
+    let get = |name: &str| env(name).filter(|value| !value.is_empty());
+    if get("NO_COLOR").is_some() {
+        return false;
+    }
+    if get("CLICOLOR_FORCE").is_some_and(|value| value != "0") {
+        return true;
+    }
+    if onto == Onto::Terminal && get("TERM").is_some_and(|terminal| terminal != OsStr::new("dumb")) {
+        return true;
+    }
+    in_ci && onto != Onto::File && Run::detect(|name| env(name)?.into_string().ok()).is_some_and(shows_colours)
+}
+
+/// Whether a CI's log shows colours by itself. Jenkins does with a plugin only, which nothing tells of (`AnsiColor`).
+fn shows_colours(run: Run) -> bool {
+    match run.provider {
+        Provider::GithubActions | Provider::Gitlab | Provider::Buildkite | Provider::Azure => true,
+        Provider::Jenkins | Provider::Circleci | Provider::Other => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_those_who_see_them() {
+        use Onto::{File, Pipe, Terminal};
+        for (variables, onto, messages, results) in [
+            (&[("TERM", "xterm")][..], Terminal, true, true),
+            (&[("TERM", "dumb")], Terminal, false, false),
+            (&[], Terminal, false, false),
+            (&[("TERM", "xterm")], Pipe, false, false),
+            (&[("TERM", "xterm")], File, false, false),
+            (&[("GITHUB_ACTIONS", "true")], Pipe, true, false),
+            (&[("GITLAB_CI", "true")], Pipe, true, false),
+            (&[("TF_BUILD", "True")], Pipe, true, false),
+            (&[("BUILDKITE", "true")], Terminal, true, false),
+            (&[("GITHUB_ACTIONS", "true")], File, false, false),
+            (&[("JENKINS_URL", "http://j/")], Pipe, false, false),
+            (&[("CI", "true")], Pipe, false, false),
+            (&[("GITHUB_ACTIONS", "true"), ("NO_COLOR", "1")], Pipe, false, false),
+            (&[("TERM", "xterm"), ("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")], Terminal, false, false),
+            (&[("TERM", "xterm"), ("NO_COLOR", "")], Terminal, true, true),
+            (&[("CLICOLOR_FORCE", "1")], File, true, true),
+            (&[("CLICOLOR_FORCE", "0")], Pipe, false, false),
+        ] {
+            let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            let found = [true, false].map(|in_ci| is_coloured(env, onto, in_ci));
+            assert_eq!(found, [messages, results], "{variables:?} {onto:?}");
+        }
+    }
+}
