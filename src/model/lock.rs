@@ -108,7 +108,7 @@ impl LockInfo {
     /// Parses the JSON of a lock.
     ///
     /// # Errors
-    /// When it isn't JSON object with a string `ID` and strings in the other known fields.
+    /// When it isn't a JSON object with a string `ID` and strings in the other known fields.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }

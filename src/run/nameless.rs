@@ -116,7 +116,7 @@ impl State {
                     .await
                     .map_err(|error| (error.to_string(), false))?;
                 let read = clients.open(place, UnconditionalDelete::Refuse).read().await;
-                read.map_err(|error| (error.to_string(), error.is_retryable()))
+                read.map_err(|error| (error.in_a_line(), error.is_retryable()))
             };
             let looked = timeout(LONGEST_ATTEMPT, look).await.unwrap_or_else(|_| Err(("no answer".to_owned(), true)));
             let lock = looked.map_err(|(why, again)| Unseen { why: format!("{place}: {why}"), again });
@@ -149,14 +149,18 @@ impl Identified {
             Traced::Same(_) => {
                 Err(format!("the lockfile of {} is this run's and isn't a lock of that state", trace.lock_id()))
             }
-            Traced::Other(FoundLock::Held(holder)) if trace.sha256.is_none() && trace.etag.is_none() => Err(format!(
-                "the log has neither checksum nor ETag of the lockfile of {}, so the lock that is there (ID {} by {} since {}) \
-                 may be it or not",
-                trace.lock_id(),
-                holder.id,
-                holder.who,
-                holder.created
-            )),
+            Traced::Other(found) if trace.sha256.is_none() && trace.etag.is_none() => {
+                let there = match found {
+                    FoundLock::Held(holder) => {
+                        format!("the lock that is there (ID {} by {} since {})", holder.id, holder.who, holder.created)
+                    }
+                    _ => "what is there".to_owned(),
+                };
+                let lock = trace.lock_id();
+                Err(format!(
+                    "the log has neither checksum nor ETag of the lockfile of {lock}, so {there} may be it or not"
+                ))
+            }
             Traced::Other(found) => Ok(Self::Gone(Some(found))),
             Traced::Nothing => Ok(Self::Gone(None)),
         }
@@ -186,7 +190,7 @@ impl Releaser {
                     Identified::Gone(_) if start.elapsed() < watch => {}
                     identified => return Ok(identified),
                 },
-                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.to_string()),
+                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.in_a_line()),
                 Err(_) if over => return Err(format!("{place}: no answer")),
                 Ok(Err(_)) | Err(_) => {}
             }
@@ -227,8 +231,10 @@ impl Releaser {
                 }
             };
             if let Err(refused) = expectations.check_holder(&claim) {
-                known.outcome = Some(LockOutcome::Gone);
-                trouble(account, refused.to_string());
+                // It is there, and was left when it was looked at first: a second look that refuses it does not take it away.
+                let refused = refused.to_string();
+                known.outcome = Some(if is_first { LockOutcome::Gone } else { LockOutcome::Left(refused.clone()) });
+                trouble(account, refused);
                 continue;
             }
             // From here on it is a lock like others.

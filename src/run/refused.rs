@@ -210,7 +210,7 @@ async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock
         let mut found: Option<HeldLock> = None;
         for place in halves {
             let held = clients.open(place, UnconditionalDelete::Refuse).read_held().await;
-            let held = held.map_err(|error| error.to_string())?;
+            let held = held.map_err(|error| error.in_a_line())?;
             if held.as_ref().is_some_and(|held| held.recorded.holder().is_some()) {
                 return Ok(held);
             }

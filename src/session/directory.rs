@@ -669,6 +669,11 @@ fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Re
             Some(INNER) => stays.extend(remove_directory(dir, &name, |inner, name| {
                 match SessionDir::open_in(inner, name.into()) {
                     Ok(session) if depth < DEEPEST => remove_session(inner, name, &session.dir, depth + 1),
+                    // Who made it, or was removing it, was killed: it is empty, or about to be marked.
+                    Err(error) if error.is_not_found() => {
+                        let removed = unlink(inner, name, AtFlags::REMOVEDIR);
+                        Ok(if removed.is_ok() { Vec::new() } else { vec![name.into()] })
+                    }
                     _ => Ok(vec![name.into()]),
                 }
             })?),
@@ -844,6 +849,19 @@ mod tests {
     }
 
     /// Guards against a run that nobody is seen to supervise, because somebody looked whether it is claimed when it was.
+    /// Who made the inner one was killed before it marked it.
+    #[test]
+    fn a_session_around_an_empty_one_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let session = created(&place);
+        let inner = session.create_inside().unwrap();
+        for file in std::fs::read_dir(inner.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        session.remove();
+        assert!(!place.path().join(ROOT).exists());
+    }
+
     #[test]
     fn a_look_does_not_cost_the_claim() {
         let place = tempfile::tempdir().unwrap();
