@@ -160,23 +160,12 @@ fn a_broken_snippet_is_refused() {
 /// The command lines of a text: the whole ones in blocks, and the parts of some that stand between the text's words.
 fn command_lines(text: &str) -> (Vec<String>, Vec<String>) {
     // Where a command begins; elsewhere it is a word of a message or a comment.
-    const BEFORE: [&str; 12] = [
-        "",
-        "$ ",
-        "exec ",
-        "- ",
-        "run: ",
-        "bash: ",
-        "sh '",
-        "&& ",
-        "$(",
-        "sudo -E ",
-        "/bin/",
-        "terraform-with-tfguard ",
-    ];
+    const BEFORE: [&str; 11] = ["", "$ ", "exec ", "- ", "run: ", "bash: ", "sh '", "&& ", "$(", "sudo -E ", "/bin/"];
     let mut whole = Vec::new();
     for block in blocks(text).into_iter().filter(|block| block.info != "text") {
         for line in block.text.replace("\\\n", " ").lines() {
+            let contained = in_container(line);
+            let line = contained.as_deref().unwrap_or(line);
             let begins = |at: &usize| {
                 let before = &line[..*at];
                 BEFORE.iter().any(|word| before.trim_start() == *word || (!word.is_empty() && before.ends_with(word)))
@@ -203,6 +192,16 @@ fn command_lines(text: &str) -> (Vec<String>, Vec<String>) {
     (whole, parts)
 }
 
+/// What a `docker run` of the image starts: the image's ENTRYPOINT with the arguments.
+fn in_container(line: &str) -> Option<String> {
+    let (_, behind) = line.split_once("docker run ")?.1.split_once("terraform-with-tfguard")?;
+    let (_, arguments) = behind.split_once(' ').unwrap_or_default();
+    let dockerfile = text("ci-templates/docker/Dockerfile");
+    let entrypoint = dockerfile.lines().find_map(|line| line.strip_prefix("ENTRYPOINT ")).expect("it has one");
+    let entrypoint: Vec<String> = serde_json::from_str(entrypoint).expect("it is a list of words");
+    Some(format!("{} {arguments}", entrypoint.join(" ")))
+}
+
 /// Why a command line can't be typed, if it can't. `is_part`: more belongs to it, which the text leaves out.
 fn mistake(line: &str, is_part: bool) -> Option<String> {
     const ENDS: [&str; 7] = [" |", " &&", " > ", " >> ", ";", " # ", " 2>"];
@@ -225,7 +224,12 @@ fn mistake(line: &str, is_part: bool) -> Option<String> {
     let Ok(words) = shell_words::split(&typed).or_else(|_| shell_words::split(around)) else {
         return Some("its quotes".to_owned());
     };
-    let words = words.into_iter().filter(|word| word != "…");
+    let words: Vec<_> = words.into_iter().filter(|word| word != "…").collect();
+    let guarded = words.iter().skip_while(|word| *word != "--").skip(1);
+    let programs = ["tfguard", "terraform"].map(|program| guarded.clone().filter(|word| *word == program).count());
+    if programs[0] > 0 || programs[1] > 1 {
+        return Some("a program within the one that is run already".to_owned());
+    }
     let error = Cli::command().try_get_matches_from(words).err()?;
     use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     // The second is that of `tfguard` alone.
@@ -250,6 +254,13 @@ fn every_command_line_can_be_typed() {
     assert!(tried[0] > 60 && tried[1] > 100, "only {tried:?} were tried");
     for line in ["tfguard locks --tabel x", "tfguard --grace 5 -- terraform apply", "tfguard unlock"] {
         assert!(mistake(line, false).is_some(), "{line}");
+    }
+    // The image runs tfguard and Terraform by itself.
+    let in_image = |arguments| in_container(&format!("docker run -e A=b terraform-with-tfguard:1.2.3 {arguments}"));
+    for (arguments, fine) in
+        [("apply -input=false", true), ("terraform apply", false), ("tfguard --grace 5m -- terraform apply", false)]
+    {
+        assert_eq!(mistake(&in_image(arguments).unwrap(), false).is_none(), fine, "{arguments}");
     }
 }
 
