@@ -53,6 +53,8 @@ fn a_help_on_demand_fits_a_screen_and_another_one_has_it_all() {
 fn a_mistake_is_told_with_a_line_to_paste() {
     let stage = Stage::new();
     for (line, what, hint, code) in [
+        ("'terraform apply -var token=hunter2'", "put `--`", "tfguard -- terraform apply -var ...", 125),
+        ("--grace 5m 'terraform apply' -no-color", "put `--`", "tfguard --grace 5m -- terraform apply -no-color", 125),
         ("terraform apply tf.plan", "put `--` before the command", "tfguard -- terraform apply tf.plan", 125),
         (
             "--grace 5m terraform plan -var token=hunter2 -input=false",
@@ -66,6 +68,8 @@ fn a_mistake_is_told_with_a_line_to_paste() {
         ("lock --table x", "no command `lock`", "tfguard locks --table x", 2),
         ("status", "no command `status`", "tfguard inspect", 2),
         ("force-unlock -force an-id", "looks whether its holder lives", "tfguard unlock an-id", 2),
+        ("force-unlock", "looks whether its holder lives", "tfguard unlock <LOCK_ID>", 2),
+        ("completion", "no command `completion`", "tfguard completions <SHELL>", 2),
         ("help", "no command `help`", "tfguard --help", 2),
         ("help unlock", "no command `help`", "tfguard unlock --help", 2),
         ("version", "no command `version`", "tfguard --version", 2),
@@ -92,7 +96,8 @@ fn a_mistake_is_told_with_a_line_to_paste() {
         ("verify --serial x", "'x' for '--serial <NUMBER>': a serial is a whole number", "tfguard verify --help", 2),
         ("shim", "--dir <DIR>", "tfguard shim --help", 2),
     ] {
-        let words: Vec<_> = line.split(' ').collect();
+        let words = shell_words::split(line).unwrap();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
         let exit = typed(&stage, &words, &[]).expect_code(code);
         let told = exit.err();
         assert!(told.starts_with("tfguard: error: ") && told.contains(what), "{line}: {exit}");

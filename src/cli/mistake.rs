@@ -126,6 +126,12 @@ impl Refusal {
     /// A word where `--` or a command of tfguard's has to be.
     fn of_word(words: &[OsString], word: &str) -> Self {
         let at = words.iter().position(|found| found == word).unwrap_or(0);
+        // Several in quotes, such as "terraform apply", name no program.
+        let apart: Vec<_> = word.split_whitespace().collect();
+        if let [first, _, ..] = *apart {
+            let apart: Vec<_> = apart.iter().map(OsString::from).collect();
+            return Self::of_word(&[&words[..at], &apart, &words[at + 1..]].concat(), first);
+        }
         let (before, rest) = (&words[..at], &words[at + 1..]);
         let with = |behind: &[&str], rest: &[OsString]| {
             paste(before.iter().cloned().chain(behind.iter().map(OsString::from)).chain(rest.iter().cloned()))
@@ -143,10 +149,10 @@ impl Refusal {
                     let rest: Vec<_> = rest.iter().filter(|word| *word != "-force").cloned().collect();
                     (
                         format!("there is no command `{word}`; `unlock` looks whether its holder lives"),
-                        with(&[meant], &rest),
+                        with(&[meant], &rest) + &missing(meant, &rest),
                     )
                 }
-                _ => (format!("there is no command `{word}`"), with(&[meant], rest)),
+                _ => (format!("there is no command `{word}`"), with(&[meant], rest) + &missing(meant, rest)),
             };
             return Self::Mistake { what, hint, code: exit::USAGE };
         }
@@ -181,6 +187,15 @@ fn context(error: &clap::Error, kind: ContextKind) -> Vec<&str> {
         Some(ContextValue::Strings(texts)) => texts.iter().map(String::as_str).collect(),
         _ => Vec::new(),
     }
+}
+
+/// What a command needs and was not given, as its help writes it, each behind a space.
+fn missing(command: &str, given: &[OsString]) -> String {
+    let line = ["tfguard", command].map(OsString::from).into_iter().chain(given.iter().cloned());
+    let error = without_environment(Cli::command()).try_get_matches_from(line).err();
+    let error = error.filter(|error| error.kind() == ErrorKind::MissingRequiredArgument);
+    let missing = error.iter().flat_map(|error| context(error, ContextKind::InvalidArg));
+    missing.map(|arg| format!(" {arg}")).collect()
 }
 
 /// What clap says, without its tips, usage and prefix.
