@@ -88,7 +88,9 @@ fn what_is_broken_is_refused() {
 #[test]
 fn workflows_pass_actionlint() {
     let Some((_, actionlint)) = Tools::get().programs(Product::Actionlint).last() else { return };
-    let lint = |files: &[&str]| run(Command::new(&actionlint).arg("-shellcheck").arg(shellcheck()).args(files));
+    // Without a path it looks at no script.
+    let shellcheck = shellcheck().unwrap_or_default();
+    let lint = |files: &[&str]| run(Command::new(&actionlint).arg("-shellcheck").arg(&shellcheck).args(files));
     let workflows: Vec<_> =
         SCHEMAS.iter().filter(|(_, schema)| *schema == "github-workflows").map(|(file, _)| *file).collect();
     let output = lint(&workflows);
@@ -124,6 +126,7 @@ fn the_systemd_unit_is_one() {
 /// Every shell script, also those that are in YAML and Groovy.
 #[test]
 fn every_script_passes_shellcheck() {
+    let Some(shellcheck) = shellcheck() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut inline = Vec::new();
     for file in ["github/steps.yml", "github/terraform.yml"] {
@@ -150,7 +153,7 @@ fn every_script_passes_shellcheck() {
     });
     let own = ["install.sh", "buildkite/hooks/pre-exit"].map(template);
     // SC2164: these shells stop at the first failure, also that of a `cd`.
-    let mut check = Command::new(shellcheck());
+    let mut check = Command::new(shellcheck);
     succeed(check.arg("--exclude=SC2164").args(own).arg(".ci/build").args(files.collect::<Vec<_>>()));
 }
 
@@ -192,7 +195,7 @@ fn the_templates_have_the_version_of_the_crate() {
     let version = env!("CARGO_PKG_VERSION");
     assert!(text("install.sh").contains(&format!("\nversion={version}\n")));
     let mut named = 0;
-    for path in [files("ci-templates"), vec!["docs/install.md".into()]].concat() {
+    for path in [files("ci-templates"), vec!["docs/install.md".into(), "docs/kubernetes.md".into()]].concat() {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
         for mark in ["tfguard/ci-templates/github@v", "/releases/download/v", "terraform-with-tfguard:1.15.5-"] {
             for (_, found) in

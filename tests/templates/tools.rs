@@ -35,8 +35,13 @@ pub fn npm() -> PathBuf {
     packaged("lib/node_modules/npm/bin/npm-cli.js")
 }
 
-pub fn shellcheck() -> PathBuf {
-    python().with_file_name("shellcheck")
+/// ShellCheck; `None`, with the reason on stderr, on a machine for which there is no package of it.
+pub fn shellcheck() -> Option<PathBuf> {
+    if cfg!(target_arch = "x86_64") {
+        return Some(python().with_file_name("shellcheck"));
+    }
+    skip("no ShellCheck is packaged for this machine, so no shell script is checked with it");
+    None
 }
 
 /// The `node_modules` that has this package, `name@version`, and what it needs.
