@@ -14,7 +14,7 @@ use crate::VERSION;
 use crate::support::{Exit, Guard, Reply, Run, Server, make_program};
 use crate::templates::action::{Runner, sum};
 use crate::templates::read::parse;
-use crate::templates::tools::{skip, succeed};
+use crate::templates::tools::{python, skip, succeed};
 use crate::templates::{SOON, TFGUARD};
 
 /// A release, as the project's own script makes it.
@@ -239,8 +239,32 @@ fn a_release_is_complete() {
     let (templates, _) = package().ending("-ci-templates.tar.gz");
     succeed(Command::new("tar").arg("-xzf").arg(dir.path().join(templates)).arg("-C").arg(dir.path()));
     let unpacked = dir.path().join(templates.strip_suffix(".tar.gz").unwrap());
+    // What pip, npm and a person get, in a directory each.
+    let packages = dir.path().join("packages");
+    for (end, folder) in
+        [(".whl", "wheel"), (&*format!("tfguard-{}.tgz", env!("CARGO_PKG_VERSION")), "npm"), (&*package().name, "tar")]
+    {
+        let (name, _) = package().ending(end);
+        let (file, to) = (dir.path().join(name), packages.join(folder));
+        std::fs::create_dir_all(&to).unwrap();
+        match end {
+            ".whl" => succeed(Command::new(python()).args(["-I", "-m", "zipfile", "-e"]).arg(file).arg(to)),
+            _ => succeed(Command::new("tar").arg("-xzf").arg(file).arg("-C").arg(to)),
+        };
+    }
+    let found = |words: &str| {
+        let output = Command::new("grep").args(["-rnE", words]).arg(&packages).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // The wheel has the README in its metadata.
+    assert_eq!(found("^# tfguard").lines().count(), 3);
+    for unfit in [r"\]\([^h#]", "No release is published"] {
+        assert_eq!(found(unfit), "");
+    }
+    assert_eq!(found(r"\]\(https://github.invalid/owner/tfguard/raw/v.*\.svg\)").lines().count(), 3);
     let mut left = Command::new("grep");
-    left.args(["-rnE", "OWNER|@install|sha256_[a-z0-9_]*=$"]).arg(&unpacked).arg(dir.path().join("install.sh"));
+    left.args(["-rnE", "OWNER|@install|sha256_[a-z0-9_]*=$"]);
+    left.arg(&unpacked).arg(&packages).arg(dir.path().join("install.sh"));
     let left = String::from_utf8(left.output().unwrap().stdout).unwrap();
     let other = if ARCH == "x86_64" { "aarch64" } else { "x86_64" };
     let left: Vec<_> = left.lines().filter(|line| !line.ends_with(&format!("sha256_{other}="))).collect();

@@ -121,14 +121,15 @@ fn the_script_is_fetched_and_run_as_the_document_says() {
 #[test]
 fn a_release_is_verified_as_the_document_says() {
     let dir = tempfile::tempdir().unwrap();
-    for name in package().files.keys() {
+    let tarball = &package().name;
+    for name in ["SHA256SUMS", tarball] {
         package().file(name, dir.path());
     }
     // The attestation is at GitHub.
     let local =
         |commands: String| commands.lines().filter(|line| !line.starts_with("gh ")).collect::<Vec<_>>().join("\n");
     succeed(&mut typed("Verify a release", dir.path(), local));
-    fs::write(dir.path().join("install.sh"), "").unwrap();
+    fs::write(dir.path().join(tarball), "").unwrap();
     assert!(!run(&mut typed("Verify a release", dir.path(), local)).status.success(), "it can fail");
 }
 
@@ -160,13 +161,15 @@ fn a_released_binary_runs_in_an_empty_root() {
 /// `--version` has the commit in a checkout and in the source that crates.io has, and is without in any other copy.
 #[test]
 fn the_build_script_finds_the_commit() {
+    // What the user's own git does, such as signing, is no part of it.
+    const OWN_GIT: [(&str, &str); 2] = [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_SYSTEM", "/dev/null")];
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("build");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     succeed(Command::new(rustc).args(["--edition=2024", "src/build.rs", "-o"]).arg(&script));
     let build = |profile: &str| {
         let mut build = Command::new(&script);
-        build.current_dir(dir.path()).env("TARGET", "a-target").env("PROFILE", profile);
+        build.current_dir(dir.path()).env("TARGET", "a-target").env("PROFILE", profile).envs(OWN_GIT);
         let out = String::from_utf8(build.output().unwrap().stdout).unwrap();
         let line = out.lines().find_map(|line| line.strip_prefix("cargo::rustc-env=TFGUARD_BUILD="));
         line.expect("it tells").to_owned()
@@ -178,8 +181,9 @@ fn the_build_script_finds_the_commit() {
     assert_eq!(build("debug"), "a-target");
     let git = |arguments: &[&str]| {
         let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
-        let date = ("GIT_COMMITTER_DATE", "2026-11-28T12:00:00Z");
-        succeed(Command::new("git").arg("-C").arg(dir.path()).args(identity).args(arguments).env(date.0, date.1))
+        let mut git = Command::new("git");
+        git.arg("-C").arg(dir.path()).args(identity).args(arguments).envs(OWN_GIT);
+        succeed(git.env("GIT_COMMITTER_DATE", "2026-11-28T12:00:00Z"))
     };
     git(&["init", "--quiet"]);
     git(&["commit", "--quiet", "--allow-empty", "--message=a"]);
