@@ -156,7 +156,7 @@ fn every_option_and_variable_of_the_documents_is_there() {
     );
     // Of tfguard itself, of what it writes, of the templates, of the tests.
     known.extend(["DIR", "SESSION", "TERRAFORM", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
-    known.extend(["MATRIX", "PROVIDERS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
+    known.extend(["MATRIX", "PROVIDERS", "STATIC", "STEPS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
     known.extend(["OUTCOME", "LOCK_LEFT", "LOCK_ID", "LOCK_IDS"].map(|name| format!("TFGUARD_RESULT_{name}")));
     known.extend(["URL", "SHA256", "DIR", "REPOSITORY"].map(|name| format!("TFGUARD_INSTALL_{name}")));
     let mut texts: Vec<_> = documents().iter().map(|document| without_other_programs(&text(document))).collect();
@@ -219,6 +219,20 @@ fn the_report_in_the_document_is_one() {
     for field in fields {
         assert!(document.contains(&format!("`{field}`")), "{field}");
     }
+}
+
+/// Each file of the source that the architecture names, by its path in `src`.
+#[test]
+fn every_file_that_the_architecture_names_is_there() {
+    let page = text("docs/architecture.md");
+    let named = |event| match event {
+        Event::Code(code) if code.ends_with(".rs") => Some(code.into_string()),
+        _ => None,
+    };
+    let named: BTreeSet<_> = events(&page).filter_map(named).collect();
+    assert!(named.len() > 30, "{named:?}");
+    let missing: Vec<_> = named.iter().filter(|path| !root().join("src").join(path).is_file()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 /// The picture in the README shows what the demo's recording says.
