@@ -64,16 +64,23 @@ impl Follow {
 
     /// The same, `most` bytes at most. Whether there is more.
     pub fn read_some(&mut self, most: u64, take: impl FnMut(&[u8])) -> bool {
-        self.read_pending(most, take).unwrap_or_else(|error| {
+        self.try_read_some(most, take).unwrap_or_else(|error| {
             tracing::warn!("cannot read on in a file of the session: {error}");
             false
         })
     }
 
-    fn read_pending(&mut self, most: u64, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
+    /// The same.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn try_read_some(&mut self, most: u64, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
         self.start_again_if_emptied()?;
         let all = self.file.metadata()?.len().saturating_sub(self.at);
         let mut pending = all.min(most);
+        if pending == 0 {
+            return Ok(false);
+        }
         let mut buffer = vec![0; 64 * 1024];
         while pending > 0 {
             let most = buffer.len().min(usize::try_from(pending).unwrap_or(usize::MAX));

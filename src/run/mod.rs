@@ -39,7 +39,7 @@ pub use job::Job;
 pub use options::{OUTERMOST, RunOptions};
 pub(crate) use output::{Output, Spools, spools};
 pub use plan::{Mode, Plan, Remark};
-pub(crate) use release::{IN_FLIGHT, release_again};
+pub(crate) use release::{IN_FLIGHT, compare_again, release_again};
 pub(crate) use requests::Requests;
 pub use spool::Sayer;
 pub use terraforms::Terraform;

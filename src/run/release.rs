@@ -466,7 +466,31 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: tokio
     }
     releaser.identify_traces(traces, &mut left, started, false, journal).await;
     releaser.settle(&left, started, Terms { unclean: true, exited_zero: false, just_ended: false, job }, journal).await;
-    states::look(&mut journal.account, &releaser, job, None).await;
+    states::look(&mut journal.account, &releaser, job, None, states::BUDGET).await;
+    if let Err(error) = journal.write(&job.session) {
+        tracing::warn!("{error}");
+    }
+}
+
+/// Compares what a run had made, and its state lacked, once more with that state: somebody may have imported it.
+pub(crate) async fn compare_again(job: &Job, journal: &mut Journal) {
+    for inner in job.session.inner() {
+        let Ok(mut below) = Journal::read(&inner) else { continue };
+        let accounts = &mut journal.account.terraforms;
+        if let Some(known) = accounts.iter_mut().find(|known| known.session == below.account.session)
+            && known.lacks_resources()
+        {
+            Box::pin(compare_again(&job.of_journal(&inner, &below), &mut below)).await;
+            *known = below.account;
+        }
+    }
+    let Some(unsaved) = journal.account.unsaved.first().cloned() else { return };
+    let command = [OsString::from(&journal.account.program)];
+    let mut releaser = Releaser::new(journal.backend.clone());
+    for lock in &mut journal.account.locks {
+        releaser.locate_lock(lock, Started::dead(job, &command));
+    }
+    states::look(&mut journal.account, &releaser, job, Some(unsaved), states::BUDGET).await;
     if let Err(error) = journal.write(&job.session) {
         tracing::warn!("{error}");
     }

@@ -16,13 +16,20 @@ use crate::terraform::read_planned_state;
 use crate::text;
 
 /// How long all of it may take: the lock is looked after already, and a CI does not give much.
-const BUDGET: Duration = Duration::from_secs(30);
+pub(crate) const BUDGET: Duration = Duration::from_secs(30);
 /// What is kept of a cleanup step's time to say what was seen.
 const TO_TELL: Duration = Duration::from_secs(2);
 
 /// Looks, perhaps once more, at each state over which a Terraform died, or ended without releasing the lock that it
-/// had. What could not be looked at is only noted. `changed`: what it did to resources, to be compared with them.
-pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job, changed: Option<Unsaved>) {
+/// had. What could not be looked at is only noted. `changed`: what it did to resources, to be compared with them. `budget`: how
+/// long all of it may take.
+pub(crate) async fn look(
+    account: &mut Account,
+    releaser: &Releaser,
+    job: &Job,
+    changed: Option<Unsaved>,
+    budget: Duration,
+) {
     let unclean = account.ending.is_none_or(Ending::is_unclean);
     let held = |lock: &LockAccount| match &lock.outcome {
         Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
@@ -45,7 +52,7 @@ pub(crate) async fn look(account: &mut Account, releaser: &Releaser, job: &Job, 
     }
     let looked = locks.iter().map(async |lock| {
         let changed = changed.clone().filter(|_| is_applied(lock));
-        state(account, lock, releaser, job.at_most(BUDGET, TO_TELL), changed).await
+        state(account, lock, releaser, job.at_most(budget, TO_TELL), changed).await
     });
     let looked = join_all(looked).await;
     let mut unsaved = changed.filter(|_| looked.iter().all(|(_, unsaved)| unsaved.is_none()));

@@ -222,10 +222,9 @@ impl<'a> Supervisor<'a> {
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
                 () = self.waiting.over() => self.interrupt_waiting_command(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
-                () = tokio::time::sleep_until(self.printed.resources_due), if self.printed.tells_resources() && !ended => {
-                    self.read_resources();
-                }
+                () = sleep_until(self.printed.resources_due()), if !ended => self.read_resources(),
                 () = std::future::ready(()), if self.log.has_more && !self.log.is_read => self.read_some_log(),
+                () = std::future::ready(()), if self.printed.resources_has_more() && !ended => self.read_resources(),
             }
         }
     }

@@ -271,22 +271,29 @@ impl Supervisor<'_> {
                 && matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))
         };
         let is_due = match &self.inner {
-            None => unclean || (failed && account.interrupt.is_some()),
+            None => unclean || (failed && (account.interrupt.is_some() || self.somebody_stopped)),
             Some(_) => account.locks.iter().any(died),
         };
         let mut changed = Unsaved::default();
+        // Nothing that died is to be looked at, so nobody is to wait long.
+        let is_quick = !unclean && !account.lock_left();
+        let begun = Instant::now();
         if is_due {
             let is_at_work = unclean && account.phase == Phase::Applying;
-            let until = Instant::now() + self.job.at_most(LONGEST_READ, IN_FLIGHT);
-            let mut is_read = !self.read_resources();
-            while !is_read && Instant::now() < until {
+            let until = begun + self.job.at_most(LONGEST_READ, IN_FLIGHT);
+            self.read_resources();
+            while self.printed.resources_has_more() && Instant::now() < until {
                 tokio::task::yield_now().await;
-                is_read = !self.read_resources();
+                self.read_resources();
             }
+            let is_read = !self.printed.resources_has_more();
             let resources = &self.log.observer.resources;
             changed.version = self.log.observer.product().map(|(_, version)| version.to_owned());
             (changed.resources, changed.left_out) = (resources.to_be_saved(), resources.left_out());
             let unseen = match (self.printed.tells_resources(), resources.unprinted()) {
+                (false, _) if self.printed.resources_failed() => {
+                    Some("the end of its output, which can't be read".to_owned())
+                }
                 (false, _) if is_at_work || self.inner.is_some() => {
                     Some("what Terraform did to resources, since its output went past tfguard".to_owned())
                 }
@@ -296,7 +303,8 @@ impl Supervisor<'_> {
             };
             changed.unseen.extend(unseen);
         }
-        states::look(&mut self.journal.account, &self.releaser, self.job, Some(changed)).await;
+        let budget = if is_quick { LONGEST_READ.saturating_sub(begun.elapsed()) } else { states::BUDGET };
+        states::look(&mut self.journal.account, &self.releaser, self.job, Some(changed), budget).await;
         self.write_journal();
     }
 

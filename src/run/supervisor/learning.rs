@@ -22,9 +22,11 @@ use crate::terraform::minor;
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
 const JUST_SAID: u64 = 4 * 1024;
 /// How much of the output is read at once for what it says of resources.
-const PIECE_OF_OUTPUT: u64 = 8 * 1024 * 1024;
-/// How often that is done. Nobody waits for it.
+const PIECE_OF_OUTPUT: u64 = 256 * 1024;
+/// How often that is done while there is something new. Nobody waits for it.
 const READ_OUTPUT_EVERY: Duration = Duration::from_secs(1);
+/// How often at least.
+const READ_OUTPUT_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 /// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
@@ -89,8 +91,13 @@ pub(crate) struct Printed {
     pub(crate) twice: bool,
     /// What it says of its resources, from its start. None where it is not held.
     resources: Option<Follow>,
-    /// When to read on there.
-    pub(crate) resources_due: Instant,
+    /// When to read on there, and how long that was put off.
+    resources_due: Instant,
+    pause: Duration,
+    /// There is more of it than was read.
+    has_more: bool,
+    /// It can't be read on.
+    has_failed: bool,
 }
 
 impl Printed {
@@ -98,12 +105,47 @@ impl Printed {
         // Of several Terraforms, each has a guard of its own, or nobody can tell whose a line is.
         let stdout = if runs_guards { None } else { job.session.open_file(SessionFile::Stdout).ok() };
         let resources = stdout.map(Follow::from_the_start);
-        Self { streams: Vec::new(), twice: false, resources, resources_due: Instant::now() }
+        let (resources_due, pause) = (Instant::now(), READ_OUTPUT_EVERY);
+        Self { streams: Vec::new(), twice: false, resources, resources_due, pause, has_more: false, has_failed: false }
     }
 
     /// Whether the resources are told here.
     pub(crate) fn tells_resources(&self) -> bool {
         self.resources.is_some()
+    }
+
+    /// When to read on what is said of resources, unless there is more of it already.
+    pub(crate) fn resources_due(&self) -> Option<Instant> {
+        self.resources.as_ref().filter(|_| !self.has_more).map(|_| self.resources_due)
+    }
+
+    /// Whether there is more of that than was read.
+    pub(crate) fn resources_has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Whether it could not be read to its end.
+    pub(crate) fn resources_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Reads a piece of what is said of resources.
+    fn read_resources(&mut self, take: impl FnMut(&[u8])) {
+        let Some(follow) = &mut self.resources else { return };
+        let before = follow.position();
+        match follow.try_read_some(PIECE_OF_OUTPUT, take) {
+            Ok(has_more) => self.has_more = has_more,
+            Err(error) => {
+                tracing::warn!("cannot read on what Terraform says of its resources: {error}");
+                (self.resources, self.has_more, self.has_failed) = (None, false, true);
+                return;
+            }
+        }
+        self.pause = match follow.position() == before {
+            true => (self.pause * 2).min(READ_OUTPUT_AT_LEAST_EVERY),
+            false => READ_OUTPUT_EVERY,
+        };
+        self.resources_due = Instant::now() + self.pause;
     }
 
     pub(crate) fn is_followed(&self) -> bool {
@@ -166,11 +208,9 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Reads a piece of what Terraform says of its resources. Whether there is more.
-    pub(crate) fn read_resources(&mut self) -> bool {
-        self.printed.resources_due = Instant::now() + READ_OUTPUT_EVERY;
-        let Some(follow) = &mut self.printed.resources else { return false };
-        follow.read_some(PIECE_OF_OUTPUT, |chunk| self.log.observer.resources.feed(chunk))
+    /// Reads a piece of what Terraform says of its resources.
+    pub(crate) fn read_resources(&mut self) {
+        self.printed.read_resources(|chunk| self.log.observer.resources.feed(chunk));
     }
 
     pub(crate) fn read_log(&mut self) {
