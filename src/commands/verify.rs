@@ -105,7 +105,12 @@ enum Outcome {
 /// When the state is not known, or could not be looked at.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     block_on(async {
-        let state = args.target.state().await?;
+        let state = match (args.target.state().await, &args.from) {
+            (Ok(state), _) => state,
+            // Where no state is to be compared with, the report is all there is.
+            (Err(failure), Some(report)) => return print_uncompared(report).unwrap_or(Err(failure.into())),
+            (Err(failure), None) => return Err(failure.into()),
+        };
         Verify::new(args, state).run().await
     })
 }
@@ -116,6 +121,20 @@ const LONGEST_REPORT: u64 = 64 * 1024 * 1024;
 fn read_report(path: &Path) -> Result<Account, Failure> {
     let read = files::read_path(path, LONGEST_REPORT).and_then(|text| Ok(serde_json::from_slice(&text)?));
     read.map_err(|error| Failure::Report { path: path.display().to_string(), error })
+}
+
+/// Prints what a report names of Terraforms whose state it does not name. None where there is nothing.
+fn print_uncompared(report: &Path) -> Option<Result<u8, Failure>> {
+    let account = match read_report(report) {
+        Ok(account) => account,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let unsaved: Vec<_> = account.all_unsaved().filter(|unsaved| unsaved.state.is_none()).collect();
+    if !unsaved.iter().any(|unsaved| unsaved.needs_a_look()) {
+        return None;
+    }
+    tracing::warn!("these are not compared with a state: what it has by now is among them");
+    Some(print(&imports(&unsaved)).map(|()| 0))
 }
 
 struct Verify<'a> {
@@ -183,6 +202,9 @@ impl<'a> Verify<'a> {
         let of_state = accounts.iter().flat_map(Account::all_unsaved).filter(|it| it.state.as_ref() == Some(&state));
         let mut unsaved: Vec<Unsaved> = of_state.cloned().collect();
         if unsaved.is_empty() {
+            if let Some(printed) = self.args.from.as_deref().and_then(print_uncompared) {
+                return printed;
+            }
             return Err(Failure::NothingUnsaved { state: self.name() });
         }
         for unsaved in &mut unsaved {
@@ -192,7 +214,7 @@ impl<'a> Verify<'a> {
             }
         }
         let lacks = unsaved.iter().any(Unsaved::needs_a_look);
-        print(&unsaved.iter().map(imports).collect::<String>())?;
+        print(&imports(&unsaved.iter().collect::<Vec<_>>()))?;
         if !lacks {
             tracing::info!("{} has by now all that is known to have been made", printable(&self.name()));
         }

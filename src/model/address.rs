@@ -2,6 +2,9 @@
 
 use crate::text::quote_hcl;
 
+/// Longest address that is read.
+const LONGEST: usize = 16 * 1024;
+
 /// The address of a managed resource instance: `module.net["a"].aws_subnet.private[0]`.
 ///
 /// Written by `String` of `AbsResourceInstance` (Terraform's `internal/addrs/resource.go`). From 1.3 on its keys are quoted
@@ -15,17 +18,20 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads the address that a text begins with, and gives what follows it. None of a data source, and where there is
-    /// none.
+    /// Reads the address that a text begins with, and gives what follows it. None of a data source, where there is none,
+    /// and where it is longer than 16 KiB.
     #[must_use]
     pub fn read(text: &str) -> Option<(Self, &str)> {
         let (mut rest, mut read) = (text, String::new());
         loop {
             let kind = name(&mut rest)?;
             rest = rest.strip_prefix('.')?;
-            read = read + kind + "." + name(&mut rest)?;
+            read.extend([kind, ".", name(&mut rest)?]);
             if let Some(after) = rest.strip_prefix('[') {
-                (read, rest) = index(read, after)?;
+                rest = index(&mut read, after)?;
+            }
+            if read.len() > LONGEST {
+                return None;
             }
             match kind {
                 "module" => rest = rest.strip_prefix('.')?,
@@ -46,13 +52,14 @@ fn name<'a>(rest: &mut &'a str) -> Option<&'a str> {
     begins.then_some(name)
 }
 
-/// Reads what stands in brackets, and gives `read` with it and what follows.
-fn index(read: String, rest: &str) -> Option<(String, &str)> {
+/// Reads what stands in brackets into `read`, and gives what follows.
+fn index<'a>(read: &mut String, rest: &'a str) -> Option<&'a str> {
     let Some(mut rest) = rest.strip_prefix('"') else {
         let (number, after) = rest.split_once(']')?;
         let digits = number.strip_prefix('-').unwrap_or(number);
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        return is_number.then(|| (format!("{read}[{number}]"), after));
+        read.extend(["[", number, "]"]);
+        return is_number.then_some(after);
     };
     let mut key = String::new();
     loop {
@@ -69,7 +76,8 @@ fn index(read: String, rest: &str) -> Option<(String, &str)> {
         key.push(char);
         rest = chars.as_str();
     }
-    Some((format!("{read}[{}]", quote_hcl(&key)), rest[1..].strip_prefix(']')?))
+    read.extend(["[", &quote_hcl(&key), "]"]);
+    rest[1..].strip_prefix(']')
 }
 
 /// What an escape of HCL or Go means, behind its backslash.
@@ -153,5 +161,7 @@ mod tests {
         ] {
             assert_eq!(read(text), None, "{text}");
         }
+        assert_eq!(read(&format!("{}a.b", "module.m[0].".repeat(LONGEST))), None);
+        assert_eq!(read(&format!("a.b[{:?}]", "x".repeat(LONGEST))), None);
     }
 }

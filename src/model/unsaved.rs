@@ -17,6 +17,9 @@ pub struct Unsaved {
     pub resources: Vec<UnsavedResource>,
     /// So many more are not named here.
     pub left_out: usize,
+    /// It was compared with its state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compared: bool,
 }
 
 /// One resource.
@@ -32,6 +35,20 @@ pub struct UnsavedResource {
     /// Why its ID may not be believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<String>,
+    /// Terraform said that its creation failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
+    /// The state had something at its address when it was compared first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_there: bool,
+}
+
+impl UnsavedResource {
+    /// One of which nothing else is known.
+    #[must_use]
+    pub fn new(address: &str, is: Fate) -> Self {
+        Self { address: address.to_owned(), is, id: None, doubt: None, failed: false, was_there: false }
+    }
 }
 
 /// What became of a resource.
@@ -53,6 +70,8 @@ const MOST: usize = 2 * 1024 * 1024;
 
 /// What could not be seen, where that is the state.
 const NOT_COMPARED: &str = "its state, so that all that it changed is named";
+/// The same, where it could be seen before.
+const NOT_COMPARED_AGAIN: &str = "its state as it is by now";
 
 impl Unsaved {
     /// Whether there is nothing to say.
@@ -63,14 +82,16 @@ impl Unsaved {
 
     /// The state is looked at again.
     pub(crate) fn forget_comparison(&mut self) {
-        self.unseen.retain(|unseen| !unseen.starts_with(NOT_COMPARED));
+        self.unseen.retain(|unseen| ![NOT_COMPARED, NOT_COMPARED_AGAIN].iter().any(|what| unseen.starts_with(what)));
     }
 
     /// The state could not be seen. `orderly`: Terraform ended by itself, and so has saved what it knew.
     pub fn not_compared(&mut self, why: &str, orderly: bool) {
-        self.resources.retain(|resource| !orderly || resource.is == Fate::MayExist);
+        self.forget_comparison();
+        self.resources.retain(|resource| self.compared || !orderly || resource.is == Fate::MayExist);
         if !self.resources.is_empty() {
-            self.unseen.push(format!("{NOT_COMPARED} ({why})"));
+            let what = if self.compared { NOT_COMPARED_AGAIN } else { NOT_COMPARED };
+            self.unseen.push(format!("{what} ({why})"));
         }
     }
 
@@ -96,9 +117,10 @@ impl Unsaved {
 
 impl fmt::Display for UnsavedResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, is, id, doubt } = self;
+        let Self { address, is, id, doubt, failed, .. } = self;
         write!(f, "{address}: ")?;
         match (is, id) {
+            (Fate::MayExist, _) if *failed => return f.write_str("its creation failed: it may exist"),
             (Fate::MayExist, _) => return f.write_str("its creation was begun and no end of it seen: it may exist"),
             (Fate::Destroyed, _) => return f.write_str("destroyed"),
             (Fate::Made, Some(id)) => write!(f, "made, id {id}"),

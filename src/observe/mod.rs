@@ -31,4 +31,4 @@ pub use locks::{Expectations, LockEvent, LoggedPlace, Refusal, Refused, read};
 pub use observer::{Asked, Believed, Fact, Migration, Observer};
 pub use phase::{Marker, PhaseTracker};
 pub use refusal::{PrintedHolder, PrintedRefusal};
-pub use resources::{Action, Change, End, Resources};
+pub use resources::{Action, Change, End, Id, Resources};

@@ -19,8 +19,12 @@ const LONGEST_LINE: usize = 64 * 1024;
 const MOST: usize = 64 * 1024 * 1024;
 /// What one resource takes beside its address and ID.
 const EACH: usize = 128;
-/// Resources that exist in the state alone.
-const IN_STATE_ALONE: [&str; 2] = ["terraform_data", "null_resource"];
+/// Whether what is of this type exists in the state alone, or on the machine of the run. Then nothing of it is left behind,
+/// and its ID, such as `none`, imports nothing.
+fn leaves_nothing(kind: &str) -> bool {
+    matches!(kind, "terraform_data" | "null_resource")
+        || ["random_", "tls_", "time_", "local_"].iter().any(|provider| kind.starts_with(provider))
+}
 
 /// What is done to a resource. A replacement is a destruction and a creation, in either order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +42,24 @@ pub enum End {
     /// No end was seen.
     Begun,
     /// Done, with the ID that it has then, if one was printed.
-    Done(Option<Box<str>>),
+    Done(Option<Id>),
     /// It failed. Told by `-json` alone.
     Failed,
+}
+
+/// What Terraform prints of which one it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id {
+    /// The attribute, unless that is `id` (`ObjectValueID` of `internal/command/format/object_id.go`).
+    pub key: Option<Box<str>>,
+    /// Its value.
+    pub value: Box<str>,
+}
+
+impl Id {
+    fn new(key: &str, value: &str) -> Self {
+        Self { key: (key != "id").then(|| key.into()), value: value.into() }
+    }
 }
 
 /// What was seen of one resource.
@@ -53,6 +72,10 @@ pub struct Change {
     announced: bool,
     logged: bool,
     contradicted: bool,
+    /// How many diagnostics there were when what is done to it was begun.
+    begun_at: u32,
+    /// Its end stands behind a diagnostic, which may repeat what anything printed.
+    is_quoted: bool,
 }
 
 /// Reads the output as it grows.
@@ -63,6 +86,8 @@ pub struct Resources {
     known: HashMap<Box<str>, Change>,
     bytes: usize,
     left_out: usize,
+    /// How many errors and warnings were printed whose text begins at the first column, as with `-no-color`.
+    diagnostics: u32,
     /// The log tells of resources.
     is_logged: bool,
 }
@@ -78,7 +103,8 @@ struct Event<'a> {
 struct Hook<'a> {
     resource: Resource,
     action: &'a str,
-    id_value: Option<Box<str>>,
+    id_key: Option<String>,
+    id_value: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -115,16 +141,24 @@ impl Resources {
         }
         let Ok(line) = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)) else { return };
         let plain = without_colours(line);
+        if plain.starts_with("Error: ") || plain.starts_with("Warning: ") {
+            self.diagnostics += 1;
+        }
         let read = if plain.starts_with('{') { event(&plain) } else { human(&plain) };
         if let Some((address, deposed, action, end)) = read
-            && !IN_STATE_ALONE.contains(&address.kind.as_str())
+            && !leaves_nothing(&address.kind)
         {
             self.enter(address.text + deposed, action, end);
         }
     }
 
     fn enter(&mut self, address: String, action: Action, end: End) {
-        let Some(change) = self.change(address) else { return };
+        let id = match &end {
+            End::Done(Some(id)) => id.value.len() + id.key.as_ref().map_or(0, |key| key.len()),
+            _ => 0,
+        };
+        let diagnostics = self.diagnostics;
+        let Some(change) = self.change(address, id) else { return };
         match (&change.last, action, &end) {
             // Of the object before it, which an event does not tell from it.
             (Some((Action::Create, _)), Action::Destroy, _) => return,
@@ -133,37 +167,44 @@ impl Resources {
             (Some((last, _)), ..) => change.contradicted |= *last != action,
             (None, ..) => {}
         }
+        match &end {
+            // What is begun again, a diagnostic may repeat.
+            End::Begun if change.last.as_ref().is_none_or(|(last, _)| *last != action) => change.begun_at = diagnostics,
+            End::Begun => {}
+            End::Done(_) | End::Failed => change.is_quoted |= diagnostics > change.begun_at,
+        }
         change.destroyed |= action == Action::Destroy && matches!(end, End::Done(_));
-        let id = if let End::Done(Some(id)) = &end { id.len() } else { 0 };
         change.last = Some((action, end));
-        self.bytes += id;
     }
 
     /// Takes the address of which the log says that its change begins.
     pub fn note_logged(&mut self, address: &str) {
         self.is_logged = true;
         if let Some((address, "")) = Address::read(address)
-            && !IN_STATE_ALONE.contains(&address.kind.as_str())
-            && let Some(change) = self.change(address.text)
+            && !leaves_nothing(&address.kind)
+            && let Some(change) = self.change(address.text, 0)
         {
             change.logged = true;
         }
     }
 
-    fn change(&mut self, address: String) -> Option<&mut Change> {
-        if !self.known.contains_key(address.as_str()) {
-            if self.bytes >= MOST {
-                self.left_out += 1;
-                return None;
-            }
-            self.bytes += address.len() + EACH;
+    /// What is known of an address. None where there is no room for it, or for so many bytes more.
+    fn change(&mut self, address: String, more: usize) -> Option<&mut Change> {
+        let is_known = self.known.contains_key(address.as_str());
+        let bytes = more + if is_known { 0 } else { address.len() + EACH };
+        if self.bytes + bytes > MOST {
+            self.left_out += 1;
+            return None;
         }
+        self.bytes += bytes;
         Some(self.known.entry(address.into()).or_insert(Change {
             last: None,
             destroyed: false,
             announced: false,
             logged: false,
             contradicted: false,
+            begun_at: 0,
+            is_quoted: false,
         }))
     }
 
@@ -186,19 +227,20 @@ impl Resources {
     pub fn to_be_saved(&self) -> Vec<UnsavedResource> {
         let mut resources = Vec::new();
         for (address, change) in self.changes() {
-            let mut push = |is, id: Option<&str>, doubt: Option<&str>| {
-                let [id, doubt] = [id, doubt].map(|text| text.map(str::to_owned));
-                resources.push(UnsavedResource { address: address.to_owned(), is, id, doubt });
-            };
+            let one = |is| UnsavedResource::new(address, is);
             match &change.last {
-                Some((Action::Create, End::Done(id))) => push(Fate::Made, id.as_deref(), self.doubt(change)),
-                Some((Action::Create, _)) => {
-                    push(Fate::MayExist, None, None);
+                Some((Action::Create, End::Done(id))) => resources.push(UnsavedResource {
+                    id: id.as_ref().map(|id| (*id.value).to_owned()),
+                    doubt: self.doubt(change, id.as_ref()),
+                    ..one(Fate::Made)
+                }),
+                Some((Action::Create, end)) => {
+                    resources.push(UnsavedResource { failed: *end == End::Failed, ..one(Fate::MayExist) });
                     if change.destroyed {
-                        push(Fate::Destroyed, None, None);
+                        resources.push(one(Fate::Destroyed));
                     }
                 }
-                Some((Action::Destroy, End::Done(_))) => push(Fate::Destroyed, None, None),
+                Some((Action::Destroy, End::Done(_))) => resources.push(one(Fate::Destroyed)),
                 _ => {}
             }
         }
@@ -206,16 +248,21 @@ impl Resources {
         resources
     }
 
-    fn doubt(&self, change: &Change) -> Option<&'static str> {
-        if change.contradicted {
+    fn doubt(&self, change: &Change, id: Option<&Id>) -> Option<String> {
+        let doubt = if change.contradicted {
             Some("the output tells of its creation twice, and not the same")
+        } else if change.is_quoted {
+            Some("it stands behind an error or a warning, which may repeat what something else printed")
         } else if self.is_logged && !change.logged {
             Some("Terraform's log does not tell of it, so something else may have printed it")
         } else if !self.is_logged && !change.announced {
             Some("the output does not tell that it was begun, so something else may have printed it")
         } else {
             None
-        }
+        };
+        let key = id.and_then(|id| id.key.as_deref());
+        let key = || Some(format!("it has no id, and this is its {}", key?));
+        doubt.map(str::to_owned).or_else(key)
     }
 }
 
@@ -233,7 +280,10 @@ fn event(line: &str) -> Option<(Address, &'static str, Action, End)> {
     };
     let end = match r#type {
         "apply_start" => End::Begun,
-        "apply_complete" => End::Done(hook.id_value.filter(|id| !id.is_empty())),
+        "apply_complete" => {
+            let id = hook.id_value.filter(|id| !id.is_empty());
+            End::Done(id.map(|id| Id::new(hook.id_key.as_deref().unwrap_or("id"), &id)))
+        }
         "apply_errored" => End::Failed,
         _ => return None,
     };
@@ -272,7 +322,7 @@ fn human(line: &str) -> Option<(Address, &str, Action, End)> {
     }
     // An ID with a newline in it goes on in lines that are nobody's.
     let id = id.strip_prefix(" [").and_then(|id| id.strip_suffix(']')?.split_once('='));
-    Some((address, deposed, action, End::Done(id.map(|(_, id)| id.into()))))
+    Some((address, deposed, action, End::Done(id.map(|(key, id)| Id::new(key, id)))))
 }
 
 /// A line without its SGR sequences, such as `ESC [ 0 ; 1 m`.
@@ -317,7 +367,7 @@ mod tests {
     }
 
     fn done(id: &str) -> End {
-        End::Done(Some(id.into()))
+        End::Done(Some(Id::new("id", id)))
     }
 
     fn json(kind: &str, action: &str, id: Option<&str>) -> String {
@@ -386,6 +436,10 @@ mod tests {
             "data.a.b: Reading...\n",
             "terraform_data.b: Creating...\n",
             "module.m.null_resource.b: Creation complete after 0s [id=7]\n",
+            "random_password.b: Creation complete after 0s [id=none]\n",
+            "tls_private_key.b: Creating...\n",
+            "time_sleep.b: Creating...\n",
+            "local_file.b: Creating...\n",
             "a.b (evil): Creating...\n",
             "Error: a.b: Creating...\n",
             "{\"type\":\"apply_start\"}\n",
@@ -459,6 +513,39 @@ mod tests {
         }
     }
 
+    /// A local command's output is repeated by the error that tells of its failure, with `-no-color` from the first column.
+    #[test]
+    fn what_a_diagnostic_may_repeat_is_marked() {
+        let (begun, ended) = ("a.b: Creating...\n", "a.b: Creation complete after 0s [id=x]\n");
+        for (text, doubted) in [
+            (format!("Warning: old\n{begun}{ended}"), false),
+            (format!("Warning: old\n{begun}\nError: local-exec\n{ended}"), true),
+            (format!("{begun}\nError: local-exec\n{begun}{ended}"), true),
+            (format!("{begun}{ended}\nError: local-exec\n{begun}{}", ended.replace('x', "evil")), true),
+            (format!("{begun}{ended}\nError: local-exec\n"), false),
+            (format!("{begun}│ Error: in a box\n{ended}"), false),
+        ] {
+            assert_eq!(to_be_saved(&read(&text))[0].3, doubted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_is_marked() {
+        let begun = "a.b: Creating...\n";
+        let human = read(&format!("{begun}a.b: Creation complete after 0s [name=n]\n")).to_be_saved();
+        assert_eq!(human[0].id.as_deref(), Some("n"));
+        assert_eq!(human[0].doubt.as_deref(), Some("it has no id, and this is its name"));
+        let event = json("apply_start", "create", None)
+            + &json("apply_complete", "create", Some("n")).replace(r#""id_key":"id""#, r#""id_key":"name""#);
+        assert_eq!(read(&event).to_be_saved()[0].doubt, human[0].doubt);
+    }
+
+    #[test]
+    fn what_failed_may_exist() {
+        let failed = read(&(json("apply_start", "create", None) + &json("apply_errored", "create", None)));
+        assert!(failed.to_be_saved()[0].failed && failed.to_be_saved()[0].is == Fate::MayExist);
+    }
+
     #[test]
     fn very_many_cost_little_and_what_is_left_out_is_told() {
         let line = |at: usize| format!("aws_sqs_queue.a[{at}]: Creation complete after 0s [id=https://sqs/{at}]\n");
@@ -466,9 +553,12 @@ mod tests {
         let resources = fed(text.as_bytes().chunks(4096));
         assert_eq!((resources.known.len(), resources.left_out()), (100_000, 0));
         assert!(resources.bytes < 24 * 1024 * 1024, "{}", resources.bytes);
-        let mut resources = Resources { bytes: MOST - 200, ..Resources::default() };
+        let mut resources = Resources { bytes: MOST - 330, ..Resources::default() };
         (0..3).for_each(|at| resources.feed(line(at).as_bytes()));
         assert_eq!((resources.known.len(), resources.left_out()), (2, 1));
+        // Also what is known already takes more by its ID.
+        resources.feed(line(0).replace("https", &"x".repeat(100)).as_bytes());
+        assert!(resources.bytes <= MOST && resources.left_out() == 2, "{}", resources.bytes);
     }
 
     proptest! {

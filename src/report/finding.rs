@@ -104,6 +104,7 @@ impl Unsaved {
         let is_urgent = self.needs_a_look();
         let mut line = match (is_urgent, made + self.left_out) {
             (true, 0) => format!("{state} may lack resources that Terraform was making: {told}"),
+            (true, _) if !self.compared => format!("{state} may lack resources that Terraform made: {told}"),
             (true, _) => format!("{state} lacks resources that Terraform made: {told}"),
             (false, _) => format!("{state}: no resource is known that it lacks"),
         };
@@ -117,10 +118,14 @@ impl Unsaved {
         let mut details: Vec<_> = lines.iter().take(NAMED).map(|line| printable(line)).collect();
         details.extend(some(lines.len().saturating_sub(NAMED), "more: see the report"));
         let what = if made > 0 { "to import what was made" } else { "look whether it exists, and if so, to import it" };
-        let next = format!(
-            "{what}, {verify} --imports > recovered.tf && {program} plan (in a cleanup step: tfguard release --imports; \
-             elsewhere: --from the file of --report)"
-        );
+        let next = match &self.state {
+            Some(_) => format!(
+                "{what}, {verify} --imports > recovered.tf && {program} plan (in a cleanup step: tfguard release \
+                 --imports; elsewhere: --from the file of --report)"
+            ),
+            // `verify` has nothing to compare with.
+            None => format!("{what}, tfguard release --imports > recovered.tf && {program} plan"),
+        };
         Finding {
             id: None,
             state: self.state.clone().unwrap_or_default(),
@@ -251,5 +256,27 @@ fn describe_age(age: Duration) -> String {
     match age.as_secs() / (24 * 3600) {
         0 | 1 => describe(Duration::from_secs(age.as_secs())),
         days => format!("{days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UnsavedResource;
+
+    #[test]
+    fn what_was_not_compared_is_not_said_to_lack() {
+        let resources = vec![UnsavedResource::new("a.b", Fate::Made)];
+        for (state, compared, says, next) in [
+            (Some("b/k"), true, "state s3://b/k lacks resources that", "look --imports > recovered.tf"),
+            (Some("b/k"), false, "state s3://b/k may lack resources that", "look --imports > recovered.tf"),
+            (None, false, "the state may lack resources that", "to import what was made, tfguard release --imports"),
+        ] {
+            let state = state.map(str::to_owned);
+            let unsaved = Unsaved { state, compared, resources: resources.clone(), ..Unsaved::default() };
+            let finding = unsaved.finding("look", "terraform");
+            assert!(finding.line.starts_with(says), "{finding:?}");
+            assert!(finding.next.as_ref().unwrap().contains(next), "{finding:?}");
+        }
     }
 }

@@ -15,7 +15,11 @@ use crate::text::{printable_whole, quote, quote_hcl};
 pub fn compare(changed: &mut Unsaved, seen: &Seen, orderly: bool) {
     changed.forget_comparison();
     match contents(seen) {
-        Ok(contents) => changed.resources = differing(std::mem::take(&mut changed.resources), &contents, orderly),
+        Ok(contents) => {
+            let is_first = !std::mem::replace(&mut changed.compared, true);
+            let resources = std::mem::take(&mut changed.resources);
+            changed.resources = differing(resources, &contents, orderly, is_first);
+        }
         Err(why) => changed.not_compared(&why, orderly),
     }
 }
@@ -35,7 +39,12 @@ fn contents(seen: &Seen) -> Result<Vec<&Content>, String> {
     }
 }
 
-fn differing(changed: Vec<UnsavedResource>, contents: &[&Content], orderly: bool) -> Vec<UnsavedResource> {
+fn differing(
+    changed: Vec<UnsavedResource>,
+    contents: &[&Content],
+    orderly: bool,
+    is_first: bool,
+) -> Vec<UnsavedResource> {
     let mut saved: HashMap<&str, Vec<&Instance>> = HashMap::new();
     for instance in contents.iter().flat_map(|content| &content.instances) {
         saved.entry(&instance.address).or_default().push(instance);
@@ -49,7 +58,10 @@ fn differing(changed: Vec<UnsavedResource>, contents: &[&Content], orderly: bool
             (Fate::MayExist, None) => Fate::MayExist,
             // It is to replace what the state has, unless that is what came of it.
             (Fate::MayExist, Some(there)) => {
+                let has_come = !is_first && !resource.was_there;
+                resource.was_there = true;
                 let is_it = orderly
+                    || has_come
                     || (!destroyed.contains(&resource.address) && there.iter().any(|instance| instance.tainted));
                 return (!is_it).then_some(resource);
             }
@@ -73,47 +85,77 @@ fn differing(changed: Vec<UnsavedResource>, contents: &[&Content], orderly: bool
 const IMPORTED_OTHERWISE: [&str; 6] =
     ["_attachment", "_association", "_membership", "_permission", "security_group_rule", "aws_route"];
 
-/// `import` blocks, or before Terraform 1.5 commands, for what is not in the state. What nobody can be sure of is there
-/// as a comment. Nothing in it steers a terminal, whoever wrote what it is made of.
+/// Stands before the blocks.
+const HEAD: &str = "# If the plan refuses a block: the import ID of that type differs from its id; see \"Import\" in its \
+                    documentation.\n";
+
+/// `import` blocks, or before Terraform 1.5 commands, for what is not in states, one for an address. What nobody can be sure
+/// of is there as a comment. Nothing in it steers a terminal, whoever wrote what it is made of.
 #[must_use]
-pub fn imports(unsaved: &Unsaved) -> String {
-    let blocks = unsaved.version.as_deref().and_then(minor).is_none_or(|version| version >= (1, 5));
-    let mut text: String =
-        unsaved.unseen.iter().map(|what| format!("# NOT known: {}\n", printable_whole(what))).collect();
-    if unsaved.left_out > 0 {
-        let _ = writeln!(text, "# {} more are not named here", unsaved.left_out);
+pub fn imports(all: &[&Unsaved]) -> String {
+    let (mut text, mut printed) = (String::new(), HashSet::new());
+    let named = || {
+        let named = all.iter().flat_map(|unsaved| unsaved.resources.iter().map(|one| (&unsaved.state, one)));
+        named.filter(|(_, one)| one.is != Fate::Destroyed)
+    };
+    // Two of an address can't both be imported there.
+    let mut ids: HashMap<&str, HashSet<_>> = HashMap::new();
+    for (state, one) in named().filter(|(_, one)| one.id.is_some()) {
+        ids.entry(&one.address).or_default().insert((state, &one.id));
     }
-    for resource in unsaved.resources.iter().filter(|resource| resource.is != Fate::Destroyed) {
-        let UnsavedResource { address, is, id, doubt } = resource;
-        let Some((Address { text: address, kind }, "")) = Address::read(address) else { continue };
-        let remark = match (is, id, doubt) {
-            (Fate::MayExist, ..) => Some(
-                "its creation was begun and no end of it seen: look whether it exists, and with which ID".to_owned(),
-            ),
-            (_, None, _) => Some("made, and its ID is not known: look for it".to_owned()),
-            (_, _, Some(doubt)) => Some(format!("{doubt}: look whether it is so")),
-            (Fate::Replaced, ..) => {
-                Some(format!("the state has the object before it: first `terraform state rm {}`", quote(&address)))
-            }
-            _ if IMPORTED_OTHERWISE.iter().any(|end| kind.ends_with(end)) => {
-                Some(format!("the import ID of {kind} is as a rule not this id: see \"Import\" in its documentation"))
-            }
-            _ => None,
-        };
-        let id = id.as_deref().unwrap_or("…");
-        let lines = match blocks {
-            true => format!("import {{\n  to = {address}\n  id = {}\n}}\n", quote_hcl(id)),
-            false => format!("terraform import {} {}\n", quote(&address), quote(id)),
-        };
-        match remark {
-            None => text += &lines,
-            Some(remark) => {
-                let _ = writeln!(text, "# {address}: {}", printable_whole(&remark));
-                lines.lines().for_each(|line| text += &format!("# {line}\n"));
+    for what in all.iter().flat_map(|unsaved| &unsaved.unseen) {
+        let _ = writeln!(text, "# NOT known: {}", printable_whole(what));
+    }
+    let left_out: usize = all.iter().map(|unsaved| unsaved.left_out).sum();
+    if left_out > 0 {
+        let _ = writeln!(text, "# {left_out} more are not named here");
+    }
+    if named().next().is_some() {
+        text.insert_str(0, HEAD);
+    }
+    for unsaved in all {
+        let blocks = unsaved.version.as_deref().and_then(minor).is_none_or(|version| version >= (1, 5));
+        for resource in unsaved.resources.iter().filter(|resource| resource.is != Fate::Destroyed) {
+            let is_alone = ids.get(resource.address.as_str()).is_none_or(|ids| ids.len() < 2);
+            let block = block(resource, is_alone, blocks).unwrap_or_default();
+            if printed.insert(block.clone()) {
+                text += &block;
             }
         }
     }
     text
+}
+
+/// The block, or command, of one resource. None where its address is none.
+fn block(resource: &UnsavedResource, is_alone: bool, blocks: bool) -> Option<String> {
+    let UnsavedResource { address, is, id, doubt, failed, .. } = resource;
+    let (Address { text: address, kind }, "") = Address::read(address)? else { return None };
+    let remark = match (is, id, doubt) {
+        (Fate::MayExist, ..) => {
+            let why = if *failed { "its creation failed" } else { "its creation was begun and no end of it seen" };
+            Some(format!("{why}: look whether it exists, and with which ID"))
+        }
+        (_, None, _) => Some("made, and its ID is not known: look for it".to_owned()),
+        (_, _, Some(doubt)) => Some(format!("{doubt}: look whether it is so")),
+        _ if !is_alone => Some("made more than once, and there is one place for it: choose one".to_owned()),
+        (Fate::Replaced, ..) => Some(format!(
+            "the state has the object before it, which may still exist: note the ID of that, take it out of the state \
+             (`state rm {}`), and delete it by hand if it is there",
+            quote(&address)
+        )),
+        _ if IMPORTED_OTHERWISE.iter().any(|end| kind.ends_with(end)) => {
+            Some(format!("the import ID of {kind} is as a rule not this id: see \"Import\" in its documentation"))
+        }
+        _ => None,
+    };
+    let id = id.as_deref().unwrap_or("…");
+    let lines = match blocks {
+        true => format!("import {{\n  to = {address}\n  id = {}\n}}\n", quote_hcl(id)),
+        false => format!("terraform import {} {}\n", quote(&address), quote(id)),
+    };
+    let Some(remark) = remark else { return Some(lines) };
+    let comment: String = lines.lines().map(|line| format!("# {line}\n")).collect();
+    Some(format!("# {address}: {}\n{comment}", printable_whole(&remark)))
 }
 
 #[cfg(test)]
@@ -133,7 +175,7 @@ mod tests {
     }
 
     fn resource(address: &str, is: Fate, id: Option<&str>) -> UnsavedResource {
-        UnsavedResource { address: address.to_owned(), is, id: id.map(str::to_owned), doubt: None }
+        UnsavedResource { id: id.map(str::to_owned), ..UnsavedResource::new(address, is) }
     }
 
     #[test]
@@ -155,13 +197,47 @@ mod tests {
             (Destroyed, "b.n (deposed object 12345678)", None, None, None),
         ] {
             for (is_orderly, expected) in [(false, killed), (true, orderly)] {
-                let found = differing(vec![resource(address, is, id)], &[&content(&[]), &state], is_orderly);
+                let found = differing(vec![resource(address, is, id)], &[&content(&[]), &state], is_orderly, true);
                 assert_eq!(found.first().map(|found| found.is), expected, "{is:?} {address} {is_orderly}");
             }
         }
         // What was tainted is destroyed, so that it is not what came of the creation.
         let changed = vec![resource("c.n", MayExist, None), resource("c.n", Destroyed, None)];
-        assert_eq!(differing(changed.clone(), &[&state], false), changed);
+        let found = differing(changed.clone(), &[&state], false, true);
+        assert_eq!(found.iter().map(|one| one.is).collect::<Vec<_>>(), [MayExist, Destroyed]);
+    }
+
+    /// What was imported by hand is not named again; what was replaced by then is.
+    #[test]
+    fn what_has_come_into_the_state_since_is_not_named_again() {
+        let before = content(&[("b", None, "2", "")]);
+        let changed = vec![resource("a.n", Fate::MayExist, None), resource("b.n", Fate::MayExist, None)];
+        let first = differing(changed, &[&before], false, true);
+        assert_eq!(first.iter().map(|one| one.was_there).collect::<Vec<_>>(), [false, true]);
+        let now = content(&[("a", None, "1", ""), ("b", None, "2", "")]);
+        let again = differing(first.clone(), &[&now], false, false);
+        assert_eq!(again, [first[1].clone()]);
+        assert_eq!(differing(first.clone(), &[&before], false, false), first);
+    }
+
+    #[test]
+    fn there_is_one_block_for_an_address() {
+        let of = |state: &str, id: &str| Unsaved {
+            state: Some(state.to_owned()),
+            resources: vec![resource("a.n", Fate::Made, Some(id))],
+            ..Unsaved::default()
+        };
+        let active = |all: &[&Unsaved]| imports(all).lines().filter(|line| *line == "import {").count();
+        let (one, other, elsewhere) = (of("b/k", "1"), of("b/k", "2"), of("b/l", "1"));
+        assert_eq!(active(&[&one, &one]), 1);
+        assert!(imports(&[]).is_empty());
+        for other in [&other, &elsewhere] {
+            let text = imports(&[&one, other]);
+            assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
+            assert!(text.contains("made more than once"), "{text}");
+        }
+        let maybe = Unsaved { resources: vec![resource("a.n", Fate::MayExist, None)], ..of("b/k", "") };
+        assert_eq!(active(&[&maybe, &one]), 1);
     }
 
     #[test]
@@ -176,29 +252,40 @@ mod tests {
                 resource("aws_route_table_association.n", Fate::Made, Some("rtbassoc-1")),
                 resource("c.n", Fate::Replaced, Some("new")),
                 resource("d.n", Fate::Destroyed, None),
+                UnsavedResource { failed: true, ..resource("g.n", Fate::MayExist, None) },
                 UnsavedResource { doubt: Some("forged".to_owned()), ..resource("e.n", Fate::Made, Some("evil")) },
                 resource("f.n", Fate::Made, None),
             ],
             ..Unsaved::default()
         };
-        let text = imports(&unsaved);
+        let text = imports(&[&unsaved]);
         let (first, rest) = text.split_once("}\n").unwrap();
         assert_eq!(
-            first.strip_prefix("# NOT known: its state\u{fffd}\n# 3 more are not named here\n").unwrap(),
+            first
+                .strip_prefix(HEAD)
+                .and_then(|text| text.strip_prefix("# NOT known: its state\u{fffd}\n# 3 more are not named here\n"))
+                .unwrap(),
             r##"import {
   to = a.n["$${x}"]
   id = "x\"$${y}\\ \u001b\u202e#\u0023[a]\n"
 "##
         );
         assert!(rest.lines().all(|line| line.starts_with("# ")), "{rest}");
-        for said in ["# b.n: its creation", "rtbassoc-1", "state rm c.n", "# e.n: forged", "# f.n: made, and its ID"] {
+        for said in [
+            "# b.n: its creation",
+            "rtbassoc-1",
+            "state rm c.n",
+            "# e.n: forged",
+            "# f.n: made, and its ID",
+            "# g.n: its creation failed",
+        ] {
             assert!(rest.contains(said), "{said}: {rest}");
         }
         assert!(!text.contains("d.n"));
         unsaved.version = Some("1.4.6".to_owned());
         unsaved.resources[0].id = Some("it's".to_owned());
-        let text = imports(&Unsaved { unseen: Vec::new(), left_out: 0, ..unsaved });
-        assert_eq!(text.lines().next(), Some(r#"terraform import 'a.n["$${x}"]' 'it'\''s'"#));
-        assert!(text.lines().skip(1).all(|line| line.starts_with("# ")), "{text}");
+        let text = imports(&[&Unsaved { unseen: Vec::new(), left_out: 0, ..unsaved }]);
+        assert_eq!(text.lines().nth(1), Some(r#"terraform import 'a.n["$${x}"]' 'it'\''s'"#));
+        assert!(text.lines().skip(2).all(|line| line.starts_with("# ")), "{text}");
     }
 }

@@ -124,7 +124,9 @@ fn assert_blocks_are_taken(project: &Project, prefix: &str, made: usize) {
     assert!(made == 0 || plan.starts_with(&format!("Plan: {made} to import, ")), "{plan}");
     assert!(plan.is_empty() || plan.ends_with(" to add, 0 to change, 0 to destroy."), "{plan}");
     project.apply();
-    assert_eq!(active(&verify()), 0);
+    assert_eq!(verify(), "", "no comment, either");
+    project.command(TFGUARD).args(["release"]).run().expect_code(0);
+    assert!(sessions(project).is_empty(), "the state lacks nothing any more");
 }
 
 /// Removes, as a person would by hand, what exists and was not seen to be made.

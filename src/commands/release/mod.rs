@@ -27,8 +27,8 @@ use crate::machine::Terms;
 use crate::model::{Account, LockAccount, LockClaim, LockOutcome, OnDeath, ProcessId, Stage, StopRequest, World};
 use crate::report::ci::{Level, Message, Summary};
 use crate::run::{
-    Adoptable, Failure, InnerGuards, Job, Output, POLL_INTERVAL, Plan, Requests, Spools, adopt, clean_up, conclude,
-    goes_on, is_of_this_kernel, may_be_alive, release_again, report, requests, spools,
+    Adoptable, Failure, InnerGuards, Job, Output, POLL_INTERVAL, Plan, Requests, Spools, adopt, clean_up,
+    compare_again, conclude, goes_on, is_of_this_kernel, may_be_alive, release_again, report, requests, spools,
 };
 use crate::session::{FORGOTTEN, Journal, JournalError, SessionDir, SessionFile, is_log_held};
 use crate::state::imports;
@@ -70,7 +70,8 @@ pub fn run(plan: &Plan, Cleanup { wait, dry_run, imports }: Cleanup) -> Result<u
         let until = Instant::now() + wait;
         // Also who waits for no Terraform has time to release the lock of a dead one.
         let end = Instant::now() + wait.max(RESERVE) + TO_TELL;
-        let step = CleanupStep { plan, wait, until, end, dry_run, imports, to_self, requests, summaries: Vec::new() };
+        let (summaries, unsaved) = (Vec::new(), Vec::new());
+        let step = CleanupStep { plan, wait, until, end, dry_run, imports, to_self, requests, summaries, unsaved };
         Ok(step.run().await)
     });
     runtime.shutdown_background();
@@ -150,6 +151,8 @@ struct CleanupStep<'a> {
     requests: Requests,
     /// What was said of the job's runs.
     summaries: Vec<Summary>,
+    /// Whose blocks are to be printed, and whether somebody heard what became of it.
+    unsaved: Vec<(SessionDir, Account, bool)>,
 }
 
 impl CleanupStep<'_> {
@@ -189,6 +192,9 @@ impl CleanupStep<'_> {
                 failure.exit_code()
             });
             worst = std::cmp::max_by_key(worst, code, |code| weight(*code));
+        }
+        if !self.print_imports() {
+            worst = std::cmp::max_by_key(worst, exit::STATE_NEEDS_A_LOOK, |code| weight(*code));
         }
         if !self.summaries.is_empty() {
             let env = |name: &str| self.plan.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
@@ -448,8 +454,12 @@ impl CleanupStep<'_> {
                 release_again(&self.job(&session, &journal), &mut journal, self.until).await;
             }
         }
+        if journal.account.lacks_resources() {
+            compare_again(&self.job(&session, &journal), &mut journal).await;
+        }
         let heard = self.conclude(found, &mut journal.account, output).await;
-        if heard && !journal.account.can_be_tried_again() && !journal.account.lacks_resources() {
+        let is_printed_later = self.unsaved.iter().any(|(later, ..)| *later.name() == *session.name());
+        if heard && !is_printed_later && !journal.account.can_be_tried_again() && !journal.account.lacks_resources() {
             // It was told, by the run and once more here. To say it again would tell nothing.
             session.remove();
         }
@@ -511,11 +521,30 @@ impl CleanupStep<'_> {
         report(self.plan, account);
         let (summary, heard) = output.finish_with(self.plan, &found.session, account, &mut self.requests).await;
         self.summaries.push(summary);
-        if self.imports {
-            print_imports(account);
+        if self.imports && account.lacks_resources() {
+            self.unsaved.push((found.session.clone(), account.clone(), heard));
+            account.forget_unsaved();
+        } else {
+            clean_up(&found.session, account, !heard);
         }
-        clean_up(&found.session, account, !heard);
         heard
+    }
+
+    /// Prints the `import` blocks of all runs, or nobody could tell which of them are of one address. What was printed needs
+    /// nobody any more. Whether that came about.
+    fn print_imports(&mut self) -> bool {
+        let all: Vec<_> = self.unsaved.iter().flat_map(|(_, account, _)| account.all_unsaved()).collect();
+        let printed = io::stdout().lock().write_all(imports(&all).as_bytes());
+        if let Err(error) = &printed {
+            tracing::error!("the import blocks cannot be written: {error}");
+        }
+        for (session, account, heard) in &mut self.unsaved {
+            if printed.is_ok() {
+                account.forget_unsaved();
+            }
+            clean_up(session, account, !*heard);
+        }
+        printed.is_ok()
     }
 
     /// Says why this step cannot finish a run.
@@ -527,15 +556,6 @@ impl CleanupStep<'_> {
             // The run may be in the midst of a line.
             crate::log::raw(format!("\n{command}"));
         }
-    }
-}
-
-/// Prints the `import` blocks of a run. What was printed needs nobody any more.
-fn print_imports(account: &mut Account) {
-    let blocks: String = account.all_unsaved().map(imports).collect();
-    match io::stdout().lock().write_all(blocks.as_bytes()) {
-        Ok(()) => account.forget_unsaved(),
-        Err(error) => tracing::error!("the import blocks cannot be written: {error}"),
     }
 }
 
