@@ -318,6 +318,15 @@ fn the_page_says_what_is_so() {
     let command = |args: &[&str]| project.command(TFGUARD).args(args).run();
     assert_eq!(command(&["verify", "--imports"]).expect_code(0).out(), block("hcl", 1));
     assert_eq!(command(&["verify", "--imports", "--from", "report.json"]).expect_code(0).out(), block("hcl", 1));
+    // Of a state that is not in S3, or not known, it is all there is.
+    let mut elsewhere = report(&project);
+    elsewhere["unsaved"][0]["state"] = Value::Null;
+    std::fs::write(project.work().join("elsewhere.json"), elsewhere.to_string()).unwrap();
+    std::fs::create_dir(project.work().join("empty")).unwrap();
+    for directory in [".", "empty"] {
+        let uncompared = command(&["verify", "--imports", "--from", "elsewhere.json", "--chdir", directory]);
+        assert_eq!(uncompared.expect_code(0).out(), block("hcl", 1));
+    }
     // Without being asked for them, a cleanup step keeps what is needed to print them.
     let release = command(&["release"]).expect_code(121);
     assert!(!release.out().contains("import {"), "{release}");

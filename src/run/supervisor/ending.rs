@@ -264,19 +264,19 @@ impl Supervisor<'_> {
         let account = &self.journal.account;
         let unclean = account.ending.is_none_or(Ending::is_unclean);
         let failed = !matches!(account.ending, Some(Ending::Exited { code: 0, .. }));
-        // Of one without a guard of its own, in a script.
-        let died = |lock: &LockAccount| {
+        let was_left = |lock: &LockAccount| {
             use LockOutcome::{Kept, Left, Released, TakenAway};
-            lock.claim.operation == "OperationTypeApply"
-                && matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))
+            matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))
         };
+        // Of one without a guard of its own, in a script.
+        let died = |lock: &LockAccount| lock.claim.operation == "OperationTypeApply" && was_left(lock);
         let is_due = match &self.inner {
             None => unclean || (failed && (account.interrupt.is_some() || self.somebody_stopped)),
             Some(_) => account.locks.iter().any(died),
         };
         let mut changed = Unsaved::default();
-        // Nothing that died is to be looked at, so nobody is to wait long.
-        let is_quick = !unclean && !account.lock_left();
+        // Nothing died, so nobody is to wait long.
+        let is_quick = !unclean && !account.locks.iter().any(was_left);
         let begun = Instant::now();
         if is_due {
             let is_at_work = unclean && account.phase == Phase::Applying;
