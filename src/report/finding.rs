@@ -102,10 +102,11 @@ impl Unsaved {
         let told = [some(made, "made"), some(may_exist, "that may exist"), some(self.left_out, "more")];
         let told = told.into_iter().flatten().collect::<Vec<_>>().join(", ");
         let is_urgent = self.needs_a_look();
+        let product = if program == "tofu" { "OpenTofu" } else { "Terraform" };
         let mut line = match (is_urgent, made + self.left_out) {
-            (true, 0) => format!("{state} may lack resources that Terraform was making: {told}"),
-            (true, _) if !self.compared => format!("{state} may lack resources that Terraform made: {told}"),
-            (true, _) => format!("{state} lacks resources that Terraform made: {told}"),
+            (true, 0) => format!("{state} may lack resources that {product} was making: {told}"),
+            (true, _) if !self.compared => format!("{state} may lack resources that {product} made: {told}"),
+            (true, _) => format!("{state} lacks resources that {product} made: {told}"),
             (false, _) => format!("{state}: no resource is known that it lacks"),
         };
         if destroyed > 0 {
