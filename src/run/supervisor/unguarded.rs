@@ -41,6 +41,12 @@ impl std::fmt::Debug for Unguarded {
     }
 }
 
+/// Whether a process that is there has no command line.
+fn has_no_words(process: ProcessId) -> bool {
+    let words = procfs::process::Process::new(process.pid).and_then(|process| process.cmdline());
+    words.is_ok_and(|words| words.is_empty())
+}
+
 impl Supervisor<'_> {
     /// Looks who is at work, and when to look again.
     pub(crate) fn look_around(&mut self) {
@@ -98,6 +104,11 @@ impl Supervisor<'_> {
             match self.unguarded.iter_mut().find(|known| known.id == found.id) {
                 Some(known) => known.logs |= found.holds_log,
                 None if room => {
+                    // In the midst of its exec it has no arguments yet, and may be one whose guard stepped aside: the next
+                    // look finds them.
+                    if !found.holds_log && has_no_words(found.id) {
+                        continue;
+                    }
                     let read = Terraform::read(found.id, false);
                     // Its guard stepped aside, as for `terraform version`; or nobody can tell any more whether it did.
                     let lockless = read.as_ref().is_some_and(Terraform::takes_no_lock);
