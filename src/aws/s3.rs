@@ -451,18 +451,6 @@ mod tests {
         S3Backend::new(serde_json::from_str(config).unwrap(), Surroundings { dir: "/infra".into(), env })
     }
 
-    fn claim(state_key: &str, kinds: LockKinds) -> LockClaim {
-        LockClaim {
-            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
-            operation: "OperationTypeApply".to_owned(),
-            who: "root@vm".to_owned(),
-            version: "1.11.4".to_owned(),
-            bucket: "b".to_owned(),
-            state_key: state_key.to_owned(),
-            kinds,
-        }
-    }
-
     #[test]
     fn a_state_belongs_to_the_backend_in_any_workspace_and_nowhere_else() {
         for (prefix, of_blue) in [
@@ -504,15 +492,15 @@ mod tests {
             (LockKinds::Lockfile, vec![file.clone()]),
             (LockKinds::DynamoDb, vec![table.clone()]),
         ] {
-            assert_eq!(backend_of_both.places(&claim("k", kinds)).unwrap(), expected);
+            assert_eq!(backend_of_both.places(&LockClaim::example("k", kinds)).unwrap(), expected);
         }
         let neither = backend(r#"{"bucket":"b","key":"k","region":"r"}"#, &[]).unwrap();
         for kinds in [LockKinds::Both, LockKinds::DynamoDb, LockKinds::Unstated] {
-            assert!(matches!(neither.places(&claim("k", kinds)), Err(BackendError::NoSuchHalf(_))));
+            assert!(matches!(neither.places(&LockClaim::example("k", kinds)), Err(BackendError::NoSuchHalf(_))));
         }
         // What Terraform says it locked counts, not a setting that may have changed since.
-        assert_eq!(neither.places(&claim("k", LockKinds::Lockfile)).unwrap().len(), 1);
-        let foreign = neither.places(&claim("other", LockKinds::Lockfile));
+        assert_eq!(neither.places(&LockClaim::example("k", LockKinds::Lockfile)).unwrap().len(), 1);
+        let foreign = neither.places(&LockClaim::example("other", LockKinds::Lockfile));
         assert!(matches!(foreign, Err(BackendError::ForeignState(_))));
     }
 
@@ -543,7 +531,9 @@ mod tests {
     fn a_lockfile_behind_a_multi_region_access_point_has_no_place_and_its_table_half_has() {
         let places = |bucket: &str, kinds| {
             let config = format!(r#"{{"bucket":"{bucket}","key":"k","region":"r","dynamodb_table":"t"}}"#);
-            backend(&config, &[]).unwrap().places(&LockClaim { bucket: bucket.to_owned(), ..claim("k", kinds) })
+            backend(&config, &[])
+                .unwrap()
+                .places(&LockClaim { bucket: bucket.to_owned(), ..LockClaim::example("k", kinds) })
         };
         let (many, one) = ("arn:aws:s3::1:accesspoint/x.mrap", "arn:aws:s3:eu-west-1:1:accesspoint/x");
         for kinds in [LockKinds::Lockfile, LockKinds::Both] {

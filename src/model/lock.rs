@@ -382,6 +382,22 @@ pub(crate) fn lockfile_key(state_key: &str) -> String {
 }
 
 #[cfg(test)]
+impl LockClaim {
+    /// A lock for tests, in the bucket `b`.
+    pub(crate) fn example(state_key: &str, kinds: LockKinds) -> Self {
+        Self {
+            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
+            operation: "OperationTypeApply".to_owned(),
+            who: "root@vm".to_owned(),
+            version: "1.11.4".to_owned(),
+            bucket: "b".to_owned(),
+            state_key: state_key.to_owned(),
+            kinds,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

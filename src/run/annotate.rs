@@ -251,16 +251,7 @@ mod tests {
     use crate::model::Grade;
 
     fn entry(kinds: LockKinds, stage: Stage) -> Entry {
-        let claim = LockClaim {
-            id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
-            operation: "OperationTypeApply".to_owned(),
-            who: "root@vm".to_owned(),
-            version: "1.11.4".to_owned(),
-            bucket: "b".to_owned(),
-            state_key: "k".to_owned(),
-            kinds,
-        };
-        Entry { claim, stage, grade: Grade::Record }
+        Entry { claim: LockClaim::example("k", kinds), stage, grade: Grade::Record }
     }
 
     #[tokio::test(start_paused = true)]

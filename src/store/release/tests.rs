@@ -145,15 +145,7 @@ impl LockStore for Scripted {
 }
 
 fn claim() -> LockClaim {
-    LockClaim {
-        id: "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4".parse().unwrap(),
-        operation: "OperationTypeApply".to_owned(),
-        who: "root@vm".to_owned(),
-        version: "1.11.4".to_owned(),
-        bucket: "b".to_owned(),
-        state_key: "k".to_owned(),
-        kinds: LockKinds::DynamoDb,
-    }
+    LockClaim::example("k", LockKinds::DynamoDb)
 }
 
 fn lock(id: &str) -> FoundLock {
