@@ -62,20 +62,27 @@ fn more_requests_are_no_more_interrupts() {
     stage.guard.assert_no_process_left(SOON);
 }
 
+/// Guards against a child that is looked for in its group alone, and is neither interrupted nor killed.
 #[test]
-fn an_interrupt_that_nobody_received_is_not_claimed() {
-    let stage = Stage::new();
-    let run = stage.guarded(&["--grace", "1s", "--report", "report"]).start();
-    let child = stage.enter();
-    // It leaves the group in which it is looked for.
-    child.perform("os.setpgid(0, os.getpgid(os.getppid()))");
-    run.signal(SIGTERM);
-    run.wait_for_stderr("killing it", SOON);
-    child.exit(0);
-    let exit = run.wait(SOON);
-    assert!(!exit.err().contains("interrupted; it has"), "{exit}");
-    assert_eq!(child.signals(), [""; 0]);
-    assert_eq!(stage.report("report")["interrupt"], Value::Null);
+fn a_child_that_leaves_its_group_is_interrupted_once_and_killed_at_the_end_of_its_grace() {
+    for leave in ["", "; os.setsid()"] {
+        let stage = Stage::new();
+        let run = stage.guarded(&["--grace", "1s", "--report", "report"]).start();
+        let child = stage.enter();
+        // The leader of a group cannot begin a session.
+        child.perform(&format!("os.setpgid(0, os.getpgid(os.getppid())){leave}"));
+        run.signal(SIGTERM);
+        child.wait_for_signal(SIGINT);
+        let exit = run.wait(SOON).expect_code(128 + 9);
+        child.wait_for_end();
+        assert!(exit.err().contains("interrupted; it has"), "{exit}");
+        assert_eq!(child.signals(), ["SIGINT"]);
+        let report = stage.report("report");
+        assert_eq!(report["interrupt"]["by"], "tfguard");
+        assert!(report["killed"].is_string());
+        stage.guard.assert_no_process_left(SOON);
+        stage.assert_clean();
+    }
 }
 
 #[test]

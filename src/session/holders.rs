@@ -1,4 +1,4 @@
-//! Who of a session is alive: the child's process group, and whoever holds the session's log open for writing.
+//! Who of a session is alive: the child, its process group, and whoever holds the session's log open for writing.
 //!
 //! Every Terraform has the log open for its whole life, wherever it moved (another group, another session, another
 //! PID namespace). A daemon that a provisioner left behind has not: Go opens files close-on-exec. Only one that a script
@@ -76,6 +76,9 @@ impl Tree {
             let in_session = child.is_some_and(|child| child.session == stat.session);
             // The number of a group is given away again once it is empty, hence the session.
             let in_group = in_session && child.is_some_and(|child| child.id.pid == stat.pgrp);
+            let id = ProcessId { pid: stat.pid, start_ticks: stat.starttime };
+            // The child counts wherever it moved.
+            let is_own = in_group || child.is_some_and(|child| child.id == id);
             // On a busy machine most processes are older than the child, and of nobody's interest. Should one of them
             // have the log open all the same, the kernel's count below tells.
             let may_hold = match open {
@@ -86,16 +89,16 @@ impl Tree {
             let holds_log = may_hold
                 && holds_for_writing(&process, log_file).unwrap_or_else(|| {
                     // Not ours to look into, as with `sudo terraform`.
-                    tree.hidden |= in_session && !in_group && open.is_none();
+                    tree.hidden |= in_session && !is_own && open.is_none();
                     false
                 });
-            if in_group || holds_log {
+            if is_own || holds_log {
                 let is_terraform = holds_log || is_called_terraform(&process, &stat.comm);
                 if is_terraform {
                     parents.push(stat.ppid);
                 }
                 tree.survivors.push(Survivor {
-                    id: ProcessId { pid: stat.pid, start_ticks: stat.starttime },
+                    id,
                     name: stat.comm,
                     is_terraform,
                     holds_log,

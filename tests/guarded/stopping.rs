@@ -77,6 +77,21 @@ fn a_terraform_that_somebody_else_interrupted_is_not_interrupted_again() {
     }
 }
 
+/// Guards against one that is looked for in its group alone.
+#[test]
+fn a_terraform_that_left_its_group_is_interrupted_once_and_killed_at_the_end_of_its_grace() {
+    let leave = "import os, sys; os.setpgid(0, os.getpgid(os.getppid())); os.execv(sys.argv[1], sys.argv[1:])";
+    let project = table(Kind::HangInPlan);
+    let command = project.command(TFGUARD).args(["--grace", "3s", "--", "python3", "-c", leave]);
+    let run = command.arg(terraform()).args(APPLY).new_group().start();
+    project.wait_for_hang(SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(137);
+    assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+    assert!(exit.err().contains("killing it"), "{exit}");
+    assert_clean(&project);
+}
+
 /// Without `exec`, bash forwards nothing and dies of the SIGTERM.
 #[test]
 fn the_end_of_the_shell_around_tfguard_is_one_interrupt() {
