@@ -114,6 +114,8 @@ fn an_error_names_the_variable_that_the_value_came_from() {
     for (line, variables, what, code) in [
         (run, &[("TFGUARD_GRACE", "5x")][..], "invalid value '5x' for 'TFGUARD_GRACE': write a duration", 125),
         (run, &[("TFGUARD_EVIDENCE", "itm")], "for 'TFGUARD_EVIDENCE'", 125),
+        (run, &[("TFGUARD_CLEANUP_STEP", "ture")], "invalid value 'ture' for 'TFGUARD_CLEANUP_STEP'", 125),
+        (&["locks"], &[("TFGUARD_QUIET", "flase")], "invalid value 'flase' for 'TFGUARD_QUIET'", 2),
         (
             run,
             &[("TFGUARD_ATTACH", "1"), ("TFGUARD_DETACH", "1")],

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::builder::{FalseyValueParser, Resettable};
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _};
 
 use super::{Cli, is_typed, nearest};
@@ -52,7 +52,7 @@ fn heed_environment(arg: Arg) -> Arg {
         value.is_empty() || (is_flag && ["0", "f", "false", "n", "no", "off"].contains(&value.as_str()))
     };
     let unset = arg.get_env().and_then(std::env::var_os).is_some_and(|value| says_no(&value));
-    let arg = if is_flag { arg.value_parser(FalseyValueParser::new()) } else { arg };
+    let arg = if is_flag { arg.value_parser(BoolishValueParser::new()) } else { arg };
     if unset { arg.env(Resettable::Reset) } else { arg }
 }
 
