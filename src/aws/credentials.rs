@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
@@ -28,7 +28,7 @@ use aws_types::os_shim_internal::Env;
 
 use crate::aws::attributes::{Role, WebIdentity};
 use crate::aws::paths::read;
-use crate::aws::s3::{BackendError, S3Backend, set};
+use crate::aws::s3::{BackendError, Kept, S3Backend, set};
 use crate::aws::{http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -69,9 +69,6 @@ pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
     let builder = config.into_builder().credentials_provider(SharedCredentialsProvider::new(keeping));
     Ok(builder.identity_cache(identity_cache()).build())
 }
-
-/// The last credentials that a backend's source gave, in memory only.
-pub(crate) type Kept = Arc<Mutex<Option<Credentials>>>;
 
 /// A source of credentials. Where it gives none any more (a token that was removed, a service that does not answer), the
 /// last ones are given as long as they are valid.

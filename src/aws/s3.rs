@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
+use aws_credential_types::Credentials;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
 use crate::aws::attributes::{Attributes, Endpoints, OneOrMany};
-use crate::aws::credentials::Kept;
 use crate::aws::paths;
 use crate::aws::paths::Surroundings;
 use crate::model::{LockClaim, LockKinds, LockPlace, lockfile_key};
 use crate::text::without_user;
+
+/// The last credentials that a backend's source gave, in memory only.
+pub(crate) type Kept = Arc<Mutex<Option<Credentials>>>;
 
 const DEFAULT_WORKSPACE_KEY_PREFIX: &str = "env:";
 

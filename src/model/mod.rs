@@ -23,7 +23,7 @@ pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
 pub(crate) use lock::{CLOCK_SLACK, InvalidLockId, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key};
 pub use lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockKinds, LockTrace, Stage, TraceEntry};
-pub(crate) use policy::{Baseline, CiMessages, Evidence, Intent, OnDeath, WithoutConditions};
+pub(crate) use policy::{Baseline, CiMessages, Evidence, Intent, OnDeath, StartingBackend, WithoutConditions};
 pub use process::Product;
 pub(crate) use process::{ChildRecord, ProcessId, World, product};
 pub use sighting::HeldLock;

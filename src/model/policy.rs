@@ -118,3 +118,15 @@ pub enum Baseline {
     /// Nobody looked, or there was no answer before the child died.
     Unknown,
 }
+
+/// What the directory of a Terraform was configured for when it started. What is recorded there later may be there to lead
+/// elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartingBackend {
+    /// [`crate::aws::S3Backend::digest`] of it; none where it was not S3, or nothing.
+    pub digest: Option<String>,
+    /// The state of its workspace: `<bucket>/<state key>`.
+    pub state: Option<String>,
+    /// The Terraform configures the directory anew (`init`).
+    pub is_replaced: bool,
+}

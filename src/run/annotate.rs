@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
 use crate::model::{Entry, FoundLock, Holder, LockClaim, LockId, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
+use crate::run::locate::Locator;
 use crate::run::nameless::Identified;
-use crate::run::release::Releaser;
 use crate::store::{Annotation, Store, UnconditionalDelete};
 
 /// How long a lock is held before its holder is written beside it.
@@ -113,11 +113,11 @@ impl Annotator {
     }
 
     /// Begins to write the holder beside each lock that has been held long enough.
-    pub fn begin_due(&mut self, releaser: &Releaser, holder: impl Fn(LockId) -> Holder) {
+    pub fn begin_due(&mut self, locator: &Locator, holder: impl Fn(LockId) -> Holder) {
         let now = Instant::now();
         for due in self.known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
             let claim = due.subject.claim();
-            due.state = match releaser.backend(&claim) {
+            due.state = match locator.backend(&claim) {
                 Ok(backend) => {
                     State::Begun(tokio::spawn(write(due.subject.clone(), backend.clone(), holder(claim.id))))
                 }

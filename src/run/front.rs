@@ -25,8 +25,8 @@ use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, POLL_INTERVAL, conclude, inner, new_account, requests};
-use crate::session::{Journal, SessionDir, SessionFile};
+use crate::run::{Failure, conclude, inner, new_account, requests};
+use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {

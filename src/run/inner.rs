@@ -5,19 +5,15 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::signal::Signal;
-use tokio::sync::mpsc::unbounded_channel;
-use tokio::time::Instant;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
-use crate::run::adopt::{Adoptable, adopt};
-use crate::run::job::Job;
-use crate::run::remove_log_of;
 use crate::session::{Journal, SessionDir, SessionFile, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
@@ -45,6 +41,15 @@ pub struct InnerGuard {
     pub session: SessionDir,
     /// Its journal; none while it is just starting.
     pub journal: Option<Journal>,
+}
+
+/// A guard of which every process is dead, and whose place this process takes.
+#[derive(Debug)]
+pub struct Orphan {
+    pub session: SessionDir,
+    pub journal: Journal,
+    /// Nobody else takes its place meanwhile.
+    _claim: File,
 }
 
 impl InnerGuard {
@@ -100,9 +105,9 @@ impl InnerGuards {
         }
     }
 
-    /// Takes the place of each guard of which every process is dead, and stops what it guarded. `kill_at`: when what is
-    /// alive then is to be killed, if a stop was requested.
-    pub fn adopt_orphans(&mut self, job: &Job, kill_at: Option<Instant>) {
+    /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded, and gives the name of
+    /// its session if that cannot be done from here.
+    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Option<OsString>>) {
         for guard in self.at_work() {
             if guard.journal.is_none() {
                 continue;
@@ -120,27 +125,8 @@ impl InnerGuards {
                 continue;
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
-            let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let mut job = job.of_journal(&guard.session, &journal);
-            job.terms.grace = left.unwrap_or(job.terms.grace);
             self.adopted.insert(name);
-            let session = guard.session;
-            self.finishing.push(Box::pin(async move {
-                let _claim = claim;
-                match Adoptable::look(&job, &journal, Instant::now() + job.terms.patience).await {
-                    Adoptable::Yes => {}
-                    Adoptable::NothingStarted => {
-                        session.remove();
-                        return None;
-                    }
-                    Adoptable::Held | Adoptable::Unknowable => return Some(session.name().to_owned()),
-                }
-                let (to_us, mut requests) = unbounded_channel();
-                let _ = to_us.send(StopRequest::Outer { left });
-                let account = adopt(&job, journal, &mut requests).await;
-                remove_log_of(&session, &account);
-                None
-            }));
+            self.finishing.push(finish(Orphan { session: guard.session, journal, _claim: claim }));
         }
     }
 

@@ -1,6 +1,5 @@
 //! The guarded run: front, supervisor, child.
 
-mod adopt;
 mod annotate;
 mod attached;
 mod child;
@@ -8,6 +7,7 @@ mod follow;
 mod front;
 mod inner;
 mod job;
+mod locate;
 mod nameless;
 mod options;
 mod output;
@@ -28,11 +28,9 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub(crate) use adopt::{Adoptable, adopt, goes_on, is_of_this_kernel, may_be_alive};
 pub(crate) use child::OUTER;
 pub(crate) use inner::InnerGuards;
 pub use job::Job;
@@ -42,14 +40,12 @@ pub use plan::{Mode, Plan, Remark};
 pub(crate) use release::{IN_FLIGHT, compare_again, release_again};
 pub(crate) use requests::Requests;
 pub use spool::Sayer;
+pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;
 
 use crate::model::{Account, Phase};
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
 use crate::{exit, files, terraform};
-
-/// Between two looks at something of which nothing tells. Longer than a child takes from fork to exec.
-pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a run did not come about.
 #[derive(Debug, thiserror::Error)]

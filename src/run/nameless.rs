@@ -17,7 +17,7 @@ use crate::model::{
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Believed, Left, item};
 use crate::run::job::{Job, expectations, trouble};
-use crate::run::release::{Releaser, Started};
+use crate::run::locate::{Locator, Started};
 use crate::run::terraforms::has_rival;
 use crate::session::Journal;
 use crate::store::LockStore as _;
@@ -167,7 +167,7 @@ impl Identified {
     }
 }
 
-impl Releaser {
+impl Locator {
     /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares.
     ///
     /// # Errors

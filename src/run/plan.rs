@@ -9,11 +9,11 @@ use std::time::Duration;
 use crate::machine::{PATIENCE, Terms};
 use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, WithoutConditions};
 use crate::report::ci::Publisher;
+use crate::run::child;
 use crate::run::child::Environment;
 use crate::run::options::RunOptions;
-use crate::run::{child, release};
 use crate::session::SessionDir;
-use crate::store::UnconditionalDelete;
+use crate::store::{RELEASE_BUDGET, UnconditionalDelete};
 use crate::text::{Setting, describe};
 use crate::{ci, model, terraform};
 
@@ -216,7 +216,7 @@ impl Terms {
 pub(crate) fn patience_for(program: impl AsRef<OsStr>) -> Duration {
     let program = program.as_ref();
     let guards_one = program.is_empty() || model::product(program).is_some();
-    if guards_one { PATIENCE } else { PATIENCE * 4 + release::BUDGET * 2 }
+    if guards_one { PATIENCE } else { PATIENCE * 4 + RELEASE_BUDGET * 2 }
 }
 
 /// The supervisor may outlive the step, and the working directory its meaning.

@@ -143,7 +143,7 @@ impl Supervisor<'_> {
 
     /// Where a lock is that the child asked for.
     fn places_of_own(&self, lock: &LockAccount) -> Option<Places> {
-        let backend = self.releaser.backend(&lock.claim).ok()?.clone();
+        let backend = self.locator.backend(&lock.claim).ok()?.clone();
         Some(Places { backend, halves: lock.places.clone(), settings: lock.settings.clone()? })
     }
 

@@ -10,7 +10,7 @@ use crate::model::{
     StateFinding, Unsaved,
 };
 use crate::run::job::Job;
-use crate::run::release::Releaser;
+use crate::run::locate::Locator;
 use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, compare, errored};
 use crate::terraform::read_planned_state;
 use crate::text;
@@ -25,7 +25,7 @@ const TO_TELL: Duration = Duration::from_secs(2);
 /// long all of it may take.
 pub(crate) async fn look(
     account: &mut Account,
-    releaser: &Releaser,
+    locator: &Locator,
     job: &Job,
     changed: Option<Unsaved>,
     budget: Duration,
@@ -52,7 +52,7 @@ pub(crate) async fn look(
     }
     let looked = locks.iter().map(async |lock| {
         let changed = changed.clone().filter(|_| is_applied(lock));
-        state(account, lock, releaser, job.at_most(budget, TO_TELL), changed).await
+        state(account, lock, locator, job.at_most(budget, TO_TELL), changed).await
     });
     let looked = join_all(looked).await;
     let mut unsaved = changed.filter(|_| looked.iter().all(|(_, unsaved)| unsaved.is_none()));
@@ -94,7 +94,7 @@ pub(crate) async fn look(
 async fn state(
     account: &Account,
     lock: &LockAccount,
-    releaser: &Releaser,
+    locator: &Locator,
     budget: Duration,
     mut changed: Option<Unsaved>,
 ) -> (StateAccount, Option<Unsaved>) {
@@ -103,7 +103,7 @@ async fn state(
     let dir = lock.settings.as_ref().map(|settings| &settings.directory);
     // An older one is of another run, which this one's ending says nothing of.
     let errored = dir.and_then(|dir| errored(dir, Some(account.started)));
-    let backend = releaser.backend(&lock.claim);
+    let backend = locator.backend(&lock.claim);
     let expected = planned(lock.settings.as_ref());
     let mut state = StateAccount {
         bucket: bucket.clone(),

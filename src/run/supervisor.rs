@@ -18,15 +18,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::machine::{Action, Event, Finish, Machine};
-use crate::model;
 use crate::model::{Account, Ending, ProcessId, Requested, StopRequest, World};
 use crate::run::annotate::Annotator;
 use crate::run::child;
 use crate::run::child::{Child, StartError};
 use crate::run::inner::{InnerGuard, InnerGuards};
 use crate::run::job::{Job, trouble};
+use crate::run::locate::Locator;
 use crate::run::nameless::Unlogging;
-use crate::run::release::{Releaser, starting_backend};
 use crate::run::supervisor::ending::Others;
 use crate::run::supervisor::learning::{Log, Printed};
 use crate::run::supervisor::stopping::Waiting;
@@ -34,6 +33,7 @@ use crate::run::supervisor::unguarded::Unguarded;
 use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
 use crate::session::{Journal, JournalError, monotonic_millis};
+use crate::{model, terraform};
 
 /// When to look who is at work.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub struct Supervisor<'a> {
     reminded: Duration,
     /// Nobody tried to release the child's locks before.
     is_first: bool,
-    pub(crate) releaser: Releaser,
+    pub(crate) locator: Locator,
     pub(crate) annotator: Annotator,
     unlogging: Unlogging,
     others: Others,
@@ -99,7 +99,7 @@ impl<'a> Supervisor<'a> {
                     .to_owned(),
             );
         }
-        journal.backend = starting_backend(&job.command, &job.surroundings());
+        journal.backend = terraform::starting_backend(&job.command, &job.surroundings());
         journal.intent = Some(job.intent(logs, child::asks_for_debug(&env)));
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
@@ -123,6 +123,19 @@ impl<'a> Supervisor<'a> {
     #[must_use]
     pub fn take_over_dead(job: &'a Job, journal: Journal) -> Self {
         Self::go_on(job, journal, Child::Gone)
+    }
+
+    /// Takes the place of a supervisor that is dead and supervises to the end, as far as that is
+    /// [`Adoptable`](crate::session::Adoptable). The session's claim is held.
+    pub async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+        if journal.world == World::here()
+            && let Some(supervisor) = Supervisor::take_over(job, journal.clone())
+        {
+            return supervisor.run(requests).await;
+        }
+        // Its process IDs are those of other processes here.
+        journal.child = None;
+        Supervisor::take_over_dead(job, journal).run(requests).await
     }
 
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> Self {
@@ -152,7 +165,7 @@ impl<'a> Supervisor<'a> {
         let log = Log::open(job, &journal);
         let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
-        let releaser = Releaser::new(journal.backend.clone());
+        let locator = Locator::new(journal.backend.clone());
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
         Self {
@@ -170,7 +183,7 @@ impl<'a> Supervisor<'a> {
             waiting: Waiting::default(),
             somebody_stopped: false,
             reminded: Duration::ZERO,
-            releaser,
+            locator,
             annotator: Annotator::default(),
             unlogging: Unlogging::default(),
             others: Others::default(),

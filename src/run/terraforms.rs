@@ -7,11 +7,10 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
 use crate::aws::Surroundings;
-use crate::model::{LockPlace, ProcessId};
-use crate::run::release::starting_backend;
-use crate::session::{StartingBackend, Tree, is_tfguard};
+use crate::model::{LockPlace, ProcessId, StartingBackend};
+use crate::session::{Tree, is_tfguard};
 use crate::store::Contested;
-use crate::terraform::{Backend, chdir, data_dir, read_backend_of, workspace};
+use crate::terraform::{Backend, chdir, data_dir, read_backend_of, starting_backend, workspace};
 use crate::{model, terraform};
 
 /// How many are remembered. Their environments take some kilobytes each.

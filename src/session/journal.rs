@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Account, ChildRecord, Intent, OnDeath, ProcessId, World};
+use crate::model::{Account, ChildRecord, Intent, OnDeath, ProcessId, StartingBackend, World};
 use crate::session::directory::{SessionDir, SessionFile};
 use crate::session::place::DirectoryError;
 use crate::session::process::{monotonic_millis, nodename};
@@ -50,18 +50,6 @@ pub struct Journal {
     pub kill_at: Option<u64>,
     /// What happened so far.
     pub account: Account,
-}
-
-/// What the directory of a Terraform was configured for when it started. What is recorded there later may be there to lead
-/// elsewhere.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartingBackend {
-    /// [`crate::aws::S3Backend::digest`] of it; none where it was not S3, or nothing.
-    pub digest: Option<String>,
-    /// The state of its workspace: `<bucket>/<state key>`.
-    pub state: Option<String>,
-    /// The Terraform configures the directory anew (`init`).
-    pub is_replaced: bool,
 }
 
 /// Why a journal cannot be used.

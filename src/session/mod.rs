@@ -6,6 +6,7 @@ mod holders;
 mod journal;
 mod place;
 mod process;
+mod takeover;
 
 pub(crate) use directory::FORGOTTEN;
 pub use directory::{REAL, SessionDir, SessionFile};
@@ -13,6 +14,8 @@ pub use holder::{Judged, Machine};
 pub use holders::{
     LogHolder, Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard, runs_terraform, terraforms,
 };
-pub use journal::{Journal, JournalError, StartingBackend};
+pub use journal::{Journal, JournalError};
 pub use place::DirectoryError;
+pub(crate) use process::POLL_INTERVAL;
 pub use process::{awaitable, monotonic_millis, nodename};
+pub(crate) use takeover::{Adoptable, goes_on, is_of_this_kernel, may_be_alive};

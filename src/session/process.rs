@@ -13,6 +13,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::model::{ProcessId, World};
 
+/// Between two looks at something of which nothing tells. Longer than a child takes from fork to exec.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
 impl World {
     /// Where this process runs. A part that the system hides is empty and equals nothing elsewhere.
     pub fn here() -> Self {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use md5::{Digest as _, Md5};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -128,7 +129,7 @@ impl Content {
             let outputs: (&str, HashMap<String, IgnoredAny>) = parsed(fields.outputs, "outputs")?;
             let all: (&str, Vec<Resource>) = parsed(fields.resources, "resources")?;
             resources = Some(all.1.len());
-            body = Some(crate::state::seen::md5(&compact(&[outputs.0, all.0])));
+            body = Some(md5(&compact(&[outputs.0, all.0])));
             instances = all.1.into_iter().flat_map(Resource::instances).collect();
         }
         let serial = fields.serial.as_ref().and_then(Value::as_u64).ok_or_else(|| wrong("serial"))?;
@@ -166,6 +167,16 @@ fn flaw(bytes: &[u8], error: &serde_json::Error) -> Flaw {
         Category::Data => Flaw::NoState { reason: "it isn't an object of a state's fields".to_owned() },
         Category::Syntax | Category::Io => Flaw::NoJson { line: error.line(), column: error.column() },
     }
+}
+
+/// An MD5 as Terraform writes it into the table.
+#[must_use]
+pub fn md5(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Md5::digest(bytes).iter().fold(String::with_capacity(32), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

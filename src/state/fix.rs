@@ -44,9 +44,9 @@ mod tests {
     use super::*;
     use crate::model::FoundLock;
     use crate::model::LockInfo;
+    use crate::state::content::md5;
     use crate::state::seen::Held;
     use crate::state::seen::StateObject;
-    use crate::state::seen::md5;
 
     const WHOLE: &[u8] =
         br#"{"version":4,"terraform_version":"1.11.4","serial":5,"lineage":"l","outputs":{},"resources":[]}"#;

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use md5::{Digest as _, Md5};
 use serde::{Serialize, Serializer};
 
 use crate::model::{Flaw, FoundLock};
-use crate::state::content::Content;
+use crate::state::content::{Content, md5};
 
 /// What was seen of one state at one time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -145,16 +144,6 @@ impl Expected {
         self.lineage.as_ref().is_none_or(|lineage| content.lineage == *lineage)
             && self.serial.is_none_or(|serial| content.serial >= serial)
     }
-}
-
-/// An MD5 as Terraform writes it into the table.
-#[must_use]
-pub fn md5(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Md5::digest(bytes).iter().fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// `{"format": …}` of a whole state, `{"flaw": …}` of another.

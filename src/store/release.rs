@@ -11,6 +11,8 @@ use crate::store::open::Store;
 use crate::store::own::Stranger;
 use crate::store::{Deletion, LockStore};
 
+/// How long the release of one half of a lock may take, retries and all.
+pub(crate) const RELEASE_BUDGET: Duration = Duration::from_secs(45);
 /// How long a lock may appear after the death of the process that asked for it: a request in flight was seen to land
 /// a second later, and a proxy or a busy network can hold it longer.
 const APPEARS_WITHIN: Duration = Duration::from_secs(8);

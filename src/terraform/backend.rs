@@ -4,21 +4,18 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::aws::{BackendError, PlanFlaw, S3Backend, Surroundings};
-use crate::files;
-use crate::terraform::arguments::plan_file;
-use crate::terraform::directory::data_dir;
+use crate::model::StartingBackend;
+use crate::terraform::arguments::{plan_file, subcommand};
+use crate::terraform::directory::{Record, data_dir, without_content, workspace};
 use crate::terraform::planfile;
 use crate::text::without_user;
 
 /// The format of the file in which Terraform records a backend; all versions of Terraform and OpenTofu write this one.
 const VERSION: u64 = 3;
-/// The file has a few kilobytes.
-const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// The backend of a working directory.
 #[derive(Debug)]
@@ -52,38 +49,6 @@ const PLACE: [&str; 11] = [
     "storage_account_name",
     "unlock_address",
 ];
-
-#[derive(Deserialize)]
-pub(super) struct Record {
-    version: Value,
-    /// Only Terraform from 1.9 on writes it.
-    pub(super) terraform_version: Option<Value>,
-    pub(super) backend: Option<RecordedBackend>,
-    state_store: Option<Value>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct RecordedBackend {
-    #[serde(rename = "type")]
-    pub(super) kind: Option<String>,
-    pub(super) config: Option<Value>,
-}
-
-impl Record {
-    /// None if there is none.
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, BackendError> {
-        let path = || path.to_owned();
-        match files::read_path(&path(), LARGEST) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|error| BackendError::Torn { path: path(), reason: without_content(&error) }),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                Ok(None)
-            }
-            Err(source) => Err(BackendError::Unreadable { path: path(), source }),
-        }
-    }
-}
 
 /// Reads the backend of a working directory: `terraform.tfstate` in Terraform's data directory, which `init` writes
 /// from the backend block and all `-backend-config` values, merged with the environment.
@@ -139,6 +104,23 @@ pub fn read_backend_of(
     (planned, found)
 }
 
+/// What a Terraform has for its directory as it starts; also a command that starts some, as far as that is known.
+pub fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
+    let args = command.get(1..).unwrap_or_default();
+    let is_replaced = subcommand(command).as_deref() == Some("init");
+    let found = match read_backend_of(args, surroundings) {
+        // It is the directory's, or its lock is not found.
+        (_, Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => read_backend(surroundings),
+        (_, found) => found,
+    };
+    let backend = match found {
+        Ok(Backend::S3(backend)) => backend,
+        _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
+    };
+    let state = format!("{}/{}", backend.bucket(), backend.state_key(&workspace(surroundings)));
+    StartingBackend { digest: Some(backend.digest()), state: Some(state), is_replaced }
+}
+
 /// A backend by its type and settings.
 fn known(
     kind: &str,
@@ -184,21 +166,6 @@ fn digests(config: &Value) -> BTreeMap<String, String> {
         (name.clone(), digest[..8].iter().map(|byte| format!("{byte:02x}")).collect())
     };
     settings.map(digest).collect()
-}
-
-/// What is wrong with a JSON text: the text of a `serde_json` error can quote a value, and a value can be a key.
-fn without_content(error: &serde_json::Error) -> String {
-    use serde_json::error::Category;
-    let what = match error.classify() {
-        Category::Eof => "it ends too early",
-        Category::Syntax => "it isn't JSON",
-        Category::Data => "a field is missing or has an unexpected type",
-        Category::Io => "it cannot be read",
-    };
-    match error.line() {
-        0 => what.to_owned(),
-        line => format!("{what}, line {line}, column {}", error.column()),
-    }
 }
 
 #[cfg(test)]

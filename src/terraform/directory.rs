@@ -1,13 +1,13 @@
 //! What is in a working directory's `.terraform`: the selected workspace, and what `init` recorded.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::aws::Surroundings;
+use crate::aws::{BackendError, Surroundings};
 use crate::files;
-use crate::terraform::backend::Record;
 
 /// The directory in which Terraform keeps its own data: `TF_DATA_DIR`, else `.terraform`.
 pub(crate) fn data_dir(surroundings: &Surroundings) -> PathBuf {
@@ -27,6 +27,57 @@ pub fn workspace(surroundings: &Surroundings) -> String {
     match String::from_utf8(recorded).unwrap_or_default().trim() {
         "" => "default".to_owned(),
         name => name.to_owned(),
+    }
+}
+
+/// A record of `init` has a few kilobytes.
+const LARGEST_RECORD: u64 = 16 * 1024 * 1024;
+
+/// What `init` recorded: `terraform.tfstate` in Terraform's data directory.
+#[derive(Deserialize)]
+pub(super) struct Record {
+    pub(super) version: Value,
+    /// Only Terraform from 1.9 on writes it.
+    pub(super) terraform_version: Option<Value>,
+    pub(super) backend: Option<RecordedBackend>,
+    pub(super) state_store: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RecordedBackend {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) config: Option<Value>,
+}
+
+impl Record {
+    /// None if there is none.
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, BackendError> {
+        let path = || path.to_owned();
+        match files::read_path(&path(), LARGEST_RECORD) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| BackendError::Torn { path: path(), reason: without_content(&error) }),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
+            Err(source) => Err(BackendError::Unreadable { path: path(), source }),
+        }
+    }
+}
+
+/// What is wrong with a JSON text: the text of a `serde_json` error can quote a value, and a value can be a key.
+pub(super) fn without_content(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let what = match error.classify() {
+        Category::Eof => "it ends too early",
+        Category::Syntax => "it isn't JSON",
+        Category::Data => "a field is missing or has an unexpected type",
+        Category::Io => "it cannot be read",
+    };
+    match error.line() {
+        0 => what.to_owned(),
+        line => format!("{what}, line {line}, column {}", error.column()),
     }
 }
 

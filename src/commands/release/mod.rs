@@ -27,10 +27,13 @@ use crate::machine::Terms;
 use crate::model::{Account, LockAccount, LockClaim, LockOutcome, OnDeath, ProcessId, Stage, StopRequest, World};
 use crate::report::ci::{Level, Message, Summary};
 use crate::run::{
-    Adoptable, Failure, InnerGuards, Job, Output, POLL_INTERVAL, Plan, Requests, Spools, adopt, clean_up,
-    compare_again, conclude, goes_on, is_of_this_kernel, may_be_alive, release_again, report, requests, spools,
+    Failure, InnerGuards, Job, Output, Plan, Requests, Spools, Supervisor, clean_up, compare_again, conclude,
+    release_again, report, requests, spools,
 };
-use crate::session::{FORGOTTEN, Journal, JournalError, SessionDir, SessionFile, is_log_held};
+use crate::session::{
+    Adoptable, FORGOTTEN, Journal, JournalError, POLL_INTERVAL, SessionDir, SessionFile, goes_on, is_log_held,
+    is_of_this_kernel, may_be_alive,
+};
 use crate::state::imports;
 use crate::text::{describe, in_a_line};
 use crate::{ci, exit, model};
@@ -406,7 +409,7 @@ impl CleanupStep<'_> {
     async fn take_over(&mut self, found: &mut Found, mut journal: Journal) -> Result<u8, Failure> {
         let session = found.session.clone();
         let job = self.job(&session, &journal);
-        match Adoptable::look(&job, &journal, self.until).await {
+        match Adoptable::look(&job.session, &journal, self.until).await {
             Adoptable::Yes => {}
             Adoptable::NothingStarted => {
                 session.remove();
@@ -432,7 +435,7 @@ impl CleanupStep<'_> {
         let output = found.relay()?;
         journal.account.grace = Some(self.grace());
         let _ = self.to_self.send(StopRequest::Release);
-        let mut account = adopt(&job, journal, &mut self.requests).await;
+        let mut account = Supervisor::adopt(&job, journal, &mut self.requests).await;
         // This process's own request, where the run was over before anybody heard it, is not to cut the output short.
         let others: Vec<_> = std::iter::from_fn(|| self.requests.try_recv().ok()).collect();
         for request in others.into_iter().filter(|request| *request != StopRequest::Release) {

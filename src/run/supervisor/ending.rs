@@ -245,14 +245,14 @@ impl Supervisor<'_> {
         // What a supervisor that is dead saw is looked at again.
         self.journal.account.other_locks.clear();
         let started = self.log.started(self.job, self.journal.child);
-        self.releaser.identify_traces(traces, &mut left, started, self.is_first, &mut self.journal).await;
+        self.locator.identify_traces(traces, &mut left, started, self.is_first, &mut self.journal).await;
         self.write_journal();
         if self.may_be_unlogged() {
             self.look_for_unlogged(&mut left).await;
         }
         let (unclean, exited_zero) = (ending.by_signal_or_kill, ending.exited_zero);
         let terms = Terms { unclean, exited_zero, just_ended: self.is_first, job: self.job };
-        self.releaser.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
+        self.locator.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
         self.write_journal();
         self.release_on_other_backends().await;
         self.handle(Event::ReleaseEnded);
@@ -304,7 +304,7 @@ impl Supervisor<'_> {
             changed.unseen.extend(unseen);
         }
         let budget = if is_quick { LONGEST_READ.saturating_sub(begun.elapsed()) } else { states::BUDGET };
-        states::look(&mut self.journal.account, &self.releaser, self.job, Some(changed), budget).await;
+        states::look(&mut self.journal.account, &self.locator, self.job, Some(changed), budget).await;
         self.write_journal();
     }
 

@@ -14,7 +14,7 @@ use crate::observe::{Fact, InterruptScanner, Observer};
 use crate::run::child;
 use crate::run::follow::Follow;
 use crate::run::job::{Job, expectations, trouble};
-use crate::run::release::Started;
+use crate::run::locate::Started;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Journal, SessionFile, is_terraform};
 use crate::terraform::minor;
@@ -292,7 +292,7 @@ impl Supervisor<'_> {
         let lock = &mut locks[known];
         (lock.stage, lock.grade) = (entry.stage, entry.grade);
         // The backend is read now: at the end the directory may be gone.
-        self.releaser.locate_lock(lock, self.log.started(self.job, self.journal.child));
+        self.locator.locate_lock(lock, self.log.started(self.job, self.journal.child));
     }
 
     /// Begins to write the holder beside each lock that has been held long enough.
@@ -300,7 +300,7 @@ impl Supervisor<'_> {
         let (job, journal) = (self.job, &self.journal);
         let env = |name: &str| job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
         self.annotator
-            .begin_due(&self.releaser, |id| Holder::of_session(journal, job.session.path(), id).with_environment(env));
+            .begin_due(&self.locator, |id| Holder::of_session(journal, job.session.path(), id).with_environment(env));
     }
 
     pub(crate) fn child_holds_log(&self) -> bool {

@@ -3,20 +3,21 @@
 //! They are known by their program. Each is interrupted once at a stop, waited for, and its lock is learned as far as the
 //! command's log tells. Of the others it is said that nobody knows.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use futures_util::future::join_all;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::machine::Event;
-use crate::model::{Account, Ending, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, product};
-use crate::run::POLL_INTERVAL;
-use crate::run::nameless;
-use crate::run::release::starting_backend;
+use crate::model::{Account, Ending, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
+use crate::run::inner::Orphan;
+use crate::run::job::Job;
 use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
 use crate::run::terraforms::Terraform;
-use crate::session::Tree;
+use crate::run::{nameless, remove_log_of};
+use crate::session::{Adoptable, POLL_INTERVAL, Tree};
 use crate::terraform::Backend;
 use crate::{terraform, text};
 
@@ -60,7 +61,7 @@ impl Supervisor<'_> {
             return;
         }
         let tree = self.look();
-        self.releaser.note(&tree);
+        self.locator.note(&tree);
         self.note_unguarded(&tree);
         let stopping = self.machine.first_request().is_some();
         if stopping {
@@ -75,7 +76,7 @@ impl Supervisor<'_> {
         }
         let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
         if let Some(inner) = &mut self.inner {
-            inner.adopt_orphans(self.job, kill_at);
+            inner.adopt_orphans(|orphan| Box::pin(finish_orphan(self.job.clone(), orphan, kill_at)));
         }
         self.looks.due = self.looks.due.saturating_sub(1);
         let again = match (self.looks.due > 0, stopping, self.inner.is_some()) {
@@ -90,8 +91,8 @@ impl Supervisor<'_> {
     /// A wrapper that is called terraform may have run `init` before it became Terraform, just now.
     fn note_starting_backend(&mut self) {
         if self.journal.backend.digest.is_none() {
-            self.journal.backend = starting_backend(&self.job.command, &self.job.surroundings());
-            self.releaser.set_start(self.journal.backend.clone());
+            self.journal.backend = terraform::starting_backend(&self.job.command, &self.job.surroundings());
+            self.locator.set_start(self.journal.backend.clone());
         }
     }
 
@@ -160,6 +161,28 @@ impl Supervisor<'_> {
             self.journal.account.other_locks.extend(unguarded.account(found, !succeeded));
         }
     }
+}
+
+/// Stops what a dead guard below this one guarded; gives its session's name if that cannot be done from here. `kill_at`:
+/// when what is alive then is to be killed, if a stop was requested.
+async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Option<OsString> {
+    let Orphan { session, journal, .. } = &orphan;
+    let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+    let mut job = outer.of_journal(session, journal);
+    job.terms.grace = left.unwrap_or(job.terms.grace);
+    match Adoptable::look(session, journal, Instant::now() + job.terms.patience).await {
+        Adoptable::Yes => {}
+        Adoptable::NothingStarted => {
+            session.remove();
+            return None;
+        }
+        Adoptable::Held | Adoptable::Unknowable => return Some(session.name().to_owned()),
+    }
+    let (to_us, mut requests) = unbounded_channel();
+    let _ = to_us.send(StopRequest::Outer { left });
+    let account = Supervisor::adopt(&job, journal.clone(), &mut requests).await;
+    remove_log_of(session, &account);
+    None
 }
 
 impl Unguarded {

@@ -39,7 +39,7 @@ impl Supervisor<'_> {
         });
         let known = &mut self.journal.account.traces[at];
         known.entry = entry.clone();
-        self.releaser.locate_trace(known, self.log.started(self.job, self.journal.child));
+        self.locator.locate_trace(known, self.log.started(self.job, self.journal.child));
         if self.job.annotate {
             self.annotator.note_trace(entry);
         }

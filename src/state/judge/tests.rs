@@ -2,7 +2,8 @@ use serde_json::json;
 
 use super::*;
 use crate::model::LockInfo;
-use crate::state::seen::{StoredDigest, md5};
+use crate::state::content::md5;
+use crate::state::seen::StoredDigest;
 
 fn state(lineage: &str, serial: u64, mark: &str) -> StateObject {
     let state = json!({

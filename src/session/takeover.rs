@@ -1,16 +1,15 @@
-//! Takes the place of a supervisor that is dead: makes sure who is alive of its run, and goes on for it.
+//! Whether another process can take the place of a supervisor that is dead: who of its run is, or may be, alive.
 
 use std::io;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use crate::model::{Account, ProcessId, StopRequest, World};
-use crate::run::POLL_INTERVAL;
-use crate::run::job::Job;
-use crate::run::supervisor::Supervisor;
-use crate::session::{Journal, SessionDir, SessionFile, Tree, is_log_held};
+use crate::model::{ProcessId, World};
+use crate::session::directory::{SessionDir, SessionFile};
+use crate::session::holders::{Tree, is_log_held};
+use crate::session::journal::Journal;
+use crate::session::process::POLL_INTERVAL;
 
 /// Longer than the kernel takes to end what was killed, such as a Terraform and its memory.
 const DYING: Duration = Duration::from_secs(5);
@@ -50,37 +49,25 @@ pub enum Adoptable {
 impl Adoptable {
     /// Looks. Where the session is of another PID namespace of this kernel (a container that is gone), nobody holds its log
     /// when everything in it is gone; until `until` that is waited for.
-    pub async fn look(job: &Job, journal: &Journal, until: Instant) -> Self {
+    pub async fn look(session: &SessionDir, journal: &Journal, until: Instant) -> Self {
         if !is_of_this_kernel(journal) {
             return Self::Unknowable;
         }
-        let started = journal.child.is_some() || job.session.path_of(SessionFile::Child).exists();
+        let started = journal.child.is_some() || session.path_of(SessionFile::Child).exists();
         if journal.world == World::here() {
             return if started { Self::Yes } else { Self::NothingStarted };
         }
-        let wrote_nothing = std::fs::metadata(job.session.log()).map_or(true, |log| log.len() == 0);
+        let wrote_nothing = std::fs::metadata(session.log()).map_or(true, |log| log.len() == 0);
         if wrote_nothing && !started {
             return Self::NothingStarted;
         }
-        let is_held = || journal.open_log(&job.session).ok().and_then(|log| is_log_held(&log));
+        let is_held = || journal.open_log(session).ok().and_then(|log| is_log_held(&log));
         match goes_on(until, || is_held() == Some(true)).await {
             true => Self::Held,
             false if is_held() == Some(false) => Self::Yes,
             false => Self::Unknowable,
         }
     }
-}
-
-/// Takes the place of a supervisor that is dead, as far as that is [`Adoptable`]. The session's claim is held.
-pub async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
-    if journal.world == World::here()
-        && let Some(supervisor) = Supervisor::take_over(job, journal.clone())
-    {
-        return supervisor.run(requests).await;
-    }
-    // Its process IDs are those of other processes here.
-    journal.child = None;
-    Supervisor::take_over_dead(job, journal).run(requests).await
 }
 
 /// Whether one of the processes that were left at the end is, or may be, still there.

@@ -1,0 +1,437 @@
+//! Finds where each lock lives, while Terraform lives: the backend to which it belongs, and the places of its halves.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::aws::{BackendError, PlanFlaw, S3Backend, Surroundings};
+use crate::model::{
+    ChildRecord, LockAccount, LockClaim, LockKinds, LockPlace, ProcessId, Settings, StartingBackend, TraceAccount,
+};
+use crate::observe::Asked;
+use crate::run::job::Job;
+use crate::run::terraforms::{Terraform, Terraforms};
+use crate::session::Tree;
+use crate::terraform::Backend;
+use crate::{model, terraform};
+
+/// Between two looks at every process of the machine.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The guarded command, as far as it tells where a lock lives.
+#[derive(Debug, Clone, Copy)]
+pub struct Started<'a> {
+    pub command: &'a [OsString],
+    /// The directory that it runs in.
+    pub directory: &'a Path,
+    pub env: &'a HashMap<OsString, OsString>,
+    /// Which stores its requests for locks went to, as far as its log tells.
+    pub asked: &'a [Asked],
+    /// Its process, and the log of its session, by which the Terraforms that it started are known.
+    pub child: Option<(ChildRecord, &'a File)>,
+    /// That is a Terraform itself and not a program that starts some.
+    pub is_terraform: bool,
+}
+
+impl<'a> Started<'a> {
+    /// One that is dead, with everything of its session.
+    pub fn dead(job: &'a Job, command: &'a [OsString]) -> Self {
+        let Job { directory, env, .. } = job;
+        Self { command, directory, env, asked: &[], child: None, is_terraform: false }
+    }
+
+    fn child(&self) -> Option<ProcessId> {
+        self.child.map(|(child, _)| child.id)
+    }
+
+    fn look(&self) -> Tree {
+        self.child.map(|(child, log)| Tree::look(Some(&child), log)).unwrap_or_default()
+    }
+
+    /// Whether it is a Terraform by its name. A guard below another one guards nothing else, and its command is not known to
+    /// who takes its place.
+    fn is_named_terraform(&self) -> bool {
+        self.command.first().is_none_or(|program| model::product(program).is_some())
+    }
+}
+
+/// Where a lock lives, as far as it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Located {
+    /// The places of its halves; none if its backend was not found.
+    pub places: Vec<LockPlace>,
+    /// Where the backend's settings are.
+    pub settings: Option<Settings>,
+}
+
+/// The backends of the locks seen so far. Holds credentials, in memory only.
+#[derive(Debug, Default)]
+pub struct Locator {
+    /// What the command's directory was configured for when it started.
+    start: StartingBackend,
+    terraforms: Terraforms,
+    /// When every process of the machine was looked at last.
+    looked: Option<Instant>,
+    backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
+    /// The locks of states that are being moved elsewhere.
+    moved: Vec<LockClaim>,
+}
+
+impl Locator {
+    /// For the locks of a command that started with this.
+    #[must_use]
+    pub fn new(start: StartingBackend) -> Self {
+        Self { start, ..Self::default() }
+    }
+
+    /// The same, once that is known better.
+    pub fn set_start(&mut self, start: StartingBackend) {
+        self.start = start;
+    }
+
+    /// Whether a lock may be of the state that the command started with.
+    pub fn may_start_with(&self, claim: &LockClaim) -> bool {
+        self.start.is_replaced || self.start.state.as_ref() == Some(&claim.lock_id())
+    }
+
+    /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
+    pub fn note(&mut self, tree: &Tree) {
+        self.terraforms.note(tree, true);
+    }
+
+    /// Remembers a lock of a state that is being moved elsewhere, if it is one. What stores that state is not where it is
+    /// moved to.
+    pub fn note_moved(&mut self, claim: &LockClaim) {
+        if claim.is_migration_source() && !self.moved.contains(claim) {
+            self.moved.push(claim.clone());
+        }
+    }
+
+    /// Finds the backend to which a lock belongs, and the places where its halves live. Once found, it stays;
+    /// otherwise it is looked for again, because `init` may record it later.
+    ///
+    /// `before`: what was found last, perhaps by a supervisor that is dead. Settings that lead to other places than
+    /// those are not the settings that Terraform had.
+    pub fn locate(&mut self, claim: &LockClaim, before: Located, started: Started) -> Located {
+        self.note_moved(claim);
+        let known = self.backends.iter().position(|(known, _)| known == claim);
+        if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
+            return before;
+        }
+        let found = self.find(claim, &before, started).and_then(|(backend, settings)| {
+            // Two stores can have buckets of the same name.
+            let stores = |moved: &LockClaim| backend.stores_state(&moved.bucket, &moved.state_key);
+            if claim.is_migration_destination() && self.moved.iter().any(stores) {
+                return Err(BackendError::NotRecorded);
+            }
+            let places = backend.places(claim)?;
+            if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
+                return Err(BackendError::Elsewhere(place.to_string()));
+            }
+            let changed = before.settings.as_ref().map(|before| before.changed(&settings)).unwrap_or_default();
+            if !changed.is_empty() {
+                return Err(BackendError::Changed { directory: settings.directory, settings: changed.join(", ") });
+            }
+            Ok((backend, Located { places, settings: Some(settings) }))
+        });
+        let (backend, located) = match found {
+            Ok((backend, located)) => (Ok(backend), located),
+            // Where it was when it was taken, with the credentials there are: nothing that lies in a directory now counts.
+            Err(error) if !before.places.is_empty() && !matches!(error, BackendError::NotRecorded) => {
+                use BackendError::{Changed, Elsewhere, Swapped};
+                let changed = matches!(error, Changed { .. } | Elsewhere { .. } | Swapped { .. });
+                let said = format!(
+                    "lock {}: {error}. It is looked for where it was taken, with the environment's credentials",
+                    claim.id
+                );
+                if changed {
+                    tracing::warn!("{said}")
+                } else {
+                    tracing::debug!("{said}")
+                }
+                let env = started.env.clone();
+                let surroundings = Surroundings { dir: std::env::current_dir().unwrap_or_else(|_| "/".into()), env };
+                let path_style = before.settings.as_ref().is_some_and(|settings| settings.path_style);
+                let backend = S3Backend::of_places(claim, &before.places, path_style, surroundings);
+                (backend.map(Box::new).map_err(|error| error.to_string()), before)
+            }
+            Err(error) => {
+                let error = match error {
+                    BackendError::ForeignState(_) if claim.is_migration_destination() => BackendError::NotRecorded,
+                    error => error,
+                };
+                tracing::debug!("lock {}: {error}", claim.id);
+                let plan = match &error {
+                    BackendError::PlanFile { path, .. } => Some(path.clone()),
+                    _ => None,
+                };
+                // What its directory is set up for says nothing of it.
+                let settings = plan.map(|path| Settings {
+                    directory: path.parent().map(Path::to_owned).unwrap_or_default(),
+                    plan_file: Some(path),
+                    flags: named_flags(claim, started.asked),
+                    anywhere: Vec::new(),
+                    path_style: false,
+                    digests: BTreeMap::new(),
+                });
+                (Err(error.to_string()), Located { settings: before.settings.or(settings), ..before })
+            }
+        };
+        match known {
+            Some(at) => self.backends[at].1 = backend,
+            None => self.backends.push((claim.clone(), backend)),
+        }
+        located
+    }
+
+    /// The processes tell best, because a script may have gone elsewhere and changed the environment. Then the command.
+    ///
+    /// Whatever tells it: what a directory is configured for counts only if it was when its Terraform started. What runs
+    /// below Terraform can write into the log, and exchange the settings.
+    fn find(&mut self, claim: &LockClaim, before: &Located, started: Started) -> Result<Found, BackendError> {
+        let mut misses = Misses::default();
+        let sure = Sure { asked: started.asked, places: &before.places };
+        // The usual case, without looking at every process of the machine.
+        if started.is_terraform
+            && let Some(terraform) = started.child().and_then(|id| Terraform::read(id, false))
+            && let Some(found) =
+                misses.note(checked(claim, &[&self.start], backend_of_process(claim, &terraform, sure)))
+        {
+            return Ok(found);
+        }
+        let own = || {
+            if let Some(Settings { directory, plan_file, .. }) = &before.settings {
+                let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
+                let found = Some(backend_in(claim, &surroundings, plan_file.clone(), sure));
+                // Its places were found while Terraform lived, and are compared.
+                return if before.places.is_empty() { checked(claim, &[&self.start], found) } else { found };
+            }
+            let args = started.command.get(1..).unwrap_or_default();
+            let surroundings = Surroundings::of_command(started.directory, args, started.env.clone());
+            checked(claim, &[&self.start], Some(backend_of(claim, &surroundings, args, sure)))
+        };
+        if started.is_terraform
+            && let Some(found) = misses.note(own())
+        {
+            return Ok(found);
+        }
+        // A log can tell of thousands of locks at once, and each look takes its time.
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.terraforms.note(&started.look(), false);
+            self.looked = Some(Instant::now());
+        }
+        let of_process = |terraform: &Terraform| {
+            // Known since before it started, which is better than since it was first seen.
+            let start = match started.child() == Some(terraform.id) && started.is_named_terraform() {
+                true => vec![&self.start],
+                false => terraform.started_with.iter().collect(),
+            };
+            checked(claim, &start, backend_of_process(claim, terraform, sure))
+        };
+        for terraform in self.terraforms.living() {
+            if let Some(found) = misses.note(of_process(terraform)) {
+                return Ok(found);
+            }
+        }
+        for terraform in self.terraforms.dead() {
+            // It may be the lock of one that applied a plan which cannot be read. What ran there before says nothing.
+            if misses.in_a_plan() {
+                break;
+            }
+            if let Some(found) = misses.note(of_process(terraform)) {
+                return Ok(found);
+            }
+        }
+        if !started.is_terraform
+            && !misses.in_a_plan()
+            && let Some(found) = misses.note(own())
+        {
+            return Ok(found);
+        }
+        Err(misses.0.unwrap_or_else(|| BackendError::ForeignState(claim.lock_id())))
+    }
+
+    /// The backend that was found for a lock.
+    pub(crate) fn backend(&self, claim: &LockClaim) -> Result<&S3Backend, String> {
+        match self.backends.iter().find(|(known, _)| known == claim) {
+            Some((_, Ok(backend))) => Ok(backend),
+            Some((_, Err(why))) => Err(why.clone()),
+            None => Err("its backend was not looked up".to_owned()),
+        }
+    }
+
+    /// [`Self::locate`] for a lock of the account, in which it is written down.
+    pub fn locate_lock(&mut self, lock: &mut LockAccount, started: Started) {
+        let before = Located { places: lock.places.clone(), settings: lock.settings.take() };
+        let located = self.locate(&lock.claim, before, started);
+        (lock.places, lock.settings) = (located.places, located.settings);
+    }
+
+    /// The same for a traced lockfile.
+    pub fn locate_trace(&mut self, trace: &mut TraceAccount, started: Started) {
+        let before = Located { places: trace.places.clone(), settings: trace.settings.take() };
+        let located = self.locate(&trace.entry.trace.without_id(), before, started);
+        (trace.places, trace.settings) = (located.places, located.settings);
+    }
+}
+
+/// A backend that was found, if it is one of those with which its Terraform may have started, or the lock is one that `init`
+/// takes in the backend that it is about to record.
+fn checked(
+    claim: &LockClaim,
+    start: &[&StartingBackend],
+    found: Option<Result<Found, BackendError>>,
+) -> Option<Result<Found, BackendError>> {
+    Some(found?.and_then(|(backend, settings)| {
+        let fits = |start: &&StartingBackend| {
+            start.digest == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
+        };
+        if start.iter().any(fits) {
+            return Ok((backend, settings));
+        }
+        Err(BackendError::Swapped(settings.directory))
+    }))
+}
+
+impl Settings {
+    /// The settings of a backend in whose directory a Terraform works. `whole`: that does not tell them by itself.
+    pub(crate) fn of(
+        backend: &S3Backend,
+        state_key: &str,
+        directory: PathBuf,
+        plan_file: Option<PathBuf>,
+        whole: bool,
+    ) -> Self {
+        Self {
+            directory,
+            plan_file,
+            flags: backend.flags_of(state_key, whole),
+            anywhere: backend.flags_anywhere(state_key),
+            path_style: backend.uses_path_style(),
+            digests: backend.digests.clone(),
+        }
+    }
+}
+
+/// The flags that name the place of a lock without its backend: what its log does not tell, a person has to put in.
+fn named_flags(claim: &LockClaim, asked: &[Asked]) -> Vec<String> {
+    let asked = |by_table| {
+        asked.iter().find(move |asked| asked.lock_id == claim.lock_id() && asked.table.is_some() == by_table)
+    };
+    let request = asked(true).or_else(|| asked(false));
+    let mut flags = vec!["--bucket", &claim.bucket, "--key", &claim.state_key, "--region"];
+    flags.push(request.map_or("REGION", |asked| &asked.region));
+    if claim.kinds != LockKinds::Lockfile {
+        flags.extend(["--table", request.and_then(|asked| asked.table.as_deref()).unwrap_or("TABLE")]);
+    }
+    flags.into_iter().map(str::to_owned).collect()
+}
+
+/// A backend and where its settings are.
+type Found = (Box<S3Backend>, Settings);
+
+/// Why no backend fitted up to now: the reason that says most.
+#[derive(Default)]
+struct Misses(Option<BackendError>);
+
+impl Misses {
+    fn note(&mut self, found: Option<Result<Found, BackendError>>) -> Option<Found> {
+        match found? {
+            Ok(found) => return Some(found),
+            Err(BackendError::ForeignState(_)) => {}
+            Err(error @ (BackendError::PlanFile { .. } | BackendError::Swapped(_))) => self.0 = Some(error),
+            Err(error) => _ = self.0.get_or_insert(error),
+        }
+        None
+    }
+
+    fn in_a_plan(&self) -> bool {
+        matches!(self.0, Some(BackendError::PlanFile { .. }))
+    }
+}
+
+/// What is known for sure of the place of a lock.
+#[derive(Clone, Copy)]
+struct Sure<'a> {
+    /// By the requests that asked for locks.
+    asked: &'a [Asked],
+    /// By an earlier look.
+    places: &'a [LockPlace],
+}
+
+impl Sure<'_> {
+    /// Whether a backend puts a lock there.
+    fn is_of(self, backend: &S3Backend, claim: &LockClaim) -> bool {
+        let Ok(places) = backend.places(claim) else { return false };
+        let mut asked = self.asked.iter().filter(|asked| asked.lock_id == claim.lock_id()).peekable();
+        match asked.peek() {
+            Some(_) => asked.all(|asked| places.iter().any(|place| went_to(asked, place))),
+            None => !places.is_empty() && places == self.places,
+        }
+    }
+}
+
+/// Whether a request for a lock went to this place.
+fn went_to(asked: &Asked, place: &LockPlace) -> bool {
+    let (LockPlace::DynamoDb { region, endpoint, .. } | LockPlace::Lockfile { region, endpoint, .. }) = place;
+    let is_table = match place {
+        LockPlace::DynamoDb { table, .. } => asked.table.as_ref() == Some(table),
+        LockPlace::Lockfile { .. } => asked.table.is_none(),
+    };
+    let host = match endpoint.as_deref().and_then(|endpoint| endpoint.split_once("://")) {
+        Some((_, address)) => address.split('/').next().unwrap_or_default(),
+        None => "amazonaws.com",
+    };
+    let below = asked.host.strip_suffix(host);
+    is_table && asked.region == *region && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+}
+
+fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Option<Result<Found, BackendError>> {
+    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, &terraform.args, sure));
+    found.reduce(|first, second| if first.is_ok() { first } else { second })
+}
+
+/// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
+fn backend_of(
+    claim: &LockClaim,
+    surroundings: &Surroundings,
+    args: &[OsString],
+    sure: Sure,
+) -> Result<Found, BackendError> {
+    backend_in(claim, surroundings, terraform::plan_file(args, surroundings), sure)
+}
+
+/// The same, where the arguments may be unknown.
+///
+/// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
+/// either; but where the plan is encrypted, and what is known of the lock's place is what the directory has.
+fn backend_in(
+    claim: &LockClaim,
+    surroundings: &Surroundings,
+    plan_file: Option<PathBuf>,
+    sure: Sure,
+) -> Result<Found, BackendError> {
+    let fitting = |backend| match backend {
+        Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
+        _ => Err(BackendError::ForeignState(claim.lock_id())),
+    };
+    let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
+        // Terragrunt's cache may be gone when somebody needs it.
+        let whole = plan_file.is_some() || terraform::unit_of(&surroundings.dir).is_some();
+        let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file, whole);
+        (backend, settings)
+    };
+    if let Some(plan) = plan_file {
+        let backend = match terraform::read_planned_backend(&plan, surroundings) {
+            Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. }) => {
+                let directorys = terraform::read_backend(surroundings).and_then(fitting).ok();
+                directorys.filter(|backend| sure.is_of(backend, claim)).ok_or(error)?
+            }
+            planned => fitting(planned?)?,
+        };
+        return Ok(found(backend, Some(plan)));
+    }
+    Ok(found(fitting(terraform::read_backend(surroundings)?)?, None))
+}
