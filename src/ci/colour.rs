@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
 
-use crate::model::{Provider, Run};
+use crate::ci::system::System;
 
 /// Where text goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +48,9 @@ fn is_coloured(env: impl Fn(&str) -> Option<OsString>, onto: Onto, in_ci: bool) 
     if onto == Onto::Terminal && get("TERM").is_some_and(|terminal| terminal != OsStr::new("dumb")) {
         return true;
     }
-    in_ci && onto != Onto::File && Run::detect(|name| env(name)?.into_string().ok()).is_some_and(shows_colours)
-}
-
-/// Whether a CI's log shows colours by itself. Jenkins does with a plugin only, which nothing tells of (`AnsiColor`).
-fn shows_colours(run: Run) -> bool {
-    match run.provider {
-        Provider::GithubActions | Provider::Gitlab | Provider::Buildkite | Provider::Azure => true,
-        Provider::Jenkins | Provider::Circleci | Provider::Other => false,
-    }
+    in_ci
+        && onto != Onto::File
+        && System::detect(|name| env(name)?.into_string().ok()).is_some_and(|system| system.shows_colours)
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 //!
 //! The supervisor is out of reach of the CI's signals, so what counts is how long it lives: as long as the machine where
 //! that goes on after the job, as long as the job where the machine goes with it, as long as the container where that is
-//! removed. [`grace`] is a table of this, whose facts are those of the CI systems' own sources.
+//! removed. The facts are those of the CI systems' own sources.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::model::{Provider, Run, Term};
+use crate::model::Term;
 
 /// What tells where tfguard runs.
 pub struct Surroundings<'a> {
@@ -52,22 +52,6 @@ const POD: Duration = Duration::from_secs(30);
 /// The same of `docker stop`, and of the ladders of GitHub and Azure (`ProcessInvoker.cs` of both).
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
-/// The grace that fits the place.
-#[must_use]
-pub fn grace(of: &Surroundings) -> Term {
-    let run = Run::detect(of.env);
-    match run.map(|run| run.provider) {
-        Some(Provider::GithubActions) => of.github(),
-        Some(Provider::Gitlab) => of.gitlab(),
-        Some(Provider::Jenkins) => of.jenkins(),
-        Some(Provider::Buildkite) => of.buildkite(),
-        Some(Provider::Azure) => of.azure(),
-        Some(Provider::Circleci) => of.unhurried("CircleCI documents neither a signal nor a time"),
-        Some(Provider::Other) => of.elsewhere(true),
-        None => of.elsewhere(false),
-    }
-}
-
 /// What a cleanup step leaves that waits as long as `TFGUARD_WAIT` says, or as it does unless it is told otherwise.
 #[must_use]
 pub fn cleanup_grace(env: &dyn Fn(&str) -> Option<String>) -> Duration {
@@ -100,11 +84,11 @@ impl Surroundings<'_> {
     }
 
     /// As long as the cleanup step waits, if there is one, where nothing else is known.
-    fn unhurried(&self, why: &str) -> Term {
+    pub(super) fn unhurried(&self, why: &str) -> Term {
         if self.cleanup_step { self.until_cleanup(Duration::MAX, why) } else { Term::new(UNHURRIED, why) }
     }
 
-    fn github(&self) -> Term {
+    pub(super) fn github(&self) -> Term {
         if self.get("RUNNER_ENVIRONMENT").is_none() {
             // Gitea, Forgejo and act call themselves GitHub Actions too.
             return self.unhurried("GITHUB_ACTIONS is set but RUNNER_ENVIRONMENT is not: its cancel is not known");
@@ -121,7 +105,7 @@ impl Surroundings<'_> {
         }
     }
 
-    fn gitlab(&self) -> Term {
+    pub(super) fn gitlab(&self) -> Term {
         // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
         if self.get("CI_SHARED_ENVIRONMENT").is_some() {
             // Seen on gitlab-runner 19.4. Which executor it is, no job can see; a custom one has `graceful_kill_timeout`.
@@ -161,7 +145,7 @@ impl Surroundings<'_> {
         }
     }
 
-    fn jenkins(&self) -> Term {
+    pub(super) fn jenkins(&self) -> Term {
         if self.cleanup_step {
             self.until_cleanup(Duration::MAX, "Jenkins sets `post` no limit, and a step there waits")
         } else if self.machine_stays() {
@@ -175,7 +159,7 @@ impl Surroundings<'_> {
         }
     }
 
-    fn buildkite(&self) -> Term {
+    pub(super) fn buildkite(&self) -> Term {
         let seconds = |name| self.get(name).and_then(|text| text.parse::<i64>().ok());
         // Agent v4 tells the time, v3 what it is computed from (buildkite/agent, `clicommand/cancel_signal.go`).
         let timeout = self.get("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(|text| duration(&text));
@@ -201,7 +185,7 @@ impl Surroundings<'_> {
         }
     }
 
-    fn azure(&self) -> Term {
+    pub(super) fn azure(&self) -> Term {
         if self.cleanup_step {
             let why = "Azure gives the steps after a cancel 5 minutes unless set otherwise, and one of them waits";
             return self.until_cleanup(LATER_STEPS, why);
@@ -218,7 +202,7 @@ impl Surroundings<'_> {
     }
 
     /// `ci`: one of which nothing is known.
-    fn elsewhere(&self, ci: bool) -> Term {
+    pub(super) fn elsewhere(&self, ci: bool) -> Term {
         if self.in_pod() {
             Term::ends_after(
                 POD,

@@ -4,11 +4,11 @@
 mod ancestry;
 mod colour;
 mod grace;
-mod provider;
+mod system;
 mod time_limit;
 
 pub use ancestry::{Ancestor, Chain};
 pub use colour::{colours_messages, colours_results};
-pub use grace::{LONG_ENOUGH, Surroundings, UNHURRIED, cleanup_grace, grace, is_in_container_of_a_job};
-pub use provider::{HUNTING_VARIABLES, how_the_job_ended, is_act};
+pub use grace::{LONG_ENOUGH, Surroundings, UNHURRIED, cleanup_grace, is_in_container_of_a_job};
+pub use system::{directories, directory_of, grace, how_the_job_ended, hunting_variables, is_act};
 pub use time_limit::{TimeLeft, job_age, time_left};

@@ -97,7 +97,7 @@ pub fn environment_with_guards(
         }
     }
     child.extend(inherited.iter().cloned());
-    OUTERMOST.iter().chain(ci::HUNTING_VARIABLES).for_each(|name| drop(child.remove(OsStr::new(name))));
+    OUTERMOST.into_iter().chain(ci::hunting_variables()).for_each(|name| drop(child.remove(OsStr::new(name))));
     child.insert("TFGUARD_CI_MESSAGES".into(), "off".into());
     child.insert(OUTER.into(), session.path().into());
     Ok(child)
@@ -110,7 +110,7 @@ pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour)
     let logs = !set.is_empty();
     let mut child = env.clone();
     child.extend(set.into_iter().map(|(name, value)| (name.into(), value)));
-    ci::HUNTING_VARIABLES.iter().for_each(|name| drop(child.remove(OsStr::new(name))));
+    ci::hunting_variables().for_each(|name| drop(child.remove(OsStr::new(name))));
     (child, logs)
 }
 

@@ -61,7 +61,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
 fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
     let mut supervisor = Command::new("/proc/self/exe");
     supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(&plan.words);
-    for name in ci::HUNTING_VARIABLES {
+    for name in ci::hunting_variables() {
         supervisor.env_remove(name);
     }
     let errors = session.create_file(SessionFile::SupervisorStderr).map_err(io::Error::other)?;

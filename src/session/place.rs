@@ -17,17 +17,6 @@ use crate::{ci, files};
 /// The directory of all sessions in a place. No repository has one of this name.
 pub const ROOT: &str = ".tfguard-sessions";
 
-/// Where sessions live when the user names no place, in this order: places that the cleanup step of the same CI job
-/// can read, then the user's own run-time directory.
-const PLACES: &[&str] = &[
-    "RUNNER_TEMP",
-    "CI_PROJECT_DIR",
-    "WORKSPACE_TMP",
-    "AGENT_TEMPDIRECTORY",
-    "BUILDKITE_BUILD_CHECKOUT_PATH",
-    "XDG_RUNTIME_DIR",
-];
-
 /// What is wrong with the place for sessions, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
@@ -74,13 +63,17 @@ pub enum Place {
 }
 
 impl Place {
-    /// The places of a run, in the order in which they are tried.
+    /// The places of a run, in the order in which they are tried: that of the user's choice, else those that the cleanup step
+    /// of the same CI job can read, then the user's own run-time directory.
     pub fn of_run(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
         let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         match set("TFGUARD_DIR") {
             // With a slash at its end, a link would be followed unseen.
             Some(dir) => vec![Self::Chosen(dir.components().collect())],
-            None => PLACES.iter().filter_map(|name| set(name)).map(Self::Named).chain([Self::Shared]).collect(),
+            None => {
+                let places = ci::directories().chain(["XDG_RUNTIME_DIR"]);
+                places.filter_map(set).map(Self::Named).chain([Self::Shared]).collect()
+            }
         }
     }
 

@@ -215,7 +215,7 @@ fn is_arguments(variable: &OsStr) -> bool {
 }
 
 fn is_removed(variable: &OsStr) -> bool {
-    REMOVED.iter().chain(ci::HUNTING_VARIABLES).any(|removed| variable == OsStr::new(removed))
+    REMOVED.into_iter().chain(ci::hunting_variables()).any(|removed| variable == OsStr::new(removed))
 }
 
 async fn read(stream: Option<impl AsyncRead + Unpin>) -> String {

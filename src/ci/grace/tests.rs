@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ci::grace;
 
 /// What is there besides the environment.
 #[derive(Clone, Copy, Default)]

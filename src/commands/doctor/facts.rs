@@ -120,14 +120,7 @@ impl Session {
         let session = SessionDir::create(|name| std::env::var_os(name))?;
         let place = session.path().parent().unwrap_or(session.path()).to_owned();
         session.remove();
-        let shared = match provider {
-            Some(Provider::GithubActions) => Some("RUNNER_TEMP"),
-            Some(Provider::Gitlab) => Some("CI_PROJECT_DIR"),
-            Some(Provider::Jenkins) => Some("WORKSPACE_TMP"),
-            Some(Provider::Azure) => Some("AGENT_TEMPDIRECTORY"),
-            Some(Provider::Buildkite) => Some("BUILDKITE_BUILD_CHECKOUT_PATH"),
-            Some(Provider::Circleci | Provider::Other) | None => None,
-        };
+        let shared = provider.and_then(ci::directory_of);
         // The session's path has no links in it.
         let directory = |name| Path::new(&std::env::var_os(name)?).canonicalize().ok();
         let is_below = |name| directory(name).is_some_and(|dir| place.starts_with(dir));
