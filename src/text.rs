@@ -1,11 +1,14 @@
 //! Commands that people copy into a shell.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use regex_lite::Regex;
 
 /// A word as a shell takes it, in the same bytes: quoted where it has to be. What a terminal or a CI would not show as
 /// it is (a line end, what turns the direction of writing, `##`) is written as `$'\ooo'`, which bash, ksh, zsh and
@@ -189,6 +192,12 @@ pub(crate) fn printable_whole(text: &str) -> String {
 /// The same for a command to run, which is to stay what it is.
 pub(crate) fn printable_command(text: &str) -> String {
     text.chars().map(harmless).collect()
+}
+
+/// A line without its colours: the terminal's SGR sequences, such as `ESC [ 0 ; 1 m`.
+pub fn without_colours(line: &str) -> Cow<'_, str> {
+    static SGR: LazyLock<Regex> = LazyLock::new(|| Regex::new("\x1b\\[[0-9;]*m").expect("a pattern"));
+    if line.contains('\x1b') { SGR.replace_all(line, "") } else { line.into() }
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! The fields of a record in hclog's plain format.
 
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+
 /// Fields gathered from a record's first line and its continuation lines.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
@@ -72,48 +76,21 @@ fn is_key(key: &str) -> bool {
 }
 
 /// The first pair of `text`, its value decoded, and what follows.
+///
+/// hclog escapes quotes, but no backslashes: `\\"` is a backslash and an escaped quote. A list such as `["a b", 3]` has Go's
+/// `strconv.Quote` inside. Elsewhere hclog writes no quote, so one there is a piece of another record.
 fn pair(text: &str) -> Option<(&str, String, &str)> {
-    let (key, rest) = text.split_once('=').filter(|(key, _)| is_key(key))?;
-    if let Some(quoted) = rest.strip_prefix('"') {
-        let end = closing_quote(quoted)?;
-        let after = &quoted[end + 1..];
-        return (after.is_empty() || after.starts_with(' ')).then(|| (key, unescape(&quoted[..end]), after));
-    }
-    let end = list_end(rest).unwrap_or_else(|| rest.find(' ').unwrap_or(rest.len()));
-    let value = &rest[..end];
-    // Outside of quotes hclog writes no quote, so one here is a piece of another record.
-    (value.starts_with('[') || !value.contains('"')).then(|| (key, value.to_owned(), &rest[end..]))
-}
-
-/// Where the quoted text ends: at a quote that is not escaped.
-fn closing_quote(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', &bytes[at..])?;
-        match (bytes[at], bytes.get(at + 1)) {
-            (b'"', _) => return Some(at),
-            // hclog escapes quotes, but no backslashes: `\\"` is a backslash and an escaped quote.
-            (_, Some(b'"')) => at += 2,
-            _ => at += 1,
-        }
-    }
-}
-
-/// Where a list such as `["a b", 3]` ends, by Go's `strconv.Quote` inside, if `text` begins with one.
-fn list_end(text: &str) -> Option<usize> {
-    let bytes = text.strip_prefix('[')?.as_bytes();
-    let (mut quoted, mut at) = (false, 0);
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'\\' if quoted => at += 1,
-            b'"' => quoted = !quoted,
-            b']' if !quoted => return Some(at + 2),
-            _ => {}
-        }
-        at += 1;
-    }
-    None
+    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
+        let quoted = r#""((?:[^"\\]|\\+"|\\+[^"\\])*)"(?: |$)"#;
+        let list = r#"\[(?:[^\]"]|"(?:[^"\\]|\\.)*")*\]|\[[^ ]*"#;
+        Regex::new(&format!(r#"(?s)^([\w.@-]+)=(?:{quoted}|({list})|([^ "]*)(?: |$))"#)).expect("a pattern")
+    });
+    let found = PAIR.captures(text)?;
+    let value = match (found.get(2), found.get(3).or(found.get(4))) {
+        (Some(quoted), _) => unescape(quoted.as_str()),
+        (None, plain) => plain?.as_str().to_owned(),
+    };
+    Some((found.get(1)?.as_str(), value, &text[found.get(0)?.end()..]))
 }
 
 /// Undoes hclog's `writeEscapedForOutput`. What is none of its escapes stays, since it writes backslashes as they are.

@@ -23,9 +23,7 @@ use memchr::memchr;
 
 use crate::observe::fields;
 use crate::observe::fields::Fields;
-
-/// Longest line that is interpreted. A record of a lock has about 600 bytes, a logged body some kB.
-const MAX_LINE: usize = 64 * 1024;
+use crate::observe::lines::{LONGEST, Lines};
 
 /// Most continuation bytes that one record may gather.
 const MAX_CONTINUATION: usize = 256 * 1024;
@@ -108,10 +106,7 @@ impl fmt::Debug for Dump {
 /// have continuation lines and come out when the next record begins. Memory is bounded, whatever is fed.
 #[derive(Debug, Default)]
 pub struct Splitter {
-    /// The beginning of a line whose end is still to come.
-    partial: Vec<u8>,
-    /// The rest of this line is too much and is dropped.
-    overlong: bool,
+    lines: Lines,
     /// A record that may go on.
     open: Option<Open>,
     /// A record below INFO was there.
@@ -127,32 +122,16 @@ struct Open {
 
 impl Splitter {
     /// Takes the next bytes of the log and returns the records they complete.
-    pub fn feed(&mut self, mut chunk: &[u8]) -> Vec<Record> {
-        let mut out = Vec::new();
-        while let Some(end) = memchr(b'\n', chunk) {
-            let (line, rest) = chunk.split_at(end);
-            chunk = &rest[1..];
-            if self.partial.is_empty() && !self.overlong {
-                self.line(line, &mut out);
-            } else {
-                self.gather(line);
-                let whole = std::mem::take(&mut self.partial);
-                // An overlong line is as long as the limit allows plus one, so `line` knows it.
-                self.overlong = false;
-                self.line(&whole, &mut out);
-                self.partial = whole;
-                self.partial.clear();
-            }
-        }
-        self.gather(chunk);
+    pub fn feed(&mut self, chunk: &[u8]) -> Vec<Record> {
+        let (mut out, mut lines) = (Vec::new(), std::mem::take(&mut self.lines));
+        lines.feed(chunk, |line| self.line(line, &mut out));
+        self.lines = lines;
         out
     }
 
     /// Ends the log: returns the record that was waiting for more lines, unless the log stops in the middle of a line.
     pub fn finish(&mut self) -> Option<Record> {
-        let torn = !self.partial.is_empty();
-        self.partial = Vec::new();
-        self.overlong = false;
+        let torn = self.lines.finish();
         let open = self.open.take()?;
         (!torn).then(|| open.close())
     }
@@ -162,18 +141,9 @@ impl Splitter {
         self.debug
     }
 
-    fn gather(&mut self, bytes: &[u8]) {
-        if self.overlong {
-            return;
-        }
-        let room = MAX_LINE + 1 - self.partial.len();
-        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        self.overlong = self.partial.len() > MAX_LINE;
-    }
-
     fn line(&mut self, line: &[u8], out: &mut Vec<Record>) {
-        let overlong = line.len() > MAX_LINE;
-        let line = &line[..line.len().min(MAX_LINE)];
+        let overlong = line.len() > LONGEST;
+        let line = &line[..line.len().min(LONGEST)];
         let Some(head) = Head::parse(line) else {
             if let Some(version) = version_before_0_15(line) {
                 out.extend(self.open.take().map(Open::close));
@@ -384,7 +354,7 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(splitter.feed(&[b'z'; 8192]), []);
         }
-        assert!(splitter.partial.capacity() <= 4 * MAX_LINE);
+        assert!(splitter.lines.partial.capacity() <= 4 * LONGEST);
         let records = splitter.feed(format!("\n{INFO}backend-s3: y\n").as_bytes());
         let torn: Vec<_> = records.iter().map(|record| record.torn).collect();
         assert_eq!(torn, [true, false]);

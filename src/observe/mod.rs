@@ -16,6 +16,7 @@ mod hclog;
 mod interrupt;
 pub mod item;
 mod ledger;
+mod lines;
 mod locks;
 mod observer;
 mod phase;

@@ -5,6 +5,7 @@
 //! itself up to 0.14, a `diagnostic` message with `-json`. The block's lines begin with a space and are never wrapped.
 
 use crate::model::LockInfo;
+use crate::text::without_colours;
 
 /// Terraform was refused a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,19 +126,8 @@ fn plain(line: &str) -> Vec<String> {
         return texts.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
     }
     let line = without_colours(line);
-    let line = line.strip_prefix('│').map_or(line.as_str(), |inside| inside.strip_prefix(' ').unwrap_or(inside));
+    let line = line.strip_prefix('│').map_or(&*line, |inside| inside.strip_prefix(' ').unwrap_or(inside));
     vec![line.to_owned()]
-}
-
-/// Takes the terminal's control sequences (`ESC [ … letter`) out of a line.
-fn without_colours(line: &str) -> String {
-    let mut pieces = line.split("\u{1b}[");
-    let mut plain = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let end = piece.find(|letter: char| ('\u{40}'..='\u{7e}').contains(&letter)).map_or(piece.len(), |at| at + 1);
-        plain.push_str(&piece[end..]);
-    }
-    plain
 }
 
 #[cfg(test)]

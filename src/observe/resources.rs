@@ -8,13 +8,13 @@
 
 use std::collections::HashMap;
 
-use memchr::{memchr, memmem};
+use memchr::memmem;
 use serde::Deserialize;
 
 use crate::model::{Address, Fate, UnsavedResource};
+use crate::observe::lines::{LONGEST, Lines};
+use crate::text::without_colours;
 
-/// Longest line that is read.
-const LONGEST_LINE: usize = 64 * 1024;
 /// So much memory is used at most, for some hundred thousand resources.
 const MOST: usize = 64 * 1024 * 1024;
 /// What one resource takes beside its address and ID.
@@ -81,8 +81,7 @@ pub struct Change {
 /// Reads the output as it grows.
 #[derive(Debug, Default)]
 pub struct Resources {
-    /// The beginning of a line whose end is still to come.
-    line: Vec<u8>,
+    lines: Lines,
     known: HashMap<Box<str>, Change>,
     bytes: usize,
     left_out: usize,
@@ -114,29 +113,14 @@ struct Resource {
 
 impl Resources {
     /// Takes the next bytes of stdout.
-    pub fn feed(&mut self, mut chunk: &[u8]) {
-        while let Some(end) = memchr(b'\n', chunk) {
-            let (line, rest) = chunk.split_at(end);
-            chunk = &rest[1..];
-            if self.line.is_empty() {
-                self.read(line);
-            } else {
-                self.gather(line);
-                let line = std::mem::take(&mut self.line);
-                self.read(&line);
-            }
-        }
-        self.gather(chunk);
-    }
-
-    /// Keeps the beginning of a line, and of one that is too long so much that it is known for that.
-    fn gather(&mut self, bytes: &[u8]) {
-        let room = LONGEST_LINE + 1 - self.line.len();
-        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    pub fn feed(&mut self, chunk: &[u8]) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.feed(chunk, |line| self.read(line));
+        self.lines = lines;
     }
 
     fn read(&mut self, line: &[u8]) {
-        if line.len() > LONGEST_LINE {
+        if line.len() > LONGEST {
             return;
         }
         let Ok(line) = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)) else { return };
@@ -325,20 +309,6 @@ fn human(line: &str) -> Option<(Address, &str, Action, End)> {
     Some((address, deposed, action, End::Done(id.map(|(key, id)| Id::new(key, id)))))
 }
 
-/// A line without its SGR sequences, such as `ESC [ 0 ; 1 m`.
-fn without_colours(line: &str) -> std::borrow::Cow<'_, str> {
-    if !line.contains('\x1b') {
-        return line.into();
-    }
-    let mut parts = line.split("\x1b[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    let text = parts.fold(first, |text, part| {
-        let rest = part.trim_start_matches(|char: char| char.is_ascii_digit() || char == ';');
-        text + rest.strip_prefix('m').unwrap_or(part)
-    });
-    text.into()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -447,12 +417,10 @@ mod tests {
         ] {
             assert!(read(text).known.is_empty(), "{text}");
         }
-        let long = format!("a.b: Creation complete after 0s [id={}]\n", "x".repeat(LONGEST_LINE));
+        let long = format!("a.b: Creation complete after 0s [id={}]\n", "x".repeat(LONGEST));
         let resources = fed([long.as_bytes(), b"a.c: Creating...\n"]);
         assert_eq!(resources.known.len(), 1);
-        assert!(
-            fed([long.as_bytes()[..LONGEST_LINE * 9 / 10].repeat(9).as_slice()]).line.capacity() < 3 * LONGEST_LINE
-        );
+        assert!(fed([long.as_bytes()[..LONGEST * 9 / 10].repeat(9).as_slice()]).lines.partial.capacity() < 3 * LONGEST);
     }
 
     fn to_be_saved(resources: &Resources) -> Vec<(String, Fate, Option<String>, bool)> {
