@@ -6,6 +6,7 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -59,6 +60,19 @@ pub fn has(file: File, text: &[u8], limit: u64) -> io::Result<bool> {
         }
         bytes.drain(..bytes.len().saturating_sub(text.len()));
     }
+}
+
+/// The end of a file: so many bytes of it at most.
+pub fn tail(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let mut tail = vec![0; usize::try_from(length.min(most)).map_err(io::Error::other)?];
+    file.read_exact_at(&mut tail, length.saturating_sub(most))?;
+    Ok(tail)
+}
+
+/// Whether the last line of a file lacks its end.
+pub fn ends_within_a_line(file: &File) -> io::Result<bool> {
+    Ok(tail(file, 1)?.last().is_some_and(|last| *last != b'\n'))
 }
 
 /// Makes a new file in `dir`, open for appending.

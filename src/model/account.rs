@@ -12,13 +12,13 @@ use crate::exit;
 use crate::model::ci;
 use crate::model::holder::Holder;
 use crate::model::lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockPlace, Stage, TraceEntry};
-use crate::model::process::product;
+use crate::model::process::{Product, product};
 use crate::model::state::StateAccount;
 use crate::model::unsaved::Unsaved;
 use crate::model::verdict::Liveness;
 
 /// What happened in a run. The journal holds it while the run goes on, `--report` writes it at the end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     pub tfguard: String,
     /// The session's name.
@@ -311,6 +311,26 @@ impl LockOutcome {
 }
 
 impl Account {
+    /// What ran, as far as the command tells.
+    pub fn product(&self) -> Product {
+        product(OsStr::new(&self.program)).unwrap_or(Product::Terraform)
+    }
+
+    /// Whether the command ended by itself and with success.
+    pub fn has_succeeded(&self) -> bool {
+        matches!(self.ending, Some(Ending::Exited { code: 0, .. }))
+    }
+
+    /// Whether the command did not end by itself, as far as is known.
+    pub fn has_died(&self) -> bool {
+        self.ending.is_none_or(Ending::is_unclean)
+    }
+
+    /// Whether what a script ran died of a signal: a shell tells of that by an exit code of more than 128.
+    pub fn tells_of_signal(&self) -> bool {
+        matches!(self.ending, Some(Ending::Exited { code: 129.., .. }))
+    }
+
     /// tfguard's exit code for this run.
     pub fn exit_code(&self) -> u8 {
         let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
@@ -332,9 +352,8 @@ impl Account {
     fn was_stopped_by_tfguard(&self) -> bool {
         let own =
             |first: &Requested| matches!(first.request, StopRequest::Deadline | StopRequest::CredentialsEnd { .. });
-        let succeeded = matches!(self.ending, Some(Ending::Exited { code: 0, .. }));
         let runs_terraforms = product(OsStr::new(&self.program)).is_none();
-        (self.requests.first().is_some_and(own) && (runs_terraforms || !succeeded))
+        (self.requests.first().is_some_and(own) && (runs_terraforms || !self.has_succeeded()))
             || self.terraforms.iter().any(Self::was_stopped_by_tfguard)
     }
 }

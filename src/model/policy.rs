@@ -21,12 +21,14 @@ pub enum OnDeath {
 }
 
 /// What to do with a lockfile in a store that does not keep conditions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WithoutConditions {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum UnconditionalDelete {
     /// Leave it, and say so.
+    #[default]
     Refuse,
     /// Read it once more and delete it; a lock that takes its place in between is lost.
-    SecondLook,
+    #[value(name = "second-look")]
+    AfterSecondLook,
 }
 
 impl OnDeath {

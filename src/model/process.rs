@@ -35,7 +35,7 @@ pub struct ProcessId {
 }
 
 /// The machine and PID namespace in which a [`ProcessId`] means something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct World {
     /// The kernel's boot ID.
     pub boot_id: String,
@@ -49,6 +49,24 @@ pub enum Product {
     Terraform,
     /// The Linux Foundation's.
     OpenTofu,
+}
+
+impl Product {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Terraform => "Terraform",
+            Self::OpenTofu => "OpenTofu",
+        }
+    }
+
+    /// The program by which people run it.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Terraform => "terraform",
+            Self::OpenTofu => "tofu",
+        }
+    }
 }
 
 /// Which product a program is, by its name: also `terraform-bin`, `terraform1.5`, `tofu_1.9.0`, but not `terraform-docs`.

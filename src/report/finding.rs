@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::model::{Fate, OtherLock, OtherOutcome, RefusedLock, StateAccount, Unsaved};
+use crate::model::{Fate, OtherLock, OtherOutcome, Product, RefusedLock, StateAccount, Unsaved};
 use crate::text::{describe, printable, printable_whole};
 
 /// What became of a lock, and what to do about it.
@@ -92,8 +92,9 @@ const NAMED: usize = 10;
 
 /// What there is to say of what Terraform did and did not save.
 impl Unsaved {
-    /// `verify`: the command that looks at the state, and where to run it. `program`: Terraform's or OpenTofu's.
-    pub(crate) fn finding(&self, verify: &str, program: &str) -> Finding {
+    /// `verify`: the command that looks at the state, and where to run it.
+    pub(crate) fn finding(&self, verify: &str, product: Product) -> Finding {
+        let program = product.program();
         let count = |is: Fate| self.resources.iter().filter(|resource| resource.is == is).count();
         let [made, may_exist, destroyed] =
             [count(Fate::Made) + count(Fate::Replaced), count(Fate::MayExist), count(Fate::Destroyed)];
@@ -102,7 +103,7 @@ impl Unsaved {
         let told = [some(made, "made"), some(may_exist, "that may exist"), some(self.left_out, "more")];
         let told = told.into_iter().flatten().collect::<Vec<_>>().join(", ");
         let is_urgent = self.needs_a_look();
-        let product = if program == "tofu" { "OpenTofu" } else { "Terraform" };
+        let product = product.name();
         let mut line = match (is_urgent, made + self.left_out) {
             (true, 0) => format!("{state} may lack resources that {product} was making: {told}"),
             (true, _) if !self.compared => format!("{state} may lack resources that {product} made: {told}"),
@@ -275,7 +276,7 @@ mod tests {
         ] {
             let state = state.map(str::to_owned);
             let unsaved = Unsaved { state, compared, resources: resources.clone(), ..Unsaved::default() };
-            let finding = unsaved.finding("look", "terraform");
+            let finding = unsaved.finding("look", Product::Terraform);
             assert!(finding.line.starts_with(says), "{finding:?}");
             assert!(finding.next.as_ref().unwrap().contains(next), "{finding:?}");
         }

@@ -1,17 +1,16 @@
 //! The account in a few lines for a tired person: how it ended, what became of the lock, what to do next.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::model::{
     Account, Ending, FoundLock, Grade, Half, HalfOutcome, LockAccount, LockClaim, LockInfo, LockKinds, LockOutcome,
-    LockPlace, OtherLock, Phase, Product, RefusedLock, Settings, Stage, StateAccount, TraceAccount,
+    LockPlace, OtherLock, Phase, RefusedLock, Settings, Stage, StateAccount, TraceAccount,
 };
 use crate::report::finding::{Finding, Outcome};
 use crate::text::describe;
-use crate::{model, terraform, text};
+use crate::{terraform, text};
 
 impl Account {
     /// Says it. An ordinary run is passed over in silence.
@@ -69,7 +68,7 @@ impl Account {
     /// What became of each lock, with the next step for each that needs somebody.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let sure = if self.survivors.is_empty() {
-            format!("no {} of this run is alive", self.product())
+            format!("no {} of this run is alive", self.product().name())
         } else {
             "those processes have ended".to_owned()
         };
@@ -84,7 +83,7 @@ impl Account {
         let unsaved = self.unsaved.iter().map(|unsaved| {
             let lock = self.locks.iter().find(|lock| Some(lock.claim.lock_id()) == unsaved.state);
             let verify = in_its_place(lock.and_then(|lock| lock.settings.as_ref()), "tfguard verify");
-            unsaved.finding(&verify, self.command())
+            unsaved.finding(&verify, self.product())
         });
         let refused = self.refused.iter().map(RefusedLock::finding);
         let below = self.terraforms.iter().flat_map(Self::findings);
@@ -100,8 +99,8 @@ impl Account {
         let died = std::iter::once(self).chain(&self.terraforms).find(died)?;
         let (command, place) = match terraform::unit_of(&died.directory) {
             Some(unit) => ("terragrunt", format!(" in {}", text::quote(unit))),
-            None if std::ptr::eq(died, self) => (died.command(), String::new()),
-            None => (died.command(), format!(" in {}", text::quote(&died.directory))),
+            None if std::ptr::eq(died, self) => (died.product().program(), String::new()),
+            None => (died.product().program(), format!(" in {}", text::quote(&died.directory))),
         };
         Some(format!("run `{command} plan`{place}; what was being changed when it died may be missing from the state"))
     }
@@ -132,19 +131,6 @@ impl Account {
             let _ = write!(line, ", {} after its interrupt", describe(took));
         }
         line
-    }
-
-    /// The product that ran, as far as the command tells.
-    fn product(&self) -> &'static str {
-        match model::product(OsStr::new(&self.program)) {
-            Some(Product::OpenTofu) => "OpenTofu",
-            _ => "Terraform",
-        }
-    }
-
-    /// The command by which people run it.
-    pub(crate) fn command(&self) -> &'static str {
-        if self.product() == "OpenTofu" { "tofu" } else { "terraform" }
     }
 }
 
@@ -198,7 +184,7 @@ impl LockAccount {
     }
 
     fn finding(&self, account: &Account, sure: &str) -> Finding {
-        let (claim, product) = (&self.claim, account.product());
+        let (claim, product) = (&self.claim, account.product().name());
         let id = claim.id.as_str();
         let mut line = format!("lock {} of {} ({}): ", claim.id, claim.lock_id(), claim.operation);
         let mut next = None;
@@ -279,7 +265,7 @@ impl LockAccount {
 impl TraceAccount {
     /// Nothing is to be said of one whose lock is told of otherwise, or that the child never had.
     fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
-        let (state, program) = (self.entry.trace.lock_id(), account.command());
+        let (state, program) = (self.entry.trace.lock_id(), account.product().program());
         let told = |outcome, what: String| {
             let line = format!("lockfile of {state}: {what}");
             let told = account.locks.iter().any(|lock| lock.claim.lock_id() == state);
@@ -288,14 +274,14 @@ impl TraceAccount {
         let why = match (&self.outcome, &self.holder) {
             (Some(LockOutcome::Left(why)), _) => why,
             (Some(LockOutcome::Unlocked), _) if self.entry.stage.is_over() => {
-                return told(Outcome::Unlocked, format!("released by {}", account.product()));
+                return told(Outcome::Unlocked, format!("released by {}", account.product().name()));
             }
             (Some(LockOutcome::TakenAway), holder) => {
                 let holder = match holder {
                     Some(FoundLock::Held(holder)) => another(holder),
                     _ => String::new(),
                 };
-                let finding = told(Outcome::TakenAway, taken_away(account.product()) + &holder)?;
+                let finding = told(Outcome::TakenAway, taken_away(account.product().name()) + &holder)?;
                 return Some(Finding { next: Some(in_its_place(self.settings.as_ref(), "tfguard verify")), ..finding });
             }
             (Some(LockOutcome::Gone), Some(FoundLock::Held(holder)))

@@ -43,7 +43,7 @@ pub use spool::Sayer;
 pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;
 
-use crate::model::{Account, Phase};
+use crate::model::Account;
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
 use crate::{exit, files, terraform};
 
@@ -146,27 +146,14 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         tfguard: env!("CARGO_PKG_VERSION").to_owned(),
         session: session.name().to_string_lossy().into_owned(),
         started: Timestamp::now(),
-        ended: None,
         ci: plan.ci.clone(),
         grace: Some(plan.grace.clone()),
         deadline: plan.deadline.clone(),
         program: program.unwrap_or_default().to_string_lossy().into_owned(),
         wrapped: plan.wrapped,
         directory: std::env::current_dir().unwrap_or_default(),
-        ending: None,
-        requests: Vec::new(),
-        interrupt: None,
-        killed: None,
-        phase: Phase::Unknown,
-        survivors: Vec::new(),
-        locks: Vec::new(),
-        traces: Vec::new(),
-        other_locks: Vec::new(),
-        states: Vec::new(),
-        unsaved: Vec::new(),
-        refused: None,
         troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(warning).collect(),
-        terraforms: Vec::new(),
+        ..Account::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 
-use crate::model::{CiMessages, Evidence, OnDeath, WithoutConditions};
+use crate::model::{CiMessages, Evidence, OnDeath, UnconditionalDelete};
 use crate::text::{Setting, duration};
 
 /// How to run and guard a command.
@@ -108,7 +108,7 @@ pub struct RunOptions {
         hide_short_help = true,
         help_heading = "Locks"
     )]
-    pub without_conditions: WithoutConditions,
+    pub without_conditions: UnconditionalDelete,
 
     /// Do not record who holds the lock
     ///

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::files;
 use crate::model::{Account, ProcessId};
 use crate::report::ci::Summary;
 use crate::run::plan::Plan;
@@ -158,15 +159,8 @@ fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
 
 /// Whether the last line of one of the child's streams has no end.
 fn ends_within_a_line(session: &SessionDir) -> bool {
-    let last = |file| -> io::Result<u8> {
-        let file = session.open_file(file)?;
-        let mut last = [b'\n'];
-        if let Some(at) = file.metadata()?.len().checked_sub(1) {
-            file.read_exact_at(&mut last, at)?;
-        }
-        Ok(last[0])
-    };
-    [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| last(file).is_ok_and(|last| last != b'\n'))
+    let is_torn = |file| files::ends_within_a_line(&session.open_file(file).ok()?).ok();
+    [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| is_torn(file) == Some(true))
 }
 
 /// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::machine::{PATIENCE, Terms};
-use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, WithoutConditions};
+use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, UnconditionalDelete};
 use crate::report::ci::Publisher;
 use crate::run::child;
 use crate::run::child::Environment;
 use crate::run::options::RunOptions;
 use crate::session::SessionDir;
-use crate::store::{RELEASE_BUDGET, UnconditionalDelete};
+use crate::store::RELEASE_BUDGET;
 use crate::text::{Setting, describe};
 use crate::{ci, model, terraform};
 
@@ -152,10 +152,7 @@ impl Plan {
             evidence: options.evidence,
             annotate: !options.no_annotate,
             on_death: options.on_death,
-            unconditional: match options.without_conditions {
-                WithoutConditions::Refuse => UnconditionalDelete::Refuse,
-                WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
-            },
+            unconditional: options.without_conditions,
             is_late: is_gitlab
                 && outer.is_none()
                 && !options.outlive_parent

@@ -4,8 +4,6 @@
 //! tfguard has that. The words only serve to tell people more: they make no lock this run's own.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,7 +21,7 @@ use crate::run::terraforms::has_rival;
 use crate::session::{Judged, Machine, SessionFile};
 use crate::store::{RefusedItself, Suspicion, UnconditionalDelete};
 use crate::terraform::Backend;
-use crate::{terraform, text};
+use crate::{files, terraform, text};
 
 /// Looking at the lock never takes longer: the run is over, and the CI waits.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
@@ -110,7 +108,7 @@ impl Supervisor<'_> {
         let spools = [SessionFile::Stderr, SessionFile::Stdout].into_iter();
         let found = spools
             .flat_map(|spool| self.job.session.open_file(spool))
-            .find_map(|spool| PrintedRefusal::find(&tail(spool)?));
+            .find_map(|spool| PrintedRefusal::find(&String::from_utf8_lossy(&files::tail(&spool, TAIL).ok()?)));
         let holder = found?.holder?;
         // Its own, after the answer to its request was lost: that one was looked after.
         if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
@@ -175,7 +173,7 @@ impl Supervisor<'_> {
                 text::run_in(Some(&directory), &text::unlock(id, &flags))
             }
             None => {
-                let program = self.journal.account.command();
+                let program = self.journal.account.product().program();
                 let terraform = self.job.terraform(program, false);
                 let end_of_options = if id.starts_with('-') { "-- " } else { "" };
                 let command = format!("{terraform} force-unlock {end_of_options}{}", text::quote(&id));
@@ -229,15 +227,6 @@ async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock
             None
         }
     }
-}
-
-/// The end of a file, as text.
-fn tail(mut file: File) -> Option<String> {
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
-    let mut bytes = Vec::new();
-    file.take(TAIL).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
-    Account, Ending, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount,
-    StateFinding, Unsaved,
+    Account, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount, StateFinding,
+    Unsaved,
 };
 use crate::run::job::Job;
 use crate::run::locate::Locator;
@@ -30,7 +30,7 @@ pub(crate) async fn look(
     changed: Option<Unsaved>,
     budget: Duration,
 ) {
-    let unclean = account.ending.is_none_or(Ending::is_unclean);
+    let unclean = account.has_died();
     let held = |lock: &LockAccount| match &lock.outcome {
         Some(LockOutcome::Released | LockOutcome::TakenAway | LockOutcome::Kept | LockOutcome::Left(_)) => true,
         Some(LockOutcome::Gone) => unclean,
@@ -98,7 +98,7 @@ async fn state(
     budget: Duration,
     mut changed: Option<Unsaved>,
 ) -> (StateAccount, Option<Unsaved>) {
-    let orderly = !account.ending.is_none_or(Ending::is_unclean);
+    let orderly = !account.has_died();
     let LockClaim { bucket, state_key, .. } = &lock.claim;
     let dir = lock.settings.as_ref().map(|settings| &settings.directory);
     // An older one is of another run, which this one's ending says nothing of.

@@ -2,12 +2,10 @@
 //! and `exitcode`, and a line that makes an error an annotation (`wrapper/terraform.js` of setup-terraform 4,
 //! `wrapper/tofu.js` of setup-opentofu 2). The exit code is in [`Account::exit_code`].
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use crate::model;
-use crate::model::{Account, Ending, Product};
+use crate::model::{Account, Ending};
 use crate::report::ci;
 use crate::run::plan::Plan;
 use crate::session::{SessionDir, SessionFile};
@@ -30,10 +28,7 @@ pub fn conclude(plan: &Plan, session: &SessionDir, account: &Account) -> Option<
         let streams = streams.into_iter().filter_map(|(name, file)| Some((name, end_of(session, name, file).ok()?)));
         ci::set_outputs(path, &streams.chain([("exitcode", code.to_string())]).collect::<Vec<_>>());
     }
-    let name = match model::product(OsStr::new(&account.program)) {
-        Some(Product::OpenTofu) => "OpenTofu",
-        _ => "Terraform",
-    };
+    let name = account.product().name();
     let failed = matches!(account.ending, Some(Ending::Exited { .. })) && !matches!(code, 0 | 2);
     failed.then(|| format!("::error::{name} exited with code {code}.\n"))
 }

@@ -395,11 +395,7 @@ impl SessionDir {
     /// that was taken for it.
     pub fn log_is_cut(&self, log: &File) -> Option<&'static str> {
         let found = log.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        let mut last = [b'\n'];
-        if let Some(at) = found.len().checked_sub(1)
-            && log.read_exact_at(&mut last, at).is_ok()
-            && last != *b"\n"
-        {
+        if files::ends_within_a_line(log).is_ok_and(|torn| torn) {
             return Some("the end of Terraform's log is torn, as on a full disk");
         }
         // In blocks of 512 bytes (stat(2)).

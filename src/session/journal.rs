@@ -17,7 +17,7 @@ use crate::session::process::{monotonic_millis, nodename};
 const SCHEMA: u32 = 1;
 
 /// The journal of a session. Holds no secrets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
     schema: u32,
     /// Where its process IDs mean something.
@@ -82,18 +82,9 @@ impl Journal {
             schema: SCHEMA,
             world: World::here(),
             nodename: nodename(),
-            log: None,
-            runner: None,
-            front: None,
-            supervisor: None,
-            child: None,
             began: Some(monotonic_millis()),
-            intent: None,
-            on_death: None,
-            backend: StartingBackend::default(),
-            interrupted: Vec::new(),
-            kill_at: None,
             account,
+            ..Self::default()
         }
     }
 

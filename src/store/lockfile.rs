@@ -7,7 +7,8 @@
 
 use crate::aws::{SseCustomerKey, StoreError, classify};
 use crate::model::{
-    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockTrace, Recorded, Sighting, lockfile_key,
+    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockTrace, Recorded, Sighting,
+    UnconditionalDelete, lockfile_key,
 };
 
 pub(crate) mod examination;
@@ -39,16 +40,6 @@ const LARGEST: usize = 64 * 1024;
 const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
 /// How long it may take to come.
 const LONGEST: Duration = Duration::from_secs(20);
-/// What to do where a store does not keep the condition of a conditional delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnconditionalDelete {
-    /// Leave the lock and say so.
-    #[default]
-    Refuse,
-    /// Read the object once more and, if it is still the claimed lock, delete it without a condition. Between the
-    /// two requests somebody else's lock may take its place, and would be lost: for stores where nobody else can.
-    AfterSecondLook,
-}
 
 /// A lockfile.
 #[derive(Debug, Clone)]

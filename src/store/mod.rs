@@ -5,6 +5,7 @@
 //! * [`release()`]: the one algorithm by which a lock is removed.
 
 use crate::aws::StoreError;
+pub use crate::model::UnconditionalDelete;
 use crate::model::{FoundLock, Holder, LockClaim};
 
 mod contested;
@@ -19,8 +20,8 @@ mod tags;
 
 pub(crate) use contested::Contested;
 pub(crate) use dynamodb::DIGEST_SUFFIX;
+pub use lockfile::Traced;
 pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;
-pub use lockfile::{Traced, UnconditionalDelete};
 pub(crate) use lockfile::{read_body, unreadable};
 pub(crate) use open::Reader;
 pub use open::Store;

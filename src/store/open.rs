@@ -12,10 +12,12 @@ use futures_util::stream::Stream;
 use tokio::sync::OnceCell;
 
 use crate::aws::{AwsClients, StoreError, classify, is_aws};
-use crate::model::{FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, lockfile_key};
+use crate::model::{
+    FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete, lockfile_key,
+};
 use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
+use crate::store::lockfile::LockfileStore;
 use crate::store::lockfile::examination::Conditions;
-use crate::store::lockfile::{LockfileStore, UnconditionalDelete};
 use crate::store::{Annotation, Deletion, LockStore};
 use crate::text::without_user;
 

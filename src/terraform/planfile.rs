@@ -74,27 +74,16 @@ fn open(path: &Path) -> Result<File, PlanFlaw> {
     match &start[..length] {
         // Of an entry, or of an archive without any.
         b"PK\x03\x04" | b"PK\x05\x06" => Ok(file),
-        [b'{', ..] => Err(other_format(file)),
+        [b'{', ..] => Err(other_format(&file)),
         _ => Err(PlanFlaw::NoPlan),
     }
 }
 
 /// Which of the plans in JSON it is: encrypted by OpenTofu (`basedata` in its `internal/encryption/base.go`), or only
 /// the name of a run that is planned elsewhere (`internal/cloud/cloudplan`).
-fn other_format(file: File) -> PlanFlaw {
+fn other_format(file: &File) -> PlanFlaw {
     // The one field that both OpenTofu and this look at comes last, so it is looked for from the end.
-    use std::io::{Seek as _, SeekFrom};
-    const TAIL: u64 = 4096;
-    let mut file = file;
-    let tail = file
-        .seek(SeekFrom::End(0))
-        .and_then(|length| file.seek(SeekFrom::Start(length.saturating_sub(TAIL))))
-        .and_then(|_| {
-            let mut tail = Vec::new();
-            file.take(TAIL).read_to_end(&mut tail)?;
-            Ok(tail)
-        });
-    match tail {
+    match files::tail(file, 4096) {
         Ok(tail) if memchr::memmem::find(&tail, b"\"encryption_version\"").is_some() => PlanFlaw::Encrypted,
         Ok(_) => PlanFlaw::NoPlan,
         Err(error) => error.into(),

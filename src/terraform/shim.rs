@@ -96,7 +96,7 @@ pub fn link_into(
     let named = |variable: &str| env.get(OsStr::new(variable)).filter(|named| named.as_encoded_bytes().contains(&b'/'));
     let [first, second] = TERRAGRUNT.map(named);
     if let Some(named) = first.or(second).map(Path::new).filter(|named| is_program(named) && !is_self(named)) {
-        let name = if product(named.as_os_str()) == Some(Product::OpenTofu) { "tofu" } else { "terraform" };
+        let name = product(named.as_os_str()).unwrap_or(Product::Terraform).program();
         let real = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
         let link = session.make_named_link(&own, name, &real)?;
         // One that names another program goes its own way.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::commands::target::Target;
-use crate::model::WithoutConditions;
+use crate::model::UnconditionalDelete;
 
 /// The options of `tfguard unlock`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct Args {
     ///
     /// What to do with a lockfile in a store that does not keep the condition of a conditional delete.
     #[arg(long, value_name = "POLICY", default_value = "refuse", hide_short_help = true, help_heading = "Deleting")]
-    pub without_conditions: WithoutConditions,
+    pub without_conditions: UnconditionalDelete,
 
     /// The state.
     #[command(flatten)]

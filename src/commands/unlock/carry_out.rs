@@ -1,7 +1,5 @@
 //! Looks, shows, asks, deletes.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -12,18 +10,14 @@ use crate::commands::target::State;
 use crate::commands::unlock::args::Args;
 use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
-use crate::model::{
-    FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, LockPlace, Sighting, WithoutConditions,
-};
+use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, LockPlace, Sighting};
 use crate::run::{IN_FLIGHT, Terraform, write_report};
 use crate::session::{Machine, nodename, terraforms};
-use crate::store::{ReleaseTerms, Released, UnconditionalDelete};
+use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released};
 use crate::text::printable;
 use crate::{exit, model, store};
 
 const QUESTION: &str = "Delete it? Be certain that no Terraform of this state is running.";
-/// How long the deletion of one half may take, retries and all.
-const BUDGET: Duration = Duration::from_secs(45);
 
 /// Deletes; gives tfguard's exit code.
 ///
@@ -231,18 +225,14 @@ impl Unlock<'_> {
 
     /// Deletes one half, if it still is what was shown.
     async fn release(&self, half: &HalfSeen) -> Released {
-        let unconditional = match self.args.without_conditions {
-            WithoutConditions::Refuse => UnconditionalDelete::Refuse,
-            WithoutConditions::SecondLook => UnconditionalDelete::AfterSecondLook,
-        };
-        let store = self.state.clients.open(&half.place, unconditional);
+        let store = self.state.clients.open(&half.place, self.args.without_conditions);
         match self.claim(half) {
             Some(claim) => {
-                let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: BUDGET };
+                let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: RELEASE_BUDGET };
                 store::release(&store, &claim, None, &terms).await
             }
             // Other programs than Terraform give IDs of other shapes, or none.
-            None => store::release_seen(&store, &half.seen, BUDGET).await,
+            None => store::release_seen(&store, &half.seen, RELEASE_BUDGET).await,
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -148,11 +147,7 @@ fn append_to(path: &Path, text: &str) -> io::Result<()> {
     // Never made, it is the CI's; never waited for.
     let mut file = files::open(CWD, path.as_os_str(), OFlags::RDWR | OFlags::APPEND)?;
     // Somebody's last line may lack its end.
-    let mut last = [b'\n'];
-    if let Some(at) = file.metadata()?.len().checked_sub(1) {
-        file.read_exact_at(&mut last, at)?;
-    }
-    let separator = if last == *b"\n" { "" } else { "\n" };
+    let separator = if files::ends_within_a_line(&file)? { "\n" } else { "" };
     file.write_all(format!("{separator}{text}").as_bytes())
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::run::terraforms::has_rival;
 use crate::session::{SessionFile, Survivor, Tree, is_log_held};
 use crate::store::{Case, Permission, Suspicion, left_by_move};
 use crate::terraform::Backend;
-use crate::{observe, terraform};
+use crate::{files, observe, terraform};
 
 /// So much of the end of the output is looked at for what Go's runtime says of a crash.
 const LAST_WORDS: u64 = 64 * 1024;
@@ -63,19 +62,15 @@ impl Supervisor<'_> {
     }
 
     fn has_dumped_goroutines(&self) -> bool {
-        let tail = |file| -> io::Result<Vec<u8>> {
-            let file = self.job.session.open_file(file)?;
-            let length = file.metadata()?.len();
-            let mut tail = vec![0; length.min(LAST_WORDS) as usize];
-            file.read_exact_at(&mut tail, length.saturating_sub(LAST_WORDS))?;
-            Ok(tail)
-        };
         let begins = b"\ngoroutine ";
         let dumped = |text: Vec<u8>| {
             let mut places = memmem::find_iter(&text, begins);
             places.any(|at| text.get(at + begins.len()).is_some_and(u8::is_ascii_digit))
         };
-        [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| tail(file).is_ok_and(dumped))
+        [SessionFile::Stdout, SessionFile::Stderr]
+            .into_iter()
+            .filter_map(|file| files::tail(&self.job.session.open_file(file).ok()?, LAST_WORDS).ok())
+            .any(dumped)
     }
 
     pub(crate) fn log_ended(&mut self) {
@@ -129,8 +124,8 @@ impl Supervisor<'_> {
 
     /// Decides whether to look after a lock that the child may have left on a backend which does not log locks.
     fn suspect(&mut self) {
-        let (ending, is_terraform) = (self.journal.account.ending, self.log.child_is_terraform);
-        if matches!(ending, Some(Ending::Exited { code: 0, .. })) {
+        let is_terraform = self.log.child_is_terraform;
+        if self.journal.account.has_succeeded() {
             return;
         }
         let migration = self.migration();
@@ -151,9 +146,8 @@ impl Supervisor<'_> {
         if matches!(suspicion, Suspicion::None) && migration.is_none() {
             return;
         }
-        // A wrapper script tells of a signal that ended its command by 128 and more.
-        let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. })) && !is_terraform;
-        if !(ending.is_none_or(Ending::is_unclean) || signalled || self.gave_up()) {
+        let signalled = self.journal.account.tells_of_signal() && !is_terraform;
+        if !(self.journal.account.has_died() || signalled || self.gave_up()) {
             return;
         }
         match suspicion {
@@ -215,8 +209,7 @@ impl Supervisor<'_> {
     /// A forced exit after two interrupts leaves requests on their way, and only the output tells of it. It is
     /// read only where it matters: it may be large.
     pub(crate) fn follow_output_to_its_end(&mut self) {
-        let exited_zero = matches!(self.journal.account.ending, Some(Ending::Exited { code: 0, .. }));
-        if !self.printed.is_followed() && !exited_zero && !self.left().is_empty() {
+        if !self.printed.is_followed() && !self.journal.account.has_succeeded() && !self.left().is_empty() {
             self.follow_output();
         } else {
             self.read_output();
@@ -224,14 +217,12 @@ impl Supervisor<'_> {
     }
 
     pub(crate) fn observed_ending(&self) -> observe::Ending {
-        let ending = self.journal.account.ending;
-        let own_end = self.log.child_is_terraform && !ending.is_none_or(Ending::is_unclean);
-        // A shell tells of a signal that ended its command by 128 and more.
-        let signalled = !self.log.child_is_terraform && matches!(ending, Some(Ending::Exited { code: 129.., .. }));
+        let account = &self.journal.account;
+        let own_end = self.log.child_is_terraform && !account.has_died();
         observe::Ending {
-            exited_zero: own_end && matches!(ending, Some(Ending::Exited { code: 0, .. })),
+            exited_zero: own_end && account.has_succeeded(),
             by_signal_or_kill: !own_end || self.printed.twice,
-            unclean: ending.is_none_or(Ending::is_unclean) || signalled,
+            unclean: account.has_died() || (!self.log.child_is_terraform && account.tells_of_signal()),
         }
     }
 
@@ -262,8 +253,7 @@ impl Supervisor<'_> {
     /// by then.
     pub(crate) async fn look_at_states(&mut self) {
         let account = &self.journal.account;
-        let unclean = account.ending.is_none_or(Ending::is_unclean);
-        let failed = !matches!(account.ending, Some(Ending::Exited { code: 0, .. }));
+        let (unclean, failed) = (account.has_died(), !account.has_succeeded());
         let was_left = |lock: &LockAccount| {
             use LockOutcome::{Kept, Left, Released, TakenAway};
             matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::machine::Event;
-use crate::model::{Account, Ending, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
+use crate::model::{LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
 use crate::run::inner::Orphan;
 use crate::run::job::Job;
 use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
@@ -118,8 +118,7 @@ impl Supervisor<'_> {
                     }
                     let surroundings = read.and_then(|terraform| terraform.surroundings().next());
                     tracing::debug!("process {} is a Terraform without a guard of its own", found.id.pid);
-                    let is_tofu = product(OsStr::new(&found.name)) == Some(Product::OpenTofu);
-                    let program = if is_tofu { "tofu" } else { "terraform" };
+                    let program = product(OsStr::new(&found.name)).unwrap_or(Product::Terraform).program();
                     self.unguarded.push(Unguarded { id: found.id, program, surroundings, logs: found.holds_log });
                 }
                 None => {}
@@ -132,16 +131,14 @@ impl Supervisor<'_> {
         if self.inner.is_none() {
             return;
         }
-        let Account { ending, requests, .. } = &self.journal.account;
-        let succeeded = matches!(ending, Some(Ending::Exited { code: 0, .. })) && requests.is_empty();
+        let account = &self.journal.account;
+        let succeeded = account.has_succeeded() && account.requests.is_empty();
         // On other backends it works under a lock that is not logged.
         let worked_unlogged =
             self.log.observer.under_lock().is_some() && self.log.observer.ledger().entries().is_empty();
         let cut = self.job.session.log_is_cut(self.log.file()).is_some();
         let log_tells = self.log.observer.tells_locks() && !worked_unlogged && !cut;
-        // A shell tells of a signal that ended its command by 128 and more.
-        let signalled = matches!(ending, Some(Ending::Exited { code: 129.., .. }));
-        let died = signalled || ending.is_none_or(Ending::is_unclean) || !requests.is_empty();
+        let died = account.tells_of_signal() || account.has_died() || !account.requests.is_empty();
         if worked_unlogged && died && self.unguarded.is_empty() {
             self.note_unknown(
                 "a Terraform below the command worked under a lock and was gone before tfguard saw where".to_owned(),

@@ -55,9 +55,8 @@ impl Supervisor<'_> {
         let account = &self.journal.account;
         let is_named = self.job.command.first().is_some_and(|program| product(program).is_some());
         let script = self.log.observer.is_unlearned() && !self.log.child_is_terraform && !is_named;
-        let signalled = script && matches!(account.ending, Some(Ending::Exited { code: 129.., .. }));
-        (account.ending.is_none_or(Ending::is_unclean) || !account.requests.is_empty() || signalled)
-            && (script || self.is_silent())
+        let signalled = script && account.tells_of_signal();
+        (account.has_died() || !account.requests.is_empty() || signalled) && (script || self.is_silent())
     }
 
     /// Whether the command may hold a lock in S3 of which its log says nothing.
@@ -82,7 +81,7 @@ impl Supervisor<'_> {
 
     /// Whether Terraform died, and its log has not even its version, which it writes first.
     pub(crate) fn lacks_version(&self) -> bool {
-        let unclean = self.journal.account.ending.is_none_or(Ending::is_unclean);
+        let unclean = self.journal.account.has_died();
         self.log.child_is_terraform && unclean && self.log.observer.product().is_none()
     }
 
@@ -134,13 +133,13 @@ impl Supervisor<'_> {
         let account = &self.journal.account;
         if self.log.observer.is_unlearned() {
             // An error after a request to stop can be a forced exit.
-            if !matches!(account.ending, Some(Ending::Exited { code: 0, .. })) {
+            if !account.has_succeeded() {
                 self.note_unknown("tfguard learns no lock of Terraform before 1.0".to_owned());
             }
             return;
         }
         let Some(intent) = &self.journal.intent else { return };
-        let unclean = account.ending.is_none_or(Ending::is_unclean);
+        let unclean = account.has_died();
         let may_land = unclean && self.log.observer.under_lock().is_none();
         let found = match nameless::look_again(intent, &self.job.env, self.item_terms(), may_land).await {
             Ok(Some(found)) => found,
@@ -196,7 +195,7 @@ impl Supervisor<'_> {
         let account = &self.journal.account;
         // An error after a request to stop can be a forced exit.
         let forced = matches!(account.ending, Some(Ending::Exited { code: 1.., .. })) && !account.requests.is_empty();
-        if forced || account.ending.is_none_or(Ending::is_unclean) {
+        if forced || account.has_died() {
             self.note_unknown(why.to_owned());
         } else {
             let what = format!("tfguard could not see whether this run left a lock: {why}");
@@ -213,7 +212,7 @@ impl Supervisor<'_> {
             command: None,
             terraform: self.journal.intent.as_ref().map(|intent| {
                 let surroundings = Surroundings { dir: intent.directory.clone(), env: self.job.env.clone() };
-                surroundings.terraform(self.journal.account.command(), &intent.workspace, true)
+                surroundings.terraform(self.journal.account.product().program(), &intent.workspace, true)
             }),
         });
     }
