@@ -1,14 +1,10 @@
 //! What tfguard says in the language of the CI it runs in, so that a tired person sees in the CI's own pages what became
 //! of which lock, and the next command.
 //!
-//! Everything passes through a [`Summary`], whose texts are one line each and free of control characters; each CI's file
-//! turns it into text, purely, and escapes what that CI would take for more than text. [`Publisher`] writes it.
+//! Everything passes through a [`Summary`], whose texts are one line each and free of control characters; `language` and
+//! `outputs` turn it into text, purely, and escape what that CI would take for more than text. [`Publisher`] writes it.
 
-mod azure;
-mod buildkite;
-mod dotenv;
-mod github;
-mod gitlab;
+mod language;
 mod markdown;
 mod outputs;
 mod publisher;

@@ -45,3 +45,47 @@ impl<'a> Outputs<'a> {
         self.lock_ids.first().copied().unwrap_or_default()
     }
 }
+
+/// GitHub Actions: what is added to the file of `GITHUB_OUTPUT`. `delimiter` is a word that nobody could have guessed.
+pub fn for_github(summaries: &[Summary], delimiter: &str) -> String {
+    let outputs = Outputs::of(summaries);
+    let values = [
+        ("tfguard-outcome", outputs.outcome.to_owned()),
+        ("tfguard-lock-left", outputs.lock_left.to_string()),
+        ("tfguard-lock-id", outputs.lock_id().to_owned()),
+        ("tfguard-locks", outputs.locks.to_string()),
+    ];
+    assignments(&values, delimiter)
+}
+
+/// Names and values in the form that every runner takes, with lines in the values.
+pub fn assignments(values: &[(&str, String)], delimiter: &str) -> String {
+    // If somebody could guess it all the same, it is not the one.
+    let mut delimiter = delimiter.to_owned();
+    while values.iter().any(|(_, value)| value.contains(&delimiter)) {
+        delimiter.push('_');
+    }
+    // No empty line between them: act, and the runners that share its parser, refuse a file that has one.
+    values.iter().map(|(name, value)| format!("{name}<<{delimiter}\n{value}\n{delimiter}\n")).collect()
+}
+
+/// The file of `--dotenv`, for `artifacts:reports:dotenv` of GitLab. GitLab wants one `NAME=value` a line, none empty, and expands `$` in a value that a later job uses
+/// (gitlab, `app/services/ci/parse_dotenv_artifact_service.rb`); shells that source it take much more for commands. So
+/// what is no letter, digit or harmless mark becomes `_`.
+pub fn dotenv(summaries: &[Summary]) -> String {
+    let outputs = Outputs::of(summaries);
+    let ids: Vec<_> = outputs.lock_ids.iter().take(20).map(|id| harmless(id)).collect();
+    format!(
+        "TFGUARD_RESULT_OUTCOME={}\nTFGUARD_RESULT_LOCK_LEFT={}\nTFGUARD_RESULT_LOCK_ID={}\nTFGUARD_RESULT_LOCK_IDS={}\n",
+        outputs.outcome,
+        outputs.lock_left,
+        harmless(outputs.lock_id()),
+        ids.join(",")
+    )
+}
+
+fn harmless(text: &str) -> String {
+    let mark = |char: char| if char.is_ascii_alphanumeric() || "-_.:/@".contains(char) { char } else { '_' };
+    // GitLab takes files of five kilobytes.
+    text.chars().take(128).map(mark).collect()
+}

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::model::Provider;
 use crate::report::ci::summary::{Level, Message, Summary};
-use crate::report::ci::{azure, buildkite, dotenv, github, gitlab, markdown};
+use crate::report::ci::{language, markdown, outputs};
 use crate::{ci, files, terraform};
 
 /// How long the Buildkite agent may take: the CI may be about to kill this process.
@@ -80,8 +80,8 @@ impl Publisher {
             Language::Github { .. } | Language::Azure => {
                 (String::new(), summary.messages().iter().map(|message| self.command(message)).collect())
             }
-            Language::Gitlab => match gitlab::section_start(summary, now.as_second()) {
-                Some(start) => (start, gitlab::section_end(summary, now.as_second())),
+            Language::Gitlab => match language::gitlab_section_start(summary, now.as_second()) {
+                Some(start) => (start, language::gitlab_section_end(summary, now.as_second())),
                 None => Default::default(),
             },
             Language::Buildkite { .. } | Language::Plain => Default::default(),
@@ -93,8 +93,8 @@ impl Publisher {
     pub fn command(&self, message: &Message) -> String {
         match &self.language {
             _ if message.level < self.least => String::new(),
-            Language::Github { .. } => github::command(message),
-            Language::Azure => azure::command(message),
+            Language::Github { .. } => language::github_command(message),
+            Language::Azure => language::azure_command(message),
             Language::Gitlab | Language::Buildkite { .. } | Language::Plain => String::new(),
         }
     }
@@ -103,20 +103,19 @@ impl Publisher {
     pub async fn publish(&self, summaries: &[Summary]) {
         if let Some(path) = &self.dotenv {
             // It holds no secrets, and a CI may collect it as another user.
-            if let Err(error) = files::replace_path(path, dotenv::variables(summaries).as_bytes(), 0o666) {
+            if let Err(error) = files::replace_path(path, outputs::dotenv(summaries).as_bytes(), 0o666) {
                 tracing::warn!("cannot write {} (--dotenv): {error}", path.display());
             }
         }
         match &self.language {
             Language::Github { output, summary } => {
-                let outputs = || github::outputs(summaries, &unguessable());
-                append("GITHUB_OUTPUT", output.as_deref(), outputs);
+                append("GITHUB_OUTPUT", output.as_deref(), || outputs::for_github(summaries, &unguessable()));
                 if let Some(section) = markdown::section(summaries) {
                     append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n{section}"));
                 }
             }
             Language::Buildkite { agent, job } => {
-                let Some(annotation) = buildkite::annotation(summaries, job) else { return };
+                let Some(annotation) = language::buildkite_annotation(summaries, job) else { return };
                 let ended = tokio::time::timeout(AGENT_TIME, annotate(agent, &annotation)).await;
                 if let Err(error) = ended.unwrap_or_else(|elapsed| Err(elapsed.into())) {
                     tracing::debug!("the build is not annotated: buildkite-agent: {error}");
@@ -129,7 +128,7 @@ impl Publisher {
 
 /// Sets outputs of a step of GitHub's, on which a later step may rely.
 pub fn set_outputs(path: &Path, values: &[(&str, String)]) {
-    if let Err(error) = append_to(path, &github::assignments(values, &unguessable())) {
+    if let Err(error) = append_to(path, &outputs::assignments(values, &unguessable())) {
         tracing::warn!("the step's outputs cannot be set: {} (GITHUB_OUTPUT): {error}", path.display());
     }
 }
@@ -151,7 +150,7 @@ fn append_to(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(format!("{separator}{text}").as_bytes())
 }
 
-async fn annotate(agent: &Path, annotation: &buildkite::Annotation) -> io::Result<()> {
+async fn annotate(agent: &Path, annotation: &language::Annotation) -> io::Result<()> {
     let mut child = tokio::process::Command::new(agent)
         .args(&annotation.args)
         .stdin(Stdio::piped())

@@ -254,14 +254,14 @@ proptest! {
         let quiet = Publisher::new(Some(Provider::GithubActions), &HashMap::new(), true, None);
         let told = quiet.around(&summary, Timestamp::UNIX_EPOCH).1;
         let worth = summary.messages().into_iter().filter(|message| message.level > Level::Notice);
-        prop_assert_eq!(told, worth.map(|message| github::command(&message)).collect::<String>());
+        prop_assert_eq!(told, worth.map(|message| language::github_command(&message)).collect::<String>());
     }
 
     #[test]
     fn github_reads_four_outputs(accounts in proptest::collection::vec(account(), 1..3)) {
         let summaries: Vec<_> = accounts.iter().map(Summary::of).collect();
         // After a line of somebody else's without an end, and before one of theirs.
-        let text = format!("mine=1\n{}yours=2", github::outputs(&summaries, "tfguard_0"));
+        let text = format!("mine=1\n{}yours=2", outputs::for_github(&summaries, "tfguard_0"));
         let outputs = read_outputs(&text);
         let names: Vec<_> = outputs.iter().map(|(name, _)| name.as_str()).collect();
         let expected = ["mine", "tfguard-outcome", "tfguard-lock-left", "tfguard-lock-id", "tfguard-locks", "yours"];
@@ -310,7 +310,7 @@ proptest! {
     #[test]
     fn variables_are_plain_words(accounts in proptest::collection::vec(account(), 0..3)) {
         let summaries: Vec<_> = accounts.iter().map(Summary::of).collect();
-        let text = dotenv::variables(&summaries);
+        let text = outputs::dotenv(&summaries);
         prop_assert_eq!(text.matches('\n').count(), 4);
         for line in text.lines() {
             let (name, value) = line.split_once('=').unwrap();
@@ -353,7 +353,7 @@ proptest! {
     #[test]
     fn buildkites_agent_is_called_with_words_of_our_own(accounts in proptest::collection::vec(account(), 1..3)) {
         let summaries: Vec<_> = accounts.iter().map(Summary::of).collect();
-        let annotation = buildkite::annotation(&summaries, "job");
+        let annotation = language::buildkite_annotation(&summaries, "job");
         prop_assert_eq!(annotation.is_none(), summaries.iter().all(|summary| summary.silent));
         if let Some(annotation) = annotation {
             let ours = |char: char| char.is_ascii_alphanumeric() || "-_".contains(char);
@@ -433,7 +433,7 @@ fn the_lock_of_somebody_else_is_told_to_people_and_not_as_an_output() {
     let told = after(Provider::GithubActions, &summaries[0]);
     assert!(told.starts_with("::warning title=tfguard%3A State locked by somebody else::"), "{told}");
     assert!(told.contains("4bb7d84c") && told.ends_with(". Next: wait\n"), "{told}");
-    let outputs: HashMap<_, _> = read_outputs(&github::outputs(&summaries, "tfguard_0")).into_iter().collect();
+    let outputs: HashMap<_, _> = read_outputs(&outputs::for_github(&summaries, "tfguard_0")).into_iter().collect();
     assert_eq!((&*outputs["tfguard-outcome"], &*outputs["tfguard-lock-id"]), ("foreign", ""));
-    assert!(dotenv::variables(&summaries).ends_with("LOCK_ID=\nTFGUARD_RESULT_LOCK_IDS=\n"));
+    assert!(outputs::dotenv(&summaries).ends_with("LOCK_ID=\nTFGUARD_RESULT_LOCK_IDS=\n"));
 }
