@@ -194,6 +194,15 @@ pub(crate) fn printable_command(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
+/// What the variable of a flag says.
+pub fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text.to_lowercase().as_str() {
+        "1" | "t" | "true" | "y" | "yes" | "on" => Ok(true),
+        "0" | "f" | "false" | "n" | "no" | "off" => Ok(false),
+        _ => Err("write true or false"),
+    }
+}
+
 /// A line without its colours: the terminal's SGR sequences, such as `ESC [ 0 ; 1 m`.
 pub fn without_colours(line: &str) -> Cow<'_, str> {
     static SGR: LazyLock<Regex> = LazyLock::new(|| Regex::new("\x1b\\[[0-9;]*m").expect("a pattern"));

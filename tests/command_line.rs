@@ -115,6 +115,7 @@ fn an_error_names_the_variable_that_the_value_came_from() {
         (run, &[("TFGUARD_GRACE", "5x")][..], "invalid value '5x' for 'TFGUARD_GRACE': write a duration", 125),
         (run, &[("TFGUARD_EVIDENCE", "itm")], "for 'TFGUARD_EVIDENCE'", 125),
         (run, &[("TFGUARD_CLEANUP_STEP", "ture")], "invalid value 'ture' for 'TFGUARD_CLEANUP_STEP'", 125),
+        (&["doctor", "--offline"], &[("TFGUARD_CLEANUP_STEP", "ture")], "'ture' for 'TFGUARD_CLEANUP_STEP'", 2),
         (&["locks"], &[("TFGUARD_QUIET", "flase")], "invalid value 'flase' for 'TFGUARD_QUIET'", 2),
         (
             run,

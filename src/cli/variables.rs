@@ -2,12 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 
-use clap::builder::{BoolishValueParser, Resettable};
+use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _};
 
 use super::{Cli, is_typed, nearest};
 use crate::run::{OUTER, OUTERMOST};
 use crate::terraform::REAL_PROGRAM;
+use crate::text::yes_or_no;
 
 /// The beginning of each variable's name.
 const PREFIX: &str = "TFGUARD_";
@@ -47,12 +48,9 @@ pub(super) fn heed(command: Command, typed: &ArgMatches) -> Command {
 
 fn heed_environment(arg: Arg) -> Arg {
     let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
-    let says_no = |value: &OsStr| {
-        let value = value.to_string_lossy().to_lowercase();
-        value.is_empty() || (is_flag && ["0", "f", "false", "n", "no", "off"].contains(&value.as_str()))
-    };
+    let says_no = |value: &OsStr| value.is_empty() || (is_flag && yes_or_no(&value.to_string_lossy()) == Ok(false));
     let unset = arg.get_env().and_then(std::env::var_os).is_some_and(|value| says_no(&value));
-    let arg = if is_flag { arg.value_parser(BoolishValueParser::new()) } else { arg };
+    let arg = if is_flag { arg.value_parser(yes_or_no) } else { arg };
     if unset { arg.env(Resettable::Reset) } else { arg }
 }
 

@@ -59,11 +59,9 @@ pub struct Session {
 
 impl Facts {
     /// Those of this machine, and of the state as far as its settings tell.
-    pub fn of_machine(state: Result<Subject, TargetError>) -> Self {
+    pub fn of_machine(state: Result<Subject, TargetError>, cleanup_step: bool) -> Self {
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let provider = model::Run::detect(env).map(|run| run.provider);
-        let says_no = |value: String| ["0", "f", "false", "n", "no", "off"].contains(&&*value.to_lowercase());
-        let cleanup_step = env("TFGUARD_CLEANUP_STEP").is_some_and(|value| !says_no(value));
         let (chain, now) = (Chain::look(true), Timestamp::now());
         let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
         Self {

@@ -39,6 +39,10 @@ pub struct Args {
     #[arg(long, help_heading = "Checks")]
     pub offline: bool,
 
+    /// A later step runs `tfguard release`: what the job's runs are told.
+    #[arg(long, env = "TFGUARD_CLEANUP_STEP", hide = true)]
+    pub cleanup_step: bool,
+
     /// Print the IAM policy for a pipeline or operator
     ///
     /// Print the least-privilege IAM policy for this state and do nothing else: for the pipelines that run Terraform, or for
@@ -147,7 +151,7 @@ async fn examine(args: &Args, state: Result<State, TargetError>) -> Report {
         Ok(state) => (Some(state.clone()), Ok(subject(args, &state))),
         Err(error) => (None, Err(error)),
     };
-    let mut facts = Facts::of_machine(subject);
+    let mut facts = Facts::of_machine(subject, args.cleanup_step);
     let mut permissions = Vec::new();
     if let Some(state) = state.as_ref().filter(|_| !args.offline) {
         facts.ask(state).await;
