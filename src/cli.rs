@@ -177,7 +177,7 @@ impl Cli {
         if session.is_none() && std::env::var_os(OUTER).is_none() {
             cli.warnings = variables::doubtful(std::env::vars_os(), &typed);
         }
-        (cli.run.words, cli.run.supervise) = (words, session);
+        (cli.run.command_line, cli.run.supervise) = (words, session);
         (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);
         Ok(cli)
     }

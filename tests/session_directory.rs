@@ -199,9 +199,9 @@ fn many_runs_come_and_go_in_one_place() {
 const PLACES: [&str; 6] = [
     "RUNNER_TEMP",
     "CI_PROJECT_DIR",
-    "WORKSPACE_TMP",
-    "AGENT_TEMPDIRECTORY",
     "BUILDKITE_BUILD_CHECKOUT_PATH",
+    "AGENT_TEMPDIRECTORY",
+    "WORKSPACE_TMP",
     "XDG_RUNTIME_DIR",
 ];
 

@@ -60,7 +60,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
 /// the variables by which CI systems hunt processes. Its stdout is the control socket.
 fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
     let mut supervisor = Command::new("/proc/self/exe");
-    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(&plan.words);
+    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(&plan.command_line);
     for name in ci::hunting_variables() {
         supervisor.env_remove(name);
     }

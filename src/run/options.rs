@@ -153,9 +153,9 @@ pub struct RunOptions {
     )]
     pub command: Vec<OsString>,
 
-    /// All of this as words, for the supervisor, which reads them again.
+    /// All of this as it was typed, without the program, for the supervisor, which reads it again.
     #[arg(skip)]
-    pub words: Vec<OsString>,
+    pub command_line: Vec<OsString>,
 
     /// What the guards of Terraforms that the command starts are told, as variables: the options that were typed.
     #[arg(skip)]

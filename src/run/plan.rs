@@ -37,7 +37,7 @@ pub struct Plan {
     /// The command.
     pub command: Vec<OsString>,
     /// The command line that leads to this plan, less the program.
-    pub words: Vec<OsString>,
+    pub command_line: Vec<OsString>,
     /// The environment of tfguard, without what a guard around it added.
     pub env: Environment,
     /// The session of the guard around this one.
@@ -163,7 +163,7 @@ impl Plan {
             report: absolute(&options.report),
             publisher: publisher(options, ci.as_ref(), &env),
             command,
-            words: options.words.clone(),
+            command_line: options.command_line.clone(),
             inherited: options.inherited.clone(),
             verbose: options.verbose,
             env,
