@@ -213,7 +213,28 @@ pub fn without_colours(line: &str) -> Cow<'_, str> {
 mod tests {
     use std::process::Command;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_duration_is_read_as_it_is_written(millis in 0..=u64::try_from(LONGEST.as_millis()).unwrap()) {
+            let written = Duration::from_millis(millis);
+            prop_assert_eq!(duration(&describe(written)).ok(), Some(written), "{}", describe(written));
+        }
+
+        /// Whatever is taken for one is a year at most.
+        #[test]
+        fn no_text_is_too_strange_for_a_duration(
+            text in "([0-9]{1,30}|[0-9]\\.[0-9]{1,20}|-|\\+| |P|T|ns|us|ms|s|m|h|d|w|mo|y|e|auto|ago|:|.){0,8}",
+        ) {
+            let read = duration(&text);
+            prop_assert!(read.as_ref().map_or(true, |read| *read <= LONGEST), "{:?}", text);
+            let set = text.parse::<Setting>();
+            prop_assert!(set.is_ok() == (read.is_ok() || text == "auto"), "{:?}", text);
+        }
+    }
 
     #[test]
     fn a_shell_reads_what_was_written_and_nothing_of_it_controls_a_terminal() {

@@ -169,3 +169,45 @@ fn no_files_side_by_side_form_a_circle() {
         assert!(arrows.is_empty(), "in {} a circle, and what leads to it: {arrows:#?}", folder.join("::"));
     }
 }
+
+/// The code of a file without its unit tests, which stand at its end.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned()
+}
+
+/// Whatever may be a FIFO, a device, a link or without end is opened by `files`. Elsewhere stand only what the kernel makes,
+/// and directories, which are opened as such.
+#[test]
+fn files_are_opened_in_one_place() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let opens = Regex::new(
+        r"\bfs::(read|read_to_string|write|copy|hard_link)\(|\bFile::(open|create|create_new|options)\b|OpenOptions|\bfs::open(at|at2)?\(|DirBuilder|\bfs::remove_dir_all",
+    )
+    .unwrap();
+    // `build.rs` runs when tfguard is built. In the other files directories are opened, by flags that let nothing else be.
+    let (open, elsewhere) =
+        (["build.rs", "files.rs"], ["session/directory.rs", "session/place.rs", "session/holders.rs"]);
+    let (mut wrong, mut found) = (Vec::new(), 0);
+    for file in sources(&source) {
+        let within = file.strip_prefix(&source).unwrap().to_str().unwrap().to_owned();
+        if within.ends_with("tests.rs") || open.contains(&within.as_str()) {
+            continue;
+        }
+        let text = code(&file);
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| opens.is_match(line)) {
+            found += 1;
+            let by_kernel = line.contains("\"/proc/") || line.contains("\"/dev/null\"");
+            let is_directory = line.contains("DirBuilder")
+                || line.contains("rustix::fs::open")
+                    && lines[at.saturating_sub(16)..=at].iter().any(|line| line.contains("OFlags::DIRECTORY"));
+            let is_import = line.trim_start().starts_with("use ");
+            if !(by_kernel || is_import || is_directory && elsewhere.contains(&within.as_str())) {
+                wrong.push(format!("{within}:{}: {}", at + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not by crate::files: {wrong:#?}");
+    assert!(found > 10, "only {found} were found");
+}

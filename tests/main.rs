@@ -2,12 +2,15 @@
 //! SDK is linked once, and so that tests that wait can wait side by side.
 
 mod backend_resolution;
+mod bounds;
 mod cancellation;
 mod ci_language;
 mod command_line;
 mod crash;
+mod dependencies;
 mod doctor;
 mod documents;
+mod fuzz;
 mod grace;
 mod guarded;
 mod holder;
@@ -27,6 +30,7 @@ mod support;
 mod templates;
 mod terminal;
 mod testbed;
+mod threats;
 mod transparency;
 mod unlogged;
 mod verify;

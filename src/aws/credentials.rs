@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use aws_config::identity::IdentityCache;
+use aws_config::profile::ProfileSet;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
@@ -27,7 +28,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
 use crate::aws::attributes::{Role, WebIdentity};
-use crate::aws::paths::read;
+use crate::aws::paths::{check, read};
 use crate::aws::s3::{BackendError, Kept, S3Backend, set};
 use crate::aws::{http, profile};
 
@@ -49,6 +50,7 @@ const SECRET: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"];
 pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, BackendError> {
     let env = Env::from(environment(backend));
     let (files, profiles) = profile::read(backend, &env).await?;
+    check_tokens(backend, &profiles)?;
     let http = http::http_client(backend, profiles.get("ca_bundle"))?;
     let mut config = load(backend, env, http, files).await;
     match base(backend, &config)? {
@@ -68,6 +70,29 @@ pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
     let keeping = Keeping { source, kept: backend.kept.clone() };
     let builder = config.into_builder().credentials_provider(SharedCredentialsProvider::new(keeping));
     Ok(builder.identity_cache(identity_cache()).build())
+}
+
+/// Looks at the files that the SDK opens itself when it fetches credentials: it would wait for whoever writes into a FIFO, and
+/// all of tfguard with it, and read a device without end.
+fn check_tokens(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), BackendError> {
+    const CONTAINER: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+    const IDENTITY: &str = "web_identity_token_file";
+    let container = backend.surroundings.var(CONTAINER).map(|path| (CONTAINER, path.into()));
+    let identity = |name| Some((IDENTITY, profiles.get_profile(name)?.get(IDENTITY)?.into()));
+    let cache = backend.surroundings.home().unwrap_or_default().join(".aws/sso/cache");
+    let logins = std::fs::read_dir(cache).into_iter().flatten().flatten().map(|file| ("sso_session", file.path()));
+    let logins = logins.filter(|(_, path)| path.extension().is_some_and(|end| end == "json"));
+    let files = container.into_iter().chain(profiles.profiles().filter_map(identity)).chain(logins);
+    for (setting, path) in files {
+        match check(&path) {
+            // What is not there or may not be read, the SDK tells.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Other | io::ErrorKind::FileTooLarge) => {
+                return Err(BackendError::unusable(setting, format!("{}: {error}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A source of credentials. Where it gives none any more (a token that was removed, a service that does not answer), the

@@ -186,7 +186,8 @@ impl HttpConnector for ByScheme<SharedHttpConnector> {
         match client.misread.iter().find(|entry| entry.may_mean(host)) {
             Some(entry) => HttpConnectorFuture::ready(Err(ConnectorError::user(entry.clone().into()))),
             None => {
-                let most = if request.method() == "GET" { LARGEST_OBJECT } else { LARGEST_ANSWER };
+                let is_object = uri.query().is_some_and(|query| query.split('&').any(|part| part == "x-id=GetObject"));
+                let most = if is_object { LARGEST_OBJECT } else { LARGEST_ANSWER };
                 let answer = client.sends.call(request);
                 HttpConnectorFuture::new(async move {
                     let bounded = |body| SdkBody::from_body_1_x(Limited::new(body, most));

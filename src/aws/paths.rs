@@ -15,6 +15,14 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     if path == Path::new("/dev/null") { Ok(Vec::new()) } else { files::read_path(path, LARGEST) }
 }
 
+/// Whether a file is one that [`read`] reads.
+pub(crate) fn check(path: &Path) -> io::Result<()> {
+    match files::open_path(path)?.metadata()?.len() {
+        ..=LARGEST => Ok(()),
+        _ => Err(io::ErrorKind::FileTooLarge.into()),
+    }
+}
+
 /// Go's `path.Join`: the parts that are not empty, joined by slashes and cleaned.
 pub(crate) fn join(parts: &[&str]) -> String {
     let joined = parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
@@ -110,8 +118,11 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read(&file).unwrap(), b"x");
         assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
-        for other in [&*pipe, dir.path(), Path::new("/dev/zero"), &dir.path().join("gone")] {
-            assert!(read(other).is_err(), "{}", other.display());
+        let large = dir.path().join("large");
+        std::fs::File::create(&large).unwrap().set_len(LARGEST + 1).unwrap();
+        check(&file).unwrap();
+        for other in [&*pipe, dir.path(), Path::new("/dev/zero"), &dir.path().join("gone"), &large] {
+            assert!(read(other).is_err() && check(other).is_err(), "{}", other.display());
         }
     }
 

@@ -4,6 +4,9 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
+/// Most fields of a record. Terraform's have some forty; each may take a look at the rest of the line.
+const MOST: usize = 256;
+
 /// Fields gathered from a record's first line and its continuation lines.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
@@ -22,11 +25,11 @@ impl Fields {
                 return;
             }
             match pair(text) {
-                Some((key, value, rest)) => {
+                Some((key, value, rest)) if self.done.len() < MOST => {
                     self.done.push((key.to_owned(), value));
                     text = rest;
                 }
-                None => self.torn = true,
+                _ => self.torn = true,
             }
         }
     }
@@ -63,7 +66,8 @@ impl Fields {
 pub(crate) fn split_message(text: &str) -> (&str, &str) {
     for (at, _) in text.match_indices(": ") {
         let tail = &text[at + 2..];
-        if tail.split_once('=').is_some_and(|(key, _)| is_key(key)) {
+        let key = tail.bytes().take_while(is_of_key).count();
+        if key > 0 && tail[key..].starts_with('=') {
             return (&text[..at], tail);
         }
     }
@@ -72,7 +76,11 @@ pub(crate) fn split_message(text: &str) -> (&str, &str) {
 }
 
 fn is_key(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte))
+    !key.is_empty() && key.bytes().all(|byte| is_of_key(&byte))
+}
+
+fn is_of_key(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-@".contains(byte)
 }
 
 /// The first pair of `text`, its value decoded, and what follows.
@@ -201,6 +209,20 @@ mod tests {
     fn a_pair_that_is_none_ends_the_fields() {
         for text in ["a=1 b", "a=1 =2", "a=1 b=\"open", "a=1 b=\"x\"y=2", "a=1 b=x\"y", "a=1 b c=2"] {
             assert_eq!(inline(text), (vec![("a".to_owned(), "1".to_owned())], true), "{text}");
+        }
+    }
+
+    /// Guards against a line that takes seconds: of those that have no end, and of what could begin the fields, each would be
+    /// looked for to the end of the line.
+    #[test]
+    fn a_long_line_is_read_once_and_not_once_for_each_of_its_words() {
+        for word in ["a=[ ", "a=[\"x ", "a=1 "] {
+            let (fields, torn) = inline(&word.repeat(16 * 1024));
+            assert!(torn && fields.len() <= MOST, "{word:?}: {} fields", fields.len());
+        }
+        for word in [": ", ": a ", ": =", ": a b="] {
+            let text = word.repeat(1024 * 1024);
+            assert!(split_message(&text).0.len() >= text.trim_end().len() - 1, "{word}");
         }
     }
 

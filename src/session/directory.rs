@@ -984,7 +984,7 @@ mod tests {
         assert!(!root.exists());
     }
 
-    /// Guards against a link or a FIFO that somebody has put where a file of the session is.
+    /// Guards against a link, a FIFO, a socket or a directory that somebody has put where a file of the session is.
     #[test]
     fn only_regular_files_are_opened_and_never_waited_for() {
         let place = tempfile::tempdir().unwrap();
@@ -996,6 +996,12 @@ mod tests {
             let _ = std::fs::remove_file(&path);
             symlink(&target, &path).unwrap();
             let refused = || [session.open_file(file).is_err(), session.append_to(file).is_err()];
+            assert_eq!((refused(), session.create_file(file).is_err()), ([true; 2], true), "{file:?}");
+            std::fs::remove_file(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            assert_eq!((refused(), session.create_file(file).is_err()), ([true; 2], true), "{file:?}");
+            std::fs::remove_dir(&path).unwrap();
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
             assert_eq!((refused(), session.create_file(file).is_err()), ([true; 2], true), "{file:?}");
             std::fs::remove_file(&path).unwrap();
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -285,9 +285,9 @@ fn is_private_group(group: u32, user: u32) -> bool {
 /// Whether a user ID stands for all users that a user namespace does not know, root outside of it among them
 /// (user_namespaces(7)).
 fn is_unmapped(user: u32) -> bool {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let maps_all = read("/proc/self/uid_map").split_whitespace().eq(["0", "0", "4294967295"]);
-    !maps_all && read("/proc/sys/kernel/overflowuid").trim().parse() == Ok(user)
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{name}")).unwrap_or_default();
+    let maps_all = read("self/uid_map").split_whitespace().eq(["0", "0", "4294967295"]);
+    !maps_all && read("sys/kernel/overflowuid").trim().parse() == Ok(user)
 }
 
 pub fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {

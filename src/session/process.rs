@@ -74,6 +74,12 @@ impl ProcessId {
         }
     }
 
+    /// Sends a signal to the group that this process leads, as long as it lives.
+    pub fn signal_group(self, signal: Signal) -> bool {
+        // As a group, 1 stands for everybody and 0 for one's own (kill(2)). No child has these.
+        self.pid > 1 && self.is_alive() && nix::sys::signal::killpg(Pid::from_raw(self.pid), signal).is_ok()
+    }
+
     /// Waits until the process is gone.
     pub async fn gone(self) {
         match self.pidfd().map(|pidfd| pidfd.map(awaitable)) {
@@ -93,7 +99,8 @@ impl ProcessId {
 
     /// A pidfd of this very process, none if it is gone.
     fn pidfd(self) -> Result<Option<OwnedFd>, rustix::io::Errno> {
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return Ok(None) };
+        // No process has another one, whatever a journal says.
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid.max(0)) else { return Ok(None) };
         match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
             // Opened first, compared afterwards: from here on the pid cannot change hands unseen.
             Ok(pidfd) => Ok(self.is_alive().then_some(pidfd)),
@@ -136,6 +143,21 @@ mod tests {
         assert!(own.is_alive());
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.is_alive());
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.signal(Signal::SIGKILL));
+    }
+
+    /// Guards against a journal in which somebody wrote what kill(2) takes for everybody.
+    #[tokio::test]
+    async fn a_number_that_means_many_processes_means_none() {
+        for pid in [i32::MIN, -1, 0, 1] {
+            let start_ticks = ProcessId::of(pid).map_or(0, |first| first.start_ticks);
+            let id = ProcessId { pid, start_ticks };
+            // A signal that whoever does not await it passes over.
+            assert!(!id.signal_group(Signal::SIGWINCH), "{pid}");
+            if pid != 1 {
+                assert!(!id.signal(Signal::SIGWINCH), "{pid}");
+                id.gone().await;
+            }
+        }
     }
 
     /// The first thread of a killed Terraform may be gone while another one still writes.

@@ -1,8 +1,10 @@
 //! Keys, profiles and roles.
 
+use std::path::Path;
+
 use tfguard::aws::{AwsClients, BackendError};
 
-use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all};
+use crate::backend_resolution::bed::{Case, ENV_KEYS, FROM_INSTANCE, Prepared, STS_ANSWERS, check_all, connect};
 
 const CREDENTIALS: &str = "[default]\naws_access_key_id=AKIADEFAULT\naws_secret_access_key=s\n\
     [blue]\naws_access_key_id=AKIABLUE\naws_secret_access_key=s\naws_session_token=tok\n";
@@ -254,4 +256,42 @@ fn keys_in_the_environment_are_taken_before_a_profile_there_and_after_one_in_the
             ..Case::default()
         },
     ]);
+}
+
+/// Guards against a supervisor that stands still for ever: the SDK opens these files itself, and waits in there.
+#[test]
+fn a_token_that_has_no_end_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let config = serde_json::json!({"bucket": "b", "key": "k", "region": "eu-west-1"});
+    let text = format!(
+        "[profile web]\nrole_arn = arn:aws:iam::123456789012:role/web\nweb_identity_token_file = {}\n",
+        at("token")
+    );
+    std::fs::write(at("config"), text).unwrap();
+    std::fs::create_dir_all(at(".aws/sso/cache")).unwrap();
+    let login = at(".aws/sso/cache/d25187dc137f35c88bc80ec8c3ffbdb17b5eb873.json");
+    let (home, token, profile) = (at(""), at("token"), at("config"));
+    let cases = [
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &*token, &[("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &*token)][..]),
+        ("web_identity_token_file", &*token, &[("AWS_CONFIG_FILE", &*profile), ("AWS_PROFILE", "web")]),
+        ("sso_session", &*login, &[("HOME", &*home)]),
+    ];
+    for (setting, path, env) in cases {
+        let makes: [fn(&Path); 3] = [
+            |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+            |path| std::fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        ];
+        for make in makes {
+            make(Path::new(path));
+            let error = connect(dir.path(), &config, env).err().unwrap_or_else(|| panic!("{setting}: it was taken"));
+            let text = error.to_string();
+            assert!(text.contains(setting) && text.contains(path), "{text}");
+            std::fs::remove_file(path).unwrap();
+        }
+        std::fs::write(path, "{}").unwrap();
+        connect(dir.path(), &config, env).unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -1,6 +1,6 @@
 //! Every order of events up to a useful depth, with the promises checked on each.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 
 use super::*;
 
@@ -28,6 +28,9 @@ fn machine(deadline: Option<u64>) -> Machine {
 fn signal(everybody: bool) -> StopRequest {
     StopRequest::Signal { name: "SIGTERM".to_owned(), from_pid: None, everybody }
 }
+
+/// What happened, and when; none stands for the passing of time.
+type Story = Vec<(Moment, Option<Event>)>;
 
 /// What the world has seen and done: enough to judge each action by the promises.
 #[derive(Debug, Clone, Default)]
@@ -61,7 +64,7 @@ struct Witness {
 
 impl Witness {
     /// Judges the actions that an event led to.
-    fn judge(&mut self, machine: &mut Machine, now: Moment, story: &[String]) {
+    fn judge(&mut self, machine: &mut Machine, now: Moment, story: &Story) {
         while let Some(action) = machine.poll_action() {
             let told = || format!("{action:?} after {story:#?}");
             assert!(!self.finished, "P4: nothing follows the end: {}", told());
@@ -167,6 +170,10 @@ impl Witness {
             Some(Action::Release) => events.push(Event::ReleaseEnded),
             _ => {}
         }
+        // Who is asked to kill may find that it may not.
+        if self.unclean && self.stopping_since.is_some() {
+            events.push(Event::OutOfReach);
+        }
         events
     }
 
@@ -204,7 +211,7 @@ impl Witness {
 }
 
 /// From here, if everything goes well, the end is reached.
-fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: Moment, story: &[String]) {
+fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: Moment, story: &Story) {
     if !witness.ended {
         let end = Event::ChildEnded { unclean: false, orphans: false };
         witness.note(&end, now);
@@ -231,24 +238,52 @@ fn ends_when_all_goes_well(mut machine: Machine, mut witness: Witness, mut now: 
     panic!("P4: no end after {story:#?}");
 }
 
+#[derive(Default)]
 struct Explorer {
-    seen: HashSet<String>,
-    steps: u64,
+    /// Each situation, and how many events were tried after it.
+    seen: HashMap<String, u32>,
+    /// A machine in each phase of its life, and the moment.
+    phases: BTreeMap<String, (Machine, Witness, Moment)>,
+}
+
+/// The phase of a machine's life: its state without times, and what changes how it takes events.
+fn phase_of(machine: &Machine) -> String {
+    let state = match machine.state {
+        State::Looking { everybody, .. } => format!("Looking, everybody: {everybody}"),
+        State::Stopping { .. } => "Stopping".to_owned(),
+        State::Killing { .. } => "Killing".to_owned(),
+        State::Clearing { again, kill, then_release, .. } => {
+            format!("Clearing, again: {}, kill: {kill}, then_release: {then_release}", again.is_some())
+        }
+        state => format!("{state:?}"),
+    };
+    format!("{state}; interrupted: {}, orphans: {}", machine.interrupted, machine.orphans.is_some())
 }
 
 impl Explorer {
-    fn explore(&mut self, machine: &Machine, witness: &Witness, now: Moment, depth: u32, story: &mut Vec<String>) {
-        if !self.seen.insert(format!("{depth}{now:?}{machine:?}{witness:?}")) {
-            return;
+    /// Every order of so many events that can happen.
+    fn explored(deadline: Option<u64>, depth: u32) -> Self {
+        let mut explorer = Self::default();
+        explorer.explore(&machine(deadline), &Witness::default(), Duration::ZERO, depth, &mut Story::new());
+        explorer
+    }
+
+    fn explore(&mut self, machine: &Machine, witness: &Witness, now: Moment, depth: u32, story: &mut Story) {
+        let Machine { grace, state, phase, interrupted, orphans, .. } = machine;
+        let situation = format!("{now:?}{grace:?}{state:?}{phase:?}{interrupted}{orphans:?}{witness:?}");
+        match self.seen.get_mut(&situation) {
+            Some(tried) if *tried >= depth => return,
+            Some(tried) => *tried = depth,
+            None => drop(self.seen.insert(situation, depth)),
         }
-        self.steps += 1;
+        self.phases.entry(phase_of(machine)).or_insert_with(|| (machine.clone(), witness.clone(), now));
         ends_when_all_goes_well(machine.clone(), witness.clone(), now, story);
         if depth == 0 {
             return;
         }
         for event in witness.possible() {
             let (mut machine, mut witness) = (machine.clone(), witness.clone());
-            story.push(format!("{now:?} {event:?}"));
+            story.push((now, Some(event.clone())));
             witness.note(&event, now);
             machine.handle(event, now);
             witness.judge(&mut machine, now, story);
@@ -263,7 +298,7 @@ impl Explorer {
                 assert_eq!(machine.poll_action(), None, "acted before its time after {story:#?}");
             }
             let now = time.max(now);
-            story.push(format!("{now:?} time"));
+            story.push((now, None));
             // The deadline is a request, and the machine makes it itself.
             if machine.state == State::Running && machine.time_of_state() == Some(time) {
                 witness.asked_for_stop(OWN, now);
@@ -279,9 +314,123 @@ impl Explorer {
 #[test]
 fn the_promises_hold_in_every_order_of_events() {
     for deadline in [None, Some(60)] {
-        let mut explorer = Explorer { seen: HashSet::new(), steps: 0 };
-        explorer.explore(&machine(deadline), &Witness::default(), Duration::ZERO, 11, &mut Vec::new());
-        assert!(explorer.steps > 10_000, "only {} states were reached", explorer.steps);
+        let explorer = Explorer::explored(deadline, 11);
+        println!("deadline {deadline:?}: {} situations in {} phases", explorer.seen.len(), explorer.phases.len());
+        assert!(explorer.seen.len() > 10_000, "only {} states were reached", explorer.seen.len());
+    }
+}
+
+/// Every event, with each value that makes a difference, and the passing of time.
+fn events() -> Vec<Option<Event>> {
+    use StopRequest::{ChildDied, CredentialsEnd, Deadline, FrontDied, Outer, ParentDied, Release};
+    let end = jiff::Timestamp::UNIX_EPOCH;
+    let requests = [
+        signal(false),
+        signal(true),
+        FrontDied,
+        ParentDied,
+        Release,
+        Outer { left: None },
+        Outer { left: Some(CLEANUP) },
+        ChildDied,
+        Deadline,
+        CredentialsEnd { end },
+    ];
+    let mut events: Vec<_> = requests.map(Event::StopRequested).into();
+    events.extend([Phase::Unknown, Phase::Planning, Phase::Applying].map(Event::PhaseChanged));
+    events.extend([Event::InterruptReported, Event::TerraformStarted, Event::OutOfReach, Event::ReleaseEnded]);
+    for (one, two) in [(false, false), (false, true), (true, false), (true, true)] {
+        events.push(Event::ChildEnded { unclean: one, orphans: two });
+        events.push(Event::Inspected { alive: one, terraforms: two });
+        for killed in [false, true] {
+            events.push(Event::LogRead { locks_left: one, orphaned: two, killed });
+        }
+    }
+    events.into_iter().map(Some).chain([None]).collect()
+}
+
+/// What holds whatever happens, also what cannot: an answer that nobody asked for, an end that comes twice.
+#[derive(Debug, Clone)]
+struct Bare {
+    machine: Machine,
+    now: Moment,
+    interrupts: u32,
+    reported: bool,
+    requested: bool,
+    ended: bool,
+    finished: bool,
+}
+
+impl Bare {
+    fn take(&mut self, event: Option<&Event>, story: &dyn Fn() -> String) {
+        match event {
+            Some(event) => {
+                self.reported |= *event == Event::InterruptReported;
+                self.requested |= matches!(event, Event::StopRequested(_));
+                self.ended |= matches!(event, Event::ChildEnded { .. });
+                self.machine.handle(event.clone(), self.now);
+            }
+            None => {
+                self.now = self.machine.next_time().unwrap_or(self.now).max(self.now);
+                self.requested |= self.machine.state == State::Running;
+                self.machine.handle_time(self.now);
+            }
+        }
+        while let Some(action) = self.machine.poll_action() {
+            assert!(!self.finished, "P4: {action:?} after the end: {}", story());
+            match action {
+                Action::Interrupt => {
+                    self.interrupts += 1;
+                    assert!(self.interrupts == 1 && self.requested && !self.reported, "P3: {}", story());
+                    let is_at_work = !self.ended || self.machine.orphans.is_some();
+                    assert!(is_at_work, "there is nobody to interrupt: {}", story());
+                }
+                Action::Release => assert!(self.ended, "P2: {}", story()),
+                Action::Finish(_) => self.finished = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pair_and_triple_of_events_is_taken_in_every_phase() {
+    let events = events();
+    let phases = Explorer::explored(Some(60), 7).phases;
+    let mut taken = [0_u64; 3];
+    for (phase, (machine, witness, now)) in &phases {
+        let start = Bare {
+            machine: machine.clone(),
+            now: *now,
+            interrupts: witness.interrupts,
+            reported: witness.reported,
+            requested: witness.stop_requested,
+            ended: witness.ended,
+            finished: witness.finished,
+        };
+        let mut after = vec![(start, Vec::new())];
+        for (length, taken) in (1..).zip(&mut taken) {
+            let mut next = Vec::new();
+            for (before, story) in &after {
+                for event in &events {
+                    let mut bare: Bare = before.clone();
+                    bare.take(event.as_ref(), &|| format!("{phase}: {story:?}, then {event:?}"));
+                    *taken += 1;
+                    if length < 3 {
+                        next.push((bare, [story.as_slice(), &[event]].concat()));
+                    }
+                }
+            }
+            after = next;
+        }
+    }
+    let [one, two, three] = taken;
+    println!("{} phases, {} events: {one} single ones, {two} pairs, {three} triples", phases.len(), events.len());
+    let all = (phases.len() * events.len().pow(3)) as u64;
+    assert!(three == all && phases.len() >= 38, "{three} of {all} triples in {} phases", phases.len());
+    let states = ["Running", "Looking", "Stopping", "Killing", "Reading", "Clearing", "Releasing", "Finished"];
+    for state in states {
+        assert!(phases.keys().any(|phase| phase.starts_with(state)), "no machine was found in {state}");
     }
 }
 

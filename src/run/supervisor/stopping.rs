@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use crate::machine::Event;
 use crate::model;
@@ -172,9 +171,7 @@ impl Supervisor<'_> {
             self.write_journal();
         }
         // All at once first, so that nobody starts somebody meanwhile.
-        if let Some(child) = child.filter(|child| child.is_alive()) {
-            let _ = nix::sys::signal::killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
-        }
+        child.map(|child| child.signal_group(Signal::SIGKILL));
         for survivor in &tree.survivors {
             let _ = survivor.id.signal(Signal::SIGKILL);
         }

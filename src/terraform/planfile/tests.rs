@@ -183,6 +183,27 @@ proptest! {
         }
     }
 
+    /// A plan that was changed before it was packed, so that the sums are right: settings are read, or refused without a
+    /// word of them.
+    #[test]
+    fn a_changed_plan_is_read_or_refused(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8, 1..200_usize), 1..5),
+    ) {
+        let mut content = plan(&planned("s3", &msgpack()));
+        for (at, byte, how, length) in changes {
+            let at = at.index(content.len());
+            let end = content.len().min(at + length);
+            match how {
+                0 => content[at] = byte,
+                1 => drop(content.splice(at..at, vec![byte; length])),
+                _ => drop(content.drain(at..end.min(content.len() - 1).max(at))),
+            }
+        }
+        if let Err(flaw) = read_bytes(&archive("tfplan", &content, CompressionMethod::STORE)) {
+            prop_assert!(!format!("{flaw} {flaw:?}").contains("hush"), "{flaw:?}");
+        }
+    }
+
     /// What passes the archive's sums but is no plan.
     #[test]
     fn no_content_makes_it_panic(content in prop::collection::vec(any::<u8>(), 0..300), shape in 0..4_u8) {
