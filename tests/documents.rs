@@ -157,6 +157,7 @@ fn every_option_and_variable_of_the_documents_is_there() {
     // Of tfguard itself, of what it writes, of the templates, of the tests.
     known.extend(["DIR", "SESSION", "TERRAFORM", "TESTBED"].map(|name| format!("TFGUARD_{name}")));
     known.extend(["MATRIX", "PROVIDERS", "STATIC", "STEPS", "TOOLS"].map(|name| format!("TFGUARD_TEST_{name}")));
+    known.extend(["AT_ONCE", "SCHEDULES", "SEED", "SHOW"].map(|name| format!("TFGUARD_CHAOS_{name}")));
     known.extend(["OUTCOME", "LOCK_LEFT", "LOCK_ID", "LOCK_IDS"].map(|name| format!("TFGUARD_RESULT_{name}")));
     known.extend(["URL", "SHA256", "DIR", "REPOSITORY"].map(|name| format!("TFGUARD_INSTALL_{name}")));
     let mut texts: Vec<_> = documents().iter().map(|document| without_other_programs(&text(document))).collect();

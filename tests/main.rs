@@ -4,6 +4,7 @@
 mod backend_resolution;
 mod bounds;
 mod cancellation;
+mod chaos;
 mod ci_language;
 mod command_line;
 mod crash;

@@ -160,7 +160,7 @@ fn shim(dir: &Path) -> Result<u8, Failure> {
 /// # Errors
 /// What the command says, and when the system has no thread for it.
 pub fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = crate::run::runtime().map_err(Failure::Start)?;
     let result = runtime.block_on(work);
     // A name that is being looked up has a thread that cannot be stopped.
     runtime.shutdown_background();

@@ -26,7 +26,7 @@ use crate::session::{Journal, SessionDir};
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     let session = crate::run::new_session(plan)?;
     crate::log::mute(plan.is_muted());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = super::runtime().map_err(Failure::Start)?;
     let ended = runtime.block_on(supervised(plan, &session));
     if ended.is_err() {
         session.remove();

@@ -30,7 +30,7 @@ use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
 /// Runs a command detached; gives tfguard's exit code.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = super::runtime().map_err(Failure::Start)?;
     let ended = runtime.block_on(front(plan));
     // What still waits in a thread (a stalled reader) is not waited for.
     runtime.shutdown_background();
@@ -229,7 +229,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
     let session = SessionDir::open(session)?;
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = super::runtime().map_err(Failure::Start)?;
     runtime.block_on(async {
         let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
         let (to_front, mut messages) = unbounded_channel::<ToFront>();

@@ -3,14 +3,14 @@
 //! Their sessions lie inside this one. They alone interrupt and release. This guard asks them to stop, all at once, waits
 //! for them, finishes what a dead one left, and puts their accounts into its own.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
@@ -28,10 +28,20 @@ pub struct InnerGuards {
     session: SessionDir,
     /// The sessions of those that died.
     adopted: HashSet<OsString>,
-    /// What finishes them; gives the session of one that cannot be finished from here.
-    finishing: FuturesUnordered<LocalBoxFuture<'static, Option<OsString>>>,
-    /// The sessions that cannot be finished from here. Nobody waits for them.
-    given_up: HashSet<OsString>,
+    /// What finishes them; gives the session and what is known of it then.
+    finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Finished)>>,
+    /// Nobody waits for them any more, whatever their journals say: those may have been impossible to write.
+    finished: HashMap<OsString, Finished>,
+}
+
+/// What became of the session of a guard that died.
+#[derive(Debug)]
+pub enum Finished {
+    Account(Box<Account>),
+    /// Nothing was started in it, so it was removed.
+    Removed,
+    /// It cannot be finished from here.
+    GivenUp,
 }
 
 /// A guard that has not accounted for its Terraform yet.
@@ -73,14 +83,14 @@ impl InnerGuards {
             session: session.clone(),
             adopted: HashSet::new(),
             finishing: FuturesUnordered::new(),
-            given_up: HashSet::new(),
+            finished: HashMap::new(),
         }
     }
 
     /// Those that are to be waited for: they have not accounted for their Terraforms yet.
     #[must_use]
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().into_iter().filter(|session| !self.given_up.contains(session.name()));
+        let inner = self.session.inner().into_iter().filter(|session| !self.finished.contains_key(session.name()));
         let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
@@ -105,9 +115,8 @@ impl InnerGuards {
         }
     }
 
-    /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded, and gives the name of
-    /// its session if that cannot be done from here.
-    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Option<OsString>>) {
+    /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded.
+    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Finished>) {
         for guard in self.at_work() {
             if guard.journal.is_none() {
                 continue;
@@ -125,15 +134,16 @@ impl InnerGuards {
                 continue;
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
-            self.adopted.insert(name);
-            self.finishing.push(finish(Orphan { session: guard.session, journal, _claim: claim }));
+            self.adopted.insert(name.clone());
+            let finished = finish(Orphan { session: guard.session, journal, _claim: claim });
+            self.finishing.push(Box::pin(finished.map(|finished| (name, finished))));
         }
     }
 
     /// Goes on finishing what dead guards left; returns when that of one is finished.
     pub async fn finish_orphans(&mut self) {
         match self.finishing.next().await {
-            Some(given_up) => self.given_up.extend(given_up),
+            Some((session, finished)) => _ = self.finished.insert(session, finished),
             None => std::future::pending().await,
         }
     }
@@ -152,8 +162,11 @@ impl InnerGuards {
     /// What each of them has to tell, in the order in which they began.
     #[must_use]
     pub fn accounts(&self) -> Vec<Account> {
-        let journals = self.session.inner().into_iter().filter_map(|session| Journal::read(&session).ok());
-        journals.map(|journal| journal.account).collect()
+        let account = |session: SessionDir| match self.finished.get(session.name()) {
+            Some(Finished::Account(account)) => Some((**account).clone()),
+            _ => Some(Journal::read(&session).ok()?.account),
+        };
+        self.session.inner().into_iter().filter_map(account).collect()
     }
 }
 

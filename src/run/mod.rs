@@ -26,10 +26,12 @@ mod wrapped;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use child::OUTER;
 pub(crate) use inner::InnerGuards;
@@ -94,6 +96,15 @@ impl Failure {
             _ => exit::TFGUARD_FAILED,
         }
     }
+}
+
+/// More descriptors than a runtime needs.
+const DESCRIPTORS: usize = 12;
+
+/// Makes a runtime. tokio panics where the system has no descriptors for it (those of signals), so they are had first.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    (0..DESCRIPTORS / 2).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// Runs the plan; gives tfguard's exit code.

@@ -167,7 +167,7 @@ fn ends_within_a_line(session: &SessionDir) -> bool {
 /// read at all. Whether all was read.
 async fn join(relay: Relay, requests: &mut Requests, hurried: &mut bool) -> bool {
     let taken = relay.taken();
-    let mut copied = tokio::task::spawn_blocking(move || relay.join());
+    let mut copied = relay.copied();
     while !*hurried {
         tokio::select! {
             heard = &mut copied => return heard.unwrap_or(false),

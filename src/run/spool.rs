@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use tokio::sync::oneshot;
 
 use crate::run::follow::Follow;
 use crate::session::{SessionDir, SessionFile};
@@ -22,7 +22,8 @@ use crate::session::{SessionDir, SessionFile};
 /// One stream on its way to the CI.
 #[derive(Debug)]
 pub struct Relay {
-    thread: JoinHandle<bool>,
+    /// Told by the thread at its end. No other thread waits for it: there may be none to be had.
+    copied: oneshot::Receiver<bool>,
     orders: Arc<Orders>,
 }
 
@@ -72,11 +73,12 @@ impl Relay {
     pub fn start(spool: Option<Spool>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let orders = Arc::new(Orders { wake, state: Mutex::default(), taken: AtomicU64::new(0) });
-        let thread = std::thread::Builder::new().name("relay".to_owned()).spawn({
+        let (tell, copied) = oneshot::channel();
+        std::thread::Builder::new().name("relay".to_owned()).spawn({
             let orders = orders.clone();
-            move || relay(spool, to.as_fd(), &orders)
+            move || _ = tell.send(relay(spool, to.as_fd(), &orders))
         })?;
-        Ok(Self { thread, orders })
+        Ok(Self { copied, orders })
     }
 
     /// For tfguard's own lines.
@@ -103,9 +105,9 @@ impl Relay {
         move || orders.taken.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is copied, or the reader is gone; whether it was there to the end.
-    pub fn join(self) -> bool {
-        self.thread.join().unwrap_or(false)
+    /// Told once everything is copied, or the reader is gone: whether it was there to the end.
+    pub fn copied(self) -> oneshot::Receiver<bool> {
+        self.copied
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Targets {
 /// after its Terraforms: it would go on to its next command, or end the pipe that Terraform's output goes to. Where there
 /// is no Terraform, the whole group receives it, as a terminal would do it.
 ///
+/// Where nobody can look who is alive, a command that is called as a Terraform receives it.
+///
 /// For another user's Terraform the nearest process above it receives it that may be signalled, as what started it passes
 /// it on; a shell does not.
 #[must_use]
@@ -62,7 +64,9 @@ pub fn targets(scene: &Scene) -> Targets {
     }
     let command = tree.survivors.iter().find(|found| Some(found.id) == child && !found.out_of_reach);
     let command = command.filter(|command| !terraforms.contains(&command.id) && fresh(&command.id));
-    if terraforms.is_empty() && !guards && before.is_empty() {
+    if tree.survivors.is_empty() && tree.hidden && command_is_terraform {
+        targets.now.extend(child.filter(fresh));
+    } else if terraforms.is_empty() && !guards && before.is_empty() {
         let (beyond, within): (Vec<_>, Vec<_>) = tree.survivors.iter().partition(|found| found.out_of_reach);
         targets.now.extend(within.iter().map(|found| found.id));
         if within.is_empty() {
@@ -113,6 +117,19 @@ mod tests {
 
     fn and_later_the_command(pids: &[i32]) -> Targets {
         Targets { command_waits: true, ..now(pids) }
+    }
+
+    #[test]
+    fn a_command_that_is_a_terraform_receives_it_where_nobody_can_look() {
+        let tree = |hidden| Tree { survivors: Vec::new(), hidden };
+        let command = |hidden, before: &[ProcessId], command_is_terraform| {
+            let (tree, child) = (&tree(hidden), Some(id(10)));
+            targets(&Scene { tree, child, before, guards: false, command_is_terraform })
+        };
+        assert_eq!(command(true, &[], true), now(&[10]));
+        for nobody in [command(false, &[], true), command(true, &[id(10)], true), command(true, &[], false)] {
+            assert_eq!(nobody, now(&[]));
+        }
     }
 
     /// Guards against a trap that passes the signal on to a Terraform that has it already.

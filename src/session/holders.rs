@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use procfs::ProcError;
 use procfs::process::{FDPermissions, FDTarget, Process};
 use rustix::fs::{Mode, OFlags};
 
@@ -68,8 +69,16 @@ impl Tree {
             return Self { hidden: true, ..tree };
         };
         let mut parents = Vec::new();
-        for process in processes.flatten() {
-            let Ok(stat) = process.stat() else { continue };
+        for process in processes {
+            let (process, stat) = match process.and_then(|process| process.stat().map(|stat| (process, stat))) {
+                Ok(found) => found,
+                // No descriptors are left, say: whoever it is, it may live.
+                Err(ProcError::Io(..)) => {
+                    tree.hidden = true;
+                    continue;
+                }
+                Err(_) => continue,
+            };
             if !is_running(&stat) {
                 continue;
             }
@@ -145,7 +154,7 @@ fn is_called_terraform(process: &Process, name: &str) -> bool {
     match process.exe() {
         Ok(program) => product(without_deleted(&program)).is_some() && !is_tfguard(process.pid),
         // Not ours to look into.
-        Err(procfs::ProcError::PermissionDenied(_)) => product(OsStr::new(name)).is_some(),
+        Err(ProcError::PermissionDenied(_)) => product(OsStr::new(name)).is_some(),
         // It has ended.
         Err(_) => false,
     }

@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use procfs::ProcError;
 use procfs::process::{Process, Stat};
 use rustix::process::PidfdFlags;
 use tokio::io::Interest;
@@ -56,9 +58,13 @@ impl ProcessId {
         SystemTime::now().checked_sub(since_boot.checked_sub(started)?)
     }
 
-    /// Whether it still runs. A zombie does not.
+    /// Whether it still runs. A zombie does not. Where nobody can look, as without descriptors, whatever has its pid counts.
     pub fn is_alive(self) -> bool {
-        Self::of(self.pid) == Some(self)
+        match Process::new(self.pid).and_then(|process| process.stat()) {
+            Ok(stat) => is_running(&stat) && stat.starttime == self.start_ticks,
+            Err(ProcError::Io(..)) => nix::sys::signal::kill(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH),
+            Err(_) => false,
+        }
     }
 
     /// Sends a signal to this very process; false if it is gone or may not be signalled.

@@ -4,21 +4,6 @@
 use super::*;
 use nix::sys::signal::Signal::SIGTERM;
 
-const SOURCE: &str = "registry.terraform.io/hashicorp/aws";
-
-/// The mirror. `None`, with a word on stderr, where there is none.
-pub fn mirror() -> Option<PathBuf> {
-    let named = std::env::var_os("TFGUARD_TEST_PROVIDERS").map(PathBuf::from);
-    let own = std::env::home_dir().map(|home| home.join(".terraform.d/plugins"));
-    let shared = ["/usr/local/share/terraform/plugins", "/usr/share/terraform/plugins"].map(PathBuf::from);
-    let found = named.into_iter().chain(own).chain(shared).find(|mirror| mirror.join(SOURCE).is_dir());
-    if found.is_none() {
-        let why = "SKIPPED: no AWS provider: TFGUARD_TEST_PROVIDERS names no mirror that has it\n";
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), why.as_bytes());
-    }
-    found
-}
-
 /// An object, made at once, and then an item, whose request the gate holds.
 fn project_held_by(gate: &Gate, proxy: &FaultProxy, mirror: &Path) -> Project<'static> {
     let (aws, url) = (Aws::shared(), proxy.url());
@@ -76,7 +61,7 @@ provider "aws" {{
 
 #[test]
 fn a_cancelled_apply_of_real_resources_saves_what_it_made_and_unlocks() {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let (gate, proxy) = (Gate::new(), FaultProxy::start(Aws::shared().url()));
     let project = project_held_by(&gate, &proxy, &mirror);
     let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
@@ -102,7 +87,7 @@ fn a_cancelled_apply_of_real_resources_saves_what_it_made_and_unlocks() {
 
 #[test]
 fn the_lock_of_a_killed_apply_of_real_resources_is_deleted_when_its_provider_is_gone() {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let (gate, proxy) = (Gate::new(), FaultProxy::start(Aws::shared().url()));
     let project = project_held_by(&gate, &proxy, &mirror);
     let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::sys::signal::Signal::SIGTERM;
 
-use super::provider::{mirror, project_of};
+use super::provider::project_of;
 use super::*;
 
 const APPLY_SLOWLY: [&str; 5] = ["apply", "-input=false", "-auto-approve", "-no-color", "-parallelism=4"];
@@ -168,7 +168,7 @@ fn moment(salt: u32) -> usize {
 }
 
 fn kill_and_recover(more: &[&str]) {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let (project, prefix) = real(&mirror);
     let moment = moment(more.len() as u32);
     let run = applying(&project, moment, more);
@@ -194,7 +194,7 @@ fn so_is_what_it_told_as_events() {
 /// As when a container ends: the provider dies of it, too, and Terraform ends in its own way.
 #[test]
 fn what_was_in_flight_when_everybody_was_terminated_is_named() {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let (project, prefix) = real(&mirror);
     let run = applying(&project, moment(7), &[]);
     for process in project.guard().processes() {
@@ -215,7 +215,7 @@ fn what_was_in_flight_when_everybody_was_terminated_is_named() {
 /// A provider gives up what is in flight when it is told to stop: that alone may be named.
 #[test]
 fn of_an_orderly_end_only_what_its_provider_gave_up_is_named() {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let (project, prefix) = real(&mirror);
     let run = applying(&project, moment(11), &[]);
     run.signal(SIGTERM);
@@ -232,7 +232,7 @@ fn of_an_orderly_end_only_what_its_provider_gave_up_is_named() {
 
 #[test]
 fn of_an_orderly_end_nothing_is_named() {
-    let Some(mirror) = mirror() else { return };
+    let Some(mirror) = aws_provider_mirror() else { return };
     let bucket = Aws::shared().unique("made");
     let resources = format!(
         r#"resource "aws_s3_bucket" "made" {{

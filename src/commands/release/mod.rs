@@ -66,7 +66,7 @@ pub struct Cleanup {
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
 pub fn run(plan: &Plan, Cleanup { wait, dry_run, imports }: Cleanup) -> Result<u8, Failure> {
     crate::aws::distrust_checkout();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
+    let runtime = crate::run::runtime().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
         let (to_self, requests) = unbounded_channel();
         requests::from_signals(to_self.clone(), plan.heed_hangup, false, None).map_err(Failure::Start)?;

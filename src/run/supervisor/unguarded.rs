@@ -3,7 +3,7 @@
 //! They are known by their program. Each is interrupted once at a stop, waited for, and its lock is learned as far as the
 //! command's log tells. Of the others it is said that nobody knows.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc::unbounded_channel;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::aws::Surroundings;
 use crate::machine::Event;
 use crate::model::{LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
-use crate::run::inner::Orphan;
+use crate::run::inner::{Finished, Orphan};
 use crate::run::job::Job;
 use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
 use crate::run::terraforms::Terraform;
@@ -160,9 +160,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// Stops what a dead guard below this one guarded; gives its session's name if that cannot be done from here. `kill_at`:
-/// when what is alive then is to be killed, if a stop was requested.
-async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Option<OsString> {
+/// Stops what a dead guard below this one guarded. `kill_at`: when what is alive then is to be killed, if a stop was requested.
+async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Finished {
     let Orphan { session, journal, .. } = &orphan;
     let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
     let mut job = outer.of_journal(session, journal);
@@ -171,15 +170,15 @@ async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> 
         Adoptable::Yes => {}
         Adoptable::NothingStarted => {
             session.remove();
-            return None;
+            return Finished::Removed;
         }
-        Adoptable::Held | Adoptable::Unknowable => return Some(session.name().to_owned()),
+        Adoptable::Held | Adoptable::Unknowable => return Finished::GivenUp,
     }
     let (to_us, mut requests) = unbounded_channel();
     let _ = to_us.send(StopRequest::Outer { left });
     let account = Supervisor::adopt(&job, journal.clone(), &mut requests).await;
     remove_log_of(session, &account);
-    None
+    Finished::Account(Box::new(account))
 }
 
 impl Unguarded {

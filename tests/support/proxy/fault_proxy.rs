@@ -70,6 +70,12 @@ impl FaultProxy {
         self.state.get().seen.iter().filter(|seen| matching.fits(seen)).cloned().collect()
     }
 
+    /// Whether a request that fits has come, or comes within `timeout`.
+    pub fn sees_within(&self, matching: &Match, timeout: Duration) -> bool {
+        let fits = |state: &mut State| state.seen.iter().any(|seen| matching.fits(seen)).then_some(());
+        self.state.wait(timeout, fits).is_some()
+    }
+
     /// Waits for a request, or for something done with it, and returns the first that fits. It may have come before.
     /// Panics after `timeout` with a list of what came.
     #[track_caller]

@@ -19,6 +19,7 @@ pub struct Match {
     path: Option<String>,
     target: Option<String>,
     body: Option<String>,
+    headers: Vec<(&'static str, String)>,
     pub(super) occurrences: Option<RangeInclusive<usize>>,
 }
 
@@ -44,6 +45,12 @@ impl Match {
         self
     }
 
+    /// Only with this text in a header; empty: only with the header.
+    pub fn header(mut self, name: &'static str, text: &str) -> Self {
+        self.headers.push((name, text.to_owned()));
+        self
+    }
+
     /// Only the `n`th that fits, counted from 1 when the rule was made.
     pub fn nth(self, n: usize) -> Self {
         self.occurrences(n..=n)
@@ -60,6 +67,10 @@ impl Match {
             && self.path.as_ref().is_none_or(|part| seen.path.contains(part.as_str()))
             && self.target.as_ref().is_none_or(|operation| seen.operation() == Some(operation))
             && self.body.as_ref().is_none_or(|part| seen.text().contains(part.as_str()))
+            && self
+                .headers
+                .iter()
+                .all(|(name, part)| seen.header(name).is_some_and(|value| value.contains(part.as_str())))
     }
 }
 

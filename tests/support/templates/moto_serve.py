@@ -1,7 +1,8 @@
 """Serves moto (DynamoDB, S3, STS) on a free loopback port until stdin reaches its end.
 
 The port is the first line on stdout. The end of stdin, and not only a signal, ends the server: so it
-goes with the process that started it, however that one ended.
+goes with the process that started it, however that one ended. An argument names a Python file whose `wrap` is put
+around the application.
 
 Served by waitress: werkzeug's own server closes the connection after every answer, and under load
 clients saw it closed before they had read the answer, which looks like the faults that the tests inject.
@@ -9,6 +10,7 @@ clients saw it closed before they had read the answer, which looks like the faul
 
 import logging
 import os
+import runpy
 import sys
 import threading
 
@@ -39,8 +41,12 @@ S3Response.serialized = with_the_roots_of_s3
 
 logging.getLogger("waitress").setLevel(logging.ERROR)
 
+application = DomainDispatcherApplication(create_backend_app)
+for wrapper in sys.argv[1:]:
+    application = runpy.run_path(wrapper)["wrap"](application)
+
 server = waitress.create_server(
-    DomainDispatcherApplication(create_backend_app),
+    application,
     host="127.0.0.1",
     port=0,
     threads=16,
