@@ -362,14 +362,16 @@ struct Sure<'a> {
 }
 
 impl Sure<'_> {
-    /// Whether a backend puts a lock there.
+    /// Whether a backend puts a lock there. The claim may be of one half, and the requests of both.
     fn is_of(self, backend: &S3Backend, claim: &LockClaim) -> bool {
         let Ok(places) = backend.places(claim) else { return false };
-        let mut asked = self.asked.iter().filter(|asked| asked.lock_id == claim.lock_id()).peekable();
-        match asked.peek() {
-            Some(_) => asked.all(|asked| places.iter().any(|place| went_to(asked, place))),
-            None => !places.is_empty() && places == self.places,
+        let asked: Vec<_> = self.asked.iter().filter(|asked| asked.lock_id == claim.lock_id()).collect();
+        if asked.is_empty() {
+            return !places.is_empty() && places == self.places;
         }
+        let all = backend.places_of_state(&claim.lock_id()).unwrap_or_default();
+        places.iter().all(|place| asked.iter().any(|asked| went_to(asked, place)))
+            && asked.iter().all(|asked| all.iter().any(|place| went_to(asked, place)))
     }
 }
 
@@ -434,4 +436,57 @@ fn backend_in(
         return Ok(found(backend, Some(plan)));
     }
     Ok(found(fitting(terraform::read_backend(surroundings)?)?, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// OpenTofu asks for the halves of a lock one after the other. Whoever looks late sees both requests.
+    #[test]
+    fn a_half_is_where_the_directory_says_also_once_the_other_half_was_asked_for() {
+        let both = LockClaim::example("k", LockKinds::Both);
+        let there = |host: &str| Some(format!("http://{host}"));
+        let places = [
+            LockPlace::Lockfile {
+                bucket: "b".to_owned(),
+                key: "k.tflock".to_owned(),
+                region: "r".to_owned(),
+                endpoint: there("s3:1"),
+            },
+            LockPlace::DynamoDb {
+                table: "t".to_owned(),
+                lock_id: "b/k".to_owned(),
+                region: "r".to_owned(),
+                endpoint: there("db:1"),
+            },
+        ];
+        let surroundings = Surroundings { dir: "/".into(), env: HashMap::new() };
+        let backend = S3Backend::of_places(&both, &places, true, surroundings).unwrap();
+        let asked = |table: Option<&str>, host: &str| Asked {
+            lock_id: "b/k".to_owned(),
+            table: table.map(str::to_owned),
+            region: "r".to_owned(),
+            host: host.to_owned(),
+        };
+        let (file, item) = (asked(None, "s3:1"), asked(Some("t"), "db:1"));
+        use LockKinds::{Both, DynamoDb, Lockfile};
+        for (kinds, asked, is_there) in [
+            (Lockfile, vec![&file], true),
+            (Lockfile, vec![&file, &item], true),
+            (DynamoDb, vec![&file, &item], true),
+            (Both, vec![&file, &item], true),
+            // It is not known where this half went.
+            (DynamoDb, vec![&file], false),
+            (Both, vec![&item], false),
+            // The other half went elsewhere.
+            (Lockfile, vec![&file, &asked(Some("other"), "db:1")], false),
+            (DynamoDb, vec![&asked(None, "elsewhere:1"), &item], false),
+            (DynamoDb, vec![], false),
+        ] {
+            let asked: Vec<_> = asked.into_iter().cloned().collect();
+            let sure = Sure { asked: &asked, places: &[] };
+            assert_eq!(sure.is_of(&backend, &LockClaim { kinds, ..both.clone() }), is_there, "{kinds:?} {asked:?}");
+        }
+    }
 }
