@@ -15,7 +15,7 @@ pub const DOCTOR_FOUND: u8 = 1;
 pub const USAGE: u8 = 2;
 /// `locks --fail` or `inspect` found a lock that is stale.
 pub const STALE_LOCK: u8 = 122;
-/// Stopped by tfguard itself: `--deadline`, `--before-expiry`.
+/// Stopped by tfguard itself: `--deadline`, `--before-expiry`, `--lease`.
 pub const DEADLINE: u8 = 124;
 /// tfguard itself failed: it could not start the child, or it lost the child's exit status.
 pub const TFGUARD_FAILED: u8 = 125;
@@ -34,9 +34,9 @@ Exit codes:
   120            it is gone, but a lock of its own is left (the message says which, why, and what to run);
                  `unlock`: the lock stays
   121            the state needs a look: of a run that died over it, also because it lacks what that
-                 run made, or by `tfguard verify`
+                 run made, or that lost its lock, or by `tfguard verify`
   122            `locks --fail` or `inspect` found a stale lock
-  124            tfguard itself stopped it before it was done: --deadline, --before-expiry
+  124            tfguard itself stopped it before it was done: --deadline, --before-expiry, --lease
   125            tfguard itself failed (bad option, no session directory, exit status lost)
   126 / 127      the command cannot be executed / was not found";
 

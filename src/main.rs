@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {
         (Some(cleanup), _) => release::run(&plan, cleanup),
         (None, Some(session)) => run::supervise(&plan, session),
-        (None, None) => run::run(&plan),
+        (None, None) => run::run(plan),
     });
     ended.map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from)
 }

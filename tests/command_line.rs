@@ -154,6 +154,8 @@ fn what_is_set_for_one_command_does_not_disturb_another() {
             "grace" | "deadline" | "before-expiry" | "lock-timeout" | "wait" => "90s".to_owned(),
             // The report is a file, and JSON is for programs.
             "log-format" => "text".to_owned(),
+            // It does not go together with what `--on-death` gets here.
+            "lease" => String::new(),
             "verbose" | "attach" => "false".to_owned(),
             _ => match argument.get_possible_values().last() {
                 Some(value) => value.get_name().to_owned(),

@@ -19,6 +19,7 @@ mod house;
 mod logs;
 mod operator;
 mod planfile;
+mod reclaim;
 mod release;
 mod requests;
 mod session_directory;

@@ -226,6 +226,9 @@ pub enum StoreError {
     /// The store does not keep the condition of a conditional delete, or nobody can tell whether it does.
     #[error("the lockfile stays: {0}")]
     NoConditions(String),
+    /// The store does not keep the condition of a conditional write of an object.
+    #[error("this store ignores the condition of a conditional write, without which there is no lease")]
+    UnconditionalWrites,
     /// The claim cannot name a lock of this place.
     #[error("the lock claimed does not belong here: {0}")]
     Misdirected(String),
@@ -263,7 +266,7 @@ impl StoreError {
                  `--without-conditions second-look`"
             }
             Self::Nonsense(_) => "Check that the endpoint is an AWS API",
-            Self::TimedOut(_) | Self::Misdirected(_) => return None,
+            Self::TimedOut(_) | Self::Misdirected(_) | Self::UnconditionalWrites => return None,
         };
         Some(hint.to_owned())
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::{fmt, io};
 
 use aws_credential_types::Credentials;
+use aws_sdk_s3::types::ServerSideEncryption;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
@@ -179,6 +180,19 @@ impl S3Backend {
     /// The ID, ARN or alias of the KMS key with which Terraform encrypts the objects, if one is configured.
     pub fn kms_key(&self) -> Option<&str> {
         set(&self.attributes.kms_key_id)
+    }
+
+    /// How Terraform has S3 encrypt what it puts there, and with which KMS key, where its own settings tell (`lockWithFile` in
+    /// its S3 client). Not with a customer's key.
+    pub(crate) fn encryption(&self) -> Option<(ServerSideEncryption, Option<String>)> {
+        let is_told = self.digests.contains_key("encrypt") && self.attributes.encrypt == Some(true);
+        if !is_told || self.customer_key.is_some() {
+            return None;
+        }
+        Some(match self.kms_key() {
+            Some(key) => (ServerSideEncryption::AwsKms, Some(key.to_owned())),
+            None => (ServerSideEncryption::Aes256, None),
+        })
     }
 
     /// The key of a workspace's state.

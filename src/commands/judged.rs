@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::aws::StoreError;
 use crate::commands::target::{HalfPlace, State};
-use crate::model::{Defect, FoundLock, Holder, Liveness, LockInfo, LockPlace, Recorded, Sighting};
+use crate::model::{Defect, FoundLock, Holder, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
 use crate::session::{Judged, Machine};
+use crate::text::describe;
 
 /// One half of a lock as it was seen.
 #[derive(Debug, Clone)]
@@ -116,12 +117,21 @@ impl JudgedLock {
     pub fn noteworthy(&self) -> Vec<String> {
         let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
         let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
+        let lease = self.lock.halves().find_map(|half| match &half.seen.leased {
+            Leased::Lease(lease) => Some(format!(
+                "it has a lease of {}: `tfguard unlock {} --expired` watches whether its run renews it",
+                describe(lease.length()),
+                lease.lock
+            )),
+            Leased::Foreign(why) => Some(why.clone()),
+            Leased::Nothing | Leased::OfAnother(_) => None,
+        });
         let elsewhere = self
             .lock
             .halves()
             .filter(|half| !half.expected)
             .map(|half| format!("Terraform isn't set up to lock there now and ignores it: {}", half.place));
-        self.notes.iter().cloned().chain(missing).chain(elsewhere).collect()
+        self.notes.iter().cloned().chain(lease).chain(missing).chain(elsewhere).collect()
     }
 
     /// The lock as JSON has it.
@@ -140,6 +150,7 @@ impl JudgedLock {
             content: self.lock.first.seen.content(),
             verdict: &self.judged.verdict,
             holder: self.judged.holder.as_ref(),
+            lease: self.lock.halves().find_map(|half| half.seen.leased.lease()),
             stale: self.stale(older_than, now),
             state_exists: self.state_exists,
             notes: self.noteworthy(),
@@ -163,6 +174,7 @@ pub struct View<'a> {
     #[serde(flatten)]
     verdict: &'a Liveness,
     holder: Option<&'a Holder>,
+    lease: Option<&'a Lease>,
     stale: Vec<&'static str>,
     state_exists: Option<bool>,
     notes: Vec<String>,

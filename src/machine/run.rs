@@ -54,6 +54,8 @@ pub enum Event {
         /// Whether a Terraform is.
         terraforms: bool,
     },
+    /// The lease of a lock ends: whatever is alive is to be killed now, whatever grace it had.
+    LeaseEnded,
     /// One who is to be killed may not be: it is another user's.
     OutOfReach,
     /// Answer to [`Action::Release`].
@@ -116,9 +118,11 @@ impl Terms {
             StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
             StopRequest::Release => self.grace.max(self.cleanup_grace),
             StopRequest::Outer { left } => left.unwrap_or(self.grace),
-            StopRequest::ChildDied | StopRequest::Deadline | StopRequest::CredentialsEnd { .. } => {
-                self.grace.max(self.own_grace)
-            }
+            StopRequest::ChildDied
+            | StopRequest::Deadline
+            | StopRequest::CredentialsEnd { .. }
+            | StopRequest::LeaseNotRenewed
+            | StopRequest::LockLost => self.grace.max(self.own_grace),
         }
     }
 }
@@ -314,6 +318,14 @@ impl Machine {
             }
             Event::Inspected { terraforms, .. } if self.orphans.is_some() => self.looked_after_orphans(terraforms, now),
             Event::Inspected { alive, terraforms } => self.inspected(alive, terraforms, now),
+            Event::LeaseEnded => match self.state {
+                State::Running | State::Looking { .. } | State::Stopping { .. } => {
+                    self.actions.push_back(Action::Kill);
+                    self.state = State::Killing { until: now + self.terms.patience };
+                }
+                State::Clearing { until, kill: false, then_release, .. } => self.clear(until, true, then_release),
+                _ => {}
+            },
             Event::OutOfReach => {
                 if let State::Killing { until } = &mut self.state {
                     *until = (*until).min(now + PATIENCE_WITH_LEFTOVERS);

@@ -350,8 +350,8 @@ impl Account {
     /// Whether tfguard itself stopped the run before it was done. What runs Terraforms may make a success of that, as
     /// Terragrunt does; a Terraform that succeeded was done.
     fn was_stopped_by_tfguard(&self) -> bool {
-        let own =
-            |first: &Requested| matches!(first.request, StopRequest::Deadline | StopRequest::CredentialsEnd { .. });
+        use StopRequest::{CredentialsEnd, Deadline, LeaseNotRenewed};
+        let own = |first: &Requested| matches!(first.request, Deadline | CredentialsEnd { .. } | LeaseNotRenewed);
         let runs_terraforms = product(OsStr::new(&self.program)).is_none();
         (self.requests.first().is_some_and(own) && (runs_terraforms || !self.has_succeeded()))
             || self.terraforms.iter().any(Self::was_stopped_by_tfguard)
@@ -443,6 +443,7 @@ impl Account {
     pub fn state_needs_a_look(&self) -> bool {
         self.states.iter().any(StateAccount::needs_a_look)
             || self.lacks_resources()
+            || self.requests.iter().any(|asked| asked.request == StopRequest::LockLost)
             || self.terraforms.iter().any(Self::state_needs_a_look)
     }
 }
@@ -559,6 +560,10 @@ pub enum StopRequest {
     Deadline,
     /// The backend's credentials are about to end (`--before-expiry`).
     CredentialsEnd { end: jiff::Timestamp },
+    /// No beat of a lock's lease was confirmed for too long.
+    LeaseNotRenewed,
+    /// A lock with a lease was taken away.
+    LockLost,
 }
 
 impl std::fmt::Display for StopRequest {
@@ -573,6 +578,8 @@ impl std::fmt::Display for StopRequest {
             Self::ChildDied => f.write_str("the command died, and a Terraform that it had started is still at work"),
             Self::Deadline => f.write_str("--deadline reached"),
             Self::CredentialsEnd { end } => write!(f, "the AWS credentials end at {end:.0}"),
+            Self::LeaseNotRenewed => f.write_str("the lease of its lock was not renewed in time"),
+            Self::LockLost => f.write_str("its lock was taken away"),
         }
     }
 }
@@ -606,6 +613,7 @@ mod tests {
             StopRequest::Release,
             StopRequest::Deadline,
             StopRequest::CredentialsEnd { end: at },
+            StopRequest::LeaseNotRenewed,
         ];
         Account {
             tfguard: "0.1.0".to_owned(),
@@ -769,6 +777,8 @@ mod tests {
         assert_eq!(code(exited(1), StopRequest::FrontDied, Some(LockOutcome::TakenAway)), 1);
         assert_eq!(code(exited(1), StopRequest::Deadline, None), exit::DEADLINE);
         assert_eq!(code(exited(0), StopRequest::Deadline, None), 0);
+        assert_eq!(code(exited(1), StopRequest::LeaseNotRenewed, None), exit::DEADLINE);
+        assert_eq!(code(exited(0), StopRequest::LockLost, None), exit::STATE_NEEDS_A_LOOK);
         assert_eq!(code(killed, StopRequest::Deadline, left()), exit::LOCK_LEFT);
         assert_eq!(code(exited(0), StopRequest::FrontDied, left()), exit::LOCK_LEFT);
         assert_eq!(code(Ending::Unknown { at }, StopRequest::FrontDied, None), exit::TFGUARD_FAILED);

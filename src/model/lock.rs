@@ -257,6 +257,42 @@ impl LockTrace {
     }
 }
 
+/// A lock of the child, by what its log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    Lock(LockClaim),
+    /// A lockfile that the log tells of without its ID.
+    Trace(LockTrace),
+}
+
+impl Subject {
+    /// Whether both are the same lock, however much was known of it.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Lock(lock), Self::Lock(other)) => lock == other,
+            (Self::Trace(trace), Self::Trace(other)) => trace.is_of(other),
+            _ => false,
+        }
+    }
+
+    /// Whether it may be the claimed lock.
+    pub fn may_be(&self, claim: &LockClaim) -> bool {
+        match self {
+            Self::Lock(lock) => lock == claim,
+            Self::Trace(trace) => trace.lock_id() == claim.lock_id(),
+        }
+    }
+
+    /// A claim by which its place can be looked up.
+    pub fn claim(&self) -> LockClaim {
+        match self {
+            Self::Lock(claim) => claim.clone(),
+            Self::Trace(trace) => trace.without_id(),
+        }
+    }
+}
+
 /// Which halves of a lock Terraform says it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -375,6 +411,8 @@ impl fmt::Display for LockPlace {
 
 /// Terraform's suffix of a lockfile: `lockFileSuffix` in its S3 client.
 pub(crate) const LOCKFILE_SUFFIX: &str = ".tflock";
+/// What tfguard puts behind a lockfile's key for the object that holds its lease.
+pub(crate) const LEASE_SUFFIX: &str = ".lease";
 
 /// The key of the lockfile beside a state.
 pub(crate) fn lockfile_key(state_key: &str) -> String {

@@ -4,6 +4,7 @@ mod account;
 mod address;
 mod ci;
 mod holder;
+mod lease;
 mod lock;
 mod policy;
 mod process;
@@ -21,8 +22,13 @@ pub use address::Address;
 pub(crate) use ci::{Origin, Provider, Run, Term};
 pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
-pub(crate) use lock::{CLOCK_SLACK, InvalidLockId, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key};
-pub use lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockKinds, LockTrace, Stage, TraceEntry};
+pub(crate) use lease::{LARGEST as LARGEST_LEASE, LEASE_ATTRIBUTE};
+pub use lease::{Lease, LeaseVersion, Leased};
+pub(crate) use lease::{LeaseNote, SentBeat};
+pub(crate) use lock::{
+    CLOCK_SLACK, InvalidLockId, LEASE_SUFFIX, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key,
+};
+pub use lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockKinds, LockTrace, Stage, Subject, TraceEntry};
 pub use policy::UnconditionalDelete;
 pub(crate) use policy::{Baseline, CiMessages, Evidence, Intent, OnDeath, StartingBackend};
 pub use process::Product;

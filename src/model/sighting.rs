@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::holder::Recorded;
+use crate::model::lease::{LEASE_ATTRIBUTE, Leased};
 use crate::model::lock::FoundLock;
 
 /// What was seen at a lock's place at one time.
@@ -16,6 +17,8 @@ pub struct Sighting {
     pub lock: FoundLock,
     /// What stands beside it about its holder.
     pub recorded: Recorded,
+    /// What is in the place of its lease.
+    pub leased: Leased,
     /// When it was written, by the store's clock. Only S3 tells.
     pub written: Option<Timestamp>,
     pub(crate) content: Content,
@@ -24,8 +27,8 @@ pub struct Sighting {
 /// What the condition of a delete names.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Content {
-    /// The attribute `Info` of an item, which need not be a text; none in a ghost.
-    Item(Option<AttributeValue>),
+    /// Attributes of an item, which need not be texts: `Info`, none in a ghost, and that of the lease.
+    Item { info: Option<AttributeValue>, lease: Option<AttributeValue> },
     /// An object's ETag, and the SHA-256 of its bytes in base64.
     Object { etag: Option<String>, sha256: String },
 }
@@ -47,7 +50,12 @@ impl Sighting {
     /// Reads an item of a lock table.
     pub(crate) fn of_item(item: &HashMap<String, AttributeValue>) -> Self {
         let HeldLock { lock, recorded } = HeldLock::in_item(item);
-        Self { lock, recorded, written: None, content: Content::Item(item.get("Info").cloned()) }
+        let content = Content::Item { info: item.get("Info").cloned(), lease: item.get(LEASE_ATTRIBUTE).cloned() };
+        let leased = match &lock {
+            FoundLock::Held(info) => Leased::of_attribute(item.get(LEASE_ATTRIBUTE), &info.id),
+            FoundLock::Malformed(_) => Leased::Nothing,
+        };
+        Self { lock, recorded, leased, written: None, content }
     }
 
     /// The lock's ID, if it has one.
@@ -62,8 +70,12 @@ impl Sighting {
     pub fn content(&self) -> Option<String> {
         let text = match (&self.lock, &self.content) {
             _ if self.id().is_some() => return None,
-            (_, Content::Item(Some(AttributeValue::S(text)))) => text.chars().take(FoundLock::SHOWN).collect(),
-            (_, Content::Item(Some(other))) => format!("{other:?}").chars().take(FoundLock::SHOWN).collect(),
+            (_, Content::Item { info: Some(AttributeValue::S(text)), .. }) => {
+                text.chars().take(FoundLock::SHOWN).collect()
+            }
+            (_, Content::Item { info: Some(other), .. }) => {
+                format!("{other:?}").chars().take(FoundLock::SHOWN).collect()
+            }
             (FoundLock::Held(info), _) => serde_json::to_string(info).unwrap_or_default(),
             (FoundLock::Malformed(text), _) => text.clone(),
         };
@@ -74,7 +86,7 @@ impl Sighting {
     pub fn defect(&self) -> Option<Defect> {
         match (&self.lock, &self.content) {
             _ if self.id().is_some() => None,
-            (_, Content::Item(None)) => Some(Defect::Ghost),
+            (_, Content::Item { info: None, .. }) => Some(Defect::Ghost),
             (FoundLock::Malformed(text), Content::Object { .. }) if text.is_empty() => Some(Defect::Empty),
             _ => Some(Defect::Malformed),
         }
@@ -139,6 +151,7 @@ mod tests {
         let object = |text: &[u8]| Sighting {
             lock: FoundLock::read(text),
             recorded: Recorded::Nothing,
+            leased: Leased::Nothing,
             written: None,
             content: content.clone(),
         };

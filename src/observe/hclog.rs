@@ -136,6 +136,11 @@ impl Splitter {
         (!torn).then(|| open.close())
     }
 
+    /// The record that waits for more lines, taken for whole: each is written at once, and the log was read to its end.
+    pub fn settle(&mut self) -> Option<Record> {
+        self.open.take_if(|_| self.lines.is_whole()).map(Open::close)
+    }
+
     /// Whether the log has records below INFO, as those of requests are.
     pub fn has_debug(&self) -> bool {
         self.debug
@@ -344,7 +349,11 @@ mod tests {
         assert_eq!(splitter.feed(format!("{INFO}uninteresting").as_bytes()).len(), 0);
         assert_eq!(splitter.feed(b"\n").len(), 1);
         splitter.feed(format!("{DEBUG}backend-s3: z:\n  body=\n  | half a li").as_bytes());
+        assert_eq!(splitter.settle(), None, "more of it is to come");
         assert_eq!(splitter.finish(), None, "a record whose end is missing is not interpreted");
+        assert_eq!(splitter.feed(format!("{DEBUG}backend-s3: z: a=1\n").as_bytes()).len(), 0);
+        assert_eq!(splitter.settle().map(|record| record.message), Some("z".to_owned()));
+        assert_eq!((splitter.settle(), splitter.finish()), (None, None), "once");
     }
 
     #[test]

@@ -35,6 +35,11 @@ impl Lines {
         self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
+    /// Whether no line waits for its end.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// Drops the beginning of a line whose end did not come; whether there was one.
     pub(crate) fn finish(&mut self) -> bool {
         !std::mem::take(&mut self.partial).is_empty()

@@ -144,6 +144,15 @@ impl Observer {
         facts
     }
 
+    /// Takes all that was fed for whole records: what was read is all there is up to now.
+    pub fn settle(&mut self, now: Timestamp) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if let Some(record) = self.splitter.settle() {
+            self.enter(&record, now, &mut facts);
+        }
+        facts
+    }
+
     /// Which product the child is, and of which version, as it said in its first record (`main.go` of both).
     pub fn product(&self) -> Option<(Product, &str)> {
         self.product.as_ref().map(|(product, version)| (*product, version.as_str()))

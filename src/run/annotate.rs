@@ -10,12 +10,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
-use crate::model::{Entry, FoundLock, Holder, LockClaim, LockId, LockKinds, LockPlace, LockTrace, Stage, TraceEntry};
+use crate::model::{
+    Entry, FoundLock, Holder, LockClaim, LockId, LockKinds, LockPlace, LockTrace, Stage, Subject, TraceEntry,
+};
 use crate::run::locate::Locator;
 use crate::run::nameless::Identified;
 use crate::store::{Annotation, Store, UnconditionalDelete};
 
-/// How long a lock is held before its holder is written beside it.
+/// How long a lock without a lease is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
 /// One request never takes longer; its place, with all that is asked, not three times as long.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
@@ -29,36 +31,12 @@ const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
 /// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so.
 const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
 
-/// A lock whose holder is to be written.
-#[derive(Debug, Clone)]
-enum Subject {
-    Lock(LockClaim),
-    /// A lockfile that the log tells of without its ID.
-    Trace(LockTrace),
-}
-
-impl Subject {
-    fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Lock(lock), Self::Lock(other)) => lock == other,
-            (Self::Trace(trace), Self::Trace(other)) => trace.is_of(other),
-            _ => false,
-        }
-    }
-
-    /// A claim by which its place can be looked up.
-    fn claim(&self) -> LockClaim {
-        match self {
-            Self::Lock(claim) => claim.clone(),
-            Self::Trace(trace) => trace.without_id(),
-        }
-    }
-}
-
 /// The locks of this run whose holder is to be written, or was.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Annotator {
     known: Vec<Known>,
+    /// How long a lock is held before its holder is written beside it.
+    held_for: Duration,
 }
 
 #[derive(Debug)]
@@ -77,6 +55,11 @@ enum State {
 }
 
 impl Annotator {
+    /// With a lease, whoever waits for its end wants to know for whom.
+    pub fn new(has_lease: bool) -> Self {
+        Self { known: Vec::new(), held_for: if has_lease { Duration::ZERO } else { HELD_FOR } }
+    }
+
     /// Notes how far a lock has come.
     pub fn note_lock(&mut self, entry: &Entry) {
         let unstated = entry.claim.kinds == LockKinds::Unstated && entry.stage == Stage::Attempted;
@@ -97,7 +80,7 @@ impl Annotator {
                 known.subject = subject;
             }
             None if stage == Stage::Held || may_be_held => {
-                self.known.push(Known { subject, state: State::Due(Instant::now() + HELD_FOR) });
+                self.known.push(Known { subject, state: State::Due(Instant::now() + self.held_for) });
             }
             None => {}
         }
@@ -211,7 +194,7 @@ async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder) -> Result<(
 }
 
 /// Says at once that a lock is gone under which Terraform is at work. What became of it is in the account.
-fn warn_of_loss(state: &str, found: Option<FoundLock>) {
+pub(crate) fn warn_of_loss(state: &str, found: Option<FoundLock>) {
     let now = match found {
         Some(FoundLock::Held(info)) => {
             format!("; {} by {} since {} has its place now", info.id, info.who, info.created)
@@ -266,7 +249,7 @@ mod tests {
             (Unstated, &[Stage::Attempted], true),
             (Unstated, &[Stage::Attempted, Stage::Unlocking], false),
         ] {
-            let mut annotator = Annotator::default();
+            let mut annotator = Annotator::new(false);
             for stage in stages {
                 annotator.note_lock(&entry(kinds, *stage));
             }

@@ -11,33 +11,46 @@ use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal as signals};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::model::ProcessId;
+use crate::model::{ProcessId, StopRequest};
 use crate::run::child::Output;
 use crate::run::job::Job;
 use crate::run::output::announce;
 use crate::run::plan::Plan;
+use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, clean_up, conclude, inner, new_account, requests};
+use crate::run::{Failure, clean_up, conclude, inner, new_account, reclaim, requests};
 use crate::session::{Journal, SessionDir};
 
 /// Runs a command on this terminal; gives tfguard's exit code.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
-    let session = crate::run::new_session(plan)?;
-    crate::log::mute(plan.is_muted());
+pub fn run(plan: Plan) -> Result<u8, Failure> {
     let runtime = super::runtime().map_err(Failure::Start)?;
-    let ended = runtime.block_on(supervised(plan, &session));
+    runtime.block_on(begun(plan))
+}
+
+async fn begun(mut plan: Plan) -> Result<u8, Failure> {
+    let (to_us, mut requests) = unbounded_channel();
+    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
+    requests::from_waiting(to_us.clone(), &plan);
+    if let Some(code) = reclaim::before_start(&mut plan, &mut requests).await {
+        return Ok(code);
+    }
+    let session = crate::run::new_session(&plan)?;
+    crate::log::mute(plan.is_muted());
+    let ended = supervised(&plan, &session, to_us, requests).await;
     if ended.is_err() {
         session.remove();
     }
     ended
 }
 
-async fn supervised(plan: &Plan, session: &SessionDir) -> Result<u8, Failure> {
-    let (to_us, mut requests) = unbounded_channel();
-    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    requests::from_waiting(to_us.clone(), plan);
+async fn supervised(
+    plan: &Plan,
+    session: &SessionDir,
+    to_us: UnboundedSender<StopRequest>,
+    mut requests: Requests,
+) -> Result<u8, Failure> {
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let account = new_account(plan, session);

@@ -25,11 +25,11 @@ use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, conclude, inner, new_account, requests};
+use crate::run::{Failure, conclude, inner, new_account, reclaim, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
 /// Runs a command detached; gives tfguard's exit code.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
+pub fn run(plan: Plan) -> Result<u8, Failure> {
     let runtime = super::runtime().map_err(Failure::Start)?;
     let ended = runtime.block_on(front(plan));
     // What still waits in a thread (a stalled reader) is not waited for.
@@ -66,7 +66,7 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
     }
     let errors = session.create_file(SessionFile::SupervisorStderr).map_err(io::Error::other)?;
     supervisor.stdout(Stdio::from(socket)).stderr(Stdio::from(errors));
-    // SAFETY: setsid, fork and _exit are async-signal-safe, and this process has no other thread yet.
+    // SAFETY: setsid, fork and _exit are async-signal-safe: threads that looked up names for `--reclaim` do no harm.
     unsafe {
         supervisor.pre_exec(|| {
             if libc::setsid() == -1 {
@@ -84,14 +84,18 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::R
     Ok(())
 }
 
-async fn front(plan: &Plan) -> Result<u8, Failure> {
+async fn front(mut plan: Plan) -> Result<u8, Failure> {
     let (to_us, mut requests) = unbounded_channel();
     // First, so that from here on no signal kills this process.
     requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
+    requests::from_waiting(to_us.clone(), &plan);
+    if let Some(code) = reclaim::before_start(&mut plan, &mut requests).await {
+        return Ok(code);
+    }
+    let plan = &plan;
     let session = &crate::run::new_session(plan)?;
     crate::log::mute(plan.is_muted());
     let socket = start(plan, session).inspect_err(|_| session.remove())?;
-    requests::from_waiting(to_us.clone(), plan);
     reap_as_init().map_err(Failure::Start)?;
     let output = Output::relay(spools(session), false).map_err(Failure::Start)?;
 

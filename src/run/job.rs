@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::machine::Terms;
+use crate::machine::lease::Times;
 use crate::model::{Account, Evidence, OnDeath};
 use crate::observe::Expectations;
 use crate::run::child::Environment;
@@ -44,6 +45,8 @@ pub struct Job {
     pub evidence: Evidence,
     /// Whether the holder is written beside its lock.
     pub annotate: bool,
+    /// The times of its locks' leases, if they have any.
+    pub(crate) lease: Option<Times>,
     /// When the session began; the machine's moments count from here.
     pub began: Instant,
     /// When a cleanup step has no more time.
@@ -68,6 +71,7 @@ impl Job {
             directory,
             evidence: plan.evidence,
             annotate: plan.annotate,
+            lease: plan.lease,
             began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
             until: None,
         }
@@ -95,6 +99,7 @@ impl Job {
             session: session.clone(),
             terms: Terms { deadline: None, patience: patience_for(&account.program), ..self.terms },
             on_death: journal.on_death.map_or(self.on_death, |policy| policy.and(self.on_death)),
+            lease: journal.lease.and_then(|length| Times::of(length).ok()),
             flavour: flavour(&[OsString::from(&account.program)], &account.directory, &self.env),
             began: Instant::now(),
             ..self.clone()

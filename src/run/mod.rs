@@ -3,15 +3,18 @@
 mod annotate;
 mod attached;
 mod child;
+mod expiry;
 mod follow;
 mod front;
 mod inner;
 mod job;
+mod lease;
 mod locate;
 mod nameless;
 mod options;
 mod output;
 mod plan;
+mod reclaim;
 mod refused;
 mod release;
 pub(crate) mod requests;
@@ -34,6 +37,7 @@ use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use child::OUTER;
+pub(crate) use expiry::{Expired, Expiry};
 pub(crate) use inner::InnerGuards;
 pub use job::Job;
 pub use options::{OUTERMOST, RunOptions};
@@ -108,7 +112,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 }
 
 /// Runs the plan; gives tfguard's exit code.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
+pub fn run(plan: Plan) -> Result<u8, Failure> {
     // What a guard below another one has to say is in its account.
     for remark in plan.remarks.iter().filter(|_| plan.outer.is_none()) {
         match remark {

@@ -75,12 +75,12 @@ impl Job {
     }
 }
 
-/// A state in S3 whose lock no log may tell of.
-struct State {
-    backend: Box<S3Backend>,
-    key: String,
+/// A state in S3 on which a command works, by its arguments and its directory.
+pub struct State {
+    pub backend: Box<S3Backend>,
+    pub key: String,
     /// Where its lock is, the object first.
-    places: Vec<LockPlace>,
+    pub places: Vec<LockPlace>,
     /// The settings are those of its directory, because its plan file does not tell them, for this reason.
     guessed: Option<String>,
 }
@@ -93,7 +93,7 @@ impl State {
     }
 
     /// The state of a workspace; none if that is not in S3, or has no lock there.
-    fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
+    pub fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
         let (found, guessed) = match plan.map(|plan| terraform::read_planned_backend(plan, surroundings)) {
             Some(Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => {
                 (terraform::read_backend(surroundings)?, Some(error.to_string()))

@@ -77,6 +77,14 @@ pub struct RunOptions {
     )]
     pub lock_timeout: Option<Duration>,
 
+    /// Keep a lease of this length on the lock
+    ///
+    /// Show beside the lock, every ninth of this time, that the run lives, so that `tfguard --reclaim` can prove later that
+    /// it does not: 15 s to 24 h, 3m is a good start. Where that cannot be shown for half of it, Terraform is stopped, and
+    /// killed before anybody may take its lock.
+    #[arg(long, env = "TFGUARD_LEASE", value_name = "DURATION", value_parser = duration, help_heading = "Locks")]
+    pub lease: Option<Duration>,
+
     /// Refuse to run with -lock=false
     ///
     /// Refuse a command that says `-lock=false`, itself or in TF_CLI_ARGS.
@@ -96,6 +104,13 @@ pub struct RunOptions {
         help_heading = "Locks"
     )]
     pub evidence: Evidence,
+
+    /// First wait out the lease of a dead run's lock
+    ///
+    /// Before the command starts: if its state is locked by a run with a lease, watch whether that run renews it. If it does not
+    /// for the whole lease, delete its lock and look at the state.
+    #[arg(long, env = "TFGUARD_RECLAIM", help_heading = "Locks")]
+    pub reclaim: bool,
 
     /// Treat lockfiles in stores without conditions so
     ///

@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::machine::lease::Times;
 use crate::machine::{PATIENCE, Terms};
 use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, UnconditionalDelete};
 use crate::report::ci::Publisher;
@@ -76,6 +77,10 @@ pub struct Plan {
     pub evidence: Evidence,
     /// Whether the holder is written beside its lock.
     pub annotate: bool,
+    /// Whether the lock of a dead run is waited for and deleted before the command starts.
+    pub reclaim: bool,
+    /// The times of its locks' leases, if they have any.
+    pub(crate) lease: Option<Times>,
     /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard.
     pub unguarded: bool,
     /// The command is what stands behind a setup action's wrapper, which was typed.
@@ -103,6 +108,20 @@ pub enum Forbidden {
         "-lock=false ({0}) is forbidden by --forbid-lock-false\nhint: Leave it out, so that Terraform takes its lock"
     )]
     LockFalse(String),
+    #[error("--lease: {0}")]
+    Lease(String),
+    /// Ctrl-Z would stop whoever renews the lease.
+    #[error(
+        "--lease cannot be kept on a terminal: Ctrl-Z suspends tfguard with Terraform, and the lease runs out meanwhile\n\
+         hint: add --detach"
+    )]
+    LeaseAttached,
+    /// Whoever finds the lease run out would delete what is to stay.
+    #[error(
+        "--lease and --on-death keep contradict each other: a lock that is kept is not renewed, and the next `tfguard \
+         --reclaim` deletes it\nhint: leave one of them out"
+    )]
+    LeaseKept,
 }
 
 impl Plan {
@@ -141,16 +160,21 @@ impl Plan {
         let here = std::env::current_dir().unwrap_or_default();
         let asked = options.report.is_some() || deadline.is_some() || options.supervise.is_some();
         let unguarded = !asked && terraform::takes_no_lock(&command, &here, &env);
+        let mode = mode(options.attach, options.detach, ci.is_some(), terminal);
+        let guards = !unguarded && !command.is_empty();
+        let lease = options.lease.filter(|_| guards).map(|length| lease(length, options.on_death, mode, &mut remarks));
         Ok(Self {
             unguarded,
+            lease: lease.transpose()?,
             wrapped: !unguarded && step_over_wrapper(&mut command, &env, &mut remarks),
-            mode: mode(options.attach, options.detach, ci.is_some(), terminal),
+            mode,
             terms,
             grace,
             deadline,
             before_expiry: options.before_expiry,
             evidence: options.evidence,
             annotate: !options.no_annotate,
+            reclaim: options.reclaim,
             on_death: options.on_death,
             unconditional: options.without_conditions,
             is_late: is_gitlab
@@ -171,6 +195,12 @@ impl Plan {
             ci,
             remarks,
         })
+    }
+
+    /// Takes from the deadline what passed before the run began.
+    pub fn shorten_deadline(&mut self, passed: Duration) {
+        let deadlines = [self.terms.deadline.as_mut(), self.deadline.as_mut().map(|term| &mut term.duration)];
+        deadlines.into_iter().flatten().for_each(|deadline| *deadline = deadline.saturating_sub(passed));
     }
 
     /// The file for the outputs of the wrapper that was stepped over, if there is one.
@@ -265,6 +295,25 @@ fn deadline(
             Some(model::Term { duration, why })
         }
     }
+}
+
+fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Remark>) -> Result<Times, Forbidden> {
+    let times = Times::of(length).map_err(|error| Forbidden::Lease(error.to_string()))?;
+    if mode == Mode::Attached {
+        return Err(Forbidden::LeaseAttached);
+    }
+    if on_death != OnDeath::Release {
+        return Err(Forbidden::LeaseKept);
+    }
+    if times.is_short() {
+        remarks.push(Remark::Warning(format!(
+            "--lease {} is short: where AWS does not answer for {}, Terraform is stopped, and {} later killed",
+            describe(length),
+            describe(times.renew()),
+            describe(times.kill() - times.renew())
+        )));
+    }
+    Ok(times)
 }
 
 /// The command that is really run.

@@ -75,8 +75,13 @@ impl Locator {
         }
         let record = |claim: &LockClaim| Holder::of_session(journal, terms.job.session.path(), claim.id.clone());
         let released = left.iter().map(async |leftover| {
-            let record = record(&leftover.entry.claim);
-            self.release(leftover, terms, &record).await
+            let claim = &leftover.entry.claim;
+            let lost = journal.lost_places(claim);
+            let lock = journal.account.locks.iter().find(|lock| lock.claim == *claim);
+            if !lost.is_empty() && lock.is_some_and(|lock| lock.places.iter().all(|place| lost.contains(place))) {
+                return (LockOutcome::TakenAway, Vec::new());
+            }
+            self.release(leftover, terms, &record(claim), &lost).await
         });
         let outcomes = join_all(released).await;
         for (leftover, (outcome, halves)) in left.iter().zip(outcomes) {
@@ -86,8 +91,15 @@ impl Locator {
         }
     }
 
-    /// Releases a lock whose Terraform is dead. `session`: the record that the session writes beside it.
-    async fn release(&self, leftover: &Left<Entry>, terms: Terms<'_>, session: &Holder) -> (LockOutcome, Vec<Half>) {
+    /// Releases a lock whose Terraform is dead, but for the halves that it `lost` before. `session`: the record that the session
+    /// writes beside it.
+    async fn release(
+        &self,
+        leftover: &Left<Entry>,
+        terms: Terms<'_>,
+        session: &Holder,
+        lost: &[LockPlace],
+    ) -> (LockOutcome, Vec<Half>) {
         let Entry { claim, stage, .. } = &leftover.entry;
         if terms.exited_zero && !self.may_start_with(claim) {
             let why = "Terraform succeeded, so it left no lock of another state".to_owned();
@@ -115,16 +127,16 @@ impl Locator {
             Stage::Unlocking => claim.kinds != LockKinds::Unstated && !terms.unclean,
             Stage::Attempted | Stage::Unlocked => false,
         };
-        let just_ended = terms.just_ended;
+        let (just_ended, job) = (terms.just_ended, terms.job);
         let mut vanished = was_held && just_ended;
         let mut halves = Vec::new();
         let mut to_come = u32::try_from(places.len()).unwrap_or(u32::MAX);
-        for place in places {
+        for place in places.into_iter().filter(|place| !lost.contains(place)) {
             tracing::debug!("lock {}: looking at {place}", claim.id);
-            let store = clients.open(&place, terms.job.unconditional);
+            let store = clients.open(&place, job.unconditional);
             // Before any delete of tfguard's, which can be carried out without an answer.
             vanished = vanished && is_missing(&store, claim).await;
-            let left = terms.job.at_most(RELEASE_BUDGET * to_come, TO_LOOK);
+            let left = job.at_most(RELEASE_BUDGET * to_come, TO_LOOK);
             let terms = ReleaseTerms {
                 may_still_appear: leftover.may_still_appear,
                 unlock_in_flight: leftover.unlock_in_flight,
@@ -142,9 +154,15 @@ impl Locator {
                 },
                 released => released.into(),
             };
+            let is_gone = matches!(outcome, HalfOutcome::Deleted | HalfOutcome::AlreadyGone);
+            if is_gone && job.lease.is_some() {
+                // What is left of it means nothing.
+                let _ = tokio::time::timeout(LONGEST_LOOK, store.end_lease(&claim.id)).await;
+            }
             halves.push(Half { place, outcome });
         }
         match LockOutcome::of(&halves) {
+            LockOutcome::Gone | LockOutcome::Released if !lost.is_empty() => (LockOutcome::TakenAway, halves),
             LockOutcome::Gone if vanished => (LockOutcome::TakenAway, halves),
             // What is there now came after it. (1.6 to 1.9 say that they begin to unlock, and no more.)
             LockOutcome::Gone if *stage == Stage::Unlocked => (LockOutcome::Unlocked, Vec::new()),

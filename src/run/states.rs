@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
-    Account, LockAccount, LockClaim, LockInfo, LockOutcome, Recorded, Relation, Settings, StateAccount, StateFinding,
-    Unsaved,
+    Account, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace, Recorded, Relation, Settings, StateAccount,
+    StateFinding, Unsaved,
 };
 use crate::run::job::Job;
 use crate::run::locate::Locator;
-use crate::state::{Content, Expected, Judgement, Looker, PATIENCE, StateObject, compare, errored};
+use crate::state::{Content, Errored, Expected, Judgement, Looker, PATIENCE, Seen, StateObject, compare, errored};
 use crate::terraform::read_planned_state;
 use crate::text;
 
@@ -121,21 +121,14 @@ async fn state(
         let backend = backend?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
         let places = backend.places(&lock.claim).map_err(|error| error.to_string())?;
-        let looker = Looker::new(&clients, backend, state_key, places.into_iter().map(|place| (place, true)));
-        let look = looker.look(PATIENCE, errored.clone(), false, dead).await;
-        let mut seen = look.map_err(|error| error.in_a_line())?.seen;
-        let Judgement { verdict, findings, .. } = looker.judge(&mut seen, &expected).await;
-        if let Some(changed) = &mut changed {
-            compare(changed, &seen, orderly);
-        }
-        let content = seen.object.and_then(|object| object.content.ok());
-        Ok::<_, String>((verdict, findings, content))
+        examine(&clients, backend, state_key, places, errored.clone(), &expected, dead).await
     };
     match tokio::time::timeout(budget, looked).await.unwrap_or_else(|_| Err(format!("no answer within {budget:?}"))) {
-        Ok((verdict, findings, content)) => {
-            state.verdict = Some(verdict);
-            state.findings = findings;
-            (state.serial, state.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
+        Ok((judgement, seen)) => {
+            if let Some(changed) = &mut changed {
+                compare(changed, &seen, orderly);
+            }
+            state.note(judgement, seen);
         }
         Err(why) => {
             changed.iter_mut().for_each(|changed| changed.not_compared(&why, orderly));
@@ -148,6 +141,57 @@ async fn state(
         changed.state = Some(lock.claim.lock_id());
     }
     (state, changed)
+}
+
+/// Looks at the state whose lock was just deleted, because its holder had let its lease run out.
+pub(crate) async fn look_after_reclaim(
+    clients: &AwsClients,
+    backend: &S3Backend,
+    state_key: &str,
+    places: Vec<LockPlace>,
+    settings: &Settings,
+) -> StateAccount {
+    let expected = Expected::default();
+    let errored = errored(&settings.directory, None);
+    let mut state = StateAccount {
+        bucket: backend.bucket().to_owned(),
+        state_key: state_key.to_owned(),
+        verdict: None,
+        why: None,
+        serial: None,
+        lineage: None,
+        findings: Vec::new(),
+        next: next(Some(settings), Some(backend), state_key, &expected),
+    };
+    let looked = examine(clients, backend, state_key, places, errored, &expected, |_, _| false);
+    match tokio::time::timeout(BUDGET, looked).await.unwrap_or_else(|_| Err(format!("no answer within {BUDGET:?}"))) {
+        Ok((judgement, seen)) => state.note(judgement, seen),
+        Err(why) => state.why = Some(why),
+    }
+    state
+}
+
+async fn examine(
+    clients: &AwsClients,
+    backend: &S3Backend,
+    state_key: &str,
+    places: Vec<LockPlace>,
+    errored: Option<Errored>,
+    expected: &Expected,
+    dead: impl Fn(&LockInfo, &Recorded) -> bool,
+) -> Result<(Judgement, Seen), String> {
+    let looker = Looker::new(clients, backend, state_key, places.into_iter().map(|place| (place, true)));
+    let look = looker.look(PATIENCE, errored, false, dead).await;
+    let mut seen = look.map_err(|error| error.in_a_line())?.seen;
+    Ok((looker.judge(&mut seen, expected).await, seen))
+}
+
+impl StateAccount {
+    fn note(&mut self, Judgement { verdict, findings, .. }: Judgement, seen: Seen) {
+        (self.verdict, self.findings) = (Some(verdict), findings);
+        let content = seen.object.and_then(|object| object.content.ok());
+        (self.serial, self.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
+    }
 }
 
 /// The state that a plan was made of, where one was applied: Terraform saw that it was still the one before it began.

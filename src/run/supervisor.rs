@@ -5,6 +5,7 @@
 
 mod ending;
 mod learning;
+mod leasing;
 mod stopping;
 mod unguarded;
 mod unnamed;
@@ -17,6 +18,7 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
+use crate::machine::lease::Times;
 use crate::machine::{Action, Event, Finish, Machine};
 use crate::model::{Account, Ending, ProcessId, Requested, StopRequest, World};
 use crate::run::annotate::Annotator;
@@ -24,6 +26,7 @@ use crate::run::child;
 use crate::run::child::{Child, StartError};
 use crate::run::inner::{InnerGuard, InnerGuards};
 use crate::run::job::{Job, trouble};
+use crate::run::lease::Leases;
 use crate::run::locate::Locator;
 use crate::run::nameless::Unlogging;
 use crate::run::supervisor::ending::Others;
@@ -79,6 +82,7 @@ pub struct Supervisor<'a> {
     is_first: bool,
     pub(crate) locator: Locator,
     pub(crate) annotator: Annotator,
+    pub(crate) leases: Leases,
     unlogging: Unlogging,
     others: Others,
 }
@@ -101,6 +105,7 @@ impl<'a> Supervisor<'a> {
         }
         journal.backend = terraform::starting_backend(&job.command, &job.surroundings());
         journal.intent = Some(job.intent(logs, child::asks_for_debug(&env)));
+        journal.lease = job.lease.map(Times::length);
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
         let child = Child::start(&job.command, &env, output, &job.session)?;
@@ -168,6 +173,7 @@ impl<'a> Supervisor<'a> {
         let locator = Locator::new(journal.backend.clone());
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
+        let leases = Leases::new(job.lease, &journal.leases);
         Self {
             job,
             journal,
@@ -184,7 +190,8 @@ impl<'a> Supervisor<'a> {
             somebody_stopped: false,
             reminded: Duration::ZERO,
             locator,
-            annotator: Annotator::default(),
+            annotator: Annotator::new(job.lease.is_some()),
+            leases,
             unlogging: Unlogging::default(),
             others: Others::default(),
         }
@@ -202,6 +209,8 @@ impl<'a> Supervisor<'a> {
         loop {
             while let Some(action) = self.machine.poll_action() {
                 if let Some(finish) = self.act(action).await {
+                    self.leases.end();
+                    self.leases.clean_up().await;
                     if finish != Finish::Alive {
                         self.look_at_states().await;
                     }
@@ -214,6 +223,8 @@ impl<'a> Supervisor<'a> {
             let reminder = self.machine.next_reminder(self.reminded).map(|moment| self.job.began + moment);
             tokio::select! {
                 biased;
+                // Before all else: woken too late, the child is killed before anything is done or read.
+                reply = self.leases.due() => self.lease_due(reply),
                 baseline = self.unlogging.baseline(), if self.unlogging.is_looking() && !ended => self.note_baseline(baseline),
                 ending = self.child.ended(), if !ended => {
                     ended = true;

@@ -5,10 +5,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Account, ChildRecord, Intent, OnDeath, ProcessId, StartingBackend, World};
+use crate::model::{
+    Account, ChildRecord, Intent, LeaseNote, LockClaim, LockPlace, OnDeath, ProcessId, StartingBackend, World,
+};
 use crate::session::directory::{SessionDir, SessionFile};
 use crate::session::place::DirectoryError;
 use crate::session::process::{monotonic_millis, nodename};
@@ -48,6 +51,12 @@ pub struct Journal {
     /// When what is still alive will be killed, in milliseconds of the kernel's monotonic clock. Set once a stop is
     /// requested, for the guards inside this one.
     pub kill_at: Option<u64>,
+    /// The length of the leases that its locks have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Duration>,
+    /// Those leases. Written before each beat.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<LeaseNote>,
     /// What happened so far.
     pub account: Account,
 }
@@ -103,6 +112,12 @@ impl Journal {
     /// Whether the run was on this runner, as far as both are known.
     pub fn may_be_of_runner(&self, runner: Option<&str>) -> bool {
         self.runner.as_deref().zip(runner).is_none_or(|(own, other)| own == other)
+    }
+
+    /// Where a lock was lost although its lease was kept: nothing is sent there about it any more.
+    pub fn lost_places(&self, claim: &LockClaim) -> Vec<LockPlace> {
+        let lost = self.leases.iter().filter(|lease| lease.lost && lease.lock.may_be(claim));
+        lost.map(|lease| lease.place.clone()).collect()
     }
 
     /// Makes the log of a session, to be done before this journal is written.

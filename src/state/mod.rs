@@ -21,6 +21,6 @@ pub(crate) use content::Content;
 pub(crate) use fix::{Fix, fix};
 pub(crate) use judge::{Judgement, is_at_odds};
 pub(crate) use look::{Look, Looker, PATIENCE, errored};
-pub(crate) use seen::{Expected, Seen, StateObject, StoredDigest};
+pub(crate) use seen::{Errored, Expected, Seen, StateObject, StoredDigest};
 pub(crate) use store::{DigestStore, StateStore, Written};
 pub(crate) use unsaved::{compare, imports};

@@ -18,11 +18,11 @@ const DIGEST: &str = "Digest";
 /// The attribute that holds the holder's record, JSON as text. Terraform reads `LockID` and `Info` only.
 const HOLDER: &str = "TfguardHolder";
 /// What a request about a claimed lock has to know of its item.
-const CLAIMED: &str = "LockID, Info, TfguardHolder, Digest";
+const CLAIMED: &str = "LockID, Info, TfguardHolder, TfguardLease, Digest";
 /// How often such a request is tried on an item that changes between the look and the request.
 const TRIES: u32 = 3;
 /// All that a look at an item needs.
-pub(crate) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder";
+pub(crate) const ATTRIBUTES: &str = "LockID, Info, TfguardHolder, TfguardLease";
 
 /// An item in a lock table.
 ///
@@ -38,7 +38,7 @@ pub struct TableStore {
 }
 
 impl TableStore {
-    fn key(&self) -> AttributeValue {
+    pub(super) fn key(&self) -> AttributeValue {
         AttributeValue::S(self.lock_id.clone())
     }
 
@@ -63,7 +63,7 @@ impl TableStore {
     /// # Errors
     /// As of [`crate::store::LockStore::delete_if`].
     pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
-        let Content::Item(info) = &seen.content else {
+        let Content::Item { info, .. } = &seen.content else {
             return Err(StoreError::Misdirected("it was seen in a bucket".to_owned()));
         };
         if info.is_none() && self.may_be_digest() {
@@ -95,7 +95,7 @@ impl TableStore {
     }
 
     /// A condition, for an item that is no digest.
-    fn guarded(&self, condition: &str) -> String {
+    pub(super) fn guarded(&self, condition: &str) -> String {
         if self.may_be_digest() {
             format!("{condition} AND attribute_not_exists({DIGEST})")
         } else {
@@ -118,7 +118,11 @@ impl TableStore {
     }
 
     /// One `DeleteItem` under a condition; false if the condition did not hold.
-    async fn delete_where(&self, condition: &str, values: HashMap<String, AttributeValue>) -> Result<bool, StoreError> {
+    pub(super) async fn delete_where(
+        &self,
+        condition: &str,
+        values: HashMap<String, AttributeValue>,
+    ) -> Result<bool, StoreError> {
         let answer = self
             .client
             .delete_item()
@@ -138,7 +142,7 @@ impl TableStore {
     }
 
     /// Reads the item, if it is the claimed lock and can be the session's; what is there otherwise.
-    async fn claimed(
+    pub(super) async fn claimed(
         &self,
         claim: &LockClaim,
         session: Option<&Holder>,

@@ -7,7 +7,7 @@
 
 use crate::aws::{SseCustomerKey, StoreError, classify};
 use crate::model::{
-    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockTrace, Recorded, Sighting,
+    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, Leased, LockClaim, LockTrace, Recorded, Sighting,
     UnconditionalDelete, lockfile_key,
 };
 
@@ -22,7 +22,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::{DeleteObjectError, DeleteObjectOutput};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{Tag, Tagging};
+use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 use md5::Digest as _;
@@ -49,17 +49,28 @@ pub struct LockfileStore {
     pub(crate) bucket: String,
     pub(crate) key: String,
     pub(crate) customer_key: Option<SseCustomerKey>,
+    /// How Terraform has the store encrypt what it puts there, and with which KMS key.
+    pub(crate) encryption: Option<(ServerSideEncryption, Option<String>)>,
     pub(crate) unconditional: UnconditionalDelete,
     /// Whether the store keeps the condition of a delete, once that is known.
     pub(crate) conditions: Arc<OnceCell<Conditions>>,
 }
 
 /// An object that was read.
-struct Body {
-    found: FoundLock,
+pub(super) struct Object {
+    pub(super) bytes: Vec<u8>,
+    pub(super) etag: Option<String>,
+    is_page: bool,
+    written: Option<Timestamp>,
+    version: Option<String>,
+}
+
+/// A lockfile that was read.
+pub(super) struct Body {
+    pub(super) found: FoundLock,
     /// In base64.
     sha256: String,
-    etag: Option<String>,
+    pub(super) etag: Option<String>,
     written: Option<Timestamp>,
     /// In a versioned bucket.
     version: Option<String>,
@@ -89,7 +100,7 @@ impl LockfileStore {
     }
 
     /// Nothing is sent about an object that cannot be the claimed lock.
-    fn check(&self, claim: &LockClaim) -> Result<(), StoreError> {
+    pub(super) fn check(&self, claim: &LockClaim) -> Result<(), StoreError> {
         if self.bucket == claim.bucket && self.key == lockfile_key(&claim.state_key) {
             return Ok(());
         }
@@ -111,8 +122,15 @@ impl LockfileStore {
     pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
         let Some(body) = self.get().await? else { return Ok(None) };
         let recorded = self.recorded(&body).await;
+        let leased = match &body.found {
+            FoundLock::Held(info) => match self.lease(body.etag.as_deref(), &info.id).await {
+                Ok(lease) => lease.leased,
+                Err(error) => Leased::Foreign(format!("the lease beside the lockfile cannot be read: {error}")),
+            },
+            FoundLock::Malformed(_) => Leased::Nothing,
+        };
         let content = Content::Object { etag: body.etag, sha256: body.sha256 };
-        Ok(Some(Sighting { lock: body.found, recorded, written: body.written, content }))
+        Ok(Some(Sighting { lock: body.found, recorded, leased, written: body.written, content }))
     }
 
     /// Deletes the object if it is still the very one that was seen, by its ETag.
@@ -144,7 +162,7 @@ impl LockfileStore {
 
     /// Judges the object that was read, with its tags, or those that it has now. Many roles may not read them: then they say
     /// nothing, as those of an earlier lock do, which landed late.
-    async fn check_own(&self, body: &Body, session: &Holder, tags: Option<&[Tag]>) -> Result<(), Stranger> {
+    pub(super) async fn check_own(&self, body: &Body, session: &Holder, tags: Option<&[Tag]>) -> Result<(), Stranger> {
         let read;
         let tags = match tags {
             Some(tags) => tags,
@@ -168,8 +186,20 @@ impl LockfileStore {
         HeldLock { lock: body.found.clone(), recorded }.check_own(session)
     }
 
-    async fn get(&self) -> Result<Option<Body>, StoreError> {
-        let mut request = self.client.get_object().bucket(&self.bucket).key(&self.key);
+    pub(super) async fn get(&self) -> Result<Option<Body>, StoreError> {
+        let Some(Object { bytes, etag, is_page, written, version }) = self.get_object(&self.key, LARGEST).await? else {
+            return Ok(None);
+        };
+        if is_page && is_web_page(&bytes) {
+            return Err(StoreError::Nonsense("a web page: a proxy's, or one to sign in".to_owned()));
+        }
+        let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
+        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
+    }
+
+    /// Reads an object beside the state, of which `most` bytes are wanted.
+    pub(super) async fn get_object(&self, key: &str, most: usize) -> Result<Option<Object>, StoreError> {
+        let mut request = self.client.get_object().bucket(&self.bucket).key(key);
         if let Some(key) = &self.customer_key {
             request =
                 request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
@@ -185,15 +215,11 @@ impl LockfileStore {
         let written = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
         let version = answer.version_id().map(str::to_owned);
         let is_page = answer.content_type().is_some_and(|kind| kind.starts_with("text/html"));
-        let bytes = read_body(answer.body, LARGEST, LONGEST).await?;
-        if is_page && is_web_page(&bytes) {
-            return Err(StoreError::Nonsense("a web page: a proxy's, or one to sign in".to_owned()));
-        }
-        let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
-        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
+        let bytes = read_body(answer.body, most, LONGEST).await?;
+        Ok(Some(Object { bytes, etag, is_page, written, version }))
     }
 
-    async fn delete(
+    pub(super) async fn delete(
         &self,
         key: &str,
         if_match: Option<&str>,
@@ -332,7 +358,7 @@ pub(crate) fn unreadable(error: StoreError) -> StoreError {
 }
 
 /// What came of a delete that was answered.
-enum Outcome {
+pub(super) enum Outcome {
     /// It was carried out, with the version of the delete marker that it made, if it made one.
     Done(Option<String>),
     ConditionFailed,
@@ -341,7 +367,7 @@ enum Outcome {
     Unsupported(String),
 }
 
-fn outcome(
+pub(super) fn outcome(
     answer: Result<DeleteObjectOutput, SdkError<DeleteObjectError, HttpResponse>>,
 ) -> Result<Outcome, StoreError> {
     let error = match answer {

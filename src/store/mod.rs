@@ -10,6 +10,7 @@ use crate::model::{FoundLock, Holder, LockClaim};
 
 mod contested;
 mod dynamodb;
+mod lease;
 mod lockfile;
 mod open;
 mod other_backend;
@@ -20,6 +21,7 @@ mod tags;
 
 pub(crate) use contested::Contested;
 pub(crate) use dynamodb::DIGEST_SUFFIX;
+pub use lease::{HeldLease, Leasehold};
 pub use lockfile::Traced;
 pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;
 pub(crate) use lockfile::{read_body, unreadable};

@@ -77,6 +77,7 @@ impl AwsClients {
                     bucket: bucket.clone(),
                     key: key.clone(),
                     customer_key: self.backend.customer_key.clone(),
+                    encryption: self.backend.encryption(),
                     unconditional,
                     conditions: Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept))),
                 })
@@ -130,6 +131,7 @@ impl Reader {
                     bucket: bucket.clone(),
                     key: key.clone(),
                     customer_key: self.clients.backend.customer_key.clone(),
+                    encryption: None,
                     unconditional: UnconditionalDelete::Refuse,
                     conditions: Arc::default(),
                 };

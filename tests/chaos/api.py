@@ -125,8 +125,8 @@ def alive(run):
 
 def write(request):
     line = json.dumps(request) + "\n"
-    # A run's credentials begin with its schedule's.
-    path = os.path.join(DIRECTORY, request["run"][:16] or "nobody")
+    # A run's credentials are its schedule's and four letters more.
+    path = os.path.join(DIRECTORY, request["run"][:-4] or "nobody")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(descriptor, line.encode())

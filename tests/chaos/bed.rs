@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,8 +17,20 @@ use super::schedule::Kind;
 use crate::TFGUARD;
 use crate::support::{Aws, Guard, Run, aws_provider_mirror, listening};
 
-/// With what all credentials here begin. Then come the schedule's number and the run's name.
+/// The harness's own credentials, with which all others begin.
 pub const CREDENTIALS: &str = "AKIACHAOS";
+
+/// The credentials of a schedule, which no other has on this machine: by them its processes and requests are known. A run's
+/// have four letters more.
+pub fn new_credentials() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("{}{:07}", credentials_here(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// With what the credentials of this process's schedules begin.
+pub fn credentials_here() -> String {
+    format!("{CREDENTIALS}{:07}", std::process::id())
+}
 pub const BUCKET: &str = "chaos";
 pub const TABLE: &str = "chaos";
 pub const KEY: &str = "chaos.tfstate";

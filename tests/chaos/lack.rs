@@ -74,7 +74,7 @@ fn plays(entry: Entry, work: Work, acts: &[(Trigger, u64, Deed)], says: &str) {
     let acts = acts.iter().map(|(after, delay, deed)| Act { run: 0, after: *after, delay: *delay, deed: *deed });
     let (seed, kind, workspace, faults) = (0, Kind::Table, true, Vec::new());
     let schedule = Schedule { seed, kind, workspace, runs: vec![run], faults, acts: acts.collect() };
-    let evidence = play(&Bed::new(terraform), permits, 0, &schedule);
+    let evidence = play(&Bed::new(terraform), permits, &schedule);
     let verdict = check(&evidence);
     assert!(verdict.violations.is_empty(), "{:?}\n{evidence}", verdict.violations);
     assert!(evidence.contains(says), "{evidence}");

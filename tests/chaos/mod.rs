@@ -88,7 +88,7 @@ fn no_schedule_breaks_a_promise() {
                     }
                     let schedule = Schedule::of(first.wrapping_add(number as u64));
                     let began = Instant::now();
-                    let evidence = catch_unwind(AssertUnwindSafe(|| play(&bed, permits, number, &schedule)));
+                    let evidence = catch_unwind(AssertUnwindSafe(|| play(&bed, permits, &schedule)));
                     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
                     tally.played += 1;
                     tally.longest = tally.longest.max(began.elapsed());

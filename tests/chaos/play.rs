@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
-use super::bed::{BUCKET, Bed, CREDENTIALS, KEY, TABLE};
+use super::bed::{BUCKET, Bed, CREDENTIALS, KEY, TABLE, new_credentials};
 use super::recorder::{Process, now, processes};
 use super::schedule::*;
 use crate::support::{Action, Answer, BlackHole, Exit, FaultProxy, Guard, Match, Run, Running};
@@ -35,15 +35,14 @@ pub struct Permits {
     pub provider: bool,
 }
 
-pub fn play(bed: &Bed, permits: Permits, number: usize, schedule: &Schedule) -> String {
-    let key = format!("{CREDENTIALS}{number:07}");
+pub fn play(bed: &Bed, permits: Permits, schedule: &Schedule) -> String {
+    let key = new_credentials();
     let dir = bed.dir().join(&key);
     let guard = Guard::new();
     let proxy = FaultProxy::start(bed.url());
     let hole = BlackHole::start();
     let plans = schedule.runs.iter().enumerate();
-    let jobs =
-        plans.map(|(at, plan)| Job::new(bed, &guard, permits, &key, &dir, at, schedule.kind, plan, &hole, number));
+    let jobs = plans.map(|(at, plan)| Job::new(bed, &guard, permits, &key, &dir, at, schedule.kind, plan, &hole));
     let jobs: Vec<_> = jobs.collect();
     let world = World { bed, schedule, guard, proxy, dir, jobs, key, evidence: Mutex::default() };
     world.prepare();
@@ -93,7 +92,6 @@ impl Job {
         kind: Kind,
         plan: &RunPlan,
         hole: &BlackHole,
-        number: usize,
     ) -> Self {
         let credentials = format!("{key}R{at:03}");
         let dir = dir.join(format!("run-{at}"));
@@ -107,7 +105,7 @@ impl Job {
         };
         check_out(&bed.checkout(kind), &dir.join("work"), work, hole);
         let user = (plan.own_user && permits.users).then(|| {
-            let user = 200_000 + u32::try_from(number % 10_000 * 4 + at).expect("it is small");
+            let user = new_user();
             own(&dir, user);
             user
         });
@@ -236,6 +234,12 @@ fn check_out(from: &Path, to: &Path, work: Work, hole: &BlackHole) {
     };
     fs::write(to.join("main.tf"), text).expect("a file can be written");
     fs::write(to.join("die.sh"), "kill -9 \"$(awk '{print $4}' /proc/$PPID/stat)\"\n").expect("a file can be written");
+}
+
+/// A user that nobody else is: what limits a user's processes counts those of all its processes.
+fn new_user() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    200_000 + std::process::id() % 10_000 * 10_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
 
 fn own(path: &Path, user: u32) {

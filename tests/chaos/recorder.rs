@@ -102,9 +102,9 @@ impl Recorder {
         let (lives, stop) = (Arc::<Mutex<Vec<Life>>>::default(), Arc::<AtomicBool>::default());
         let (shared, stopped) = (Arc::clone(&lives), Arc::clone(&stop));
         let thread = thread::spawn(move || {
-            let mut strangers = HashMap::new();
+            let (here, mut strangers) = (super::bed::credentials_here(), HashMap::new());
             while !stopped.load(Ordering::Relaxed) {
-                look(&shared, &mut strangers);
+                look(&here, &shared, &mut strangers);
                 thread::sleep(LOOK_EVERY);
             }
         });
@@ -148,7 +148,7 @@ fn said(life: &Life) -> Option<Value> {
     Some(json!({ "kind": "said", "run": life.run, "pid": life.pid, "text": text }))
 }
 
-fn look(lives: &Mutex<Vec<Life>>, strangers: &mut HashMap<i32, u32>) {
+fn look(here: &str, lives: &Mutex<Vec<Life>>, strangers: &mut HashMap<i32, u32>) {
     let now = now();
     let alive: Vec<_> = pids().collect();
     strangers.retain(|pid, _| alive.contains(pid));
@@ -169,7 +169,7 @@ fn look(lives: &Mutex<Vec<Life>>, strangers: &mut HashMap<i32, u32>) {
             continue;
         }
         // What is tfguard now may be about to become a Terraform.
-        let Some(run) = run_of(pid).filter(|run| run.starts_with(super::bed::CREDENTIALS)) else {
+        let Some(run) = run_of(pid).filter(|run| run.starts_with(here)) else {
             *strangers.entry(pid).or_default() += 1;
             continue;
         };

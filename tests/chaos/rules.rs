@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::bed::{Bed, TABLE};
+use super::bed::{Bed, TABLE, new_credentials};
 use super::checker::check;
 use super::recorder::processes;
 use crate::SOON;
@@ -264,36 +264,38 @@ fn real_culprits_are_found() {
         return skipped("no terraform of version 1.10 or later on PATH, so there is no chaos");
     };
     let bed = Bed::new(terraform);
+    let schedule = new_credentials();
+    let run = format!("{schedule}R000");
     let key = json!({ "LockID": { "S": "chaos/env:/s/chaos.tfstate" } });
     let take = || {
         let item = json!({ "LockID": key["LockID"], "Info": { "S": lock(OWN) } });
-        bed.dynamodb(RUN, "PutItem", &json!({ "TableName": TABLE, "Item": item }));
+        bed.dynamodb(&run, "PutItem", &json!({ "TableName": TABLE, "Item": item }));
     };
     let broken = || {
-        let lines = bed.take_records(&RUN[..16]);
+        let lines = bed.take_records(&schedule);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         check(&text).violations.iter().map(|(rule, _)| *rule).collect::<Vec<_>>()
     };
     take();
-    bed.as_tfguard(RUN, "DeleteItem", &json!({ "TableName": TABLE, "Key": key }));
+    bed.as_tfguard(&run, "DeleteItem", &json!({ "TableName": TABLE, "Key": key }));
     assert_eq!(broken(), ["P1 condition"]);
 
     let guard = Guard::new();
     let program = bed.dir().join("terraform");
     fs::copy("/bin/sleep", &program).expect("a program can be copied");
-    let living = bed.command(&program, &guard, RUN, bed.url()).arg("600").start();
-    while !processes(RUN).iter().any(|process| process.program == "terraform") {
+    let living = bed.command(&program, &guard, &run, bed.url()).arg("600").start();
+    while !processes(&run).iter().any(|process| process.program == "terraform") {
         assert!(!living.ends_within(std::time::Duration::from_millis(10)), "it sleeps");
     }
     take();
     let mut delete: Value = serde_json::from_str(&condition(OWN)).expect("it is JSON");
     merge(&mut delete, &json!({ "TableName": TABLE, "Key": key }));
-    bed.as_tfguard(RUN, "DeleteItem", &delete);
+    bed.as_tfguard(&run, "DeleteItem", &delete);
     assert_eq!(broken(), ["P2 alive"]);
 
     guard.kill_all();
     living.wait(SOON);
     take();
-    bed.as_tfguard(RUN, "DeleteItem", &delete);
+    bed.as_tfguard(&run, "DeleteItem", &delete);
     assert_eq!(broken(), Vec::<&str>::new());
 }

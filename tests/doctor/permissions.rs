@@ -104,6 +104,46 @@ fn with_the_operators_policy_their_commands_work_and_terraform_does_not() {
     assert_eq!((project.lock(), project.lock_in_bucket()), (None, None));
 }
 
+/// Gives a lock the lease of a run that is dead.
+fn lease(project: &Project, lock: &LockInfo) {
+    let lease = json!({ "schema": 1, "lock": lock.id, "version": "0".repeat(32), "length_ms": 15_000 }).to_string();
+    let aws = project.aws();
+    let mut item = aws.item(project.table_name(), &project.lock_id()).unwrap();
+    item.insert("TfguardLease".to_owned(), aws_sdk_dynamodb::types::AttributeValue::S(lease.clone()));
+    aws.put_item(project.table_name(), item);
+    aws.put_object(project.bucket(), &format!("{}.tflock.lease", project.state_key()), lease.into_bytes());
+}
+
+#[test]
+fn with_the_policies_of_leases_an_expired_lock_is_deleted() {
+    let iam = Iam::start();
+    let (project, lock) = locked(&iam);
+    lease(&project, &lock);
+    let print = |role: &str, more: &[&str]| {
+        let print = project.command(TFGUARD).args(["doctor", &format!("--iam-policy={role}")]).args(more);
+        json(&print.run().expect_code(0))
+    };
+    let [without, with] = [print("operator", &[]), print("operator", &["--lease"])];
+    let pipeline = print("pipeline", &["--no-annotate", "--lease"]);
+    let unlock = || project.command(TFGUARD).args(["unlock", &lock.id, "--expired"]).envs(iam.env()).run();
+    iam.enforce(&without);
+    let exit = unlock().expect_code(120);
+    assert!(exit.err().contains("s3:PutObject was denied") || exit.err().contains("AccessDenied"), "{exit}");
+    iam.enforce(&with);
+    let exit = unlock().expect_code(0);
+    iam.relax();
+    assert_eq!((project.lock(), project.lock_in_bucket()), (None, None), "{exit}");
+
+    iam.aws.plant_lock(project.table_name(), &lock);
+    iam.aws.plant_lockfile(&lock);
+    lease(&project, &lock);
+    iam.enforce(&pipeline);
+    let exit = project.tfguard(TFGUARD, ["--reclaim", "--no-annotate"], APPLY).envs(iam.env()).run().expect_code(0);
+    assert!(!exit.err().contains("Object was denied") && exit.err().contains("deleted at"), "{exit}");
+    iam.relax();
+    assert!(!iam.aws.keys(project.bucket(), "").iter().any(|key| key.contains(".tflock")), "{exit}");
+}
+
 /// Guards against a monitor of a whole bucket that may read one of its locks.
 #[test]
 fn with_the_operators_policy_of_all_states_all_locks_are_listed() {

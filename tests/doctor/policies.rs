@@ -58,6 +58,7 @@ fn the_document_tells_of_each_permission_what_it_is_for() {
             On::State => "state",
             On::Lockfile => "lockfile",
             On::Unused => "unused names beside the lockfile, in a store that is not AWS's",
+            On::Lease => "lease beside the lockfile",
             On::Table => "lock table",
             On::Items => "items of the state in the lock table",
             On::Key => "KMS key",

@@ -2,6 +2,7 @@
 
 mod annotation;
 mod judged;
+mod lease;
 mod refused;
 mod stores;
 

@@ -133,7 +133,7 @@ fn without_a_refusal_nobody_is_asked() {
 #[test]
 fn what_cannot_be_read_or_hangs_is_told_by_terraforms_words() {
     // The look for people, not that before a delete, which asks for a digest as well.
-    let look = || Match::dynamodb("GetItem").body(&format!("{ATTRIBUTE}\""));
+    let look = || Match::dynamodb("GetItem").body("TfguardLease\"");
     let fault: [(&str, Action); 2] =
         [("denied", Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))), ("silent", Gate::new().hold())];
     for (fault, action) in fault {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tfguard::aws::{AwsClients, StoreError, Surroundings};
-use tfguard::model::{FoundLock, LockClaim, LockInfo, LockKinds};
+use tfguard::model::{FoundLock, Holder, LockClaim, LockInfo, LockKinds};
 use tfguard::store::{Deletion, LockStore, ReleaseTerms, Released, Store, UnconditionalDelete, release};
 use tfguard::terraform::{Backend, read_backend};
 
@@ -130,4 +130,13 @@ impl Bed {
 
 pub fn found(lock: &Planted) -> FoundLock {
     FoundLock::Held(LockInfo::parse(lock.json().as_bytes()).unwrap())
+}
+
+/// The record of the session that took the lock.
+pub fn holder() -> Holder {
+    let text = serde_json::json!({
+        "schema": 1, "lock": OWN, "tfguard": "0.1.0", "started": "2026-03-04T05:06:00Z",
+        "world": {"boot_id": "b", "pid_namespace": 1},
+    });
+    serde_json::from_value(text).unwrap()
 }

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, LockTrace};
-use tfguard::store::{Deletion, LockStore, Released, Store, Traced, UnconditionalDelete};
+use tfguard::store::{Deletion, LockStore, ReleaseTerms, Released, Store, Traced, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};
@@ -38,6 +38,19 @@ fn the_own_lockfile_is_deleted_on_its_etag_and_only_after_an_examination() {
     assert_eq!(bed.delete_if(&store), Ok(Deletion::Deleted));
     assert_eq!(bed.proxy.seen().len(), before + 2);
     assert_eq!(bed.delete_if(&store), Ok(Deletion::Absent));
+}
+
+/// What one attempt finds out of the store is known to the next.
+#[test]
+fn a_store_that_answers_slowly_is_examined_once() {
+    let bed = Bed::new();
+    bed.aws.plant_lockfile(&bed.own());
+    let store = bed.file_store(UnconditionalDelete::Refuse);
+    bed.proxy.rule(Match::any(), [Action::Delay(Duration::from_millis(500))]);
+    // An attempt may take a quarter of it: less than all that is to be asked.
+    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: Duration::from_secs(8) };
+    assert_eq!(bed.aws.block_on(release(&store, &bed.claim(), None, &terms)), Released::Deleted);
+    assert_eq!(bed.aws.keys(&bed.bucket, ""), Vec::<String>::new());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, Holder, LockClaim};
 use tfguard::store::{Annotation, Deletion, LockStore, Released, Store, Stranger, UnconditionalDelete, release};
 
-use crate::stores::bed::{Bed, OWN, TERMS, found};
+use crate::stores::bed::{Bed, OWN, TERMS, found, holder};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};
 
 #[test]
@@ -184,14 +184,6 @@ fn a_record_that_appears_meanwhile_protects_the_item() {
         assert_eq!(matches!(answer, Released::NotOwn(Stranger::HeldBy(_))), !is_own, "{answer:?}");
         assert_eq!(bed.is_locked(), !is_own);
     }
-}
-
-fn holder() -> Holder {
-    let text = serde_json::json!({
-        "schema": 1, "lock": OWN, "tfguard": "0.1.0", "started": "2026-03-04T05:06:00Z",
-        "world": {"boot_id": "b", "pid_namespace": 1},
-    });
-    serde_json::from_value(text).unwrap()
 }
 
 /// Whatever lies in the place of a lock, by whatever name: it is deleted or written to only if its `Info` is the very one

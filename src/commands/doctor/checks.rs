@@ -183,7 +183,7 @@ pub const CHECKS: &[Check] = &[
         right: "items do not expire (TTL)",
         wrong: "items expire by the attribute {}: where anything writes it, DynamoDB removes the lock of a living Terraform",
         severity: Warning,
-        remedy: "turn TTL off on the lock table",
+        remedy: "turn TTL off on the lock table; `--lease` and `--reclaim` free the lock of a machine that is gone",
         answer: |facts| {
             Answer::told(&facts.table()?.expires_by, |by| Answer::of(by.is_none(), by.as_deref().unwrap_or_default()))
         },

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::model::{LEASE_SUFFIX, LOCKFILE_SUFFIX};
 use crate::store::DIGEST_SUFFIX;
 
 /// What an action is done to. A policy has one statement for each.
@@ -18,6 +19,8 @@ pub enum On {
     /// Of these only the names that nobody uses: in a store that is not AWS's, a small object of that name shows whether
     /// deletes keep their condition.
     Unused,
+    /// Of these only the object of the lock's lease.
+    Lease,
     /// The lock table as a whole.
     Table,
     /// The state's items in the lock table: lock and digest.
@@ -34,6 +37,7 @@ impl On {
             Self::State => "the state's object",
             Self::Lockfile => "the lockfile",
             Self::Unused => "unused names beside the lockfile",
+            Self::Lease => "the lease beside the lockfile",
             Self::Table => "the lock table",
             Self::Items => "the state's items in the lock table",
             Self::Key => "the KMS key",
@@ -57,7 +61,8 @@ pub struct Permission {
     pub action: &'static str,
     pub on: On,
     /// What needs it: `terraform` itself, the `release` of a lock that a dead Terraform left, `annotate` (the record of
-    /// who holds a lock), or one of tfguard's commands.
+    /// who holds a lock), `lease` (runs with `--lease` or `--reclaim`), `unlock-expired` (`unlock --expired`), or one of
+    /// tfguard's commands.
     pub needed_by: &'static [&'static str],
 }
 
@@ -81,29 +86,30 @@ pub const PERMISSIONS: &[Permission] = &[
     of("s3:GetObject", On::State, &["terraform", "locks", "inspect", "verify"]),
     of("s3:PutObject", On::State, &["terraform"]),
     of("s3:GetObjectVersion", On::State, &["verify"]),
-    of("s3:GetObject", On::Lockfile, &["terraform", "release", "annotate", "locks", "inspect", "unlock"]),
-    of("s3:PutObject", On::Lockfile, &["terraform"]),
-    of("s3:DeleteObject", On::Lockfile, &["terraform", "release", "unlock"]),
+    of("s3:GetObject", On::Lockfile, &["terraform", "release", "annotate", "lease", "locks", "inspect", "unlock"]),
+    of("s3:PutObject", On::Lockfile, &["terraform", "lease"]),
+    of("s3:DeleteObject", On::Lockfile, &["terraform", "release", "lease", "unlock"]),
     of("s3:GetObjectTagging", On::Lockfile, &["annotate", "locks", "inspect", "unlock"]),
     of("s3:PutObjectTagging", On::Lockfile, &["annotate"]),
     of("s3:PutObjectVersionTagging", On::Lockfile, &["annotate"]),
     // Pipelines may anyhow, as they may write lockfiles.
     of("s3:PutObject", On::Unused, &["unlock"]),
+    of("s3:PutObject", On::Lease, &["unlock-expired"]),
     of("dynamodb:DescribeTable", On::Table, &["doctor"]),
     of("dynamodb:DescribeTimeToLive", On::Table, &["doctor"]),
     of("dynamodb:DescribeContinuousBackups", On::Table, &["doctor"]),
     of("dynamodb:Scan", On::Table, &["locks"]),
-    of("dynamodb:GetItem", On::Items, &["terraform", "release", "locks", "inspect", "unlock", "verify"]),
+    of("dynamodb:GetItem", On::Items, &["terraform", "release", "lease", "locks", "inspect", "unlock", "verify"]),
     of("dynamodb:PutItem", On::Items, &["terraform", "fix-digest"]),
-    of("dynamodb:DeleteItem", On::Items, &["terraform", "release", "unlock"]),
-    of("dynamodb:UpdateItem", On::Items, &["annotate"]),
+    of("dynamodb:DeleteItem", On::Items, &["terraform", "release", "lease", "unlock"]),
+    of("dynamodb:UpdateItem", On::Items, &["annotate", "lease"]),
     // A table's key asks for it for writing, too (aws-cdk#10010).
     of(
         "kms:Decrypt",
         On::Key,
-        &["terraform", "release", "annotate", "locks", "inspect", "unlock", "verify", "fix-digest"],
+        &["terraform", "release", "annotate", "lease", "locks", "inspect", "unlock", "verify", "fix-digest"],
     ),
-    of("kms:GenerateDataKey", On::Key, &["terraform"]),
+    of("kms:GenerateDataKey", On::Key, &["terraform", "lease", "unlock-expired"]),
 ];
 
 /// The state whose permissions are looked at.
@@ -121,6 +127,8 @@ pub struct Subject {
     pub foreign_store: bool,
     /// Whether holders are recorded.
     pub annotate: bool,
+    /// Whether locks have leases.
+    pub lease: bool,
     /// The IDs, ARNs or aliases of the KMS keys that encrypt objects and table.
     pub kms_keys: Vec<String>,
     /// The region of bucket and table.
@@ -134,16 +142,16 @@ pub struct Subject {
 impl Subject {
     /// The permissions that are needed in one role.
     pub fn needed(&self, audience: Audience) -> impl Iterator<Item = &'static Permission> {
-        let needs: &[&str] = match audience {
-            Audience::Pipeline if self.annotate => &["terraform", "release", "annotate"],
-            Audience::Pipeline => &["terraform", "release"],
-            Audience::Operator => &["locks", "inspect", "unlock", "verify", "fix-digest", "doctor"],
+        let (always, lease): (&[&str], _) = match audience {
+            Audience::Pipeline if self.annotate => (&["terraform", "release", "annotate"], "lease"),
+            Audience::Pipeline => (&["terraform", "release"], "lease"),
+            Audience::Operator => (&["locks", "inspect", "unlock", "verify", "fix-digest", "doctor"], "unlock-expired"),
         };
         PERMISSIONS.iter().filter(move |permission| {
-            permission.is_for(needs)
+            (permission.is_for(always) || (self.lease && permission.is_for(&[lease])))
                 && match permission.on {
                     On::Bucket | On::State => true,
-                    On::Lockfile => self.lockfile,
+                    On::Lockfile | On::Lease => self.lockfile,
                     On::Unused => self.lockfile && self.foreign_store,
                     On::Table | On::Items => self.table.is_some(),
                     On::Key => !self.kms_keys.is_empty(),
@@ -190,6 +198,7 @@ impl Policy {
             // keeps its condition.
             On::Lockfile => ("Lockfile", self.objects(".tflock*")),
             On::Unused => ("Examination", self.objects(".tflock.tfguard-*")),
+            On::Lease => ("Lease", self.objects(&format!("{LOCKFILE_SUFFIX}{LEASE_SUFFIX}"))),
             On::Table => ("LockTable", table()),
             On::Items => ("LockItems", table()),
             On::Key => ("Key", self.subject.kms_keys.iter().map(|key| self.arn("kms", "key/", key)).collect()),
@@ -288,6 +297,7 @@ mod tests {
         use Audience::{Operator, Pipeline};
         let unannotated = with(|policy| policy.subject.annotate = false);
         let with_key = with(|policy| policy.subject.kms_keys = vec!["1".to_owned()]);
+        let leased = with(|policy| (policy.subject.lease, policy.subject.annotate) = (true, false));
         for (policy, audience, sid, expected) in [
             (&policy(), Pipeline, "PipelineBucket", "ListBucket"),
             (&policy(), Pipeline, "PipelineState", "GetObject PutObject"),
@@ -300,6 +310,12 @@ mod tests {
             (&with(|policy| policy.subject.foreign_store = true), Operator, "OperatorExamination", "PutObject"),
             (&unannotated, Pipeline, "PipelineLockItems", "GetItem PutItem DeleteItem"),
             (&unannotated, Pipeline, "PipelineLockfile", "GetObject PutObject DeleteObject"),
+            (&leased, Pipeline, "PipelineLockItems", "GetItem PutItem DeleteItem UpdateItem"),
+            (&leased, Pipeline, "PipelineLockfile", "GetObject PutObject DeleteObject"),
+            (&leased, Pipeline, "PipelineLease", ""),
+            (&leased, Operator, "OperatorLockfile", "GetObject DeleteObject GetObjectTagging"),
+            (&leased, Operator, "OperatorLease", "PutObject"),
+            (&policy(), Operator, "OperatorLease", ""),
             (&with(|policy| policy.subject.table = None), Pipeline, "PipelineLockItems", ""),
             (&with(|policy| policy.subject.lockfile = false), Pipeline, "PipelineLockfile", ""),
             (&with_key, Pipeline, "PipelineKey", "Decrypt GenerateDataKey"),

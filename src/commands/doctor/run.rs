@@ -73,6 +73,12 @@ pub struct Args {
     #[arg(long, env = "TFGUARD_NO_ANNOTATE", help_heading = "Policy")]
     pub no_annotate: bool,
 
+    /// Count what leases need, too
+    ///
+    /// For runs with --lease or --reclaim, and for people who use `tfguard unlock --expired`.
+    #[arg(long, help_heading = "Policy")]
+    pub lease: bool,
+
     /// Let the policy allow this KMS key
     ///
     /// The key, an ID or ARN, encrypts the objects, though the backend block names none, or the lock table. Separate several
@@ -128,6 +134,7 @@ fn subject(args: &Args, state: &State) -> Subject {
         lockfile: state.halves().iter().any(|half| half.expected && matches!(half.place, LockPlace::Lockfile { .. })),
         foreign_store: !state.clients.is_s3_of_aws(),
         annotate: !args.no_annotate,
+        lease: args.lease,
         kms_keys: of_backend.into_iter().chain(args.kms_key.clone()).collect(),
         region: state.backend.region().to_owned(),
         program: state.program(),

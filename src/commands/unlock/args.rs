@@ -25,6 +25,13 @@ pub struct Args {
     #[arg(long, help_heading = "Deleting")]
     pub yes: bool,
 
+    /// Wait out the lock's lease, and delete it if nobody renews that
+    ///
+    /// Only a lock of a run with --lease has one. Nobody is asked: a lease that was not renewed for all of its length, and a
+    /// tenth more, is a dead run's.
+    #[arg(long, conflicts_with_all = ["broken", "yes"], help_heading = "Deleting")]
+    pub expired: bool,
+
     /// Only show what would be done
     #[arg(long, help_heading = "Deleting")]
     pub dry_run: bool,

@@ -1,5 +1,7 @@
 //! Looks, shows, asks, deletes.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -11,13 +13,15 @@ use crate::commands::unlock::args::Args;
 use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
 use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, LockPlace, Sighting};
-use crate::run::{IN_FLIGHT, Terraform, write_report};
+use crate::run::{Expired, Expiry, IN_FLIGHT, Terraform, write_report};
 use crate::session::{Machine, nodename, terraforms};
 use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released};
 use crate::text::printable;
 use crate::{exit, model, store};
 
 const QUESTION: &str = "Delete it? Be certain that no Terraform of this state is running.";
+/// How long removing what is left of the lease of a lockfile may take: it means nothing without its lock.
+const TIDYING: Duration = Duration::from_secs(10);
 
 /// Deletes; gives tfguard's exit code.
 ///
@@ -133,12 +137,18 @@ impl Unlock<'_> {
         }
         if self.args.dry_run {
             let why = match permission {
+                Permission::ToBeAsked if self.args.expired => {
+                    "dry run: nothing was deleted; tfguard would wait out its lease first"
+                }
                 Permission::ToBeAsked if !self.args.yes || !at_work.is_empty() => {
                     "dry run: nothing was deleted; tfguard would ask first"
                 }
                 _ => "dry run: nothing was deleted",
             };
             return Ok(ended(Consent::NotAsked, Outcome::WouldDelete, why));
+        }
+        if self.args.expired && permission == Permission::ToBeAsked {
+            return Ok(self.outwait(&lock, looks).await);
         }
         let consent = match permission {
             Permission::Given => Consent::NotNeeded,
@@ -179,17 +189,53 @@ impl Unlock<'_> {
         let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
         let (outcome, mut why) = told(&done, &unseen);
         if outcome == Outcome::Deleted {
-            let (target, state) = (&self.args.target, &self.state);
-            let program = state.program().unwrap_or("terraform");
-            let plan = match target.terraform(state, program) {
-                Some(terraform) => format!("`{terraform} plan`"),
-                None => format!("`{program} plan` in its directory"),
-            };
-            let verify = target.command(state, &["verify"]);
-            why +=
-                &format!("\nnext: run `{verify}`, then {plan}; what was being changed may be missing from the state");
+            why += &self.next();
         }
         Ok(Ended { halves: done, ..ended(consent, outcome, &why) })
+    }
+
+    /// Waits until the lock's lease has run out, and deletes it then.
+    async fn outwait(&self, lock: &JudgedLock, looks: &[HalfLook]) -> Ended {
+        let places = lock.lock.halves().map(|half| half.place.clone());
+        let id = lock.lock.id().unwrap_or_default();
+        let mut expiry = Expiry::of_state(&self.state.clients, places).only(id);
+        let watched = expiry.watch().await;
+        let halves = expiry.gone();
+        let (outcome, mut why) = match watched {
+            Err(error) => (Outcome::Left, format!("NOT deleted: {}", error.on_lines())),
+            Ok(Expired::Free | Expired::Reclaimed) => {
+                let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
+                told(&halves, &unseen)
+            }
+            Ok(Expired::Renewed) => {
+                (Outcome::Refused, "the lock stays: its lease was renewed, so its run is alive".to_owned())
+            }
+            Ok(Expired::Another) => {
+                (Outcome::Refused, "another lock has taken its place and was not touched".to_owned())
+            }
+            Ok(Expired::Unleased(why)) => (
+                Outcome::Refused,
+                format!(
+                    "the lock stays: {why}, so nobody can see whether its run is alive. Leave --expired out to decide it"
+                ),
+            ),
+        };
+        if outcome == Outcome::Deleted {
+            why += &self.next();
+        }
+        Ended { lock: Some(lock.clone()), consent: Consent::ByLease, outcome, why, halves }
+    }
+
+    /// What to do once a lock is deleted, on a line of its own.
+    fn next(&self) -> String {
+        let (target, state) = (&self.args.target, &self.state);
+        let program = state.program().unwrap_or("terraform");
+        let plan = match target.terraform(state, program) {
+            Some(terraform) => format!("`{terraform} plan`"),
+            None => format!("`{program} plan` in its directory"),
+        };
+        let verify = target.command(state, &["verify"]);
+        format!("\nnext: run `{verify}`, then {plan}; what was being changed may be missing from the state")
     }
 
     /// Looks again: why what is to be deleted must stay, if by now its holder is known to be alive.
@@ -229,7 +275,12 @@ impl Unlock<'_> {
         match self.claim(half) {
             Some(claim) => {
                 let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: RELEASE_BUDGET };
-                store::release(&store, &claim, None, &terms).await
+                let released = store::release(&store, &claim, None, &terms).await;
+                if matches!(released, Released::Deleted | Released::AlreadyGone) {
+                    let ended = tokio::time::timeout(TIDYING, store.end_lease(&claim.id)).await;
+                    ended.unwrap_or(Ok(())).unwrap_or_else(|error| tracing::debug!("its lease stays: {error}"));
+                }
+                released
             }
             // Other programs than Terraform give IDs of other shapes, or none.
             None => store::release_seen(&store, &half.seen, RELEASE_BUDGET).await,
@@ -422,6 +473,8 @@ pub enum Consent {
     NotAsked,
     /// None was needed: the holder is proven to be dead.
     NotNeeded,
+    /// None was needed: the lease decides (`--expired`).
+    ByLease,
     /// `--yes`.
     ByOption,
     /// Somebody at the terminal said yes.

@@ -15,7 +15,7 @@ mod times;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use times::{InvalidLength, Times};
+pub(crate) use times::Times;
 
 /// A moment on this machine's `CLOCK_BOOTTIME`: the time passed since it booted, suspended or not.
 pub(crate) type Moment = Duration;

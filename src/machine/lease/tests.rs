@@ -6,7 +6,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use self::search::{Seen, search, walk};
-use self::world::{Bug, Protocol, Role, Setting, TICK};
+use self::world::{Bug, Protocol, Role, Setting};
 use super::*;
 
 /// Short, and as tight as they can be: a child of a slow clock is killed in the very tick in which an observer with a fast

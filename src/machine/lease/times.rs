@@ -32,9 +32,6 @@ pub(crate) enum InvalidLength {
 impl Times {
     /// The shortest and the longest lease.
     pub const LENGTHS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_hours(24));
-    /// The length to advise. The holder survives a store that is away for a minute and a half, and Terraform has a minute
-    /// to stop; the next run waits for less than four.
-    pub const USUAL: Duration = Duration::from_mins(3);
     /// Shorter leases leave Terraform little time to stop when the store is away.
     const SHORT: Duration = Duration::from_mins(1);
     /// More often is of no use to anybody, and each beat costs a write.
@@ -63,11 +60,6 @@ impl Times {
     /// The length of the lease, as the record holds it.
     pub fn length(self) -> Duration {
         self.length
-    }
-
-    /// From one beat to the next.
-    pub fn beat(self) -> Duration {
-        self.beat
     }
 
     /// How long one request of a beat may take. What has not been answered then is unknown.
@@ -122,17 +114,17 @@ mod tests {
         fn a_store_may_fail_three_times_before_terraform_is_stopped(length in lengths()) {
             let times = Times::of(length).unwrap();
             // A beat and a read for each that fails, and the one that succeeds.
-            prop_assert!(times.beat() * 3 + times.request() * 2 < times.renew(), "{times:?}");
+            prop_assert!(times.beat * 3 + times.request() * 2 < times.renew(), "{times:?}");
             prop_assert!(times.renew() < times.kill() && times.kill() < times.length(), "{times:?}");
-            prop_assert!(times.request() * 2 <= times.beat(), "{times:?}");
+            prop_assert!(times.request() * 2 <= times.beat, "{times:?}");
         }
     }
 
     #[test]
     fn the_usual_lease() {
-        let times = Times::of(Times::USUAL).unwrap();
+        let times = Times::of(Duration::from_mins(3)).unwrap();
         let seconds =
-            [times.length(), times.beat(), times.renew(), times.kill(), times.wait()].map(|time| time.as_secs());
+            [times.length(), times.beat, times.renew(), times.kill(), times.wait()].map(|time| time.as_secs());
         assert_eq!(seconds, [180, 20, 90, 150, 203]);
         assert!(!times.is_short() && Times::of(Duration::from_secs(59)).unwrap().is_short());
     }

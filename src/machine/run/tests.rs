@@ -60,6 +60,9 @@ struct Witness {
     gone: bool,
     asked: Vec<Action>,
     finished: bool,
+    /// Its lock has a lease, which may end.
+    leased: bool,
+    lease_ended: bool,
 }
 
 impl Witness {
@@ -75,6 +78,7 @@ impl Witness {
                     assert!(self.stop_requested, "P3: nobody asked: {}", told());
                     assert!(!self.reported, "P3: Terraform was interrupted already: {}", told());
                     assert!(self.is_at_work(), "there is nobody to interrupt: {}", told());
+                    assert!(!self.lease_ended, "it was to be killed: {}", told());
                     let look = if self.everybody { LOOK_EVERYBODY } else { LOOK };
                     let since = self.looking_since.expect("asked");
                     assert!(now >= since + look, "P3: somebody else may just have interrupted it: {}", told());
@@ -88,8 +92,10 @@ impl Witness {
                     assert!(self.stopping_since.is_some() && self.is_at_work(), "P3: {}", told());
                 }
                 Action::Kill if !self.is_at_work() => {
-                    assert!(self.stop_requested || self.killed || (self.unclean && self.locks_left), "{}", told());
+                    let asked = self.stop_requested || self.lease_ended;
+                    assert!(asked || self.killed || (self.unclean && self.locks_left), "{}", told());
                 }
+                Action::Kill if self.lease_ended => self.unclean = true,
                 Action::Kill => {
                     let since = self.stopping_since.expect("killed without an interrupt");
                     let planned = (self.phase == Phase::Planning).then_some(since + PLANNING);
@@ -139,6 +145,9 @@ impl Witness {
             return events;
         }
         events.push(Event::StopRequested(StopRequest::Release));
+        if self.leased && !self.lease_ended {
+            events.push(Event::LeaseEnded);
+        }
         if self.is_at_work() {
             events.extend([
                 Event::InterruptReported,
@@ -205,6 +214,7 @@ impl Witness {
             Event::ReleaseEnded => {
                 self.asked.remove(0);
             }
+            Event::LeaseEnded => self.lease_ended = true,
             Event::OutOfReach => {}
         }
     }
@@ -262,9 +272,10 @@ fn phase_of(machine: &Machine) -> String {
 
 impl Explorer {
     /// Every order of so many events that can happen.
-    fn explored(deadline: Option<u64>, depth: u32) -> Self {
+    fn explored(deadline: Option<u64>, leased: bool, depth: u32) -> Self {
         let mut explorer = Self::default();
-        explorer.explore(&machine(deadline), &Witness::default(), Duration::ZERO, depth, &mut Story::new());
+        let witness = Witness { leased, ..Witness::default() };
+        explorer.explore(&machine(deadline), &witness, Duration::ZERO, depth, &mut Story::new());
         explorer
     }
 
@@ -313,16 +324,22 @@ impl Explorer {
 
 #[test]
 fn the_promises_hold_in_every_order_of_events() {
-    for deadline in [None, Some(60)] {
-        let explorer = Explorer::explored(deadline, 11);
-        println!("deadline {deadline:?}: {} situations in {} phases", explorer.seen.len(), explorer.phases.len());
+    for (deadline, leased, depth) in [(None, false, 11), (Some(60), false, 11), (None, true, 9)] {
+        let explorer = Explorer::explored(deadline, leased, depth);
+        println!(
+            "deadline {deadline:?}, lease {leased}: {} situations in {} phases",
+            explorer.seen.len(),
+            explorer.phases.len()
+        );
         assert!(explorer.seen.len() > 10_000, "only {} states were reached", explorer.seen.len());
     }
 }
 
 /// Every event, with each value that makes a difference, and the passing of time.
 fn events() -> Vec<Option<Event>> {
-    use StopRequest::{ChildDied, CredentialsEnd, Deadline, FrontDied, Outer, ParentDied, Release};
+    use StopRequest::{
+        ChildDied, CredentialsEnd, Deadline, FrontDied, LeaseNotRenewed, LockLost, Outer, ParentDied, Release,
+    };
     let end = jiff::Timestamp::UNIX_EPOCH;
     let requests = [
         signal(false),
@@ -335,10 +352,18 @@ fn events() -> Vec<Option<Event>> {
         ChildDied,
         Deadline,
         CredentialsEnd { end },
+        LeaseNotRenewed,
+        LockLost,
     ];
     let mut events: Vec<_> = requests.map(Event::StopRequested).into();
     events.extend([Phase::Unknown, Phase::Planning, Phase::Applying].map(Event::PhaseChanged));
-    events.extend([Event::InterruptReported, Event::TerraformStarted, Event::OutOfReach, Event::ReleaseEnded]);
+    events.extend([
+        Event::InterruptReported,
+        Event::TerraformStarted,
+        Event::OutOfReach,
+        Event::ReleaseEnded,
+        Event::LeaseEnded,
+    ]);
     for (one, two) in [(false, false), (false, true), (true, false), (true, true)] {
         events.push(Event::ChildEnded { unclean: one, orphans: two });
         events.push(Event::Inspected { alive: one, terraforms: two });
@@ -396,7 +421,7 @@ impl Bare {
 #[test]
 fn every_pair_and_triple_of_events_is_taken_in_every_phase() {
     let events = events();
-    let phases = Explorer::explored(Some(60), 7).phases;
+    let phases = Explorer::explored(Some(60), false, 7).phases;
     let mut taken = [0_u64; 3];
     for (phase, (machine, witness, now)) in &phases {
         let start = Bare {
@@ -602,4 +627,22 @@ fn how_long_terraform_still_has_is_said_ever_less_often_and_not_after_its_time()
     assert_eq!(machine.next_reminder(LOOK + Duration::from_secs(200)), Some(LOOK + Duration::from_secs(210)));
     machine.handle_time(LOOK + terms.grace);
     assert_eq!(machine.next_reminder(Duration::ZERO), None, "it is being killed");
+}
+
+/// Whoever finds the lease run out takes the lock, whatever grace its child had.
+#[test]
+fn the_end_of_a_lease_is_the_kill_whenever_the_child_lives() {
+    let kills = |machine: &mut Machine| {
+        machine.handle(Event::LeaseEnded, LOOK);
+        std::iter::from_fn(|| machine.poll_action()).filter(|action| *action == Action::Kill).count()
+    };
+    let mut machine = machine(None);
+    assert_eq!(kills(&mut machine.clone()), 1, "at work");
+    machine.handle(Event::StopRequested(StopRequest::LeaseNotRenewed), Duration::ZERO);
+    assert_eq!(kills(&mut machine.clone()), 1, "before its interrupt");
+    machine.handle_time(LOOK);
+    assert_eq!(machine.poll_action(), Some(Action::Interrupt));
+    assert_eq!(kills(&mut machine), 1, "in its grace");
+    assert_eq!(kills(&mut machine), 0, "killed already");
+    assert!(machine.is_killing());
 }

@@ -231,6 +231,7 @@ impl Supervisor<'_> {
     }
 
     pub(crate) async fn release(&mut self) {
+        self.leases.end();
         let ending = self.observed_ending();
         let (mut left, traces) = (self.left(), self.traces_left());
         // What a supervisor that is dead saw is looked at again.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::machine::Event;
 use crate::model;
-use crate::model::{ChildRecord, Holder, LockAccount, Phase, Product, Requested, StopRequest};
+use crate::model::{ChildRecord, Holder, LockAccount, LockId, Phase, Product, Requested, StopRequest, Subject};
 use crate::observe::{Fact, InterruptScanner, Observer};
 use crate::run::child;
 use crate::run::follow::Follow;
@@ -225,6 +225,7 @@ impl Supervisor<'_> {
         let facts = self.log.read_some();
         self.learn(facts);
         self.note_undumped();
+        self.note_unleased();
     }
 
     /// Says of a Terraform before 1.6 whose environment does not ask for DEBUG that its log does not tell its lock.
@@ -293,17 +294,22 @@ impl Supervisor<'_> {
         (lock.stage, lock.grade) = (entry.stage, entry.grade);
         // The backend is read now: at the end the directory may be gone.
         self.locator.locate_lock(lock, self.log.started(self.job, self.journal.child));
+        self.note_lease(&Subject::Lock(entry.claim.clone()), entry.stage);
     }
 
     /// Begins to write the holder beside each lock that has been held long enough.
     pub(crate) fn annotate(&mut self) {
         let (job, journal) = (self.job, &self.journal);
-        let env = |name: &str| job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-        self.annotator
-            .begin_due(&self.locator, |id| Holder::of_session(journal, job.session.path(), id).with_environment(env));
+        self.annotator.begin_due(&self.locator, |id| record(job, journal, id));
     }
 
     pub(crate) fn child_holds_log(&self) -> bool {
         self.journal.child.is_some_and(|child| is_terraform(child.id, self.log.file()))
     }
+}
+
+/// What is written beside a lock of the run.
+pub(crate) fn record(job: &Job, journal: &Journal, lock: LockId) -> Holder {
+    let env = |name: &str| job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
+    Holder::of_session(journal, job.session.path(), lock).with_environment(env)
 }

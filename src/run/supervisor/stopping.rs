@@ -65,7 +65,8 @@ impl Supervisor<'_> {
             self.journal.account.interrupt = None;
             return self.write_journal();
         };
-        let grace = describe(self.machine.grace());
+        let grace = self.machine.grace();
+        let grace = describe(self.leases.left().map_or(grace, |left| left.min(grace)));
         let program = &self.journal.account.program;
         match guards {
             0 if relayed => tracing::info!(

@@ -8,7 +8,7 @@ use crate::aws::Surroundings;
 use crate::model;
 use crate::model::{
     Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockOutcome, LockPlace, OtherLock, OtherOutcome,
-    Stage, TraceAccount, TraceEntry, product,
+    Stage, Subject, TraceAccount, TraceEntry, product,
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Left, item};
@@ -43,6 +43,7 @@ impl Supervisor<'_> {
         if self.job.annotate {
             self.annotator.note_trace(entry);
         }
+        self.note_lease(&Subject::Trace(entry.trace.clone()), entry.stage);
     }
 
     pub(crate) fn traces_left(&self) -> Vec<Left<TraceEntry>> {
@@ -60,7 +61,7 @@ impl Supervisor<'_> {
     }
 
     /// Whether the command may hold a lock in S3 of which its log says nothing.
-    fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         let Some(intent) = &self.journal.intent else { return false };
         let locks = intent.operations.as_ref().is_none_or(|operations| !operations.is_empty());
         let locks = locks && nameless::may_lock(intent, &self.job.env);

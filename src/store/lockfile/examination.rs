@@ -1,7 +1,10 @@
 //! Whether a store keeps the condition of a conditional delete, found out without the lock.
 
+use std::time::Duration;
+
 use aws_sdk_s3::primitives::ByteStream;
 use md5::{Digest as _, Md5};
+use tokio::time::timeout;
 
 use crate::aws::{StoreError, classify};
 use crate::store::lockfile::{LockfileStore, Outcome, outcome};
@@ -12,6 +15,13 @@ const EXAMINED: &[u8] = b"tfguard made this object to see whether conditional de
 const REMOVALS: u32 = 3;
 /// No object has this ETag: it is no MD5 and no multipart sum.
 pub(crate) const IMPOSSIBLE_ETAG: &str = "\"tfguard-matches-nothing\"";
+
+/// How long an examination may take: a connection that hangs must not use up the time of the release.
+const LONGEST: Duration = Duration::from_secs(10);
+
+fn not_examined() -> StoreError {
+    StoreError::TimedOut("the look whether the store keeps conditions was given up".to_owned())
+}
 
 /// Whether a store keeps the condition of a conditional delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +64,15 @@ impl Drop for LeftObject {
 
 impl LockfileStore {
     pub(crate) async fn conditions(&self) -> Result<&Conditions, StoreError> {
-        let examined = self.conditions.get_or_try_init(|| self.examine()).await;
+        // In a task of its own, which goes on where the time of one attempt is over: the next one finds what it found, and it
+        // removes what it made.
+        let store = self.clone();
+        let examined = tokio::spawn(async move {
+            let examine = async || timeout(LONGEST, store.examine()).await.unwrap_or_else(|_| Err(not_examined()));
+            store.conditions.get_or_try_init(examine).await.map(|_| ())
+        });
+        let examined = examined.await.unwrap_or_else(|_| Err(not_examined()));
+        let examined = examined.and_then(|()| self.conditions.get().ok_or_else(not_examined));
         examined.map_err(|error| match error {
             StoreError::Denied { action, detail } => StoreError::Denied {
                 action,

@@ -1,0 +1,371 @@
+//! Watches a lock until it is gone, and deletes it once its lease has run out: the world around the lease's observers.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::aws::{AwsClients, StoreError};
+use crate::machine::lease::observer::{Action, Event, Finish, Observer};
+use crate::machine::lease::{Answer, Lease as Term, Sight, Times};
+use crate::model::{FoundLock, Half, HalfOutcome, Lease, LeaseVersion, Leased, LockPlace, RefusedLock, Sighting};
+use crate::run::IN_FLIGHT;
+use crate::session::{Judged, Machine, boot_time};
+use crate::store::{Leasehold, Reader, Store, UnconditionalDelete};
+use crate::text::{describe, printable};
+
+/// One request never takes longer.
+const LONGEST_REQUEST: Duration = Duration::from_secs(10);
+/// tokio's clock stands still while the machine is suspended, so it is not asked for more at once.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// Between two lines about a lock that is still there.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// So often a look may fail where no lease was seen yet.
+const FIRST_LOOKS: u32 = 3;
+
+/// Watches the halves of a state's lock.
+pub(crate) struct Expiry {
+    reader: Reader,
+    halves: Vec<Watched>,
+    /// The only lock that may be deleted; any that has a lease where it is none.
+    only: Option<String>,
+    /// The lock that people were told of, and when there was a line about it.
+    told: Option<(String, Instant)>,
+    /// People were told that its holder lives although its lease has run out.
+    told_alive: bool,
+    /// Looks that failed one after another.
+    failed: u32,
+}
+
+/// One half of the lock.
+struct Watched {
+    place: LockPlace,
+    store: Store,
+    observer: Observer<String, LeaseVersion>,
+    /// The lock and its lease as they were read last.
+    found: Option<Found>,
+    /// What its observer wants to write.
+    due: Option<Action<String, LeaseVersion>>,
+    /// Why its holder must be dead, where that is proven by more than its lease.
+    dead: Option<String>,
+    /// The lock that its observer wanted to delete last, and why.
+    wanted: (String, String),
+    /// The delete was answered with success.
+    is_deleted: bool,
+    end: Option<Finish>,
+}
+
+/// A lock, and its lease where it has an ID.
+type Found = (Sighting, Option<Leasehold>);
+
+/// How the watch of a lock ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// There is no lock, and tfguard deleted none.
+    Free,
+    /// There is none, and tfguard deleted it, or a half of it.
+    Reclaimed,
+    /// There is one without a lease, which is told in words.
+    Unleased(String),
+    /// The only lock that was to be watched was renewed.
+    Renewed,
+    /// There is another lock than that.
+    Another,
+}
+
+impl Expiry {
+    /// Watches the lock in these places, whoever's it is, for as long as it is renewed.
+    pub(crate) fn of_state(clients: &AwsClients, places: impl IntoIterator<Item = LockPlace>) -> Self {
+        let halves = places.into_iter().map(|place| Watched {
+            observer: match place {
+                LockPlace::DynamoDb { .. } => Observer::of_item(),
+                LockPlace::Lockfile { .. } => Observer::of_lockfile(fresh),
+            },
+            store: clients.open(&place, UnconditionalDelete::Refuse),
+            place,
+            found: None,
+            due: None,
+            dead: None,
+            wanted: Default::default(),
+            is_deleted: false,
+            end: None,
+        });
+        Self {
+            reader: clients.reader(),
+            halves: halves.collect(),
+            only: None,
+            told: None,
+            told_alive: false,
+            failed: 0,
+        }
+    }
+
+    /// Watches this lock only, and only until it is renewed.
+    pub(crate) fn only(self, lock: &str) -> Self {
+        Self { only: Some(lock.to_owned()), ..self }
+    }
+
+    /// Watches until the lock is gone. May be dropped at any time: each request has its condition.
+    ///
+    /// # Errors
+    /// When the lock cannot be looked at, or not be deleted.
+    pub(crate) async fn watch(&mut self) -> Result<Expired, StoreError> {
+        loop {
+            for at in 0..self.halves.len() {
+                self.halves[at].observer.handle_time(boot_time());
+                if let Some(ended) = self.obey(at).await? {
+                    return Ok(ended);
+                }
+            }
+            // A lock is dead only if each half of it is.
+            while self.halves.iter().all(|half| half.due.is_some() || half.end.is_some())
+                && let Some(at) = self.halves.iter().position(|half| half.due.is_some())
+                && !self.is_seen_alive(at)
+            {
+                self.write(at).await?;
+                if let Some(ended) = self.obey(at).await? {
+                    return Ok(ended);
+                }
+            }
+            if self.halves.iter().all(|half| half.end.is_some()) {
+                if self.halves.iter().any(|half| half.end == Some(Finish::Reclaimed)) {
+                    return Ok(Expired::Reclaimed);
+                }
+                if let Some((lock, _)) = &self.told {
+                    tracing::info!("lock {} is gone", printable(lock));
+                }
+                return Ok(Expired::Free);
+            }
+            self.tell();
+            let next = self.halves.iter().filter_map(|half| half.observer.next_time()).min();
+            let left = next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(boot_time()));
+            sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+
+    /// What became of the halves, as far as they are gone.
+    pub(crate) fn gone(&self) -> Vec<Half> {
+        let gone = self.halves.iter().filter_map(|half| {
+            let outcome = match half.end? {
+                Finish::Reclaimed => HalfOutcome::Deleted,
+                Finish::Free => HalfOutcome::AlreadyGone,
+                Finish::Unleased => return None,
+            };
+            Some(Half { place: half.place.clone(), outcome })
+        });
+        gone.collect()
+    }
+
+    /// Does what the observer of a half wants, but for what it wants to write.
+    async fn obey(&mut self, at: usize) -> Result<Option<Expired>, StoreError> {
+        while let Some(action) = self.halves[at].observer.poll_action() {
+            match action {
+                Action::Read => {
+                    if let Some(ended) = self.look(at).await? {
+                        return Ok(Some(ended));
+                    }
+                }
+                Action::Finish(Finish::Unleased) => return Ok(Some(Expired::Unleased(self.halves[at].unleased()))),
+                Action::Finish(finish) => {
+                    let half = &mut self.halves[at];
+                    half.end = Some(finish);
+                    if finish == Finish::Reclaimed {
+                        tracing::warn!("{}", half.deletion());
+                    }
+                }
+                write @ (Action::Fence { .. } | Action::Delete { .. }) => self.halves[at].due = Some(write),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a half.
+    async fn look(&mut self, at: usize) -> Result<Option<Expired>, StoreError> {
+        let mut found = self.read(at).await;
+        // A lockfile is not read at once with its lease: both may have gone in between.
+        if found.as_ref().is_ok_and(|found| found.as_ref().is_some_and(|found| sight(found).lease.is_none())) {
+            found = self.read(at).await;
+        }
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.failed += 1;
+                if !error.is_retryable() || (self.told.is_none() && self.failed >= FIRST_LOOKS) {
+                    return Err(error);
+                }
+                let place = &self.halves[at].place;
+                tracing::info!("{place} could not be read, so the wait begins anew: {}", error.in_a_line());
+                self.halves[at].observer.handle(Event::ReadFailed, boot_time());
+                return Ok(None);
+            }
+        };
+        self.failed = 0;
+        let is_only = |(seen, _): &Found| self.only.as_deref().is_none_or(|only| seen.id() == Some(only));
+        if !found.as_ref().is_none_or(is_only) {
+            return Ok(Some(Expired::Another));
+        }
+        let half = &mut self.halves[at];
+        let before = half.observer.watch().map(|watch| watch.lease.clone());
+        half.observer.handle(Event::Read(found.as_ref().map(sight)), boot_time());
+        let now = half.observer.watch().map(|watch| &watch.lease);
+        let is_renewed = before.zip(now).is_some_and(|(before, now)| before.lock == now.lock && before != *now);
+        half.found = found;
+        if is_renewed && self.only.is_some() {
+            return Ok(Some(Expired::Renewed));
+        }
+        self.judge(at).await;
+        Ok(None)
+    }
+
+    async fn read(&self, at: usize) -> Result<Option<Found>, StoreError> {
+        let half = &self.halves[at];
+        let read = async {
+            let Some(seen) = self.reader.look(&half.place).await? else { return Ok(None) };
+            let lease = match seen.id() {
+                Some(_) => Some(half.store.lease_of(&seen).await?),
+                None => None,
+            };
+            Ok(Some((seen, lease)))
+        };
+        within(LONGEST_REQUEST, read).await
+    }
+
+    /// Looks whether the holder of the lock that was just read is proven dead, and tells people of the lock if it is new.
+    async fn judge(&mut self, at: usize) {
+        let Watched { found: Some((seen, Some(lease))), observer, .. } = &self.halves[at] else { return };
+        let (FoundLock::Held(info), Some(lease), true) = (&seen.lock, lease.leased.lease(), observer.watch().is_some())
+        else {
+            return;
+        };
+        let Judged { holder, verdict } = Machine::here(|name| std::env::var_os(name)).judge(info, &seen.recorded);
+        if self.told.as_ref().is_none_or(|(told, _)| *told != info.id) {
+            let (id, lock, at, next) = (info.id.clone(), Some(info.clone()), Timestamp::now(), String::new());
+            let refused = RefusedLock { id, lock, holder, verdict: verdict.clone(), free: false, at, next };
+            let finding = refused.finding();
+            // Who named a lock was shown it.
+            if self.only.is_none() {
+                std::iter::once(finding.line).chain(finding.details).for_each(|line| tracing::info!("{line}"));
+            }
+            let length = lease.length();
+            tracing::info!(
+                "it has a lease of {}: waiting until the lock is gone, or was not renewed for {}",
+                describe(length),
+                describe(Times::of(length).map_or(length, Times::wait))
+            );
+            self.told = Some((info.id.clone(), Instant::now()));
+        }
+        let half = &mut self.halves[at];
+        half.dead = verdict.is_dead().then(|| verdict.to_string());
+        if half.dead.is_some() {
+            // It may have died a moment ago.
+            sleep(IN_FLIGHT).await;
+            half.observer.handle(Event::HolderDead, boot_time());
+        }
+    }
+
+    /// Whether the holder is proven to be alive on this machine: a frozen one, say. Then its lock stays, whatever its lease.
+    fn is_seen_alive(&mut self, at: usize) -> bool {
+        let Some((Sighting { lock: FoundLock::Held(info), recorded, .. }, _)) = &self.halves[at].found else {
+            return false;
+        };
+        let verdict = Machine::here(|name| std::env::var_os(name)).judge(info, recorded).verdict;
+        if verdict.is_alive() && !std::mem::replace(&mut self.told_alive, true) {
+            tracing::warn!("the lease has run out, and the lock stays all the same: {verdict}");
+        }
+        verdict.is_alive()
+    }
+
+    /// Sends what an observer wants to write.
+    async fn write(&mut self, at: usize) -> Result<(), StoreError> {
+        let half = &mut self.halves[at];
+        let (Some(action), Some((_, Some(hold)))) = (half.due.take(), &mut half.found) else { return Ok(()) };
+        let own = hold.leased.lease().cloned();
+        if let Some(own) = &own {
+            let waited = || describe(Times::of(own.length()).map_or(own.length(), Times::wait));
+            let why = half.dead.clone().unwrap_or_else(|| format!("nobody renewed its lease for {}", waited()));
+            half.wanted = (own.lock.to_string(), why);
+        }
+        let done = match (&action, own) {
+            (Action::Fence { seen, version, .. }, Some(own)) if own.version == *seen => {
+                let fence = Lease::new(own.lock.clone(), *version, own.length());
+                let fenced = async {
+                    if half.store.is_unchanged(hold).await? { half.store.beat(hold, &fence).await } else { Ok(None) }
+                };
+                within(LONGEST_REQUEST, fenced).await.map(|fenced| fenced.map(|fenced| *hold = fenced).is_some())
+            }
+            (Action::Delete { version, .. }, Some(own)) if own.version == *version => {
+                within(LONGEST_REQUEST, half.store.delete_leased(hold)).await
+            }
+            // What is there is not what it decided on.
+            _ => Ok(false),
+        };
+        let answer = match done {
+            Ok(true) => {
+                half.is_deleted = matches!(action, Action::Delete { .. });
+                Answer::Done
+            }
+            Ok(false) => Answer::Refused,
+            Err(error) if error.is_retryable() => {
+                tracing::info!("{}: {}", half.place, error.in_a_line());
+                Answer::Unknown
+            }
+            Err(error) => return Err(error),
+        };
+        half.observer.handle(Event::Answered(answer), boot_time());
+        Ok(())
+    }
+
+    /// Says now and then that the lock is still there, and when it was renewed.
+    fn tell(&mut self) {
+        let watched = self.halves.iter().filter_map(|half| half.observer.watch()).map(|watch| watch.since);
+        let (Some(since), Some((lock, told))) = (watched.max(), &mut self.told) else { return };
+        if told.elapsed() >= TELL_EVERY {
+            *told = Instant::now();
+            let unchanged = Duration::from_secs(boot_time().saturating_sub(since).as_secs());
+            tracing::info!(
+                "still waiting for lock {}: its lease was last seen to change {} ago",
+                printable(lock),
+                describe(unchanged)
+            );
+        }
+    }
+}
+
+impl Watched {
+    /// What became of it, once it is gone and a delete was sent.
+    fn deletion(&self) -> String {
+        let Self { place, wanted: (lock, why), .. } = self;
+        printable(&match self.is_deleted {
+            true => format!("lock {lock} deleted at {place}: {why}"),
+            false => format!("lock {lock} is gone from {place}; a request of tfguard's may have deleted it"),
+        })
+    }
+
+    /// Why it is left to Terraform, as a clause.
+    fn unleased(&self) -> String {
+        let Some((seen, lease)) = &self.found else { return String::new() };
+        match (&seen.lock, lease.as_ref().map(|lease| &lease.leased)) {
+            (FoundLock::Held(_), Some(Leased::Foreign(why))) => printable(why),
+            (FoundLock::Held(info), _) => printable(&format!("lock {} by {} has no lease", info.id, info.who)),
+            (FoundLock::Malformed(_), _) => "what is there isn't a lock".to_owned(),
+        }
+    }
+}
+
+/// A half as its observer sees it.
+fn sight((seen, lease): &Found) -> Sight<String, LeaseVersion> {
+    let lease = lease.as_ref().and_then(|lease| lease.leased.lease()).and_then(|lease| {
+        let times = Times::of(lease.length()).ok()?;
+        Some(Term { lock: lease.lock.to_string(), version: lease.version, times })
+    });
+    Sight { lock: seen.id().unwrap_or_default().to_owned(), lease }
+}
+
+fn fresh() -> LeaseVersion {
+    LeaseVersion::fresh().expect("the kernel gives random numbers")
+}
+
+async fn within<T>(longest: Duration, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let answer = timeout(longest, request).await;
+    answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {}", describe(longest)))))
+}

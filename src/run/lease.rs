@@ -1,0 +1,493 @@
+//! Keeps the leases of this run's locks: a machine for each half of a lock, its clock, and its requests, which go beside
+//! Terraform and never in its way. What the machines want of the run, the supervisor does (`run/supervisor/leasing.rs`).
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+use crate::aws::{AwsClients, S3Backend, StoreError};
+use crate::machine::lease::holder::{Action, Beat, Event, Holder as Machine, Known};
+use crate::machine::lease::{Answer, Lease as Seen, Sight, Times};
+use crate::model::{
+    Holder, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockKinds, LockPlace, SentBeat, Stage, Subject,
+};
+use crate::run::nameless::Identified;
+use crate::session::{awaitable, boot_time};
+use crate::store::{HeldLease, Leasehold, Store, UnconditionalDelete};
+use crate::text::describe;
+
+/// Before the first beat credentials are fetched and the lock is read: that never takes longer.
+const LONGEST_FIRST: Duration = Duration::from_secs(10);
+/// How long what is left of leases may take to be removed at the end.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
+/// The leases of this run's locks.
+#[derive(Debug)]
+pub struct Leases {
+    times: Option<Times>,
+    halves: Vec<Half>,
+    /// On the clock that goes on while the machine is suspended; tokio's does not.
+    alarm: Option<AsyncFd<OwnedFd>>,
+    to_self: UnboundedSender<Reply>,
+    replies: UnboundedReceiver<Reply>,
+    wanted: VecDeque<(usize, Action<LeaseVersion>)>,
+    /// It was looked whether the run's locks can have any.
+    looked: bool,
+}
+
+/// One half of a lock, with its lease.
+#[derive(Debug)]
+struct Half {
+    lock: Subject,
+    place: LockPlace,
+    /// How far Terraform has come with the lock.
+    stage: Stage,
+    /// None where a dead supervisor kept the lease, and its lock was not read of yet.
+    backend: Option<S3Backend>,
+    opened: Option<Opened>,
+    /// What is there, as far as it was read or written.
+    hold: Option<Leasehold>,
+    /// It counts which lock is there as this one or none: whoever reads judges that.
+    machine: Machine<(), LeaseVersion>,
+    is_asking: bool,
+    is_stopped: bool,
+    lost: bool,
+    /// The beat that was confirmed last, and whether those since failed, as people were told.
+    told: (Option<LeaseVersion>, bool),
+}
+
+/// The store of a half, reachable, and what is known of its lock.
+#[derive(Debug, Clone)]
+struct Opened {
+    store: Store,
+    claim: LockClaim,
+}
+
+/// A request of a half, with all that it needs.
+struct Request {
+    at: usize,
+    lock: Subject,
+    place: LockPlace,
+    backend: Option<S3Backend>,
+    opened: Option<Opened>,
+    hold: Option<Leasehold>,
+    session: Holder,
+    /// Terraform does not say when it has the lock: it may be waiting for it.
+    may_wait: bool,
+    length: Duration,
+    limit: Duration,
+    /// The beat itself was sent.
+    is_sent: bool,
+    /// What went wrong.
+    why: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Reply {
+    at: usize,
+    opened: Option<Opened>,
+    hold: Option<Leasehold>,
+    event: Event<(), LeaseVersion>,
+    why: Option<String>,
+}
+
+impl Leases {
+    /// Goes on from what a dead supervisor of this boot wrote down.
+    pub fn new(times: Option<Times>, notes: &[LeaseNote]) -> Self {
+        let (to_self, replies) = unbounded_channel();
+        let (halves, wanted) = (Vec::new(), VecDeque::new());
+        let mut leases = Self { times, halves, alarm: None, to_self, replies, wanted, looked: false };
+        let now = boot_time();
+        let is_of_boot = |note: &&LeaseNote| note.confirmed.iter().chain(&note.sent).all(|beat| beat.at <= now);
+        for note in notes.iter().filter(is_of_boot) {
+            let beat = |beat: &SentBeat| Beat { version: beat.version, sent: beat.at };
+            let known =
+                Known { confirmed: note.confirmed.as_ref().map(beat), sent: note.sent.iter().map(beat).collect() };
+            leases.add(note.lock.clone(), note.place.clone(), Stage::Held, known);
+            if let Some(half) = leases.halves.last_mut() {
+                half.lost = note.lost;
+            }
+        }
+        leases
+    }
+
+    fn add(&mut self, lock: Subject, place: LockPlace, stage: Stage, known: Known<LeaseVersion>) {
+        let Some(times) = self.times else { return };
+        if self.alarm.is_none() {
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let made = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags).map_err(io::Error::from);
+            match made.and_then(awaitable) {
+                Ok(alarm) => self.alarm = Some(alarm),
+                Err(error) => {
+                    // Without it nobody would be killed in time.
+                    self.times = None;
+                    return tracing::warn!("the locks of this run have no lease: the system gives no timer: {error}");
+                }
+            }
+        }
+        let told = (known.confirmed.as_ref().map(|beat| beat.version), false);
+        let machine = Machine::new(times, (), known, fresh);
+        self.halves.push(Half {
+            lock,
+            place,
+            stage,
+            backend: None,
+            opened: None,
+            hold: None,
+            machine,
+            is_asking: false,
+            is_stopped: false,
+            lost: false,
+            told,
+        });
+    }
+
+    /// Whether there should be leases and are none yet, the first time.
+    pub fn are_due(&mut self) -> bool {
+        self.times.is_some() && !std::mem::replace(&mut self.looked, true) && self.halves.is_empty()
+    }
+
+    /// Notes how far a lock has come; why it has no lease, where it should have one.
+    pub fn note(&mut self, lock: &Subject, stage: Stage, backend: Result<&S3Backend, String>) -> Option<String> {
+        self.times?;
+        for half in self.halves.iter_mut().filter(|half| half.lock.is(lock)) {
+            (half.stage, half.lock) = (stage, lock.clone());
+            if stage == Stage::Unlocked {
+                half.machine.handle(Event::Ended, boot_time());
+            }
+        }
+        if stage.is_over() || (stage == Stage::Attempted && !is_silent(lock)) {
+            return None;
+        }
+        let places = |backend: &S3Backend| match lock {
+            Subject::Lock(claim) => backend.places(claim).map_err(|error| error.to_string()),
+            Subject::Trace(trace) => Ok(vec![backend.file_place(&trace.state_key)]),
+        };
+        let places = match backend.clone().and_then(places) {
+            Ok(places) => places,
+            Err(why) => return (stage == Stage::Held).then(|| without_lease(lock, &why)),
+        };
+        for place in places {
+            let is_it = |half: &Half| half.place == place && half.lock.is(lock);
+            if !self.halves.iter().any(is_it) {
+                self.add(lock.clone(), place.clone(), stage, Known::default());
+            }
+            if let Some(half) = self.halves.iter_mut().find(|half| is_it(half)) {
+                half.backend = backend.clone().ok().cloned();
+            }
+        }
+        None
+    }
+
+    /// Waits until a machine wants to be called, or a request was answered.
+    pub async fn due(&mut self) -> Option<Reply> {
+        let next = self.halves.iter().filter_map(|half| half.machine.next_time()).min();
+        if let (Some(alarm), Some(next)) = (&self.alarm, next) {
+            let at = Timespec::try_from(next.max(Duration::from_nanos(1))).unwrap_or_default();
+            let once = Itimerspec { it_interval: Timespec::default(), it_value: at };
+            let _ = rustix::time::timerfd_settime(alarm.get_ref(), TimerfdTimerFlags::ABSTIME, &once);
+        }
+        let (alarm, replies) = (&self.alarm, &mut self.replies);
+        poll_fn(|context| {
+            // Whatever woke this process: it may have been suspended.
+            if next.is_some_and(|next| next <= boot_time()) {
+                return Poll::Ready(None);
+            }
+            while let Some(Poll::Ready(Ok(mut rung))) = alarm.as_ref().map(|alarm| alarm.poll_read_ready(context)) {
+                rung.clear_ready();
+            }
+            replies.poll_recv(context)
+        })
+        .await
+    }
+
+    /// Calls the machines; what there is to say of a lease that could not be given.
+    pub fn wake(&mut self, reply: Option<Reply>) -> Option<String> {
+        self.halves.iter_mut().for_each(|half| half.machine.handle_time(boot_time()));
+        let trouble = reply.and_then(|Reply { at, opened, hold, event, why }| {
+            let half = &mut self.halves[at];
+            (half.opened, half.is_asking) = (opened, false);
+            half.hold = hold;
+            half.machine.handle(event, boot_time());
+            half.tell(self.times, why)
+        });
+        self.collect();
+        trouble
+    }
+
+    fn collect(&mut self) {
+        for (at, half) in self.halves.iter_mut().enumerate() {
+            while let Some(action) = half.machine.poll_action() {
+                match action {
+                    Action::Kill => self.wanted.push_front((at, action)),
+                    action => self.wanted.push_back((at, action)),
+                }
+            }
+        }
+    }
+
+    /// What is wanted of the run, a kill first.
+    pub fn poll_action(&mut self) -> Option<(usize, Action<LeaseVersion>)> {
+        self.wanted.pop_front()
+    }
+
+    /// How far Terraform has come with a lock.
+    pub fn stage(&self, at: usize) -> Stage {
+        self.halves[at].stage
+    }
+
+    /// The lock's ID, or that of none while it is not known.
+    pub fn lock(&self, at: usize) -> LockId {
+        let half = &self.halves[at];
+        half.opened.as_ref().map_or_else(|| half.lock.claim().id, |opened| opened.claim.id.clone())
+    }
+
+    /// The state of a lock.
+    pub fn state(&self, at: usize) -> String {
+        self.halves[at].lock.claim().lock_id()
+    }
+
+    /// How long a child that is stopped because of its lease has until it is killed.
+    pub fn left(&self) -> Option<Duration> {
+        let stopped = self.halves.iter().filter(|half| half.is_stopped);
+        let end = stopped.filter_map(|half| half.machine.kill_at()).min()?;
+        Some(Duration::from_secs(end.saturating_sub(boot_time()).as_secs()))
+    }
+
+    /// Answers whether Terraform's log tells of the end of a lock.
+    pub fn log_read(&mut self, at: usize, over: bool) {
+        self.halves[at].machine.handle(Event::LogRead { over }, boot_time());
+        self.collect();
+    }
+
+    /// Terraform is stopped, because the lease was not renewed, or because the lock was lost and is not touched any more.
+    pub fn stopped(&mut self, at: usize, lost: bool) {
+        (self.halves[at].is_stopped, self.halves[at].lost) = (true, lost);
+    }
+
+    /// Nothing of the run is alive.
+    pub fn end(&mut self) {
+        self.halves.iter_mut().for_each(|half| half.machine.handle(Event::Ended, boot_time()));
+        self.wanted.clear();
+    }
+
+    /// What whoever takes this supervisor's place has to know.
+    pub fn notes(&self) -> Vec<LeaseNote> {
+        let note = |half: &Half| {
+            let beat = |beat: &Beat<LeaseVersion>| SentBeat { version: beat.version, at: beat.sent };
+            let Known { confirmed, sent } = half.machine.known();
+            let (lock, place, lost) = (half.lock.clone(), half.place.clone(), half.lost);
+            LeaseNote {
+                lock,
+                place,
+                confirmed: confirmed.as_ref().map(beat),
+                sent: sent.iter().map(beat).collect(),
+                lost,
+            }
+        };
+        self.halves.iter().filter(|half| half.stage != Stage::Unlocked).map(note).collect()
+    }
+
+    /// Sends a beat of a half, or reads it.
+    pub fn ask(&mut self, at: usize, action: Action<LeaseVersion>, session: Holder) {
+        let (Some(times), half) = (self.times, &mut self.halves[at]) else { return };
+        half.is_asking = true;
+        let is_first = half.opened.is_none() || half.machine.known().confirmed.is_none();
+        let request = Request {
+            at,
+            lock: half.lock.clone(),
+            place: half.place.clone(),
+            backend: half.backend.clone(),
+            opened: half.opened.clone(),
+            hold: half.hold.clone(),
+            session,
+            may_wait: half.stage == Stage::Attempted && half.machine.known().confirmed.is_none(),
+            length: times.length(),
+            is_sent: false,
+            why: None,
+            limit: if is_first { LONGEST_FIRST.min(times.renew() / 2) } else { times.request() },
+        };
+        let to_self = self.to_self.clone();
+        tokio::spawn(async move {
+            let _ = to_self.send(request.send(action).await);
+        });
+    }
+
+    /// Removes what is left of the leases of locks that Terraform released.
+    pub async fn clean_up(&mut self) {
+        let removed = timeout(CLEAN_UP, async {
+            // A beat that is under way may still put it there.
+            while self.halves.iter().any(|half| half.is_asking) {
+                let Some(Reply { at, opened, .. }) = self.replies.recv().await else { break };
+                (self.halves[at].opened, self.halves[at].is_asking) = (opened, false);
+            }
+            let is_left = |half: &&Half| !half.lost && half.stage == Stage::Unlocked && half.has_beaten();
+            let opened = self.halves.iter().filter(is_left).filter_map(|half| half.opened.as_ref());
+            for ended in join_all(opened.map(|Opened { store, claim }| store.end_lease(&claim.id))).await {
+                ended.unwrap_or_else(|error| tracing::debug!("what is left of a lease stays: {error}"));
+            }
+        });
+        let _ = removed.await;
+    }
+}
+
+/// Whether the log tells only that the lock was asked for: Terraform 1.6 to 1.9.
+fn is_silent(lock: &Subject) -> bool {
+    matches!(lock, Subject::Lock(claim) if claim.kinds == LockKinds::Unstated)
+}
+
+fn without_lease(lock: &Subject, why: &str) -> String {
+    let state = lock.claim().lock_id();
+    format!("the lock of {state} has no lease, so nobody can reclaim it, and Terraform goes on without one: {why}")
+}
+
+fn fresh() -> LeaseVersion {
+    LeaseVersion::fresh().expect("the kernel gives random numbers")
+}
+
+impl Half {
+    fn has_beaten(&self) -> bool {
+        *self.machine.known() != Known::default()
+    }
+
+    /// Says what is new of its lease; gives what is wrong with one that was never given.
+    fn tell(&mut self, times: Option<Times>, why: Option<String>) -> Option<String> {
+        let confirmed = self.machine.known().confirmed.as_ref().map(|beat| beat.version);
+        let (before, failing) = self.told;
+        self.told.0 = confirmed;
+        let times = times?;
+        let state = self.lock.claim().lock_id();
+        if confirmed != before {
+            self.told.1 = false;
+            let length = describe(times.length());
+            match before {
+                None => tracing::info!("the lock of {state} has a lease of {length} beside {}", self.place),
+                Some(_) if failing => tracing::info!("the lease of the lock of {state} is renewed again"),
+                Some(_) => {}
+            }
+            return None;
+        }
+        let is_over = self.has_beaten() && self.machine.kill_at().is_none();
+        let why = why.filter(|_| !failing && !is_over)?;
+        self.told.1 = true;
+        if !self.has_beaten() {
+            return Some(without_lease(&self.lock, &why));
+        }
+        tracing::warn!("the lease of the lock of {state} could not be renewed; trying again: {why}");
+        None
+    }
+}
+
+impl Request {
+    /// Never longer than its limit. What was not answered by then may yet be carried out, once it was sent.
+    async fn send(mut self, action: Action<LeaseVersion>) -> Reply {
+        let limit = self.limit;
+        let silence = || format!("no answer within {} ms", limit.as_millis());
+        let event = match action {
+            Action::Beat { previous, version } => {
+                let answer = timeout(limit, self.beat(previous, version)).await.unwrap_or_else(|_| Err(silence()));
+                Event::Answered(answer.unwrap_or_else(|why| {
+                    self.why = Some(why);
+                    if self.is_sent { Answer::Unknown } else { Answer::NotDone }
+                }))
+            }
+            _ => match timeout(limit, self.read()).await.unwrap_or_else(|_| Err(silence())) {
+                Ok(sight) => Event::Read(sight),
+                Err(why) => {
+                    self.why = Some(why);
+                    Event::ReadFailed
+                }
+            },
+        };
+        let Self { at, opened, hold, why, .. } = self;
+        Reply { at, opened, hold, event, why }
+    }
+
+    /// An error is of what came before the beat was sent, or says nothing of whether it landed.
+    async fn beat(&mut self, previous: Option<LeaseVersion>, version: LeaseVersion) -> Result<Answer, String> {
+        let Opened { store, claim } = self.open().await?;
+        let hold = match self.hold.take() {
+            Some(hold) => hold,
+            None => match store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())? {
+                HeldLease::Own(hold) => hold,
+                HeldLease::NotThere(_) if self.may_wait => return Ok(Answer::NotDone),
+                HeldLease::NotThere(_) | HeldLease::NotOwn(_) => return Ok(Answer::Refused),
+            },
+        };
+        let is_expected = match &hold.leased {
+            Leased::Foreign(why) => return Err(why.clone()),
+            Leased::Lease(lease) => Some(lease.version) == previous,
+            Leased::Nothing | Leased::OfAnother(_) => previous.is_none(),
+        };
+        let is_expected = is_expected && store.is_unchanged(&hold).await.map_err(|error| error.in_a_line())?;
+        if !is_expected {
+            return Ok(Answer::Refused);
+        }
+        self.is_sent = true;
+        let lease = Lease::new(claim.id, version, self.length);
+        let beaten = store.beat(&hold, &lease).await;
+        self.hold = Some(hold);
+        match beaten {
+            Ok(Some(hold)) => {
+                self.hold = Some(hold);
+                Ok(Answer::Done)
+            }
+            Ok(None) => Ok(Answer::Refused),
+            Err(error) => {
+                self.is_sent = may_land(&error);
+                Err(error.in_a_line())
+            }
+        }
+    }
+
+    /// What is there; none if it is not the lock.
+    async fn read(&mut self) -> Result<Option<Sight<(), LeaseVersion>>, String> {
+        let Opened { store, claim } = self.open().await?;
+        let held = store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())?;
+        let HeldLease::Own(hold) = held else { return Ok(None) };
+        let lease = hold
+            .leased
+            .lease()
+            .and_then(|lease| Some(Seen { lock: (), version: lease.version, times: Times::of(lease.length()).ok()? }));
+        self.hold = Some(hold);
+        Ok(Some(Sight { lock: (), lease }))
+    }
+
+    async fn open(&mut self) -> Result<Opened, String> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.clone());
+        }
+        let backend = self.backend.as_ref().ok_or("its backend is not known")?;
+        let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
+        let store = clients.open(&self.place, UnconditionalDelete::Refuse);
+        let claim = match (&self.lock, &store) {
+            (Subject::Lock(claim), _) => claim.clone(),
+            (Subject::Trace(trace), Store::Lockfile(file)) => {
+                let there = file.compare(trace).await.map_err(|error| error.in_a_line())?;
+                match Identified::of(trace, there)? {
+                    Identified::Own(claim) => claim,
+                    Identified::Gone(_) => return Err("the lockfile is not the one that was logged".to_owned()),
+                }
+            }
+            (Subject::Trace(_), Store::Table(_)) => return Err("its place is not a lockfile".to_owned()),
+        };
+        self.session = self.session.clone().of_lock(claim.id.clone());
+        Ok(self.opened.insert(Opened { store, claim }).clone())
+    }
+}
+
+/// Whether a beat that failed so may have been carried out, or may yet be.
+fn may_land(error: &StoreError) -> bool {
+    use StoreError::{Conflict, Nonsense, ServiceFailed, Throttled, TimedOut};
+    matches!(error, Conflict(_) | Nonsense(_) | ServiceFailed(_) | Throttled(_) | TimedOut(_))
+}

@@ -1,0 +1,111 @@
+//! The supervisor's part in the leases of its locks: it obeys their machines.
+
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::machine::Event;
+use crate::machine::lease::holder::{Action, Why};
+use crate::model::{Stage, StopRequest, Subject};
+use crate::run::annotate::warn_of_loss;
+use crate::run::job::trouble;
+use crate::run::lease::Reply;
+use crate::run::supervisor::Supervisor;
+use crate::run::supervisor::learning::record;
+use crate::text::describe;
+
+impl Supervisor<'_> {
+    /// Notes how far a lock has come whose backend was looked up.
+    pub(crate) fn note_lease(&mut self, lock: &Subject, stage: Stage) {
+        let claim = lock.claim();
+        let why = self.leases.note(lock, stage, self.locator.backend(&claim));
+        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
+    }
+
+    /// Says of a run whose lock can have no lease that it has none, once it is at work under that lock.
+    pub(crate) fn note_unleased(&mut self) {
+        let known = self.inner.is_none() && self.log.observer.under_lock().is_some();
+        let Some(intent) = self.journal.intent.as_ref().filter(|_| known && self.leases.are_due()) else { return };
+        let locks = intent.operations.as_ref().is_some_and(|operations| !operations.is_empty());
+        let why = match (locks && intent.places.is_empty(), self.is_silent()) {
+            (true, _) => "its state is not in S3",
+            (false, true) => "its log says nothing of its lock",
+            (false, false) => return,
+        };
+        let program = self.journal.account.product().program();
+        let what = format!("--lease: {why}, so its lock has no lease, and {program} goes on without one");
+        trouble(&mut self.journal.account, what);
+    }
+
+    /// A beat is due, or a request was answered, or it is too late.
+    pub(crate) fn lease_due(&mut self, reply: Option<Reply>) {
+        let why = self.leases.wake(reply);
+        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
+        while let Some((at, action)) = self.leases.poll_action() {
+            match action {
+                Action::Kill => self.kill_for_lease(at),
+                Action::Stop(why) => self.stop_for_lease(at, why),
+                Action::ReadLog => {
+                    self.read_log();
+                    let facts = self.log.observer.settle(Timestamp::now());
+                    self.learn(facts);
+                    let ended = self.journal.account.ending.is_some() && self.inner.is_none();
+                    self.leases.log_read(at, self.leases.stage(at).is_over() || ended || self.log.is_read);
+                }
+                Action::Beat { .. } | Action::Read => {
+                    if matches!(action, Action::Beat { .. }) {
+                        self.journal.leases = self.leases.notes();
+                        self.write_journal();
+                    }
+                    let lock = self.leases.lock(at);
+                    self.leases.ask(at, action, record(self.job, &self.journal, lock));
+                }
+            }
+        }
+    }
+
+    fn stop_for_lease(&mut self, at: usize, why: Why) {
+        let (lost, state) = (why == Why::Lost, self.leases.state(at));
+        self.leases.stopped(at, lost);
+        let left = describe(self.leases.left().unwrap_or_default());
+        let request = if lost { StopRequest::LockLost } else { StopRequest::LeaseNotRenewed };
+        let is_new = !self.has_asked(|known| *known == request);
+        let program = self.journal.account.product().program();
+        if lost {
+            self.annotator.stop();
+            // Whoever takes this process's place does not touch it either.
+            self.journal.leases = self.leases.notes();
+        }
+        if is_new && lost {
+            warn_of_loss(&state, None);
+            tracing::warn!("{program} is stopped, and killed in {left}; tfguard does nothing more about that lock");
+        } else if is_new {
+            tracing::warn!(
+                "the lease of the lock of {state} was not renewed for too long: {program} is stopped, and killed in {left} \
+                 unless it is renewed by then"
+            );
+        }
+        self.stop_requested(request);
+    }
+
+    fn has_asked(&self, is_it: impl Fn(&StopRequest) -> bool) -> bool {
+        self.journal.account.requests.iter().any(|asked| is_it(&asked.request))
+    }
+
+    /// Nobody may take the lock before the child is dead.
+    fn kill_for_lease(&mut self, at: usize) {
+        let child = self.journal.child.map(|child| child.id).filter(|child| child.is_alive());
+        if let Some(child) = child {
+            let _ = killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
+        } else if self.look().is_gone() {
+            return;
+        }
+        let (state, program) = (self.leases.state(at), self.journal.account.product().program());
+        tracing::warn!("the lease of the lock of {state} ends: killing {program}, before anybody may take that lock");
+        self.journal.account.killed.get_or_insert_with(Timestamp::now);
+        if !self.has_asked(|asked| matches!(asked, StopRequest::LeaseNotRenewed | StopRequest::LockLost)) {
+            self.stop_requested(StopRequest::LeaseNotRenewed);
+        }
+        self.handle(Event::LeaseEnded);
+    }
+}

@@ -1,0 +1,324 @@
+//! The lease of a lock: its beats, and the requests by which a dead holder's lock is taken away.
+//!
+//! An item has its lease in an attribute, so that one request beats it on the condition that the lock is the very one. A
+//! lockfile has an object of its own beside it: the lockfile itself, its ETag and its versions stay as Terraform made them.
+//! Nothing here is sent without a condition. Each call is bounded in time by its caller, as those of
+//! [`crate::store::LockStore`].
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectError;
+use aws_sdk_s3::primitives::ByteStream;
+
+use crate::aws::{StoreError, classify};
+use crate::model::{
+    Content, FoundLock, Holder, LARGEST_LEASE, LEASE_ATTRIBUTE, LEASE_SUFFIX, Lease, LeaseVersion, Leased, LockClaim,
+    LockId, Sighting,
+};
+use crate::store::dynamodb::TableStore;
+use crate::store::lockfile::examination::Conditions;
+use crate::store::lockfile::{LockfileStore, Outcome, outcome};
+use crate::store::open::Store;
+use crate::store::{Deletion, IMPOSSIBLE_ETAG, Stranger};
+
+/// A lock's lease as it was read, with what the conditions of requests about it name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leasehold {
+    /// What was in the lease's place.
+    pub leased: Leased,
+    names: Names,
+}
+
+/// What the condition of a request names: the very lock, and what was in the place of its lease.
+#[derive(Debug, Clone, PartialEq)]
+enum Names {
+    /// Attributes of an item.
+    Item { info: AttributeValue, lease: Option<AttributeValue> },
+    /// ETags.
+    Objects { lockfile: String, lease: Option<String> },
+}
+
+/// A claimed lock whose lease was looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeldLease {
+    /// The lock is there, and the session's.
+    Own(Leasehold),
+    /// It is not there, but this or nothing.
+    NotThere(Option<FoundLock>),
+    /// It is another run's.
+    NotOwn(Stranger),
+}
+
+impl LeaseVersion {
+    /// A version that no other beat has.
+    ///
+    /// # Errors
+    /// When the system gives no random number.
+    pub fn fresh() -> std::io::Result<Self> {
+        let mut bytes = [0; 16];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        if filled == bytes.len() { Ok(Self(u128::from_ne_bytes(bytes))) } else { Err(std::io::ErrorKind::Other.into()) }
+    }
+}
+
+impl Store {
+    /// Reads the claimed lock's lease, consistently, if the lock is there and the session's. `session`: the record that it
+    /// writes beside its locks.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<HeldLease, StoreError> {
+        match self {
+            Self::Table(store) => Ok(match store.claimed(claim, Some(session)).await? {
+                Ok(item) => HeldLease::Own(lease_of_item(&item, claim.id.as_str())?),
+                Err(Deletion::NotOwn(stranger)) => HeldLease::NotOwn(stranger),
+                Err(Deletion::NotOurs(found)) => HeldLease::NotThere(Some(found)),
+                Err(Deletion::Absent | Deletion::Deleted) => HeldLease::NotThere(None),
+            }),
+            Self::Lockfile(store) => store.held_lease(claim, session).await,
+        }
+    }
+
+    /// The lease of a lock that was seen here. Of a lockfile it is read now.
+    ///
+    /// # Errors
+    /// As of [`Self::held_lease`]; also for what has no lock ID.
+    pub async fn lease_of(&self, seen: &Sighting) -> Result<Leasehold, StoreError> {
+        let Some(id) = seen.id() else { return Err(StoreError::Misdirected("it has no ID".to_owned())) };
+        match (self, &seen.content) {
+            (Self::Table(_), Content::Item { info: Some(info), lease }) => {
+                Ok(of_attributes(info.clone(), lease.clone(), id))
+            }
+            (Self::Lockfile(store), Content::Object { etag, .. }) => store.lease(etag.as_deref(), id).await,
+            _ => Err(StoreError::Misdirected("it was seen elsewhere".to_owned())),
+        }
+    }
+
+    /// Whether the lock is still the very one that was read, where the condition of a beat does not say so: a lockfile.
+    ///
+    /// # Errors
+    /// When the store could not be asked.
+    pub async fn is_unchanged(&self, read: &Leasehold) -> Result<bool, StoreError> {
+        match (self, &read.names) {
+            (Self::Lockfile(store), Names::Objects { lockfile, .. }) => store.is_there(lockfile).await,
+            _ => Ok(true),
+        }
+    }
+
+    /// Writes a lease in place of what was read there, if that is still the very one, and in a table the lock too: what is
+    /// there now then, else none. A request that was not answered may land later, and is under the same condition then.
+    ///
+    /// # Errors
+    /// When the store could not be asked, or its answer is not known.
+    pub async fn beat(&self, from: &Leasehold, lease: &Lease) -> Result<Option<Leasehold>, StoreError> {
+        match (self, &from.names) {
+            (Self::Table(store), Names::Item { info, lease: old }) => store.beat(info, old.as_ref(), lease).await,
+            (Self::Lockfile(store), Names::Objects { lockfile, lease: old }) => {
+                let is_first = from.leased.lease().is_none();
+                let etag = store.beat(old.as_deref(), lease, is_first).await?;
+                let names = |etag| Names::Objects { lockfile: lockfile.clone(), lease: Some(etag) };
+                Ok(etag.map(|etag| Leasehold { leased: Leased::Lease(lease.clone()), names: names(etag) }))
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    /// Deletes a dead holder's lock if it and its lease are still the very ones that were read. Whether this did; if not,
+    /// something changed, and nothing is proven any more.
+    ///
+    /// The delete of a lockfile cannot name its lease. So that has to be this process's own by then, the fence: a
+    /// [`Self::beat`] of it, after which no beat of the holder's can succeed. The lease goes last; whoever is killed in
+    /// between leaves a lease that the next one waits for.
+    ///
+    /// # Errors
+    /// When the store could not be asked, or its answer is not known. Then the lock and its lease are to be read again.
+    pub async fn delete_leased(&self, dead: &Leasehold) -> Result<bool, StoreError> {
+        if dead.leased.lease().is_none() {
+            return Err(StoreError::Misdirected("it has no lease of its own".to_owned()));
+        }
+        match (self, &dead.names) {
+            (Self::Table(store), Names::Item { info, lease: Some(lease) }) => {
+                let values = [(":info", info), (":lease", lease)];
+                let values = values.map(|(name, value)| (name.to_owned(), value.clone())).into();
+                store.delete_where(&format!("Info = :info AND {LEASE_ATTRIBUTE} = :lease"), values).await
+            }
+            (Self::Lockfile(store), Names::Objects { lockfile, lease: Some(lease) }) => {
+                store.delete_leased(lockfile, lease).await
+            }
+            _ => Err(elsewhere()),
+        }
+    }
+
+    /// Removes what is left of the lease of a lock that is gone.
+    ///
+    /// # Errors
+    /// When the store could not be asked, or its answer is not known.
+    pub async fn end_lease(&self, lock: &LockId) -> Result<(), StoreError> {
+        match self {
+            // It went with the item.
+            Self::Table(_) => Ok(()),
+            Self::Lockfile(store) => store.end_lease(lock).await,
+        }
+    }
+}
+
+fn elsewhere() -> StoreError {
+    StoreError::Misdirected("its lease was read elsewhere".to_owned())
+}
+
+fn lease_of_item(item: &HashMap<String, AttributeValue>, lock: &str) -> Result<Leasehold, StoreError> {
+    let info = item.get("Info").ok_or_else(|| StoreError::Misdirected("it has no Info".to_owned()))?;
+    Ok(of_attributes(info.clone(), item.get(LEASE_ATTRIBUTE).cloned(), lock))
+}
+
+fn of_attributes(info: AttributeValue, lease: Option<AttributeValue>, lock: &str) -> Leasehold {
+    Leasehold { leased: Leased::of_attribute(lease.as_ref(), lock), names: Names::Item { info, lease } }
+}
+
+impl TableStore {
+    async fn beat(
+        &self,
+        info: &AttributeValue,
+        old: Option<&AttributeValue>,
+        lease: &Lease,
+    ) -> Result<Option<Leasehold>, StoreError> {
+        let new = AttributeValue::S(lease.to_json());
+        let mut values = HashMap::from([(":info".to_owned(), info.clone()), (":new".to_owned(), new.clone())]);
+        let unchanged = match old {
+            Some(old) => {
+                values.insert(":old".to_owned(), old.clone());
+                format!("{LEASE_ATTRIBUTE} = :old")
+            }
+            None => format!("attribute_not_exists({LEASE_ATTRIBUTE})"),
+        };
+        let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
+        let answer = request
+            .update_expression(format!("SET {LEASE_ATTRIBUTE} = :new"))
+            .condition_expression(self.guarded(&format!("Info = :info AND {unchanged}")))
+            .set_expression_attribute_values(Some(values))
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Some(of_attributes(info.clone(), Some(new), lease.lock.as_str()))),
+            Err(error) => match error.as_service_error() {
+                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(None),
+                _ => Err(classify("dynamodb:UpdateItem", error)),
+            },
+        }
+    }
+}
+
+impl LockfileStore {
+    fn lease_key(&self) -> String {
+        format!("{}{LEASE_SUFFIX}", self.key)
+    }
+
+    async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<HeldLease, StoreError> {
+        self.check(claim)?;
+        let Some(body) = self.get().await? else { return Ok(HeldLease::NotThere(None)) };
+        if !body.found.is_of(claim) {
+            return Ok(HeldLease::NotThere(Some(body.found)));
+        }
+        if let Err(stranger) = self.check_own(&body, session, None).await {
+            return Ok(HeldLease::NotOwn(stranger));
+        }
+        self.lease(body.etag.as_deref(), claim.id.as_str()).await.map(HeldLease::Own)
+    }
+
+    /// The lease beside the lockfile that has this ETag and names this lock.
+    pub(super) async fn lease(&self, lockfile: Option<&str>, lock: &str) -> Result<Leasehold, StoreError> {
+        let lockfile = lockfile.ok_or_else(no_etag)?.to_owned();
+        let (leased, lease) = match self.get_object(&self.lease_key(), LARGEST_LEASE).await? {
+            Some(object) => (Leased::read(&object.bytes, lock), Some(object.etag.ok_or_else(no_etag)?)),
+            None => (Leased::Nothing, None),
+        };
+        Ok(Leasehold { leased, names: Names::Objects { lockfile, lease } })
+    }
+
+    async fn beat(&self, old: Option<&str>, lease: &Lease, is_first: bool) -> Result<Option<String>, StoreError> {
+        let Some(etag) = self.put_lease(lease, old).await? else { return Ok(None) };
+        // Of AWS it is known. Where the same is put once more on a condition that nothing fulfils, nothing changes.
+        let is_doubtful = is_first && self.conditions.get() != Some(&Conditions::Kept);
+        if is_doubtful && self.put_lease(lease, Some(IMPOSSIBLE_ETAG)).await?.is_some() {
+            outcome(self.delete(&self.lease_key(), Some(&etag)).await)?;
+            return Err(StoreError::UnconditionalWrites);
+        }
+        Ok(Some(etag))
+    }
+
+    async fn delete_leased(&self, lockfile: &str, lease: &str) -> Result<bool, StoreError> {
+        if let Conditions::NotKept(detail) = self.conditions().await? {
+            return Err(StoreError::NoConditions(detail.clone()));
+        }
+        let is_deleted = match outcome(self.delete(&self.key, Some(lockfile)).await)? {
+            Outcome::Done(_) => true,
+            Outcome::ConditionFailed | Outcome::NoSuchKey => false,
+            Outcome::Unsupported(detail) => return Err(StoreError::NoConditions(detail)),
+        };
+        if let Err(error) = outcome(self.delete(&self.lease_key(), Some(lease)).await) {
+            tracing::debug!("the lease of a lock that is gone stays, which means nothing: {error}");
+        }
+        Ok(is_deleted)
+    }
+
+    async fn end_lease(&self, lock: &LockId) -> Result<(), StoreError> {
+        let key = self.lease_key();
+        let Some(object) = self.get_object(&key, LARGEST_LEASE).await? else { return Ok(()) };
+        let is_own = matches!(Leased::read(&object.bytes, lock.as_str()), Leased::Lease(_));
+        let Some(etag) = object.etag.filter(|_| is_own) else { return Ok(()) };
+        match self.conditions().await? {
+            Conditions::Kept => outcome(self.delete(&key, Some(&etag)).await).map(drop),
+            Conditions::NotKept(detail) => Err(StoreError::NoConditions(detail.clone())),
+        }
+    }
+
+    /// Whether the lockfile is the very one that has this ETag.
+    async fn is_there(&self, etag: &str) -> Result<bool, StoreError> {
+        let mut request = self.client.head_object().bucket(&self.bucket).key(&self.key);
+        if let Some(key) = &self.customer_key {
+            request =
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+        }
+        match request.send().await {
+            Ok(answer) => Ok(answer.e_tag() == Some(etag)),
+            Err(SdkError::ServiceError(answer)) if matches!(answer.err(), HeadObjectError::NotFound(_)) => Ok(false),
+            Err(error) => Err(classify("s3:GetObject", error)),
+        }
+    }
+
+    /// Puts a lease in place of the one that has this ETag, or where there is none: its ETag. None if something else is
+    /// there.
+    async fn put_lease(&self, lease: &Lease, old: Option<&str>) -> Result<Option<String>, StoreError> {
+        let mut request = self.client.put_object().bucket(&self.bucket).key(self.lease_key());
+        request = match old {
+            Some(etag) => request.if_match(etag),
+            None => request.if_none_match("*"),
+        };
+        if let Some(key) = &self.customer_key {
+            request =
+                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+        }
+        if let Some((how, key)) = &self.encryption {
+            request = request.server_side_encryption(how.clone()).set_ssekms_key_id(key.clone());
+        }
+        let body = ByteStream::from(lease.to_json().into_bytes());
+        match request.content_type("application/json").body(body).send().await {
+            Ok(answer) => answer.e_tag.map(Some).ok_or_else(|| StoreError::Nonsense("it has no ETag".to_owned())),
+            Err(error) => {
+                let status = error.raw_response().map(|raw| raw.status().as_u16());
+                match error.code() {
+                    Some("PreconditionFailed" | "NoSuchKey") => Ok(None),
+                    _ if status == Some(412) => Ok(None),
+                    _ => Err(classify("s3:PutObject", error)),
+                }
+            }
+        }
+    }
+}
+
+fn no_etag() -> StoreError {
+    StoreError::NoConditions("the store gave no ETag to match".to_owned())
+}

@@ -1,0 +1,370 @@
+//! The lease of real Terraforms' locks: beats beside them, and what happens where there are none.
+
+use super::*;
+
+use std::collections::HashSet;
+use std::ops::Not as _;
+use std::thread;
+
+use nix::sys::signal::Signal::{self, *};
+use nix::unistd::Pid;
+
+/// A beat every 3.3 s, a stop after 15 s without one, the kill 10 s later: enough for a busy machine.
+const LEASE: [&str; 2] = ["--lease", "30s"];
+/// The shortest: a beat every 1.7 s, a stop after 7.5 s without one, the kill after 12.5 s.
+const SHORT: [&str; 2] = ["--lease", "15s"];
+/// Longer than from the last beat to the kill of the shortest.
+const KILL: Duration = Duration::from_millis(12_600);
+
+/// A beat, carried out. The first of a lockfile is followed by one whose condition nothing fulfils.
+fn is_beat(seen: &Seen) -> bool {
+    if seen.header("if-match").is_some_and(|etag| etag.contains("matches-nothing")) {
+        return false;
+    }
+    let in_table = seen.operation() == Some("UpdateItem") && seen.text().contains("SET TfguardLease");
+    (in_table || (seen.method == "PUT" && seen.path.contains(".tflock.lease"))) && seen.finished
+}
+
+/// What each beat wrote, in order.
+fn versions(proxy: &FaultProxy, in_table: bool) -> Vec<String> {
+    let beats = proxy.seen().into_iter().filter(|seen| is_beat(seen) && (seen.operation().is_some() == in_table));
+    let version = |beat: Seen| {
+        let text = beat.text().replace('\\', "");
+        // The new one of an item is not where the old one is.
+        let new = text.split(r#"":new":{"S":"#).nth(1).unwrap_or(&text);
+        new.split(r#""version":""#).nth(1).expect("a beat has a version")[..32].to_owned()
+    };
+    beats.map(version).collect()
+}
+
+/// Waits for so many different versions more.
+fn wait_for_beats(proxy: &FaultProxy, in_table: bool, more: usize) {
+    let mut known: HashSet<_> = versions(proxy, in_table).into_iter().collect();
+    for _ in 0..more {
+        let is_new = |seen: &Seen| {
+            let place = seen.operation().is_some() == in_table;
+            is_beat(seen)
+                && place
+                && !known.iter().any(|version| seen.text().split("new").last().unwrap().contains(version))
+        };
+        proxy.wait_for(is_new, SOON);
+        known.extend(versions(proxy, in_table));
+    }
+}
+
+/// All that is stored of the lock, but for what tfguard writes beside it.
+fn lock_itself(project: &Project, lockfile: bool) -> impl PartialEq + std::fmt::Debug + use<> {
+    let mut item = project.aws().item(project.table_name(), &project.lock_id()).expect("the state is locked");
+    item.retain(|name, _| !name.starts_with("Tfguard"));
+    let key = format!("{}.tflock", project.state_key());
+    (item, lockfile.then(|| project.aws().object(project.bucket(), &key).expect("the state is locked")))
+}
+
+fn assert_nothing_left(project: &Project, exit: &Exit) {
+    let left = project.aws().keys(project.bucket(), "");
+    assert!(left.iter().any(|key| key.contains(".tflock")).not(), "{left:?}: {exit}");
+    assert_eq!(project.aws().locks(project.table_name()), [], "{exit}");
+    project.guard().assert_no_process_left(SOON);
+}
+
+/// A project behind a proxy, with both kinds of locks or a table.
+fn leased(kind: Kind, lockfile: bool) -> (FaultProxy, Project<'static>) {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(kind).table();
+    let project = if lockfile { project.lockfile() } else { project };
+    let project = project.endpoint(proxy.url()).init(&terraform());
+    (proxy, project)
+}
+
+/// A run that holds its lock, with a lease on each half.
+fn held(project: &Project, proxy: &FaultProxy, lockfile: bool, options: &[&str]) -> Running {
+    let run = project.tfguard(TFGUARD, options, APPLY).new_group().start();
+    wait_for_beats(proxy, true, 1);
+    if lockfile {
+        wait_for_beats(proxy, false, 1);
+    }
+    run
+}
+
+#[test]
+fn a_lease_is_renewed_beside_each_half_and_nothing_of_the_lock_changes() {
+    let (proxy, project) = leased(Kind::Sleep, true);
+    let (table, file) = (Gate::new(), Gate::new());
+    proxy.rule(Match::dynamodb("UpdateItem").nth(1), [table.hold()]);
+    proxy.rule(Match::http("PUT", ".tflock.lease").nth(1), [file.hold()]);
+    let run = project.tfguard(TFGUARD, LEASE, APPLY).new_group().start();
+    table.wait_for(1, SOON);
+    file.wait_for(1, SOON);
+    let before = lock_itself(&project, true);
+    table.release();
+    file.release();
+    wait_for_beats(&proxy, true, 3);
+    wait_for_beats(&proxy, false, 3);
+    run.wait_for_stdout("asleep", SOON);
+    assert_eq!(lock_itself(&project, true), before);
+    let item = project.aws().item(project.table_name(), &project.lock_id()).unwrap();
+    let lease: Value = serde_json::from_str(item["TfguardLease"].as_s().unwrap()).unwrap();
+    assert_eq!((&lease["lock"], &lease["length_ms"]), (&project.lock().unwrap()["ID"], &30_000.into()));
+    assert!(item.contains_key(ATTRIBUTE), "the holder is recorded at once");
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert!(exit.err().contains("has a lease of 30s"), "{exit}");
+    assert!(exit.err().contains("released by Terraform"), "{exit}");
+    assert_nothing_left(&project, &exit);
+    for in_table in [true, false] {
+        let all = versions(&proxy, in_table);
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "a version for each beat");
+    }
+}
+
+#[test]
+fn a_quick_run_leaves_no_lease() {
+    let (_proxy, project) = leased(Kind::Quick, true);
+    let exit = project.tfguard(TFGUARD, ["--lease", "3m"], APPLY).run().expect_code(0);
+    assert_nothing_left(&project, &exit);
+}
+
+/// Whatever the program, its log tells of the unlock before the request is sent: a lock that is gone then is not lost.
+#[test]
+fn an_unlock_that_is_answered_late_is_no_loss() {
+    let programs = [Product::Terraform, Product::OpenTofu].map(|product| Tools::get().programs(product));
+    let programs = programs.into_iter().flatten().map(|(version, program)| (version.to_owned(), program));
+    let terraforms = Tools::get().terraforms().map(|(version, program)| (version.to_owned(), program));
+    for (version, program) in programs.chain(terraforms).filter(|(version, _)| !version.starts_with("0.")) {
+        let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
+        for lockfile in [false, true].into_iter().filter(|lockfile| !lockfile || minor >= 10) {
+            let proxy = FaultProxy::start(Aws::shared().url());
+            let work = "while [ ! -e go ]; do sleep 0.1; done";
+            let work = format!("provisioner \"local-exec\" {{\n    command = {work:?}\n  }}");
+            let work = format!("resource \"terraform_data\" \"work\" {{\n  {work}\n}}\n");
+            let project = project(Kind::Hcl(work));
+            let project = if lockfile { project.lockfile() } else { project.table() };
+            let project = if minor < 6 { project.old_names() } else { project };
+            let project = project.endpoint(proxy.url()).init(&program);
+            let [unlock, beat, look] = [(); 3].map(|()| Gate::new());
+            let [unlocks, beats, looks] = match lockfile {
+                true => [("DELETE", ".tflock?"), ("HEAD", ".tflock"), ("GET", ".tflock?")]
+                    .map(|(method, path)| Match::http(method, path)),
+                false => {
+                    let ours = |operation| Match::dynamodb(operation).body("TfguardLease");
+                    [Match::dynamodb("DeleteItem"), ours("UpdateItem"), ours("GetItem")]
+                }
+            };
+            proxy.rule(unlocks.nth(1), [Action::Forward, unlock.hold()]);
+            let run = project.tfguard(TFGUARD, SHORT, APPLY).new_group().start();
+            // OpenTofu up to 1.10 logs nothing of a lock in a table, which therefore has no lease.
+            let has_lease = lockfile || minor > 10 || !program.ends_with("tofu");
+            if has_lease {
+                proxy.wait_for(is_beat, SOON);
+            }
+            std::fs::write(project.work().join("go"), "").unwrap();
+            unlock.wait_for(1, SOON);
+            // A beat of a lock that is gone, and the look at what is there; unless both were over by now.
+            proxy.rule(beats, [beat.hold()]);
+            proxy.rule(looks, [look.hold()]);
+            if has_lease && beat.is_reached_within(Duration::from_secs(10)) {
+                beat.release();
+                look.is_reached_within(Duration::from_secs(10));
+            }
+            beat.release();
+            look.release();
+            unlock.release();
+            let exit = run.wait(SOON).expect_code(0);
+            let case = format!("{} {lockfile}: {exit}", program.display());
+            assert!(!exit.err().contains("taken away") && !exit.err().contains("stop requested"), "{case}");
+            assert_eq!(proxy.seen().iter().any(is_beat), has_lease, "{case}");
+            assert_eq!(exit.err().contains("so its lock has no lease"), !has_lease, "{case}");
+            println!(
+                "{} {version}, {}: lease: {has_lease}",
+                program.display(),
+                if lockfile { "lockfile" } else { "table" }
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_cut_off_is_interrupted_and_then_killed() {
+    thread::scope(|scope| {
+        for (lockfile, hangs) in [(false, false), (false, true), (true, false), (true, true)] {
+            scope.spawn(move || {
+                let (proxy, project) = leased(if hangs { Kind::HangInApply } else { Kind::Sleep }, lockfile);
+                let run = held(&project, &proxy, lockfile, &LEASE);
+                if hangs {
+                    project.wait_for_hang(SOON);
+                } else {
+                    run.wait_for_stdout("asleep", SOON);
+                }
+                let half = if lockfile { Match::http("PUT", ".tflock.lease") } else { Match::dynamodb("UpdateItem") };
+                proxy.rule(half, [Action::Close]);
+                run.wait_for_stderr("stop requested: the lease of its lock was not renewed in time", SOON);
+                let exit = run.wait(SOON);
+                assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
+                assert_eq!(
+                    exit.err().contains("killing terraform, before anybody may take that lock"),
+                    hangs,
+                    "{exit}"
+                );
+                assert_eq!(exit.code, Some(124), "{exit}");
+                assert_nothing_left(&project, &exit);
+            });
+        }
+    });
+}
+
+/// The lock is somebody else's by then: a person unlocked it by force, and another run took it.
+#[test]
+fn a_run_whose_lock_is_taken_away_is_stopped_and_touches_the_other_lock_no_more() {
+    for lockfile in [false, true] {
+        let (proxy, project) = leased(Kind::Sleep, lockfile);
+        let run = held(&project, &proxy, lockfile, &["--lease", "30s", "--report", "report.json"]);
+        run.wait_for_stdout("asleep", SOON);
+        let other = LockInfo::foreign(&project.lock_id());
+        project.aws().plant_lock(project.table_name(), &other);
+        if lockfile {
+            project.aws().plant_lockfile(&other);
+        }
+        let item = project.aws().item(project.table_name(), &project.lock_id());
+        run.wait_for_stderr("stop requested: its lock was taken away", SOON);
+        let before = proxy.seen().len();
+        let exit = run.wait(SOON).expect_code(121);
+        assert!(exit.err().contains("taken away while Terraform was at work, so two may have written"), "{exit}");
+        assert!(exit.err().contains("tfguard verify"), "{exit}");
+        assert_eq!(project.aws().item(project.table_name(), &project.lock_id()), item, "{exit}");
+        let other = serde_json::to_value(&other).unwrap();
+        assert_eq!(lockfile.then(|| project.lock_in_bucket().unwrap()), lockfile.then_some(other), "{exit}");
+        let touched = proxy.seen().into_iter().skip(before).filter(|seen| {
+            let ours = seen.header("user-agent").is_some_and(|agent| agent.contains(OUR_AGENT));
+            let writes = matches!(seen.operation(), Some("UpdateItem" | "DeleteItem"));
+            ours && (writes || (seen.path.contains(".tflock") && seen.method != "GET" && seen.method != "HEAD"))
+        });
+        // A half that was still thought to be held when the other was lost is looked at, and beaten in vain.
+        let touched: Vec<_> = touched.filter(|seen| !is_beat(seen)).collect();
+        assert!(touched.is_empty(), "{touched:?} {exit}");
+        let report: Value =
+            serde_json::from_slice(&std::fs::read(project.work().join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["locks"][0]["outcome"]["is"], "taken-away", "{exit}");
+        project.guard().assert_no_process_left(SOON);
+    }
+}
+
+fn signal_all(project: &Project, signal: Signal) {
+    for line in project.guard().processes() {
+        let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a line begins with a pid");
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// A laptop that was closed, a frozen container: whoever waited for the lock has it when they wake.
+#[test]
+fn a_run_that_was_frozen_for_too_long_is_killed_when_it_wakes() {
+    thread::scope(|scope| {
+        for lockfile in [false, true] {
+            scope.spawn(move || {
+                let (proxy, project) = leased(Kind::Sleep, lockfile);
+                let run = held(&project, &proxy, lockfile, &SHORT);
+                run.wait_for_stdout("asleep", SOON);
+                signal_all(&project, SIGSTOP);
+                // What passes is the time itself.
+                thread::sleep(KILL);
+                let other = LockInfo::foreign(&project.lock_id());
+                project.aws().plant_lock(project.table_name(), &other);
+                if lockfile {
+                    project.aws().plant_lockfile(&other);
+                }
+                signal_all(&project, SIGCONT);
+                let exit = run.wait(SOON).expect_code(124);
+                assert!(!exit.out().contains("Interrupt received."), "killed at once: {exit}");
+                assert!(exit.err().contains("killing terraform, before anybody may take that lock"), "{exit}");
+                let other = serde_json::to_value(&other).unwrap();
+                assert_eq!(project.lock(), Some(other.clone()), "{exit}");
+                assert_eq!(lockfile.then(|| project.lock_in_bucket().unwrap()), lockfile.then_some(other), "{exit}");
+                project.guard().assert_no_process_left(SOON);
+            });
+        }
+    });
+}
+
+#[test]
+fn whoever_takes_a_killed_supervisors_place_goes_on_with_the_lease() {
+    let (proxy, project) = leased(Kind::Sleep, true);
+    let run = held(&project, &proxy, true, &LEASE);
+    run.wait_for_stdout("asleep", SOON);
+    kill(pid_of(&journal(&project)["supervisor"]));
+    run.wait_for_stderr("this process takes its place", SOON);
+    wait_for_beats(&proxy, true, 2);
+    wait_for_beats(&proxy, false, 2);
+    // The cleanup step, in the place of both. Its Terraform does not stop by itself.
+    let journal = journal(&project);
+    run.kill_with_supervisor(&journal);
+    let gate = Gate::new();
+    proxy.rule(Match::dynamodb("DeleteItem").nth(1), [gate.hold()]);
+    let release = project.command(TFGUARD).args(["release", "--wait", "1m"]).start();
+    // Terraform's unlock waits for a beat of the cleanup step.
+    gate.wait_for(1, SOON);
+    wait_for_beats(&proxy, true, 1);
+    gate.release();
+    let exit = release.wait(SOON).expect_code(0);
+    assert_nothing_left(&project, &exit);
+}
+
+/// A supervisor that is dead renews nothing: its successor kills at the old deadline, which is over.
+#[test]
+fn a_successor_that_comes_too_late_kills() {
+    let (proxy, project) = leased(Kind::Sleep, false);
+    let run = held(&project, &proxy, false, &SHORT);
+    run.wait_for_stdout("asleep", SOON);
+    let journal = journal(&project);
+    run.kill_with_supervisor(&journal);
+    thread::sleep(KILL);
+    let exit = project.command(TFGUARD).args(["release", "--wait", "1m"]).start().wait(SOON);
+    assert!(exit.err().contains("killing terraform, before anybody may take that lock"), "{exit}");
+    assert!(!exit.out().contains("Interrupt received."), "{exit}");
+    assert_nothing_left(&project, &exit);
+}
+
+#[test]
+fn a_role_that_may_not_write_a_lease_runs_without_one_and_is_told() {
+    for lockfile in [false, true] {
+        let (proxy, project) = leased(Kind::Sleep, lockfile);
+        proxy.rule(Match::dynamodb("UpdateItem"), [Answer::dynamodb("AccessDeniedException", "no").into()]);
+        proxy.rule(Match::http("PUT", ".tflock.lease"), [Answer::s3(403, "AccessDenied", "no").into()]);
+        let run = project.tfguard(TFGUARD, SHORT, APPLY).new_group().start();
+        run.wait_for_stderr("has no lease", SOON);
+        run.wait_for_stdout("asleep", SOON);
+        let denied = proxy.seen_matching(&Match::dynamodb("UpdateItem")).len();
+        // Longer than to the kill; what passes is the time itself.
+        thread::sleep(KILL + Duration::from_secs(1));
+        assert!(proxy.seen_matching(&Match::dynamodb("UpdateItem")).len() > denied, "it is tried again");
+        assert!(!run.stderr().contains("stop requested"), "{}", run.stderr());
+        run.signal(SIGTERM);
+        let exit = run.wait(SOON).expect_code(1);
+        assert_eq!(exit.err().matches("UpdateItem was denied").count(), 1, "said once: {exit}");
+        assert!(exit.err().contains("released by Terraform"), "{exit}");
+        assert_nothing_left(&project, &exit);
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_with_a_reason() {
+    let project = project(Kind::Quick).table().init(&terraform());
+    for (options, says) in [
+        (&["--lease", "14s"][..], "too short"),
+        (&["--lease", "25h"], "too long"),
+        (&["--lease", "3m", "--attach"], "hint: add --detach"),
+        (&["--lease", "3m", "--on-death", "keep-apply"], "hint: leave one of them out"),
+        (&["--lease", "3"], "write a duration"),
+    ] {
+        let exit = project.tfguard(TFGUARD, options, APPLY).run().expect_code(125);
+        assert!(exit.err().contains(says), "{options:?}: {exit}");
+    }
+    assert_eq!(project.state(), None, "nothing was started");
+    let exit = project.tfguard(TFGUARD, [""; 0], APPLY).env("TFGUARD_LEASE", "30s").run().expect_code(0);
+    assert!(exit.err().contains("--lease 30s is short"), "{exit}");
+    project
+        .command(TFGUARD)
+        .args(["release"])
+        .envs([("TFGUARD_LEASE", "3m"), ("TFGUARD_ATTACH", "1")])
+        .run()
+        .expect_code(0);
+}

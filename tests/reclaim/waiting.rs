@@ -1,0 +1,234 @@
+//! `--reclaim` of a run.
+
+use nix::sys::signal::Signal;
+
+use super::*;
+
+/// What was there stays for the whole lease, and then the apply works, with what is left of its deadline.
+#[test]
+fn a_dead_runs_lock_is_reclaimed_after_the_whole_lease() {
+    let beds = Leased::all();
+    let runs: Vec<_> = beds
+        .iter()
+        .map(|bed| (Instant::now(), bed.apply(&["--deadline", "5m", "--report", "report.json"]).start()))
+        .collect();
+    for (bed, (began, run)) in beds.iter().zip(runs) {
+        run.wait_for_stderr("deleted at", SOON);
+        assert!(began.elapsed() >= WAIT, "deleted after {:?}", began.elapsed());
+        let exit = run.wait(SOON).expect_code(0);
+        assert!(
+            exit.err().contains("is locked by runner@build-7f9c4") && exit.err().contains("a lease of 15s"),
+            "{exit}"
+        );
+        assert!(exit.err().contains("nobody renewed its lease for 21s 500ms"), "{exit}");
+        assert_eq!(
+            exit.err().matches("deleted at").count(),
+            usize::from(bed.table) + usize::from(bed.lockfile),
+            "{exit}"
+        );
+        assert!(exit.out().contains("Apply complete!"), "{exit}");
+        assert_eq!(bed.left(), [""; 0], "{exit}");
+        let report = std::fs::read(bed.project.work().join("report.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        let deadline = report["deadline"]["seconds"].as_f64().unwrap_or_else(|| panic!("{report:#}"));
+        assert!(deadline <= (Duration::from_secs(300) - WAIT).as_secs_f64(), "{deadline}");
+    }
+}
+
+/// The lock is there for longer than any observer waits for a dead one's, and its holder renews it.
+#[test]
+fn a_living_runs_lock_is_waited_for_until_it_is_gone() {
+    let beds = Leased::all();
+    let runs: Vec<_> = beds.iter().map(|bed| bed.waiting(&[])).collect();
+    let began = Instant::now();
+    while began.elapsed() < WAIT * 3 / 2 {
+        std::thread::sleep(Duration::from_secs(3));
+        for (bed, run) in beds.iter().zip(&runs) {
+            assert!(!run.has_ended(), "{}", run.stderr());
+            bed.beat();
+            assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+        }
+    }
+    beds.iter().for_each(Leased::unlock);
+    for (bed, run) in beds.iter().zip(runs) {
+        let exit = run.wait(SOON).expect_code(0);
+        assert!(exit.err().contains("is gone") && exit.out().contains("Apply complete!"), "{exit}");
+        assert_eq!(bed.deletes(), 0, "{exit}");
+    }
+}
+
+#[test]
+fn a_lock_without_a_lease_is_left_to_terraform() {
+    for bed in Leased::all() {
+        bed.unlock();
+        bed.lock(&bed.lock);
+        // Of another lock, and one that nobody understands.
+        for (number, lease) in [None, Some(bed.lock.id.replace('5', "6")), Some("{".to_owned())].into_iter().enumerate()
+        {
+            if let Some(lease) = lease.filter(|_| bed.lockfile) {
+                bed.project.aws().put_object(bed.project.bucket(), &bed.lease_key(), lease.into_bytes());
+            }
+            let exit = bed.apply(&[]).run().expect_code(1);
+            assert!(exit.err().contains("the lock is left to terraform: "), "{number}: {exit}");
+            assert!(exit.err().contains("Error acquiring the state lock"), "{number}: {exit}");
+        }
+        assert_eq!(bed.deletes(), 0);
+        assert!(bed.left().contains(&bed.whole()[0]));
+    }
+}
+
+/// One half has no lease: its holder may be alive and just about to write it.
+#[test]
+fn a_lock_of_which_one_half_has_no_lease_is_left_to_terraform() {
+    let bed = Leased::new(true, true);
+    bed.project.aws().plant_lock(bed.project.table_name(), &bed.lock);
+    let exit = bed.apply(&[]).run().expect_code(1);
+    assert!(exit.err().contains("has no lease"), "{exit}");
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+}
+
+/// Somebody unlocked by hand and works without tfguard.
+#[test]
+fn a_lock_of_plain_terraform_that_comes_meanwhile_stays() {
+    let beds = Leased::all();
+    for (bed, run) in beds.iter().zip(beds.iter().map(|bed| bed.waiting(&[])).collect::<Vec<_>>()) {
+        bed.unlock();
+        let other = LockInfo { id: bed.lock.id.replace('5', "6"), who: "alice@laptop".to_owned(), ..bed.lock.clone() };
+        bed.lock(&other);
+        let exit = run.wait(SOON);
+        // Where it was looked at in between, Terraform says so.
+        assert!(exit.code == Some(1) && exit.err().contains("alice@laptop"), "{exit}");
+        assert_eq!(bed.deletes(), 0, "{exit}");
+        assert!(!bed.left().is_empty(), "{exit}");
+    }
+}
+
+#[test]
+fn of_two_observers_one_reclaims_and_the_other_sees_it() {
+    let beds = Leased::all();
+    let start = |bed: &Leased| [(); 2].map(|()| bed.apply(&["--lock-timeout", "90s"]).start());
+    let runs: Vec<_> = beds.iter().map(start).collect();
+    for (bed, runs) in beds.iter().zip(runs) {
+        let exits = runs.map(|run| run.wait(SOON));
+        let told: usize = exits.iter().map(|exit| exit.err().matches("deleted at").count()).sum();
+        assert_eq!(told, usize::from(bed.table) + usize::from(bed.lockfile), "{}\n{}", exits[0], exits[1]);
+        // Terraform does not wait for a lockfile that goes while it asks who has it.
+        let refused = |exit: &Exit| exit.code == Some(1) && exit.err().contains("Error acquiring the state lock");
+        let worked = exits.iter().filter(|exit| exit.code == Some(0)).count();
+        assert!(worked == 2 || (worked == 1 && exits.iter().any(refused)), "{}\n{}", exits[0], exits[1]);
+        assert_eq!(bed.left(), [""; 0]);
+    }
+}
+
+/// The store may have just recovered, and the holder not written yet.
+#[test]
+fn a_look_that_fails_begins_the_wait_anew() {
+    let beds = Leased::all();
+    let runs: Vec<_> = beds.iter().map(|bed| bed.waiting(&[])).collect();
+    for bed in &beds {
+        // Those of the SDK's that are tried again, too.
+        bed.proxy.rule(Match::dynamodb("GetItem"), [Answer::dynamodb("InternalServerError", "no").into()]);
+        bed.proxy.rule(Match::http("GET", ".tflock?"), [Answer::s3(503, "SlowDown", "no").into()]);
+    }
+    let failed: Vec<_> = runs
+        .iter()
+        .zip(&beds)
+        .map(|(run, bed)| {
+            run.wait_for_stderr("so the wait begins anew", SOON);
+            let failed = Instant::now();
+            bed.proxy.clear_rules();
+            failed
+        })
+        .collect();
+    for ((bed, run), failed) in beds.iter().zip(runs).zip(failed) {
+        run.wait_for_stderr("deleted at", SOON);
+        assert!(failed.elapsed() >= WAIT, "deleted {:?} after a failure", failed.elapsed());
+        run.wait(SOON).expect_code(0);
+        assert_eq!(bed.left(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_doubtful_state_stops_the_run_before_it_starts() {
+    for bed in [Leased::new(true, false), Leased::new(false, true)] {
+        bed.project.aws().put_object(bed.project.bucket(), &bed.project.state_key(), b"{".to_vec());
+        let exit = bed.apply(&[]).run().expect_code(121);
+        assert!(exit.err().contains("needs a look") && exit.err().contains("tfguard verify"), "{exit}");
+        assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
+        assert_eq!(bed.left(), [""; 0], "the lock was reclaimed: {exit}");
+        bed.assert_nothing_begun();
+    }
+}
+
+#[test]
+fn a_stop_ends_the_wait_and_leaves_nothing_behind() {
+    let bed = Leased::new(true, true);
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
+        let run = bed.waiting(&[]);
+        run.signal(signal);
+        let exit = run.wait(LEASE).expect_code(code);
+        assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
+        bed.assert_nothing_begun();
+    }
+    let exit = bed.apply(&["--deadline", "2s"]).run().expect_code(124);
+    assert!(exit.err().contains("terraform was not started"), "{exit}");
+    let run = bed.waiting(&[]);
+    run.signal(Signal::SIGKILL);
+    run.wait(SOON).expect_signal(Signal::SIGKILL);
+    bed.assert_nothing_begun();
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+}
+
+#[test]
+fn on_a_terminal_it_waits_as_well() {
+    let bed = Leased::new(true, false);
+    let mut run = bed.apply(&["--attach"]).pty().start();
+    run.wait_for_stdout(WAITING, SOON);
+    run.write(b"\x03");
+    let exit = run.wait(LEASE).expect_code(130);
+    assert!(exit.out().contains("terraform was not started"), "{exit}");
+    bed.assert_nothing_begun();
+}
+
+/// Each Terraform that a script calls waits for itself, and ends with the script's guard.
+#[test]
+fn below_a_script_each_terraform_waits_for_its_own_state() {
+    let bed = Leased::new(true, false);
+    let script = "terraform output -no-color >/dev/null && terraform apply -input=false -auto-approve -no-color";
+    let run = |options: &[&str]| {
+        let options = ["--reclaim"].iter().chain(options).copied();
+        bed.project.command(TFGUARD).args(options).args(["--", "sh", "-c", script]).new_group().start()
+    };
+    let stopped = run(&[]);
+    stopped.wait_for_stderr(WAITING, SOON);
+    stopped.signal(Signal::SIGTERM);
+    let exit = stopped.wait(SOON);
+    assert!(exit.err().contains("terraform was not started") && exit.code != Some(0), "{exit}");
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0), "{exit}");
+    let exit = run(&[]).wait(SOON).expect_code(0);
+    assert!(exit.err().contains("deleted at") && exit.out().contains("Apply complete!"), "{exit}");
+}
+
+/// What takes no lock waits for none; nor does a run that did not ask for it.
+#[test]
+fn nobody_waits_who_takes_no_lock_or_did_not_ask() {
+    let bed = Leased::new(true, true);
+    let exit = bed.project.tfguard(TFGUARD, ["--reclaim"], ["output", "-no-color"]).run().expect_code(0);
+    assert!(!exit.err().contains("lease"), "{exit}");
+    let exit = bed.project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+    assert!(!exit.err().contains(WAITING), "{exit}");
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+}
+
+/// Where nobody may look, Terraform finds out by itself.
+#[test]
+fn a_lock_that_cannot_be_looked_at_is_left_to_terraform() {
+    let bed = Leased::new(true, false);
+    bed.unlock();
+    bed.proxy.rule(
+        Match::dynamodb("GetItem").body("TfguardLease"),
+        [Answer::dynamodb("AccessDeniedException", "no").into()],
+    );
+    let exit = bed.apply(&[]).run().expect_code(0);
+    assert!(exit.err().contains("--reclaim does nothing") && exit.out().contains("Apply complete!"), "{exit}");
+}
