@@ -353,17 +353,22 @@ impl Checker {
                     self.verdict.figures.foreign += 1;
                 }
             } else if is_guarded && self.is_over(&run) {
-                // What was killed says nothing, whatever a shell above it ends with.
+                // What was killed says nothing, whatever a shell above it ends with, and a release not what came after it.
                 let signals = self.of_run("signal", &run);
-                let is_killed =
-                    signals.iter().any(|signal| text(signal, "to") == "front" && text(signal, "signal") == "SIGKILL");
+                let kills = signals.iter().filter(|signal| {
+                    text(signal, "signal") == "SIGKILL" && ["front", "supervisor"].contains(&text(signal, "to"))
+                });
+                let killed = kills.map(|signal| number(signal, "at")).max();
                 let ends = self.of_run("end", &run);
                 let ends: Vec<_> = ends.iter().filter(|end| text(end, "what") != "last").collect();
                 let says_so = |end: &Value| {
                     let code = end["code"].as_u64();
                     code == Some(120) || (code == Some(125) && text(end, "what") == "release")
                 };
-                let could_say = |end: &Value| end["code"].is_u64() && (text(end, "what") == "release" || !is_killed);
+                let could_say = |end: &Value| {
+                    let is_last = text(end, "what") == "release" && killed.is_none_or(|at| at < number(end, "began"));
+                    end["code"].is_u64() && (killed.is_none() || is_last)
+                };
                 let names_it = ends.iter().any(|end| text(end, "text").contains(&lock));
                 if names_it && ends.iter().any(|end| says_so(end)) {
                     self.verdict.figures.left += 1;

@@ -702,8 +702,7 @@ fn role(job: &Job, process: &Process) -> &'static str {
     match process.program.as_str() {
         "terraform" => "terraform",
         "tfguard" if process.line.contains(" release ") => "release",
-        // It leads a session of its own.
-        "tfguard" if job.plan.entry == Entry::Attached || process.session == process.pid => "supervisor",
+        "tfguard" if job.plan.entry == Entry::Attached || process.line.contains(" --supervise ") => "supervisor",
         "tfguard" => "front",
         name if name.starts_with("terraform-provider") => "provider",
         _ => "other",

@@ -28,7 +28,6 @@ pub struct Process {
     pub pid: i32,
     pub parent: i32,
     pub group: i32,
-    pub session: i32,
     /// File name of its program.
     pub program: String,
     pub line: String,
@@ -68,7 +67,6 @@ fn process(pid: i32) -> Option<Process> {
         pid,
         parent: field(1)?,
         group: field(2)?,
-        session: field(3)?,
         program: program(pid)?,
         line: String::from_utf8_lossy(&line).replace('\0', " "),
         run,
