@@ -4,7 +4,6 @@ mod mistake;
 mod variables;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::Resettable;
@@ -16,7 +15,7 @@ pub use self::mistake::Refusal;
 use crate::commands::{Failure, Task, print};
 use crate::exit;
 use crate::log::LogFormat;
-use crate::run::{OUTER, RunOptions};
+use crate::run::{OUTER, RunOptions, Supervise};
 use crate::text::duration;
 
 /// The version, and in brackets what it was built from and for.
@@ -139,9 +138,9 @@ impl Cli {
     pub fn parse_all() -> Result<Self, Refusal> {
         let mut words: Vec<_> = std::env::args_os().skip(1).collect();
         // So the front starts the supervisor. It is no option, so that no completion offers it.
-        let is_supervisor = words.first().is_some_and(|word| word == "--supervise") && words.len() > 1;
-        let session = is_supervisor.then(|| words.drain(..2).next_back()).flatten();
-        Self::parse(words, session.map(PathBuf::from))
+        let is_supervisor = words.first().is_some_and(|word| word == "--supervise") && words.len() > 2;
+        let supervise = is_supervisor.then(|| Supervise::read(&words.drain(..3).collect::<Vec<_>>()));
+        Self::parse(words, supervise)
     }
 
     /// The command line of tfguard where it was called by the name of a program that it guards: that program with all
@@ -156,28 +155,28 @@ impl Cli {
 
     /// `words`: all but the program's name. What is typed is read first, without the environment: what is wrong there is
     /// not the fault of a variable. Only then come the variables.
-    fn parse(words: Vec<OsString>, session: Option<PathBuf>) -> Result<Self, Refusal> {
+    fn parse(words: Vec<OsString>, supervise: Option<Supervise>) -> Result<Self, Refusal> {
         let line = || std::iter::once("tfguard".into()).chain(words.iter().cloned());
-        let typed = help_wanted(Self::command(), &words)
+        let command = Self::command();
+        let typed = help_wanted(command.clone(), &words)
             .try_get_matches_from(line())
             .map_err(|error| Refusal::of_typed(&error, &words))?;
         if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
-            let command = Self::command();
             let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
             if let Some(option) = of_a_run.and_then(Arg::get_long) {
                 return Err(Refusal::of_misplaced(option, name));
             }
         }
-        let matches = variables::heed(Self::command(), &typed)
+        let matches = variables::heed(command.clone(), &typed)
             .try_get_matches_from(line())
             .map_err(|error| Refusal::of_variables(&error, &typed))?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| Refusal::of_typed(&error, &words))?;
-        cli.run.inherited = variables::inherited(&matches);
+        cli.run.inherited = variables::inherited(&command, &matches);
         // The guards below another one, and the supervisor, have the environment of one that has said it.
-        if session.is_none() && std::env::var_os(OUTER).is_none() {
-            cli.warnings = variables::doubtful(std::env::vars_os(), &typed);
+        if supervise.is_none() && std::env::var_os(OUTER).is_none() {
+            cli.warnings = variables::doubtful(&command, std::env::vars_os(), &typed);
         }
-        (cli.run.command_line, cli.run.supervise) = (words, session);
+        (cli.run.command_line, cli.run.supervise) = (words, supervise);
         (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);
         Ok(cli)
     }

@@ -1,20 +1,16 @@
 //! tfguard's own words: where they go and how they look. Child output never passes through here.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
+use jiff::Timestamp;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use crate::text::{harmless, without_commands};
 
@@ -39,17 +35,7 @@ pub fn set_up(format: LogFormat, volume: Volume, coloured: bool) {
         Volume::Normal => LevelFilter::INFO,
         Volume::Verbose => LevelFilter::DEBUG,
     };
-    // The AWS crates speak through tracing too; their words are not for the users of tfguard.
-    let ours = Targets::new().with_target("tfguard", level);
-    let registry = tracing_subscriber::registry().with(ours);
-    let _ = match format {
-        LogFormat::Text => {
-            registry.with(tracing_subscriber::fmt::layer().event_format(Prefixed).with_writer(Lines)).try_init()
-        }
-        LogFormat::Json => registry
-            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_target(false).with_writer(Lines))
-            .try_init(),
-    };
+    let _ = tracing::subscriber::set_global_default(Words { level, format });
 }
 
 /// Whether lines get colours.
@@ -123,59 +109,61 @@ fn to_stderr(line: &str) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-struct Lines;
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        Line(Vec::new())
-    }
+/// Takes what is said through `tracing`.
+struct Words {
+    level: LevelFilter,
+    format: LogFormat,
 }
 
-/// One event on its way out.
-struct Line(Vec<u8>);
-
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
+impl Subscriber for Words {
+    /// The AWS crates speak through tracing too; their words are not for the users of tfguard.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level && metadata.target().split("::").next() == Some("tfguard")
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
     }
-}
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        if !MUTED.load(Ordering::Relaxed) {
-            raw(painted(&without_commands(&String::from_utf8_lossy(&self.0))));
+    fn event(&self, event: &Event<'_>) {
+        if MUTED.load(Ordering::Relaxed) {
+            return;
         }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let level = event.metadata().level();
+        let text = match self.format {
+            LogFormat::Text => prefixed(level, &message.0),
+            LogFormat::Json => {
+                let message = serde_json::Value::String(message.0);
+                format!("{{\"timestamp\":\"{:.6}\",\"level\":\"{level}\",\"message\":{message}}}\n", Timestamp::now())
+            }
+        };
+        raw(painted(&without_commands(&text)));
     }
+
+    // tfguard has no spans, and those of others are not enabled.
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
 }
 
 /// `tfguard: ` before each line, and the level where it is no mere information.
-struct Prefixed;
-
-impl<S, N> FormatEvent<S, N> for Prefixed
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        let level = match *event.metadata().level() {
-            Level::ERROR => "error: ",
-            Level::WARN => "warning: ",
-            _ => "",
-        };
-        for (number, line) in message.0.lines().enumerate() {
-            writeln!(writer, "{PREFIX}{}{}", if number == 0 { level } else { "" }, printable(line))?;
-        }
-        Ok(())
-    }
+fn prefixed(level: &Level, message: &str) -> String {
+    let level = match *level {
+        Level::ERROR => "error: ",
+        Level::WARN => "warning: ",
+        _ => "",
+    };
+    let lines = message.lines().enumerate();
+    lines
+        .map(|(number, line)| format!("{PREFIX}{}{}\n", if number == 0 { level } else { "" }, printable(line)))
+        .collect()
 }
 
 /// Texts of other people's making (a lock's holder, a service's answer) must not steer terminals, pages or CI logs.

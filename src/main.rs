@@ -8,6 +8,10 @@ use tfguard::log::Volume;
 use tfguard::run::Plan;
 use tfguard::{ci, exit, log, run, terraform};
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     heed_signals();
     let env = std::env::vars_os().collect();
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
     };
     let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {
         (Some(cleanup), _) => release::run(&plan, cleanup),
-        (None, Some(session)) => run::supervise(&plan, session),
+        (None, Some(supervise)) => run::supervise(&plan, supervise),
         (None, None) => run::run(plan),
     });
     ended.map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from)

@@ -146,7 +146,7 @@ fn a_supervisor_that_comes_second_starts_nothing() {
     }
     let claim = File::open(session.join("supervisor.lock")).unwrap();
     claim.lock().unwrap();
-    let second = stage.run(TFGUARD).arg("--supervise").arg(&session).args(["--", "touch", "ran"]);
+    let second = stage.run(TFGUARD).arg("--supervise").arg(&session).arg("").args(["--", "touch", "ran"]);
     second.run().expect_code(125);
     assert!(!stage.work().join("ran").exists());
     drop(claim);

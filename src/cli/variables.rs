@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::builder::Resettable;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{Cli, is_typed, nearest};
+use super::{is_typed, nearest};
 use crate::run::{OUTER, OUTERMOST};
 use crate::terraform::REAL_PROGRAM;
 use crate::text::yes_or_no;
@@ -17,8 +17,7 @@ const PREFIX: &str = "TFGUARD_";
 const OTHERS: [&str; 3] = ["TFGUARD_DIR", OUTER, REAL_PROGRAM];
 
 /// The typed options of a run as the variables that say the same.
-pub(super) fn inherited(matches: &ArgMatches) -> Vec<(OsString, OsString)> {
-    let command = Cli::command();
+pub(super) fn inherited(command: &Command, matches: &ArgMatches) -> Vec<(OsString, OsString)> {
     let typed = command.get_arguments().filter(|arg| is_typed(arg, matches)).filter_map(|arg| {
         let name = arg.get_env().filter(|name| !OUTERMOST.iter().any(|own| name == own))?;
         let value = match arg.get_action() {
@@ -55,8 +54,11 @@ fn heed_environment(arg: Arg) -> Arg {
 }
 
 /// A warning for each variable that looks like a misspelt one of tfguard's, or like that of an option which has none.
-pub(super) fn doubtful(env: impl Iterator<Item = (OsString, OsString)>, typed: &ArgMatches) -> Vec<String> {
-    let cli = Cli::command();
+pub(super) fn doubtful(
+    cli: &Command,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    typed: &ArgMatches,
+) -> Vec<String> {
     let all = cli.get_arguments().chain(cli.get_subcommands().flat_map(Command::get_arguments));
     let known: Vec<_> = all.filter_map(|arg| arg.get_env()?.to_str()).chain(OTHERS).collect();
     // tfguard alone sets the one that is left out.
@@ -86,10 +88,12 @@ fn variable(arg: &Arg) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory as _;
 
     fn warnings(line: &[&str], variables: &[&str]) -> Vec<String> {
         let typed = Cli::command().try_get_matches_from(line).unwrap();
-        doubtful(variables.iter().map(|name| ((*name).into(), "x".into())), &typed)
+        doubtful(&Cli::command(), variables.iter().map(|name| ((*name).into(), "x".into())), &typed)
     }
 
     #[test]

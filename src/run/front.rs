@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -21,9 +22,11 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
 use crate::run::job::Job;
-use crate::run::output::{Output, same_file, spools};
+use crate::run::options::Supervise;
+use crate::run::output::{Output, Spools, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
+use crate::run::spool::Spool;
 use crate::run::supervisor::Supervisor;
 use crate::run::{Failure, conclude, inner, new_account, reclaim, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
@@ -37,8 +40,11 @@ pub fn run(plan: Plan) -> Result<u8, Failure> {
     ended
 }
 
+/// How long the supervisor waits for the front at most when all is over.
+const FRONT_ENDS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Fills the session directory and starts the supervisor in it.
-fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
+fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Spools), Failure> {
     session.create_file(SessionFile::Stdout)?;
     // The outputs of a wrapper tell them apart.
     if plan.wrapper_outputs().is_some() || !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
@@ -50,25 +56,34 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<StdStream, Failure> {
     journal.on_death = Some(plan.on_death);
     journal.write(session)?;
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
-    spawn_supervisor(plan, session, theirs.into()).map_err(Failure::Start)?;
+    let spools = spools(session);
+    let watches = spools.iter().flatten().filter_map(Spool::watched_by).collect();
+    spawn_supervisor(plan, session, theirs.into(), watches).map_err(Failure::Start)?;
     // Terraform's alone: who feeds it must see when it reads no more.
     let _ = null_over(0);
-    Ok(ours)
+    Ok((ours, spools))
 }
 
 /// Starts this program again as the supervisor: in a session of its own, not our child but the init process's, without
 /// the variables by which CI systems hunt processes. Its stdout is the control socket.
-fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd) -> io::Result<()> {
+///
+/// It also has the descriptors `watches`, and outlives the front: the kernel takes its time where the last one of a watch is
+/// closed, and the CI is not to wait for that.
+fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd, watches: Vec<RawFd>) -> io::Result<()> {
     let mut supervisor = Command::new("/proc/self/exe");
-    supervisor.arg0("tfguard").arg("--supervise").arg(session.path()).args(&plan.command_line);
+    let supervise = Supervise { session: session.path().to_owned(), watches };
+    supervisor.arg0("tfguard").args(supervise.words()).args(&plan.command_line);
     for name in ci::hunting_variables() {
         supervisor.env_remove(name);
     }
     let errors = session.create_file(SessionFile::SupervisorStderr).map_err(io::Error::other)?;
     supervisor.stdout(Stdio::from(socket)).stderr(Stdio::from(errors));
-    // SAFETY: setsid, fork and _exit are async-signal-safe: threads that looked up names for `--reclaim` do no harm.
+    // SAFETY: fcntl, setsid, fork and _exit are async-signal-safe: threads that looked up names for `--reclaim` do no harm.
     unsafe {
-        supervisor.pre_exec(|| {
+        supervisor.pre_exec(move || {
+            for watch in &supervise.watches {
+                libc::fcntl(*watch, libc::F_SETFD, 0);
+            }
             if libc::setsid() == -1 {
                 return Err(io::Error::last_os_error());
             }
@@ -95,9 +110,9 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
     let plan = &plan;
     let session = &crate::run::new_session(plan)?;
     crate::log::mute(plan.is_muted());
-    let socket = start(plan, session).inspect_err(|_| session.remove())?;
+    let (socket, spools) = start(plan, session).inspect_err(|_| session.remove())?;
     reap_as_init().map_err(Failure::Start)?;
-    let output = Output::relay(spools(session), false).map_err(Failure::Start)?;
+    let output = Output::relay(spools, false).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &output).await {
@@ -163,7 +178,6 @@ async fn converse(
                 Some(ToFront::Say(line)) => sayer.say(crate::log::painted(&line)),
                 Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
                 Some(ToFront::Ended(account)) => {
-                    output.spooled();
                     // As PID 1 of a container this process must not end before the supervisor has.
                     while incoming.next::<ToFront>().await.is_some() {}
                     return Answer::Ended(account);
@@ -227,11 +241,15 @@ fn reap_as_init() -> io::Result<()> {
 }
 
 /// The supervisor's process: everything after its start by the front.
-pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> {
+pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Result<u8, Failure> {
+    for watch in watches {
+        // SAFETY: sets a flag of a descriptor that this process inherited, so that the command does not.
+        unsafe { libc::fcntl(*watch, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
     // By its path it is `exe` for `ps` and `top`.
     let _ = nix::sys::prctl::set_name(c"tfguard");
     let session = SessionDir::open(session)?;
-    let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
+    let Some(claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
     let runtime = super::runtime().map_err(Failure::Start)?;
     runtime.block_on(async {
@@ -255,6 +273,7 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
         let job = Job::new(plan, session.clone(), &journal.account);
+        let mut front = None;
         let message = match started(&job, journal) {
             Ok(supervisor) => {
                 requests::from_credentials(&job, plan.before_expiry, to_us.clone());
@@ -262,20 +281,24 @@ pub fn supervise(plan: &Plan, session: &std::path::Path) -> Result<u8, Failure> 
                 if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
                     let _ = to_us.send(request);
                 }
-                tokio::spawn(async move {
+                front = Some(tokio::spawn(async move {
                     while let Some(request) = incoming.next().await {
                         let _ = to_us.send(request);
                     }
                     let _ = to_us.send(StopRequest::FrontDied);
-                });
+                }));
                 let account = supervisor.run(&mut requests).await;
                 conclude(plan, &session, &account);
                 ToFront::Ended(Box::new(account))
             }
             Err(failure) => ToFront::NotStarted { error: failure.to_string(), code: failure.exit_code() },
         };
+        drop(claim);
         let _ = to_front.send(message);
         let _ = sender.await;
+        if let Some(front) = front {
+            let _ = tokio::time::timeout(FRONT_ENDS_WITHIN, front).await;
+        }
         Ok(0)
     })
 }

@@ -40,7 +40,7 @@ pub(crate) use child::OUTER;
 pub(crate) use expiry::{Expired, Expiry};
 pub(crate) use inner::InnerGuards;
 pub use job::Job;
-pub use options::{OUTERMOST, RunOptions};
+pub use options::{OUTERMOST, RunOptions, Supervise};
 pub(crate) use output::{Output, Spools, spools};
 pub use plan::{Mode, Plan, Remark};
 pub(crate) use release::{IN_FLIGHT, compare_again, release_again};

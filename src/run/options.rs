@@ -1,6 +1,7 @@
 //! What a user can say about a guarded run.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -154,9 +155,9 @@ pub struct RunOptions {
     #[arg(long, env = "TFGUARD_REPORT", value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
 
-    /// How the front starts the supervisor: the session that it made.
+    /// How the front starts the supervisor.
     #[arg(skip)]
-    pub supervise: Option<PathBuf>,
+    pub supervise: Option<Supervise>,
 
     /// The command to run and guard
     #[arg(
@@ -183,6 +184,30 @@ pub struct RunOptions {
     /// Whether the user wants to know only what needs somebody to act.
     #[arg(skip)]
     pub quiet: bool,
+}
+
+/// What the front hands to the supervisor: the words before those of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervise {
+    /// The session that it made.
+    pub session: PathBuf,
+    /// The descriptors by which it watches the output.
+    pub watches: Vec<RawFd>,
+}
+
+impl Supervise {
+    /// `--supervise SESSION NUMBERS`.
+    pub(crate) fn read(words: &[OsString]) -> Self {
+        let session = words.get(1).map(PathBuf::from).unwrap_or_default();
+        let numbers = words.get(2).and_then(|numbers| numbers.to_str()).unwrap_or_default();
+        Self { session, watches: numbers.split(',').filter_map(|number| number.parse().ok()).collect() }
+    }
+
+    /// The words.
+    pub(crate) fn words(&self) -> [OsString; 3] {
+        let numbers: Vec<_> = self.watches.iter().map(RawFd::to_string).collect();
+        ["--supervise".into(), self.session.clone().into(), numbers.join(",").into()]
+    }
 }
 
 /// Options that are the outermost guard's alone: the guards below it write no reports of their own, keep no deadline of

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -60,12 +61,6 @@ impl Output {
     #[must_use]
     pub fn sayer(&self) -> Sayer {
         self.stderr.sayer()
-    }
-
-    /// The child writes no more.
-    pub fn spooled(&self) {
-        self.stdout.spooled();
-        self.stderr.spooled();
     }
 
     /// Passes on the rest.
@@ -167,17 +162,17 @@ fn ends_within_a_line(session: &SessionDir) -> bool {
 /// read at all. Whether all was read.
 async fn join(relay: Relay, requests: &mut Requests, hurried: &mut bool) -> bool {
     let taken = relay.taken();
-    let mut copied = relay.copied();
+    let mut copied = pin!(relay.join());
     while !*hurried {
         tokio::select! {
-            heard = &mut copied => return heard.unwrap_or(false),
+            heard = &mut copied => return heard,
             Some(_) = requests.recv() => *hurried = true,
         }
     }
     loop {
         let before = taken();
         match tokio::time::timeout(STALLED, &mut copied).await {
-            Ok(heard) => return heard.unwrap_or(false),
+            Ok(heard) => return heard,
             Err(_) if taken() == before => return false,
             Err(_) => {}
         }

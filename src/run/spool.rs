@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -40,9 +40,7 @@ struct Orders {
 struct State {
     /// tfguard's own lines, to be written between what the child writes.
     lines: VecDeque<String>,
-    /// The spool is complete: copy to its end and watch it no more.
-    spooled: bool,
-    /// So is everything: copy it and stop.
+    /// Everything is there: copy it and stop.
     complete: bool,
 }
 
@@ -73,10 +71,10 @@ impl Relay {
     pub fn start(spool: Option<Spool>, to: impl AsFd + Send + 'static) -> io::Result<Self> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let orders = Arc::new(Orders { wake, state: Mutex::default(), taken: AtomicU64::new(0) });
-        let (tell, copied) = oneshot::channel();
+        let (done, copied) = oneshot::channel();
         std::thread::Builder::new().name("relay".to_owned()).spawn({
             let orders = orders.clone();
-            move || _ = tell.send(relay(spool, to.as_fd(), &orders))
+            move || done.send(relay(spool, to.as_fd(), &orders))
         })?;
         Ok(Self { copied, orders })
     }
@@ -85,12 +83,6 @@ impl Relay {
     #[must_use]
     pub fn sayer(&self) -> Sayer {
         Sayer(self.orders.clone())
-    }
-
-    /// The spool is complete. The kernel takes some milliseconds to give up a watch, which nobody has to wait for then.
-    pub fn spooled(&self) {
-        self.orders.lock().spooled = true;
-        self.orders.wake();
     }
 
     /// The spool is complete and so are the lines; the thread ends once everything is copied.
@@ -105,9 +97,9 @@ impl Relay {
         move || orders.taken.load(Ordering::Relaxed)
     }
 
-    /// Told once everything is copied, or the reader is gone: whether it was there to the end.
-    pub fn copied(self) -> oneshot::Receiver<bool> {
-        self.copied
+    /// Waits until everything is copied, or the reader is gone; whether it was there to the end.
+    pub async fn join(self) -> bool {
+        self.copied.await.unwrap_or(false)
     }
 }
 
@@ -162,6 +154,11 @@ impl Spool {
         let copied = if matches!(read, Some(Ok(()))) { u64::from_ne_bytes(copied) } else { 0 };
         let file = Follow::new(file, copied)?;
         Ok(Self { file, progress, slot, growth })
+    }
+
+    /// The number of what it is watched by. The kernel takes 10 to 15 ms to close the last descriptor of that.
+    pub fn watched_by(&self) -> Option<RawFd> {
+        self.growth.as_ref().map(|growth| growth.as_raw_fd())
     }
 
     /// What nobody has passed on yet, at most so many bytes of its end; none where there is nothing.
@@ -230,10 +227,7 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) -> bool 
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // Asked before the file is read: what is complete then is read to its end.
-        let (spooled, complete) = {
-            let state = orders.lock();
-            (state.spooled, state.complete)
-        };
+        let complete = orders.lock().complete;
         let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, deleted, orders, &mut buffer));
         if let Some(why) = spool.as_ref().and_then(Spool::is_full) {
             CUT_OFF.call_once(|| tracing::warn!("the command's output is incomplete from here: {why}"));
@@ -251,9 +245,6 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) -> bool 
         }
         if written.is_err() || complete {
             return written.is_ok() && !deleted();
-        }
-        if spooled {
-            spool = None;
         }
         wait(spool.as_ref(), orders);
     }

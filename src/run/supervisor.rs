@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::machine::lease::Times;
 use crate::machine::{Action, Event, Finish, Machine};
 use crate::model::{Account, Ending, ProcessId, Requested, StopRequest, World};
+
 use crate::run::annotate::Annotator;
 use crate::run::child;
 use crate::run::child::{Child, StartError};
@@ -35,7 +36,7 @@ use crate::run::supervisor::stopping::Waiting;
 use crate::run::supervisor::unguarded::Unguarded;
 use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
-use crate::session::{Journal, JournalError, monotonic_millis};
+use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
 use crate::{model, terraform};
 
 /// When to look who is at work.
@@ -45,6 +46,8 @@ struct Looks {
     due: u32,
     /// The next time.
     next: Option<Instant>,
+    /// The newest process of the machine at the last look.
+    newest: Option<i32>,
 }
 
 /// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
@@ -63,6 +66,8 @@ const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
 pub struct Supervisor<'a> {
     pub(crate) job: &'a Job,
     pub(crate) journal: Journal,
+    /// What was written of it last.
+    written: Option<Journal>,
     machine: Machine,
     child: Child,
     watch: Watch,
@@ -169,23 +174,30 @@ impl<'a> Supervisor<'a> {
         watch.add(&job.session.log());
         let log = Log::open(job, &journal);
         let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
+        let printed = Printed::of(job, runs_guards);
+        if printed.tells_resources() {
+            watch.add_once(&job.session.path_of(SessionFile::Stdout));
+        }
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let locator = Locator::new(journal.backend.clone());
+        // One that has just been started has done nothing yet.
+        let first_look = Instant::now() + if matches!(child, Child::Own(_)) { POLL_INTERVAL } else { Duration::ZERO };
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
         let leases = Leases::new(job.lease, &journal.leases);
         Self {
             job,
             journal,
+            written: None,
             is_first,
             machine: Machine::new(job.terms),
             child,
             watch,
             log,
-            printed: Printed::of(job, runs_guards),
+            printed,
             inner,
             unguarded: Vec::new(),
-            looks: Looks { due: LOOKS, next: Some(Instant::now()) },
+            looks: Looks { due: LOOKS, next: Some(first_look), newest: None },
             waiting: Waiting::default(),
             somebody_stopped: false,
             reminded: Duration::ZERO,
@@ -261,6 +273,7 @@ impl<'a> Supervisor<'a> {
         }
         self.read_some_log();
         self.read_output();
+        self.printed.note_growth();
     }
 
     fn now(&self) -> Duration {
@@ -377,9 +390,13 @@ impl<'a> Supervisor<'a> {
 
     /// What cannot be written down is said, once, and supervised all the same (P6).
     fn write_journal(&mut self) {
-        if let Err(error) = self.journal.write(&self.job.session) {
-            let JournalError::Io { .. } = &error else { return };
-            trouble(&mut self.journal.account, error.to_string());
+        if self.written.as_ref() == Some(&self.journal) {
+            return;
+        }
+        match self.journal.write(&self.job.session) {
+            Ok(()) => self.written = Some(self.journal.clone()),
+            Err(error @ JournalError::Io { .. }) => trouble(&mut self.journal.account, error.to_string()),
+            Err(_) => {}
         }
     }
 }

@@ -1,23 +1,36 @@
 //! Wakes the supervisor when one of the session's files grows or is opened. Nothing polls, unless the system is out of
 //! inotify instances, which happens on busy CI machines.
+//!
+//! The kernel takes 10 to 15 ms to close an inotify instance (it waits for a grace period of its own), also at the end of the
+//! process. So there is none for a command that ends at once: its files are read at its end anyway.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 use crate::session::awaitable;
 
 /// How often files are looked at where inotify cannot be had.
 const WITHOUT_INOTIFY: Duration = Duration::from_millis(200);
+/// A command that ends earlier is not watched. Terraform takes longer to its first lock.
+const LATE: Duration = Duration::from_millis(50);
 
 /// The files of a session that are watched.
 #[derive(Debug)]
-pub struct Watch {
-    inotify: Option<AsyncFd<OwnedFd>>,
+pub enum Watch {
+    /// Not yet, but from then on.
+    Late { from: Instant, files: Vec<(PathBuf, WatchFlags)> },
+    /// By the kernel.
+    Inotify(AsyncFd<OwnedFd>),
+    /// By looking at them.
+    Polling,
+    /// Not any more.
+    Closed,
 }
 
 /// What happened to the files since the last time.
@@ -31,45 +44,143 @@ impl Watch {
     /// Watches nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
-            .map_err(std::io::Error::from)
-            .and_then(awaitable)
-            .inspect_err(|error| tracing::debug!("no inotify ({error}); looking at the files five times a second"))
-            .ok();
-        Self { inotify }
+        Self::Late { from: Instant::now() + LATE, files: Vec::new() }
     }
 
-    /// Watches one more file.
+    /// Watches one more file, until it is read no more.
     pub fn add(&mut self, path: &Path) {
-        if let Some(inotify) = &self.inotify
-            && let Err(error) = inotify::add_watch(inotify.get_ref(), path, WatchFlags::MODIFY | WatchFlags::OPEN)
-        {
-            tracing::debug!("cannot watch {}: {error}; looking at the files five times a second", path.display());
-            self.inotify = None;
+        self.add_with(path, WatchFlags::MODIFY | WatchFlags::OPEN);
+    }
+
+    /// Tells once that a file grew, which no [`Self::add`] watches.
+    pub fn add_once(&mut self, path: &Path) {
+        self.add_with(path, WatchFlags::MODIFY | WatchFlags::ONESHOT);
+    }
+
+    fn add_with(&mut self, path: &Path, flags: WatchFlags) {
+        match self {
+            Self::Late { files, .. } => files.push((path.to_owned(), flags)),
+            Self::Inotify(inotify) => {
+                if let Err(error) = inotify::add_watch(inotify.get_ref(), path, flags) {
+                    tracing::debug!(
+                        "cannot watch {}: {error}; looking at the files five times a second",
+                        path.display()
+                    );
+                    self.close();
+                    *self = Self::Polling;
+                }
+            }
+            Self::Polling | Self::Closed => {}
         }
     }
 
-    /// Watches nothing any more. The kernel takes some milliseconds for that, and nobody waits for it.
+    fn begin(&mut self, files: Vec<(PathBuf, WatchFlags)>) {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(std::io::Error::from);
+        match inotify.and_then(awaitable) {
+            Ok(inotify) => *self = Self::Inotify(inotify),
+            Err(error) => {
+                tracing::debug!("no inotify ({error}); looking at the files five times a second");
+                *self = Self::Polling;
+            }
+        }
+        for (path, flags) in files {
+            self.add_with(&path, flags);
+        }
+    }
+
+    /// Watches nothing any more. Nobody waits for the kernel.
     pub fn close(&mut self) {
-        let closed = self.inotify.take().map(AsyncFd::into_inner);
-        let _ = std::thread::Builder::new().name("close".to_owned()).spawn(move || drop(closed));
+        if let Self::Inotify(inotify) = std::mem::replace(self, Self::Closed) {
+            let closed = inotify.into_inner();
+            let _ = std::thread::Builder::new().name("close".to_owned()).spawn(move || drop(closed));
+        }
     }
 
     /// Waits until a watched file changed.
     pub async fn changed(&mut self) -> Change {
-        let Some(inotify) = &self.inotify else {
-            tokio::time::sleep(WITHOUT_INOTIFY).await;
-            return Change { opened: true };
-        };
-        let mut change = Change::default();
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        if let Ok(mut ready) = inotify.readable().await {
-            let mut reader = Reader::new(inotify.get_ref(), &mut buffer);
-            while let Ok(event) = reader.next() {
-                change.opened |= event.events().intersects(ReadFlags::OPEN | ReadFlags::QUEUE_OVERFLOW);
+        match self {
+            Self::Late { from, files } => {
+                tokio::time::sleep_until(*from).await;
+                let files = std::mem::take(files);
+                self.begin(files);
+                // What happened before nobody told.
+                Change { opened: true }
             }
-            ready.clear_ready();
+            Self::Inotify(inotify) => {
+                let mut change = Change::default();
+                let mut buffer = [MaybeUninit::uninit(); 4096];
+                if let Ok(mut ready) = inotify.readable().await {
+                    let mut reader = Reader::new(inotify.get_ref(), &mut buffer);
+                    while let Ok(event) = reader.next() {
+                        change.opened |= event.events().intersects(ReadFlags::OPEN | ReadFlags::QUEUE_OVERFLOW);
+                    }
+                    ready.clear_ready();
+                }
+                change
+            }
+            Self::Polling => {
+                tokio::time::sleep(WITHOUT_INOTIFY).await;
+                Change { opened: true }
+            }
+            Self::Closed => std::future::pending().await,
         }
-        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write as _;
+
+    /// How long nothing is awaited before it counts as not coming.
+    const NOTHING: Duration = Duration::from_millis(100);
+
+    async fn change(watch: &mut Watch) -> Change {
+        tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("nothing is told")
+    }
+
+    /// Guards what is written and opened before the watch begins.
+    #[tokio::test]
+    async fn a_watch_that_begins_late_misses_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut watch = Watch::new();
+        watch.add(file.path());
+        assert!(matches!(watch, Watch::Late { .. }));
+        file.as_file().write_all(b"early").unwrap();
+        assert!(change(&mut watch).await.opened, "everything is looked at once it begins");
+        file.as_file().write_all(b"later").unwrap();
+        assert!(!change(&mut watch).await.opened);
+        drop(File::open(file.path()).unwrap());
+        assert!(change(&mut watch).await.opened);
+        watch.close();
+        assert!(tokio::time::timeout(NOTHING, watch.changed()).await.is_err());
+    }
+
+    /// Guards against a supervisor that runs once for each line of a long output.
+    #[tokio::test]
+    async fn a_file_that_is_watched_once_tells_once_each_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut watch = Watch::new();
+        watch.add_once(file.path());
+        change(&mut watch).await;
+        for _ in 0..2 {
+            file.as_file().write_all(b"a").unwrap();
+            change(&mut watch).await;
+            file.as_file().write_all(b"b").unwrap();
+            assert!(tokio::time::timeout(NOTHING, watch.changed()).await.is_err(), "told twice");
+            watch.add_once(file.path());
+        }
+    }
+
+    /// Guards a run on a machine that has no inotify instance left, and a session that is gone.
+    #[tokio::test]
+    async fn what_cannot_be_watched_is_looked_at() {
+        let mut watch = Watch::new();
+        watch.add(Path::new("/nowhere"));
+        for _ in 0..2 {
+            assert!(change(&mut watch).await.opened);
+        }
+        assert!(matches!(watch, Watch::Polling));
     }
 }

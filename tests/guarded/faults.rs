@@ -55,8 +55,8 @@ fn a_lock_that_appears_after_terraforms_death_is_released() {
     proxy.rule(Match::dynamodb("PutItem").nth(1), [gate.hold()]);
     let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
     gate.wait_for(1, SOON);
-    // tfguard has looked once and found nothing.
-    proxy.rule(Match::dynamodb("GetItem").nth(1), [Action::Forward, gate.open()]);
+    // tfguard has asked once, to be connected, and looked once and found nothing.
+    proxy.rule(Match::dynamodb("GetItem").nth(2), [Action::Forward, gate.open()]);
     kill(pid_of(&journal(&project)["child"]["id"]));
     let exit = run.wait(SOON).expect_code(137);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");

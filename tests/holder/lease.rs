@@ -117,6 +117,19 @@ fn a_lease_is_renewed_beside_each_half_and_nothing_of_the_lock_changes() {
     }
 }
 
+/// Each Terraform of a script has a guard of its own, which keeps its lease, and is told of it by a variable.
+#[test]
+fn the_lock_of_a_scripts_terraform_has_a_lease() {
+    let (proxy, project) = leased(Kind::Sleep, false);
+    let script = format!("terraform {}", APPLY.join(" "));
+    let run = project.command(TFGUARD).args(LEASE).args(["--", "sh", "-c", &script]).new_group().start();
+    wait_for_beats(&proxy, true, 2);
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(1);
+    assert_nothing_left(&project, &exit);
+}
+
 #[test]
 fn a_quick_run_leaves_no_lease() {
     let (_proxy, project) = leased(Kind::Quick, true);

@@ -23,10 +23,8 @@ use crate::terraform::minor;
 const JUST_SAID: u64 = 4 * 1024;
 /// How much of the output is read at once for what it says of resources.
 const PIECE_OF_OUTPUT: u64 = 256 * 1024;
-/// How often that is done while there is something new. Nobody waits for it.
-const READ_OUTPUT_EVERY: Duration = Duration::from_secs(1);
-/// How often at least.
-const READ_OUTPUT_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
+/// How long after it grew that is done. Nobody waits for it.
+const READ_OUTPUT_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
@@ -91,9 +89,8 @@ pub(crate) struct Printed {
     pub(crate) twice: bool,
     /// What it says of its resources, from its start. None where it is not held.
     resources: Option<Follow>,
-    /// When to read on there, and how long that was put off.
-    resources_due: Instant,
-    pause: Duration,
+    /// When to read on there. None until it grows.
+    resources_due: Option<Instant>,
     /// There is more of it than was read.
     has_more: bool,
     /// It can't be read on.
@@ -105,8 +102,7 @@ impl Printed {
         // Of several Terraforms, each has a guard of its own, or nobody can tell whose a line is.
         let stdout = if runs_guards { None } else { job.session.open_file(SessionFile::Stdout).ok() };
         let resources = stdout.map(Follow::from_the_start);
-        let (resources_due, pause) = (Instant::now(), READ_OUTPUT_EVERY);
-        Self { streams: Vec::new(), twice: false, resources, resources_due, pause, has_more: false, has_failed: false }
+        Self { streams: Vec::new(), twice: false, resources, resources_due: None, has_more: false, has_failed: false }
     }
 
     /// Whether the resources are told here.
@@ -116,7 +112,20 @@ impl Printed {
 
     /// When to read on what is said of resources, unless there is more of it already.
     pub(crate) fn resources_due(&self) -> Option<Instant> {
-        self.resources.as_ref().filter(|_| !self.has_more).map(|_| self.resources_due)
+        self.resources_due.filter(|_| !self.has_more)
+    }
+
+    /// Something was printed, or may have been.
+    pub(crate) fn note_growth(&mut self) {
+        if self.resources.is_some() {
+            self.resources_due.get_or_insert_with(|| Instant::now() + READ_OUTPUT_AFTER);
+        }
+    }
+
+    /// Whether there is more of what is said of resources than was read.
+    fn has_grown(&self) -> bool {
+        let length = |follow: &Follow| follow.file().metadata().map_or(0, |file| file.len());
+        self.resources.as_ref().is_some_and(|follow| length(follow) != follow.position())
     }
 
     /// Whether there is more of that than was read.
@@ -132,20 +141,14 @@ impl Printed {
     /// Reads a piece of what is said of resources.
     fn read_resources(&mut self, take: impl FnMut(&[u8])) {
         let Some(follow) = &mut self.resources else { return };
-        let before = follow.position();
+        self.resources_due = None;
         match follow.try_read_some(PIECE_OF_OUTPUT, take) {
             Ok(has_more) => self.has_more = has_more,
             Err(error) => {
                 tracing::warn!("cannot read on what Terraform says of its resources: {error}");
                 (self.resources, self.has_more, self.has_failed) = (None, false, true);
-                return;
             }
         }
-        self.pause = match follow.position() == before {
-            true => (self.pause * 2).min(READ_OUTPUT_AT_LEAST_EVERY),
-            false => READ_OUTPUT_EVERY,
-        };
-        self.resources_due = Instant::now() + self.pause;
     }
 
     pub(crate) fn is_followed(&self) -> bool {
@@ -211,6 +214,13 @@ impl Supervisor<'_> {
     /// Reads a piece of what Terraform says of its resources.
     pub(crate) fn read_resources(&mut self) {
         self.printed.read_resources(|chunk| self.log.observer.resources.feed(chunk));
+        if !self.printed.has_more && self.printed.tells_resources() && !self.printed.is_followed() {
+            self.watch.add_once(&self.job.session.path_of(SessionFile::Stdout));
+        }
+        // Since it was read, and before it was watched again.
+        if self.printed.has_grown() {
+            self.printed.note_growth();
+        }
     }
 
     pub(crate) fn read_log(&mut self) {

@@ -48,6 +48,14 @@ fn has_no_words(process: ProcessId) -> bool {
     words.is_ok_and(|words| words.is_empty())
 }
 
+/// The process, or thread, that was started last in this PID namespace (proc(5), `loadavg`). While it is the same, no Terraform
+/// can have started: each starts threads. None where the system does not tell, and for a while after the numbers began anew.
+fn newest_process() -> Option<i32> {
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let newest = load.split_whitespace().nth(4)?.parse().ok()?;
+    (newest >= std::process::id().cast_signed()).then_some(newest)
+}
+
 impl Supervisor<'_> {
     /// Looks who is at work, and when to look again.
     pub(crate) fn look_around(&mut self) {
@@ -60,19 +68,22 @@ impl Supervisor<'_> {
         if self.log.child_is_terraform || self.log.is_read {
             return;
         }
-        let tree = self.look();
-        self.locator.note(&tree);
-        self.note_unguarded(&tree);
         let stopping = self.machine.first_request().is_some();
-        if stopping {
+        let newest = newest_process();
+        let is_quiet = !stopping && self.looks.due == 0 && newest.is_some() && newest == self.looks.newest;
+        self.looks.newest = newest;
+        if !is_quiet {
+            let tree = self.look();
+            self.locator.note(&tree);
+            self.note_unguarded(&tree);
             let interrupted = &self.journal.interrupted;
-            if tree.terraforms().any(|terraform| !interrupted.contains(&terraform.id)) {
+            if stopping && tree.terraforms().any(|terraform| !interrupted.contains(&terraform.id)) {
                 self.handle(Event::TerraformStarted);
             }
-            // One that was just starting may have had no process to wait for.
-            if self.waiting.is_over() {
-                self.interrupt_waiting_command();
-            }
+        }
+        // One that was just starting may have had no process to wait for.
+        if stopping && self.waiting.is_over() {
+            self.interrupt_waiting_command();
         }
         let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
         if let Some(inner) = &mut self.inner {
@@ -214,5 +225,19 @@ impl Unguarded {
         };
         let terraform = directory.map(|directory| format!("{program} -chdir={}", text::quote(directory)));
         Some(OtherLock { backend: "s3".to_owned(), holder, outcome, command: None, terraform })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a Terraform that nobody looks for.
+    #[test]
+    fn whoever_starts_is_the_newest_process() {
+        let before = newest_process();
+        std::thread::spawn(|| {}).join().unwrap();
+        let after = newest_process();
+        assert!(before.is_none() || before != after, "{before:?}");
     }
 }
