@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::stage::*;
@@ -90,6 +91,34 @@ fn ten_thousand_records_cost_no_descriptor_and_little_memory() {
     child.perform("freed(0), freed(2)");
     child.exit(0);
     run.wait(SOON).expect_code(0);
+    stage.assert_clean();
+}
+
+/// A log that grows faster than it is read must not keep out a request to stop.
+#[test]
+fn a_log_that_is_never_read_to_its_end_keeps_no_stop_out() {
+    let stage = Stage::new();
+    let run = stage.tfguard(&[], [terraform(&stage), "apply".into()]).start();
+    let child = stage.enter();
+    child.perform(LOGS);
+    child.perform("held(0)");
+    wait_for_lock(&stage, 0);
+    // Of a file full of holes, which costs the child nothing.
+    child.perform(
+        "import threading, time\n\
+         global grower, enough\n\
+         enough = threading.Event()\n\
+         def grow():\n\
+         \x20   while not enough.wait(0.1): log.truncate(os.fstat(log.fileno()).st_size + (1 << 30))\n\
+         grower = threading.Thread(target=grow)\n\
+         grower.start()",
+    );
+    run.signal(Signal::SIGTERM);
+    child.wait_for_signal(Signal::SIGINT);
+    child.perform("enough.set(), grower.join(), log.write(b'\\n')");
+    child.perform("freed(0)");
+    child.exit(1);
+    run.wait(5 * SOON).expect_code(1);
     stage.assert_clean();
 }
 

@@ -6,12 +6,16 @@ use regex_lite::Regex;
 
 /// Most fields of a record. Terraform's have some forty; each may take a look at the rest of the line.
 const MOST: usize = 256;
+/// So many bytes are looked at for them, all looks together: forty fields of 25 kB. What a run writes into its log itself must
+/// not keep tfguard busy.
+const MOST_LOOKED: usize = 1024 * 1024;
 
 /// Fields gathered from a record's first line and its continuation lines.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) done: Vec<(String, String)>,
     pub(crate) torn: bool,
+    looked: usize,
     /// The last field is a value of several lines, still open.
     multiline: bool,
 }
@@ -22,6 +26,11 @@ impl Fields {
         loop {
             text = text.trim_start_matches(' ');
             if text.is_empty() || self.torn {
+                return;
+            }
+            self.looked += text.len();
+            if self.looked > MOST_LOOKED {
+                self.torn = true;
                 return;
             }
             match pair(text) {
@@ -219,6 +228,9 @@ mod tests {
         for word in ["a=[ ", "a=[\"x ", "a=1 "] {
             let (fields, torn) = inline(&word.repeat(16 * 1024));
             assert!(torn && fields.len() <= MOST, "{word:?}: {} fields", fields.len());
+            let mut fields = Fields::default();
+            fields.inline(&word.repeat(16 * 1024));
+            assert!(fields.looked <= MOST_LOOKED + 16 * 1024 * word.len(), "{word:?}: {}", fields.looked);
         }
         for word in [": ", ": a ", ": =", ": a b="] {
             let text = word.repeat(1024 * 1024);

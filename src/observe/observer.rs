@@ -214,12 +214,6 @@ impl Observer {
         self.under_lock
     }
 
-    /// Whether one Terraform alone wrote to the log, and had not come further than to plan when it ended: it has written no
-    /// state but that of a new workspace, which was done by then.
-    pub fn has_only_planned(&self) -> bool {
-        self.begins == 1 && self.phase == Phase::Planning
-    }
-
     /// The locks that are left to account for, once the child is dead and its log was fed to the end.
     ///
     /// A last line without a newline is not interpreted.
@@ -364,37 +358,4 @@ fn is_stop(record: &Record) -> bool {
     matches!(record.logger.as_str(), "terraform" | "tofu")
         && record.level == Level::Warn
         && record.message == "Stop called, initiating interrupt sequence"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Guards the time that an upload under way has before its lock is deleted.
-    #[test]
-    fn only_who_planned_to_the_end_has_no_upload_under_way() {
-        let begin = "Terraform version: 1.11.4";
-        for (messages, only_planned) in [
-            (&[][..], false),
-            (&[begin], false),
-            (&[begin, "backend/local: starting Plan operation", "backend/local: plan calling Plan"], true),
-            (&[begin, "backend/local: starting Apply operation", "backend/local: apply calling Plan"], true),
-            (&[begin, "backend/local: apply calling Plan", "backend/local: apply calling Apply"], false),
-            (&[begin, "backend/local: starting Refresh operation"], false),
-            (&[begin, "backend/local: refresh calling Refresh"], false),
-            (&[begin, "backend/local: plan calling Plan", "backend/local: plan operation completed"], false),
-            // Two, one of which has said nothing yet, and one that nobody saw begin.
-            (&[begin, begin, "backend/local: plan calling Plan"], false),
-            (&["backend/local: plan calling Plan"], false),
-        ] {
-            let believed = Believed { records: true, requests: true, states: Vec::new() };
-            let started = "2026-11-28T10:00:00Z".parse().unwrap();
-            let mut observer = Observer::new(believed, Expectations { started, nodename: None });
-            for message in messages {
-                observer.feed(format!("2026-11-28T10:00:01.000Z [INFO]  {message}\n").as_bytes(), started);
-            }
-            observer.finish(started);
-            assert_eq!(observer.has_only_planned(), only_planned, "{messages:?}");
-        }
-    }
 }

@@ -259,8 +259,9 @@ impl<'a> Supervisor<'a> {
                 () = self.waiting.over() => self.interrupt_waiting_command(),
                 () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
                 () = sleep_until(self.printed.resources_due()), if !ended => self.read_resources(),
-                () = std::future::ready(()), if self.log.has_more && !self.log.is_read => self.read_some_log(),
-                () = std::future::ready(()), if self.printed.resources_has_more() && !ended => self.read_resources(),
+                // After a turn for all others: a flood must not keep out requests to stop, the child's end, and time.
+                () = tokio::task::yield_now(), if self.log.has_more && !self.log.is_read => self.read_some_log(),
+                () = tokio::task::yield_now(), if self.printed.resources_has_more() && !ended => self.read_resources(),
             }
         }
     }

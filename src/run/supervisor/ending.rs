@@ -230,16 +230,6 @@ impl Supervisor<'_> {
         self.log.observer.left(self.observed_ending())
     }
 
-    /// Whether the child, itself a Terraform, planned from its beginning to its end, so that it can have no upload of a state on
-    /// its way: it logs `apply calling Apply` and `refresh calling Refresh` before it writes the first, in whole lines one after
-    /// the other, and creates the state of a new workspace before it plans (`internal/backend/local/backend_apply.go`,
-    /// `backend_refresh.go`; `internal/backend/remote-state/s3/backend_state.go`).
-    fn has_only_planned(&self) -> bool {
-        let log = self.log.file();
-        let is_whole = self.job.session.log_is_cut(log).is_none() && log.metadata().is_ok_and(|log| log.nlink() > 0);
-        self.inner.is_none() && self.log.child_is_terraform && is_whole && self.log.observer.has_only_planned()
-    }
-
     pub(crate) async fn release(&mut self) {
         self.leases.end();
         let uploaded = Instant::now() + IN_FLIGHT;
@@ -254,10 +244,9 @@ impl Supervisor<'_> {
             self.look_for_unlogged(&mut left).await;
         }
         let (unclean, exited_zero) = (ending.by_signal_or_kill, ending.exited_zero);
-        let may_upload = unclean && !self.has_only_planned();
         let terms = Terms {
             unclean,
-            uploaded: may_upload.then_some(uploaded),
+            uploaded: unclean.then_some(uploaded),
             exited_zero,
             just_ended: self.is_first,
             job: self.job,
