@@ -120,6 +120,9 @@ fn no_schedule_breaks_a_promise() {
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     say(&progress(&tally, count, start.elapsed()));
     assert!(tally.failed.is_empty(), "these seeds break a promise, as told above: {:?}", tally.failed);
+    let Figures { deleted, interrupted, requests, .. } = tally.figures;
+    // What saw nothing happen would find nothing broken.
+    assert!(count < 24 || (deleted > 0 && interrupted > 0 && requests > 0), "nothing happened: {:?}", tally.figures);
 }
 
 fn progress(tally: &Tally, count: usize, time: Duration) -> String {
