@@ -178,6 +178,9 @@ pub enum StartError {
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] crate::session::JournalError),
+    /// There is no descriptor for the log.
+    #[error("cannot read the log that the command is to write: {0}")]
+    Log(io::Error),
 }
 
 impl StartError {
@@ -196,7 +199,7 @@ impl StartError {
         match self {
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::CannotExecute(..) => exit::CANNOT_EXECUTE,
-            Self::Session(_) | Self::Journal(_) => exit::TFGUARD_FAILED,
+            Self::Session(_) | Self::Journal(_) | Self::Log(_) => exit::TFGUARD_FAILED,
         }
     }
 }

@@ -113,9 +113,11 @@ impl<'a> Supervisor<'a> {
         journal.lease = job.lease.map(Times::length);
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
+        // What cannot be followed is not started.
+        let log = Log::open(job, &journal).map_err(StartError::Log)?;
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
-        let mut supervisor = Self::new(job, journal, child);
+        let mut supervisor = Self::new(job, journal, child, log);
         supervisor.unlogging = Unlogging::begin(job, supervisor.journal.intent.as_ref());
         supervisor.write_journal();
         Ok(supervisor)
@@ -153,7 +155,8 @@ impl<'a> Supervisor<'a> {
         journal.supervisor = ProcessId::own();
         journal.intent = journal.intent.or_else(|| Some(job.intent(true, false)));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
-        let mut supervisor = Self::new(job, journal, child);
+        let log = Log::open(job, &journal).expect("there is a descriptor for /dev/null");
+        let mut supervisor = Self::new(job, journal, child, log);
         if supervisor.journal.account.interrupt.is_some() {
             supervisor.machine = supervisor.machine.already_interrupted();
         }
@@ -169,10 +172,9 @@ impl<'a> Supervisor<'a> {
         supervisor
     }
 
-    fn new(job: &'a Job, journal: Journal, child: Child) -> Self {
+    fn new(job: &'a Job, journal: Journal, child: Child, log: Log) -> Self {
         let mut watch = Watch::new();
         watch.add(&job.session.log());
-        let log = Log::open(job, &journal);
         let runs_guards = model::product(OsStr::new(&journal.account.program)).is_none();
         let printed = Printed::of(job, runs_guards);
         if printed.tells_resources() {

@@ -330,10 +330,18 @@ impl CleanupStep<'_> {
         if timeout_at(until, supervisor.gone()).await.is_err() {
             found.attended = None;
             let (program, wait) = (&journal.account.program, describe(self.wait));
-            let answered = Journal::read(&session).is_ok_and(|journal| !journal.account.requests.is_empty());
-            self.warn(&if answered {
+            let account = Journal::read(&session).map(|journal| journal.account).unwrap_or_default();
+            let held = account.locks.iter().filter(|lock| !lock.stage.is_over());
+            let held: String =
+                held.map(|lock| format!(" (lock {} of {})", lock.claim.id, lock.claim.lock_id())).collect();
+            self.warn(&if account.ending.is_some() {
                 format!(
-                    "{program} is still running after {wait}; tfguard stops it and then releases its lock, but this \
+                    "{program} has ended, and after {wait} tfguard is still releasing its lock{held}, but this step no longer \
+                     waits for that"
+                )
+            } else if !account.requests.is_empty() {
+                format!(
+                    "{program} is still running after {wait}; tfguard stops it and then releases its lock{held}, but this \
                      step no longer waits for that"
                 )
             } else {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -43,18 +44,20 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn open(job: &Job, journal: &Journal) -> Self {
-        let file = journal.open_log(&job.session).unwrap_or_else(|error| {
+    /// # Errors
+    /// When there is no descriptor for it.
+    pub(crate) fn open(job: &Job, journal: &Journal) -> io::Result<Self> {
+        let file = journal.open_log(&job.session).or_else(|error| {
             tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
-            File::open("/dev/null").expect("there is always /dev/null")
-        });
-        Self {
+            File::open("/dev/null")
+        })?;
+        Ok(Self {
             file: Follow::from_the_start(file),
             observer: Observer::new(job.believed(journal.intent.as_ref()), expectations(journal)),
             is_read: false,
             has_more: false,
             child_is_terraform: false,
-        }
+        })
     }
 
     pub(crate) fn file(&self) -> &File {
