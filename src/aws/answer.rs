@@ -227,7 +227,7 @@ pub enum StoreError {
     #[error("the lockfile stays: {0}")]
     NoConditions(String),
     /// The store does not keep the condition of a conditional write of an object.
-    #[error("this store ignores the condition of a conditional write, without which there is no lease")]
+    #[error("this store does not keep the condition of a conditional write, without which there is no lease")]
     UnconditionalWrites,
     /// The claim cannot name a lock of this place.
     #[error("the lock claimed does not belong here: {0}")]

@@ -117,15 +117,18 @@ impl JudgedLock {
     pub fn noteworthy(&self) -> Vec<String> {
         let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
         let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
-        let lease = self.lock.halves().find_map(|half| match &half.seen.leased {
-            Leased::Lease(lease) => Some(format!(
+        let lease = self.lock.halves().find_map(|half| half.seen.leased.lease()).map(|lease| {
+            format!(
                 "it has a lease of {}: `tfguard unlock {} --expired` watches whether its run renews it",
                 describe(lease.length()),
                 lease.lock
-            )),
-            Leased::Foreign(why) => Some(why.clone()),
-            Leased::Nothing | Leased::OfAnother(_) => None,
+            )
         });
+        let foreign = self.lock.halves().find_map(|half| match &half.seen.leased {
+            Leased::Foreign(why) => Some(why.clone()),
+            _ => None,
+        });
+        let lease = lease.or(foreign);
         let elsewhere = self
             .lock
             .halves()

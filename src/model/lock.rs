@@ -276,6 +276,16 @@ impl Subject {
         }
     }
 
+    /// Whether both may be the same lock, of which the log tells twice: with DEBUG, a lockfile by its record and by its upload.
+    pub fn may_be_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Lock(lock), Self::Trace(trace)) | (Self::Trace(trace), Self::Lock(lock)) => {
+                trace.lock_id() == lock.lock_id()
+            }
+            _ => self.is(other),
+        }
+    }
+
     /// Whether it may be the claimed lock.
     pub fn may_be(&self, claim: &LockClaim) -> bool {
         match self {

@@ -8,7 +8,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::aws::{AwsClients, StoreError};
 use crate::machine::lease::observer::{Action, Event, Finish, Observer};
 use crate::machine::lease::{Answer, Lease as Term, Sight, Times};
-use crate::model::{FoundLock, Half, HalfOutcome, Lease, LeaseVersion, Leased, LockPlace, RefusedLock, Sighting};
+use crate::model::{
+    FoundLock, Half, HalfOutcome, Holder, Lease, LeaseVersion, Leased, LockPlace, ProcessId, RefusedLock, Sighting,
+    World,
+};
 use crate::run::IN_FLIGHT;
 use crate::session::{Judged, Machine, boot_time};
 use crate::store::{Leasehold, Reader, Store, UnconditionalDelete};
@@ -29,8 +32,10 @@ pub(crate) struct Expiry {
     halves: Vec<Watched>,
     /// The only lock that may be deleted; any that has a lease where it is none.
     only: Option<String>,
-    /// The lock that people were told of, and when there was a line about it.
-    told: Option<(String, Instant)>,
+    /// The locks that people were told of, the last one last.
+    told: Vec<String>,
+    /// When there was a line about one.
+    told_at: Instant,
     /// People were told that its holder lives although its lease has run out.
     told_alive: bool,
     /// Looks that failed one after another.
@@ -50,8 +55,8 @@ struct Watched {
     dead: Option<String>,
     /// The lock that its observer wanted to delete last, and why.
     wanted: (String, String),
-    /// The delete was answered with success.
-    is_deleted: bool,
+    /// A delete was sent: whether it was answered with success.
+    deleted: Option<bool>,
     end: Option<Finish>,
 }
 
@@ -61,12 +66,14 @@ type Found = (Sighting, Option<Leasehold>);
 /// How the watch of a lock ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Expired {
-    /// There is no lock, and tfguard deleted none.
+    /// There is no lock, and there was none.
     Free,
-    /// There is none, and tfguard deleted it, or a half of it.
+    /// There is none any more, and tfguard deleted none.
+    Gone,
+    /// There is none any more, and tfguard deleted it, or a half of it.
     Reclaimed,
-    /// There is one without a lease, which is told in words.
-    Unleased(String),
+    /// There is one that no lease decides on, for this reason.
+    Stays(String),
     /// The only lock that was to be watched was renewed.
     Renewed,
     /// There is another lock than that.
@@ -87,14 +94,15 @@ impl Expiry {
             due: None,
             dead: None,
             wanted: Default::default(),
-            is_deleted: false,
+            deleted: None,
             end: None,
         });
         Self {
             reader: clients.reader(),
             halves: halves.collect(),
             only: None,
-            told: None,
+            told: Vec::new(),
+            told_at: Instant::now(),
             told_alive: false,
             failed: 0,
         }
@@ -120,7 +128,7 @@ impl Expiry {
             // A lock is dead only if each half of it is.
             while self.halves.iter().all(|half| half.due.is_some() || half.end.is_some())
                 && let Some(at) = self.halves.iter().position(|half| half.due.is_some())
-                && !self.is_seen_alive(at)
+                && !(0..self.halves.len()).any(|half| self.is_seen_alive(half))
             {
                 self.write(at).await?;
                 if let Some(ended) = self.obey(at).await? {
@@ -131,16 +139,20 @@ impl Expiry {
                 if self.halves.iter().any(|half| half.end == Some(Finish::Reclaimed)) {
                     return Ok(Expired::Reclaimed);
                 }
-                if let Some((lock, _)) = &self.told {
-                    tracing::info!("lock {} is gone", printable(lock));
-                }
-                return Ok(Expired::Free);
+                let Some(lock) = self.told.last() else { return Ok(Expired::Free) };
+                tracing::info!("lock {} is gone", printable(lock));
+                return Ok(Expired::Gone);
             }
             self.tell();
             let next = self.halves.iter().filter_map(|half| half.observer.next_time()).min();
             let left = next.map_or(LONGEST_SLEEP, |next| next.saturating_sub(boot_time()));
             sleep(left.min(LONGEST_SLEEP)).await;
         }
+    }
+
+    /// Whether a delete was sent: whether one was answered with success.
+    pub(crate) fn deleted(&self) -> Option<bool> {
+        self.halves.iter().filter_map(|half| half.deleted).max()
     }
 
     /// What became of the halves, as far as they are gone.
@@ -165,7 +177,9 @@ impl Expiry {
                         return Ok(Some(ended));
                     }
                 }
-                Action::Finish(Finish::Unleased) => return Ok(Some(Expired::Unleased(self.halves[at].unleased()))),
+                Action::Finish(Finish::Unleased) => {
+                    return Ok(Some(Expired::Stays(self.halves[at].unleased())));
+                }
                 Action::Finish(finish) => {
                     let half = &mut self.halves[at];
                     half.end = Some(finish);
@@ -182,15 +196,17 @@ impl Expiry {
     /// Reads a half.
     async fn look(&mut self, at: usize) -> Result<Option<Expired>, StoreError> {
         let mut found = self.read(at).await;
-        // A lockfile is not read at once with its lease: both may have gone in between.
+        // A run's first beat comes a moment after its lock. And a lockfile is not read at once with its lease: both may have
+        // gone in between.
         if found.as_ref().is_ok_and(|found| found.as_ref().is_some_and(|found| sight(found).lease.is_none())) {
+            sleep(IN_FLIGHT).await;
             found = self.read(at).await;
         }
         let found = match found {
             Ok(found) => found,
             Err(error) => {
                 self.failed += 1;
-                if !error.is_retryable() || (self.told.is_none() && self.failed >= FIRST_LOOKS) {
+                if !error.is_retryable() || (self.told.is_empty() && self.failed >= FIRST_LOOKS) {
                     return Err(error);
                 }
                 let place = &self.halves[at].place;
@@ -208,13 +224,19 @@ impl Expiry {
         let before = half.observer.watch().map(|watch| watch.lease.clone());
         half.observer.handle(Event::Read(found.as_ref().map(sight)), boot_time());
         let now = half.observer.watch().map(|watch| &watch.lease);
-        let is_renewed = before.zip(now).is_some_and(|(before, now)| before.lock == now.lock && before != *now);
+        let is_renewed = before.as_ref().zip(now).is_some_and(|(before, now)| before.lock == now.lock && before != now);
         half.found = found;
         if is_renewed && self.only.is_some() {
             return Ok(Some(Expired::Renewed));
         }
-        self.judge(at).await;
-        Ok(None)
+        if before.is_none() && half.observer.watch().is_some() {
+            // Else all of the lease were waited out for nothing.
+            if let Some(why) = half.store.keeps_no_conditions().await {
+                let why = format!("no lock can be reclaimed from {}: {why}", half.place);
+                return Ok(Some(Expired::Stays(printable(&why))));
+            }
+        }
+        Ok(self.judge(at).await)
     }
 
     async fn read(&self, at: usize) -> Result<Option<Found>, StoreError> {
@@ -231,14 +253,18 @@ impl Expiry {
     }
 
     /// Looks whether the holder of the lock that was just read is proven dead, and tells people of the lock if it is new.
-    async fn judge(&mut self, at: usize) {
-        let Watched { found: Some((seen, Some(lease))), observer, .. } = &self.halves[at] else { return };
+    async fn judge(&mut self, at: usize) -> Option<Expired> {
+        let Watched { found: Some((seen, Some(lease))), observer, .. } = &self.halves[at] else { return None };
         let (FoundLock::Held(info), Some(lease), true) = (&seen.lock, lease.leased.lease(), observer.watch().is_some())
         else {
-            return;
+            return None;
         };
         let Judged { holder, verdict } = Machine::here(|name| std::env::var_os(name)).judge(info, &seen.recorded);
-        if self.told.as_ref().is_none_or(|(told, _)| *told != info.id) {
+        if holder.as_ref().is_some_and(is_around) {
+            let why = format!("lock {} is held by the run that this is a part of", info.id);
+            return Some(Expired::Stays(printable(&why)));
+        }
+        if !self.told.contains(&info.id) {
             let (id, lock, at, next) = (info.id.clone(), Some(info.clone()), Timestamp::now(), String::new());
             let refused = RefusedLock { id, lock, holder, verdict: verdict.clone(), free: false, at, next };
             let finding = refused.finding();
@@ -252,7 +278,8 @@ impl Expiry {
                 describe(length),
                 describe(Times::of(length).map_or(length, Times::wait))
             );
-            self.told = Some((info.id.clone(), Instant::now()));
+            self.told.push(info.id.clone());
+            self.told_at = Instant::now();
         }
         let half = &mut self.halves[at];
         half.dead = verdict.is_dead().then(|| verdict.to_string());
@@ -261,6 +288,7 @@ impl Expiry {
             sleep(IN_FLIGHT).await;
             half.observer.handle(Event::HolderDead, boot_time());
         }
+        None
     }
 
     /// Whether the holder is proven to be alive on this machine: a frozen one, say. Then its lock stays, whatever its lease.
@@ -279,7 +307,7 @@ impl Expiry {
     async fn write(&mut self, at: usize) -> Result<(), StoreError> {
         let half = &mut self.halves[at];
         let (Some(action), Some((_, Some(hold)))) = (half.due.take(), &mut half.found) else { return Ok(()) };
-        let own = hold.leased.lease().cloned();
+        let (own, deleted) = (hold.leased.lease().cloned(), half.deleted);
         if let Some(own) = &own {
             let waited = || describe(Times::of(own.length()).map_or(own.length(), Times::wait));
             let why = half.dead.clone().unwrap_or_else(|| format!("nobody renewed its lease for {}", waited()));
@@ -294,6 +322,8 @@ impl Expiry {
                 within(LONGEST_REQUEST, fenced).await.map(|fenced| fenced.map(|fenced| *hold = fenced).is_some())
             }
             (Action::Delete { version, .. }, Some(own)) if own.version == *version => {
+                // Before it is sent: a stop may come before its answer.
+                half.deleted = Some(false);
                 within(LONGEST_REQUEST, half.store.delete_leased(hold)).await
             }
             // What is there is not what it decided on.
@@ -301,7 +331,9 @@ impl Expiry {
         };
         let answer = match done {
             Ok(true) => {
-                half.is_deleted = matches!(action, Action::Delete { .. });
+                if matches!(action, Action::Delete { .. }) {
+                    half.deleted = Some(true);
+                }
                 Answer::Done
             }
             Ok(false) => Answer::Refused,
@@ -309,7 +341,12 @@ impl Expiry {
                 tracing::info!("{}: {}", half.place, error.in_a_line());
                 Answer::Unknown
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(error, StoreError::Denied { .. } | StoreError::NoConditions(_)) {
+                    half.deleted = deleted;
+                }
+                return Err(error);
+            }
         };
         half.observer.handle(Event::Answered(answer), boot_time());
         Ok(())
@@ -318,12 +355,12 @@ impl Expiry {
     /// Says now and then that the lock is still there, and when it was renewed.
     fn tell(&mut self) {
         let watched = self.halves.iter().filter_map(|half| half.observer.watch()).map(|watch| watch.since);
-        let (Some(since), Some((lock, told))) = (watched.max(), &mut self.told) else { return };
-        if told.elapsed() >= TELL_EVERY {
-            *told = Instant::now();
+        let (Some(since), Some(lock)) = (watched.max(), self.told.last()) else { return };
+        if self.told_at.elapsed() >= TELL_EVERY {
+            self.told_at = Instant::now();
             let unchanged = Duration::from_secs(boot_time().saturating_sub(since).as_secs());
             tracing::info!(
-                "still waiting for lock {}: its lease was last seen to change {} ago",
+                "still waiting for lock {}: its lease was not renewed for {} while watched",
                 printable(lock),
                 describe(unchanged)
             );
@@ -335,21 +372,33 @@ impl Watched {
     /// What became of it, once it is gone and a delete was sent.
     fn deletion(&self) -> String {
         let Self { place, wanted: (lock, why), .. } = self;
-        printable(&match self.is_deleted {
+        printable(&match self.deleted == Some(true) {
             true => format!("lock {lock} deleted at {place}: {why}"),
             false => format!("lock {lock} is gone from {place}; a request of tfguard's may have deleted it"),
         })
     }
 
-    /// Why it is left to Terraform, as a clause.
+    /// Why no lease decides on it, as a clause.
     fn unleased(&self) -> String {
         let Some((seen, lease)) = &self.found else { return String::new() };
-        match (&seen.lock, lease.as_ref().map(|lease| &lease.leased)) {
-            (FoundLock::Held(_), Some(Leased::Foreign(why))) => printable(why),
-            (FoundLock::Held(info), _) => printable(&format!("lock {} by {} has no lease", info.id, info.who)),
-            (FoundLock::Malformed(_), _) => "what is there isn't a lock".to_owned(),
-        }
+        unleased(&seen.lock, lease.as_ref().map(|lease| &lease.leased))
     }
+}
+
+/// Why no lease decides on a lock that has none, as a clause.
+pub(crate) fn unleased(lock: &FoundLock, leased: Option<&Leased>) -> String {
+    match (lock, leased) {
+        (FoundLock::Held(_), Some(Leased::Foreign(why))) => printable(why),
+        (FoundLock::Held(info), _) => printable(&format!("lock {} by {} has no lease", info.id, info.who)),
+        (FoundLock::Malformed(_), _) => "what is there isn't a lock".to_owned(),
+    }
+}
+
+/// Whether this process is below one of the holder's, which waits for it in turn.
+fn is_around(holder: &Holder) -> bool {
+    let of_holder = [holder.supervisor, holder.child.map(|child| child.id)];
+    let mut above = std::iter::successors(ProcessId::own(), |process| process.parent());
+    holder.world == World::here() && above.any(|process| of_holder.contains(&Some(process)))
 }
 
 /// A half as its observer sees it.

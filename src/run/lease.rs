@@ -113,15 +113,12 @@ impl Leases {
             let beat = |beat: &SentBeat| Beat { version: beat.version, sent: beat.at };
             let known =
                 Known { confirmed: note.confirmed.as_ref().map(beat), sent: note.sent.iter().map(beat).collect() };
-            leases.add(note.lock.clone(), note.place.clone(), Stage::Held, known);
-            if let Some(half) = leases.halves.last_mut() {
-                half.lost = note.lost;
-            }
+            leases.add(note.lock.clone(), note.place.clone(), Stage::Held, known, note.lost);
         }
         leases
     }
 
-    fn add(&mut self, lock: Subject, place: LockPlace, stage: Stage, known: Known<LeaseVersion>) {
+    fn add(&mut self, lock: Subject, place: LockPlace, stage: Stage, known: Known<LeaseVersion>, lost: bool) {
         let Some(times) = self.times else { return };
         if self.alarm.is_none() {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -136,7 +133,7 @@ impl Leases {
             }
         }
         let told = (known.confirmed.as_ref().map(|beat| beat.version), false);
-        let machine = Machine::new(times, (), known, fresh);
+        let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, fresh);
         self.halves.push(Half {
             lock,
             place,
@@ -146,8 +143,8 @@ impl Leases {
             hold: None,
             machine,
             is_asking: false,
-            is_stopped: false,
-            lost: false,
+            is_stopped: lost,
+            lost,
             told,
         });
     }
@@ -175,12 +172,21 @@ impl Leases {
         };
         let places = match backend.clone().and_then(places) {
             Ok(places) => places,
-            Err(why) => return (stage == Stage::Held).then(|| without_lease(lock, &why)),
+            Err(why) => {
+                let renewed = self.halves.iter().any(|half| half.lock.may_be_same(lock) && half.has_beaten());
+                let state = lock.claim().lock_id();
+                return (stage == Stage::Held).then(|| match renewed {
+                    true => format!("the lease of the lock of {state} can't be renewed: {why}"),
+                    false => without_lease(lock, &why),
+                });
+            }
         };
         for place in places {
-            let is_it = |half: &Half| half.place == place && half.lock.is(lock);
+            // Whichever way it is told first drives the half. Two would evict each other's beats.
+            let is_told = |half: &Half| !half.stage.is_over() && half.lock.may_be_same(lock);
+            let is_it = |half: &Half| half.place == place && (half.lock.is(lock) || is_told(half));
             if !self.halves.iter().any(is_it) {
-                self.add(lock.clone(), place.clone(), stage, Known::default());
+                self.add(lock.clone(), place.clone(), stage, Known::default(), false);
             }
             if let Some(half) = self.halves.iter_mut().find(|half| is_it(half)) {
                 half.backend = backend.clone().ok().cloned();
@@ -272,7 +278,8 @@ impl Leases {
 
     /// Terraform is stopped, because the lease was not renewed, or because the lock was lost and is not touched any more.
     pub fn stopped(&mut self, at: usize, lost: bool) {
-        (self.halves[at].is_stopped, self.halves[at].lost) = (true, lost);
+        self.halves[at].is_stopped = true;
+        self.halves[at].lost |= lost;
     }
 
     /// Nothing of the run is alive.
@@ -300,10 +307,18 @@ impl Leases {
 
     /// Sends a beat of a half, or reads it.
     pub fn ask(&mut self, at: usize, action: Action<LeaseVersion>, session: Holder) {
-        let (Some(times), half) = (self.times, &mut self.halves[at]) else { return };
-        half.is_asking = true;
+        let Some(request) = self.request(at, session) else { return };
+        self.halves[at].is_asking = true;
+        let to_self = self.to_self.clone();
+        tokio::spawn(async move {
+            let _ = to_self.send(request.send(action).await);
+        });
+    }
+
+    fn request(&self, at: usize, session: Holder) -> Option<Request> {
+        let (times, half) = (self.times?, &self.halves[at]);
         let is_first = half.opened.is_none() || half.machine.known().confirmed.is_none();
-        let request = Request {
+        Some(Request {
             at,
             lock: half.lock.clone(),
             place: half.place.clone(),
@@ -316,21 +331,37 @@ impl Leases {
             is_sent: false,
             why: None,
             limit: if is_first { LONGEST_FIRST.min(times.renew() / 2) } else { times.request() },
-        };
-        let to_self = self.to_self.clone();
-        tokio::spawn(async move {
-            let _ = to_self.send(request.send(action).await);
-        });
+        })
     }
 
-    /// Removes what is left of the leases of locks that Terraform released.
-    pub async fn clean_up(&mut self) {
-        let removed = timeout(CLEAN_UP, async {
-            // A beat that is under way may still put it there.
+    /// Waits for what is under way: a beat may land after what is done next.
+    pub async fn settle(&mut self, longest: Duration) {
+        let answered = timeout(longest, async {
             while self.halves.iter().any(|half| half.is_asking) {
                 let Some(Reply { at, opened, .. }) = self.replies.recv().await else { break };
                 (self.halves[at].opened, self.halves[at].is_asking) = (opened, false);
             }
+        });
+        let _ = answered.await;
+    }
+
+    /// Takes the leases away from locks that stay, since a child may be alive which nobody supervises any more. Of which
+    /// states that could not be done.
+    pub async fn unlease(&self, session: impl Fn(LockId) -> Holder) -> Vec<String> {
+        let is_left = |half: &Half| !half.lost && half.stage != Stage::Unlocked && half.has_beaten();
+        let left = (0..self.halves.len()).filter(|at| is_left(&self.halves[*at]));
+        let done = left.map(async |at| {
+            let request = self.request(at, session(self.lock(at)));
+            let done = timeout(CLEAN_UP, async { request?.unlease().await.ok() }).await;
+            (done != Ok(Some(true))).then(|| self.state(at))
+        });
+        join_all(done).await.into_iter().flatten().collect()
+    }
+
+    /// Removes what is left of the leases of locks that Terraform released.
+    pub async fn clean_up(&mut self) {
+        self.settle(CLEAN_UP).await;
+        let removed = timeout(CLEAN_UP, async {
             let is_left = |half: &&Half| !half.lost && half.stage == Stage::Unlocked && half.has_beaten();
             let opened = self.halves.iter().filter(is_left).filter_map(|half| half.opened.as_ref());
             for ended in join_all(opened.map(|Opened { store, claim }| store.end_lease(&claim.id))).await {
@@ -351,8 +382,18 @@ fn without_lease(lock: &Subject, why: &str) -> String {
     format!("the lock of {state} has no lease, so nobody can reclaim it, and Terraform goes on without one: {why}")
 }
 
+/// What there is to say of a lock that is to stay.
+pub(crate) fn stays_leased(state: &str) -> String {
+    format!(
+        "the lock of {state} is to stay, and its lease could not be taken away: a run with --reclaim elsewhere may delete \
+         the lock once its lease has run out"
+    )
+}
+
 fn fresh() -> LeaseVersion {
-    LeaseVersion::fresh().expect("the kernel gives random numbers")
+    // No reason to leave Terraform without its supervisor: the time tells beats apart, too.
+    let time = || boot_time().as_nanos() << 32 | u128::from(std::process::id());
+    LeaseVersion::fresh().unwrap_or_else(|_| LeaseVersion(time()))
 }
 
 impl Half {
@@ -433,6 +474,7 @@ impl Request {
         if !is_expected {
             return Ok(Answer::Refused);
         }
+        store.examine_writes(&hold).await.map_err(|error| error.in_a_line())?;
         self.is_sent = true;
         let lease = Lease::new(claim.id, version, self.length);
         let beaten = store.beat(&hold, &lease).await;
@@ -448,6 +490,11 @@ impl Request {
                 Err(error.in_a_line())
             }
         }
+    }
+
+    async fn unlease(mut self) -> Result<bool, String> {
+        let Opened { store, claim } = self.open().await?;
+        store.unlease(&claim, &self.session).await.map_err(|error| error.in_a_line())
     }
 
     /// What is there; none if it is not the lock.

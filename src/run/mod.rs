@@ -37,7 +37,7 @@ use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use child::OUTER;
-pub(crate) use expiry::{Expired, Expiry};
+pub(crate) use expiry::{Expired, Expiry, unleased};
 pub(crate) use inner::InnerGuards;
 pub use job::Job;
 pub use options::{OUTERMOST, RunOptions, Supervise};

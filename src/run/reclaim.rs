@@ -4,6 +4,7 @@
 //! It happens in the process that the CI started, before there is a session: whatever ends it leaves nothing behind.
 
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -30,15 +31,15 @@ pub async fn before_start(plan: &mut Plan, requests: &mut Requests) -> Option<u8
     let program = plan.command.first().filter(|program| plan.reclaim && model::product(program).is_some())?;
     let name = Path::new(program).file_name().map(|name| printable(&name.to_string_lossy())).unwrap_or_default();
     let began = Instant::now();
-    let code = tokio::select! {
-        biased;
-        request = stop(requests, plan.outer.as_ref(), plan.terms.deadline) => {
-            tracing::info!("stop requested: {request}");
-            tracing::warn!("{name} was not started, because the stop came while its state's lock was waited for");
-            Some(code_of(&request))
-        }
-        code = wait(plan, &name) => code,
+    let waited = {
+        let stop = pin!(stop(requests, plan.outer.as_ref(), plan.terms.deadline));
+        wait(plan, &name, stop).await
     };
+    let code = waited.unwrap_or_else(|request| {
+        tracing::info!("stop requested: {request}");
+        tracing::warn!("{name} was not started: the stop came before that");
+        Some(code_of(&request))
+    });
     plan.shorten_deadline(began.elapsed());
     code
 }
@@ -72,53 +73,93 @@ fn code_of(request: &StopRequest) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(exit::TFGUARD_FAILED)
 }
 
-async fn wait(plan: &Plan, name: &str) -> Option<u8> {
+/// What `work` gives, unless a stop comes first.
+async fn or_stop<T>(
+    mut stop: Pin<&mut impl Future<Output = StopRequest>>,
+    work: impl Future<Output = T>,
+) -> Result<T, StopRequest> {
+    tokio::select! {
+        biased;
+        request = &mut stop => Err(request),
+        done = work => Ok(done),
+    }
+}
+
+/// Waits until nothing is in the command's way that it has to wait for: as [`before_start`].
+///
+/// # Errors
+/// With the request that ended the wait.
+async fn wait(
+    plan: &Plan,
+    name: &str,
+    mut stop: Pin<&mut impl Future<Output = StopRequest>>,
+) -> Result<Option<u8>, StopRequest> {
     let arguments = plan.command.get(1..).unwrap_or_default();
     let here = std::env::current_dir().unwrap_or_default();
     let surroundings = Surroundings::of_command(&here, arguments, plan.env.clone());
-    let purpose = Purpose::read(&plan.command, &plan.env)?;
-    let workspace = purpose.workspace.clone().unwrap_or_else(|| terraform::workspace(&surroundings));
-    if !purpose.locks(&workspace) {
-        return None;
-    }
+    // The lock under which a workspace's state is made is no reason to wait: who only reads makes none where there is one.
+    let purpose = Purpose::read(&plan.command, &plan.env);
+    let Some(purpose) = purpose.filter(|purpose| !purpose.operations.is_empty() || purpose.moves) else {
+        return Ok(None);
+    };
+    let workspace = purpose.workspace.unwrap_or_else(|| terraform::workspace(&surroundings));
     let plan_file = terraform::plan_file(arguments, &surroundings);
     let not_looked = |why: String| {
         tracing::warn!("--reclaim does nothing, and {name} starts: {why}");
-        None
+        Ok(None)
     };
     let state = match State::at(&surroundings, plan_file.as_deref(), &workspace) {
         Ok(Some(state)) => state,
-        Ok(None) => return None,
+        Ok(None) => return Ok(None),
         Err(error) => return not_looked(error.to_string()),
     };
     let State { backend, key, places, .. } = state;
-    let clients = match AwsClients::connect_trusting_no_checkout(&backend).await {
+    let clients = match or_stop(stop.as_mut(), AwsClients::connect_trusting_no_checkout(&backend)).await? {
         Ok(clients) => clients,
         Err(error) => return not_looked(error.to_string()),
     };
-    match Expiry::of_state(&clients, places.clone()).watch().await {
-        Ok(Expired::Reclaimed) => {}
-        Ok(Expired::Unleased(why)) => {
-            tracing::info!("the lock is left to {name}: {why}");
-            return None;
+    let mut expiry = Expiry::of_state(&clients, places.clone());
+    let watched = or_stop(stop.as_mut(), expiry.watch()).await;
+    let deleted = expiry.deleted();
+    match &watched {
+        Ok(Ok(Expired::Stays(why))) => tracing::info!("the lock is left to {name}: {why}"),
+        Ok(Err(error)) if deleted.is_some() => {
+            tracing::warn!("what may be left of the lock is left to {name}: {}", error.in_a_line());
         }
-        Ok(Expired::Free | Expired::Renewed | Expired::Another) => return None,
-        Err(error) => return not_looked(error.in_a_line()),
+        Ok(Err(error)) => return not_looked(error.in_a_line()),
+        _ => {}
+    }
+    // Of a lock that went by itself it is not known whether its holder released it, or another observer deleted it.
+    if deleted.is_none() && !matches!(watched, Ok(Ok(Expired::Gone))) {
+        return watched.map(|_| None);
     }
     let whole = plan_file.is_some() || terraform::unit_of(&surroundings.dir).is_some();
     let settings = Settings::of(&backend, &key, surroundings.dir, plan_file, whole);
-    let state = states::look_after_reclaim(&clients, &backend, &key, places, &settings).await;
-    let (line, next) = match (state.finding(), &state.why) {
-        (Some(finding), _) => (finding.line, finding.next),
-        (None, Some(why)) => {
-            (format!("state s3://{}/{key} could not be looked at: {why}", backend.bucket()), Some(state.next.clone()))
+    let mut stopped = watched.err();
+    let until = async {
+        if stopped.is_none() {
+            stopped = Some(stop.await);
         }
-        (None, None) => return None,
+        "a stop came first".to_owned()
+    };
+    let state = states::look_after_reclaim(&clients, &backend, &key, places, &settings, until).await;
+    let (line, next) = match (state.finding(), state.why, deleted) {
+        (Some(finding), ..) => (finding.line, finding.next.unwrap_or_default()),
+        (None, Some(why), Some(is_sure)) => {
+            let was = if is_sure { "was" } else { "may have been" };
+            let state_is = format!("state s3://{}/{key}", backend.bucket());
+            (format!("{state_is}: its lock {was} deleted, and it could not be looked at: {why}"), state.next)
+        }
+        // Most likely its holder released it.
+        (None, ..) => return stopped.map_or(Ok(None), Err),
     };
     tracing::warn!("{line}");
-    tracing::warn!("next: {}", next.unwrap_or_default());
-    tracing::warn!("{name} was not started: the run whose lock was deleted may have left the state so");
-    Some(exit::STATE_NEEDS_A_LOOK)
+    tracing::warn!("next: {next}");
+    if let Some(request) = stopped {
+        return Err(request);
+    }
+    tracing::warn!("{name} was not started: the run whose lock is gone may have left the state so");
+    Ok(Some(exit::STATE_NEEDS_A_LOOK))
 }
 
 #[cfg(test)]

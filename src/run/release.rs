@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::observe::Left;
 use crate::run::job::Job;
+use crate::run::lease::stays_leased;
 use crate::run::locate::{Locator, Started};
 use crate::run::states;
 use crate::session::{Journal, goes_on, is_of_this_kernel, may_be_alive};
@@ -110,6 +111,9 @@ impl Locator {
         }
         if terms.job.on_death.keeps(claim) {
             let unlocked = *stage == Stage::Unlocked;
+            if !unlocked && terms.job.lease.is_some() && !self.unlease(claim, session, lost).await {
+                tracing::warn!("{}", stays_leased(&claim.lock_id()));
+            }
             return (if unlocked { LockOutcome::Unlocked } else { LockOutcome::Kept }, Vec::new());
         }
         let backend = match self.backend(claim) {
@@ -183,6 +187,24 @@ impl Locator {
             ),
             outcome => (outcome, halves),
         }
+    }
+}
+
+impl Locator {
+    /// Takes the lease away from a lock that stays for a person, but for the halves that were `lost`. Whether it has none
+    /// now.
+    async fn unlease(&self, claim: &LockClaim, session: &Holder, lost: &[LockPlace]) -> bool {
+        let removed = async {
+            let backend = self.backend(claim).ok()?;
+            let clients = AwsClients::connect_trusting_no_checkout(backend).await.ok()?;
+            let places = backend.places(claim).ok()?.into_iter().filter(|place| !lost.contains(place));
+            let removed = places.map(async |place| {
+                let store = clients.open(&place, UnconditionalDelete::Refuse);
+                store.unlease(claim, session).await
+            });
+            Some(join_all(removed).await.into_iter().all(|removed| removed == Ok(true)))
+        };
+        tokio::time::timeout(LONGEST_LOOK, removed).await == Ok(Some(true))
     }
 }
 

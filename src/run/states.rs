@@ -143,13 +143,14 @@ async fn state(
     (state, changed)
 }
 
-/// Looks at the state whose lock was just deleted, because its holder had let its lease run out.
+/// Looks at the state whose lock had a lease and is gone. `stopped`: why to look no longer.
 pub(crate) async fn look_after_reclaim(
     clients: &AwsClients,
     backend: &S3Backend,
     state_key: &str,
     places: Vec<LockPlace>,
     settings: &Settings,
+    stopped: impl Future<Output = String>,
 ) -> StateAccount {
     let expected = Expected::default();
     let errored = errored(&settings.directory, None);
@@ -164,7 +165,13 @@ pub(crate) async fn look_after_reclaim(
         next: next(Some(settings), Some(backend), state_key, &expected),
     };
     let looked = examine(clients, backend, state_key, places, errored, &expected, |_, _| false);
-    match tokio::time::timeout(BUDGET, looked).await.unwrap_or_else(|_| Err(format!("no answer within {BUDGET:?}"))) {
+    let looked = tokio::select! {
+        biased;
+        why = stopped => Err(why),
+        looked = looked => looked,
+        () = tokio::time::sleep(BUDGET) => Err(format!("no answer within {BUDGET:?}")),
+    };
+    match looked {
         Ok((judgement, seen)) => state.note(judgement, seen),
         Err(why) => state.why = Some(why),
     }

@@ -134,7 +134,9 @@ impl<'a> Supervisor<'a> {
     /// Takes over a session of which everything is dead.
     #[must_use]
     pub fn take_over_dead(job: &'a Job, journal: Journal) -> Self {
-        Self::go_on(job, journal, Child::Gone)
+        let mut supervisor = Self::go_on(job, journal, Child::Gone);
+        supervisor.leases.end();
+        supervisor
     }
 
     /// Takes the place of a supervisor that is dead and supervises to the end, as far as that is
@@ -161,6 +163,9 @@ impl<'a> Supervisor<'a> {
             supervisor.machine = supervisor.machine.already_interrupted();
         }
         supervisor.read_log();
+        if supervisor.journal.leases.iter().any(|lease| lease.lost) {
+            supervisor.annotator.stop();
+        }
         if let Some(child) = supervisor.journal.child.filter(|_| job.command.is_empty()) {
             supervisor.others.adopted = surroundings_of(child.id);
         }
@@ -225,6 +230,9 @@ impl<'a> Supervisor<'a> {
                 if let Some(finish) = self.act(action).await {
                     self.leases.end();
                     self.leases.clean_up().await;
+                    if finish == Finish::Alive {
+                        self.unlease().await;
+                    }
                     if finish != Finish::Alive {
                         self.look_at_states().await;
                     }

@@ -108,6 +108,18 @@ impl Store {
         }
     }
 
+    /// Finds out whether the store keeps the condition of a beat, where that is not known: before a lockfile's first, when
+    /// nothing in the store names its lock.
+    ///
+    /// # Errors
+    /// When it does not, or nobody can tell. No lease of the lock is there then.
+    pub async fn examine_writes(&self, read: &Leasehold) -> Result<(), StoreError> {
+        match self {
+            Self::Lockfile(store) if read.leased.lease().is_none() => store.examine_writes().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a lease in place of what was read there, if that is still the very one, and in a table the lock too: what is
     /// there now then, else none. A request that was not answered may land later, and is under the same condition then.
     ///
@@ -117,8 +129,7 @@ impl Store {
         match (self, &from.names) {
             (Self::Table(store), Names::Item { info, lease: old }) => store.beat(info, old.as_ref(), lease).await,
             (Self::Lockfile(store), Names::Objects { lockfile, lease: old }) => {
-                let is_first = from.leased.lease().is_none();
-                let etag = store.beat(old.as_deref(), lease, is_first).await?;
+                let etag = store.put_lease(lease, old.as_deref()).await?;
                 let names = |etag| Names::Objects { lockfile: lockfile.clone(), lease: Some(etag) };
                 Ok(etag.map(|etag| Leasehold { leased: Leased::Lease(lease.clone()), names: names(etag) }))
             }
@@ -149,6 +160,32 @@ impl Store {
                 store.delete_leased(lockfile, lease).await
             }
             _ => Err(elsewhere()),
+        }
+    }
+
+    /// Takes the lease away from a claimed lock that stays though nobody renews it any more, if both are still the very ones
+    /// that are read. Whether the lock has none now.
+    ///
+    /// # Errors
+    /// As of [`Self::held_lease`], or its answer is not known.
+    pub async fn unlease(&self, claim: &LockClaim, session: &Holder) -> Result<bool, StoreError> {
+        let HeldLease::Own(read) = self.held_lease(claim, session).await? else { return Ok(true) };
+        if read.leased.lease().is_none() {
+            return Ok(true);
+        }
+        match (self, &read.names) {
+            (Self::Table(store), Names::Item { info, lease: Some(lease) }) => store.unlease(info, lease).await,
+            (Self::Lockfile(store), Names::Objects { lease: Some(lease), .. }) => store.unlease(lease).await,
+            _ => Err(elsewhere()),
+        }
+    }
+
+    /// Why [`Self::delete_leased`] can delete nothing here. None also where that could not be found out.
+    pub async fn keeps_no_conditions(&self) -> Option<&str> {
+        let Self::Lockfile(store) = self else { return None };
+        match store.conditions().await {
+            Ok(Conditions::NotKept(detail)) => Some(detail),
+            _ => None,
         }
     }
 
@@ -194,17 +231,34 @@ impl TableStore {
             }
             None => format!("attribute_not_exists({LEASE_ATTRIBUTE})"),
         };
+        let is_done = self.update(&format!("SET {LEASE_ATTRIBUTE} = :new"), &unchanged, values).await?;
+        Ok(is_done.then(|| of_attributes(info.clone(), Some(new), lease.lock.as_str())))
+    }
+
+    async fn unlease(&self, info: &AttributeValue, lease: &AttributeValue) -> Result<bool, StoreError> {
+        let values = HashMap::from([(":info".to_owned(), info.clone()), (":old".to_owned(), lease.clone())]);
+        let unchanged = format!("{LEASE_ATTRIBUTE} = :old");
+        self.update(&format!("REMOVE {LEASE_ATTRIBUTE}"), &unchanged, values).await
+    }
+
+    /// Changes the lease of the lock that has this Info, if its lease is as it was. Whether it did.
+    async fn update(
+        &self,
+        change: &str,
+        unchanged: &str,
+        values: HashMap<String, AttributeValue>,
+    ) -> Result<bool, StoreError> {
         let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
         let answer = request
-            .update_expression(format!("SET {LEASE_ATTRIBUTE} = :new"))
+            .update_expression(change)
             .condition_expression(self.guarded(&format!("Info = :info AND {unchanged}")))
             .set_expression_attribute_values(Some(values))
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Some(of_attributes(info.clone(), Some(new), lease.lock.as_str()))),
+            Ok(_) => Ok(true),
             Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(None),
+                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(false),
                 _ => Err(classify("dynamodb:UpdateItem", error)),
             },
         }
@@ -238,15 +292,17 @@ impl LockfileStore {
         Ok(Leasehold { leased, names: Names::Objects { lockfile, lease } })
     }
 
-    async fn beat(&self, old: Option<&str>, lease: &Lease, is_first: bool) -> Result<Option<String>, StoreError> {
-        let Some(etag) = self.put_lease(lease, old).await? else { return Ok(None) };
-        // Of AWS it is known. Where the same is put once more on a condition that nothing fulfils, nothing changes.
-        let is_doubtful = is_first && self.conditions.get() != Some(&Conditions::Kept);
-        if is_doubtful && self.put_lease(lease, Some(IMPOSSIBLE_ETAG)).await?.is_some() {
-            outcome(self.delete(&self.lease_key(), Some(&etag)).await)?;
-            return Err(StoreError::UnconditionalWrites);
+    /// Of AWS it is known. Elsewhere what nothing may let through is put, and it names no lock, should it get through.
+    async fn examine_writes(&self) -> Result<(), StoreError> {
+        if self.conditions.get() == Some(&Conditions::Kept) {
+            return Ok(());
         }
-        Ok(Some(etag))
+        let nothing = Lease::new(LockId::none(), LeaseVersion(0), Lease::SHORTEST);
+        let Some(etag) = self.put_lease(&nothing, Some(IMPOSSIBLE_ETAG)).await? else { return Ok(()) };
+        if let Err(error) = outcome(self.delete(&self.lease_key(), Some(&etag)).await) {
+            tracing::debug!("a lease of no lock stays, which means nothing: {error}");
+        }
+        Err(StoreError::UnconditionalWrites)
     }
 
     async fn delete_leased(&self, lockfile: &str, lease: &str) -> Result<bool, StoreError> {
@@ -268,11 +324,19 @@ impl LockfileStore {
         let key = self.lease_key();
         let Some(object) = self.get_object(&key, LARGEST_LEASE).await? else { return Ok(()) };
         let is_own = matches!(Leased::read(&object.bytes, lock.as_str()), Leased::Lease(_));
-        let Some(etag) = object.etag.filter(|_| is_own) else { return Ok(()) };
-        match self.conditions().await? {
-            Conditions::Kept => outcome(self.delete(&key, Some(&etag)).await).map(drop),
-            Conditions::NotKept(detail) => Err(StoreError::NoConditions(detail.clone())),
+        match object.etag.filter(|_| is_own) {
+            Some(etag) => self.unlease(&etag).await.map(drop),
+            None => Ok(()),
         }
+    }
+
+    /// Deletes the lease that has this ETag. Whether it is gone.
+    async fn unlease(&self, etag: &str) -> Result<bool, StoreError> {
+        if let Conditions::NotKept(detail) = self.conditions().await? {
+            return Err(StoreError::NoConditions(detail.clone()));
+        }
+        let done = outcome(self.delete(&self.lease_key(), Some(etag)).await)?;
+        Ok(matches!(done, Outcome::Done(_) | Outcome::NoSuchKey))
     }
 
     /// Whether the lockfile is the very one that has this ETag.
@@ -312,6 +376,8 @@ impl LockfileStore {
                 match error.code() {
                     Some("PreconditionFailed" | "NoSuchKey") => Ok(None),
                     _ if status == Some(412) => Ok(None),
+                    // It knows no such condition, and did nothing.
+                    _ if status == Some(501) => Err(StoreError::UnconditionalWrites),
                     _ => Err(classify("s3:PutObject", error)),
                 }
             }

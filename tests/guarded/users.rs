@@ -91,7 +91,7 @@ fn a_terraform_that_may_not_be_signalled_is_told_of_and_keeps_its_lock() {
     for below_a_shell in [false, true] {
         let project = table(Kind::Sleep);
         let Some(sudo) = sudo(&project) else { return };
-        let options = ["--grace", "1s"];
+        let options = ["--grace", "1s", "--lease", "3m"];
         out_of_reach(
             &project,
             if below_a_shell {
@@ -110,6 +110,7 @@ fn below_shell(project: &Project, sudo: &Path, options: &[&str]) -> Running {
 
 fn out_of_reach(project: &Project, run: Running) {
     run.wait_for_stdout("asleep", SOON);
+    run.wait_for_stderr("has a lease of 3m", SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON).expect_code(120);
     let terraform = project.terraforms()[0];
@@ -121,7 +122,8 @@ fn out_of_reach(project: &Project, run: Running) {
     assert_eq!(exit.out().matches("Interrupt received.").count(), 0, "{exit}");
     let release = || as_user(project, TFGUARD).args(["release", "--wait", "1m"]).run();
     let alive = release().expect_code(120);
-    assert!(project.lock().is_some(), "it is at work: {alive}");
+    let item = project.aws().item(project.table_name(), &project.lock_id()).expect("it is at work");
+    assert!(!item.contains_key("TfguardLease"), "nobody renews it, and nobody may take the lock: {item:?} {alive}");
     assert!(project.guard().kill_all());
     let exit = release().expect_code(0);
     assert!(exit.err().contains("deleted by tfguard"), "{exit}");

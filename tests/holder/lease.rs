@@ -358,6 +358,153 @@ fn a_role_that_may_not_write_a_lease_runs_without_one_and_is_told() {
     }
 }
 
+/// With DEBUG the log tells of a lockfile twice: by Terraform's record, and by its upload. Two leases of one lock evict each
+/// other.
+#[test]
+fn a_lock_that_the_log_tells_of_twice_has_one_lease_on_each_half() {
+    thread::scope(|scope| {
+        for by_path in [false, true] {
+            scope.spawn(move || {
+                let (proxy, project) = leased(Kind::Sleep, true);
+                let script = format!("{} {}; exit $?", terraform().display(), APPLY.join(" "));
+                let run = match by_path {
+                    true => project.command(TFGUARD).args(LEASE).args(["--", "sh", "-c", &script]),
+                    false => project.tfguard(TFGUARD, LEASE, APPLY).envs([("TF_LOG", "debug"), ("TF_LOG_PATH", "log")]),
+                };
+                let run = run.new_group().start();
+                wait_for_beats(&proxy, true, 3);
+                wait_for_beats(&proxy, false, 3);
+                run.wait_for_stdout("asleep", SOON);
+                run.signal(SIGTERM);
+                let exit = run.wait(SOON);
+                assert!(!exit.err().contains("taken away"), "{exit}");
+                assert_eq!(exit.err().matches("has a lease of 30s").count(), 2, "{exit}");
+                assert!(exit.err().contains("released by Terraform"), "{exit}");
+                assert_nothing_left(&project, &exit);
+            });
+        }
+    });
+}
+
+/// Before a record names the lock, it is known that the store keeps conditions: an observer would believe that record.
+#[test]
+fn a_store_whose_conditions_cannot_be_tried_has_no_lease_and_stops_nobody() {
+    let beat = || Match::http("PUT", ".tflock.lease");
+    let trial = || beat().header("if-match", "matches-nothing");
+    let denied = Answer::s3(403, "AccessDenied", "no");
+    let unknown =
+        Answer::s3(501, "NotImplemented", "A header you provided implies functionality that is not implemented");
+    thread::scope(|scope| {
+        for (requests, action) in [
+            (trial(), denied.into()),
+            (trial(), Action::Close),
+            (trial(), unknown.clone().into()),
+            (beat().header("if-none-match", ""), unknown.into()),
+        ] {
+            scope.spawn(move || {
+                let (proxy, project) = leased(Kind::Sleep, true);
+                proxy.rule(requests.clone(), [action]);
+                let run = project.tfguard(TFGUARD, SHORT, APPLY).new_group().start();
+                run.wait_for_stderr("has no lease", SOON);
+                run.wait_for_stdout("asleep", SOON);
+                let tried = proxy.seen_matching(&requests).len();
+                // Longer than to the kill; what passes is the time itself.
+                thread::sleep(KILL + Duration::from_secs(1));
+                assert!(proxy.seen_matching(&requests).len() > tried, "it is tried again");
+                assert!(!run.stderr().contains("stop requested"), "{}", run.stderr());
+                let keys = project.aws().keys(project.bucket(), "");
+                assert!(keys.iter().any(|key| key.ends_with(".lease")).not(), "{keys:?}: {}", run.stderr());
+                proxy.clear_rules();
+                wait_for_beats(&proxy, false, 2);
+                run.signal(SIGTERM);
+                let exit = run.wait(SOON).expect_code(1);
+                assert!(exit.err().contains("released by Terraform"), "{exit}");
+                assert_nothing_left(&project, &exit);
+            });
+        }
+    });
+}
+
+/// Somebody else's lock in the place of a run's own.
+fn take_away(project: &Project) {
+    let other = LockInfo::foreign(&project.lock_id());
+    project.aws().plant_lock(project.table_name(), &other);
+}
+
+#[test]
+fn whoever_takes_over_a_lost_lock_renews_it_no_more_and_kills_in_time() {
+    let (proxy, project) = leased(Kind::HangInApply, false);
+    let run = held(&project, &proxy, false, &LEASE);
+    project.wait_for_hang(SOON);
+    take_away(&project);
+    run.wait_for_stderr("stop requested: its lock was taken away", SOON);
+    let sent = proxy.seen_matching(&Match::dynamodb("UpdateItem")).len();
+    kill(pid_of(&journal(&project)["supervisor"]));
+    run.wait_for_stderr("this process takes its place", SOON);
+    let exit = run.wait(SOON).expect_code(121);
+    assert!(exit.err().contains("killing terraform, before anybody may take that lock"), "{exit}");
+    assert_eq!(proxy.seen_matching(&Match::dynamodb("UpdateItem")).len(), sent, "{exit}");
+    assert_eq!(exit.err().matches("taken away while Terraform is at work").count(), 1, "{exit}");
+    project.guard().assert_no_process_left(SOON);
+}
+
+/// The time of a lease is shorter than the usual grace.
+#[test]
+fn a_reminder_after_a_lost_lock_tells_of_the_time_until_the_kill() {
+    let (proxy, project) = leased(Kind::HangInApply, false);
+    let run = held(&project, &proxy, false, &["--lease", "90s"]);
+    project.wait_for_hang(SOON);
+    take_away(&project);
+    run.wait_for_stderr("finishing: ", SOON);
+    run.wait_for_stderr("s left until its lease ends", SOON);
+    assert!(!run.stderr().contains(" of 5m left"), "{}", run.stderr());
+    assert!(project.guard().kill_all());
+}
+
+/// The child is dead, and the Terraform below it is not: its lease goes on, and so does its kill deadline.
+#[test]
+fn the_terraform_of_a_dead_wrapper_is_killed_when_its_lock_is_lost() {
+    let (proxy, project) = leased(Kind::HangInApply, false);
+    let wrapper = project.work().join("wrapper/terraform");
+    std::fs::create_dir(wrapper.parent().unwrap()).unwrap();
+    make_program(&wrapper, &format!("#!/bin/sh\n{} \"$@\" &\nwait\n", terraform().display()));
+    let run = project.command(TFGUARD).args(LEASE).arg("--").arg(&wrapper).args(APPLY).new_group().start();
+    wait_for_beats(&proxy, true, 1);
+    project.wait_for_hang(SOON);
+    kill(pid_of(&journal(&project)["child"]["id"]));
+    run.wait_for_stderr("stop requested", SOON);
+    wait_for_beats(&proxy, true, 1);
+    take_away(&project);
+    run.wait_for_stderr("taken away while Terraform is at work", SOON);
+    let exit = run.wait(SOON);
+    assert!(exit.err().contains("killing terraform, before anybody may take that lock"), "{exit}");
+    project.guard().assert_no_process_left(SOON);
+}
+
+/// A lock that is kept for a person has no lease, or the next run would take it. Where that fails, it is said.
+#[test]
+fn a_lock_that_a_cleanup_step_keeps_loses_its_lease() {
+    for denied in [false, true] {
+        let (proxy, project) = leased(Kind::Sleep, true);
+        let run = held(&project, &proxy, true, &LEASE);
+        run.wait_for_stdout("asleep", SOON);
+        let journal = journal(&project);
+        run.kill_with_supervisor(&journal);
+        assert!(project.guard().kill_all());
+        if denied {
+            let removal = Match::dynamodb("UpdateItem").body("REMOVE TfguardLease");
+            proxy.rule(removal, [Answer::dynamodb("AccessDeniedException", "no").into()]);
+        }
+        let exit = project.command(TFGUARD).arg("release").env("TFGUARD_ON_DEATH", "keep").run();
+        let item = project.aws().item(project.table_name(), &project.lock_id()).expect("the lock stays");
+        assert_eq!(item.contains_key("TfguardLease"), denied, "{item:?}: {exit}");
+        assert_eq!(exit.err().contains("a run with --reclaim elsewhere may delete the lock"), denied, "{exit}");
+        assert!(project.lock_in_bucket().is_some(), "{exit}");
+        let keys = project.aws().keys(project.bucket(), "");
+        assert!(keys.iter().any(|key| key.ends_with(".lease")).not(), "{keys:?}: {exit}");
+    }
+}
+
 #[test]
 fn settings_that_make_no_sense_are_refused_with_a_reason() {
     let project = project(Kind::Quick).table().init(&terraform());

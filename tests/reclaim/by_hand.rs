@@ -48,10 +48,25 @@ fn a_lock_that_is_renewed_or_has_no_lease_stays() {
 
         bed.unlock();
         bed.lock(&bed.lock);
-        let exit = bed.unlock_expired().run().expect_code(120);
-        assert!(exit.err().contains("has no lease"), "{exit}");
-        assert_eq!(bed.deletes(), 0, "{exit}");
+        for more in [&[][..], &["--dry-run"]] {
+            let exit = bed.unlock_expired().args(more).run().expect_code(120);
+            assert!(exit.err().contains("the lock stays: lock ") && exit.err().contains("has no lease"), "{exit}");
+            assert_eq!(bed.deletes(), 0, "{exit}");
+        }
     }
+}
+
+/// Nor is a way around that offered, which has no effect here.
+#[test]
+fn a_lock_in_a_store_whose_deletes_keep_no_conditions_stays_at_once() {
+    let bed = Leased::new(false, true);
+    bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [Answer::s3(501, "NotImplemented", "no").into()]);
+    let exit = bed.unlock_expired().run().expect_code(120);
+    assert!(exit.err().contains("the lock stays: no lock can be reclaimed from "), "{exit}");
+    assert!(!exit.err().contains("second-look") && !exit.err().contains(WAITING), "{exit}");
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0), "{exit}");
+    let exit = bed.unlock_expired().args(["--without-conditions", "second-look"]).run().expect_code(2);
+    assert!(exit.err().contains("cannot be used with"), "{exit}");
 }
 
 #[test]
@@ -98,6 +113,12 @@ fn the_commands_tell_of_a_lease() {
             bed.beat();
             let again: Value = serde_json::from_slice(&bed.tfguard(&words).run().stdout).unwrap();
             assert_ne!(again["locks"][0]["lease"]["version"], lease["version"], "{again:#}");
+        }
+        // What is known of one half counts more than what is not of the other.
+        if bed.table && bed.lockfile {
+            bed.project.aws().put_object(bed.project.bucket(), &bed.lease_key(), b"{".to_vec());
+            let inspected = bed.tfguard(&["inspect"]).run().expect_code(0);
+            assert!(inspected.out().contains(&hint), "{inspected}");
         }
         assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
     }

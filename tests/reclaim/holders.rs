@@ -139,6 +139,28 @@ fn the_lock_of_a_frozen_run_of_this_machine_stays() {
     assert_ne!(id(&project), first, "{exit}\n{}", next.stderr());
 }
 
+/// A Terraform of the run that has the lock wants the same one: it would wait for itself.
+#[test]
+fn what_a_run_calls_itself_does_not_wait_for_its_lock() {
+    let (is_leased, plan) = (
+        format!("{TFGUARD} inspect --format json | grep -q length_ms"),
+        format!("{TFGUARD} --reclaim -- terraform plan -input=false -no-color"),
+    );
+    let command = format!("until {is_leased}; do sleep 0.2; done; {plan} 2>&1; echo ended with $?");
+    let hcl = format!(
+        r#"resource "terraform_data" "a" {{
+  provisioner "local-exec" {{
+    command = {command:?}
+  }}
+}}
+"#
+    );
+    let project = Project::new(Aws::shared(), Kind::Hcl(hcl)).table().lockfile().init(&terraform());
+    let exit = project.tfguard(TFGUARD, HOLD, APPLY).run().expect_code(0);
+    assert!(exit.out().contains("is held by the run that this is a part of"), "{exit}");
+    assert!(exit.out().contains("ended with 1") && !exit.out().contains(WAITING), "{exit}");
+}
+
 /// Where the proof is at hand, nobody waits for the lease.
 #[test]
 fn the_lock_of_a_dead_run_of_this_machine_goes_at_once() {

@@ -27,6 +27,27 @@ fn terraform() -> PathBuf {
     Tools::get().any_terraform()
 }
 
+/// A lease's record of its next version.
+fn lease(lock: &str) -> String {
+    static BEATS: AtomicU32 = AtomicU32::new(1);
+    let (beat, length) = (BEATS.fetch_add(1, Ordering::Relaxed), LEASE.as_millis());
+    format!(r#"{{"schema":1,"lock":"{lock}","version":"{beat:032x}","length_ms":{length}}}"#)
+}
+
+/// The record that a run whose supervisor is this process writes beside its lock.
+fn record(lock: &str, supervisor: i32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap();
+    let start: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let namespace = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/pid").unwrap());
+    let record = serde_json::json!({
+        "schema": 1, "lock": lock, "tfguard": "0.1.0", "started": "2026-11-20T04:11:21Z", "host": "h",
+        "world": {"boot_id": boot.trim(), "pid_namespace": namespace},
+        "supervisor": {"pid": supervisor, "start_ticks": start},
+    });
+    record.to_string()
+}
+
 /// A project behind a proxy, whose state a run with a lease has locked. It was applied once.
 struct Leased {
     // First, so that its processes end before the proxy.
@@ -39,6 +60,11 @@ struct Leased {
 
 impl Leased {
     fn new(table: bool, lockfile: bool) -> Self {
+        Self::of(table, lockfile, |project| project)
+    }
+
+    /// Its project has more to it than others.
+    fn of(table: bool, lockfile: bool, more: fn(Project<'static>) -> Project<'static>) -> Self {
         let aws = Aws::shared();
         let proxy = FaultProxy::start(aws.url());
         let mut project = Project::new(aws, Kind::Quick).endpoint(proxy.url());
@@ -48,7 +74,7 @@ impl Leased {
         if lockfile {
             project = project.lockfile();
         }
-        let project = project.init(&terraform());
+        let project = more(project).init(&terraform());
         project.apply();
         let lock = LockInfo::foreign(&project.lock_id());
         let leased = Self { project, proxy, table, lockfile, lock };
@@ -73,22 +99,26 @@ impl Leased {
 
     /// What the holder does now and then.
     fn beat(&self) {
-        static BEATS: AtomicU32 = AtomicU32::new(1);
-        let (aws, beat) = (self.project.aws(), BEATS.fetch_add(1, Ordering::Relaxed));
-        let lease = format!(
-            r#"{{"schema":1,"lock":"{}","version":"{beat:032x}","length_ms":{}}}"#,
-            self.lock.id,
-            LEASE.as_millis()
-        );
+        let (aws, lease) = (self.project.aws(), lease(&self.lock.id));
         if self.lockfile {
             aws.put_object(self.project.bucket(), &self.lease_key(), lease.clone().into_bytes());
         }
         if self.table {
-            let table = self.project.table_name();
-            let mut item = aws.item(table, &self.project.lock_id()).unwrap();
-            item.insert("TfguardLease".to_owned(), AttributeValue::S(lease));
-            aws.put_item(table, item);
+            self.set("TfguardLease", lease);
         }
+    }
+
+    /// Writes an attribute of the lock's item.
+    fn set(&self, attribute: &str, text: String) {
+        let (aws, table) = (self.project.aws(), self.project.table_name());
+        let mut item = aws.item(table, &self.project.lock_id()).unwrap();
+        item.insert(attribute.to_owned(), AttributeValue::S(text));
+        aws.put_item(table, item);
+    }
+
+    /// Leaves something that is no state.
+    fn spoil_state(&self) {
+        self.project.aws().put_object(self.project.bucket(), &self.project.state_key(), b"{".to_vec());
     }
 
     /// What the holder does at its end.

@@ -148,15 +148,123 @@ fn a_look_that_fails_begins_the_wait_anew() {
     }
 }
 
+/// Whoever deleted the lock.
 #[test]
-fn a_doubtful_state_stops_the_run_before_it_starts() {
+fn a_doubtful_state_stops_all_who_waited_before_they_start() {
     for bed in [Leased::new(true, false), Leased::new(false, true)] {
-        bed.project.aws().put_object(bed.project.bucket(), &bed.project.state_key(), b"{".to_vec());
-        let exit = bed.apply(&[]).run().expect_code(121);
-        assert!(exit.err().contains("needs a look") && exit.err().contains("tfguard verify"), "{exit}");
-        assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
-        assert_eq!(bed.left(), [""; 0], "the lock was reclaimed: {exit}");
+        bed.spoil_state();
+        let exits = [bed.waiting(&[]), bed.waiting(&[])].map(|run| run.wait(SOON).expect_code(121));
+        for exit in &exits {
+            assert!(exit.err().contains("needs a look") && exit.err().contains("tfguard verify"), "{exit}");
+            assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
+        }
+        let deleted: usize = exits.iter().map(|exit| exit.err().matches("deleted at").count()).sum();
+        assert_eq!((bed.left(), deleted), (vec![], 1), "{}\n{}", exits[0], exits[1]);
         bed.assert_nothing_begun();
+    }
+}
+
+/// Once a lock is deleted, people are told to look at the state where tfguard did not.
+#[test]
+fn a_stop_during_the_look_at_the_state_says_that_nobody_looked() {
+    let bed = Leased::new(true, false);
+    let look = Gate::new();
+    bed.proxy.rule(Match::http("GET", "prod.tfstate?"), [look.hold()]);
+    let run = bed.apply(&[]).new_group().start();
+    look.wait_for(1, SOON);
+    run.signal(Signal::SIGTERM);
+    let exit = run.wait(SOON).expect_code(143);
+    look.release();
+    assert!(exit.err().contains("its lock was deleted, and it could not be looked at: a stop came first"), "{exit}");
+    assert!(exit.err().contains("tfguard verify") && exit.err().contains("terraform was not started"), "{exit}");
+    bed.assert_nothing_begun();
+}
+
+#[test]
+fn the_state_is_looked_at_where_only_one_half_could_be_deleted() {
+    let beds = [Leased::new(true, false), Leased::new(true, true)];
+    let runs = beds.each_ref().map(|bed| {
+        bed.spoil_state();
+        let denied = Answer::dynamodb("AccessDeniedException", "no");
+        bed.proxy.rule(Match::dynamodb("DeleteItem").body("TfguardLease"), [denied.into()]);
+        bed.apply(&[]).start()
+    });
+    let [none, half] = runs.map(|run| run.wait(SOON));
+    let none = none.expect_code(1);
+    assert!(none.err().contains("--reclaim does nothing") && !none.err().contains("needs a look"), "{none}");
+    let (exit, bed) = (half.expect_code(121), &beds[1]);
+    assert!(exit.err().contains("deleted at") && exit.err().contains("needs a look"), "{exit}");
+    assert!(exit.err().contains("what may be left of the lock is left to terraform: "), "{exit}");
+    assert!(!exit.err().contains("--reclaim does nothing"), "{exit}");
+    assert_eq!(bed.left(), ["item"], "{exit}");
+}
+
+/// In a lockfile's store, and without a wait for nothing.
+#[test]
+fn where_deletes_keep_no_conditions_the_lock_is_left_to_terraform_at_once() {
+    for bed in [Leased::new(false, true), Leased::new(true, true)] {
+        bed.proxy.rule(Match::http("DELETE", ".tfguard-"), [Answer::s3(501, "NotImplemented", "no").into()]);
+        let lease = || bed.project.aws().object(bed.project.bucket(), &bed.lease_key()).map(|lease| lease.body);
+        let before = lease();
+        let exit = bed.apply(&[]).run().expect_code(1);
+        assert!(exit.err().contains("the lock is left to terraform: no lock can be reclaimed from "), "{exit}");
+        assert!(!exit.err().contains("second-look") && !exit.err().contains("has run out"), "{exit}");
+        assert_eq!((bed.left(), bed.deletes(), lease()), (bed.whole(), 0, before), "{exit}");
+    }
+}
+
+/// Which record of the holder is seen, and where, does not matter.
+#[test]
+fn a_lock_stays_in_both_halves_if_the_record_beside_one_tells_that_its_holder_is_alive() {
+    let bed = Leased::new(true, true);
+    let holder = bed.project.command("sleep").arg("600").start();
+    bed.set("TfguardHolder", record(&bed.lock.id, holder.pid().as_raw()));
+    let lease = || bed.project.aws().object(bed.project.bucket(), &bed.lease_key()).map(|lease| lease.body);
+    let before = lease();
+    let run = bed.waiting(&[]);
+    run.wait_for_stderr("the lease has run out, and the lock stays all the same: the holder is alive", SOON);
+    run.signal(Signal::SIGTERM);
+    let exit = run.wait(LEASE).expect_code(143);
+    assert_eq!((bed.left(), bed.deletes(), lease()), (bed.whole(), 0, before), "{exit}");
+}
+
+/// It would wait for itself.
+#[test]
+fn the_lock_of_a_run_that_tfguard_is_a_part_of_is_left_to_terraform() {
+    let bed = Leased::new(true, false);
+    bed.set("TfguardHolder", record(&bed.lock.id, std::process::id().cast_signed()));
+    let exit = bed.apply(&[]).run().expect_code(1);
+    assert!(exit.err().contains("is held by the run that this is a part of"), "{exit}");
+    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0), "{exit}");
+}
+
+/// Two locks, one in each half, and one line about each.
+#[test]
+fn two_locks_of_one_state_are_told_of_once_each() {
+    let bed = Leased::new(true, true);
+    let other = LockInfo { id: bed.lock.id.replace('5', "6"), ..bed.lock.clone() };
+    bed.project.aws().plant_lockfile(&other);
+    bed.project.aws().put_object(bed.project.bucket(), &bed.lease_key(), lease(&other.id).into_bytes());
+    let exit = bed.apply(&[]).run().expect_code(0);
+    assert_eq!(exit.err().matches("is locked by").count(), 2, "{exit}");
+    assert_eq!((bed.left(), exit.err().matches("deleted at").count()), (vec![], 2), "{exit}");
+}
+
+/// The stand-in for a holder writes its first beat once it was seen that there is none.
+#[test]
+fn a_first_beat_that_comes_a_moment_after_its_lock_is_seen() {
+    loop {
+        let bed = Leased::new(true, false);
+        bed.lock(&bed.lock);
+        let run = bed.apply(&[]).new_group().start();
+        let look = Match::dynamodb("GetItem").body("TfguardLease");
+        let began = Instant::now();
+        bed.proxy.wait_for(|seen| look.fits(seen) && !seen.done.is_empty(), SOON);
+        bed.beat();
+        if began.elapsed() < Duration::from_secs(1) {
+            run.wait_for_stderr(WAITING, SOON);
+            break;
+        }
     }
 }
 
@@ -212,12 +320,16 @@ fn below_a_script_each_terraform_waits_for_its_own_state() {
 /// What takes no lock waits for none; nor does a run that did not ask for it.
 #[test]
 fn nobody_waits_who_takes_no_lock_or_did_not_ask() {
-    let bed = Leased::new(true, true);
-    let exit = bed.project.tfguard(TFGUARD, ["--reclaim"], ["output", "-no-color"]).run().expect_code(0);
-    assert!(!exit.err().contains("lease"), "{exit}");
-    let exit = bed.project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
-    assert!(!exit.err().contains(WAITING), "{exit}");
-    assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+    for bed in [Leased::new(true, true), Leased::of(true, true, |project| project.workspace("blue"))] {
+        for reads in [&["output", "-no-color"][..], &["init", "-input=false"], &["plan", "-input=false", "-lock=false"]]
+        {
+            let exit = bed.project.tfguard(TFGUARD, ["--reclaim"], reads).run().expect_code(0);
+            assert!(!exit.err().contains("lease"), "{exit}");
+        }
+        let exit = bed.project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(1);
+        assert!(!exit.err().contains(WAITING), "{exit}");
+        assert_eq!((bed.left(), bed.deletes()), (bed.whole(), 0));
+    }
 }
 
 /// Where nobody may look, Terraform finds out by itself.

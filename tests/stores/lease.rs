@@ -217,8 +217,8 @@ fn a_store_that_ignores_the_conditions_of_writes_gives_no_lease() {
     let [file, _] = bed.locked();
     bed.proxy.rule(Match::http("PUT", LEASE), [Action::Strip("if-match")]);
     let none = bed.own_lease(&file);
-    let beat = bed.aws.block_on(file.beat(&none, &fresh()));
-    assert_eq!(beat, Err(StoreError::UnconditionalWrites));
+    let examined = bed.aws.block_on(file.examine_writes(&none));
+    assert_eq!(examined, Err(StoreError::UnconditionalWrites));
     assert_eq!(bed.aws.object(&bed.bucket, LEASE), None);
     assert_eq!(
         bed.aws.block_on(file.read_held()).unwrap().map(|held| held.lock),

@@ -29,7 +29,7 @@ pub struct Args {
     ///
     /// Only a lock of a run with --lease has one. Nobody is asked: a lease that was not renewed for all of its length, and a
     /// tenth more, is a dead run's.
-    #[arg(long, conflicts_with_all = ["broken", "yes"], help_heading = "Deleting")]
+    #[arg(long, conflicts_with_all = ["broken", "yes", "without_conditions"], help_heading = "Deleting")]
     pub expired: bool,
 
     /// Only show what would be done

@@ -13,7 +13,7 @@ use crate::commands::unlock::args::Args;
 use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
 use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, LockPlace, Sighting};
-use crate::run::{Expired, Expiry, IN_FLIGHT, Terraform, write_report};
+use crate::run::{Expired, Expiry, IN_FLIGHT, Terraform, unleased, write_report};
 use crate::session::{Machine, nodename, terraforms};
 use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released};
 use crate::text::printable;
@@ -136,10 +136,13 @@ impl Unlock<'_> {
             return Ok(ended(Consent::NotAsked, Outcome::Refused, &stays(&lock, &verdict)));
         }
         if self.args.dry_run {
+            let by_lease = self.args.expired && permission == Permission::ToBeAsked;
+            if let Some(half) = halves.iter().find(|half| by_lease && half.seen.leased.lease().is_none()) {
+                let why = undecided(&unleased(&half.seen.lock, Some(&half.seen.leased)));
+                return Ok(ended(Consent::NotAsked, Outcome::Refused, &why));
+            }
             let why = match permission {
-                Permission::ToBeAsked if self.args.expired => {
-                    "dry run: nothing was deleted; tfguard would wait out its lease first"
-                }
+                _ if by_lease => "dry run: nothing was deleted; tfguard would wait out its lease first",
                 Permission::ToBeAsked if !self.args.yes || !at_work.is_empty() => {
                     "dry run: nothing was deleted; tfguard would ask first"
                 }
@@ -203,7 +206,7 @@ impl Unlock<'_> {
         let halves = expiry.gone();
         let (outcome, mut why) = match watched {
             Err(error) => (Outcome::Left, format!("NOT deleted: {}", error.on_lines())),
-            Ok(Expired::Free | Expired::Reclaimed) => {
+            Ok(Expired::Free | Expired::Gone | Expired::Reclaimed) => {
                 let unseen: Vec<_> = looks.iter().filter_map(|look| Some((&look.at.place, look.failure()?))).collect();
                 told(&halves, &unseen)
             }
@@ -213,12 +216,7 @@ impl Unlock<'_> {
             Ok(Expired::Another) => {
                 (Outcome::Refused, "another lock has taken its place and was not touched".to_owned())
             }
-            Ok(Expired::Unleased(why)) => (
-                Outcome::Refused,
-                format!(
-                    "the lock stays: {why}, so nobody can see whether its run is alive. Leave --expired out to decide it"
-                ),
-            ),
+            Ok(Expired::Stays(why)) => (Outcome::Refused, undecided(&why)),
         };
         if outcome == Outcome::Deleted {
             why += &self.next();
@@ -371,6 +369,11 @@ fn stays(lock: &JudgedLock, verdict: &Liveness) -> String {
         None => "end it, and its tfguard frees the lock".to_owned(),
     };
     printable(&format!("the lock stays, because {verdict}. To have it freed, {stop}"))
+}
+
+/// Why a lock stays on which no lease decides.
+fn undecided(why: &str) -> String {
+    format!("the lock stays: {why}. To decide on it yourself, leave --expired out")
 }
 
 /// Why `--yes` is not enough, and what is.

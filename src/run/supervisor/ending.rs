@@ -233,6 +233,8 @@ impl Supervisor<'_> {
     pub(crate) async fn release(&mut self) {
         self.leases.end();
         let uploaded = Instant::now() + IN_FLIGHT;
+        // A beat that is under way would put a lease beside a lock that is gone.
+        self.leases.settle(IN_FLIGHT).await;
         let ending = self.observed_ending();
         let (mut left, traces) = (self.left(), self.traces_left());
         // What a supervisor that is dead saw is looked at again.

@@ -9,7 +9,7 @@ use crate::machine::lease::holder::{Action, Why};
 use crate::model::{Stage, StopRequest, Subject};
 use crate::run::annotate::warn_of_loss;
 use crate::run::job::trouble;
-use crate::run::lease::Reply;
+use crate::run::lease::{Reply, stays_leased};
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::learning::record;
 use crate::text::describe;
@@ -50,7 +50,9 @@ impl Supervisor<'_> {
                     let facts = self.log.observer.settle(Timestamp::now());
                     self.learn(facts);
                     let ended = self.journal.account.ending.is_some() && self.inner.is_none();
-                    self.leases.log_read(at, self.leases.stage(at).is_over() || ended || self.log.is_read);
+                    // A wrapper named terraform may be dead, and its Terraform not.
+                    let ended = (ended || self.log.is_read) && !self.is_terraform_alive(&self.look());
+                    self.leases.log_read(at, self.leases.stage(at).is_over() || ended);
                 }
                 Action::Beat { .. } | Action::Read => {
                     if matches!(action, Action::Beat { .. }) {
@@ -86,6 +88,13 @@ impl Supervisor<'_> {
             );
         }
         self.stop_requested(request);
+    }
+
+    /// A lock that stays because its Terraform may be alive is not to be taken by whoever waits for its lease to end.
+    pub(crate) async fn unlease(&mut self) {
+        for state in self.leases.unlease(|lock| record(self.job, &self.journal, lock)).await {
+            trouble(&mut self.journal.account, stays_leased(&state));
+        }
     }
 
     fn has_asked(&self, is_it: impl Fn(&StopRequest) -> bool) -> bool {

@@ -85,8 +85,11 @@ impl Supervisor<'_> {
     pub(crate) fn remind(&mut self) {
         self.reminded = self.now();
         let Some(left) = self.machine.kill_at().map(|at| at.saturating_sub(self.reminded)) else { return };
-        let left = describe(Duration::from_secs(left.as_secs()));
-        let grace = describe(self.machine.grace());
+        let left = Duration::from_secs(left.as_secs());
+        let left = match self.leases.left().filter(|lease| *lease < left) {
+            Some(lease) => format!("{} left until its lease ends", describe(lease)),
+            None => format!("{} of {} left", describe(left), describe(self.machine.grace())),
+        };
         let program = &self.journal.account.program;
         let who = match self.guards_at_work().len() {
             0 if self.journal.account.ending.is_some() => format!("what {program} started is"),
@@ -94,7 +97,7 @@ impl Supervisor<'_> {
             1 => format!("the Terraform below {program} is"),
             several => format!("{several} Terraforms below {program} are"),
         };
-        tracing::info!("{who} finishing: {left} of {grace} left");
+        tracing::info!("{who} finishing: {left}");
     }
 
     /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. None if nobody received it.
