@@ -394,11 +394,12 @@ pub(crate) fn unleased(lock: &FoundLock, leased: Option<&Leased>) -> String {
     }
 }
 
-/// Whether this process is below one of the holder's, which waits for it in turn.
+/// Whether this process is below the holder's Terraform, which waits for it in turn. Its supervisor may be the guard around
+/// this one, which has taken the place of a dead one.
 fn is_around(holder: &Holder) -> bool {
-    let of_holder = [holder.supervisor, holder.child.map(|child| child.id)];
+    let child = holder.child.map(|child| child.id);
     let mut above = std::iter::successors(ProcessId::own(), |process| process.parent());
-    holder.world == World::here() && above.any(|process| of_holder.contains(&Some(process)))
+    holder.world == World::here() && above.any(|process| Some(process) == child)
 }
 
 /// A half as its observer sees it.

@@ -150,10 +150,12 @@ pub(crate) async fn look_after_reclaim(
     state_key: &str,
     places: Vec<LockPlace>,
     settings: &Settings,
+    was_deleted: bool,
     stopped: impl Future<Output = String>,
 ) -> StateAccount {
     let expected = Expected::default();
-    let errored = errored(&settings.directory, None);
+    // Of a run that released its lock itself there is none: then it is an old one of this directory.
+    let errored = was_deleted.then(|| errored(&settings.directory, None)).flatten();
     let mut state = StateAccount {
         bucket: backend.bucket().to_owned(),
         state_key: state_key.to_owned(),

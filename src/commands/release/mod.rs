@@ -334,7 +334,8 @@ impl CleanupStep<'_> {
             let held = account.locks.iter().filter(|lock| !lock.stage.is_over());
             let held: String =
                 held.map(|lock| format!(" (lock {} of {})", lock.claim.id, lock.claim.lock_id())).collect();
-            self.warn(&if account.ending.is_some() {
+            let has_ended = account.ending.is_some() && !may_be_alive(&session, journal);
+            self.warn(&if has_ended {
                 format!(
                     "{program} has ended, and after {wait} tfguard is still releasing its lock{held}, but this step no longer \
                      waits for that"
