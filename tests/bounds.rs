@@ -55,6 +55,16 @@ fn wait_for_lock(stage: &Stage, number: u64) {
     }
 }
 
+/// The actor, once it has logged that it holds a lock and the supervisor has read that.
+#[track_caller]
+fn under_lock(stage: &Stage) -> Actor {
+    let child = stage.enter();
+    child.perform(LOGS);
+    child.perform("held(0)");
+    wait_for_lock(stage, 0);
+    child
+}
+
 /// The most memory that a process had so far, in KiB.
 fn memory(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -75,10 +85,7 @@ fn ticks(pid: Pid) -> u64 {
 fn ten_thousand_records_cost_no_descriptor_and_little_memory() {
     let stage = Stage::new();
     let run = stage.tfguard(&[], [terraform(&stage), "apply".into()]).start();
-    let child = stage.enter();
-    child.perform(LOGS);
-    child.perform("held(0)");
-    wait_for_lock(&stage, 0);
+    let child = under_lock(&stage);
     let processes = [run.pid(), child.parent];
     let before = processes.map(descriptors);
     child.perform("for _ in range(2500): held(1), freed(1)");
@@ -99,10 +106,7 @@ fn ten_thousand_records_cost_no_descriptor_and_little_memory() {
 fn a_log_that_is_never_read_to_its_end_keeps_no_stop_out() {
     let stage = Stage::new();
     let run = stage.tfguard(&[], [terraform(&stage), "apply".into()]).start();
-    let child = stage.enter();
-    child.perform(LOGS);
-    child.perform("held(0)");
-    wait_for_lock(&stage, 0);
+    let child = under_lock(&stage);
     // Of a file full of holes, which costs the child nothing.
     child.perform(
         "import threading, time\n\
@@ -232,10 +236,7 @@ fn figures() {
             }
             bytes
         });
-        let child = stage.enter();
-        child.perform(LOGS);
-        child.perform("held(0)");
-        wait_for_lock(&stage, 0);
+        let child = under_lock(&stage);
         let processes = [run.pid(), child.parent];
         let (before, cpu, began) = (processes.map(descriptors), processes.map(ticks), Instant::now());
         child.begin(&format!("exec({code:?})"));

@@ -36,8 +36,8 @@ pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(2);
 pub struct Terms<'a> {
     /// Terraform may have left requests on their way, or taken the lock without a word.
     pub unclean: bool,
-    /// When an upload that it may have left on its way has had its time. None: it has none on its way.
-    pub uploaded: Option<tokio::time::Instant>,
+    /// When an upload that it may have left on its way has had its time.
+    pub uploaded: tokio::time::Instant,
     /// Terraform ended with success.
     pub exited_zero: bool,
     /// Terraform ended just now, and nobody tried to release its lock before.
@@ -125,13 +125,13 @@ impl Locator {
             (Ok(places), Ok(clients)) => (places, clients),
             (Err(error), _) | (_, Err(error)) => return (LockOutcome::Left(error.to_string()), Vec::new()),
         };
-        if let Some(uploaded) = terms.uploaded {
+        if terms.unclean {
             // Meanwhile the credentials are fetched and a connection is made, by a question whose answer may be another one then.
             if let Some(place) = places.first() {
                 let store = clients.open(place, UnconditionalDelete::Refuse);
-                let _ = tokio::time::timeout_at(uploaded, store.read()).await;
+                let _ = tokio::time::timeout_at(terms.uploaded, store.read()).await;
             }
-            tokio::time::sleep_until(uploaded).await;
+            tokio::time::sleep_until(terms.uploaded).await;
         }
         // It had the lock, and no request of its own that gives it back can have worked.
         let was_held = match stage {
@@ -252,7 +252,7 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: tokio
         left.push(Left { entry, may_still_appear: false, unlock_in_flight: false });
     }
     locator.identify_traces(traces, &mut left, started, false, journal).await;
-    let uploaded = Some(tokio::time::Instant::now() + IN_FLIGHT);
+    let uploaded = tokio::time::Instant::now() + IN_FLIGHT;
     let terms = Terms { unclean: true, uploaded, exited_zero: false, just_ended: false, job };
     locator.settle(&left, started, terms, journal).await;
     states::look(&mut journal.account, &locator, job, None, states::BUDGET).await;

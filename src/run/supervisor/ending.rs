@@ -246,13 +246,7 @@ impl Supervisor<'_> {
             self.look_for_unlogged(&mut left).await;
         }
         let (unclean, exited_zero) = (ending.by_signal_or_kill, ending.exited_zero);
-        let terms = Terms {
-            unclean,
-            uploaded: unclean.then_some(uploaded),
-            exited_zero,
-            just_ended: self.is_first,
-            job: self.job,
-        };
+        let terms = Terms { unclean, uploaded, exited_zero, just_ended: self.is_first, job: self.job };
         self.locator.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
         self.write_journal();
         self.release_on_other_backends(uploaded).await;
