@@ -75,12 +75,12 @@ pub fn ends_within_a_line(file: &File) -> io::Result<bool> {
     Ok(tail(file, 1)?.last().is_some_and(|last| *last != b'\n'))
 }
 
-/// Makes a new file in `dir`, open for appending.
+/// Makes a new file in `dir`, open for reading and writing.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] where anything has that name.
 pub fn create(dir: impl AsFd, name: &OsStr, mode: u32) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))?.into())
 }
 
@@ -95,17 +95,17 @@ pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Puts `content` in place of the file `name` in `dir`, in one step: readers see the old or the new one, never a part. A
-/// new file has `mode`, less what the umask takes.
-pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
+/// new file has `mode`, less what the umask takes. It is still open.
+pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<File> {
     let aside = format!("{TEMPORARY}{}", random());
     let mut file = create(&dir, aside.as_ref(), mode)?;
-    // Some file systems (NFS, quotas) tell only at the end that there was no room.
-    let written = file.write_all(content).and_then(|()| Ok(nix::unistd::close(file)?));
+    // Some file systems (NFS, quotas) tell only when a descriptor is closed that there was no room.
+    let written = file.write_all(content).and_then(|()| Ok(nix::unistd::close(file.try_clone()?)?));
     let written = written.and_then(|()| Ok(rustix::fs::renameat(&dir, &aside, &dir, name)?));
     if written.is_err() {
         let _ = rustix::fs::unlinkat(&dir, &aside, AtFlags::empty());
     }
-    written
+    written.map(|()| file)
 }
 
 /// Puts `content` in place of a file that the user asked for. What is there and not a regular file stays: a link could
@@ -123,7 +123,7 @@ pub fn replace_path(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    replace(&dir, name, content, mode)
+    replace(&dir, name, content, mode).map(drop)
 }
 
 /// The repository that a directory is in; without one, the directory itself. Both without links in their paths.
@@ -166,11 +166,16 @@ pub fn is_temporary(name: &OsStr) -> bool {
     random.is_some_and(|random| random.len() == 32 && random.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// 32 hexadecimal digits that nobody can guess: the standard library seeds its hashers from the system's random numbers.
+/// 32 hexadecimal digits that nobody can guess.
 #[must_use]
 pub fn random() -> String {
-    let number = || RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", number(), number())
+    format!("{:032x}", random_number())
+}
+
+/// A number that nobody can guess: the standard library seeds its hashers from the system's random numbers, once.
+pub fn random_number() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
 }
 
 fn not_regular() -> io::Error {

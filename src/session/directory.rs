@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use regex_lite::Regex;
@@ -56,7 +56,7 @@ pub enum SessionFile {
     /// Says that tfguard made the directory. Made first and removed last.
     Marker,
     Journal,
-    /// What takes the journal's place on a full disk.
+    /// What takes the journal's place on a full disk, and without descriptors.
     Spare,
     /// The file to which Terraform logs.
     Log,
@@ -103,6 +103,14 @@ pub struct SessionDir {
     dir: Arc<OwnedFd>,
     /// A write of this process met a full disk.
     was_full: Arc<AtomicBool>,
+    open: Arc<Mutex<OpenJournal>>,
+}
+
+/// The journal and its spare, held open by who has written the journal: to write it again needs neither room nor a descriptor.
+#[derive(Debug, Default)]
+struct OpenJournal {
+    journal: Option<File>,
+    spare: Option<File>,
 }
 
 impl PartialEq for SessionDir {
@@ -270,7 +278,7 @@ impl SessionDir {
     }
 
     fn at(dir: OwnedFd, path: PathBuf) -> Self {
-        Self { path, dir: Arc::new(dir), was_full: Arc::default() }
+        Self { path, dir: Arc::new(dir), was_full: Arc::default(), open: Arc::default() }
     }
 
     fn open_in(root: impl AsFd, path: PathBuf) -> Result<Self, DirectoryError> {
@@ -304,17 +312,22 @@ impl SessionDir {
 
     /// The sessions inside this one, in the order in which they began. What is not safe to look at is told and passed over.
     pub fn inner(&self) -> Vec<Self> {
-        let path = self.path.join(INNER);
-        let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::all_below(&root, &path));
-        let (sessions, refused) = match found {
-            Ok(found) => found,
-            Err(error) if error.is_not_found() => Default::default(),
-            Err(error) => (Vec::new(), vec![error]),
-        };
+        let (sessions, refused) = self.inner_and_refused();
         for error in refused {
             tracing::warn!("{error}");
         }
         sessions
+    }
+
+    /// The same, and why something is not looked at.
+    pub(crate) fn inner_and_refused(&self) -> (Vec<Self>, Vec<DirectoryError>) {
+        let path = self.path.join(INNER);
+        let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::all_below(&root, &path));
+        match found {
+            Ok(found) => found,
+            Err(error) if error.is_not_found() => Default::default(),
+            Err(error) => (Vec::new(), vec![error]),
+        }
     }
 
     /// Makes links to `target` of these names (`terraform`, `tofu`) and gives the directory that they are in. It is made
@@ -375,7 +388,7 @@ impl SessionDir {
         self.path_of(SessionFile::Log)
     }
 
-    /// Makes a file (0600), open for appending, that only we can have made.
+    /// Makes a file (0600), open for reading and writing, that only we can have made.
     pub fn create_file(&self, file: SessionFile) -> Result<File, DirectoryError> {
         files::create(&self.dir, file.name().as_ref(), 0o600).map_err(io_error("create", &self.path_of(file)))
     }
@@ -442,15 +455,10 @@ impl SessionDir {
             let file = self.open_file(SessionFile::Journal)?;
             // What somebody writes is not the journal any more, but the spare.
             if !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)) {
-                let own = file.metadata()?.ino();
-                let is_in_place = || -> io::Result<bool> {
-                    let name = SessionFile::Journal.name();
-                    Ok(rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino == own)
-                };
                 // Again afterwards: not every file system can lock, and who writes does not wait for ever.
-                if is_in_place()?
-                    && let text = files::read(file, LONGEST_JOURNAL)
-                    && is_in_place()?
+                if self.is_in_place(&file, SessionFile::Journal)?
+                    && let text = files::read(&file, LONGEST_JOURNAL)
+                    && self.is_in_place(&file, SessionFile::Journal)?
                 {
                     return text;
                 }
@@ -460,29 +468,54 @@ impl SessionDir {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Puts `text` in the journal's place, in one step, also where the disk is full.
+    /// Whether an open file is still the one of this name.
+    fn is_in_place(&self, file: &File, name: SessionFile) -> io::Result<bool> {
+        let there = rustix::fs::statat(&self.dir, name.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(there.st_ino == file.metadata()?.ino())
+    }
+
+    /// Puts `text` in the journal's place, in one step, also where the disk is full, and, from the second time on, where there
+    /// are no descriptors.
     pub(crate) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
         if text.len() as u64 > LONGEST_JOURNAL {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have {} bytes", text.len())));
         }
         // The spaces keep the room that a longer one will need.
         text.resize(text.len().max(RESERVED), b' ');
+        let mut open = self.open_journal();
         match files::replace(&self.dir, SessionFile::Journal.name().as_ref(), &text, 0o600) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                self.was_full.store(true, Ordering::Relaxed);
-                self.exchange_journal(&text).map_err(|why| {
+            Ok(journal) => {
+                open.journal = Some(journal);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+                    self.was_full.store(true, Ordering::Relaxed);
+                }
+                self.exchange_journal(&mut open, &text).map_err(|why| {
                     tracing::debug!("the journal's spare cannot be used: {why}");
                     error
                 })
             }
-            written => written,
         }
     }
 
+    /// What is held open, as far as it is still what its names say: another process may have written the journal meanwhile.
+    fn open_journal(&self) -> MutexGuard<'_, OpenJournal> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.journal.take_if(|journal| !self.is_in_place(journal, SessionFile::Journal).is_ok_and(|own| own));
+        open.spare.take_if(|spare| !self.is_in_place(spare, SessionFile::Spare).is_ok_and(|own| own));
+        if open.spare.is_none() {
+            let spare = self.open_file_for(SessionFile::Spare, OFlags::WRONLY);
+            open.spare = spare.inspect_err(|why| tracing::debug!("the journal's spare: {why}")).ok();
+        }
+        open
+    }
+
     /// Writes into the room that was taken when the session began, and exchanges that file for the journal.
-    fn exchange_journal(&self, text: &[u8]) -> io::Result<()> {
+    fn exchange_journal(&self, open: &mut OpenJournal, text: &[u8]) -> io::Result<()> {
         let [journal, spare] = [SessionFile::Journal, SessionFile::Spare].map(SessionFile::name);
-        let file = self.open_file_for(SessionFile::Spare, OFlags::WRONLY)?;
+        let file = open.spare.as_ref().ok_or(io::ErrorKind::NotFound)?;
         for _ in 0..READER_TRIES {
             match file.try_lock() {
                 // It was the journal a moment ago, and somebody still reads it: for an instant, or suspended.
@@ -491,16 +524,31 @@ impl SessionDir {
                 _ => break,
             }
         }
-        file.write_all_at(text, 0)?;
-        if file.metadata()?.len() > text.len() as u64 {
-            file.set_len(text.len() as u64)?;
-        }
-        match rustix::fs::renameat_with(&self.dir, spare, &self.dir, journal, RenameFlags::EXCHANGE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                Ok(rustix::fs::renameat(&self.dir, spare, &self.dir, journal)?)
+        let exchange = || -> io::Result<bool> {
+            file.write_all_at(text, 0)?;
+            if file.metadata()?.len() > text.len() as u64 {
+                file.set_len(text.len() as u64)?;
             }
-            exchanged => Ok(exchanged?),
+            match rustix::fs::renameat_with(&self.dir, spare, &self.dir, journal, RenameFlags::EXCHANGE) {
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                    rustix::fs::renameat(&self.dir, spare, &self.dir, journal)?;
+                    Ok(false)
+                }
+                exchanged => Ok(exchanged.map(|()| true)?),
+            }
+        };
+        let exchanged = exchange();
+        let _ = file.unlock();
+        match exchanged? {
+            true => std::mem::swap(&mut open.journal, &mut open.spare),
+            false => open.journal = open.spare.take(),
         }
+        Ok(())
+    }
+
+    /// Writes the journal no more, unless it has to: what removes the session is to find nothing of it open.
+    pub(crate) fn close_journal(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = OpenJournal::default();
     }
 
     /// Becomes the one that supervises the session, for as long as the file is kept: the system gives the place free
@@ -576,6 +624,7 @@ impl SessionDir {
     /// Removes the session: what tfguard makes in one, and nothing else. Called once everything is accounted for, by a
     /// front and a `tfguard release` at the same time if it so happens.
     pub fn remove(&self) {
+        self.close_journal();
         // The directory above, whatever it is called by now. None if the session is gone.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(root) = rustix::fs::openat(&self.dir, "..", flags, Mode::empty()) else { return };
@@ -1025,6 +1074,23 @@ mod tests {
         assert_eq!(session.read_journal().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
+    /// Guards against putting in the journal's place what was that before another process wrote it.
+    #[test]
+    fn a_journal_that_two_write_is_the_newer_ones() {
+        let place = tempfile::tempdir().unwrap();
+        let one = created(&place);
+        let other = SessionDir::open(one.path()).unwrap();
+        for number in 0..32_u8 {
+            let writer = if number & 4 == 0 { &one } else { &other };
+            let text = vec![number; RESERVED];
+            match number & 8 {
+                0 => writer.replace_journal(text.clone()).unwrap(),
+                _ => writer.exchange_journal(&mut writer.open_journal(), &text).unwrap(),
+            }
+            assert_eq!(one.read_journal().unwrap(), text, "{number}");
+        }
+    }
+
     /// Whatever way it is written, readers have one of the journals, and the spare has room for another one.
     #[test]
     fn a_journal_is_exchanged_as_a_whole() {
@@ -1034,7 +1100,7 @@ mod tests {
             |number: u32| vec![b'0' + u8::try_from(number % 10).unwrap(); 100 + 4000 * (number as usize % 11)];
         let written = |mut text: Vec<u8>| {
             text.resize(text.len().max(RESERVED), b' ');
-            session.exchange_journal(&text)
+            session.exchange_journal(&mut session.open_journal(), &text)
         };
         session.replace_journal(content(0)).unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);

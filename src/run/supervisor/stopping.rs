@@ -100,7 +100,9 @@ impl Supervisor<'_> {
         tracing::info!("{who} finishing: {left}");
     }
 
-    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. None if nobody received it.
+    /// The journal first: should tfguard be killed between the two, nobody sends a second interrupt. Where it can't be written,
+    /// as in a directory that nobody may write to any more, the interrupt is sent all the same: without it Terraform is killed
+    /// over its lock for certain, while a second one needs tfguard's death besides. None if nobody received it.
     fn interrupt_processes(&mut self) -> Option<Reached> {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
