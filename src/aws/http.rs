@@ -1,10 +1,12 @@
 //! The HTTP client: CA bundle and proxies of Terraform's settings, by what the AWS SDK's own client knows of them.
 
+use std::net::ToSocketAddrs as _;
 use std::sync::Arc;
 
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
@@ -15,6 +17,7 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::Limited;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tokio::sync::oneshot;
 
 use crate::aws::paths::{Surroundings, read};
 use crate::aws::s3::{BackendError, S3Backend, set};
@@ -147,7 +150,10 @@ impl Client<SharedHttpClient> {
             let mut connector = Connector::builder().proxy_config(proxy.clone());
             connector.set_connector_settings(settings.cloned());
             connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls.clone()).build()
+            connector
+                .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                .tls_context(tls.clone())
+                .build_with_resolver(Resolver)
         });
         Self { sends, misread }
     }
@@ -158,6 +164,23 @@ impl Client<SharedHttpClient> {
         components: &RuntimeComponents,
     ) -> Client<SharedHttpConnector> {
         Client { sends: self.sends.http_connector(settings, components), misread: self.misread.clone() }
+    }
+}
+
+/// Looks names up as the system does, each in a thread. The SDK's own resolver panics where the system has no thread for it.
+#[derive(Debug, Clone)]
+struct Resolver;
+
+impl ResolveDns for Resolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        let name = name.to_owned();
+        DnsFuture::new(async move {
+            let (found, answer) = oneshot::channel();
+            let look_up = move || drop(found.send((name.as_str(), 0).to_socket_addrs()));
+            std::thread::Builder::new().name("names".to_owned()).spawn(look_up).map_err(ResolveDnsError::new)?;
+            let addresses = answer.await.map_err(ResolveDnsError::new)?.map_err(ResolveDnsError::new)?;
+            Ok(addresses.map(|address| address.ip()).collect())
+        })
     }
 }
 
