@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
-use crate::session::{Journal, SessionDir, SessionFile, monotonic_millis};
+use crate::session::{DirectoryError, Journal, SessionDir, SessionFile, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
 pub const ASK: Signal = Signal::SIGUSR2;
@@ -148,15 +148,20 @@ impl InnerGuards {
         }
     }
 
-    /// The sessions whose journal cannot be read although something was started in them, and why.
+    /// The sessions that cannot be looked at, or whose journal cannot be read although something was started in them, and why.
     #[must_use]
     pub fn unreadable(&self) -> Vec<(String, String)> {
-        let inner = self.session.inner().into_iter().filter_map(|session| {
+        let (sessions, refused) = self.session.inner_and_refused();
+        let inner = sessions.into_iter().filter_map(|session| {
             let error = Journal::read(&session).err()?;
             let started = session.path_of(SessionFile::Child).exists();
             started.then(|| (session.name().to_string_lossy().into_owned(), error.to_string()))
         });
-        inner.collect()
+        let refused = refused.into_iter().filter_map(|error| match error {
+            DirectoryError::Io { path, error, .. } => Some((path.display().to_string(), error.to_string())),
+            _ => None,
+        });
+        inner.chain(refused).collect()
     }
 
     /// What each of them has to tell, in the order in which they began.

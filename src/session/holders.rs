@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use procfs::ProcError;
-use procfs::process::{FDPermissions, FDTarget, Process};
+use procfs::process::Process;
 use rustix::fs::{Mode, OFlags};
 
 use crate::files;
@@ -96,9 +96,10 @@ impl Tree {
                 None => true,
             };
             let holds_log = may_hold
-                && holds_for_writing(&process, log_file).unwrap_or_else(|| {
-                    // Not ours to look into, as with `sudo terraform`.
-                    tree.hidden |= in_session && !is_own && open.is_none();
+                && holds_for_writing(stat.pid, log_file).unwrap_or_else(|error| {
+                    // Not ours to look into, as with `sudo terraform`. Or nobody can look: then it may be anybody.
+                    let is_anothers = error.kind() == io::ErrorKind::PermissionDenied;
+                    tree.hidden |= open.is_none() && !is_own && (in_session || !is_anothers);
                     false
                 });
             if is_own || holds_log {
@@ -145,7 +146,7 @@ pub fn runs_terraform(process: ProcessId, log: &File) -> bool {
 /// Whether a process has the log open for writing, so that it is a Terraform.
 pub fn is_terraform(process: ProcessId, log: &File) -> bool {
     let log_file = identity(log);
-    Process::new(process.pid).is_ok_and(|found| holds_for_writing(&found, log_file) == Some(true)) && process.is_alive()
+    holds_for_writing(process.pid, log_file).is_ok_and(|holds| holds) && process.is_alive()
 }
 
 /// Whether a process runs a program that is called as Terraform or OpenTofu is. A script of that name is none, and tfguard
@@ -187,21 +188,21 @@ pub struct LogHolder {
     pub name: String,
     /// The session's directory, as that process sees it: in another container the path means something else.
     pub session: PathBuf,
-    descriptor: i32,
+    /// The link to the log below its `/proc/<pid>/fd`.
+    descriptor: PathBuf,
 }
 
 impl LogHolder {
     /// Every such process of this machine that may be looked into, wherever its session is.
     pub fn all() -> Vec<Self> {
-        let log = |process: &Process| {
-            let open = process.fd().ok()?.flatten().filter(|open| open.mode().contains(FDPermissions::WRITE));
-            open.into_iter().find_map(|open| match open.target {
-                FDTarget::Path(path) if is_log(&path) => Some((path.parent()?.to_owned(), open.fd)),
-                _ => None,
+        let log = |pid: i32| {
+            open_for_writing(pid).ok()?.into_iter().find_map(|descriptor| {
+                let path = std::fs::read_link(&descriptor).ok().filter(|path| is_log(path))?;
+                Some((path.parent()?.to_owned(), descriptor))
             })
         };
-        let found = processes(|_, _| true).filter_map(|(id, stat, process)| {
-            let (session, descriptor) = log(&process)?;
+        let found = processes(|_, _| true).filter_map(|(id, stat, _)| {
+            let (session, descriptor) = log(id.pid)?;
             Some(Self { id, name: stat.comm, session, descriptor })
         });
         found.collect()
@@ -217,7 +218,7 @@ impl LogHolder {
         let path = self.session.strip_prefix("/").map_err(io::Error::other)?;
         let dir = rustix::fs::openat(root, path, flags | OFlags::NOFOLLOW, Mode::empty())?;
         let beside = files::open(&dir, SessionFile::Log.name().as_ref(), OFlags::RDONLY)?.metadata()?;
-        if identity_of(&beside) != identity_of(&std::fs::metadata(self.descriptor())?) {
+        if identity_of(&beside) != identity_of(&std::fs::metadata(&self.descriptor)?) {
             return Err(io::Error::other("its log is another file"));
         }
         let journal = files::open(&dir, SessionFile::Journal.name().as_ref(), OFlags::RDONLY)?;
@@ -226,12 +227,8 @@ impl LogHolder {
 
     /// Whether the log has a text, as far as it is looked through.
     pub fn log_has(&self, text: &str) -> bool {
-        let log = files::open_path(Path::new(&self.descriptor()));
+        let log = files::open_path(&self.descriptor);
         log.is_ok_and(|log| files::has(log, text.as_bytes(), MOST_LOOKED_THROUGH).unwrap_or(true))
-    }
-
-    fn descriptor(&self) -> String {
-        format!("/proc/{}/fd/{}", self.id.pid, self.descriptor)
     }
 }
 
@@ -271,19 +268,30 @@ pub fn identity_of(file: &Metadata) -> (u64, u64) {
 /// Which signal tells of a lease to be given back (`asm-generic/fcntl.h`, the same on every Linux tfguard is built for).
 const F_SETSIG: libc::c_int = 10;
 
-/// Whether a process has the file open for writing; none if it may not be looked into.
-fn holds_for_writing(process: &Process, file: Option<(u64, u64)>) -> Option<bool> {
-    let descriptors = match process.fd() {
-        Ok(descriptors) => descriptors,
-        Err(procfs::ProcError::PermissionDenied(_)) => return None,
-        // It ended meanwhile.
-        Err(_) => return Some(false),
-    };
-    Some(descriptors.flatten().any(|descriptor| {
-        descriptor.mode().contains(FDPermissions::WRITE)
-            && std::fs::metadata(format!("/proc/{}/fd/{}", process.pid, descriptor.fd))
-                .is_ok_and(|target| Some(identity_of(&target)) == file)
-    }))
+/// Whether a process has the file open for writing; not if it is gone.
+///
+/// # Errors
+/// It may not be looked into, or there are no descriptors to look.
+fn holds_for_writing(pid: i32, file: Option<(u64, u64)>) -> io::Result<bool> {
+    let is_it = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|target| Some(identity_of(&target)) == file);
+    match open_for_writing(pid) {
+        Ok(open) => Ok(open.iter().any(is_it)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a process has open for writing: links below its `/proc/<pid>/fd`, whose modes tell (proc(5)). It takes one descriptor.
+fn open_for_writing(pid: i32) -> io::Result<Vec<PathBuf>> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let path = entry?.path();
+        // It may be closed by now.
+        if path.symlink_metadata().is_ok_and(|link| link.mode() & 0o200 != 0) {
+            open.push(path);
+        }
+    }
+    Ok(open)
 }
 
 /// Whether anybody on this kernel, in whichever PID namespace, has a session's log open for writing; none where the
@@ -389,6 +397,31 @@ mod tests {
         assert!(!tree.is_gone());
         let stranger = ProcessId::of(stranger.0.id().cast_signed()).unwrap();
         assert!(!is_terraform(stranger, &null));
+    }
+
+    /// Guards against taking for gone whom nobody can look at.
+    #[test]
+    fn without_a_descriptor_nobody_is_known_to_be_gone() {
+        const ALONE: &str = "TFGUARD_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            // A limit is that of a whole process.
+            let name = "session::holders::tests::without_a_descriptor_nobody_is_known_to_be_gone";
+            let own = std::env::current_exe().unwrap();
+            let alone = Command::new(own).args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            return assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stdout));
+        }
+        let (written, log) = log();
+        let writer = cat(written.into_file().into(), true);
+        let (pid, file) = (writer.0.id().cast_signed(), identity(&log));
+        let id = ProcessId::of(pid).unwrap();
+        let next = File::open("/dev/null").unwrap().as_raw_fd();
+        for free in 0..5 {
+            let current = u64::try_from(next + free).unwrap();
+            let limit = rustix::process::Rlimit { current: Some(current), maximum: Some(4096) };
+            rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+            assert_eq!(holds_for_writing(pid, file).ok(), (free > 0).then_some(true), "{free}");
+            assert!(!Tree::look(None, &log).is_gone() && id.is_alive(), "{free}");
+        }
     }
 
     #[test]
