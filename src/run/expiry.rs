@@ -86,7 +86,7 @@ impl Expiry {
         let halves = places.into_iter().map(|place| Watched {
             observer: match place {
                 LockPlace::DynamoDb { .. } => Observer::of_item(),
-                LockPlace::Lockfile { .. } => Observer::of_lockfile(fresh),
+                LockPlace::Lockfile { .. } => Observer::of_lockfile(LeaseVersion::fresh),
             },
             store: clients.open(&place, UnconditionalDelete::Refuse),
             place,
@@ -409,10 +409,6 @@ fn sight((seen, lease): &Found) -> Sight<String, LeaseVersion> {
         Some(Term { lock: lease.lock.to_string(), version: lease.version, times })
     });
     Sight { lock: seen.id().unwrap_or_default().to_owned(), lease }
-}
-
-fn fresh() -> LeaseVersion {
-    LeaseVersion::fresh().expect("the kernel gives random numbers")
 }
 
 async fn within<T>(longest: Duration, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

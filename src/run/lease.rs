@@ -27,6 +27,8 @@ use crate::text::describe;
 
 /// Before the first beat credentials are fetched and the lock is read: that never takes longer.
 const LONGEST_FIRST: Duration = Duration::from_secs(10);
+/// How often it is looked whether something is due where the system gives no alarm.
+const WITHOUT_ALARM: Duration = Duration::from_millis(200);
 /// How long what is left of leases may take to be removed at the end.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
@@ -35,7 +37,8 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 pub struct Leases {
     times: Option<Times>,
     halves: Vec<Half>,
-    /// On the clock that goes on while the machine is suspended; tokio's does not.
+    /// On the clock that goes on while the machine is suspended; tokio's does not. None where the system gives none: then the
+    /// time is looked at.
     alarm: Option<AsyncFd<OwnedFd>>,
     to_self: UnboundedSender<Reply>,
     replies: UnboundedReceiver<Reply>,
@@ -123,17 +126,11 @@ impl Leases {
         if self.alarm.is_none() {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let made = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags).map_err(io::Error::from);
-            match made.and_then(awaitable) {
-                Ok(alarm) => self.alarm = Some(alarm),
-                Err(error) => {
-                    // Without it nobody would be killed in time.
-                    self.times = None;
-                    return tracing::warn!("the locks of this run have no lease: the system gives no timer: {error}");
-                }
-            }
+            let alarm = made.and_then(awaitable);
+            self.alarm = alarm.inspect_err(|error| tracing::debug!("no timer ({error}); looking at the time")).ok();
         }
         let told = (known.confirmed.as_ref().map(|beat| beat.version), false);
-        let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, fresh);
+        let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, LeaseVersion::fresh);
         self.halves.push(Half {
             lock,
             place,
@@ -204,7 +201,7 @@ impl Leases {
             let _ = rustix::time::timerfd_settime(alarm.get_ref(), TimerfdTimerFlags::ABSTIME, &once);
         }
         let (alarm, replies) = (&self.alarm, &mut self.replies);
-        poll_fn(|context| {
+        let due = poll_fn(|context| {
             // Whatever woke this process: it may have been suspended.
             if next.is_some_and(|next| next <= boot_time()) {
                 return Poll::Ready(None);
@@ -213,8 +210,11 @@ impl Leases {
                 rung.clear_ready();
             }
             replies.poll_recv(context)
-        })
-        .await
+        });
+        match next {
+            Some(_) if alarm.is_none() => timeout(WITHOUT_ALARM, due).await.unwrap_or_default(),
+            _ => due.await,
+        }
     }
 
     /// Calls the machines; what there is to say of a lease that could not be given.
@@ -390,12 +390,6 @@ pub(crate) fn stays_leased(state: &str) -> String {
     )
 }
 
-fn fresh() -> LeaseVersion {
-    // No reason to leave Terraform without its supervisor: the time tells beats apart, too.
-    let time = || boot_time().as_nanos() << 32 | u128::from(std::process::id());
-    LeaseVersion::fresh().unwrap_or_else(|_| LeaseVersion(time()))
-}
-
 impl Half {
     fn has_beaten(&self) -> bool {
         *self.machine.known() != Known::default()
@@ -537,4 +531,38 @@ impl Request {
 fn may_land(error: &StoreError) -> bool {
     use StoreError::{Conflict, Nonsense, ServiceFailed, Throttled, TimedOut};
     matches!(error, Conflict(_) | Nonsense(_) | ServiceFailed(_) | Throttled(_) | TimedOut(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards the kill at the end of a lease on a machine that gives no timer.
+    #[tokio::test]
+    async fn without_an_alarm_the_time_is_looked_at() {
+        let lock = LockClaim::example("k", LockKinds::DynamoDb);
+        let place = LockPlace::DynamoDb {
+            table: "t".to_owned(),
+            lock_id: lock.lock_id(),
+            region: "eu-west-1".to_owned(),
+            endpoint: None,
+        };
+        let times = Times::of(Duration::from_secs(15)).unwrap();
+        // The kill comes in half a second.
+        let at = boot_time().saturating_sub(times.length() * 4 / 5);
+        let confirmed = Some(SentBeat { version: LeaseVersion(1), at });
+        let note = LeaseNote { lock: Subject::Lock(lock), place, confirmed, sent: Vec::new(), lost: true };
+        let mut leases = Leases::new(Some(times), &[note]);
+        leases.alarm = None;
+        let killed = timeout(Duration::from_secs(60), async {
+            loop {
+                let reply = leases.due().await;
+                leases.wake(reply);
+                if matches!(leases.poll_action(), Some((0, Action::Kill))) {
+                    return;
+                }
+            }
+        });
+        killed.await.expect("it is killed");
+    }
 }

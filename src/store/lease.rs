@@ -14,6 +14,7 @@ use aws_sdk_s3::operation::head_object::HeadObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 
 use crate::aws::{StoreError, classify};
+use crate::files::random_number;
 use crate::model::{
     Content, FoundLock, Holder, LARGEST_LEASE, LEASE_ATTRIBUTE, LEASE_SUFFIX, Lease, LeaseVersion, Leased, LockClaim,
     LockId, Sighting,
@@ -54,13 +55,8 @@ pub enum HeldLease {
 
 impl LeaseVersion {
     /// A version that no other beat has.
-    ///
-    /// # Errors
-    /// When the system gives no random number.
-    pub fn fresh() -> std::io::Result<Self> {
-        let mut bytes = [0; 16];
-        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        if filled == bytes.len() { Ok(Self(u128::from_ne_bytes(bytes))) } else { Err(std::io::ErrorKind::Other.into()) }
+    pub fn fresh() -> Self {
+        Self(random_number())
     }
 }
 

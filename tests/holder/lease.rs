@@ -531,3 +531,24 @@ fn settings_that_make_no_sense_are_refused_with_a_reason() {
         .run()
         .expect_code(0);
 }
+
+/// Guards against a descriptor, or a connection, that each beat leaves open. With `TFGUARD_TEST_STEPS=all`: over some hundred.
+#[test]
+fn beats_cost_no_descriptor() {
+    let (proxy, project) = leased(Kind::Sleep, true);
+    let run = held(&project, &proxy, true, &SHORT);
+    wait_for_beats(&proxy, true, 2);
+    let supervisor = pid_of(&journal(&project)["supervisor"]);
+    let descriptors = || std::fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
+    let all = std::env::var_os("TFGUARD_TEST_STEPS").is_some_and(|steps| steps == "all");
+    // One of a beat that is under way, of each half.
+    let (beats, most) = (if all { 300 } else { 6 }, descriptors() + 2);
+    for beat in 0..beats {
+        wait_for_beats(&proxy, true, 1);
+        let now = descriptors();
+        assert!(now <= most, "{now} descriptors after {beat} beats, {most} at most");
+    }
+    println!("{} descriptors after {beats} beats, {most} at most", descriptors());
+    run.signal(SIGTERM);
+    run.wait(SOON).expect_code(1);
+}

@@ -12,7 +12,7 @@ use crate::support::{Action, Answer, LockInfo as Planted, Match};
 const LEASE: &str = "a/k.tflock.lease";
 
 fn lease_of(lock: &str) -> Lease {
-    Lease::new(lock.parse().unwrap(), LeaseVersion::fresh().unwrap(), Duration::from_secs(180))
+    Lease::new(lock.parse().unwrap(), LeaseVersion::fresh(), Duration::from_secs(180))
 }
 
 fn fresh() -> Lease {
