@@ -19,7 +19,7 @@ use crate::support::*;
 const LITTLE: u64 = 64 * 1024;
 
 /// An actor that is called `terraform`, so that its log is tfguard's.
-fn terraform(stage: &Stage) -> PathBuf {
+pub(crate) fn terraform(stage: &Stage) -> PathBuf {
     let path = stage.dir().join("terraform");
     let words: Vec<_> = stage.actor().into_iter().map(|word| format!("'{}'", word.to_str().unwrap())).collect();
     make_program(&path, &format!("#!/bin/sh\nexec {}\n", words.join(" ")));
@@ -57,7 +57,7 @@ fn wait_for_lock(stage: &Stage, number: u64) {
 
 /// The actor, once it has logged that it holds a lock and the supervisor has read that.
 #[track_caller]
-fn under_lock(stage: &Stage) -> Actor {
+pub(crate) fn under_lock(stage: &Stage) -> Actor {
     let child = stage.enter();
     child.perform(LOGS);
     child.perform("held(0)");

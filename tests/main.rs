@@ -9,6 +9,7 @@ mod ci_language;
 mod command_line;
 mod crash;
 mod dependencies;
+mod descriptors;
 mod doctor;
 mod documents;
 mod fuzz;

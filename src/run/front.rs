@@ -23,7 +23,7 @@ use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
 use crate::run::job::Job;
 use crate::run::options::Supervise;
-use crate::run::output::{Output, Spools, same_file, spools};
+use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::spool::Spool;
@@ -44,7 +44,7 @@ pub fn run(plan: Plan) -> Result<u8, Failure> {
 const FRONT_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Fills the session directory and starts the supervisor in it.
-fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Spools), Failure> {
+fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Output), Failure> {
     session.create_file(SessionFile::Stdout)?;
     // The outputs of a wrapper tell them apart.
     if plan.wrapper_outputs().is_some() || !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
@@ -55,13 +55,17 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Spools), Failu
     journal.runner = plan.runner();
     journal.on_death = Some(plan.on_death);
     journal.write(session)?;
+    // From here on the supervisor writes it.
+    session.close_journal();
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
     let spools = spools(session);
     let watches = spools.iter().flatten().filter_map(Spool::watched_by).collect();
+    // First what the system may not give: nothing runs yet.
+    let output = Output::relay(spools, false).map_err(Failure::Start)?;
     spawn_supervisor(plan, session, theirs.into(), watches).map_err(Failure::Start)?;
     // Terraform's alone: who feeds it must see when it reads no more.
     let _ = null_over(0);
-    Ok((ours, spools))
+    Ok((ours, output))
 }
 
 /// Starts this program again as the supervisor: in a session of its own, not our child but the init process's, without
@@ -110,9 +114,11 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
     let plan = &plan;
     let session = &crate::run::new_session(plan)?;
     crate::log::mute(plan.is_muted());
-    let (socket, spools) = start(plan, session).inspect_err(|_| session.remove())?;
+    let (socket, output) = start(plan, session).inspect_err(|_| {
+        crate::log::directly();
+        session.remove();
+    })?;
     reap_as_init().map_err(Failure::Start)?;
-    let output = Output::relay(spools, false).map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let account = match converse(&mut incoming, &mut outgoing, &mut requests, &output).await {
@@ -124,7 +130,11 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
             }
             let taken_over = take_over(plan, session, &mut requests).await;
             let is_removed = !session.exists();
-            taken_over.map_err(|failure| if is_removed { Failure::FinishedByRelease } else { failure })
+            taken_over.map_err(|failure| match failure {
+                _ if is_removed => Failure::FinishedByRelease,
+                Failure::SupervisorDied | Failure::NotTakenOver(_) => failure,
+                failure => Failure::NotTakenOver(failure.to_string().lines().next().unwrap_or_default().to_owned()),
+            })
         }
     };
     let account = match account {
@@ -216,7 +226,9 @@ async fn take_over(plan: &Plan, session: &SessionDir, requests: &mut Requests) -
         return Ok(journal.account);
     }
     let job = Job::new(plan, session.clone(), &journal.account);
-    let supervisor = Supervisor::take_over(&job, journal).ok_or(Failure::SupervisorDied)?;
+    let supervisor = Supervisor::take_over(&job, journal);
+    let supervisor = supervisor.map_err(|error| Failure::NotTakenOver(error.to_string()))?;
+    let supervisor = supervisor.ok_or(Failure::SupervisorDied)?;
     let account = supervisor.run(requests).await;
     conclude(plan, session, &account);
     Ok(account)
@@ -293,6 +305,7 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
             }
             Err(failure) => ToFront::NotStarted { error: failure.to_string(), code: failure.exit_code() },
         };
+        session.close_journal();
         drop(claim);
         let _ = to_front.send(message);
         let _ = sender.await;

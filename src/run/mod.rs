@@ -85,6 +85,12 @@ pub enum Failure {
          somebody removed the session: then the command may still run, and its lock may be left"
     )]
     FinishedByRelease,
+    /// The supervisor was killed, and this process cannot take its place, as without descriptors.
+    #[error(
+        "tfguard's supervisor was killed, and this process cannot take its place, so the command may still run, and its lock may \
+         be left: {0}\nhint: Run `tfguard release` in this job"
+    )]
+    NotTakenOver(String),
     /// The supervisor was killed before it started the command.
     #[error("tfguard's supervisor was killed before it started the command: nothing was run\nhint: Run it again")]
     SupervisorDied,
@@ -97,6 +103,7 @@ impl Failure {
         match self {
             Self::Command(error) => error.exit_code(),
             Self::NotStarted { code, .. } => *code,
+            Self::NotTakenOver(_) => exit::LOCK_LEFT,
             _ => exit::TFGUARD_FAILED,
         }
     }
@@ -104,9 +111,18 @@ impl Failure {
 
 /// More descriptors than a runtime needs.
 const DESCRIPTORS: usize = 12;
+/// More than a run has open at any moment, but for those of the guards below it.
+const FEWEST: u64 = 64;
 
-/// Makes a runtime. tokio panics where the system has no descriptors for it (those of signals), so they are had first.
+/// Makes a runtime, if the system has enough descriptors: later, at a stop, it would be too late. tokio panics where there are
+/// none for it (those of signals), so they are had first.
 pub(crate) fn runtime() -> io::Result<Runtime> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if let Some(limit) = limit.filter(|limit| *limit < FEWEST) {
+        let what =
+            format!("it may have only {limit} files open, and needs up to {FEWEST}\nhint: Run `ulimit -n 1024` first");
+        return Err(io::Error::other(what));
+    }
     (0..DESCRIPTORS / 2).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
     Builder::new_current_thread().enable_all().build()
 }

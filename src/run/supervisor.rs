@@ -11,11 +11,11 @@ mod unguarded;
 mod unnamed;
 
 use std::ffi::OsStr;
+use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::unistd::Pid;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::machine::lease::Times;
@@ -30,6 +30,7 @@ use crate::run::job::{Job, trouble};
 use crate::run::lease::Leases;
 use crate::run::locate::Locator;
 use crate::run::nameless::Unlogging;
+use crate::run::requests::Requests;
 use crate::run::supervisor::ending::Others;
 use crate::run::supervisor::learning::{Log, Printed};
 use crate::run::supervisor::stopping::Waiting;
@@ -124,40 +125,41 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Takes over the child of a supervisor that is dead. None if that had not started one.
-    #[must_use]
-    pub fn take_over(job: &'a Job, mut journal: Journal) -> Option<Self> {
-        let record = child::read_record(&job.session).or(journal.child)?;
-        journal.child = Some(record);
-        Some(Self::go_on(job, journal, Child::Adopted(record.id)))
+    ///
+    /// # Errors
+    /// When there is no descriptor for the log.
+    pub fn take_over(job: &'a Job, mut journal: Journal) -> io::Result<Option<Self>> {
+        journal.child = child::read_record(&job.session).or(journal.child);
+        let child = journal.child.map(|record| Child::Adopted(record.id));
+        child.map(|child| Self::go_on(job, journal, child)).transpose()
     }
 
-    /// Takes over a session of which everything is dead.
-    #[must_use]
-    pub fn take_over_dead(job: &'a Job, journal: Journal) -> Self {
-        let mut supervisor = Self::go_on(job, journal, Child::Gone);
+    /// Takes over a session of which everything is dead. Errors: as of [`Self::take_over`].
+    pub fn take_over_dead(job: &'a Job, journal: Journal) -> io::Result<Self> {
+        let mut supervisor = Self::go_on(job, journal, Child::Gone)?;
         supervisor.leases.end();
-        supervisor
+        Ok(supervisor)
     }
 
     /// Takes the place of a supervisor that is dead and supervises to the end, as far as that is
-    /// [`Adoptable`](crate::session::Adoptable). The session's claim is held.
-    pub async fn adopt(job: &Job, mut journal: Journal, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+    /// [`Adoptable`](crate::session::Adoptable). The session's claim is held. Errors: as of [`Self::take_over`].
+    pub async fn adopt(job: &Job, mut journal: Journal, requests: &mut Requests) -> io::Result<Account> {
         if journal.world == World::here()
-            && let Some(supervisor) = Supervisor::take_over(job, journal.clone())
+            && let Some(supervisor) = Supervisor::take_over(job, journal.clone())?
         {
-            return supervisor.run(requests).await;
+            return Ok(supervisor.run(requests).await);
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
-        Supervisor::take_over_dead(job, journal).run(requests).await
+        Ok(Supervisor::take_over_dead(job, journal)?.run(requests).await)
     }
 
-    fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> Self {
+    fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> io::Result<Self> {
         journal.world = World::here();
         journal.supervisor = ProcessId::own();
         journal.intent = journal.intent.or_else(|| Some(job.intent(true, false)));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
-        let log = Log::open(job, &journal).expect("there is a descriptor for /dev/null");
+        let log = Log::open(job, &journal)?;
         let mut supervisor = Self::new(job, journal, child, log);
         if supervisor.journal.account.interrupt.is_some() {
             supervisor.machine = supervisor.machine.already_interrupted();
@@ -174,7 +176,7 @@ impl<'a> Supervisor<'a> {
             supervisor.handle(Event::StopRequested(request));
         }
         supervisor.write_journal();
-        supervisor
+        Ok(supervisor)
     }
 
     fn new(job: &'a Job, journal: Journal, child: Child, log: Log) -> Self {
@@ -223,7 +225,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Supervises until everything is accounted for.
-    pub async fn run(mut self, requests: &mut UnboundedReceiver<StopRequest>) -> Account {
+    pub async fn run(mut self, requests: &mut Requests) -> Account {
         let mut ended = false;
         loop {
             while let Some(action) = self.machine.poll_action() {

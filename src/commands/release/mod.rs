@@ -444,7 +444,9 @@ impl CleanupStep<'_> {
         let output = found.relay()?;
         journal.account.grace = Some(self.grace());
         let _ = self.to_self.send(StopRequest::Release);
-        let mut account = Supervisor::adopt(&job, journal, &mut self.requests).await;
+        let mut account = Supervisor::adopt(&job, journal, &mut self.requests)
+            .await
+            .map_err(|error| Failure::NotTakenOver(error.to_string()))?;
         // This process's own request, where the run was over before anybody heard it, is not to cut the output short.
         let others: Vec<_> = std::iter::from_fn(|| self.requests.try_recv().ok()).collect();
         for request in others.into_iter().filter(|request| *request != StopRequest::Release) {

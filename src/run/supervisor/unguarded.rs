@@ -187,9 +187,16 @@ async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> 
     }
     let (to_us, mut requests) = unbounded_channel();
     let _ = to_us.send(StopRequest::Outer { left });
-    let account = Supervisor::adopt(&job, journal.clone(), &mut requests).await;
-    remove_log_of(session, &account);
-    Finished::Account(Box::new(account))
+    match Supervisor::adopt(&job, journal.clone(), &mut requests).await {
+        Ok(account) => {
+            remove_log_of(session, &account);
+            Finished::Account(Box::new(account))
+        }
+        Err(error) => {
+            tracing::warn!("this process cannot take the place of the tfguard of {}: {error}", journal.account.program);
+            Finished::GivenUp
+        }
+    }
 }
 
 impl Unguarded {
