@@ -3,6 +3,7 @@
 mod mistake;
 mod variables;
 
+use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -157,8 +158,9 @@ impl Cli {
     /// not the fault of a variable. Only then come the variables.
     fn parse(words: Vec<OsString>, supervise: Option<Supervise>) -> Result<Self, Refusal> {
         let line = || std::iter::once("tfguard".into()).chain(words.iter().cloned());
-        let command = Self::command();
-        let typed = help_wanted(command.clone(), &words)
+        // Most runs need it for what is typed alone.
+        let command = LazyCell::new(Self::command);
+        let typed = help_wanted(Self::command(), &words)
             .try_get_matches_from(line())
             .map_err(|error| Refusal::of_typed(&error, &words))?;
         if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
@@ -167,13 +169,19 @@ impl Cli {
                 return Err(Refusal::of_misplaced(option, name));
             }
         }
-        let matches = variables::heed(command.clone(), &typed)
-            .try_get_matches_from(line())
-            .map_err(|error| Refusal::of_variables(&error, &typed))?;
-        let mut cli = Self::from_arg_matches(&matches).map_err(|error| Refusal::of_typed(&error, &words))?;
-        cli.run.inherited = variables::inherited(&command, &matches);
+        let are_set = variables::are_set(std::env::vars_os());
+        let matches = if are_set {
+            let heeded = variables::heed(Self::command(), &typed).try_get_matches_from(line());
+            &heeded.map_err(|error| Refusal::of_variables(&error, &typed))?
+        } else {
+            &typed
+        };
+        let mut cli = Self::from_arg_matches(matches).map_err(|error| Refusal::of_typed(&error, &words))?;
+        if words.first().is_some_and(|word| word != "--") {
+            cli.run.inherited = variables::inherited(&command, matches);
+        }
         // The guards below another one, and the supervisor, have the environment of one that has said it.
-        if supervise.is_none() && std::env::var_os(OUTER).is_none() {
+        if are_set && supervise.is_none() && std::env::var_os(OUTER).is_none() {
             cli.warnings = variables::doubtful(&command, std::env::vars_os(), &typed);
         }
         (cli.run.command_line, cli.run.supervise) = (words, supervise);

@@ -86,7 +86,7 @@ pub fn create(dir: impl AsFd, name: &OsStr, mode: u32) -> io::Result<File> {
 
 /// Reads a file to its end, which is no further than `limit` bytes from its start.
 pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(8 * 1024);
     file.by_ref().take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
@@ -95,17 +95,26 @@ pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Puts `content` in place of the file `name` in `dir`, in one step: readers see the old or the new one, never a part. A
-/// new file has `mode`, less what the umask takes. It is still open.
-pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<File> {
+/// new file has `mode`, less what the umask takes.
+pub fn replace(dir: impl AsFd, name: &OsStr, content: &[u8], mode: u32) -> io::Result<()> {
+    let (aside, _) = write_aside(&dir, content, mode)?;
+    let replaced = rustix::fs::renameat(&dir, &aside, &dir, name);
+    if replaced.is_err() {
+        let _ = rustix::fs::unlinkat(&dir, &aside, AtFlags::empty());
+    }
+    Ok(replaced?)
+}
+
+/// Writes a file that is about to take another one's place in `dir`; gives its name, and the file, still open.
+pub fn write_aside(dir: impl AsFd, content: &[u8], mode: u32) -> io::Result<(String, File)> {
     let aside = format!("{TEMPORARY}{}", random());
     let mut file = create(&dir, aside.as_ref(), mode)?;
     // Some file systems (NFS, quotas) tell only when a descriptor is closed that there was no room.
     let written = file.write_all(content).and_then(|()| Ok(nix::unistd::close(file.try_clone()?)?));
-    let written = written.and_then(|()| Ok(rustix::fs::renameat(&dir, &aside, &dir, name)?));
     if written.is_err() {
         let _ = rustix::fs::unlinkat(&dir, &aside, AtFlags::empty());
     }
-    written.map(|()| file)
+    written.map(|()| (aside, file))
 }
 
 /// Puts `content` in place of a file that the user asked for. What is there and not a regular file stays: a link could
@@ -123,7 +132,7 @@ pub fn replace_path(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    replace(&dir, name, content, mode).map(drop)
+    replace(&dir, name, content, mode)
 }
 
 /// The repository that a directory is in; without one, the directory itself. Both without links in their paths.

@@ -12,9 +12,19 @@ use crate::text::yes_or_no;
 
 /// The beginning of each variable's name.
 const PREFIX: &str = "TFGUARD_";
+/// As people write it, too.
+const MISSPELT_PREFIX: &str = "TF_GUARD_";
 
 /// The variables that stand for no option.
 const OTHERS: [&str; 3] = ["TFGUARD_DIR", OUTER, REAL_PROGRAM];
+
+/// Whether a variable is set that is an option's, or looks so. Where none is, what is typed is all that counts.
+pub(super) fn are_set(mut env: impl Iterator<Item = (OsString, OsString)>) -> bool {
+    let begins = |name: &str, with: &str| name.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with));
+    let is_one =
+        |name: &str| !OTHERS.contains(&name) && [PREFIX, MISSPELT_PREFIX].iter().any(|prefix| begins(name, prefix));
+    env.any(|(name, _)| name.to_str().is_some_and(is_one))
+}
 
 /// The typed options of a run as the variables that say the same.
 pub(super) fn inherited(command: &Command, matches: &ArgMatches) -> Vec<(OsString, OsString)> {
@@ -34,8 +44,9 @@ pub(super) fn inherited(command: &Command, matches: &ArgMatches) -> Vec<(OsStrin
 pub(super) fn heed(command: Command, typed: &ArgMatches) -> Command {
     let of_a_run = typed.subcommand_name().is_none_or(|name| name == "release");
     let conflict = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
+    let others: Vec<_> = command.get_arguments().filter(|other| is_typed(other, typed)).collect();
     let overruled = command.get_arguments().filter(|arg| {
-        let mut others = command.get_arguments().filter(|other| is_typed(other, typed));
+        let mut others = others.iter();
         (!of_a_run && !arg.is_global_set()) || others.any(|other| conflict(arg, other) || conflict(other, arg))
     });
     let overruled: Vec<_> = overruled.map(|arg| arg.get_id().clone()).collect();
@@ -68,7 +79,7 @@ pub(super) fn doubtful(
             return None;
         }
         let upper = name.to_uppercase();
-        let rest = upper.strip_prefix(PREFIX).or_else(|| upper.strip_prefix("TF_GUARD_"))?;
+        let rest = upper.strip_prefix(PREFIX).or_else(|| upper.strip_prefix(MISSPELT_PREFIX))?;
         if let Some(near) = nearest(rest, suffixes()) {
             return Some(format!("{name} is not a variable of tfguard's\nhint: rename it to {PREFIX}{near}"));
         }
@@ -94,6 +105,24 @@ mod tests {
     fn warnings(line: &[&str], variables: &[&str]) -> Vec<String> {
         let typed = Cli::command().try_get_matches_from(line).unwrap();
         doubtful(&Cli::command(), variables.iter().map(|name| ((*name).into(), "x".into())), &typed)
+    }
+
+    /// Guards against a variable that is neither heeded nor told of.
+    #[test]
+    fn a_variable_of_an_option_is_seen_however_it_is_written() {
+        let is_set = |name: &str| {
+            are_set([("PATH", "/bin"), (name, "")].map(|(name, value)| (name.into(), value.into())).into_iter())
+        };
+        let cli = Cli::command();
+        let all = cli.get_arguments().chain(cli.get_subcommands().flat_map(Command::get_arguments));
+        let names: Vec<_> = all.filter_map(|arg| arg.get_env()?.to_str()).collect();
+        assert!(names.contains(&"TFGUARD_GRACE") && names.iter().all(|name| is_set(name)), "{names:?}");
+        assert!(["TFGUARD_", "tfguard_grace", "TF_GUARD_GRACE"].into_iter().all(is_set));
+        assert!(
+            !["TFGUARD", "TFGUARD_DIR", "TFGUARD_SESSION", "TF_LOG", "\u{e4}\u{e4}\u{e4}\u{e4}"]
+                .into_iter()
+                .any(is_set)
+        );
     }
 
     #[test]

@@ -130,8 +130,8 @@ impl Plan {
         let env = child::without_outer_log(std::env::vars_os().collect());
         let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
         let ci = model::Run::detect(text);
-        // Asked early: one of them may end meanwhile.
-        let chain = ci::Chain::look(ci.is_some());
+        // Asked early: one of them may end meanwhile. Nobody waits for a supervisor.
+        let chain = options.supervise.as_ref().map_or_else(|| ci::Chain::look(ci.is_some()), |_| ci::Chain::default());
         let outer = env.get(OsStr::new(child::OUTER)).and_then(|path| SessionDir::open(Path::new(path)).ok());
         // One that nobody supervises is of a run that is over.
         let outer = outer.filter(|outer| outer.is_claimed() == Some(true));

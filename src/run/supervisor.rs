@@ -12,10 +12,15 @@ mod unnamed;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::unistd::Pid;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use crate::machine::lease::Times;
@@ -37,7 +42,7 @@ use crate::run::supervisor::stopping::Waiting;
 use crate::run::supervisor::unguarded::Unguarded;
 use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
-use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
+use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, awaitable, monotonic_millis};
 use crate::{model, terraform};
 
 /// When to look who is at work.
@@ -47,6 +52,9 @@ struct Looks {
     due: u32,
     /// The next time.
     next: Option<Instant>,
+    /// Rings for the looks of an idle run, by the kernel: for a time that is seconds away, tokio's timer wakes this process
+    /// up to three times.
+    clock: Option<AsyncFd<OwnedFd>>,
     /// The newest process of the machine at the last look.
     newest: Option<i32>,
 }
@@ -61,6 +69,37 @@ const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
 const MOST_REQUESTS: usize = 100;
 /// The same once a stop is requested.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
+
+impl Looks {
+    /// Nothing hurries: from now on one is due after each such time.
+    fn rest(&mut self, every: Duration) {
+        let made = || -> io::Result<_> {
+            let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+            let time = Timespec::try_from(every).map_err(io::Error::other)?;
+            let times = Itimerspec { it_interval: time, it_value: time };
+            timerfd_settime(&clock, TimerfdTimerFlags::empty(), &times)?;
+            awaitable(clock)
+        };
+        if self.clock.is_none() {
+            self.clock = made().inspect_err(|error| tracing::debug!("no timer of the kernel: {error}")).ok();
+        }
+        self.next = self.clock.is_none().then(|| Instant::now() + every);
+    }
+
+    async fn due(&self) {
+        match (self.next, &self.clock) {
+            (Some(next), _) => tokio::time::sleep_until(next).await,
+            (None, Some(clock)) => {
+                if let Ok(mut rung) = clock.readable().await {
+                    // It rings again only once it is read.
+                    let _ = rustix::io::read(clock.get_ref(), &mut [0; 8]);
+                    rung.clear_ready();
+                }
+            }
+            (None, None) => std::future::pending().await,
+        }
+    }
+}
 
 /// Supervises a child from its start to the end of its locks.
 #[derive(Debug)]
@@ -206,7 +245,7 @@ impl<'a> Supervisor<'a> {
             printed,
             inner,
             unguarded: Vec::new(),
-            looks: Looks { due: LOOKS, next: Some(first_look), newest: None },
+            looks: Looks { due: LOOKS, next: Some(first_look), clock: None, newest: None },
             waiting: Waiting::default(),
             somebody_stopped: false,
             reminded: Duration::ZERO,
@@ -265,7 +304,7 @@ impl<'a> Supervisor<'a> {
                     self.time_passed();
                 }
                 change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),
-                () = sleep_until(self.looks.next) => self.look_around(),
+                () = self.looks.due() => self.look_around(),
                 () = sleep_until(reminder) => self.remind(),
                 () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
                 () = self.waiting.over() => self.interrupt_waiting_command(),
@@ -425,5 +464,21 @@ async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a Terraform, or the orphans of a guard, that nobody looks for any more.
+    #[tokio::test]
+    async fn an_idle_run_looks_again_and_again() {
+        let mut looks = Looks { due: 0, next: None, clock: None, newest: None };
+        for _ in 0..3 {
+            looks.rest(POLL_INTERVAL);
+            tokio::time::timeout(Duration::from_secs(60), looks.due()).await.expect("no look");
+        }
+        assert!(looks.next.is_none() && looks.clock.is_some());
     }
 }

@@ -33,6 +33,8 @@ const MAKE_TRIES: u32 = 100;
 const DEEPEST: u32 = 8;
 /// What a journal, and a log, have of the disk from the beginning.
 const RESERVED: usize = 32 * 1024;
+/// What keeps that room in a journal.
+static ROOM: [u8; RESERVED] = [b' '; RESERVED];
 /// No journal is longer.
 pub(crate) const LONGEST_JOURNAL: u64 = 32 * 1024 * 1024;
 
@@ -131,8 +133,12 @@ impl SessionDir {
             let reach = || place.make().and_then(Reached::unsteered);
             let made = reach().map(|reached| {
                 let path = reached.path.join(ROOT);
-                // Another run that ended may have taken the place itself away, as that in the temporary directory.
-                Self::create_in(&path, || make_private(&reach()?.dir, ROOT.as_ref(), &path))
+                let mut reached = Some(reached);
+                Self::create_in(&path, || {
+                    // Another run that ended may have taken the place itself away, as that in the temporary directory.
+                    let place = reached.take().map_or_else(reach, Ok)?;
+                    make_private(&place.dir, ROOT.as_ref(), &path)
+                })
             });
             match made {
                 // A CI variable may name a place that does not exist here (in a container) or cannot be written: the next
@@ -223,7 +229,10 @@ impl SessionDir {
     }
 
     /// Makes a session in the directory `path`, which `make` opens, and makes where it is not there.
-    fn create_in(path: &Path, make: impl Fn() -> Result<OwnedFd, DirectoryError>) -> Result<Self, DirectoryError> {
+    fn create_in(
+        path: &Path,
+        mut make: impl FnMut() -> Result<OwnedFd, DirectoryError>,
+    ) -> Result<Self, DirectoryError> {
         let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S").to_string();
         let pid = std::process::id();
         let again = |error: &DirectoryError| {
@@ -232,7 +241,7 @@ impl SessionDir {
         };
         let mut created = Err(io_error("create", path)(io::ErrorKind::AlreadyExists.into()));
         for n in 0..MAKE_TRIES {
-            created = Self::create_at(path.join(format!("{stamp}-{pid}-{n}")), &make);
+            created = Self::create_at(path.join(format!("{stamp}-{pid}-{n}")), &mut make);
             // Another run that ended took the place away, or one of that name is there.
             if !created.as_ref().is_err_and(again) {
                 break;
@@ -241,7 +250,10 @@ impl SessionDir {
         created
     }
 
-    fn create_at(path: PathBuf, make: impl Fn() -> Result<OwnedFd, DirectoryError>) -> Result<Self, DirectoryError> {
+    fn create_at(
+        path: PathBuf,
+        make: impl FnOnce() -> Result<OwnedFd, DirectoryError>,
+    ) -> Result<Self, DirectoryError> {
         let root = make()?;
         let name = path.file_name().unwrap_or_default();
         rustix::fs::mkdirat(&root, name, Mode::RWXU).map_err(|error| io_error("create", &path)(error.into()))?;
@@ -264,7 +276,7 @@ impl SessionDir {
             written.map_err(io_error("write", &self.path_of(file)))
         };
         write(SessionFile::Marker, mark.as_bytes())?;
-        write(SessionFile::Spare, &[b' '; RESERVED])
+        write(SessionFile::Spare, &ROOM)
     }
 
     /// An existing session directory, checked.
@@ -481,9 +493,15 @@ impl SessionDir {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have {} bytes", text.len())));
         }
         // The spaces keep the room that a longer one will need.
-        text.resize(text.len().max(RESERVED), b' ');
+        text.extend_from_slice(ROOM.get(text.len()..).unwrap_or_default());
         let mut open = self.open_journal();
-        match files::replace(&self.dir, SessionFile::Journal.name().as_ref(), &text, 0o600) {
+        let write = || {
+            let (aside, file) = files::write_aside(&self.dir, &text, 0o600)?;
+            let placed = self.exchange(&aside, SessionFile::Journal.name());
+            let _ = unlink(&self.dir, &aside, AtFlags::empty());
+            placed.map(|_| file)
+        };
+        match write() {
             Ok(journal) => {
                 open.journal = Some(journal);
                 Ok(())
@@ -524,26 +542,30 @@ impl SessionDir {
                 _ => break,
             }
         }
-        let exchange = || -> io::Result<bool> {
-            file.write_all_at(text, 0)?;
-            if file.metadata()?.len() > text.len() as u64 {
-                file.set_len(text.len() as u64)?;
-            }
-            match rustix::fs::renameat_with(&self.dir, spare, &self.dir, journal, RenameFlags::EXCHANGE) {
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                    rustix::fs::renameat(&self.dir, spare, &self.dir, journal)?;
-                    Ok(false)
-                }
-                exchanged => Ok(exchanged.map(|()| true)?),
-            }
-        };
-        let exchanged = exchange();
+        let written = file.write_all_at(text, 0).and_then(|()| match file.metadata()?.len() > text.len() as u64 {
+            true => file.set_len(text.len() as u64),
+            false => Ok(()),
+        });
+        let exchanged = written.and_then(|()| self.exchange(spare, journal));
         let _ = file.unlock();
         match exchanged? {
             true => std::mem::swap(&mut open.journal, &mut open.spare),
             false => open.journal = open.spare.take(),
         }
         Ok(())
+    }
+
+    /// Puts one file of the session in another one's place, in one step; gives whether that one took its place, which not every
+    /// file system can do. Without that, ext4 begins to write the file to the disk at once (`auto_da_alloc`), and who removes it
+    /// soon afterwards waits for the disk.
+    fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
+        match rustix::fs::renameat_with(&self.dir, one, &self.dir, other, RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                rustix::fs::renameat(&self.dir, one, &self.dir, other)?;
+                Ok(false)
+            }
+            exchanged => Ok(exchanged.map(|()| true)?),
+        }
     }
 
     /// Writes the journal no more, unless it has to: what removes the session is to find nothing of it open.
@@ -1113,7 +1135,11 @@ mod tests {
                 }
             });
             for number in 1..500 {
-                written(content(number)).unwrap();
+                if number % 2 == 0 {
+                    session.replace_journal(content(number)).unwrap();
+                } else {
+                    written(content(number)).unwrap();
+                }
                 assert!(std::fs::metadata(session.path_of(SessionFile::Spare)).unwrap().len() >= RESERVED as u64);
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);

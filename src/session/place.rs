@@ -271,8 +271,8 @@ fn steered_by_others(stat: &Stat, path: &Path, group_may: bool) -> Option<Direct
     }
     let is_sticky = mode & 0o1000 != 0;
     let by_all = mode & 0o002 != 0;
-    let by_group = mode & 0o020 != 0 && !(group_may && is_private_group(stat.st_gid, stat.st_uid));
-    ((by_all || by_group) && !is_sticky).then_some(DirectoryError::WritableByOthers { path, mode })
+    let by_group = || mode & 0o020 != 0 && !(group_may && is_private_group(stat.st_gid, stat.st_uid));
+    (!is_sticky && (by_all || by_group())).then_some(DirectoryError::WritableByOthers { path, mode })
 }
 
 /// Whether a group is a user's alone.

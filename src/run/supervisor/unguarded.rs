@@ -90,13 +90,12 @@ impl Supervisor<'_> {
             inner.adopt_orphans(|orphan| Box::pin(finish_orphan(self.job.clone(), orphan, kill_at)));
         }
         self.looks.due = self.looks.due.saturating_sub(1);
-        let again = match (self.looks.due > 0, stopping, self.inner.is_some()) {
-            (true, ..) => Some(POLL_INTERVAL),
-            (_, true, _) => Some(LOOK_CLOSELY_EVERY),
-            (.., true) => Some(LOOK_AROUND_EVERY),
-            _ => None,
-        };
-        self.looks.next = again.map(|again| Instant::now() + again);
+        match (self.looks.due > 0, stopping, self.inner.is_some()) {
+            (true, ..) => self.looks.next = Some(Instant::now() + POLL_INTERVAL),
+            (_, true, _) => self.looks.next = Some(Instant::now() + LOOK_CLOSELY_EVERY),
+            (.., true) => self.looks.rest(LOOK_AROUND_EVERY),
+            _ => {}
+        }
     }
 
     /// A wrapper that is called terraform may have run `init` before it became Terraform, just now.
