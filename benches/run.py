@@ -324,7 +324,7 @@ def locks(bench):
     with Server(bench.dir) as server:
         env = {**bench.env, **server.env}
         print("\n`tfguard locks`, beside reading the same pages and no more:\n")
-        print("| | pages s | tfguard s | ratio | largest MB |\n|---|---:|---:|---:|---:|")
+        print("| | pages s | tfguard s | ratio | its CPU ms a page | largest MB |\n|---|---:|---:|---:|---:|---:|")
         for what, option in (("100 000 items of a table, each a lock", "--table"), ("1 000 000 keys of a bucket", "--bucket")):
             server.read_pages(option)
             begun = time.monotonic()
@@ -337,7 +337,9 @@ def locks(bench):
             took = time.monotonic() - begun
             child.returncode = os.waitstatus_to_exitcode(status) if hasattr(os, "waitstatus_to_exitcode") else status
             code = "" if child.returncode == 0 else f" (exit code {child.returncode})"
-            print(f"| {what}{code} | {plain:.2f} | {took:.2f} | {took / plain:.1f} | {usage.ru_maxrss / 1024:.1f} |", flush=True)
+            cpu = (usage.ru_utime + usage.ru_stime) / PAGES[option] * 1000
+            print(f"| {what}{code} | {plain:.2f} | {took:.2f} | {took / plain:.1f} | {cpu:.1f} | "
+                  f"{usage.ru_maxrss / 1024:.1f} |", flush=True)
 
 
 def terraform(bench):

@@ -2,6 +2,7 @@
 //! tested elsewhere; here the children are actors.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use crate::stage::*;
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
@@ -257,6 +258,31 @@ fn who_is_interrupted_by_somebody_else_is_not_interrupted_again() {
         assert_eq!(report["interrupt"]["by"], "somebody-else");
         stage.guard.assert_no_process_left(SOON);
     }
+}
+
+/// Guards against a supervisor that had no turn for a while, and interrupts who has said meanwhile that it was interrupted.
+#[test]
+fn a_supervisor_that_was_stopped_while_it_looked_looks_once_more() {
+    // Of tfguard's look where everybody is signalled.
+    const LOOK: Duration = Duration::from_secs(5);
+    let stage = Stage::new();
+    let run = stage.guarded(&["-v"]).start();
+    let child = stage.enter();
+    child.perform(&format!("on[2] = 'os.write(1, b\"{}\")'", TERRAFORMS_WORDS.replace('\\', "\\\\")));
+    kill(child.parent, SIGTERM).unwrap();
+    run.wait_for_stderr("stop requested", SOON);
+    kill(child.parent, SIGSTOP).unwrap();
+    kill(child.pid, SIGINT).unwrap();
+    run.wait_for_stdout("Gracefully shutting down...", SOON);
+    // Nothing tells that it is over: who looks is stopped.
+    std::thread::sleep(LOOK);
+    kill(child.parent, SIGCONT).unwrap();
+    run.wait_for_stderr("; it has", SOON);
+    child.exit(1);
+    let exit = run.wait(SOON).expect_code(1);
+    assert!(exit.err().contains("was interrupted already"), "{exit}");
+    assert_eq!(child.signals(), ["SIGINT"]);
+    stage.guard.assert_no_process_left(SOON);
 }
 
 #[test]

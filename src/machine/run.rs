@@ -249,6 +249,12 @@ impl Machine {
         }
     }
 
+    /// Whether it waits to see whether Terraform was interrupted already.
+    #[must_use]
+    pub fn is_looking(&self) -> bool {
+        matches!(self.state, State::Looking { .. })
+    }
+
     /// Whether the time of whoever was interrupted is over, and it is being killed.
     #[must_use]
     pub fn is_killing(&self) -> bool {

@@ -263,6 +263,8 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
     let session = SessionDir::open(session)?;
     let Some(claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let socket = take_stdout().map_err(Failure::Start)?;
+    // The kernel frees a long output when the last who has it open ends. Nobody waits for this process.
+    let _held = [SessionFile::Stdout, SessionFile::Stderr].map(|spool| session.open_file(spool));
     let runtime = super::runtime().map_err(Failure::Start)?;
     runtime.block_on(async {
         let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;

@@ -12,12 +12,16 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use tokio::sync::oneshot;
 
 use crate::run::follow::Follow;
 use crate::session::{SessionDir, SessionFile};
+
+/// What the child writes for so long after a piece was copied is copied with the next one: of a flood, waking the relay for
+/// each line costs the child more time than writing it.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// One stream on its way to the CI.
 #[derive(Debug)]
@@ -269,12 +273,16 @@ fn write_all(to: BorrowedFd<'_>, orders: &Orders, mut bytes: &[u8]) -> io::Resul
 }
 
 fn wait(spool: Option<&Spool>, orders: &Orders) {
-    let mut sources = vec![PollFd::new(&orders.wake, PollFlags::IN)];
+    let ordered = PollFd::new(&orders.wake, PollFlags::IN);
+    let is_ordered = rustix::event::poll(&mut [ordered.clone()], Some(&PAUSE)) == Ok(1);
+    let mut sources = vec![ordered];
     let growth = spool.and_then(|spool| spool.growth.as_ref());
     sources.extend(growth.map(|growth| PollFd::new(growth, PollFlags::IN)));
-    let polled = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let polled = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
     let timeout = (spool.is_some() && growth.is_none()).then_some(&polled);
-    let _ = rustix::event::poll(&mut sources, timeout);
+    if !is_ordered {
+        let _ = rustix::event::poll(&mut sources, timeout);
+    }
     let _ = rustix::io::read(&orders.wake, &mut [0_u8; 8]);
     if let Some(growth) = growth {
         let mut events = [MaybeUninit::uninit(); 4096];

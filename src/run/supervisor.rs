@@ -301,6 +301,9 @@ impl<'a> Supervisor<'a> {
                     while let Ok(request) = requests.try_recv() {
                         self.stop_requested(request);
                     }
+                    if self.machine.is_looking() {
+                        self.look_once_more();
+                    }
                     self.time_passed();
                 }
                 change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),

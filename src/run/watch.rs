@@ -19,14 +19,17 @@ use crate::session::awaitable;
 const WITHOUT_INOTIFY: Duration = Duration::from_millis(200);
 /// A command that ends earlier is not watched. Terraform takes longer to its first lock.
 const LATE: Duration = Duration::from_millis(50);
+/// What happens for so long after a change is told with the next one: a Terraform that logs thousands of lines a second shall
+/// not share its processor with a supervisor that wakes for each.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of a session that are watched.
 #[derive(Debug)]
 pub enum Watch {
     /// Not yet, but from then on.
     Late { from: Instant, files: Vec<(PathBuf, WatchFlags)> },
-    /// By the kernel.
-    Inotify(AsyncFd<OwnedFd>),
+    /// By the kernel. Nothing is told before `from`.
+    Inotify { inotify: AsyncFd<OwnedFd>, from: Instant },
     /// By looking at them.
     Polling,
     /// Not any more.
@@ -60,7 +63,7 @@ impl Watch {
     fn add_with(&mut self, path: &Path, flags: WatchFlags) {
         match self {
             Self::Late { files, .. } => files.push((path.to_owned(), flags)),
-            Self::Inotify(inotify) => {
+            Self::Inotify { inotify, .. } => {
                 if let Err(error) = inotify::add_watch(inotify.get_ref(), path, flags) {
                     tracing::debug!(
                         "cannot watch {}: {error}; looking at the files five times a second",
@@ -77,7 +80,7 @@ impl Watch {
     fn begin(&mut self, files: Vec<(PathBuf, WatchFlags)>) {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(std::io::Error::from);
         match inotify.and_then(awaitable) {
-            Ok(inotify) => *self = Self::Inotify(inotify),
+            Ok(inotify) => *self = Self::Inotify { inotify, from: Instant::now() },
             Err(error) => {
                 tracing::debug!("no inotify ({error}); looking at the files five times a second");
                 *self = Self::Polling;
@@ -90,7 +93,7 @@ impl Watch {
 
     /// Watches nothing any more. Nobody waits for the kernel.
     pub fn close(&mut self) {
-        if let Self::Inotify(inotify) = std::mem::replace(self, Self::Closed) {
+        if let Self::Inotify { inotify, .. } = std::mem::replace(self, Self::Closed) {
             let closed = inotify.into_inner();
             let _ = std::thread::Builder::new().name("close".to_owned()).spawn(move || drop(closed));
         }
@@ -106,7 +109,8 @@ impl Watch {
                 // What happened before nobody told.
                 Change { opened: true }
             }
-            Self::Inotify(inotify) => {
+            Self::Inotify { inotify, from } => {
+                tokio::time::sleep_until(*from).await;
                 let mut change = Change::default();
                 let mut buffer = [MaybeUninit::uninit(); 4096];
                 if let Ok(mut ready) = inotify.readable().await {
@@ -116,6 +120,7 @@ impl Watch {
                     }
                     ready.clear_ready();
                 }
+                *from = Instant::now() + PAUSE;
                 change
             }
             Self::Polling => {
@@ -171,6 +176,26 @@ mod tests {
             assert!(tokio::time::timeout(NOTHING, watch.changed()).await.is_err(), "told twice");
             watch.add_once(file.path());
         }
+    }
+
+    /// Guards against a supervisor that runs once for each line of a log that floods.
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_told_of_a_few_times() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut watch = Watch::new();
+        watch.add(file.path());
+        change(&mut watch).await;
+        let begun = Instant::now();
+        for _ in 0..10 {
+            file.as_file().write_all(b"a line\n").unwrap();
+            change(&mut watch).await;
+        }
+        assert!(begun.elapsed() >= 9 * PAUSE);
+        tokio::time::advance(PAUSE).await;
+        let calm = Instant::now();
+        file.as_file().write_all(b"a line\n").unwrap();
+        change(&mut watch).await;
+        assert_eq!(calm.elapsed(), Duration::ZERO, "the first after a pause is told at once");
     }
 
     /// Guards a run on a machine that has no inotify instance left, and a session that is gone.

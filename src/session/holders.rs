@@ -23,7 +23,7 @@ use crate::model::{ChildRecord, ProcessId, product};
 use crate::session::directory::{INNER, LONGEST_JOURNAL, SessionFile, is_session_name};
 use crate::session::journal::Journal;
 use crate::session::place::ROOT;
-use crate::session::process::is_running;
+use crate::session::process::{is_running, nobody_can_look, stat_of};
 
 /// A living process of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,15 +65,20 @@ impl Tree {
         let log_file = identity(log);
         // Where there is no log, nobody can be told to be gone.
         let mut tree = Self { hidden: log_file.is_none(), ..Self::default() };
-        let Ok(processes) = procfs::process::all_processes() else {
+        let Ok(entries) = std::fs::read_dir("/proc") else {
             return Self { hidden: true, ..tree };
         };
         let mut parents = Vec::new();
-        for process in processes {
-            let (process, stat) = match process.and_then(|process| process.stat().map(|stat| (process, stat))) {
-                Ok(found) => found,
+        for entry in entries {
+            let Ok(name) = entry.map(|entry| entry.file_name()) else {
+                tree.hidden = true;
+                continue;
+            };
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let stat = match stat_of(pid) {
+                Ok(stat) => stat,
                 // No descriptors are left, say: whoever it is, it may live.
-                Err(ProcError::Io(..)) => {
+                Err(error) if nobody_can_look(&error) => {
                     tree.hidden = true;
                     continue;
                 }
@@ -94,6 +99,17 @@ impl Tree {
                 Some(true) => child.is_none_or(|child| stat.starttime >= child.id.start_ticks),
                 Some(false) => false,
                 None => true,
+            };
+            if !is_own && !may_hold {
+                continue;
+            }
+            let process = match Process::new(pid) {
+                Ok(process) => process,
+                Err(ProcError::Io(..)) => {
+                    tree.hidden = true;
+                    continue;
+                }
+                Err(_) => continue,
             };
             let holds_log = may_hold
                 && holds_for_writing(stat.pid, log_file).unwrap_or_else(|error| {

@@ -1,5 +1,8 @@
 //! Which process is meant: a pid alone is not enough, it is given to the next process once its owner is gone.
 
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
@@ -7,8 +10,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use procfs::ProcError;
-use procfs::process::{Process, Stat};
+use procfs::FromRead as _;
+use procfs::process::Stat;
 use rustix::process::PidfdFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -37,7 +40,7 @@ pub fn nodename() -> Option<String> {
 impl ProcessId {
     /// The process that has this pid now; none if there is none or it is a zombie's.
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = Process::new(pid).ok()?.stat().ok()?;
+        let stat = stat_of(pid).ok()?;
         is_running(&stat).then_some(Self { pid, start_ticks: stat.starttime })
     }
 
@@ -48,7 +51,7 @@ impl ProcessId {
 
     /// The process that started it, or took it over.
     pub fn parent(self) -> Option<Self> {
-        Self::of(Process::new(self.pid).ok()?.stat().ok()?.ppid)
+        Self::of(stat_of(self.pid).ok()?.ppid)
     }
 
     /// When it started, by the system's clock as it is now.
@@ -60,9 +63,11 @@ impl ProcessId {
 
     /// Whether it still runs. A zombie does not. Where nobody can look, as without descriptors, whatever has its pid counts.
     pub fn is_alive(self) -> bool {
-        match Process::new(self.pid).and_then(|process| process.stat()) {
+        match stat_of(self.pid) {
             Ok(stat) => is_running(&stat) && stat.starttime == self.start_ticks,
-            Err(ProcError::Io(..)) => nix::sys::signal::kill(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH),
+            Err(error) if nobody_can_look(&error) => {
+                nix::sys::signal::kill(Pid::from_raw(self.pid), None) != Err(Errno::ESRCH)
+            }
             Err(_) => false,
         }
     }
@@ -121,8 +126,23 @@ impl ProcessId {
     }
 }
 
+/// The `/proc/<pid>/stat` of a process. Three system calls, where procfs makes eight: an interrupt waits until those of all
+/// processes are read.
+pub(crate) fn stat_of(pid: i32) -> io::Result<Stat> {
+    // More than the line can have.
+    let mut line = [0; 2048];
+    let length = File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
+    Stat::from_read(&line[..length]).map_err(io::Error::other)
+}
+
+/// Whether a process may be there and there is no way to look, as without descriptors.
+pub(crate) fn nobody_can_look(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+        && error.raw_os_error().is_some_and(|error| error != libc::ESRCH)
+}
+
 /// A descriptor that can be awaited for reading.
-pub fn awaitable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub fn awaitable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the same open descriptor until it is dropped, which is after it is deregistered.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
@@ -185,7 +205,7 @@ ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)";
         let child = child.args(["-c", script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
         let mut child = child.spawn().unwrap();
         let id = ProcessId::of(child.id().cast_signed()).unwrap();
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
         assert!(id.is_alive());
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -29,6 +29,8 @@ const READ_OUTPUT_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
+/// So many pieces are read before an interrupt, if it has so many: 16 MB, which takes a fraction of a second.
+const MOST_PIECES: usize = 1024;
 
 /// Terraform's log, and what it tells.
 #[derive(Debug)]
@@ -239,6 +241,19 @@ impl Supervisor<'_> {
         self.learn(facts);
         self.note_undumped();
         self.note_unleased();
+    }
+
+    /// Reads what was said up to now, right before the interrupt is sent. A supervisor that had no turn for a while (a busy
+    /// machine, SIGSTOP) would otherwise send a second one to who has reported the first meanwhile.
+    pub(crate) fn look_once_more(&mut self) {
+        self.read_output();
+        self.read_some_log();
+        for _ in 1..MOST_PIECES {
+            if !self.log.has_more {
+                break;
+            }
+            self.read_some_log();
+        }
     }
 
     /// Says of a Terraform before 1.6 whose environment does not ask for DEBUG that its log does not tell its lock.
