@@ -1,7 +1,7 @@
 """The API's own record of each request, put around moto: one JSON object a line, in a file for each schedule.
 
 Requests that may change something are carried out one after the other, so the content that was in place before and after
-each is what it was applied to. With each delete of tfguard's goes who of its run's Terraforms was alive when it was applied.
+each is what it was applied to. With each delete of tfguard's goes what of the schedule's runs was alive when it was applied.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ def wrap(application):
         with ONE_AT_A_TIME if request["changes"] else contextlib.nullcontext():
             if request["changes"]:
                 request["before"] = content(place)
-                if TFGUARD in request["agent"]:
-                    request["alive"] = alive(request["run"])
+                if TFGUARD in request["agent"] and "DELETE" in (request["method"], request["operation"][:6].upper()):
+                    request["alive"] = alive(request["run"][:-4])
             request["applied"] = time.monotonic_ns()
             statuses = []
 
@@ -48,7 +48,7 @@ def wrap(application):
             if request["changes"]:
                 request["after"] = content(place)
             request["status"] = statuses[-1]
-            request["answer"] = answer[:2000].decode("utf-8", "replace")
+            request["answer"] = answer[:20000].decode("utf-8", "replace")
             write(request)
         return [answer]
 
@@ -104,22 +104,23 @@ def content(place):
     return None if value is None else {"etag": found.etag, "body": value[:20000].decode("utf-8", "replace")}
 
 
-def alive(run):
-    """The Terraforms, and their providers, that were started with the run's credentials and are not dead or dying."""
-    mark = f"AWS_ACCESS_KEY_ID={run}".encode()
+def alive(schedule):
+    """The Terraforms, their providers and the tfguards of a schedule's runs that are not dead or dying."""
+    mark = b"AWS_ACCESS_KEY_ID="
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError, ValueError, IndexError):
             name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-            if not name.startswith("terraform"):
+            if not name.startswith(("terraform", "tfguard")):
                 continue
             with open(f"/proc/{pid}/environ", "rb") as file:
-                if mark not in file.read().split(b"\0"):
-                    continue
+                runs = [entry[len(mark) :].decode() for entry in file.read().split(b"\0") if entry.startswith(mark)]
+            if not runs or not runs[0].startswith(schedule):
+                continue
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(") ")[2].split()
             if fields[0] not in "ZX" and not int(fields[6]) & PF_EXITING:
-                found.append({"pid": int(pid), "name": name})
+                found.append({"run": runs[0], "pid": int(pid), "name": name, "stopped": fields[0] in "Tt"})
     return found
 
 

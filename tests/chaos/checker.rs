@@ -3,9 +3,9 @@
 //!
 //! | `kind` | What it is, and its fields |
 //! |---|---|
-//! | `run` | A guarded run: `run`, its credentials; `attached`; `limited`, its Terraform may fail of what it lacks or of what it runs |
+//! | `run` | A guarded run: `run`, its credentials; `attached`; `limited`, its Terraform may fail of what it lacks or of what it runs; `reclaim`, it may take over what a dead run holds by a lease |
 //! | `request` | What changed, or might have changed, something in the API; see `api.py` |
-//! | `process` | A Terraform's life: `run`, `pid`, `born`, `gone` (no number: it lives) |
+//! | `process` | A Terraform's life: `run`, `pid`, `born`, `seen` (when it lived for sure), `gone` (no number: it lives) |
 //! | `said` | What a Terraform wrote: `run`, `pid`, `text` |
 //! | `signal` | What was sent: `run`, `at`, `signal`, `pid`, `to`: `front`, `supervisor`, `terraform` or `other` |
 //! | `end` | What tfguard said: `run`, `what` (`run`, `release` or `last`, the release after which nothing is to be left), `at`, `code`, `signal`, `text` |
@@ -24,6 +24,10 @@ use serde_json::Value;
 const SEEN_LATE: u64 = 1_000_000_000;
 /// What is signalled together is signalled within this time.
 const TOGETHER: u64 = 200_000_000;
+/// So long after Terraform's death its uploads are waited for.
+const UPLOADS: u64 = 2_000_000_000;
+/// Whoever stood still as a whole acts within this time once it goes on.
+const WAKES: u64 = 2_000_000_000;
 
 /// What the evidence shows.
 #[derive(Debug, Default)]
@@ -52,6 +56,11 @@ pub struct Figures {
     /// Locks that were left for the last release, and said to be.
     pub left: usize,
     pub foreign: usize,
+    /// State uploads that were carried out after the death of their Terraform.
+    pub late_uploads: usize,
+    /// Renewals of leases, and locks of others that were deleted because nobody renewed theirs.
+    pub beats: usize,
+    pub reclaimed: usize,
 }
 
 impl Figures {
@@ -66,6 +75,9 @@ impl Figures {
         self.stopped += other.stopped;
         self.left += other.left;
         self.foreign += other.foreign;
+        self.late_uploads += other.late_uploads;
+        self.beats += other.beats;
+        self.reclaimed += other.reclaimed;
     }
 }
 
@@ -90,6 +102,34 @@ fn lock_of(written: &str) -> Option<String> {
     lock["ID"].as_str().map(str::to_owned)
 }
 
+/// A lease as it lies in an item, or in the object beside a lockfile.
+#[derive(Clone, PartialEq)]
+struct Lease {
+    lock: String,
+    version: String,
+    /// For so long, in nanoseconds, its lock is watched before it is deleted.
+    wait: u64,
+}
+
+fn lease_in(content: &Value) -> Option<Lease> {
+    lease_of(content["TfguardLease"].as_str().or(content["body"].as_str())?)
+}
+
+fn lease_of(written: &str) -> Option<Lease> {
+    let lease: Value = serde_json::from_str(written).ok()?;
+    let length = lease["length_ms"].as_u64()?;
+    let (lock, version) = (lease["lock"].as_str()?.to_owned(), lease["version"].as_str()?.to_owned());
+    Some(Lease { lock, version, wait: (length + length / 10 + 5000) * 1_000_000 })
+}
+
+/// The lease that lies there since then, as somebody saw it or as the API has it.
+struct Seen {
+    lease: Lease,
+    since: u64,
+    /// Who wrote it.
+    by: String,
+}
+
 fn is_by_tfguard(request: &Value) -> bool {
     text(request, "agent").contains("aws-sdk-rust")
 }
@@ -102,6 +142,15 @@ struct Checker {
     etags: BTreeMap<String, BTreeSet<String>>,
     /// What tfguard made to see whether the store keeps conditions.
     examined: BTreeSet<(String, String)>,
+    /// The runs that may take over.
+    reclaiming: BTreeSet<String>,
+    /// The lease in each place, and what each of those runs saw there.
+    leases: BTreeMap<String, Seen>,
+    looks: BTreeMap<(String, String), Seen>,
+    /// The lock in each place.
+    held: BTreeMap<String, String>,
+    /// Who has made sure that the holder of a lockfile cannot renew its lease any more.
+    fenced: BTreeSet<(String, String)>,
     verdict: Verdict,
 }
 
@@ -114,10 +163,18 @@ pub fn check(evidence: &str) -> Verdict {
         own: BTreeMap::new(),
         etags: BTreeMap::new(),
         examined: BTreeSet::new(),
+        reclaiming: BTreeSet::new(),
+        leases: BTreeMap::new(),
+        looks: BTreeMap::new(),
+        held: BTreeMap::new(),
+        fenced: BTreeSet::new(),
         verdict: Verdict::default(),
     };
     checker.lines.sort_by_key(|line| number(line, "applied"));
+    let reclaiming = checker.of("run").into_iter().filter(|told| told["reclaim"] == true);
+    checker.reclaiming = reclaiming.map(|told| text(&told, "run").to_owned()).collect();
     checker.requests();
+    checker.uploads();
     checker.interrupts();
     checker.endings();
     checker.verdict
@@ -145,7 +202,11 @@ impl Checker {
         let requests = self.of("request");
         let lives = self.of("process");
         self.verdict.figures.requests = requests.len();
-        for request in requests.iter().filter(|request| request["changes"] == true) {
+        for request in &requests {
+            if request["changes"] != true {
+                self.look(request);
+                continue;
+            }
             let (before, after) = (lock_in(&request["before"]), lock_in(&request["after"]));
             let run = text(request, "run");
             if let Some(lock) = after.clone().filter(|lock| before.as_ref() != Some(lock)) {
@@ -162,6 +223,11 @@ impl Checker {
                 if is_delete(request) {
                     self.under_the_living(request, &lives);
                 }
+            }
+            self.note_lease(request);
+            match after {
+                Some(lock) => _ = self.held.insert(text(request, "place").to_owned(), lock),
+                None => _ = self.held.remove(text(request, "place")),
             }
         }
     }
@@ -181,8 +247,17 @@ impl Checker {
         if is_object && place.contains(".tflock.tfguard-") {
             return self.examination(request, &what);
         }
+        if is_object && place.ends_with(".tflock.lease") {
+            return self.lease_object(request, &what);
+        }
         if is_object && !place.ends_with(".tflock") {
             return self.breaks("P1 kind", format!("nothing but a lock's object is tfguard's to change: {what}"));
+        }
+        if is_delete(request) && self.reclaiming.contains(run) {
+            let named = self.named(request);
+            if let Some(lock) = named.iter().find(|lock| !self.is_own(run, lock)) {
+                return self.takes_over(request, lock, before.is_some() && is.is_null(), &what);
+            }
         }
         if let Some(lock) = before.filter(|lock| after != Some(lock))
             && !self.is_own(run, lock)
@@ -192,15 +267,19 @@ impl Checker {
         if !is.is_null() && (was["Info"] != is["Info"] || was["body"] != is["body"]) {
             self.breaks("P1 content", format!("the lock was changed: {what}"));
         }
-        let named: Vec<String> = match (text(request, "method"), text(request, "operation")) {
-            (_, "DeleteItem" | "UpdateItem") => in_condition(request).into_iter().collect(),
+        match (text(request, "method"), text(request, "operation")) {
+            (_, "DeleteItem" | "UpdateItem") | ("DELETE", "") => {}
             ("PUT", "") if text(request, "query").contains("tagging") => return,
-            ("DELETE", "") => match request["if_match"].as_str() {
-                Some(etag) => self.etags.get(etag.trim_matches('"')).into_iter().flatten().cloned().collect(),
-                None => Vec::new(),
-            },
             _ => return self.breaks("P1 kind", format!("tfguard sends no such request: {what}")),
-        };
+        }
+        let named = self.named(request);
+        if was["TfguardLease"] != is["TfguardLease"] && !is.is_null() {
+            self.verdict.figures.beats += usize::from(is["TfguardLease"].is_string());
+            let names_none = text(request, "body").contains("attribute_not_exists(TfguardLease)");
+            if named_lease(request) != lease_in(was) || (lease_in(was).is_none() && !names_none) {
+                self.breaks("P1 lease", format!("no condition names the lease that was there: {what}"));
+            }
+        }
         if named.is_empty() {
             self.breaks("P1 condition", format!("no condition names a lock: {what}"));
         } else if !named.iter().any(|lock| self.is_own(run, lock)) {
@@ -209,6 +288,182 @@ impl Checker {
         if is_delete(request) {
             let is_gone = before.is_some() && is.is_null();
             *if is_gone { &mut self.verdict.figures.deleted } else { &mut self.verdict.figures.refused } += 1;
+        }
+    }
+
+    /// The locks of which one is named by a request's condition.
+    fn named(&self, request: &Value) -> Vec<String> {
+        if !text(request, "operation").is_empty() {
+            return in_condition(request).into_iter().collect();
+        }
+        let etag = request["if_match"].as_str().and_then(|etag| self.etags.get(etag.trim_matches('"')));
+        etag.into_iter().flatten().cloned().collect()
+    }
+
+    /// What a run that may take over saw of a lease.
+    fn look(&mut self, request: &Value) {
+        let (run, place) = (text(request, "run"), text(request, "place"));
+        let is_lease = text(request, "operation") == "GetItem" || place.ends_with(".tflock.lease");
+        if !is_lease || !is_by_tfguard(request) || !self.reclaiming.contains(run) {
+            return;
+        }
+        let answer = text(request, "answer");
+        let item =
+            || Some(serde_json::from_str::<Value>(answer).ok()?["Item"]["TfguardLease"]["S"].as_str()?.to_owned());
+        let lease = lease_of(answer).or_else(|| lease_of(&item()?));
+        let key = (run.to_owned(), place.to_owned());
+        match lease {
+            Some(lease) if self.looks.get(&key).is_some_and(|seen| seen.lease == lease) => {}
+            Some(lease) => {
+                let seen = Seen { lease, since: number(request, "applied"), by: String::new() };
+                _ = self.looks.insert(key, seen);
+            }
+            None => _ = self.looks.remove(&key),
+        }
+    }
+
+    fn note_lease(&mut self, request: &Value) {
+        let place = text(request, "place");
+        match lease_in(&request["after"]) {
+            Some(lease) if self.leases.get(place).is_some_and(|seen| seen.lease == lease) => {}
+            Some(lease) => {
+                let (since, by) = (number(request, "applied"), text(request, "run").to_owned());
+                _ = self.leases.insert(place.to_owned(), Seen { lease, since, by });
+            }
+            None => _ = self.leases.remove(place),
+        }
+    }
+
+    /// A write of the object that is the lease of a lockfile: a renewal, what ends the renewals of a dead holder, or a removal.
+    fn lease_object(&mut self, request: &Value, what: &str) {
+        let run = text(request, "run");
+        if request["if_match"].is_null() && request["if_none_match"].is_null() {
+            return self.breaks("P1 lease", format!("no condition names what was there: {what}"));
+        }
+        let (was, is) = (&request["before"], &request["after"]);
+        if was == is {
+            return;
+        }
+        let lock = |lease: Option<Lease>| lease.map(|lease| lease.lock).unwrap_or_default();
+        let (old, new) = (lock(lease_in(was)), lock(lease_in(is)));
+        let lockfile = text(request, "place").trim_end_matches(".lease");
+        if is.is_null() {
+            let holds = self.held.get(lockfile).is_some_and(|held| *held == old);
+            if holds && !self.is_own(run, &old) {
+                self.breaks("P1 lease", format!("the lease of lock {old}, which is not of run {run}, is gone: {what}"));
+            }
+        } else if self.is_own(run, &new) {
+            self.verdict.figures.beats += 1;
+        } else if self.reclaiming.contains(run) && !new.is_empty() {
+            self.waited_for(request, &new, what);
+            self.fenced.insert((run.to_owned(), new));
+        } else {
+            self.breaks("P1 lease", format!("the lease of a lock that is not of run {run}: {what}"));
+        }
+    }
+
+    /// A delete of another run's lock: only if nobody renewed its lease for all the wait, and nothing of that run lives.
+    fn takes_over(&mut self, request: &Value, lock: &str, is_gone: bool, what: &str) {
+        let run = text(request, "run");
+        if text(request, "operation").is_empty() {
+            if !self.fenced.contains(&(run.to_owned(), lock.to_owned())) {
+                self.breaks("lease kept", format!("the holder of lock {lock} could still renew its lease: {what}"));
+            }
+        } else {
+            let (named, was) = (named_lease(request), lease_in(&request["before"]));
+            if named.as_ref().is_none_or(|lease| lease.lock != lock) || (is_gone && named != was) {
+                self.breaks("lease kept", format!("the holder of lock {lock} could still renew its lease: {what}"));
+            }
+            if is_gone {
+                self.waited_for(request, lock, what);
+            }
+        }
+        self.verdict.figures.reclaimed += usize::from(is_gone);
+        self.verdict.figures.refused += usize::from(!is_gone);
+        let Some(owner) = self.own.iter().find(|(_, own)| own.contains(lock)).map(|(run, _)| run.clone()) else {
+            return;
+        };
+        let alive = request["alive"].as_array().cloned().unwrap_or_default();
+        let of_owner = |name: &str| {
+            let is_it = |process: &&Value| text(process, "run") == owner && text(process, "name").starts_with(name);
+            alive.iter().filter(is_it).cloned().collect::<Vec<_>>()
+        };
+        let (terraforms, guards) = (of_owner("terraform"), of_owner("tfguard"));
+        if is_gone && !terraforms.is_empty() && !self.is_excused(&owner, &guards, number(request, "applied")) {
+            self.breaks("lease alive", format!("{terraforms:?} of run {owner} lived, whose lock was {lock}: {what}"));
+        }
+    }
+
+    /// Whether docs/lease.md says openly that a Terraform may live then: nobody of its tfguards does, or all of the run stood
+    /// still, and had no time yet since it goes on.
+    fn is_excused(&self, owner: &str, guards: &[Value], at: u64) -> bool {
+        let goes_on = self.of_run("signal", owner).iter().any(|signal| {
+            let sent = number(signal, "at");
+            let is_it = text(signal, "signal") == "SIGCONT" && text(signal, "to") == "supervisor";
+            is_it && sent < at && at < sent + WAKES
+        });
+        goes_on || guards.iter().all(|guard| guard["stopped"] == true)
+    }
+
+    /// The lease of this lock must have been the same for all the wait, in the API and as the run saw it, in each place.
+    fn waited_for(&mut self, request: &Value, lock: &str, what: &str) {
+        let (run, at, place) = (text(request, "run"), number(request, "applied"), text(request, "place"));
+        if lease_in(&request["before"]).is_none_or(|lease| lease.lock != lock) {
+            return self.breaks("lease none", format!("lock {lock} had no lease: {what}"));
+        }
+        let mut broken = Vec::new();
+        for (other, Seen { lease, since, by }) in self.leases.iter().filter(|(_, seen)| seen.lease.lock == lock) {
+            if self.is_own(by, lock) && since + lease.wait > at {
+                broken.push((
+                    "lease renewed",
+                    format!("it was renewed in {other} {} ms before", (at - since) / 1_000_000),
+                ));
+            }
+        }
+        let was = lease_in(&request["before"]);
+        let look = self.looks.get(&(run.to_owned(), place.to_owned()));
+        // What it wrote itself it need not see.
+        let is_its = self.leases.get(place).is_some_and(|seen| seen.by == run);
+        let seen = look.filter(|seen| Some(&seen.lease) == was.as_ref());
+        if !is_its && seen.is_none_or(|seen| seen.since + seen.lease.wait > at) {
+            let since = seen.map(|seen| (at - seen.since) / 1_000_000);
+            broken.push(("lease watched", format!("it was seen for {since:?} ms")));
+        }
+        for (rule, why) in broken {
+            self.breaks(rule, format!("the lease of lock {lock} was not waited for, {why}: {what}"));
+        }
+    }
+
+    /// P2: a state upload that was under way when its Terraform died is waited for, within what is promised. One that comes
+    /// after the lock's delete meets the next holder's state.
+    fn uploads(&mut self) {
+        let (requests, lives) = (self.of("request"), self.of("process"));
+        for upload in requests.iter().filter(|request| is_upload(request)) {
+            let (run, at) = (text(upload, "run"), number(upload, "applied"));
+            let of_run: Vec<_> = lives.iter().filter(|life| text(life, "run") == run).collect();
+            if of_run.iter().any(|life| life["gone"].as_u64().is_none_or(|gone| gone > at)) {
+                continue;
+            }
+            let Some(died) = of_run.iter().map(|life| number(life, "seen")).max() else { continue };
+            self.verdict.figures.late_uploads += 1;
+            let deletes = |request: &&Value| {
+                is_by_tfguard(request)
+                    && is_delete(request)
+                    && lock_in(&request["before"]).is_some_and(|lock| self.is_own(run, &lock))
+                    && request["after"].is_null()
+                    && text(request, "run") == run
+                    && number(request, "applied") < at
+            };
+            if at < died + UPLOADS
+                && let Some(delete) = requests.iter().find(deletes)
+            {
+                let since = (at - died) / 1_000_000;
+                let why = format!(
+                    "a state of run {run} came {since} ms after its Terraform lived, and after {}",
+                    shown(delete)
+                );
+                self.breaks("P2 upload", why);
+            }
         }
     }
 
@@ -225,10 +480,11 @@ impl Checker {
     fn under_the_living(&mut self, request: &Value, lives: &[Value]) {
         let (run, at, what) = (text(request, "run"), number(request, "applied"), shown(request));
         // What examines the store deletes no lock.
-        if text(request, "place").contains(".tflock.tfguard-") {
+        if [".tflock.tfguard-", ".tflock.lease"].iter().any(|name| text(request, "place").contains(name)) {
             return;
         }
-        let at_once = request["alive"].as_array().cloned().unwrap_or_default();
+        let is_its = |process: &&Value| text(process, "run") == run && text(process, "name").starts_with("terraform");
+        let at_once: Vec<_> = request["alive"].as_array().into_iter().flatten().filter(is_its).cloned().collect();
         if !at_once.is_empty() {
             return self.breaks("P2 alive", format!("{at_once:?} of run {run} lived: {what}"));
         }
@@ -411,6 +667,23 @@ fn in_condition(request: &Value) -> Option<String> {
     }
     let name = condition.split(" AND ").find_map(|part| part.trim().strip_prefix("Info = "))?;
     lock_of(body["ExpressionAttributeValues"][name]["S"].as_str()?)
+}
+
+/// The lease that the condition of a request to a table names.
+fn named_lease(request: &Value) -> Option<Lease> {
+    let body: Value = serde_json::from_str(text(request, "body")).ok()?;
+    let condition = text(&body, "ConditionExpression");
+    let name = condition.split(" AND ").find_map(|part| part.trim().strip_prefix("TfguardLease = "))?;
+    lease_of(body["ExpressionAttributeValues"][name]["S"].as_str()?)
+}
+
+/// A state that a Terraform wrote.
+fn is_upload(request: &Value) -> bool {
+    request["changes"] == true
+        && !is_by_tfguard(request)
+        && text(request, "method") == "PUT"
+        && text(request, "operation").is_empty()
+        && text(request, "place").ends_with(".tfstate")
 }
 
 fn shown(request: &Value) -> String {

@@ -75,7 +75,7 @@ fn plays(entry: Entry, work: Work, acts: &[(Trigger, u64, Deed)], says: &str) {
         return;
     }
     let (ci, grace, lock_timeout, after, cleanup) = (Ci::GitLab, 2, 0, 0, None);
-    let run = RunPlan { ci, entry, work, lack, own_user, grace, lock_timeout, after, cleanup };
+    let run = RunPlan { ci, entry, work, lack, own_user, grace, lock_timeout, after, cleanup, lease: None };
     let acts = acts.iter().map(|(after, delay, deed)| Act { run: 0, after: *after, delay: *delay, deed: *deed });
     let (seed, kind, workspace, faults) = (0, Kind::Table, true, Vec::new());
     let schedule = Schedule { seed, kind, workspace, runs: vec![run], faults, acts: acts.collect() };

@@ -19,7 +19,7 @@ use super::schedule::*;
 use crate::support::{Action, Answer, BlackHole, Exit, FaultProxy, Guard, Match, Run, Running};
 
 /// What does not end by then never does.
-const HANGS: Duration = Duration::from_secs(180);
+const HANGS: Duration = Duration::from_secs(300);
 /// How long an act waits for its event.
 const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(50);
@@ -323,6 +323,9 @@ impl World<'_> {
             About::DeleteLock => vec![(Match::dynamodb("DeleteItem"), true), (Match::http("DELETE", &lockfile), false)],
             About::ReadState => vec![(Match::http("GET", &state), false)],
             About::WriteState => vec![(Match::http("PUT", &state), false)],
+            About::WriteLease => {
+                vec![(Match::dynamodb("UpdateItem").body("TfguardLease"), true), (Match::http("PUT", ".lease"), false)]
+            }
             About::Anything => vec![(Match::any().header("x-amz-target", ""), true), (Match::any(), false)],
         };
         requests.into_iter().map(|(matching, is_table)| (of_run(matching), is_table)).collect()
@@ -383,6 +386,11 @@ impl World<'_> {
         let mut words = vec![tfguard, format!("--grace={}s", plan.grace)];
         if plan.entry == Entry::Attached {
             words.push("--attach".to_owned());
+        }
+        if let Some(lease) = plan.lease {
+            let options =
+                [(lease.holds, "--lease=15s"), (lease.reclaims, "--reclaim"), (lease.is_elsewhere, "--no-annotate")];
+            words.extend(options.iter().filter(|(is_given, _)| *is_given).map(|(_, option)| (*option).to_owned()));
         }
         words.push("--".to_owned());
         let apply =
@@ -485,6 +493,11 @@ impl World<'_> {
                     self.proxy
                         .rule(matching.header("authorization", &job.credentials), actions(Fate::Expired, is_table));
                 }
+            }
+            Deed::CutOff(time) => {
+                self.proxy.rule(Match::any().header("authorization", &job.credentials), actions(Fate::Dropped, false));
+                thread::sleep(Duration::from_millis(time));
+                self.proxy.clear_rules();
             }
             Deed::FillDisk => {
                 let room = std::iter::repeat_n(0, 1 << 22).collect::<Vec<u8>>();
@@ -671,7 +684,10 @@ impl World<'_> {
         for Job { plan, credentials, entry, .. } in jobs {
             let limited = plan.lack != Lack::Nothing || plan.work == Work::Dies;
             let attached = plan.entry == Entry::Attached;
-            lines.push(json!({ "kind": "run", "run": credentials, "attached": attached, "limited": limited }));
+            let reclaim = plan.lease.is_some_and(|lease| lease.reclaims);
+            lines.push(json!({
+                "kind": "run", "run": credentials, "attached": attached, "limited": limited, "reclaim": reclaim,
+            }));
             let times =
                 lines.iter().find(|line| line["kind"] == "entry" && line["run"] == credentials.as_str()).cloned();
             if let (Some(entry), Some(times)) = (entry.into_inner(), times) {

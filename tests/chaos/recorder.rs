@@ -83,6 +83,8 @@ struct Life {
     pid: i32,
     started: String,
     born: u64,
+    /// When it was seen last.
+    seen: u64,
     gone: Option<u64>,
     /// The file that it writes to, where that is one: it can be read also when it was unlinked.
     output: Option<File>,
@@ -116,8 +118,8 @@ impl Recorder {
         *lives = kept;
         let taken: Vec<Life> = taken;
         let lines = taken.iter().flat_map(|life| {
-            let alive =
-                json!({ "kind": "process", "run": life.run, "pid": life.pid, "born": life.born, "gone": life.gone });
+            let Life { run, pid, born, seen, gone, .. } = life;
+            let alive = json!({ "kind": "process", "run": run, "pid": pid, "born": born, "seen": seen, "gone": gone });
             [Some(alive), said(life)]
         });
         lines.flatten().collect()
@@ -156,6 +158,7 @@ fn look(here: &str, lives: &Mutex<Vec<Life>>, strangers: &mut HashMap<i32, u32>)
         for life in lives.iter_mut().filter(|life| life.gone.is_none()) {
             let lives_on = stat(life.pid).is_some_and(|fields| fields.get(19) == Some(&life.started));
             if lives_on {
+                life.seen = now;
                 known.push(life.pid);
             } else {
                 life.gone = Some(now);
@@ -176,7 +179,7 @@ fn look(here: &str, lives: &Mutex<Vec<Life>>, strangers: &mut HashMap<i32, u32>)
                 let Some(started) = stat(pid).and_then(|fields| fields.get(19).cloned()) else { continue };
                 let output = Path::new("/proc").join(pid.to_string()).join("fd/1");
                 let output = fs::metadata(&output).is_ok_and(|file| file.is_file()).then(|| File::open(output).ok());
-                let life = Life { run, pid, started, born: now, gone: None, output: output.flatten() };
+                let life = Life { run, pid, started, born: now, seen: now, gone: None, output: output.flatten() };
                 lives.lock().unwrap_or_else(PoisonError::into_inner).push(life);
             }
             Some(program) if program == "tfguard" => {}

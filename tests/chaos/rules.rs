@@ -92,7 +92,7 @@ impl Evidence {
             json!({ "kind": "run", "run": RUN, "attached": false, "limited": false }),
             request(1, TERRAFORM, &take),
             request(9, TFGUARD, &delete),
-            json!({ "kind": "process", "run": RUN, "pid": 7, "born": 0, "gone": 5 * SECOND }),
+            json!({ "kind": "process", "run": RUN, "pid": 7, "born": 0, "seen": 5 * SECOND - 1, "gone": 5 * SECOND }),
             json!({ "kind": "said", "run": RUN, "pid": 7, "text": "Interrupt received.\n" }),
             json!({ "kind": "signal", "run": RUN, "at": 3 * SECOND, "signal": "SIGTERM", "pid": 8, "to": "front" }),
             end("run", 10),
@@ -119,11 +119,16 @@ impl Evidence {
     /// The rules that it breaks.
     #[track_caller]
     fn breaks(self, rules: &[&str]) {
-        let text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
-        let violations = check(&text).violations;
-        let broken: Vec<_> = violations.iter().map(|(rule, _)| *rule).collect();
-        assert_eq!(broken, rules, "{violations:?}");
+        breaks(&self.lines, rules);
     }
+}
+
+#[track_caller]
+fn breaks(lines: &[Value], rules: &[&str]) {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let violations = check(&text).violations;
+    let broken: Vec<_> = violations.iter().map(|(rule, _)| *rule).collect();
+    assert_eq!(broken, rules, "{violations:?}");
 }
 
 #[test]
@@ -197,12 +202,182 @@ fn a_change_of_anything_else_is_found() {
 fn a_delete_under_a_living_terraform_is_found() {
     let evidence = Evidence::in_table();
     let delete = evidence.delete;
-    evidence.with(delete, &json!({ "alive": [{ "pid": 7, "name": "terraform" }] })).breaks(&["P2 alive"]);
+    evidence.with(delete, &json!({ "alive": [{ "run": RUN, "pid": 7, "name": "terraform" }] })).breaks(&["P2 alive"]);
     for gone in [json!(20 * SECOND), json!(null)] {
         let evidence = Evidence::in_bucket();
         let life = evidence.life;
         evidence.with(life, &json!({ "gone": gone })).breaks(&["P2 life time"]);
     }
+}
+
+#[test]
+fn a_state_upload_that_was_not_waited_for_is_found() {
+    let state = json!({ "method": "PUT", "place": "chaos/env:/s/chaos.tfstate", "after": { "body": "{}" } });
+    for (second, broken) in [(8, [].as_slice()), (10, &["P2 upload"]), (11, &[])] {
+        for evidence in [Evidence::in_table(), Evidence::in_bucket()] {
+            let life = evidence.life;
+            let evidence = evidence.with(life, &json!({ "seen": 8 * SECOND + SECOND / 2, "gone": 9 * SECOND }));
+            evidence.and(request(second, TERRAFORM, &state)).breaks(broken);
+        }
+    }
+}
+
+/// The run that takes over.
+const NEXT: &str = "AKIACHAOS0000000R001";
+const LEASE: &str = "chaos/env:/s/chaos.tfstate.tflock.lease";
+
+fn lease(version: u64) -> String {
+    json!({ "schema": 1, "lock": OWN, "version": format!("{version:032x}"), "length_ms": 15_000 }).to_string()
+}
+
+fn leased(version: u64) -> Value {
+    json!({ "Info": lock(OWN), "TfguardLease": lease(version) })
+}
+
+fn lease_object(version: u64) -> Value {
+    json!({ "etag": format!("\"{version}\""), "body": lease(version) })
+}
+
+/// A condition on `Info` and on a lease, or that there is none.
+fn lease_condition(version: Option<u64>) -> String {
+    let condition = match version {
+        Some(_) => "Info = :info AND TfguardLease = :lease",
+        None => "Info = :info AND attribute_not_exists(TfguardLease)",
+    };
+    let lease = version.map(lease).unwrap_or_default();
+    let values = json!({ ":info": { "S": lock(OWN) }, ":lease": { "S": lease } });
+    json!({ "ConditionExpression": condition, "ExpressionAttributeValues": values }).to_string()
+}
+
+/// What a run leaves as evidence that has a lease and dies, and one that takes over after its wait.
+fn taken_over(take: Value, more: &[Value]) -> Vec<Value> {
+    let end = |run: &str, what: &str| json!({ "kind": "end", "run": run, "what": what, "began": 40 * SECOND, "at": 40 * SECOND, "code": 0, "signal": null, "text": "" });
+    let mut lines = vec![
+        json!({ "kind": "run", "run": RUN, "attached": false, "limited": false, "reclaim": false }),
+        json!({ "kind": "run", "run": NEXT, "attached": false, "limited": false, "reclaim": true }),
+        json!({ "kind": "process", "run": RUN, "pid": 7, "born": 0, "seen": 5 * SECOND - 1, "gone": 5 * SECOND }),
+        json!({ "kind": "signal", "run": RUN, "at": 5 * SECOND, "signal": "SIGKILL", "pid": 8, "to": "supervisor" }),
+        request(1, TERRAFORM, &take),
+    ];
+    lines.extend([end(RUN, "run"), end(RUN, "last"), end(NEXT, "run"), end(NEXT, "last")]);
+    lines.extend_from_slice(more);
+    lines
+}
+
+/// Where the requests of both begin in what `taken_over` gives.
+const FIRST: usize = 9;
+
+/// A renewal, a look, a delete; the look and the delete are the observer's.
+fn taken_over_in_table() -> Vec<Value> {
+    let beat =
+        json!({ "operation": "UpdateItem", "before": item(OWN), "after": leased(1), "body": lease_condition(None) });
+    let answer = json!({ "Item": { "Info": { "S": lock(OWN) }, "TfguardLease": { "S": lease(1) } } }).to_string();
+    let look = json!({ "run": NEXT, "operation": "GetItem", "changes": false, "answer": answer });
+    let delete =
+        json!({ "run": NEXT, "operation": "DeleteItem", "before": leased(1), "body": lease_condition(Some(1)) });
+    let more = [request(2, TFGUARD, &beat), request(4, TFGUARD, &look), request(26, TFGUARD, &delete)];
+    taken_over(json!({ "operation": "PutItem", "after": item(OWN) }), &more)
+}
+
+/// A renewal, a look, a write by which no renewal can succeed any more, and two deletes.
+fn taken_over_in_bucket() -> Vec<Value> {
+    let beat = json!({ "method": "PUT", "place": LEASE, "if_none_match": "*", "after": lease_object(1) });
+    let look = json!({ "run": NEXT, "method": "GET", "place": LEASE, "changes": false, "answer": lease(1) });
+    let fence = json!({ "run": NEXT, "method": "PUT", "place": LEASE, "if_match": "\"1\"", "before": lease_object(1), "after": lease_object(2) });
+    let delete = json!({ "run": NEXT, "method": "DELETE", "place": OBJECT, "if_match": format!("\"{OWN}\""), "before": object(OWN) });
+    let clean =
+        json!({ "run": NEXT, "method": "DELETE", "place": LEASE, "if_match": "\"2\"", "before": lease_object(2) });
+    let more = [(2, beat), (4, look), (26, fence), (27, delete), (28, clean)];
+    let more = more.map(|(second, more)| request(second, TFGUARD, &more));
+    taken_over(json!({ "method": "PUT", "place": OBJECT, "if_none_match": "*", "after": object(OWN) }), &more)
+}
+
+fn with(mut lines: Vec<Value>, at: usize, more: &Value) -> Vec<Value> {
+    merge(&mut lines[at], more);
+    lines
+}
+
+fn and(mut lines: Vec<Value>, line: Value) -> Vec<Value> {
+    lines.push(line);
+    lines
+}
+
+#[test]
+fn a_lock_that_is_taken_over_after_its_lease_breaks_no_rule() {
+    breaks(&taken_over_in_table(), &[]);
+    breaks(&taken_over_in_bucket(), &[]);
+    // Whoever was not asked to take over may not, whatever the lease.
+    let no = json!({ "reclaim": false });
+    breaks(&with(taken_over_in_table(), 1, &no), &["P1 foreign", "P1 condition"]);
+    breaks(&with(taken_over_in_bucket(), 1, &no), &["P1 lease", "P1 foreign", "P1 condition"]);
+}
+
+#[test]
+fn a_delete_of_a_lock_without_a_lease_is_found() {
+    let (none, no_object) = (json!({ "before": item(OWN), "body": condition(OWN) }), json!({ "before": null }));
+    breaks(&with(taken_over_in_table(), FIRST + 2, &none), &["lease kept", "lease none"]);
+    breaks(&with(taken_over_in_bucket(), FIRST + 2, &no_object), &["lease none"]);
+    let mut lines = taken_over_in_bucket();
+    lines.remove(FIRST + 2);
+    breaks(&lines, &["lease kept"]);
+}
+
+#[test]
+fn a_delete_while_the_lease_is_renewed_is_found() {
+    // In its other half.
+    let beat = json!({ "method": "PUT", "place": LEASE, "if_none_match": "*", "after": lease_object(3) });
+    breaks(&and(taken_over_in_table(), request(20, TFGUARD, &beat)), &["lease renewed"]);
+    breaks(&and(taken_over_in_table(), request(3, TFGUARD, &beat)), &[]);
+    // And in this one, after the last look.
+    let beat =
+        json!({ "operation": "UpdateItem", "before": leased(1), "after": leased(3), "body": lease_condition(Some(1)) });
+    let lines = and(taken_over_in_table(), request(20, TFGUARD, &beat));
+    let delete = json!({ "before": leased(3) });
+    breaks(&with(lines, FIRST + 2, &delete), &["lease kept", "lease renewed", "lease watched"]);
+}
+
+#[test]
+fn a_delete_after_too_short_a_watch_is_found() {
+    let (late, broken) = (json!({ "arrived": 6 * SECOND, "applied": 6 * SECOND }), &["lease watched"]);
+    breaks(&with(taken_over_in_table(), FIRST + 1, &late), broken);
+    breaks(&with(taken_over_in_bucket(), FIRST + 1, &late), broken);
+    // What was not there in between was not watched.
+    let gone = json!({ "run": NEXT, "operation": "GetItem", "changes": false, "answer": "{}" });
+    let lines = and(taken_over_in_table(), request(6, TFGUARD, &gone));
+    let again = lines[FIRST + 1].clone();
+    breaks(&with(and(lines, again), FIRST + 4, &json!({ "applied": 8 * SECOND })), broken);
+}
+
+#[test]
+fn a_lock_whose_holder_lives_is_found_to_be_taken_over() {
+    let process = |name: &str, is_stopped: bool| json!({ "run": RUN, "pid": 7, "name": name, "stopped": is_stopped });
+    let alive = |alive: &[Value]| json!({ "alive": alive });
+    let (terraform, guard) = (process("terraform", false), process("tfguard", false));
+    let lived = alive(&[terraform.clone(), guard]);
+    breaks(&with(taken_over_in_table(), FIRST + 2, &lived), &["lease alive"]);
+    breaks(&with(taken_over_in_bucket(), FIRST + 3, &lived), &["lease alive"]);
+    // docs/lease.md tells of these: nobody of its tfguards lives, or it stands still, or it goes on this very moment.
+    breaks(&with(taken_over_in_table(), FIRST + 2, &alive(std::slice::from_ref(&terraform))), &[]);
+    breaks(&with(taken_over_in_table(), FIRST + 2, &alive(&[terraform, process("tfguard", true)])), &[]);
+    for (second, broken) in [(25, [].as_slice()), (20, &["lease alive"])] {
+        let goes_on = json!({ "kind": "signal", "run": RUN, "at": second * SECOND, "signal": "SIGCONT", "pid": 8, "to": "supervisor" });
+        breaks(&with(and(taken_over_in_table(), goes_on), FIRST + 2, &lived), broken);
+    }
+}
+
+#[test]
+fn a_write_of_a_lease_without_a_condition_or_beside_anothers_lock_is_found() {
+    breaks(&with(taken_over_in_table(), FIRST, &json!({ "body": condition(OWN) })), &["P1 lease"]);
+    breaks(&with(taken_over_in_bucket(), FIRST, &json!({ "if_none_match": null })), &["P1 lease"]);
+    let mut changed = leased(1);
+    changed["Info"] = json!(lock(OWN).replace("ci@runner", "tfguard"));
+    breaks(&with(taken_over_in_table(), FIRST, &json!({ "after": changed })), &["P1 content"]);
+    // It takes a living run's lease away.
+    let remove =
+        json!({ "run": NEXT, "method": "DELETE", "place": LEASE, "if_match": "\"1\"", "before": lease_object(1) });
+    breaks(&and(taken_over_in_bucket(), request(3, TFGUARD, &remove)), &["P1 lease"]);
+    let write = json!({ "run": NEXT, "operation": "UpdateItem", "before": leased(1), "after": leased(2), "body": lease_condition(Some(1)) });
+    breaks(&and(taken_over_in_table(), request(3, TFGUARD, &write)), &["P1 condition"]);
 }
 
 #[test]

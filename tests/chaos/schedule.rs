@@ -155,6 +155,18 @@ pub struct RunPlan {
     pub after: u64,
     /// How long its cleanup step waits, in seconds; none where the job has no such step.
     pub cleanup: Option<u64>,
+    pub lease: Option<LeasePlan>,
+}
+
+/// What a run has to do with leases, all of them the shortest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeasePlan {
+    /// Its lock has one.
+    pub holds: bool,
+    /// It takes over what a dead run holds by one.
+    pub reclaims: bool,
+    /// It writes no record beside its lock, so that nobody on this machine sees whether it lives, as if it ran on another.
+    pub is_elsewhere: bool,
 }
 
 /// Who sends a request.
@@ -172,6 +184,8 @@ pub enum About {
     DeleteLock,
     ReadState,
     WriteState,
+    /// A renewal, or the write before a lockfile is taken over.
+    WriteLease,
     Anything,
 }
 
@@ -248,6 +262,8 @@ pub enum Deed {
     FillDisk,
     /// Nobody may write into the run's session directories.
     ReadOnly,
+    /// No request of the run's arrives for so many milliseconds; then all do, also those that a fault waited for.
+    CutOff(u64),
     /// What lives of tfguard may open so many files.
     LimitDescriptors(u64),
 }
@@ -274,6 +290,92 @@ pub struct Schedule {
 
 impl Schedule {
     pub fn of(seed: u64) -> Self {
+        // Of its own, so that what was drawn before there were these is drawn again.
+        let mut more = Dice::new(seed ^ 0x1ea5_e000_0000_0011);
+        match more.between(1, 100) {
+            1..=10 => Self::with_leases(seed, &mut more),
+            11..=20 => Self::with_late_upload(seed, &mut more),
+            _ => Self::ordinary(seed),
+        }
+    }
+
+    /// A state upload is under way when its Terraform dies.
+    fn with_late_upload(seed: u64, dice: &mut Dice) -> Self {
+        let mut schedule = Self::ordinary(seed);
+        let upload = (Sender::Terraform, About::WriteState);
+        let fate = Fate::Late(dice.between(300, 3000));
+        schedule.runs[0].work = dice.one(&[Work::Quick, Work::Sleep(500)]);
+        schedule.acts.retain(|act| act.run != 0);
+        schedule.faults.retain(|fault| fault.run != 0);
+        schedule.faults.push(Fault { run: 0, sender: upload.0, about: upload.1, fate, first: 1, count: 2 });
+        let victim = dice.one(&[Victim::Terraform, Victim::TerraformsGroup, Victim::All]);
+        let (after, delay) = (Trigger::Request(upload.0, upload.1), dice.between(0, 300));
+        schedule.acts.push(Act { run: 0, after, delay, deed: Deed::Kill(victim) });
+        schedule
+    }
+
+    /// A run holds its lock by a lease, and one or two others wait for its end.
+    fn with_leases(seed: u64, dice: &mut Dice) -> Self {
+        let kind = dice.one(&Kind::ALL);
+        let mut acts = Vec::new();
+        let mut holder = leased(dice, 0, true, false);
+        holder.work = Work::Sleep(20_000);
+        holder.cleanup = holder.cleanup.filter(|_| dice.percent(40));
+        let deed = match dice.between(0, 9) {
+            // Its machine is lost.
+            0..=3 => {
+                holder.cleanup = None;
+                Some(Deed::Kill(Victim::All))
+            }
+            4 | 5 => Some(Deed::Suspend(Victim::All, dice.between(10_000, 32_000))),
+            6 | 7 => Some(Deed::CutOff(dice.between(8000, 40_000))),
+            8 => Some(Deed::Kill(dice.one(&[Victim::Tfguard, Victim::Supervisor, Victim::Front]))),
+            _ => None,
+        };
+        if let Some(deed) = deed {
+            // Seldom before there is a lease, mostly between two renewals.
+            let earliest = dice.one(&[0, 3000, 3000, 3000]);
+            acts.push(Act { run: 0, after: Trigger::Asleep, delay: dice.between(earliest, earliest + 6000), deed });
+        }
+        let mut runs = vec![holder];
+        for number in 1..=dice.one(&[1, 1, 2]) {
+            let holds = dice.percent(60);
+            let mut observer = leased(dice, number, holds, true);
+            observer.work = dice.one(&[Work::Quick, Work::Sleep(500), Work::Sleep(1500), Work::Dies]);
+            observer.after = dice.between(4000, 10_000);
+            runs.push(observer);
+            if dice.percent(35) {
+                // While it waits, or when it takes over.
+                let about = dice.one(&[About::ReadLock, About::WriteLease, About::DeleteLock]);
+                let longest = if about == About::ReadLock { 26_000 } else { 1000 };
+                let (after, delay) = (Trigger::Request(Sender::Tfguard, about), dice.between(0, longest));
+                let deed = match dice.between(1, 6) {
+                    1 => Deed::Cancel,
+                    2 => Deed::Kill(dice.one(&[Victim::Tfguard, Victim::All])),
+                    3 | 4 => Deed::Suspend(Victim::All, dice.between(100, 25_000)),
+                    5 => Deed::CutOff(dice.between(1000, 20_000)),
+                    _ => Deed::EndCredentials,
+                };
+                acts.push(Act { run: runs.len() - 1, after, delay, deed });
+            }
+        }
+        if dice.percent(10) {
+            let deed = dice.one(&[Deed::TakeOver, Deed::PlainTerraform]);
+            acts.push(Act { run: 0, after: Trigger::Asleep, delay: dice.between(0, 20_000), deed });
+        }
+        let faults = (0..dice.one(&[0, 1, 1, 2, 3])).map(|_| {
+            let about = dice.one(&[About::WriteLease, About::WriteLease, About::ReadLock, About::DeleteLock]);
+            let first = usize::try_from(dice.between(1, 9)).expect("it is small");
+            let (sender, count) = (Sender::Tfguard, dice.one(&[1, 1, 2, 4, 8]));
+            // Whoever takes over tries for as long as it takes.
+            let (first, count) = if about == About::DeleteLock { (1, count.min(2)) } else { (first, count) };
+            Fault { run: dice.one(&[0, 0, 1]), sender, about, fate: fate(dice), first, count }
+        });
+        let faults = faults.collect();
+        Self { seed, kind, workspace: dice.percent(75), runs, faults, acts }
+    }
+
+    fn ordinary(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let kind = dice.one(&Kind::ALL);
         let count = dice.one(&[1, 1, 1, 2, 2, 3]);
@@ -350,7 +452,18 @@ fn run(dice: &mut Dice, number: u64) -> RunPlan {
         lock_timeout: dice.one(&[0, 0, 2, 5]),
         after: number * dice.between(0, 800),
         cleanup: dice.percent(80).then(|| dice.between(2, 12)),
+        lease: None,
     }
+}
+
+fn leased(dice: &mut Dice, number: u64, holds: bool, reclaims: bool) -> RunPlan {
+    let mut run = run(dice, number);
+    run.lease = Some(LeasePlan { holds, reclaims, is_elsewhere: dice.percent(65) });
+    (run.lack, run.own_user) = (Lack::Nothing, false);
+    // What systemd sends to Terraform itself can come after the interrupt of a lease that ends.
+    run.ci = if run.ci == Ci::Systemd { Ci::Docker } else { run.ci };
+    run.entry = if run.entry == Entry::Attached { Entry::Exec } else { run.entry };
+    run
 }
 
 fn delay(dice: &mut Dice) -> u64 {
@@ -411,7 +524,14 @@ fn fault(dice: &mut Dice, runs: u64) -> Fault {
         (Sender::Tfguard, DeleteLock),
         (Sender::Tfguard, Anything),
     ]);
-    let fate = match dice.between(1, 12) {
+    let fate = fate(dice);
+    let first = usize::try_from(dice.between(1, 2)).expect("it is small");
+    let run = usize::try_from(dice.between(0, runs - 1)).expect("it is an index");
+    Fault { run, sender, about, fate, first, count: dice.one(&[1, 1, 1, 2, 4]) }
+}
+
+fn fate(dice: &mut Dice) -> Fate {
+    match dice.between(1, 12) {
         1 => Fate::Dropped,
         2 | 3 => Fate::AnswerLost,
         4 | 5 => Fate::Late(dice.between(100, 2500)),
@@ -422,10 +542,7 @@ fn fault(dice: &mut Dice, runs: u64) -> Fault {
         10 => Fate::Throttled,
         11 => Fate::Denied,
         _ => Fate::Expired,
-    };
-    let first = usize::try_from(dice.between(1, 2)).expect("it is small");
-    let run = usize::try_from(dice.between(0, runs - 1)).expect("it is an index");
-    Fault { run, sender, about, fate, first, count: dice.one(&[1, 1, 1, 2, 4]) }
+    }
 }
 
 impl std::fmt::Display for Schedule {
