@@ -112,7 +112,6 @@ pub struct Terms {
 
 impl Terms {
     /// What a request leaves, counted from itself or from the interrupt, whichever is later.
-    #[must_use]
     pub fn grace_for(&self, request: &StopRequest) -> Duration {
         match request {
             StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
@@ -204,7 +203,6 @@ pub struct Machine {
 
 impl Machine {
     /// A machine for a child that was just started (or taken over).
-    #[must_use]
     pub fn new(terms: Terms) -> Self {
         Self {
             terms,
@@ -219,7 +217,6 @@ impl Machine {
     }
 
     /// The machine of a supervisor that takes over from a dead one, which had already sent the interrupt.
-    #[must_use]
     pub fn already_interrupted(mut self) -> Self {
         self.interrupted = true;
         self
@@ -231,7 +228,6 @@ impl Machine {
     }
 
     /// When [`Machine::handle_time`] wants to be called.
-    #[must_use]
     pub fn next_time(&self) -> Option<Moment> {
         let again = self.orphans.and_then(|orphans| orphans.again);
         self.time_of_state().into_iter().chain(again).min()
@@ -256,13 +252,11 @@ impl Machine {
     }
 
     /// Whether the time of whoever was interrupted is over, and it is being killed.
-    #[must_use]
     pub fn is_killing(&self) -> bool {
         matches!(self.state, State::Killing { .. })
     }
 
     /// When what is alive then will be killed, once a stop was requested. A later request can bring it forward.
-    #[must_use]
     pub fn kill_at(&self) -> Option<Moment> {
         match self.state {
             State::Looking { .. } => Some(self.time_of_state()? + self.grace()),
@@ -273,7 +267,6 @@ impl Machine {
 
     /// When to say next how long whoever was interrupted still has, if it was said last at `said`: 15 and 30 seconds after
     /// the interrupt, then every 30 seconds for five minutes, then every minute. None after the time of the kill.
-    #[must_use]
     pub fn next_reminder(&self, said: Moment) -> Option<Moment> {
         let State::Stopping { since } = self.state else { return None };
         let at = match said.saturating_sub(since).as_secs() {
@@ -285,13 +278,11 @@ impl Machine {
     }
 
     /// The request that began the stop, if any did.
-    #[must_use]
     pub fn first_request(&self) -> Option<&StopRequest> {
         self.first_request.as_ref()
     }
 
     /// The grace that holds in the phase Terraform is in.
-    #[must_use]
     pub fn grace(&self) -> Duration {
         match self.phase {
             Phase::Planning => self.terms.planning_grace.min(self.grace),

@@ -143,18 +143,33 @@ impl Leased {
 pub struct LeaseNote {
     pub lock: Subject,
     pub place: LockPlace,
-    /// The last beat that is known to have landed.
-    pub confirmed: Option<SentBeat>,
-    /// Those sent since, oldest first.
-    pub sent: Vec<SentBeat>,
+    /// What the lease is known to be.
+    #[serde(flatten)]
+    pub known: Known<LeaseVersion>,
     /// The lock was lost, and is not touched any more.
     pub lost: bool,
 }
 
-/// A beat, and a moment before it was sent: the time since this machine was booted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SentBeat {
-    pub version: LeaseVersion,
+/// All that a holder knows of its lease: what whoever takes over from it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Known<V> {
+    /// The last beat that is known to have landed.
+    pub confirmed: Option<Beat<V>>,
+    /// Those sent since, oldest first. One of them may have landed, or may yet.
+    pub sent: Vec<Beat<V>>,
+}
+
+impl<V> Default for Known<V> {
+    fn default() -> Self {
+        Self { confirmed: None, sent: Vec::new() }
+    }
+}
+
+/// A beat that was, or is about to be, sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Beat<V> {
+    pub version: V,
+    /// A moment before it was sent: the time since this machine was booted.
     pub at: Duration,
 }
 

@@ -286,6 +286,11 @@ impl Subject {
         }
     }
 
+    /// Whether the log tells only that it was asked for: Terraform 1.6 to 1.9.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Lock(claim) if claim.kinds == LockKinds::Unstated)
+    }
+
     /// Whether it may be the claimed lock.
     pub fn may_be(&self, claim: &LockClaim) -> bool {
         match self {

@@ -22,9 +22,9 @@ pub use address::Address;
 pub(crate) use ci::{Origin, Provider, Run, Term};
 pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
+pub(crate) use lease::{Beat, Known, LeaseNote};
 pub(crate) use lease::{LARGEST as LARGEST_LEASE, LEASE_ATTRIBUTE};
 pub use lease::{Lease, LeaseVersion, Leased};
-pub(crate) use lease::{LeaseNote, SentBeat};
 pub(crate) use lock::{
     CLOCK_SLACK, InvalidLockId, LEASE_SUFFIX, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key,
 };

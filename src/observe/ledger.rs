@@ -33,6 +33,11 @@ pub struct Left<E> {
 }
 
 impl<E> Left<E> {
+    /// What was left so long ago that no request is on its way any more.
+    pub(crate) fn long_ago(entry: E) -> Self {
+        Self { entry, may_still_appear: false, unlock_in_flight: false }
+    }
+
     /// What had come so far when its child ended so.
     pub(crate) fn new(entry: E, stage: Stage, ending: Ending) -> Self {
         Self {

@@ -10,26 +10,21 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
-use crate::model::{
-    Entry, FoundLock, Holder, LockClaim, LockId, LockKinds, LockPlace, LockTrace, Stage, Subject, TraceEntry,
-};
+use crate::model::{FoundLock, Holder, LockClaim, LockId, LockPlace, LockTrace, Stage, Subject};
 use crate::run::locate::Locator;
-use crate::run::nameless::Identified;
-use crate::store::{Annotation, Store, UnconditionalDelete};
+use crate::run::traced::Identified;
+use crate::store::{Annotation, Store, Traced, UnconditionalDelete};
 
 /// How long a lock without a lease is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
 /// One request never takes longer; its place, with all that is asked, not three times as long.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
-/// How often a request is tried that may succeed a little later.
-const TRIES: u32 = 3;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_secs(3);
 /// Terraform 1.6 to 1.9 do not say that they have the lock. Where it is not there, they may be waiting for it
 /// (`-lock-timeout`): this many looks, this far apart.
 const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
-/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so.
-const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
+/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so;
+/// and a request that failed may succeed a little later.
+const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (3, Duration::from_secs(2));
 
 /// The locks of this run whose holder is to be written, or was.
 #[derive(Debug)]
@@ -41,7 +36,7 @@ pub struct Annotator {
 
 #[derive(Debug)]
 struct Known {
-    subject: Subject,
+    lock: Subject,
     state: State,
 }
 
@@ -61,26 +56,15 @@ impl Annotator {
     }
 
     /// Notes how far a lock has come.
-    pub fn note_lock(&mut self, entry: &Entry) {
-        let unstated = entry.claim.kinds == LockKinds::Unstated && entry.stage == Stage::Attempted;
-        self.note(Subject::Lock(entry.claim.clone()), entry.stage, unstated);
-    }
-
-    /// Notes how far a lockfile has come whose ID the log does not tell.
-    pub fn note_trace(&mut self, entry: &TraceEntry) {
-        self.note(Subject::Trace(entry.trace.clone()), entry.stage, false);
-    }
-
-    fn note(&mut self, subject: Subject, stage: Stage, may_be_held: bool) {
-        let known = self.known.iter_mut().find(|known| known.subject.is(&subject));
+    pub fn note(&mut self, lock: &Subject, stage: Stage) {
+        let known = self.known.iter_mut().find(|known| known.lock.is(lock));
         match known {
             Some(known) if stage.is_over() => known.end(),
-            Some(known) => {
-                // By now it may have an ETag.
-                known.subject = subject;
-            }
-            None if stage == Stage::Held || may_be_held => {
-                self.known.push(Known { subject, state: State::Due(Instant::now() + self.held_for) });
+            // By now it may have an ETag.
+            Some(known) => known.lock = lock.clone(),
+            None if stage == Stage::Held || (stage == Stage::Attempted && lock.is_silent()) => {
+                let state = State::Due(Instant::now() + self.held_for);
+                self.known.push(Known { lock: lock.clone(), state });
             }
             None => {}
         }
@@ -99,11 +83,9 @@ impl Annotator {
     pub fn begin_due(&mut self, locator: &Locator, holder: impl Fn(LockId) -> Holder) {
         let now = Instant::now();
         for due in self.known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
-            let claim = due.subject.claim();
+            let claim = due.lock.claim();
             due.state = match locator.backend(&claim) {
-                Ok(backend) => {
-                    State::Begun(tokio::spawn(write(due.subject.clone(), backend.clone(), holder(claim.id))))
-                }
+                Ok(backend) => State::Begun(tokio::spawn(write(due.lock.clone(), backend.clone(), holder(claim.id)))),
                 Err(why) => {
                     tracing::debug!("the holder is not written beside the lock: {why}");
                     State::Over
@@ -129,22 +111,22 @@ impl Known {
 }
 
 /// Writes the holder beside each half of a lock, and says with `-v` what came of it.
-async fn write(subject: Subject, backend: S3Backend, holder: Holder) {
-    if let Err(why) = write_halves(&subject, &backend, holder).await {
+async fn write(lock: Subject, backend: S3Backend, holder: Holder) {
+    if let Err(why) = write_halves(&lock, &backend, holder).await {
         tracing::debug!("the holder is not recorded: {why}");
     }
 }
 
-async fn write_halves(subject: &Subject, backend: &S3Backend, holder: Holder) -> Result<(), String> {
+async fn write_halves(lock: &Subject, backend: &S3Backend, holder: Holder) -> Result<(), String> {
     let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
     let open = |place: &LockPlace| clients.open(place, UnconditionalDelete::Refuse);
-    let claim = match subject {
+    let claim = match lock {
         Subject::Lock(claim) => claim.clone(),
         Subject::Trace(trace) => identify(&open(&backend.file_place(&trace.state_key)), trace).await?,
     };
     let holder = holder.of_lock(claim.id.clone());
     for place in backend.places(&claim).map_err(|error| error.to_string())? {
-        match annotate(&open(&place), &claim, &holder).await {
+        match annotate(&open(&place), &claim, &holder, lock.is_silent()).await {
             Ok(()) => tracing::debug!("lock {}: its holder is recorded beside {place}", claim.id),
             Err(why) => tracing::debug!("lock {}: its holder is not recorded beside {place}: {why}", claim.id),
         }
@@ -155,42 +137,31 @@ async fn write_halves(subject: &Subject, backend: &S3Backend, holder: Holder) ->
 /// Which lock the traced lockfile is.
 async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String> {
     let Store::Lockfile(store) = store else { return Err("its place is not a lockfile".to_owned()) };
-    let (looks, every) = LOOKS_AT_A_HELD_ONE;
-    let mut look = 1;
-    loop {
-        let there = attempts(|| store.compare(trace)).await.map_err(|error| error.to_string())?;
-        let found = match Identified::of(trace, there)? {
-            Identified::Own(claim) => return Ok(claim),
-            Identified::Gone(found) => found,
-        };
-        if look == looks {
+    let is_there = |there: &Traced| matches!(there, Traced::Same(_));
+    let there = look(LOOKS_AT_A_HELD_ONE, || store.compare(trace), is_there).await?;
+    match Identified::of(trace, there)? {
+        Identified::Own(claim) => Ok(claim),
+        Identified::Gone(found) => {
             warn_of_loss(&trace.lock_id(), found);
-            return Err(format!("the lockfile of {} is not the one that was logged", trace.lock_id()));
+            Err(format!("the lockfile of {} is not the one that was logged", trace.lock_id()))
         }
-        look += 1;
-        sleep(every).await;
     }
 }
 
-async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder) -> Result<(), String> {
-    let waits = claim.kinds == LockKinds::Unstated;
-    let (looks, every) = if waits { LOOKS } else { LOOKS_AT_A_HELD_ONE };
-    let mut found = None;
-    for look in 1..=looks {
-        match attempts(|| store.annotate(claim, holder)).await {
-            Ok(Annotation::Written) => return Ok(()),
-            Ok(Annotation::NotOwn(stranger)) => return Err(stranger.to_string()),
-            Ok(Annotation::NotThere(other)) => found = other,
-            Err(error) => return Err(error.to_string()),
-        }
-        if look < looks {
-            sleep(every).await;
+/// `may_wait`: Terraform may not have the lock yet.
+async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder, may_wait: bool) -> Result<(), String> {
+    let looks = if may_wait { LOOKS } else { LOOKS_AT_A_HELD_ONE };
+    let is_there = |written: &Annotation| !matches!(written, Annotation::NotThere(_));
+    match look(looks, || store.annotate(claim, holder), is_there).await? {
+        Annotation::Written => Ok(()),
+        Annotation::NotOwn(stranger) => Err(stranger.to_string()),
+        Annotation::NotThere(found) => {
+            if !may_wait {
+                warn_of_loss(&claim.lock_id(), found);
+            }
+            Err("the lock is not there".to_owned())
         }
     }
-    if !waits {
-        warn_of_loss(&claim.lock_id(), found);
-    }
-    Err("the lock is not there".to_owned())
 }
 
 /// Says at once that a lock is gone under which Terraform is at work. What became of it is in the account.
@@ -208,8 +179,12 @@ pub(crate) fn warn_of_loss(state: &str, found: Option<FoundLock>) {
     );
 }
 
-/// The same request until it is answered, for a bounded time.
-async fn attempts<T, F>(request: impl Fn() -> F) -> Result<T, StoreError>
+/// The same request, so often and so far apart, until its answer tells that the lock `is_there`.
+async fn look<T, F>(
+    (times, every): (u32, Duration),
+    request: impl Fn() -> F,
+    is_there: impl Fn(&T) -> bool,
+) -> Result<T, String>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -218,24 +193,19 @@ where
         let answer = timeout(LONGEST_ATTEMPT, request()).await;
         let answer =
             answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} s", LONGEST_ATTEMPT.as_secs()))));
-        match answer {
-            Err(error) if error.is_retryable() && tries < TRIES => {
-                tries += 1;
-                sleep(PAUSE).await;
-            }
-            answer => return answer,
+        let is_final = answer.as_ref().map_or_else(|error| !error.is_retryable(), &is_there);
+        if is_final || tries == times {
+            return answer.map_err(|error| error.to_string());
         }
+        tries += 1;
+        sleep(every).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Grade;
-
-    fn entry(kinds: LockKinds, stage: Stage) -> Entry {
-        Entry { claim: LockClaim::example("k", kinds), stage, grade: Grade::Record }
-    }
+    use crate::model::LockKinds;
 
     #[tokio::test(start_paused = true)]
     async fn a_holder_is_due_ten_seconds_after_its_lock_and_never_once_that_is_released() {
@@ -251,7 +221,7 @@ mod tests {
         ] {
             let mut annotator = Annotator::new(false);
             for stage in stages {
-                annotator.note_lock(&entry(kinds, *stage));
+                annotator.note(&Subject::Lock(LockClaim::example("k", kinds)), *stage);
             }
             let expected = due.then(|| Instant::now() + HELD_FOR);
             assert_eq!(annotator.next(), expected, "{kinds:?} {stages:?}");

@@ -13,15 +13,15 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal as signals};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::model::{ProcessId, StopRequest};
+use crate::model::StopRequest;
 use crate::run::child::Output;
 use crate::run::job::Job;
 use crate::run::output::announce;
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, clean_up, conclude, inner, new_account, reclaim, requests};
-use crate::session::{Journal, SessionDir};
+use crate::run::{Failure, clean_up, conclude, new_journal, reclaim, requests};
+use crate::session::SessionDir;
 
 /// Runs a command on this terminal; gives tfguard's exit code.
 pub fn run(plan: Plan) -> Result<u8, Failure> {
@@ -53,13 +53,9 @@ async fn supervised(
 ) -> Result<u8, Failure> {
     // So that a `tfguard release` beside it sees that somebody supervises.
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
-    let account = new_account(plan, session);
-    let job = Job::new(plan, session.clone(), &account);
-    let mut journal = Journal::new(account);
-    journal.runner = plan.runner();
-    journal.front = ProcessId::own();
+    let mut journal = new_journal(plan, session);
     journal.supervisor = journal.front;
-    journal.on_death = Some(plan.on_death);
+    let job = Job::new(plan, session.clone(), &journal.account);
     journal.create_log(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;
@@ -71,10 +67,7 @@ async fn supervised(
     let child = supervisor.as_ref().ok().and_then(Supervisor::child_pid);
     let jobs = terminal.zip(child).map(|(terminal, child)| tokio::spawn(terminal.follow(child, changed, continued)));
     if supervisor.is_ok() {
-        requests::from_credentials(&job, plan.before_expiry, to_us.clone());
-        if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
-            let _ = to_us.send(request);
-        }
+        requests::once_started(plan, &job, &to_us);
     }
     let account = match supervisor {
         Ok(supervisor) => Ok(supervisor.run(&mut requests).await),

@@ -35,7 +35,6 @@ const RECORD_SIZE: usize = 1024;
 pub type Environment = HashMap<OsString, OsString>;
 
 /// The environment as the user set it: without the log variables of another guard's session.
-#[must_use]
 pub fn without_outer_log(mut env: Environment) -> Environment {
     let is_a_sessions = |env: &Environment, name: &str| {
         let session = env.get(OsStr::new(name)).map(Path::new).and_then(|log| SessionDir::open(log.parent()?).ok());
@@ -53,7 +52,6 @@ pub fn without_outer_log(mut env: Environment) -> Environment {
 
 /// Whether this process is a part of one call of a Terraform that has its guard: what was called looked PATH up again and found
 /// tfguard's link, as a version manager does for the `system`'s version. A Terraform that another one calls is not.
-#[must_use]
 pub fn is_guarded_already(env: &Environment) -> bool {
     let above: Vec<_> = std::iter::successors(ProcessId::own(), |process| process.parent()).collect();
     let sessions = SessionDir::all(|name| env.get(OsStr::new(name)).cloned());
@@ -104,7 +102,6 @@ pub fn environment_with_guards(
 }
 
 /// The environment of a Terraform: `env` with what makes it log to `log`, too. And whether it will.
-#[must_use]
 pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour) -> (Environment, bool) {
     let set = log_variables(env, log, flavour);
     let logs = !set.is_empty();
@@ -148,7 +145,6 @@ fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'stat
 }
 
 /// The log variables that the user set.
-#[must_use]
 pub fn log_variables_of_user(env: &Environment) -> Vec<&'static str> {
     let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
     LOG_VARIABLES.into_iter().filter(is_set).collect()
@@ -156,7 +152,6 @@ pub fn log_variables_of_user(env: &Environment) -> Vec<&'static str> {
 
 /// Whether an environment asks for a log of level DEBUG or lower (`globalLogLevel` in `internal/logging/logging.go`; what
 /// is no level means TRACE).
-#[must_use]
 pub fn asks_for_debug(env: &Environment) -> bool {
     let set = |name| env.get(OsStr::new(name)).filter(|level: &&OsString| !level.is_empty());
     let level = set("TF_LOG").or_else(|| set("TF_LOG_CORE")).map(|level| level.to_ascii_uppercase());
@@ -185,7 +180,6 @@ pub enum StartError {
 
 impl StartError {
     /// Why a program could not be executed.
-    #[must_use]
     pub fn new(program: &OsStr, error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound(display(program)),
@@ -194,7 +188,6 @@ impl StartError {
     }
 
     /// The exit code that says it, as shells do.
-    #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotFound(_) => exit::NOT_FOUND,
@@ -274,7 +267,6 @@ impl Child {
     }
 
     /// The child as the system sees it now, for when its own record could not be written.
-    #[must_use]
     pub fn record(&self) -> Option<ChildRecord> {
         let pid = match self {
             Self::Own(child) => child.id()?.cast_signed(),
@@ -326,7 +318,6 @@ fn ending(status: ExitStatus) -> Ending {
 }
 
 /// Reads what the child wrote of itself; none if it never came to that.
-#[must_use]
 pub fn read_record(session: &SessionDir) -> Option<ChildRecord> {
     ChildRecord::from_stat(&session.read_file(SessionFile::Child).ok()?)
 }

@@ -28,7 +28,7 @@ use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::spool::Spool;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, conclude, inner, new_account, reclaim, requests};
+use crate::run::{Failure, conclude, new_journal, reclaim, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
 /// Runs a command detached; gives tfguard's exit code.
@@ -50,11 +50,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Output), Failu
     if plan.wrapper_outputs().is_some() || !same_file(io::stdout().as_fd(), io::stderr().as_fd()) {
         session.create_file(SessionFile::Stderr)?;
     }
-    let mut journal = Journal::new(new_account(plan, session));
-    journal.front = ProcessId::own();
-    journal.runner = plan.runner();
-    journal.on_death = Some(plan.on_death);
-    journal.write(session)?;
+    new_journal(plan, session).write(session)?;
     // From here on the supervisor writes it.
     session.close_journal();
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
@@ -121,10 +117,11 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
     reap_as_init().map_err(Failure::Start)?;
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
-    let account = match converse(&mut incoming, &mut outgoing, &mut requests, &output).await {
-        Answer::Ended(account) => Ok(*account),
-        Answer::NotStarted { error, code } => Err(Failure::NotStarted { error, code }),
-        Answer::SupervisorDied { passed_on } => {
+    let mut passed_on = Vec::new();
+    let told = converse(&mut incoming, &mut outgoing, &mut requests, &output, &mut passed_on).await;
+    let account = match told {
+        Some(told) => told,
+        None => {
             for request in passed_on {
                 let _ = to_us.send(request);
             }
@@ -162,37 +159,26 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
     Ok(account.exit_code())
 }
 
-enum Answer {
-    Ended(Box<Account>),
-    NotStarted {
-        error: String,
-        code: u8,
-    },
-    SupervisorDied {
-        /// What it may never have read.
-        passed_on: Vec<StopRequest>,
-    },
-}
-
+/// Passes on what is asked and said until the supervisor tells how it ended. None if it was killed. `passed_on`: what it may
+/// never have read.
 async fn converse(
     incoming: &mut Incoming,
     outgoing: &mut Outgoing,
     requests: &mut Requests,
     output: &Output,
-) -> Answer {
+    passed_on: &mut Vec<StopRequest>,
+) -> Option<Result<Account, Failure>> {
     let sayer = output.sayer();
-    let mut passed_on = Vec::new();
     loop {
         tokio::select! {
-            message = incoming.next() => match message {
-                Some(ToFront::Say(line)) => sayer.say(crate::log::painted(&line)),
-                Some(ToFront::NotStarted { error, code }) => return Answer::NotStarted { error, code },
-                Some(ToFront::Ended(account)) => {
+            message = incoming.next() => match message? {
+                ToFront::Say(line) => sayer.say(crate::log::painted(&line)),
+                ToFront::NotStarted { error, code } => return Some(Err(Failure::NotStarted { error, code })),
+                ToFront::Ended(account) => {
                     // As PID 1 of a container this process must not end before the supervisor has.
                     while incoming.next::<ToFront>().await.is_some() {}
-                    return Answer::Ended(account);
+                    return Some(Ok(*account));
                 }
-                None => return Answer::SupervisorDied { passed_on },
             },
             Some(request) = requests.recv() => {
                 outgoing.send(&request).await;
@@ -290,11 +276,7 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
         let mut front = None;
         let message = match started(&job, journal) {
             Ok(supervisor) => {
-                requests::from_credentials(&job, plan.before_expiry, to_us.clone());
-                // Now that this guard can be found: who was asked before could not ask it.
-                if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
-                    let _ = to_us.send(request);
-                }
+                requests::once_started(plan, &job, &to_us);
                 front = Some(tokio::spawn(async move {
                     while let Some(request) = incoming.next().await {
                         let _ = to_us.send(request);

@@ -3,7 +3,7 @@
 //! Their sessions lie inside this one. They alone interrupt and release. This guard asks them to stop, all at once, waits
 //! for them, finishes what a dead one left, and puts their accounts into its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::time::Duration;
@@ -23,15 +23,13 @@ pub const ASK: Signal = Signal::SIGUSR2;
 const STARTING: Duration = Duration::from_secs(5);
 
 /// The guards below this one.
-#[derive(Debug)]
 pub struct InnerGuards {
     session: SessionDir,
-    /// The sessions of those that died.
-    adopted: HashSet<OsString>,
+    /// The sessions of those that died, and what became of each once that is known. Then nobody waits for it any more,
+    /// whatever its journal says: that may have been impossible to write.
+    adopted: HashMap<OsString, Option<Finished>>,
     /// What finishes them; gives the session and what is known of it then.
     finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Finished)>>,
-    /// Nobody waits for them any more, whatever their journals say: those may have been impossible to write.
-    finished: HashMap<OsString, Finished>,
 }
 
 /// What became of the session of a guard that died.
@@ -77,20 +75,13 @@ impl InnerGuard {
 
 impl InnerGuards {
     /// Those of a session.
-    #[must_use]
     pub fn of(session: &SessionDir) -> Self {
-        Self {
-            session: session.clone(),
-            adopted: HashSet::new(),
-            finishing: FuturesUnordered::new(),
-            finished: HashMap::new(),
-        }
+        Self { session: session.clone(), adopted: HashMap::new(), finishing: FuturesUnordered::new() }
     }
 
     /// Those that are to be waited for: they have not accounted for their Terraforms yet.
-    #[must_use]
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().into_iter().filter(|session| !self.finished.contains_key(session.name()));
+        let inner = self.session.inner().into_iter().filter(|session| self.finished(session).is_none());
         let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
@@ -100,6 +91,10 @@ impl InnerGuards {
             at_work.then_some(InnerGuard { session, journal })
         });
         inner.collect()
+    }
+
+    fn finished(&self, session: &SessionDir) -> Option<&Finished> {
+        self.adopted.get(session.name())?.as_ref()
     }
 
     /// Asks each of them to stop. Who is just starting reads of it in this guard's journal, which has to be written first.
@@ -122,7 +117,7 @@ impl InnerGuards {
                 continue;
             }
             let name = guard.session.name().to_owned();
-            if self.adopted.contains(&name) || !guard.processes().is_empty() {
+            if self.adopted.contains_key(&name) || !guard.processes().is_empty() {
                 continue;
             }
             // A front, or a cleanup step, may have been quicker.
@@ -134,7 +129,7 @@ impl InnerGuards {
                 continue;
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
-            self.adopted.insert(name.clone());
+            self.adopted.insert(name.clone(), None);
             let finished = finish(Orphan { session: guard.session, journal, _claim: claim });
             self.finishing.push(Box::pin(finished.map(|finished| (name, finished))));
         }
@@ -143,13 +138,12 @@ impl InnerGuards {
     /// Goes on finishing what dead guards left; returns when that of one is finished.
     pub async fn finish_orphans(&mut self) {
         match self.finishing.next().await {
-            Some((session, finished)) => _ = self.finished.insert(session, finished),
+            Some((session, finished)) => _ = self.adopted.insert(session, Some(finished)),
             None => std::future::pending().await,
         }
     }
 
     /// The sessions that cannot be looked at, or whose journal cannot be read although something was started in them, and why.
-    #[must_use]
     pub fn unreadable(&self) -> Vec<(String, String)> {
         let (sessions, refused) = self.session.inner_and_refused();
         let inner = sessions.into_iter().filter_map(|session| {
@@ -165,9 +159,8 @@ impl InnerGuards {
     }
 
     /// What each of them has to tell, in the order in which they began.
-    #[must_use]
     pub fn accounts(&self) -> Vec<Account> {
-        let account = |session: SessionDir| match self.finished.get(session.name()) {
+        let account = |session: SessionDir| match self.finished(&session) {
             Some(Finished::Account(account)) => Some((**account).clone()),
             _ => Some(Journal::read(&session).ok()?.account),
         };
@@ -176,7 +169,6 @@ impl InnerGuards {
 }
 
 /// What the guard around this one wants, if it wants a stop.
-#[must_use]
 pub fn outer_request(outer: &SessionDir) -> Option<StopRequest> {
     let kill_at = Journal::read(outer).ok()?.kill_at?;
     // In whole seconds, as people read it.

@@ -15,12 +15,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
-use crate::machine::lease::holder::{Action, Beat, Event, Holder as Machine, Known};
+use crate::machine::lease::holder::{Action, Event, Holder as Machine};
 use crate::machine::lease::{Answer, Lease as Seen, Sight, Times};
 use crate::model::{
-    Holder, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockKinds, LockPlace, SentBeat, Stage, Subject,
+    Holder, Known, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockPlace, Stage, Subject,
 };
-use crate::run::nameless::Identified;
+use crate::run::traced::Identified;
 use crate::session::{awaitable, boot_time};
 use crate::store::{HeldLease, Leasehold, Store, UnconditionalDelete};
 use crate::text::describe;
@@ -111,12 +111,10 @@ impl Leases {
         let (halves, wanted) = (Vec::new(), VecDeque::new());
         let mut leases = Self { times, halves, alarm: None, to_self, replies, wanted, looked: false };
         let now = boot_time();
-        let is_of_boot = |note: &&LeaseNote| note.confirmed.iter().chain(&note.sent).all(|beat| beat.at <= now);
-        for note in notes.iter().filter(is_of_boot) {
-            let beat = |beat: &SentBeat| Beat { version: beat.version, sent: beat.at };
-            let known =
-                Known { confirmed: note.confirmed.as_ref().map(beat), sent: note.sent.iter().map(beat).collect() };
-            leases.add(note.lock.clone(), note.place.clone(), Stage::Held, known, note.lost);
+        for LeaseNote { lock, place, known, lost } in notes {
+            if known.confirmed.iter().chain(&known.sent).all(|beat| beat.at <= now) {
+                leases.add(lock.clone(), place.clone(), Stage::Held, known.clone(), *lost);
+            }
         }
         leases
     }
@@ -160,7 +158,7 @@ impl Leases {
                 half.machine.handle(Event::Ended, boot_time());
             }
         }
-        if stage.is_over() || (stage == Stage::Attempted && !is_silent(lock)) {
+        if stage.is_over() || (stage == Stage::Attempted && !lock.is_silent()) {
             return None;
         }
         let places = |backend: &S3Backend| match lock {
@@ -291,16 +289,8 @@ impl Leases {
     /// What whoever takes this supervisor's place has to know.
     pub fn notes(&self) -> Vec<LeaseNote> {
         let note = |half: &Half| {
-            let beat = |beat: &Beat<LeaseVersion>| SentBeat { version: beat.version, at: beat.sent };
-            let Known { confirmed, sent } = half.machine.known();
-            let (lock, place, lost) = (half.lock.clone(), half.place.clone(), half.lost);
-            LeaseNote {
-                lock,
-                place,
-                confirmed: confirmed.as_ref().map(beat),
-                sent: sent.iter().map(beat).collect(),
-                lost,
-            }
+            let (lock, place, known) = (half.lock.clone(), half.place.clone(), half.machine.known().clone());
+            LeaseNote { lock, place, known, lost: half.lost }
         };
         self.halves.iter().filter(|half| half.stage != Stage::Unlocked).map(note).collect()
     }
@@ -370,11 +360,6 @@ impl Leases {
         });
         let _ = removed.await;
     }
-}
-
-/// Whether the log tells only that the lock was asked for: Terraform 1.6 to 1.9.
-fn is_silent(lock: &Subject) -> bool {
-    matches!(lock, Subject::Lock(claim) if claim.kinds == LockKinds::Unstated)
 }
 
 fn without_lease(lock: &Subject, why: &str) -> String {
@@ -536,6 +521,7 @@ fn may_land(error: &StoreError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Beat, LockKinds};
 
     /// Guards the kill at the end of a lease on a machine that gives no timer.
     #[tokio::test]
@@ -550,8 +536,8 @@ mod tests {
         let times = Times::of(Duration::from_secs(15)).unwrap();
         // The kill comes in half a second.
         let at = boot_time().saturating_sub(times.length() * 4 / 5);
-        let confirmed = Some(SentBeat { version: LeaseVersion(1), at });
-        let note = LeaseNote { lock: Subject::Lock(lock), place, confirmed, sent: Vec::new(), lost: true };
+        let known = Known { confirmed: Some(Beat { version: LeaseVersion(1), at }), sent: Vec::new() };
+        let note = LeaseNote { lock: Subject::Lock(lock), place, known, lost: true };
         let mut leases = Leases::new(Some(times), &[note]);
         leases.alarm = None;
         let killed = timeout(Duration::from_secs(60), async {

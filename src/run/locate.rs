@@ -1,21 +1,19 @@
 //! Finds where each lock lives, while Terraform lives: the backend to which it belongs, and the places of its halves.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::aws::{BackendError, PlanFlaw, S3Backend, Surroundings};
-use crate::model::{
-    ChildRecord, LockAccount, LockClaim, LockKinds, LockPlace, ProcessId, Settings, StartingBackend, TraceAccount,
-};
+use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
+use crate::model::{ChildRecord, LockClaim, LockPlace, ProcessId, Settings, StartingBackend};
 use crate::observe::Asked;
 use crate::run::job::Job;
 use crate::run::terraforms::{Terraform, Terraforms};
 use crate::session::Tree;
+use crate::terraform;
 use crate::terraform::Backend;
-use crate::{model, terraform};
 
 /// Between two looks at every process of the machine.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -23,10 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The guarded command, as far as it tells where a lock lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Started<'a> {
-    pub command: &'a [OsString],
-    /// The directory that it runs in.
-    pub directory: &'a Path,
-    pub env: &'a HashMap<OsString, OsString>,
+    pub job: &'a Job,
     /// Which stores its requests for locks went to, as far as its log tells.
     pub asked: &'a [Asked],
     /// Its process, and the log of its session, by which the Terraforms that it started are known.
@@ -37,9 +32,8 @@ pub struct Started<'a> {
 
 impl<'a> Started<'a> {
     /// One that is dead, with everything of its session.
-    pub fn dead(job: &'a Job, command: &'a [OsString]) -> Self {
-        let Job { directory, env, .. } = job;
-        Self { command, directory, env, asked: &[], child: None, is_terraform: false }
+    pub fn dead(job: &'a Job) -> Self {
+        Self { job, asked: &[], child: None, is_terraform: false }
     }
 
     fn child(&self) -> Option<ProcessId> {
@@ -49,39 +43,23 @@ impl<'a> Started<'a> {
     fn look(&self) -> Tree {
         self.child.map(|(child, log)| Tree::look(Some(&child), log)).unwrap_or_default()
     }
-
-    /// Whether it is a Terraform by its name. A guard below another one guards nothing else, and its command is not known to
-    /// who takes its place.
-    fn is_named_terraform(&self) -> bool {
-        self.command.first().is_none_or(|program| model::product(program).is_some())
-    }
-}
-
-/// Where a lock lives, as far as it is known.
-#[derive(Debug, Clone, Default)]
-pub struct Located {
-    /// The places of its halves; none if its backend was not found.
-    pub places: Vec<LockPlace>,
-    /// Where the backend's settings are.
-    pub settings: Option<Settings>,
 }
 
 /// The backends of the locks seen so far. Holds credentials, in memory only.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Locator {
     /// What the command's directory was configured for when it started.
     start: StartingBackend,
     terraforms: Terraforms,
     /// When every process of the machine was looked at last.
     looked: Option<Instant>,
-    backends: Vec<(LockClaim, Result<Box<S3Backend>, String>)>,
+    backends: HashMap<LockClaim, Result<Box<S3Backend>, String>>,
     /// The locks of states that are being moved elsewhere.
     moved: Vec<LockClaim>,
 }
 
 impl Locator {
     /// For the locks of a command that started with this.
-    #[must_use]
     pub fn new(start: StartingBackend) -> Self {
         Self { start, ..Self::default() }
     }
@@ -109,90 +87,91 @@ impl Locator {
         }
     }
 
-    /// Finds the backend to which a lock belongs, and the places where its halves live. Once found, it stays;
-    /// otherwise it is looked for again, because `init` may record it later.
+    /// Finds the backend to which a lock belongs, the places where its halves live, and where the backend's settings are.
+    /// Once found, it stays; otherwise it is looked for again, because `init` may record it later.
     ///
-    /// `before`: what was found last, perhaps by a supervisor that is dead. Settings that lead to other places than
-    /// those are not the settings that Terraform had.
-    pub fn locate(&mut self, claim: &LockClaim, before: Located, started: Started) -> Located {
+    /// `places`, `settings`: what was found last, perhaps by a supervisor that is dead. Settings that lead to other places
+    /// than those are not the settings that Terraform had.
+    pub fn locate(
+        &mut self,
+        claim: &LockClaim,
+        places: &mut Vec<LockPlace>,
+        settings: &mut Option<Settings>,
+        started: Started,
+    ) {
         self.note_moved(claim);
-        let known = self.backends.iter().position(|(known, _)| known == claim);
-        if let Some((_, Ok(_))) = known.map(|at| &self.backends[at]) {
-            return before;
+        if let Some(Ok(_)) = self.backends.get(claim) {
+            return;
         }
-        let found = self.find(claim, &before, started).and_then(|(backend, settings)| {
+        let found = self.find(claim, places, settings.as_ref(), started).and_then(|(backend, found)| {
             // Two stores can have buckets of the same name.
             let stores = |moved: &LockClaim| backend.stores_state(&moved.bucket, &moved.state_key);
             if claim.is_migration_destination() && self.moved.iter().any(stores) {
                 return Err(BackendError::NotRecorded);
             }
-            let places = backend.places(claim)?;
-            if let Some(place) = before.places.iter().find(|place| !places.contains(place)) {
+            let now = backend.places(claim)?;
+            if let Some(place) = places.iter().find(|place| !now.contains(place)) {
                 return Err(BackendError::Elsewhere(place.to_string()));
             }
-            let changed = before.settings.as_ref().map(|before| before.changed(&settings)).unwrap_or_default();
+            let changed = settings.as_ref().map(|before| before.changed(&found)).unwrap_or_default();
             if !changed.is_empty() {
-                return Err(BackendError::Changed { directory: settings.directory, settings: changed.join(", ") });
+                return Err(BackendError::Changed { directory: found.directory, settings: changed.join(", ") });
             }
-            Ok((backend, Located { places, settings: Some(settings) }))
+            Ok((backend, now, found))
         });
-        let (backend, located) = match found {
-            Ok((backend, located)) => (Ok(backend), located),
+        let backend = match found {
+            Ok((backend, now, found)) => {
+                (*places, *settings) = (now, Some(found));
+                Ok(backend)
+            }
             // Where it was when it was taken, with the credentials there are: nothing that lies in a directory now counts.
-            Err(error) if !before.places.is_empty() && !matches!(error, BackendError::NotRecorded) => {
+            Err(error) if !places.is_empty() && !matches!(error, BackendError::NotRecorded) => {
                 use BackendError::{Changed, Elsewhere, Swapped};
-                let changed = matches!(error, Changed { .. } | Elsewhere { .. } | Swapped { .. });
                 let said = format!(
                     "lock {}: {error}. It is looked for where it was taken, with the environment's credentials",
                     claim.id
                 );
-                if changed {
-                    tracing::warn!("{said}")
-                } else {
-                    tracing::debug!("{said}")
+                match error {
+                    Changed { .. } | Elsewhere { .. } | Swapped { .. } => tracing::warn!("{said}"),
+                    _ => tracing::debug!("{said}"),
                 }
-                let env = started.env.clone();
-                let surroundings = Surroundings { dir: std::env::current_dir().unwrap_or_else(|_| "/".into()), env };
-                let path_style = before.settings.as_ref().is_some_and(|settings| settings.path_style);
-                let backend = S3Backend::of_places(claim, &before.places, path_style, surroundings);
-                (backend.map(Box::new).map_err(|error| error.to_string()), before)
+                let dir = std::env::current_dir().unwrap_or_else(|_| "/".into());
+                let surroundings = Surroundings { dir, env: started.job.env.clone() };
+                let path_style = settings.as_ref().is_some_and(|settings| settings.path_style);
+                let backend = S3Backend::of_places(claim, places, path_style, surroundings);
+                backend.map(Box::new).map_err(|error| error.to_string())
+            }
+            Err(BackendError::ForeignState(_)) if claim.is_migration_destination() => {
+                Err(BackendError::NotRecorded.to_string())
             }
             Err(error) => {
-                let error = match error {
-                    BackendError::ForeignState(_) if claim.is_migration_destination() => BackendError::NotRecorded,
-                    error => error,
-                };
-                tracing::debug!("lock {}: {error}", claim.id);
-                let plan = match &error {
-                    BackendError::PlanFile { path, .. } => Some(path.clone()),
-                    _ => None,
-                };
-                // What its directory is set up for says nothing of it.
-                let settings = plan.map(|path| Settings {
-                    directory: path.parent().map(Path::to_owned).unwrap_or_default(),
-                    plan_file: Some(path),
-                    flags: named_flags(claim, started.asked),
-                    anywhere: Vec::new(),
-                    path_style: false,
-                    digests: BTreeMap::new(),
-                });
-                (Err(error.to_string()), Located { settings: before.settings.or(settings), ..before })
+                if let (None, BackendError::PlanFile { path, .. }) = (&settings, &error) {
+                    // What its directory is set up for says nothing of it.
+                    *settings = Some(Settings::of_plan(path, claim, started.asked));
+                }
+                Err(error.to_string())
             }
         };
-        match known {
-            Some(at) => self.backends[at].1 = backend,
-            None => self.backends.push((claim.clone(), backend)),
+        if let Err(why) = &backend {
+            tracing::debug!("lock {}: {why}", claim.id);
         }
-        located
+        self.backends.insert(claim.clone(), backend);
     }
 
     /// The processes tell best, because a script may have gone elsewhere and changed the environment. Then the command.
     ///
     /// Whatever tells it: what a directory is configured for counts only if it was when its Terraform started. What runs
     /// below Terraform can write into the log, and exchange the settings.
-    fn find(&mut self, claim: &LockClaim, before: &Located, started: Started) -> Result<Found, BackendError> {
+    fn find(
+        &mut self,
+        claim: &LockClaim,
+        places: &[LockPlace],
+        settings: Option<&Settings>,
+        started: Started,
+    ) -> Result<Found, BackendError> {
+        let job = started.job;
         let mut misses = Misses::default();
-        let sure = Sure { asked: started.asked, places: &before.places };
+        let sure = Sure { asked: started.asked, places };
         // The usual case, without looking at every process of the machine.
         if started.is_terraform
             && let Some(terraform) = started.child().and_then(|id| Terraform::read(id, false))
@@ -202,15 +181,14 @@ impl Locator {
             return Ok(found);
         }
         let own = || {
-            if let Some(Settings { directory, plan_file, .. }) = &before.settings {
-                let surroundings = Surroundings { dir: directory.clone(), env: started.env.clone() };
+            if let Some(Settings { directory, plan_file, .. }) = settings {
+                let surroundings = Surroundings { dir: directory.clone(), env: job.env.clone() };
                 let found = Some(backend_in(claim, &surroundings, plan_file.clone(), sure));
                 // Its places were found while Terraform lived, and are compared.
-                return if before.places.is_empty() { checked(claim, &[&self.start], found) } else { found };
+                return if places.is_empty() { checked(claim, &[&self.start], found) } else { found };
             }
-            let args = started.command.get(1..).unwrap_or_default();
-            let surroundings = Surroundings::of_command(started.directory, args, started.env.clone());
-            checked(claim, &[&self.start], Some(backend_of(claim, &surroundings, args, sure)))
+            let args = job.command.get(1..).unwrap_or_default();
+            checked(claim, &[&self.start], Some(backend_of(claim, &job.surroundings(), args, sure)))
         };
         if started.is_terraform
             && let Some(found) = misses.note(own())
@@ -224,7 +202,7 @@ impl Locator {
         }
         let of_process = |terraform: &Terraform| {
             // Known since before it started, which is better than since it was first seen.
-            let start = match started.child() == Some(terraform.id) && started.is_named_terraform() {
+            let start = match started.child() == Some(terraform.id) && !job.runs_guards() {
                 true => vec![&self.start],
                 false => terraform.started_with.iter().collect(),
             };
@@ -255,25 +233,19 @@ impl Locator {
 
     /// The backend that was found for a lock.
     pub(crate) fn backend(&self, claim: &LockClaim) -> Result<&S3Backend, String> {
-        match self.backends.iter().find(|(known, _)| known == claim) {
-            Some((_, Ok(backend))) => Ok(backend),
-            Some((_, Err(why))) => Err(why.clone()),
+        match self.backends.get(claim) {
+            Some(Ok(backend)) => Ok(backend),
+            Some(Err(why)) => Err(why.clone()),
             None => Err("its backend was not looked up".to_owned()),
         }
     }
 
-    /// [`Self::locate`] for a lock of the account, in which it is written down.
-    pub fn locate_lock(&mut self, lock: &mut LockAccount, started: Started) {
-        let before = Located { places: lock.places.clone(), settings: lock.settings.take() };
-        let located = self.locate(&lock.claim, before, started);
-        (lock.places, lock.settings) = (located.places, located.settings);
-    }
-
-    /// The same for a traced lockfile.
-    pub fn locate_trace(&mut self, trace: &mut TraceAccount, started: Started) {
-        let before = Located { places: trace.places.clone(), settings: trace.settings.take() };
-        let located = self.locate(&trace.entry.trace.without_id(), before, started);
-        (trace.places, trace.settings) = (located.places, located.settings);
+    /// Clients of the backend that was found for a lock, and the places of its halves.
+    pub(crate) async fn reach(&self, claim: &LockClaim) -> Result<(AwsClients, Vec<LockPlace>), String> {
+        let backend = self.backend(claim)?;
+        let places = backend.places(claim).map_err(|error| error.to_string())?;
+        let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
+        Ok((clients, places))
     }
 }
 
@@ -293,40 +265,6 @@ fn checked(
         }
         Err(BackendError::Swapped(settings.directory))
     }))
-}
-
-impl Settings {
-    /// The settings of a backend in whose directory a Terraform works. `whole`: that does not tell them by itself.
-    pub(crate) fn of(
-        backend: &S3Backend,
-        state_key: &str,
-        directory: PathBuf,
-        plan_file: Option<PathBuf>,
-        whole: bool,
-    ) -> Self {
-        Self {
-            directory,
-            plan_file,
-            flags: backend.flags_of(state_key, whole),
-            anywhere: backend.flags_anywhere(state_key),
-            path_style: backend.uses_path_style(),
-            digests: backend.digests.clone(),
-        }
-    }
-}
-
-/// The flags that name the place of a lock without its backend: what its log does not tell, a person has to put in.
-fn named_flags(claim: &LockClaim, asked: &[Asked]) -> Vec<String> {
-    let asked = |by_table| {
-        asked.iter().find(move |asked| asked.lock_id == claim.lock_id() && asked.table.is_some() == by_table)
-    };
-    let request = asked(true).or_else(|| asked(false));
-    let mut flags = vec!["--bucket", &claim.bucket, "--key", &claim.state_key, "--region"];
-    flags.push(request.map_or("REGION", |asked| &asked.region));
-    if claim.kinds != LockKinds::Lockfile {
-        flags.extend(["--table", request.and_then(|asked| asked.table.as_deref()).unwrap_or("TABLE")]);
-    }
-    flags.into_iter().map(str::to_owned).collect()
 }
 
 /// A backend and where its settings are.
@@ -391,7 +329,7 @@ fn went_to(asked: &Asked, place: &LockPlace) -> bool {
 }
 
 fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Option<Result<Found, BackendError>> {
-    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, &terraform.args, sure));
+    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args(), sure));
     found.reduce(|first, second| if first.is_ok() { first } else { second })
 }
 
@@ -441,6 +379,7 @@ fn backend_in(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::LockKinds;
 
     /// OpenTofu asks for the halves of a lock one after the other. Whoever looks late sees both requests.
     #[test]

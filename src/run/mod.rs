@@ -17,12 +17,15 @@ mod plan;
 mod reclaim;
 mod refused;
 mod release;
+mod release_again;
 pub(crate) mod requests;
+mod settings;
 mod spool;
 mod states;
 mod supervisor;
 mod targets;
 mod terraforms;
+mod traced;
 mod watch;
 mod wrapped;
 
@@ -43,13 +46,13 @@ pub use job::Job;
 pub use options::{OUTERMOST, RunOptions, Supervise};
 pub(crate) use output::{Output, Spools, spools};
 pub use plan::{Mode, Plan, Remark};
-pub(crate) use release::{IN_FLIGHT, compare_again, release_again};
+pub(crate) use release::IN_FLIGHT;
+pub(crate) use release_again::{compare_again, release_again};
 pub(crate) use requests::Requests;
-pub use spool::Sayer;
 pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;
 
-use crate::model::Account;
+use crate::model::{Account, ProcessId};
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
 use crate::{exit, files, terraform};
 
@@ -165,6 +168,15 @@ pub fn pass_on(program: &Path, env: &HashMap<OsString, OsString>) -> Result<(), 
     }
     let failed = command.args(std::env::args_os().skip(1)).exec();
     Err(child::StartError::new(program.as_os_str(), failed).into())
+}
+
+/// The journal of a run that this process begins.
+fn new_journal(plan: &Plan, session: &SessionDir) -> Journal {
+    let mut journal = Journal::new(new_account(plan, session));
+    journal.front = ProcessId::own();
+    journal.runner = plan.runner();
+    journal.on_death = Some(plan.on_death);
+    journal
 }
 
 fn new_account(plan: &Plan, session: &SessionDir) -> Account {

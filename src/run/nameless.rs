@@ -1,4 +1,4 @@
-//! Locks whose ID the child's log does not tell: lockfiles known by checksum or ETag, and locks that nothing logs.
+//! Locks that nothing logs: what a command may lock, and whether what is there is its own by what it says itself.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -11,28 +11,18 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::model::{
-    Baseline, Entry, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace, LockTrace,
-    MIGRATION, Product, Settings, Stage, TraceAccount, TraceEntry,
+    Baseline, Entry, Evidence, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockPlace, MIGRATION,
+    Product, Settings, Stage,
 };
 use crate::observe::item::{ItemTerms, Misfit};
-use crate::observe::{Believed, Left, item};
-use crate::run::job::{Job, expectations, trouble};
-use crate::run::locate::{Locator, Started};
+use crate::observe::{Believed, item};
+use crate::run::job::Job;
 use crate::run::terraforms::has_rival;
-use crate::session::Journal;
+use crate::run::traced::{BUDGET, LANDS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY};
 use crate::store::LockStore as _;
-use crate::store::{Contested, Store, Traced, UnconditionalDelete};
+use crate::store::{Contested, UnconditionalDelete};
 use crate::terraform::{Backend, INIT, Purpose};
 use crate::{model, terraform};
-
-/// How long an upload may take to land after the death of the process that sent it, as in [`crate::store::release`].
-const LANDS_WITHIN: Duration = Duration::from_secs(8);
-/// How long the place is asked in all.
-const BUDGET: Duration = Duration::from_secs(20);
-/// One request never takes longer.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Job {
     /// What the command may lock, as far as its arguments and its directory tell. `logs`: it was made to log; `debug`: its
@@ -111,146 +101,18 @@ impl State {
     async fn look(&self) -> Result<Option<FoundLock>, Unseen> {
         let mut found = None;
         for place in &self.places {
+            let unseen = |why: String, again| Unseen { why: format!("{place}: {why}"), again };
             let look = async {
-                let clients = AwsClients::connect_trusting_no_checkout(&self.backend)
-                    .await
-                    .map_err(|error| (error.to_string(), false))?;
+                let clients = AwsClients::connect_trusting_no_checkout(&self.backend).await;
+                let clients = clients.map_err(|error| unseen(error.to_string(), false))?;
                 let read = clients.open(place, UnconditionalDelete::Refuse).read().await;
-                read.map_err(|error| (error.in_a_line(), error.is_retryable()))
+                read.map_err(|error| unseen(error.in_a_line(), error.is_retryable()))
             };
-            let looked = timeout(LONGEST_ATTEMPT, look).await.unwrap_or_else(|_| Err(("no answer".to_owned(), true)));
-            let lock = looked.map_err(|(why, again)| Unseen { why: format!("{place}: {why}"), again });
-            let lock = lock.inspect_err(|Unseen { why, .. }| tracing::debug!("{why}"))?;
-            found = found.or(lock);
+            let looked = timeout(LONGEST_ATTEMPT, look).await;
+            let looked = looked.unwrap_or_else(|_| Err(unseen("no answer".to_owned(), true)));
+            found = found.or(looked.inspect_err(|unseen| tracing::debug!("{}", unseen.why))?);
         }
         Ok(found)
-    }
-}
-
-/// What a traced lockfile turned out to be.
-#[derive(Debug)]
-pub enum Identified {
-    /// This lock.
-    Own(LockClaim),
-    /// It is not there any more, and perhaps another one is.
-    Gone(Option<FoundLock>),
-}
-
-impl Identified {
-    /// By what is there.
-    ///
-    /// # Errors
-    /// Why that does not tell.
-    pub fn of(trace: &LockTrace, there: Traced) -> Result<Self, String> {
-        match there {
-            Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
-                trace.claim(info).map(Self::Own).map_err(|error| error.to_string())
-            }
-            Traced::Same(_) => {
-                Err(format!("the lockfile of {} is this run's and isn't a lock of that state", trace.lock_id()))
-            }
-            Traced::Other(found) if trace.sha256.is_none() && trace.etag.is_none() => {
-                let there = match found {
-                    FoundLock::Held(holder) => {
-                        format!("the lock that is there (ID {} by {} since {})", holder.id, holder.who, holder.created)
-                    }
-                    _ => "what is there".to_owned(),
-                };
-                let lock = trace.lock_id();
-                Err(format!(
-                    "the log has neither checksum nor ETag of the lockfile of {lock}, so {there} may be it or not"
-                ))
-            }
-            Traced::Other(found) => Ok(Self::Gone(Some(found))),
-            Traced::Nothing => Ok(Self::Gone(None)),
-        }
-    }
-}
-
-impl Locator {
-    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares.
-    ///
-    /// # Errors
-    /// Why it could not be found out.
-    async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
-        let trace = &left.entry.trace;
-        let backend = self.backend(&trace.without_id())?;
-        let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
-        let place = backend.file_place(&trace.state_key);
-        let Store::Lockfile(store) = clients.open(&place, UnconditionalDelete::Refuse) else {
-            return Err(format!("{place} is not a lockfile"));
-        };
-        let start = Instant::now();
-        let watch = if left.may_still_appear { LANDS_WITHIN } else { Duration::ZERO };
-        loop {
-            let answer = timeout(LONGEST_ATTEMPT, store.compare(trace)).await;
-            let over = start.elapsed() >= BUDGET;
-            match answer {
-                Ok(Ok(there)) => match Identified::of(trace, there)? {
-                    Identified::Gone(_) if start.elapsed() < watch => {}
-                    identified => return Ok(identified),
-                },
-                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.in_a_line()),
-                Err(_) if over => return Err(format!("{place}: no answer")),
-                Ok(Err(_)) | Err(_) => {}
-            }
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// Finds out which locks the traced lockfiles are. Those become locks of the account like others, and are `left`.
-    /// `is_first`: nobody tried to release them before.
-    pub async fn identify_traces(
-        &mut self,
-        traces: Vec<Left<TraceEntry>>,
-        left: &mut Vec<Left<Entry>>,
-        started: Started<'_>,
-        is_first: bool,
-        journal: &mut Journal,
-    ) {
-        let expectations = expectations(journal);
-        let account = &mut journal.account;
-        for trace in traces {
-            let Some(at) = account.traces.iter().position(|known| known.entry == trace.entry) else { continue };
-            let known = &mut account.traces[at];
-            self.locate_trace(known, started);
-            let claim = match self.identify(&trace).await {
-                Ok(Identified::Own(claim)) => claim,
-                Ok(Identified::Gone(holder)) => {
-                    known.outcome = Some(match trace.entry.stage {
-                        Stage::Unlocked => LockOutcome::Unlocked,
-                        Stage::Held if is_first => LockOutcome::TakenAway,
-                        _ => LockOutcome::Gone,
-                    });
-                    known.holder = holder;
-                    continue;
-                }
-                Err(why) => {
-                    known.outcome = Some(LockOutcome::Left(why));
-                    continue;
-                }
-            };
-            if let Err(refused) = expectations.check_holder(&claim) {
-                // It is there, and was left when it was looked at first: a second look that refuses it does not take it away.
-                let refused = refused.to_string();
-                known.outcome = Some(if is_first { LockOutcome::Gone } else { LockOutcome::Left(refused.clone()) });
-                trouble(account, refused);
-                continue;
-            }
-            // From here on it is a lock like others.
-            let TraceAccount { places, settings, .. } = account.traces.remove(at);
-            let same = |known: &LockClaim| known.id == claim.id && known.lock_id() == claim.lock_id();
-            if let Some(other_half) = left.iter_mut().find(|leftover| same(&leftover.entry.claim)) {
-                let known = std::mem::replace(&mut other_half.entry.claim, claim.clone());
-                if let Some(lock) = account.lock_mut(&known) {
-                    lock.claim = claim;
-                }
-                continue;
-            }
-            let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
-            account.locks.push(LockAccount::new(&entry, places, settings));
-            left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
-        }
     }
 }
 
@@ -258,9 +120,7 @@ impl Locator {
 #[derive(Debug)]
 pub struct Unlogged {
     /// The lock, as it says itself.
-    pub claim: LockClaim,
-    /// Where it is.
-    pub places: Vec<LockPlace>,
+    pub lock: LockAccount,
     /// Where its backend's settings are.
     pub settings: Settings,
     /// When its holder began to ask for it.
@@ -269,47 +129,22 @@ pub struct Unlogged {
     pub fits: Result<(), Misfit>,
 }
 
-/// Looks for a lock that nothing logs.
-#[derive(Debug, Default)]
-pub struct Unlogging {
-    /// The look that was begun with the child.
-    baseline: Option<JoinHandle<Baseline>>,
-}
-
-impl Unlogging {
-    /// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when
-    /// the child was just started.
-    pub fn begin(job: &Job, intent: Option<&Intent>) -> Self {
-        let asked = job.evidence == crate::model::Evidence::Item;
-        let state = intent.filter(|_| asked).and_then(|intent| State::of(intent, &job.env).ok().flatten());
-        let baseline = state.map(|state| {
-            tokio::spawn(async move {
-                let found = state.look().await;
-                let answered = Timestamp::now();
-                let baseline = match found {
-                    Ok(None) => Baseline::Absent,
-                    Ok(Some(FoundLock::Held(info))) => Baseline::Present { id: info.id, answered },
-                    _ => Baseline::Unknown,
-                };
-                tracing::debug!("looked at the state's lock beside the start of the command: {baseline:?}");
-                baseline
-            })
-        });
-        Self { baseline }
-    }
-
-    /// Whether a look was begun whose end nobody has seen.
-    pub fn is_looking(&self) -> bool {
-        self.baseline.is_some()
-    }
-
-    /// What the look brought that was begun with the child.
-    pub async fn baseline(&mut self) -> Baseline {
-        let Some(look) = &mut self.baseline else { return std::future::pending().await };
-        let baseline = look.await.unwrap_or(Baseline::Unknown);
-        self.baseline = None;
+/// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when the child
+/// was just started.
+pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<JoinHandle<Baseline>> {
+    let intent = intent.filter(|_| job.evidence == Evidence::Item)?;
+    let state = State::of(intent, &job.env).ok()??;
+    Some(tokio::spawn(async move {
+        let found = state.look().await;
+        let answered = Timestamp::now();
+        let baseline = match found {
+            Ok(None) => Baseline::Absent,
+            Ok(Some(FoundLock::Held(info))) => Baseline::Present { id: info.id, answered },
+            _ => Baseline::Unknown,
+        };
+        tracing::debug!("looked at the state's lock beside the start of the command: {baseline:?}");
         baseline
-    }
+    }))
 }
 
 /// Whether the state that a command works on may be one that is locked in S3.
@@ -366,7 +201,8 @@ pub async fn look_again(
     let created = info.created.clone();
     let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &key) else { return Ok(None) };
     let settings = Settings::of(&backend, &key, intent.directory.clone(), None, intent.plan_file.is_some());
-    Ok(Some(Unlogged { places, settings, claim, created, fits }))
+    let lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
+    Ok(Some(Unlogged { lock, settings, created, fits }))
 }
 
 /// Who has the lock of the state that Terraform has there. None where that cannot be seen, or is not in S3.

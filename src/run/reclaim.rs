@@ -142,7 +142,7 @@ async fn wait(
         }
         "a stop came first".to_owned()
     };
-    let state = states::look_after_reclaim(&clients, &backend, &key, places, &settings, deleted.is_some(), until).await;
+    let state = states::look_after_reclaim(&clients, &key, places, &settings, deleted.is_some(), until).await;
     let (line, next) = match (state.finding(), state.why, deleted) {
         (Some(finding), ..) => (finding.line, finding.next.unwrap_or_default()),
         (None, Some(why), Some(is_sure)) => {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
     Ending, FoundLock, HalfOutcome, HeldLock, Holder, Liveness, LockAccount, LockId, LockInfo, LockPlace, Recorded,
-    RefusedLock, Settings, Stage,
+    RefusedLock, Settings, Stage, TraceAccount,
 };
 use crate::observe::item::ItemTerms;
 use crate::observe::{PrintedHolder, PrintedRefusal};
@@ -30,8 +30,8 @@ const TAIL: u64 = 1024 * 1024;
 
 /// A lock that Terraform was refused.
 pub(crate) struct Refused {
-    pub(crate) id: String,
-    info: Option<LockInfo>,
+    /// Who has it.
+    pub(crate) holder: PrintedHolder,
     /// Where it is, if that is on S3 and known.
     places: Option<Places>,
 }
@@ -52,7 +52,10 @@ impl Supervisor<'_> {
             return;
         }
         let Some(refused) = self.refused_by_log().or_else(|| self.refused_by_words()) else { return };
-        let itself = refused.info.as_ref().map_or(RefusedItself::No, |info| self.refused_itself(info));
+        let itself = match &refused.holder {
+            PrintedHolder::Known(info) => self.refused_itself(info),
+            PrintedHolder::IdOnly(_) => RefusedItself::No,
+        };
         if let RefusedItself::Likely(lock) = itself {
             self.journal.account.other_locks.push(*lock);
             return;
@@ -85,22 +88,21 @@ impl Supervisor<'_> {
     /// It asked for a lock, never said that it has it, and another one is there.
     fn refused_by_log(&self) -> Option<Refused> {
         let account = &self.journal.account;
-        let by_trace = account.traces.iter().filter(|trace| trace.entry.stage == Stage::Attempted);
-        let by_trace = by_trace.filter_map(|trace| match &trace.holder {
-            Some(FoundLock::Held(info)) => {
-                let places = self.places_of(&trace.entry.trace.lock_id());
-                Some(Refused { id: info.id.clone(), info: Some(info.clone()), places })
-            }
-            _ => None,
-        });
-        let by_lock = account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).filter_map(|lock| {
-            let info = lock.halves.iter().find_map(|half| match &half.outcome {
-                HalfOutcome::NotOurs { holder: FoundLock::Held(info) } => Some(info),
+        let of_lock = |lock: &LockAccount| {
+            let there = lock.halves.iter().find_map(|half| match &half.outcome {
+                HalfOutcome::NotOurs { holder: FoundLock::Held(info) } => Some(info.clone()),
                 _ => None,
-            })?;
-            Some(Refused { id: info.id.clone(), info: Some(info.clone()), places: self.places_of_own(lock) })
-        });
-        by_lock.chain(by_trace).next()
+            });
+            Some((there?, self.places_of_own(lock)))
+        };
+        let of_trace = |trace: &TraceAccount| match &trace.holder {
+            Some(FoundLock::Held(info)) => Some((info.clone(), self.places_of(&trace.entry.trace.lock_id()))),
+            _ => None,
+        };
+        let by_lock = account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).filter_map(of_lock);
+        let by_trace = account.traces.iter().filter(|trace| trace.entry.stage == Stage::Attempted).filter_map(of_trace);
+        let (info, places) = by_lock.chain(by_trace).next()?;
+        Some(Refused { holder: PrintedHolder::Known(info), places })
     }
 
     /// It said so on its stderr, or with `-json` on its stdout.
@@ -114,13 +116,11 @@ impl Supervisor<'_> {
         if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
             return None;
         }
-        let id = holder.id().to_owned();
-        let info = match holder {
-            PrintedHolder::Known(info) => Some(info),
+        let places = match &holder {
+            PrintedHolder::Known(info) => self.places_of(&info.path),
             PrintedHolder::IdOnly(_) => None,
         };
-        let places = info.as_ref().and_then(|info| self.places_of(&info.path));
-        Some(Refused { id, info, places })
+        Some(Refused { holder, places })
     }
 
     /// Where the lock of a state is, by its path.
@@ -145,21 +145,23 @@ impl Supervisor<'_> {
         Some(Places { backend, halves: lock.places.clone(), settings: lock.settings.clone()? })
     }
 
-    fn explain(&self, refused: Refused, found: Option<Option<HeldLock>>) -> RefusedLock {
-        let Refused { mut id, mut info, places } = refused;
-        let mut recorded = Recorded::Nothing;
+    fn explain(&self, Refused { holder, places }: Refused, found: Option<Option<HeldLock>>) -> RefusedLock {
         let is_free = found == Some(None);
-        if let Some(Some(HeldLock { lock: FoundLock::Held(lock), recorded: beside })) = found {
-            id.clone_from(&lock.id);
-            (info, recorded) = (Some(lock), beside);
-        }
+        let (holder, recorded) = match found.flatten() {
+            Some(HeldLock { lock: FoundLock::Held(info), recorded }) => (PrintedHolder::Known(info), recorded),
+            _ => (holder, Recorded::Nothing),
+        };
+        let id = holder.id().to_owned();
         let machine = Machine::here(|name| self.job.env.get(OsStr::new(name)).cloned());
-        let Judged { holder, verdict } = match &info {
-            Some(info) => machine.judge(info, &recorded),
-            None => Judged {
-                holder: None,
-                verdict: Liveness::Unknown { why: "only the ID of its lock could be read".to_owned() },
-            },
+        let (info, Judged { holder, verdict }) = match holder {
+            PrintedHolder::Known(info) => {
+                let judged = machine.judge(&info, &recorded);
+                (Some(info), judged)
+            }
+            PrintedHolder::IdOnly(_) => {
+                let why = "only the ID of its lock could be read".to_owned();
+                (None, Judged { holder: None, verdict: Liveness::Unknown { why } })
+            }
         };
         let ci = self.journal.account.ci.as_ref();
         let runner = self.journal.runner.as_deref();
@@ -216,17 +218,8 @@ async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock
         }
         Ok::<_, String>(found)
     };
-    match timeout(LONGEST_LOOK, look).await {
-        Ok(Ok(found)) => Some(found),
-        Ok(Err(why)) => {
-            tracing::debug!("the lock cannot be looked at: {why}");
-            None
-        }
-        Err(_) => {
-            tracing::debug!("the lock cannot be looked at: no answer");
-            None
-        }
-    }
+    let looked = timeout(LONGEST_LOOK, look).await.unwrap_or_else(|_| Err("no answer".to_owned()));
+    looked.inspect_err(|why| tracing::debug!("the lock cannot be looked at: {why}")).ok()
 }
 
 #[cfg(test)]

@@ -78,9 +78,18 @@ pub fn from_waiting(to: UnboundedSender<StopRequest>, plan: &Plan) {
     });
 }
 
+/// Where requests come from once the command runs.
+pub fn once_started(plan: &Plan, job: &Job, to: &UnboundedSender<StopRequest>) {
+    from_credentials(job, plan.before_expiry, to.clone());
+    // Now that this guard can be found: who was asked before could not ask it.
+    if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
+        let _ = to.send(request);
+    }
+}
+
 /// Looks, beside the running command, when its backend's credentials end. Only where somebody wants to know: with a
 /// deadline, or with `before`, the time before their end at which the run is to be stopped.
-pub fn from_credentials(job: &Job, before: Option<Duration>, to: UnboundedSender<StopRequest>) {
+fn from_credentials(job: &Job, before: Option<Duration>, to: UnboundedSender<StopRequest>) {
     if before.is_none() && job.terms.deadline.is_none() {
         return;
     }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::aws::{AwsClients, S3Backend};
+use crate::aws::AwsClients;
 use crate::model::{
-    Account, LockAccount, LockClaim, LockInfo, LockOutcome, LockPlace, Recorded, Relation, Settings, StateAccount,
-    StateFinding, Unsaved,
+    Account, LockAccount, LockInfo, LockOutcome, LockPlace, Recorded, Relation, Settings, StateAccount, StateFinding,
+    Unsaved,
 };
 use crate::run::job::Job;
 use crate::run::locate::Locator;
@@ -58,9 +58,11 @@ pub(crate) async fn look(
     let mut unsaved = changed.filter(|_| looked.iter().all(|(_, unsaved)| unsaved.is_none()));
     let mut states = Vec::new();
     for (lock, (state, found)) in locks.into_iter().zip(looked) {
-        let is_noted = held(lock) || state.needs_a_look();
         unsaved = found.or(unsaved);
-        if is_noted {
+        if let Some(why) = &state.why {
+            tracing::debug!("state s3://{}/{} was not looked at: {why}", state.bucket, state.state_key);
+        }
+        if held(lock) || state.needs_a_look() {
             states.push(state);
         }
     }
@@ -73,21 +75,13 @@ pub(crate) async fn look(
             account.unsaved = vec![unsaved];
         }
     }
-    for state in &states {
-        if let Some(why) = &state.why {
-            tracing::debug!("state s3://{}/{} was not looked at: {why}", state.bucket, state.state_key);
+    // What was seen before is better than nothing.
+    let before = std::mem::replace(&mut account.states, states);
+    for state in account.states.iter_mut().filter(|state| state.verdict.is_none()) {
+        if let Some(known) = before.iter().find(|known| known.is_of(state) && known.verdict.is_some()) {
+            *state = known.clone();
         }
     }
-    // What was seen before is better than nothing.
-    let seen = |state: &&StateAccount| state.verdict.is_some();
-    let before = std::mem::take(&mut account.states);
-    account.states = states
-        .into_iter()
-        .map(|state| match before.iter().filter(seen).find(|known| known.is_of(&state)) {
-            Some(known) if state.verdict.is_none() => known.clone(),
-            _ => state,
-        })
-        .collect();
 }
 
 /// Looks at a state, and compares what was `changed` with it.
@@ -99,54 +93,37 @@ async fn state(
     mut changed: Option<Unsaved>,
 ) -> (StateAccount, Option<Unsaved>) {
     let orderly = !account.has_died();
-    let LockClaim { bucket, state_key, .. } = &lock.claim;
-    let dir = lock.settings.as_ref().map(|settings| &settings.directory);
+    let (claim, settings) = (&lock.claim, lock.settings.as_ref());
     // An older one is of another run, which this one's ending says nothing of.
-    let errored = dir.and_then(|dir| errored(dir, Some(account.started)));
-    let backend = locator.backend(&lock.claim);
-    let expected = planned(lock.settings.as_ref());
-    let mut state = StateAccount {
-        bucket: bucket.clone(),
-        state_key: state_key.clone(),
-        verdict: None,
-        why: None,
-        serial: None,
-        lineage: None,
-        findings: Vec::new(),
-        next: next(lock.settings.as_ref(), backend.as_ref().ok().copied(), state_key, &expected),
-    };
+    let errored = settings.and_then(|settings| errored(&settings.directory, Some(account.started)));
+    let expected = planned(settings);
+    let mut state = StateAccount::new(&claim.bucket, &claim.state_key, settings, &expected);
     // The child is dead, so whoever of its locks is left holds up nobody but others.
     let dead = |info: &LockInfo, _: &Recorded| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
     let looked = async {
-        let backend = backend?;
-        let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
-        let places = backend.places(&lock.claim).map_err(|error| error.to_string())?;
-        examine(&clients, backend, state_key, places, errored.clone(), &expected, dead).await
+        let (clients, places) = locator.reach(claim).await?;
+        examine(&clients, &claim.state_key, places, errored.clone(), &expected, dead).await
     };
-    match tokio::time::timeout(budget, looked).await.unwrap_or_else(|_| Err(format!("no answer within {budget:?}"))) {
-        Ok((judgement, seen)) => {
-            if let Some(changed) = &mut changed {
-                compare(changed, &seen, orderly);
-            }
-            state.note(judgement, seen);
-        }
-        Err(why) => {
-            changed.iter_mut().for_each(|changed| changed.not_compared(&why, orderly));
-            state.why = Some(why);
-            // It lies here, whatever is there.
-            state.findings.extend(errored.map(|errored| StateFinding::errored(&errored, Relation::NothingToCompare)));
-        }
-    }
+    let looked = tokio::time::timeout(budget, looked).await;
+    let looked = looked.unwrap_or_else(|_| Err(format!("no answer within {budget:?}")));
     if let Some(changed) = &mut changed {
-        changed.state = Some(lock.claim.lock_id());
+        match &looked {
+            Ok((_, seen)) => compare(changed, seen, orderly),
+            Err(why) => changed.not_compared(why, orderly),
+        }
+        changed.state = Some(claim.lock_id());
     }
+    if looked.is_err() {
+        // It lies here, whatever is there.
+        state.findings.extend(errored.map(|errored| StateFinding::errored(&errored, Relation::NothingToCompare)));
+    }
+    state.note(looked);
     (state, changed)
 }
 
 /// Looks at the state whose lock had a lease and is gone. `stopped`: why to look no longer.
 pub(crate) async fn look_after_reclaim(
     clients: &AwsClients,
-    backend: &S3Backend,
     state_key: &str,
     places: Vec<LockPlace>,
     settings: &Settings,
@@ -156,50 +133,56 @@ pub(crate) async fn look_after_reclaim(
     let expected = Expected::default();
     // Of a run that released its lock itself there is none: then it is an old one of this directory.
     let errored = was_deleted.then(|| errored(&settings.directory, None)).flatten();
-    let mut state = StateAccount {
-        bucket: backend.bucket().to_owned(),
-        state_key: state_key.to_owned(),
-        verdict: None,
-        why: None,
-        serial: None,
-        lineage: None,
-        findings: Vec::new(),
-        next: next(Some(settings), Some(backend), state_key, &expected),
-    };
-    let looked = examine(clients, backend, state_key, places, errored, &expected, |_, _| false);
-    let looked = tokio::select! {
+    let mut state = StateAccount::new(clients.backend.bucket(), state_key, Some(settings), &expected);
+    let looked = examine(clients, state_key, places, errored, &expected, |_, _| false);
+    state.note(tokio::select! {
         biased;
         why = stopped => Err(why),
         looked = looked => looked,
         () = tokio::time::sleep(BUDGET) => Err(format!("no answer within {BUDGET:?}")),
-    };
-    match looked {
-        Ok((judgement, seen)) => state.note(judgement, seen),
-        Err(why) => state.why = Some(why),
-    }
+    });
     state
 }
 
 async fn examine(
     clients: &AwsClients,
-    backend: &S3Backend,
     state_key: &str,
     places: Vec<LockPlace>,
     errored: Option<Errored>,
     expected: &Expected,
     dead: impl Fn(&LockInfo, &Recorded) -> bool,
 ) -> Result<(Judgement, Seen), String> {
-    let looker = Looker::new(clients, backend, state_key, places.into_iter().map(|place| (place, true)));
+    let looker = Looker::new(clients, &clients.backend, state_key, places.into_iter().map(|place| (place, true)));
     let look = looker.look(PATIENCE, errored, false, dead).await;
     let mut seen = look.map_err(|error| error.in_a_line())?.seen;
     Ok((looker.judge(&mut seen, expected).await, seen))
 }
 
 impl StateAccount {
-    fn note(&mut self, Judgement { verdict, findings, .. }: Judgement, seen: Seen) {
-        (self.verdict, self.findings) = (Some(verdict), findings);
-        let content = seen.object.and_then(|object| object.content.ok());
-        (self.serial, self.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
+    /// One that nobody has looked at yet.
+    fn new(bucket: &str, state_key: &str, settings: Option<&Settings>, expected: &Expected) -> Self {
+        Self {
+            bucket: bucket.to_owned(),
+            state_key: state_key.to_owned(),
+            verdict: None,
+            why: None,
+            serial: None,
+            lineage: None,
+            findings: Vec::new(),
+            next: next(settings, expected),
+        }
+    }
+
+    /// Notes what was seen, or why nothing was.
+    fn note(&mut self, looked: Result<(Judgement, Seen), String>) {
+        match looked {
+            Ok((Judgement { verdict, findings, .. }, seen)) => {
+                (self.verdict, self.findings) = (Some(verdict), findings);
+                let content = seen.object.and_then(|object| object.content.ok());
+                (self.serial, self.lineage) = content.map(|content| (content.serial, content.lineage)).unzip();
+            }
+            Err(why) => self.why = Some(why),
+        }
     }
 }
 
@@ -218,11 +201,8 @@ fn planned(settings: Option<&Settings>) -> Expected {
 
 /// The command that says what to do, and where to run it. Where flags name the state, the directory is named as well: an
 /// `errored.tfstate` may be in it.
-fn next(settings: Option<&Settings>, backend: Option<&S3Backend>, state_key: &str, expected: &Expected) -> String {
-    let flags = match (settings, backend) {
-        (Some(settings), _) => settings.flags.clone(),
-        (None, backend) => backend.map(|backend| backend.flags_of(state_key, false)).unwrap_or_default(),
-    };
+fn next(settings: Option<&Settings>, expected: &Expected) -> String {
+    let flags = settings.map(|settings| settings.flags.clone()).unwrap_or_default();
     let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
     let mut add = |name: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));

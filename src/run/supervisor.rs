@@ -3,6 +3,7 @@
 //! The same code runs in the detached supervisor, in the front of an attached run, and in a front whose supervisor was
 //! killed and which takes its place.
 
+mod account;
 mod ending;
 mod learning;
 mod leasing;
@@ -12,20 +13,16 @@ mod unnamed;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::unistd::Pid;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::machine::lease::Times;
 use crate::machine::{Action, Event, Finish, Machine};
-use crate::model::{Account, Ending, ProcessId, Requested, StopRequest, World};
+use crate::model::{Account, Baseline, Ending, ProcessId, Requested, StopRequest, World};
 
 use crate::run::annotate::Annotator;
 use crate::run::child;
@@ -34,75 +31,20 @@ use crate::run::inner::{InnerGuard, InnerGuards};
 use crate::run::job::{Job, trouble};
 use crate::run::lease::Leases;
 use crate::run::locate::Locator;
-use crate::run::nameless::Unlogging;
+use crate::run::nameless::look_beside_start;
 use crate::run::requests::Requests;
-use crate::run::supervisor::ending::Others;
 use crate::run::supervisor::learning::{Log, Printed};
 use crate::run::supervisor::stopping::Waiting;
-use crate::run::supervisor::unguarded::Unguarded;
+use crate::run::supervisor::unguarded::{Looks, Unguarded};
+use crate::run::supervisor::unnamed::Others;
 use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
-use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, awaitable, monotonic_millis};
+use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
 use crate::{model, terraform};
 
-/// When to look who is at work.
-#[derive(Debug)]
-struct Looks {
-    /// The log was opened, and by whom is still to be looked for, so many times at most.
-    due: u32,
-    /// The next time.
-    next: Option<Instant>,
-    /// Rings for the looks of an idle run, by the kernel: for a time that is seconds away, tokio's timer wakes this process
-    /// up to three times.
-    clock: Option<AsyncFd<OwnedFd>>,
-    /// The newest process of the machine at the last look.
-    newest: Option<i32>,
-}
-
-/// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at the
-/// process, and on a busy machine that moment lasts.
-const LOOKS: u32 = 8;
-/// How often is looked for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells of
-/// them.
-const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
 /// So many requests to stop are written down.
 const MOST_REQUESTS: usize = 100;
-/// The same once a stop is requested.
-const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
-
-impl Looks {
-    /// Nothing hurries: from now on one is due after each such time.
-    fn rest(&mut self, every: Duration) {
-        let made = || -> io::Result<_> {
-            let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-            let time = Timespec::try_from(every).map_err(io::Error::other)?;
-            let times = Itimerspec { it_interval: time, it_value: time };
-            timerfd_settime(&clock, TimerfdTimerFlags::empty(), &times)?;
-            awaitable(clock)
-        };
-        if self.clock.is_none() {
-            self.clock = made().inspect_err(|error| tracing::debug!("no timer of the kernel: {error}")).ok();
-        }
-        self.next = self.clock.is_none().then(|| Instant::now() + every);
-    }
-
-    async fn due(&self) {
-        match (self.next, &self.clock) {
-            (Some(next), _) => tokio::time::sleep_until(next).await,
-            (None, Some(clock)) => {
-                if let Ok(mut rung) = clock.readable().await {
-                    // It rings again only once it is read.
-                    let _ = rustix::io::read(clock.get_ref(), &mut [0; 8]);
-                    rung.clear_ready();
-                }
-            }
-            (None, None) => std::future::pending().await,
-        }
-    }
-}
-
 /// Supervises a child from its start to the end of its locks.
-#[derive(Debug)]
 pub struct Supervisor<'a> {
     pub(crate) job: &'a Job,
     pub(crate) journal: Journal,
@@ -128,7 +70,8 @@ pub struct Supervisor<'a> {
     pub(crate) locator: Locator,
     pub(crate) annotator: Annotator,
     pub(crate) leases: Leases,
-    unlogging: Unlogging,
+    /// The look at the lock of the state that was begun with the child.
+    baseline: Option<JoinHandle<Baseline>>,
     others: Others,
 }
 
@@ -158,7 +101,7 @@ impl<'a> Supervisor<'a> {
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child, log);
-        supervisor.unlogging = Unlogging::begin(job, supervisor.journal.intent.as_ref());
+        supervisor.baseline = look_beside_start(job, supervisor.journal.intent.as_ref());
         supervisor.write_journal();
         Ok(supervisor)
     }
@@ -173,13 +116,6 @@ impl<'a> Supervisor<'a> {
         child.map(|child| Self::go_on(job, journal, child)).transpose()
     }
 
-    /// Takes over a session of which everything is dead. Errors: as of [`Self::take_over`].
-    pub fn take_over_dead(job: &'a Job, journal: Journal) -> io::Result<Self> {
-        let mut supervisor = Self::go_on(job, journal, Child::Gone)?;
-        supervisor.leases.end();
-        Ok(supervisor)
-    }
-
     /// Takes the place of a supervisor that is dead and supervises to the end, as far as that is
     /// [`Adoptable`](crate::session::Adoptable). The session's claim is held. Errors: as of [`Self::take_over`].
     pub async fn adopt(job: &Job, mut journal: Journal, requests: &mut Requests) -> io::Result<Account> {
@@ -190,7 +126,9 @@ impl<'a> Supervisor<'a> {
         }
         // Its process IDs are those of other processes here.
         journal.child = None;
-        Ok(Supervisor::take_over_dead(job, journal)?.run(requests).await)
+        let mut supervisor = Supervisor::go_on(job, journal, Child::Gone)?;
+        supervisor.leases.end();
+        Ok(supervisor.run(requests).await)
     }
 
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> io::Result<Self> {
@@ -229,7 +167,7 @@ impl<'a> Supervisor<'a> {
         let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let locator = Locator::new(journal.backend.clone());
         // One that has just been started has done nothing yet.
-        let first_look = Instant::now() + if matches!(child, Child::Own(_)) { POLL_INTERVAL } else { Duration::ZERO };
+        let first_look = if matches!(child, Child::Own(_)) { POLL_INTERVAL } else { Duration::ZERO };
         // Who saw the child's end and died then may have begun to release.
         let is_first = journal.account.ending.is_none();
         let leases = Leases::new(job.lease, &journal.leases);
@@ -245,20 +183,19 @@ impl<'a> Supervisor<'a> {
             printed,
             inner,
             unguarded: Vec::new(),
-            looks: Looks { due: LOOKS, next: Some(first_look), clock: None, newest: None },
+            looks: Looks::after(first_look),
             waiting: Waiting::default(),
             somebody_stopped: false,
             reminded: Duration::ZERO,
             locator,
             annotator: Annotator::new(job.lease.is_some()),
             leases,
-            unlogging: Unlogging::default(),
+            baseline: None,
             others: Others::default(),
         }
     }
 
     /// The child's process ID, if it came to be written down.
-    #[must_use]
     pub fn child_pid(&self) -> Option<Pid> {
         self.journal.child.map(|child| Pid::from_raw(child.id.pid))
     }
@@ -288,7 +225,7 @@ impl<'a> Supervisor<'a> {
                 biased;
                 // Before all else: woken too late, the child is killed before anything is done or read.
                 reply = self.leases.due() => self.lease_due(reply),
-                baseline = self.unlogging.baseline(), if self.unlogging.is_looking() && !ended => self.note_baseline(baseline),
+                baseline = looked(&mut self.baseline), if !ended => self.note_baseline(baseline),
                 ending = self.child.ended(), if !ended => {
                     ended = true;
                     self.child_ended(ending);
@@ -315,7 +252,7 @@ impl<'a> Supervisor<'a> {
                 () = sleep_until(self.printed.resources_due()), if !ended => self.read_resources(),
                 // After a turn for all others: a flood must not keep out requests to stop, the child's end, and time.
                 () = tokio::task::yield_now(), if self.log.has_more && !self.log.is_read => self.read_some_log(),
-                () = tokio::task::yield_now(), if self.printed.resources_has_more() && !ended => self.read_resources(),
+                () = tokio::task::yield_now(), if self.printed.has_more && !ended => self.read_resources(),
             }
         }
     }
@@ -323,7 +260,7 @@ impl<'a> Supervisor<'a> {
     fn files_changed(&mut self, change: Change) {
         if change.opened {
             // First: what is read afterwards may be of those that have just started.
-            self.looks.due = LOOKS;
+            self.looks.due = Looks::MOST;
             self.look_around();
         }
         self.read_some_log();
@@ -456,6 +393,13 @@ impl<'a> Supervisor<'a> {
     }
 }
 
+async fn looked(look: &mut Option<JoinHandle<Baseline>>) -> Baseline {
+    let Some(looking) = look else { return std::future::pending().await };
+    let baseline = looking.await.unwrap_or(Baseline::Unknown);
+    *look = None;
+    baseline
+}
+
 async fn finish_orphans(inner: &mut Option<InnerGuards>) {
     match inner {
         Some(inner) => inner.finish_orphans().await,
@@ -467,21 +411,5 @@ async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Guards against a Terraform, or the orphans of a guard, that nobody looks for any more.
-    #[tokio::test]
-    async fn an_idle_run_looks_again_and_again() {
-        let mut looks = Looks { due: 0, next: None, clock: None, newest: None };
-        for _ in 0..3 {
-            looks.rest(POLL_INTERVAL);
-            tokio::time::timeout(Duration::from_secs(60), looks.due()).await.expect("no look");
-        }
-        assert!(looks.next.is_none() && looks.clock.is_some());
     }
 }

@@ -45,7 +45,6 @@ pub struct Targets {
 ///
 /// For another user's Terraform the nearest process above it receives it that may be signalled, as what started it passes
 /// it on; a shell does not.
-#[must_use]
 pub fn targets(scene: &Scene) -> Targets {
     let Scene { tree, child, before, guards, command_is_terraform } = *scene;
     let fresh = |id: &ProcessId| !before.contains(id);

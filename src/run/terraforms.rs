@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -18,14 +17,14 @@ use crate::{model, terraform};
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
 
-/// A process, as the kernel has it. The environment can hold secrets: Debug shows neither it nor the arguments.
+/// A process, as the kernel has it. The environment can hold secrets.
 pub struct Terraform {
     /// Which process it is.
     pub id: ProcessId,
     /// Its working directory.
     pub cwd: PathBuf,
-    /// Its arguments, without the program.
-    pub args: Vec<OsString>,
+    /// Its arguments, behind the name of a program that is Terraform.
+    command: Vec<OsString>,
     env: HashMap<OsString, OsString>,
     /// It was only seen at its start, when it may not have carried out its `-chdir` yet.
     early: bool,
@@ -37,18 +36,22 @@ impl Terraform {
     /// Reads what the kernel has. None if it is gone or may not be looked into.
     pub fn read(id: ProcessId, early: bool) -> Option<Self> {
         let (cwd, mut command, env) = process_surroundings(id)?;
-        let args = command.split_off(command.len().min(1));
-        let mut terraform = Self { id, cwd, args, env, early, started_with: Vec::new() };
-        let command: Vec<_> = std::iter::once("terraform".into()).chain(terraform.args.iter().cloned()).collect();
+        command.splice(..1, ["terraform".into()]);
+        let mut terraform = Self { id, cwd, command, env, early, started_with: Vec::new() };
         let there = terraform.surroundings();
-        terraform.started_with = there.map(|surroundings| starting_backend(&command, &surroundings)).collect();
+        terraform.started_with =
+            there.map(|surroundings| starting_backend(&terraform.command, &surroundings)).collect();
         Some(terraform)
+    }
+
+    /// Its arguments, without the program.
+    pub fn args(&self) -> &[OsString] {
+        &self.command[1..]
     }
 
     /// Whether it surely takes no lock.
     pub fn takes_no_lock(&self) -> bool {
-        let command: Vec<_> = std::iter::once("terraform".into()).chain(self.args.iter().cloned()).collect();
-        terraform::takes_no_lock(&command, &self.cwd, &self.env)
+        terraform::takes_no_lock(&self.command, &self.cwd, &self.env)
     }
 
     /// Whether it works on a state, by its backend, arguments and workspace. `file`: where the state's lockfile would be. What
@@ -57,7 +60,7 @@ impl Terraform {
         let is_it = |surroundings: Surroundings| {
             // In another container the path of its directory means something else.
             let here = Surroundings { dir: format!("/proc/{}/cwd", self.id.pid).into(), ..surroundings };
-            let (planned, Ok(Backend::S3(backend))) = read_backend_of(&self.args, &here) else {
+            let (planned, Ok(Backend::S3(backend))) = read_backend_of(self.args(), &here) else {
                 // With its directory went what would tell (proc(5)).
                 return self.cwd.as_os_str().as_bytes().ends_with(b" (deleted)");
             };
@@ -67,7 +70,7 @@ impl Terraform {
             let selection = std::fs::metadata(data_dir(&here).join("environment")).and_then(|file| file.modified());
             let changed = !self.env.contains_key(OsStr::new("TF_WORKSPACE"))
                 && selection.is_ok_and(|selected| self.id.started().is_none_or(|started| selected >= started));
-            let all = ["workspace", "init"].iter().any(|word| self.args.iter().any(|arg| arg == word));
+            let all = ["workspace", "init"].iter().any(|word| self.args().iter().any(|arg| arg == word));
             backend.file_place(state_key) == *file
                 && backend.workspace_of(state_key).is_some()
                 && (planned.is_some() || all || changed || selected())
@@ -77,14 +80,8 @@ impl Terraform {
 
     /// Where it runs: one place, or two where it is not known whether it had gone to its `-chdir`.
     pub fn surroundings(&self) -> impl Iterator<Item = Surroundings> {
-        let gone_to = chdir(&self.args).filter(|_| self.early).map(|dir| self.cwd.join(dir));
+        let gone_to = chdir(self.args()).filter(|_| self.early).map(|dir| self.cwd.join(dir));
         gone_to.into_iter().chain([self.cwd.clone()]).map(|dir| Surroundings { dir, env: self.env.clone() })
-    }
-}
-
-impl fmt::Debug for Terraform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Terraform").field("id", &self.id).field("cwd", &self.cwd).finish_non_exhaustive()
     }
 }
 
@@ -111,7 +108,7 @@ fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, H
 }
 
 /// Those that were seen. They are remembered, because one may be dead when its lock is read of in the log.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Terraforms(Vec<Terraform>);
 
 impl Terraforms {

@@ -14,34 +14,12 @@
 use std::collections::VecDeque;
 
 use super::{Answer, Moment, Sight, Times};
-
-/// A beat that was, or is about to be, sent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Beat<V> {
-    pub version: V,
-    /// A moment before it was sent.
-    pub sent: Moment,
-}
-
-/// All that a holder knows of its lease: what whoever takes over from it needs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Known<V> {
-    /// The last beat that is known to have landed.
-    pub confirmed: Option<Beat<V>>,
-    /// Those sent since, oldest first. One of them may have landed, or may yet.
-    pub sent: Vec<Beat<V>>,
-}
-
-impl<V> Default for Known<V> {
-    fn default() -> Self {
-        Self { confirmed: None, sent: Vec::new() }
-    }
-}
+use crate::model::{Beat, Known};
 
 impl<V> Known<V> {
     /// The moment from which the deadlines count. None while there can be no lease in the store.
     fn since(&self) -> Option<Moment> {
-        self.confirmed.as_ref().or(self.sent.first()).map(|beat| beat.sent)
+        self.confirmed.as_ref().or(self.sent.first()).map(|beat| beat.at)
     }
 }
 
@@ -202,7 +180,7 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
         if self.state == State::Resting && self.beat_at <= now {
             let previous = self.known.confirmed.as_ref().map(|beat| beat.version.clone());
             let version = (self.fresh)();
-            self.known.sent.push(Beat { version: version.clone(), sent: now });
+            self.known.sent.push(Beat { version: version.clone(), at: now });
             self.beat_at = now + self.times.beat;
             self.state = State::Beating;
             self.actions.push_back(Action::Beat { previous, version });

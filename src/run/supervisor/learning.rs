@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::machine::Event;
-use crate::model;
-use crate::model::{ChildRecord, Holder, LockAccount, LockId, Phase, Product, Requested, StopRequest, Subject};
+use crate::model::{
+    ChildRecord, Entry, Holder, LockAccount, LockId, Phase, Product, Requested, Stage, StopRequest, Subject,
+    TraceAccount, TraceEntry,
+};
 use crate::observe::{Fact, InterruptScanner, Observer};
 use crate::run::child;
 use crate::run::follow::Follow;
@@ -69,9 +71,7 @@ impl Log {
     /// The command, as far as it tells where a lock lives.
     pub(crate) fn started<'s>(&'s self, job: &'s Job, child: Option<ChildRecord>) -> Started<'s> {
         Started {
-            command: &job.command,
-            directory: &job.directory,
-            env: &job.env,
+            job,
             asked: self.observer.asked(),
             child: child.map(|child| (child, self.file())),
             is_terraform: self.child_is_terraform,
@@ -97,9 +97,9 @@ pub(crate) struct Printed {
     /// When to read on there. None until it grows.
     resources_due: Option<Instant>,
     /// There is more of it than was read.
-    has_more: bool,
+    pub(crate) has_more: bool,
     /// It can't be read on.
-    has_failed: bool,
+    pub(crate) has_failed: bool,
 }
 
 impl Printed {
@@ -131,16 +131,6 @@ impl Printed {
     fn has_grown(&self) -> bool {
         let length = |follow: &Follow| follow.file().metadata().map_or(0, |file| file.len());
         self.resources.as_ref().is_some_and(|follow| length(follow) != follow.position())
-    }
-
-    /// Whether there is more of that than was read.
-    pub(crate) fn resources_has_more(&self) -> bool {
-        self.has_more
-    }
-
-    /// Whether it could not be read to its end.
-    pub(crate) fn resources_failed(&self) -> bool {
-        self.has_failed
     }
 
     /// Reads a piece of what is said of resources.
@@ -309,10 +299,7 @@ impl Supervisor<'_> {
         self.handle(Event::PhaseChanged(phase));
     }
 
-    fn lock_changed(&mut self, entry: &model::Entry) {
-        if self.job.annotate {
-            self.annotator.note_lock(entry);
-        }
+    fn lock_changed(&mut self, entry: &Entry) {
         let locks = &mut self.journal.account.locks;
         let known = locks.iter().position(|lock| lock.claim == entry.claim).unwrap_or_else(|| {
             locks.push(LockAccount::new(entry, Vec::new(), None));
@@ -321,8 +308,32 @@ impl Supervisor<'_> {
         let lock = &mut locks[known];
         (lock.stage, lock.grade) = (entry.stage, entry.grade);
         // The backend is read now: at the end the directory may be gone.
-        self.locator.locate_lock(lock, self.log.started(self.job, self.journal.child));
-        self.note_lease(&Subject::Lock(entry.claim.clone()), entry.stage);
+        let started = self.log.started(self.job, self.journal.child);
+        self.locator.locate(&lock.claim, &mut lock.places, &mut lock.settings, started);
+        self.note_stage(&Subject::Lock(entry.claim.clone()), entry.stage);
+    }
+
+    fn trace_changed(&mut self, entry: &TraceEntry) {
+        let traces = &mut self.journal.account.traces;
+        let known = traces.iter().position(|known| known.entry.trace.is_of(&entry.trace)).unwrap_or_else(|| {
+            let (entry, places) = (entry.clone(), Vec::new());
+            traces.push(TraceAccount { entry, places, settings: None, outcome: None, holder: None });
+            traces.len() - 1
+        });
+        let known = &mut traces[known];
+        known.entry = entry.clone();
+        let started = self.log.started(self.job, self.journal.child);
+        self.locator.locate(&entry.trace.without_id(), &mut known.places, &mut known.settings, started);
+        self.note_stage(&Subject::Trace(entry.trace.clone()), entry.stage);
+    }
+
+    /// Notes how far a lock has come whose backend was looked up, where something is written beside it.
+    fn note_stage(&mut self, lock: &Subject, stage: Stage) {
+        if self.job.annotate {
+            self.annotator.note(lock, stage);
+        }
+        let why = self.leases.note(lock, stage, self.locator.backend(&lock.claim()));
+        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
     }
 
     /// Begins to write the holder beside each lock that has been held long enough.

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use crate::machine::Event;
 use crate::machine::lease::holder::{Action, Why};
-use crate::model::{Stage, StopRequest, Subject};
+use crate::model::StopRequest;
 use crate::run::annotate::warn_of_loss;
 use crate::run::job::trouble;
 use crate::run::lease::{Reply, stays_leased};
@@ -15,13 +15,6 @@ use crate::run::supervisor::learning::record;
 use crate::text::describe;
 
 impl Supervisor<'_> {
-    /// Notes how far a lock has come whose backend was looked up.
-    pub(crate) fn note_lease(&mut self, lock: &Subject, stage: Stage) {
-        let claim = lock.claim();
-        let why = self.leases.note(lock, stage, self.locator.backend(&claim));
-        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
-    }
-
     /// Says of a run whose lock can have no lease that it has none, once it is at work under that lock.
     pub(crate) fn note_unleased(&mut self) {
         let known = self.inner.is_none() && self.log.observer.under_lock().is_some();

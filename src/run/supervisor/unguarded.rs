@@ -4,8 +4,15 @@
 //! command's log tells. Of the others it is said that nobody knows.
 
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 
@@ -14,15 +21,72 @@ use crate::machine::Event;
 use crate::model::{LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
 use crate::run::inner::{Finished, Orphan};
 use crate::run::job::Job;
-use crate::run::supervisor::{LOOK_AROUND_EVERY, LOOK_CLOSELY_EVERY, Supervisor};
+use crate::run::supervisor::Supervisor;
 use crate::run::terraforms::Terraform;
 use crate::run::{nameless, remove_log_of};
-use crate::session::{Adoptable, POLL_INTERVAL, Tree};
+use crate::session::{Adoptable, POLL_INTERVAL, Tree, awaitable};
 use crate::terraform::Backend;
 use crate::{terraform, text};
 
 /// So many are remembered.
 const MOST: usize = 256;
+/// How often is looked for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells of
+/// them.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
+/// The same once a stop is requested.
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
+
+/// When to look who is at work.
+pub(crate) struct Looks {
+    /// The log was opened, and by whom is still to be looked for, so many times at most.
+    pub(crate) due: u32,
+    /// The next time.
+    pub(crate) next: Option<Instant>,
+    /// Rings for the looks of an idle run, by the kernel: for a time that is seconds away, tokio's timer wakes this process
+    /// up to three times.
+    clock: Option<AsyncFd<OwnedFd>>,
+    /// The newest process of the machine at the last look.
+    newest: Option<i32>,
+}
+
+impl Looks {
+    /// How often it is looked who has opened the log. The kernel tells of it a moment before the opened file can be seen at
+    /// the process, and on a busy machine that moment lasts.
+    pub(crate) const MOST: u32 = 8;
+
+    pub(crate) fn after(first: Duration) -> Self {
+        Self { due: Self::MOST, next: Some(Instant::now() + first), clock: None, newest: None }
+    }
+
+    /// Nothing hurries: from now on one is due after each such time.
+    pub(crate) fn rest(&mut self, every: Duration) {
+        let made = || -> io::Result<_> {
+            let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+            let time = Timespec::try_from(every).map_err(io::Error::other)?;
+            let times = Itimerspec { it_interval: time, it_value: time };
+            timerfd_settime(&clock, TimerfdTimerFlags::empty(), &times)?;
+            awaitable(clock)
+        };
+        if self.clock.is_none() {
+            self.clock = made().inspect_err(|error| tracing::debug!("no timer of the kernel: {error}")).ok();
+        }
+        self.next = self.clock.is_none().then(|| Instant::now() + every);
+    }
+
+    pub(crate) async fn due(&self) {
+        match (self.next, &self.clock) {
+            (Some(next), _) => tokio::time::sleep_until(next).await,
+            (None, Some(clock)) => {
+                if let Ok(mut rung) = clock.readable().await {
+                    // It rings again only once it is read.
+                    let _ = rustix::io::read(clock.get_ref(), &mut [0; 8]);
+                    rung.clear_ready();
+                }
+            }
+            (None, None) => std::future::pending().await,
+        }
+    }
+}
 
 /// One of them.
 pub(crate) struct Unguarded {
@@ -33,13 +97,6 @@ pub(crate) struct Unguarded {
     surroundings: Option<Surroundings>,
     /// It was seen to log to this session.
     logs: bool,
-}
-
-// Its environment can hold secrets.
-impl std::fmt::Debug for Unguarded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unguarded").field("id", &self.id).field("logs", &self.logs).finish_non_exhaustive()
-    }
 }
 
 /// Whether a process that is there has no command line.
@@ -111,28 +168,26 @@ impl Supervisor<'_> {
             return;
         }
         for found in tree.terraforms() {
-            let room = self.unguarded.len() < MOST;
-            match self.unguarded.iter_mut().find(|known| known.id == found.id) {
-                Some(known) => known.logs |= found.holds_log,
-                None if room => {
-                    // In the midst of its exec it has no arguments yet, and may be one whose guard stepped aside: the next
-                    // look finds them.
-                    if !found.holds_log && has_no_words(found.id) {
-                        continue;
-                    }
-                    let read = Terraform::read(found.id, false);
-                    // Its guard stepped aside, as for `terraform version`; or nobody can tell any more whether it did.
-                    let lockless = read.as_ref().is_some_and(Terraform::takes_no_lock);
-                    if lockless || (read.is_none() && !found.holds_log && !found.id.is_alive()) {
-                        continue;
-                    }
-                    let surroundings = read.and_then(|terraform| terraform.surroundings().next());
-                    tracing::debug!("process {} is a Terraform without a guard of its own", found.id.pid);
-                    let program = product(OsStr::new(&found.name)).unwrap_or(Product::Terraform).program();
-                    self.unguarded.push(Unguarded { id: found.id, program, surroundings, logs: found.holds_log });
-                }
-                None => {}
+            let (id, logs) = (found.id, found.holds_log);
+            if let Some(known) = self.unguarded.iter_mut().find(|known| known.id == id) {
+                known.logs |= logs;
+                continue;
             }
+            // In the midst of its exec it has no arguments yet, and may be one whose guard stepped aside: the next look finds
+            // them.
+            if self.unguarded.len() >= MOST || (!logs && has_no_words(id)) {
+                continue;
+            }
+            let read = Terraform::read(id, false);
+            // Its guard stepped aside, as for `terraform version`; or nobody can tell any more whether it did.
+            let lockless = read.as_ref().is_some_and(Terraform::takes_no_lock);
+            if lockless || (read.is_none() && !logs && !id.is_alive()) {
+                continue;
+            }
+            tracing::debug!("process {} is a Terraform without a guard of its own", id.pid);
+            let program = product(OsStr::new(&found.name)).unwrap_or(Product::Terraform).program();
+            let surroundings = read.and_then(|terraform| terraform.surroundings().next());
+            self.unguarded.push(Unguarded { id, program, surroundings, logs });
         }
     }
 

@@ -1,51 +1,43 @@
-//! The supervisor's part in finding out about locks whose ID the log does not tell.
+//! The supervisor's part in finding out about locks that the log does not tell: by their ID, or at all.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use crate::aws::Surroundings;
-use crate::model;
 use crate::model::{
-    Baseline, Ending, Entry, Evidence, FoundLock, Grade, LockAccount, LockOutcome, LockPlace, OtherLock, OtherOutcome,
-    Stage, Subject, TraceAccount, TraceEntry, product,
+    Baseline, Ending, Entry, Evidence, FoundLock, LockClaim, LockOutcome, LockPlace, OtherLock, TraceAccount,
+    TraceEntry,
 };
 use crate::observe::item::{ItemTerms, Misfit};
-use crate::observe::{Left, item};
-use crate::run::job::trouble;
+use crate::observe::{Left, Migration, item};
 use crate::run::nameless;
 use crate::run::nameless::Unlogged;
 use crate::run::supervisor::{Child, Supervisor};
+use crate::run::terraforms::has_rival;
 use crate::session::monotonic_millis;
-use crate::terraform::Flavour;
+use crate::store::{Case, Permission, Suspicion, left_by_move};
+use crate::terraform;
+use crate::terraform::{Backend, Flavour};
 
 /// Longer than a Terraform goes without a word in its log before it has its lock.
 const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 
-impl Supervisor<'_> {
-    pub(crate) fn trace_changed(&mut self, entry: &model::TraceEntry) {
-        // As of a lock, the backend is read now.
-        let known = self.journal.account.traces.iter().position(|known| known.entry.trace.is_of(&entry.trace));
-        let at = known.unwrap_or_else(|| {
-            let (entry, places) = (entry.clone(), Vec::new());
-            self.journal.account.traces.push(TraceAccount {
-                entry,
-                places,
-                settings: None,
-                outcome: None,
-                holder: None,
-            });
-            self.journal.account.traces.len() - 1
-        });
-        let known = &mut self.journal.account.traces[at];
-        known.entry = entry.clone();
-        self.locator.locate_trace(known, self.log.started(self.job, self.journal.child));
-        if self.job.annotate {
-            self.annotator.note_trace(entry);
-        }
-        self.note_lease(&Subject::Trace(entry.trace.clone()), entry.stage);
-    }
+/// What the child may have left on a backend that logs no locks.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
+    pub(crate) adopted: Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)>,
+    /// What is looked after.
+    pub(crate) suspect: Option<Box<Case>>,
+    /// What is to be said of a lock that nobody looks for.
+    pub(crate) unseen: Option<OtherLock>,
+}
 
+impl Supervisor<'_> {
     pub(crate) fn traces_left(&self) -> Vec<Left<TraceEntry>> {
         self.log.observer.traces_left(self.observed_ending())
     }
@@ -54,7 +46,7 @@ impl Supervisor<'_> {
     /// that ended its command by 128 and more.
     pub(crate) fn may_be_unlogged(&self) -> bool {
         let account = &self.journal.account;
-        let is_named = self.job.command.first().is_some_and(|program| product(program).is_some());
+        let is_named = !self.job.command.is_empty() && !self.job.runs_guards();
         let script = self.log.observer.is_unlearned() && !self.log.child_is_terraform && !is_named;
         let signalled = script && account.tells_of_signal();
         (account.has_died() || !account.requests.is_empty() || signalled) && (script || self.is_silent())
@@ -147,7 +139,8 @@ impl Supervisor<'_> {
             Ok(None) => return,
             Err(why) => return self.note_unseen(&why),
         };
-        let Unlogged { claim, places, settings, created, fits } = found;
+        let Unlogged { mut lock, settings, created, fits } = found;
+        let claim = &lock.claim;
         // The lock of that state is known, and this one is that or another.
         if left.iter().any(|leftover| leftover.entry.claim.lock_id() == claim.lock_id()) {
             return;
@@ -159,7 +152,7 @@ impl Supervisor<'_> {
         }
         let is_traced = traces.next().is_some();
         // It said who has the lock, and that it has none. Its words can only keep a lock from being taken for its own.
-        if self.refused_by_words().is_some_and(|refused| refused.id == claim.id.as_str()) {
+        if self.refused_by_words().is_some_and(|refused| refused.holder.id() == claim.id.as_str()) {
             return tracing::debug!("lock {} is the one that the command was refused", claim.id);
         }
         let asked = self.job.evidence == Evidence::Item;
@@ -169,9 +162,9 @@ impl Supervisor<'_> {
             }
             Ok(()) if is_traced => "the log tells of this run's lockfile, which is not there".to_owned(),
             Ok(()) => {
-                let entry = Entry { claim, stage: Stage::Attempted, grade: Grade::Item };
-                self.journal.account.locks.push(LockAccount::new(&entry, places, None));
-                left.push(Left { entry, may_still_appear: false, unlock_in_flight: false });
+                let entry = Entry { claim: lock.claim.clone(), stage: lock.stage, grade: lock.grade };
+                self.journal.account.locks.push(lock);
+                left.push(Left::long_ago(entry));
                 return self.write_journal();
             }
             Err(doubt) if doubt.is_doubt() => doubt.to_string(),
@@ -184,37 +177,80 @@ impl Supervisor<'_> {
                 );
             }
         };
-        let why = format!("held by {} since {created}; {why}", claim.who);
-        let mut lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
+        lock.outcome = Some(LockOutcome::Left(format!("held by {} since {created}; {why}", claim.who)));
         lock.settings = Some(settings);
-        lock.outcome = Some(LockOutcome::Left(why));
         self.journal.account.locks.push(lock);
     }
 
-    /// One that ended by itself has released its lock or told why not.
-    pub(crate) fn note_unseen(&mut self, why: &str) {
-        let account = &self.journal.account;
-        // An error after a request to stop can be a forced exit.
-        let forced = matches!(account.ending, Some(Ending::Exited { code: 1.., .. })) && !account.requests.is_empty();
-        if forced || account.has_died() {
-            self.note_unknown(why.to_owned());
-        } else {
-            let what = format!("tfguard could not see whether this run left a lock: {why}");
-            trouble(&mut self.journal.account, what);
+    /// Decides whether to look after a lock that the child may have left on a backend which does not log locks.
+    pub(crate) fn suspect(&mut self) {
+        if self.journal.account.has_succeeded() {
+            return;
+        }
+        if let Some(moved) = self.migration() {
+            if self.may_have_died_over_a_lock() {
+                let entries = self.log.observer.ledger().entries();
+                let logged = |is_it: fn(&LockClaim) -> bool| entries.iter().any(|entry| is_it(&entry.claim));
+                let (from, to) = (logged(LockClaim::is_migration_source), logged(LockClaim::is_migration_destination));
+                let left = left_by_move(&moved, self.shows_locks(false), from, to);
+                self.others.unseen = left.map(OtherLock::unknown);
+            }
+            return;
+        }
+        let job = self.job;
+        // After everything was killed its arguments are not known.
+        let program = [OsString::from(&self.journal.account.program)];
+        let (directory, command, env) = match &self.others.adopted {
+            Some((directory, command, env)) => (directory, command.as_slice(), env),
+            None if job.command.is_empty() => (&job.directory, &program[..], &job.env),
+            None => (&job.directory, job.command.as_slice(), &job.env),
+        };
+        let is_terraform = self.log.child_is_terraform;
+        match Suspicion::of(directory, command, env, is_terraform, self.journal.intent.as_ref()) {
+            Suspicion::None => {}
+            _ if !self.may_have_died_over_a_lock() => {}
+            Suspicion::LeftAlone(lock) => self.others.unseen = Some(*lock),
+            Suspicion::Lock(case) => self.others.suspect = Some(case),
         }
     }
 
-    /// Whether a lock is left is not known, and somebody has to look.
-    pub(crate) fn note_unknown(&mut self, why: String) {
-        self.journal.account.other_locks.push(OtherLock {
-            backend: "s3".to_owned(),
-            holder: None,
-            outcome: OtherOutcome::Unknown { why, unclean: true },
-            command: None,
-            terraform: self.journal.intent.as_ref().map(|intent| {
-                let surroundings = Surroundings { dir: intent.directory.clone(), env: self.job.env.clone() };
-                surroundings.terraform(self.journal.account.product().program(), &intent.workspace, true)
-            }),
-        });
+    fn may_have_died_over_a_lock(&mut self) -> bool {
+        let account = &self.journal.account;
+        account.has_died() || (account.tells_of_signal() && !self.log.child_is_terraform) || self.gave_up()
+    }
+
+    /// Whether Terraform gave up after a second interrupt, which leaves its lock behind an exit code of its own.
+    fn gave_up(&mut self) -> bool {
+        if !self.printed.is_followed() {
+            self.follow_output();
+        }
+        self.read_output();
+        self.printed.twice
+    }
+
+    /// The state that the command moved: by its log, else by its arguments, and then nobody knows where to.
+    fn migration(&self) -> Option<Migration> {
+        let logged = self.log.observer.migration().cloned();
+        let intent =
+            self.journal.intent.as_ref().filter(|intent| intent.moves && self.log.observer.product().is_none());
+        logged.or_else(|| {
+            let surroundings = Surroundings { dir: intent?.directory.clone(), env: self.job.env.clone() };
+            // The old backend is the recorded one, until all is over.
+            let from = match terraform::read_backend(&surroundings) {
+                Ok(Backend::S3(_)) => "s3".to_owned(),
+                Ok(Backend::Other { kind, .. }) => kind,
+                Ok(Backend::None | Backend::Local) | Err(_) => "local".to_owned(),
+            };
+            Some(Migration { from, to: None })
+        })
+    }
+
+    pub(crate) async fn release_on_other_backends(&mut self, uploaded: Instant) {
+        let Some(case) = &self.others.suspect else { return };
+        let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
+        tokio::time::sleep_until(uploaded).await;
+        let lock = case.look_after(self.item_terms(), permission, has_rival).await;
+        self.journal.account.other_locks.push(lock);
+        self.write_journal();
     }
 }

@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
-use crate::machine::lease::holder::{self, Holder, Known, Why};
+use crate::machine::lease::holder::{self, Holder, Why};
 use crate::machine::lease::observer::{self, Observer};
 use crate::machine::lease::{Answer, Lease, Moment, Sight, Times};
+use crate::model::Known;
 
 pub(super) type Id = u8;
 pub(super) type Version = u16;
@@ -749,7 +750,7 @@ impl World {
                 && outcome == Outcome::Answer(Answer::Done)
                 && let Some(beat) = &mut holder.known.confirmed
             {
-                beat.sent = now;
+                beat.at = now;
             }
         } else if let Some(observer) = &mut party.observer {
             let reads = observer.state == observer::State::Reading;
@@ -1040,11 +1041,11 @@ impl Key {
 
     fn known(&mut self, known: &Known<Version>, now: Moment, kill: Duration) {
         self.version(known.confirmed.as_ref().map(|beat| beat.version));
-        self.since(now, known.confirmed.as_ref().map(|beat| beat.sent), kill);
+        self.since(now, known.confirmed.as_ref().map(|beat| beat.at), kill);
         self.push(known.sent.len() as u32);
         for beat in &known.sent {
             self.version(Some(beat.version));
-            self.since(now, Some(beat.sent), kill);
+            self.since(now, Some(beat.at), kill);
         }
     }
 }

@@ -1,0 +1,148 @@
+//! Lockfiles whose ID the child's log does not tell, known by checksum or ETag: which lock each of them is.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::model::{
+    Entry, FoundLock, Grade, LockAccount, LockClaim, LockOutcome, LockTrace, Stage, TraceAccount, TraceEntry,
+};
+use crate::observe::Left;
+use crate::run::job::{expectations, trouble};
+use crate::run::locate::{Locator, Started};
+use crate::session::Journal;
+use crate::store::{Store, Traced, UnconditionalDelete};
+
+/// How long an upload may take to land after the death of the process that sent it, as in [`crate::store::release`].
+pub(crate) const LANDS_WITHIN: Duration = Duration::from_secs(8);
+/// How long the place is asked in all.
+pub(crate) const BUDGET: Duration = Duration::from_secs(20);
+/// One request never takes longer.
+pub(crate) const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
+/// Between two looks.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What a traced lockfile turned out to be.
+#[derive(Debug)]
+pub enum Identified {
+    /// This lock.
+    Own(LockClaim),
+    /// It is not there any more, and perhaps another one is.
+    Gone(Option<FoundLock>),
+}
+
+impl Identified {
+    /// By what is there.
+    ///
+    /// # Errors
+    /// Why that does not tell.
+    pub fn of(trace: &LockTrace, there: Traced) -> Result<Self, String> {
+        match there {
+            Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
+                trace.claim(info).map(Self::Own).map_err(|error| error.to_string())
+            }
+            Traced::Same(_) => {
+                Err(format!("the lockfile of {} is this run's and isn't a lock of that state", trace.lock_id()))
+            }
+            Traced::Other(found) if trace.sha256.is_none() && trace.etag.is_none() => {
+                let there = match found {
+                    FoundLock::Held(holder) => {
+                        format!("the lock that is there (ID {} by {} since {})", holder.id, holder.who, holder.created)
+                    }
+                    _ => "what is there".to_owned(),
+                };
+                let lock = trace.lock_id();
+                Err(format!(
+                    "the log has neither checksum nor ETag of the lockfile of {lock}, so {there} may be it or not"
+                ))
+            }
+            Traced::Other(found) => Ok(Self::Gone(Some(found))),
+            Traced::Nothing => Ok(Self::Gone(None)),
+        }
+    }
+}
+
+impl Locator {
+    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares.
+    ///
+    /// # Errors
+    /// Why it could not be found out.
+    async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
+        let trace = &left.entry.trace;
+        let (clients, places) = self.reach(&trace.without_id()).await?;
+        let opened = places.first().map(|place| clients.open(place, UnconditionalDelete::Refuse));
+        let Some(Store::Lockfile(store)) = opened else { return Err("its place is not a lockfile".to_owned()) };
+        let start = Instant::now();
+        let watch = if left.may_still_appear { LANDS_WITHIN } else { Duration::ZERO };
+        loop {
+            let answer = timeout(LONGEST_ATTEMPT, store.compare(trace)).await;
+            let over = start.elapsed() >= BUDGET;
+            match answer {
+                Ok(Ok(there)) => match Identified::of(trace, there)? {
+                    Identified::Gone(_) if start.elapsed() < watch => {}
+                    identified => return Ok(identified),
+                },
+                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.in_a_line()),
+                Err(_) if over => return Err(format!("{}: no answer", places[0])),
+                Ok(Err(_)) | Err(_) => {}
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Finds out which locks the traced lockfiles are. Those become locks of the account like others, and are `left`.
+    /// `is_first`: nobody tried to release them before.
+    pub async fn identify_traces(
+        &mut self,
+        traces: Vec<Left<TraceEntry>>,
+        left: &mut Vec<Left<Entry>>,
+        started: Started<'_>,
+        is_first: bool,
+        journal: &mut Journal,
+    ) {
+        let expectations = expectations(journal);
+        let account = &mut journal.account;
+        for trace in traces {
+            let Some(at) = account.traces.iter().position(|known| known.entry == trace.entry) else { continue };
+            let known = &mut account.traces[at];
+            let trace_claim = known.entry.trace.without_id();
+            self.locate(&trace_claim, &mut known.places, &mut known.settings, started);
+            let claim = match self.identify(&trace).await {
+                Ok(Identified::Own(claim)) => claim,
+                Ok(Identified::Gone(holder)) => {
+                    known.outcome = Some(match trace.entry.stage {
+                        Stage::Unlocked => LockOutcome::Unlocked,
+                        Stage::Held if is_first => LockOutcome::TakenAway,
+                        _ => LockOutcome::Gone,
+                    });
+                    known.holder = holder;
+                    continue;
+                }
+                Err(why) => {
+                    known.outcome = Some(LockOutcome::Left(why));
+                    continue;
+                }
+            };
+            if let Err(refused) = expectations.check_holder(&claim) {
+                // It is there, and was left when it was looked at first: a second look that refuses it does not take it away.
+                let refused = refused.to_string();
+                known.outcome = Some(if is_first { LockOutcome::Gone } else { LockOutcome::Left(refused.clone()) });
+                trouble(account, refused);
+                continue;
+            }
+            // From here on it is a lock like others.
+            let TraceAccount { places, settings, .. } = account.traces.remove(at);
+            let same = |known: &LockClaim| known.id == claim.id && known.lock_id() == claim.lock_id();
+            if let Some(other_half) = left.iter_mut().find(|leftover| same(&leftover.entry.claim)) {
+                let known = std::mem::replace(&mut other_half.entry.claim, claim.clone());
+                if let Some(lock) = account.lock_mut(&known) {
+                    lock.claim = claim;
+                }
+                continue;
+            }
+            let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
+            account.locks.push(LockAccount::new(&entry, places, settings));
+            left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
+        }
+    }
+}
