@@ -44,10 +44,11 @@ fn main() -> ExitCode {
     }
     let cleanup = match &cli.action {
         Some(Action::Task(command)) => {
-            return command.run().map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
+            return command.run().map_or_else(|failure| fail(&failure, exit::TFGUARD_FAILED), ExitCode::from);
         }
         Some(Action::Completions { shell }) => {
-            return Cli::completions(*shell).map_or_else(|failure| fail(&failure, failure.exit_code()), ExitCode::from);
+            return Cli::completions(*shell)
+                .map_or_else(|failure| fail(&failure, exit::TFGUARD_FAILED), ExitCode::from);
         }
         Some(Action::Release { wait, dry_run, imports }) => {
             Some(Cleanup { wait: *wait, dry_run: *dry_run, imports: *imports })

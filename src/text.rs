@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use regex_lite::Regex;
 
 /// A word as a shell takes it, in the same bytes: quoted where it has to be. What a terminal or a CI would not show as
@@ -172,6 +172,25 @@ pub fn describe(duration: Duration) -> String {
         .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
 }
 
+/// An age in two units at most: `3d 4h`, `12m 5s`.
+pub fn age_in_words(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (first, second) = match seconds {
+        0..60 => return format!("{seconds}s"),
+        60..3600 => ((seconds / 60, "m"), (seconds % 60, "s")),
+        3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "m")),
+        _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
+    };
+    let of = |(count, unit): (u64, &str)| format!("{count}{unit}");
+    if second.0 == 0 { of(first) } else { format!("{} {}", of(first), of(second)) }
+}
+
+/// A time, and how long ago it was. Clocks differ: what is still to come is as young as can be.
+pub fn ago(at: Timestamp, now: Timestamp) -> String {
+    let age = now.duration_since(at).try_into().unwrap_or_default();
+    format!("{} ({} ago)", at.strftime("%Y-%m-%d %H:%M:%S UTC"), age_in_words(age))
+}
+
 /// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
 /// direction of the text are replaced, what would give an order to a CI does not, and what is very long is cut.
 #[must_use]
@@ -216,6 +235,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn ages_are_told_in_two_units_at_most() {
+        for (seconds, told) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (725, "12m 5s"), (3600, "1h"), (7265, "2h 1m"), (277_200, "3d 5h")]
+        {
+            assert_eq!(age_in_words(Duration::from_secs(seconds)), told);
+        }
+    }
 
     proptest! {
         #[test]

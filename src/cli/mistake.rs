@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgMatches, Command, CommandFactory as _};
+use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::{Cli, is_typed, nearest, without_environment};
 use crate::log::{self, LogFormat, Volume};
@@ -83,7 +83,15 @@ impl Refusal {
                 let hint = paste(before.chain(["--", "terraform", "apply"].map(OsString::from)));
                 ("no command to run is given".to_owned(), Some(hint))
             }
-            (ErrorKind::UnknownArgument, _) => unknown_option(error, wrong, words, command),
+            (ErrorKind::UnknownArgument, _) => {
+                let wrong = as_typed(words, wrong);
+                let cli = Cli::command();
+                let below = command.and_then(|command| cli.find_subcommand(command)).unwrap_or(&cli);
+                let everywhere = cli.get_arguments().filter(|arg| arg.is_global_set());
+                let names = below.get_arguments().chain(everywhere).filter_map(Arg::get_long);
+                let near = nearest(wrong.trim_start_matches('-'), names).map(|near| format!("--{near}"));
+                (format!("unexpected argument '{wrong}'"), near.and_then(|near| corrected(words, wrong, &near)))
+            }
             (ErrorKind::InvalidValue, _) => {
                 let value = context(error, ContextKind::InvalidValue).first().copied().unwrap_or_default();
                 let near = nearest(value, context(error, ContextKind::ValidValue).into_iter());
@@ -140,21 +148,14 @@ impl Refusal {
         let names = cli.get_subcommands().map(Command::get_name);
         let meant = MEANT.into_iter().find(|(typed, _)| *typed == word).map(|(_, meant)| meant);
         if let Some(meant) = meant.or_else(|| nearest(word, names)) {
-            let topic =
-                rest.first().and_then(|topic| topic.to_str()).filter(|topic| cli.find_subcommand(topic).is_some());
-            let (what, hint) = match (meant, topic) {
-                ("--help", topic) => ("there is no command `help`".to_owned(), help_of(topic)),
-                // `terraform force-unlock` has a -force, which is not --yes: tfguard looks first.
-                ("unlock", _) => {
-                    let rest: Vec<_> = rest.iter().filter(|word| *word != "-force").cloned().collect();
-                    (
-                        format!("there is no command `{word}`; `unlock` looks whether its holder lives"),
-                        with(&[meant], &rest) + &missing(meant, &rest),
-                    )
-                }
-                _ => (format!("there is no command `{word}`"), with(&[meant], rest) + &missing(meant, rest)),
+            // `terraform force-unlock` has a -force, which is not --yes: tfguard looks first.
+            let rest: Vec<_> = rest.iter().filter(|word| *word != "-force").cloned().collect();
+            let topic = rest.first().and_then(|topic| topic.to_str()).filter(|_| meant == "--help");
+            let hint = match topic.filter(|topic| cli.find_subcommand(topic).is_some()) {
+                Some(topic) => help_of(Some(topic)),
+                None => with(&[meant], &rest),
             };
-            return Self::Mistake { what, hint, code: exit::USAGE };
+            return Self::Mistake { what: format!("there is no command `{word}`"), hint, code: exit::USAGE };
         }
         let is_of_terraform = {
             let line: Vec<_> = std::iter::once("terraform".into()).chain(words[at..].iter().cloned()).collect();
@@ -189,55 +190,18 @@ fn context(error: &clap::Error, kind: ContextKind) -> Vec<&str> {
     }
 }
 
-/// What a command needs and was not given, as its help writes it, each behind a space.
-fn missing(command: &str, given: &[OsString]) -> String {
-    let line = ["tfguard", command].map(OsString::from).into_iter().chain(given.iter().cloned());
-    let error = without_environment(Cli::command()).try_get_matches_from(line).err();
-    let error = error.filter(|error| error.kind() == ErrorKind::MissingRequiredArgument);
-    let missing = error.iter().flat_map(|error| context(error, ContextKind::InvalidArg));
-    missing.map(|arg| format!(" {arg}")).collect()
-}
-
 /// What clap says, without its tips, usage and prefix.
 fn first_paragraph(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     text.split("\n\n").next().unwrap_or(text).trim_end().to_owned()
 }
 
-/// An option that the command does not have: what is said, and a hint that is better than its help.
-fn unknown_option(
-    error: &clap::Error,
-    wrong: &str,
-    words: &[OsString],
-    command: Option<&str>,
-) -> (String, Option<String>) {
-    let cli = Cli::command();
-    let has = |command: &Command, name: &str| command.get_arguments().any(|arg| arg.get_long() == Some(name));
-    // Of `-grace=5m`, as Terraform's flags are written, clap names but a letter.
+/// An option that there is not, as it was typed. Of `-grace=5m`, as Terraform's flags are written, clap names but a letter.
+fn as_typed<'a>(words: &'a [OsString], wrong: &'a str) -> &'a str {
     let letter = wrong.trim_start_matches('-');
     let mut own = words.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()?.split('=').next());
-    let single = own.find(|word| {
-        word.strip_prefix('-').is_some_and(|name| !name.starts_with('-') && name.len() > 1 && name.contains(letter))
-    });
-    let wrong = single.unwrap_or(wrong);
-    let below = command.and_then(|command| cli.find_subcommand(command));
-    let doubled = single.and_then(|word| {
-        let name = word.strip_prefix('-').filter(|name| has(below.unwrap_or(&cli), name) || has(&cli, name))?;
-        Some(format!("--{name}"))
-    });
-    let near = doubled.as_deref().or_else(|| context(error, ContextKind::SuggestedArg).first().copied());
-    if let Some(hint) = near.and_then(|near| corrected(words, wrong, near)) {
-        return (format!("unexpected argument '{wrong}'"), Some(hint));
-    }
-    let name = wrong.strip_prefix("--").unwrap_or_default();
-    let run = (below.is_some() && has(&cli, name)).then_some(None);
-    let others = cli.get_subcommands().filter(|other| has(other, name)).map(|other| Some(other.get_name()));
-    let owners: Vec<_> = run.into_iter().chain(others).collect();
-    let Some(first) = owners.first() else { return (format!("unexpected argument '{wrong}'"), None) };
-    let told: Vec<_> = owners.iter().map(|owner| owner.map_or("a run".into(), |name| format!("`{name}`"))).collect();
-    let typed = owners.iter().find(|owner| owner.is_some_and(|name| words.iter().any(|word| word == name)));
-    let what = format!("unexpected argument '{wrong}': it is an option of {}", told.join(", "));
-    (what, Some(help_of(*typed.unwrap_or(first))))
+    let is_it = |name: &str| !name.starts_with('-') && name.len() > 1 && name.contains(letter);
+    own.find(|word| word.strip_prefix('-').is_some_and(is_it)).unwrap_or(wrong)
 }
 
 /// The line with one word, or what stands before or behind its `=`, put right.

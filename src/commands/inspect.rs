@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use anstyle::Style;
-use clap::ValueEnum;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::aws::{Caller, StoreError};
-use crate::commands::judged::{HalfLook, JudgedLock, Merged, Unread, View};
+use crate::commands::judged::{HalfLook, JudgedLock, Merged, Unread};
 use crate::commands::page::{Page, WRONG};
 use crate::commands::target::{State, Target};
-use crate::commands::{Failure, block_on, describe, print, to_json};
+use crate::commands::{Failure, Format, block_on, describe, print, print_json};
 use crate::session::Machine;
 use crate::state::{DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
 use crate::text::{duration, printable, printable_whole, without_user};
@@ -33,15 +32,6 @@ pub struct Args {
     pub format: Format,
 }
 
-/// How the result looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
-}
-
 /// Looks; gives tfguard's exit code: 122 if the lock is stale, 125 if not all could be looked at.
 ///
 /// # Errors
@@ -49,12 +39,12 @@ pub enum Format {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     block_on(async {
         let state = args.target.state().await?;
-        let found = Found::look(&state).await;
-        let code = found.exit_code(args.older_than);
-        print(&match args.format {
-            Format::Text => found.text(&state, &args.target.command(&state, &["verify"]), args.older_than),
-            Format::Json => to_json(&found.said(&state, args.older_than, code)).map_err(Failure::Output)? + "\n",
-        })?;
+        let found = Found::look(&state, args.older_than).await;
+        let code = found.exit_code();
+        match args.format {
+            Format::Text => print(&found.text(&state, &args.target.command(&state, &["verify"])))?,
+            Format::Json => print_json(&found.json(&state, code))?,
+        }
         Ok(code)
     })
 }
@@ -73,30 +63,8 @@ struct Found {
     digest: StoredDigest,
 }
 
-/// The result as JSON. Documented in `docs/operator.md`.
-#[derive(Serialize)]
-struct Said<'a> {
-    schema: u32,
-    exit_code: u8,
-    bucket: &'a str,
-    key: &'a str,
-    workspace: Option<&'a str>,
-    region: &'a str,
-    table: Option<&'a str>,
-    s3_endpoint: Option<String>,
-    dynamodb_endpoint: Option<String>,
-    credentials: &'a Caller,
-    looked_at: Timestamp,
-    locks: Vec<View<'a>>,
-    object: &'a Option<StateObject>,
-    digest: &'a StoredDigest,
-    digest_fits: Option<bool>,
-    unseen: Vec<String>,
-    doubts: Vec<String>,
-}
-
 impl Found {
-    async fn look(state: &State) -> Self {
+    async fn look(state: &State, older_than: Option<Duration>) -> Self {
         let store = StateStore::new(&state.clients, &state.backend, &state.key);
         let digest = DigestStore::new(&state.clients, &state.backend, &state.key);
         let digest = async {
@@ -118,19 +86,23 @@ impl Found {
             StoredDigest::NotKept
         });
         let machine = Machine::here(|name| std::env::var_os(name));
+        let now = Timestamp::now();
         let mut merged = Merged::default();
         for half in looks.iter().filter_map(HalfLook::half) {
             merged.add(state.lock_id(), half);
         }
         let state_exists = object_seen.then_some(object.is_some());
-        let judged = merged.into_locks().into_iter().map(|lock| JudgedLock { state_exists, ..lock.judge(&machine) });
+        let judged = merged
+            .into_locks()
+            .into_iter()
+            .map(|lock| JudgedLock { state_exists, ..lock.judge(&machine, now, older_than) });
         let locks = judged.collect();
         let doubts = state.doubts(&looks);
-        Self { now: Timestamp::now(), caller, locks, unread, doubts, object, object_seen, digest }
+        Self { now, caller, locks, unread, doubts, object, object_seen, digest }
     }
 
-    fn exit_code(&self, older_than: Option<Duration>) -> u8 {
-        if self.locks.iter().any(|lock| !lock.stale(older_than, self.now).is_empty()) {
+    fn exit_code(&self) -> u8 {
+        if self.locks.iter().any(|lock| !lock.stale().is_empty()) {
             exit::STALE_LOCK
         } else if self.unread.is_empty() {
             0
@@ -145,7 +117,7 @@ impl Found {
         Some(!is_at_odds(self.object.as_ref(), Some(md5)))
     }
 
-    fn text(&self, state: &State, verify: &str, older_than: Option<Duration>) -> String {
+    fn text(&self, state: &State, verify: &str) -> String {
         let page = Page::of_stdout();
         let mut text = format!("state {}\n", page.paint(Style::new().bold(), &printable(&state.lock_id())));
         let mut line = |name: &str, value: &str| text += &page.entry(name, &printable(value), Style::new());
@@ -159,18 +131,12 @@ impl Found {
             None => {}
         }
         let fits = self.digest_fits();
-        let digest = match &self.digest {
-            StoredDigest::NotKept => None,
-            StoredDigest::Absent => Some("none".to_owned()),
-            StoredDigest::Malformed => Some("not an MD5, so Terraform ignores it".to_owned()),
-            StoredDigest::Md5(md5) => Some(match fits {
-                None => md5.as_str().to_owned(),
-                Some(true) => "fits".to_owned(),
-                Some(false) if !self.locks.is_empty() => {
-                    format!("does not fit, but a write may be under way: `{verify}` waits for it")
-                }
-                Some(false) => format!("does NOT fit: run `{verify}`"),
-            }),
+        let digest = match (fits, self.digest.md5()) {
+            (Some(false), _) if self.locks.is_empty() => Some(format!("does NOT fit: run `{verify}`")),
+            (Some(false), _) => Some(format!("does not fit, but a write may be under way: `{verify}` waits for it")),
+            // The state could not be read.
+            (None, Some(md5)) => Some(md5.to_owned()),
+            _ => state::describe_digest(self.object.as_ref(), &self.digest),
         };
         if let Some(digest) = digest {
             let style = if fits == Some(false) { WRONG } else { Style::new() };
@@ -180,8 +146,8 @@ impl Found {
             text += &page.entry("lock", "not locked", Style::new());
         }
         for lock in &self.locks {
-            text += &describe::lock_only(lock, self.now, page);
-            let stale = lock.stale(older_than, self.now);
+            text += &describe::lock_only(lock, page);
+            let stale = lock.stale();
             if !stale.is_empty() {
                 text += &page.entry("stale", &stale.join(", "), WRONG);
             }
@@ -191,25 +157,22 @@ impl Found {
 
     /// What was not read: each error once, whatever it is that it hides.
     fn unread_in_words(&self, page: Page) -> String {
-        let mut text = String::new();
-        let mut told: Vec<&StoreError> = Vec::new();
-        let all = || self.unread.iter().chain(&self.doubts);
-        for error in all().filter_map(|unread| unread.error.as_ref()) {
-            if told.contains(&error) {
-                continue;
-            }
-            told.push(error);
-            let hides = |unread: &&Unread| unread.error.as_ref() == Some(error);
-            let what: Vec<_> = all().filter(hides).map(|unread| unread.what.as_str()).collect();
-            let matters = self.unread.iter().any(|unread| hides(&unread));
-            let (name, style) = if matters { ("NOT READ", WRONG) } else { ("not read", Style::new()) };
-            text += &page.entry(name, &printable_whole(&format!("{}: {error}", what.join(", "))), style);
-            if let Some(hint) = error.hint() {
-                text += &page.endless().entry("hint", &printable_whole(&hint), Style::new());
+        let all = self.unread.iter().map(|unread| (unread, true)).chain(self.doubts.iter().map(|doubt| (doubt, false)));
+        let mut groups: Vec<(Option<&StoreError>, bool, Vec<&str>)> = Vec::new();
+        for (Unread { what, error }, matters) in all {
+            match groups.iter_mut().find(|(known, ..)| known.is_some() && *known == error.as_ref()) {
+                Some((.., hidden)) => hidden.push(what),
+                None => groups.push((error.as_ref(), matters, vec![what])),
             }
         }
-        for doubt in self.doubts.iter().filter(|doubt| doubt.error.is_none()) {
-            text += &page.entry("not read", &printable(&doubt.what), Style::new());
+        let mut text = String::new();
+        for (error, matters, hidden) in groups {
+            let (name, style) = if matters { ("NOT READ", WRONG) } else { ("not read", Style::new()) };
+            let why = error.map(|error| format!(": {error}")).unwrap_or_default();
+            text += &page.entry(name, &printable_whole(&(hidden.join(", ") + &why)), style);
+            if let Some(hint) = error.and_then(StoreError::hint) {
+                text += &page.endless().entry("hint", &printable_whole(&hint), Style::new());
+            }
         }
         text
     }
@@ -232,25 +195,27 @@ impl Found {
         words.join(", ")
     }
 
-    fn said<'a>(&'a self, state: &'a State, older_than: Option<Duration>, exit_code: u8) -> Said<'a> {
-        Said {
-            schema: 1,
-            exit_code,
-            bucket: state.bucket(),
-            key: &state.key,
-            workspace: state.workspace.as_deref(),
-            region: state.backend.region(),
-            table: state.backend.table(),
-            s3_endpoint: state.backend.s3_endpoint().map(without_user),
-            dynamodb_endpoint: state.backend.dynamodb_endpoint().map(without_user),
-            credentials: &self.caller,
-            looked_at: self.now,
-            locks: self.locks.iter().map(|lock| lock.view(older_than, self.now)).collect(),
-            object: &self.object,
-            digest: &self.digest,
-            digest_fits: self.digest_fits(),
-            unseen: self.unread.iter().map(Unread::to_string).collect(),
-            doubts: self.doubts.iter().map(Unread::to_string).collect(),
-        }
+    /// Documented in `docs/operator.md`.
+    fn json(&self, state: &State, exit_code: u8) -> Value {
+        let in_words = |unread: &[Unread]| unread.iter().map(Unread::to_string).collect::<Vec<_>>();
+        json!({
+            "schema": 1,
+            "exit_code": exit_code,
+            "bucket": state.bucket(),
+            "key": state.key,
+            "workspace": state.workspace,
+            "region": state.backend.region(),
+            "table": state.backend.table(),
+            "s3_endpoint": state.backend.s3_endpoint().map(without_user),
+            "dynamodb_endpoint": state.backend.dynamodb_endpoint().map(without_user),
+            "credentials": self.caller,
+            "looked_at": self.now,
+            "locks": self.locks.iter().map(|lock| lock.view()).collect::<Vec<_>>(),
+            "object": self.object,
+            "digest": self.digest,
+            "digest_fits": self.digest_fits(),
+            "unseen": in_words(&self.unread),
+            "doubts": in_words(&self.doubts),
+        })
     }
 }

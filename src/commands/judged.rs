@@ -1,17 +1,17 @@
 //! A lock, seen and judged: what `locks`, `inspect` and `unlock` have in common.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::aws::StoreError;
 use crate::commands::target::{HalfPlace, State};
-use crate::model::{Defect, FoundLock, Holder, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
+use crate::model::{Defect, FoundLock, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
 use crate::session::{Judged, Machine};
-use crate::text::describe;
+use crate::text::{describe, in_a_line};
 
 /// One half of a lock as it was seen.
 #[derive(Debug, Clone)]
@@ -27,10 +27,8 @@ pub struct HalfSeen {
 pub struct SeenLock {
     /// The state that it locks: `<bucket>/<state key>`, by its place.
     pub state: String,
-    /// Where it was seen.
-    pub first: HalfSeen,
-    /// Where a lock of the same ID was seen, too: its other half.
-    pub others: Vec<HalfSeen>,
+    /// Where a lock of one ID was seen; at least at one place.
+    pub halves: Vec<HalfSeen>,
 }
 
 /// A lock and what it means.
@@ -39,6 +37,10 @@ pub struct JudgedLock {
     pub lock: SeenLock,
     /// Its holder, and whether it lives.
     pub judged: Judged,
+    /// When that was looked at.
+    pub now: Timestamp,
+    /// The age from which on a lock is stale by that alone, if there is one.
+    pub older_than: Option<Duration>,
     /// Whether the state's object is there. None where nobody asked or could.
     pub state_exists: Option<bool>,
     /// What else is noteworthy, as clauses.
@@ -46,31 +48,36 @@ pub struct JudgedLock {
 }
 
 impl SeenLock {
-    /// Its halves.
-    pub fn halves(&self) -> impl Iterator<Item = &HalfSeen> {
-        std::iter::once(&self.first).chain(&self.others)
+    /// What was seen at its first place.
+    pub fn first(&self) -> &HalfSeen {
+        &self.halves[0]
     }
 
     /// The lock's ID, if it has one.
     pub fn id(&self) -> Option<&str> {
-        self.first.seen.id()
+        self.first().seen.id()
     }
 
     /// What it says, if it is a lock.
     pub fn info(&self) -> Option<&LockInfo> {
-        match &self.first.seen.lock {
+        match &self.first().seen.lock {
             FoundLock::Held(info) if self.id().is_some() => Some(info),
             _ => None,
         }
     }
 
+    /// The lease that stands beside it, if there is one.
+    fn lease(&self) -> Option<&Lease> {
+        self.halves.iter().find_map(|half| half.seen.leased.lease())
+    }
+
     /// Why it is no lock, if it is none.
     pub fn defect(&self) -> Option<Defect> {
-        self.first.seen.defect()
+        self.first().seen.defect()
     }
 
     /// Judges it by what stands beside it and by what this machine knows.
-    pub fn judge(self, machine: &Machine) -> JudgedLock {
+    pub fn judge(self, machine: &Machine, now: Timestamp, older_than: Option<Duration>) -> JudgedLock {
         let judged = match self.info() {
             Some(info) => {
                 // The run may not have been allowed to write its record beside both halves.
@@ -79,7 +86,7 @@ impl SeenLock {
                     Recorded::Foreign(_) => 1,
                     Recorded::Nothing => 0,
                 };
-                let recorded = self.halves().map(|half| &half.seen.recorded).max_by_key(rank);
+                let recorded = self.halves.iter().map(|half| &half.seen.recorded).max_by_key(rank);
                 machine.judge(info, recorded.unwrap_or(&Recorded::Nothing))
             }
             None => {
@@ -89,7 +96,7 @@ impl SeenLock {
         };
         let other = self.info().filter(|info| !info.path.is_empty() && info.path != self.state);
         let notes = other.map(|info| format!("it says that it locks {}", info.path)).into_iter().collect();
-        JudgedLock { lock: self, judged, state_exists: None, notes }
+        JudgedLock { lock: self, judged, now, older_than, state_exists: None, notes }
     }
 }
 
@@ -97,141 +104,101 @@ impl JudgedLock {
     /// When its holder began to ask for it, by the holder's clock; where it does not say that, when it was written.
     pub fn since(&self) -> Option<Timestamp> {
         let created = self.lock.info().and_then(|info| info.created.parse().ok());
-        created.or_else(|| self.lock.halves().find_map(|half| half.seen.written))
+        created.or_else(|| self.lock.halves.iter().find_map(|half| half.seen.written))
     }
 
     /// How old it is. Clocks differ, so a lock of the future is as old as nothing.
-    pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        self.since().map(|since| now.duration_since(since).try_into().unwrap_or_default())
+    pub fn age(&self) -> Option<Duration> {
+        self.since().map(|since| self.now.duration_since(since).try_into().unwrap_or_default())
     }
 
-    /// Why it is stale, in a word each; empty if it is not. `older_than`: the age from which on a lock is stale by that
-    /// alone.
-    pub fn stale(&self, older_than: Option<Duration>, now: Timestamp) -> Vec<&'static str> {
+    /// Why it is stale, in a word each; empty if it is not.
+    pub fn stale(&self) -> Vec<&'static str> {
         let dead = self.judged.verdict.is_dead().then_some("dead");
-        let old = older_than.zip(self.age(now)).is_some_and(|(limit, age)| age > limit).then_some("old");
+        let old = self.older_than.zip(self.age()).is_some_and(|(limit, age)| age > limit).then_some("old");
         [self.lock.defect().map(Defect::word), dead, old].into_iter().flatten().collect()
     }
 
     /// All that is noteworthy, as clauses.
     pub fn noteworthy(&self) -> Vec<String> {
-        let missing = "there is no state object: it is a new state, or its bucket, key or workspace has changed since";
-        let missing = (self.state_exists == Some(false)).then(|| missing.to_owned());
-        let lease = self.lock.halves().find_map(|half| half.seen.leased.lease()).map(|lease| {
-            format!(
+        let mut notes = self.notes.clone();
+        let foreign = |half: &HalfSeen| match &half.seen.leased {
+            Leased::Foreign(why) => Some(why.clone()),
+            _ => None,
+        };
+        notes.extend(match self.lock.lease() {
+            Some(lease) => Some(format!(
                 "it has a lease of {}: `tfguard unlock {} --expired` watches whether its run renews it",
                 describe(lease.length()),
                 lease.lock
-            )
+            )),
+            None => self.lock.halves.iter().find_map(foreign),
         });
-        let foreign = self.lock.halves().find_map(|half| match &half.seen.leased {
-            Leased::Foreign(why) => Some(why.clone()),
-            _ => None,
-        });
-        let lease = lease.or(foreign);
-        let elsewhere = self
-            .lock
-            .halves()
-            .filter(|half| !half.expected)
-            .map(|half| format!("Terraform isn't set up to lock there now and ignores it: {}", half.place));
-        self.notes.iter().cloned().chain(lease).chain(missing).chain(elsewhere).collect()
-    }
-
-    /// The lock as JSON has it.
-    pub fn view(&self, older_than: Option<Duration>, now: Timestamp) -> View<'_> {
-        let info = self.lock.info();
-        let of = |field: fn(&LockInfo) -> &String| info.map(|info| field(info).as_str());
-        View {
-            state: &self.lock.state,
-            id: self.lock.id(),
-            operation: of(|info| &info.operation),
-            who: of(|info| &info.who),
-            version: of(|info| &info.version),
-            created: of(|info| &info.created),
-            age_seconds: self.age(now).map(|age| age.as_secs()),
-            defect: self.lock.defect(),
-            content: self.lock.first.seen.content(),
-            verdict: &self.judged.verdict,
-            holder: self.judged.holder.as_ref(),
-            lease: self.lock.halves().find_map(|half| half.seen.leased.lease()),
-            stale: self.stale(older_than, now),
-            state_exists: self.state_exists,
-            notes: self.noteworthy(),
-            places: self.lock.halves().map(|half| &half.place).collect(),
+        if self.state_exists == Some(false) {
+            let why = "it is a new state, or its bucket, key or workspace has changed since";
+            notes.push(format!("there is no state object: {why}"));
         }
+        let ignored = self.lock.halves.iter().filter(|half| !half.expected);
+        notes.extend(
+            ignored.map(|half| format!("Terraform isn't set up to lock there now and ignores it: {}", half.place)),
+        );
+        notes
+    }
+
+    /// The lock as JSON has it. Documented in `docs/operator.md`.
+    pub fn view(&self) -> Value {
+        let info = self.lock.info();
+        json!({
+            "state": self.lock.state,
+            "id": self.lock.id(),
+            "operation": info.map(|info| &info.operation),
+            "who": info.map(|info| &info.who),
+            "version": info.map(|info| &info.version),
+            "created": info.map(|info| &info.created),
+            "age_seconds": self.age().map(|age| age.as_secs()),
+            "defect": self.lock.defect(),
+            "content": self.lock.first().seen.content(),
+            "verdict": self.judged.verdict.word(),
+            "why": self.judged.verdict.why(),
+            "holder": self.judged.holder,
+            "lease": self.lock.lease(),
+            "stale": self.stale(),
+            "state_exists": self.state_exists,
+            "notes": self.noteworthy(),
+            "places": self.lock.halves.iter().map(|half| &half.place).collect::<Vec<_>>(),
+        })
     }
 }
 
-/// A lock as JSON has it. Documented in `docs/operator.md`.
-#[derive(Debug, Serialize)]
-pub struct View<'a> {
-    state: &'a str,
-    id: Option<&'a str>,
-    operation: Option<&'a str>,
-    who: Option<&'a str>,
-    version: Option<&'a str>,
-    created: Option<&'a str>,
-    age_seconds: Option<u64>,
-    defect: Option<Defect>,
-    content: Option<String>,
-    #[serde(flatten)]
-    verdict: &'a Liveness,
-    holder: Option<&'a Holder>,
-    lease: Option<&'a Lease>,
-    stale: Vec<&'static str>,
-    state_exists: Option<bool>,
-    notes: Vec<String>,
-    places: Vec<&'a LockPlace>,
-}
-
-/// An age in two units at most: `3d 4h`, `12m 5s`.
-pub fn age_in_words(age: Duration) -> String {
-    let seconds = age.as_secs();
-    let (first, second) = match seconds {
-        0..60 => return format!("{seconds}s"),
-        60..3600 => ((seconds / 60, "m"), (seconds % 60, "s")),
-        3600..86400 => ((seconds / 3600, "h"), (seconds % 3600 / 60, "m")),
-        _ => ((seconds / 86400, "d"), (seconds % 86400 / 3600, "h")),
-    };
-    let of = |(count, unit): (u64, &str)| format!("{count}{unit}");
-    if second.0 == 0 { of(first) } else { format!("{} {}", of(first), of(second)) }
-}
-
-/// Brings the halves of the same locks together, by state and ID.
+/// Brings the halves of the same locks together: by state and ID, and what has no ID by state and place.
 #[derive(Debug, Default)]
-pub struct Merged {
-    locks: Vec<SeenLock>,
-    by_id: HashMap<(String, String), usize>,
-    places: HashSet<LockPlace>,
-}
+pub struct Merged(BTreeMap<(String, String), Vec<HalfSeen>>);
 
 impl Merged {
-    /// Adds a half. A place that is seen twice counts once.
+    /// Adds a half. One that is seen twice counts once.
     pub fn add(&mut self, state: String, half: HalfSeen) {
-        let Some(first) = self.absorb(&state, half) else { return };
-        self.places.insert(first.place.clone());
-        if let Some(id) = first.seen.id() {
-            self.by_id.insert((state.clone(), id.to_owned()), self.locks.len());
+        if let Some(half) = self.absorb(&state, half) {
+            self.0.insert(key(&state, &half), vec![half]);
         }
-        self.locks.push(SeenLock { state, first, others: Vec::new() });
     }
 
     /// Adds a half of a lock that is known already; gives it back if it is none.
     pub fn absorb(&mut self, state: &str, half: HalfSeen) -> Option<HalfSeen> {
-        if self.places.contains(&half.place) {
-            return None;
+        let Some(halves) = self.0.get_mut(&key(state, &half)) else { return Some(half) };
+        if halves.iter().all(|known| known.place != half.place) {
+            halves.push(half);
         }
-        let known = half.seen.id().and_then(|id| self.by_id.get(&(state.to_owned(), id.to_owned())));
-        let Some(at) = known else { return Some(half) };
-        self.places.insert(half.place.clone());
-        self.locks[*at].others.push(half);
         None
     }
 
     /// The locks.
     pub fn into_locks(self) -> Vec<SeenLock> {
-        self.locks
+        self.0.into_iter().map(|((state, _), halves)| SeenLock { state, halves }).collect()
     }
+}
+
+fn key(state: &str, half: &HalfSeen) -> (String, String) {
+    (state.to_owned(), half.seen.id().map_or_else(|| half.place.to_string(), str::to_owned))
 }
 
 /// Something that was not read.
@@ -243,10 +210,17 @@ pub struct Unread {
     pub error: Option<StoreError>,
 }
 
+impl Unread {
+    /// The same, with a hint on a line of its own.
+    pub fn on_lines(&self) -> String {
+        let why = self.error.iter().map(|error| format!(": {}", error.on_lines()));
+        std::iter::once(self.what.clone()).chain(why).collect()
+    }
+}
+
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {}", error.in_a_line()))
+        f.write_str(&in_a_line(&self.on_lines()))
     }
 }
 
@@ -265,14 +239,14 @@ impl HalfLook {
         self.seen.as_ref().ok()?.as_ref()
     }
 
-    /// Why it could not be looked at, where Terraform locks there.
-    pub fn failure(&self) -> Option<&StoreError> {
-        self.seen.as_ref().err().filter(|_| self.at.expected)
+    /// What could not be looked at, and why, where Terraform locks there.
+    pub fn unread(&self) -> Option<Unread> {
+        self.failure().filter(|_| self.at.expected)
     }
 
-    /// The same with the place.
-    pub fn unread(&self) -> Option<Unread> {
-        Some(Unread { what: self.at.place.to_string(), error: Some(self.failure()?.clone()) })
+    fn failure(&self) -> Option<Unread> {
+        let error = self.seen.as_ref().err()?.clone();
+        Some(Unread { what: self.at.place.to_string(), error: Some(error) })
     }
 
     /// What was there, with its place.
@@ -304,10 +278,7 @@ impl State {
         if self.dir.is_some() {
             return Vec::new();
         }
-        let unread = looks.iter().filter(|look| !look.at.expected);
-        let unread = unread.filter_map(|look| {
-            Some(Unread { what: look.at.place.to_string(), error: Some(look.seen.as_ref().err()?.clone()) })
-        });
+        let unread = looks.iter().filter(|look| !look.at.expected).filter_map(HalfLook::failure);
         let what = "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned();
         let table = self.backend.table().is_none().then_some(Unread { what, error: None });
         unread.chain(table).collect()
@@ -316,6 +287,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use aws_sdk_dynamodb::types::AttributeValue;
     use proptest::prelude::*;
 
@@ -326,8 +299,10 @@ mod tests {
         let first = half(0, Sighting::of_item(&item.into_iter().collect()));
         let verdict = Liveness::Unknown { why: String::new() };
         JudgedLock {
-            lock: SeenLock { state: "b/k".to_owned(), first, others: Vec::new() },
+            lock: SeenLock { state: "b/k".to_owned(), halves: vec![first] },
             judged: Judged { holder: None, verdict },
+            now: "2026-11-20T10:00:00Z".parse().unwrap(),
+            older_than: None,
             state_exists: None,
             notes: Vec::new(),
         }
@@ -340,34 +315,26 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_told_in_two_units_at_most() {
-        for (seconds, told) in
-            [(0, "0s"), (59, "59s"), (60, "1m"), (725, "12m 5s"), (3600, "1h"), (7265, "2h 1m"), (277_200, "3d 5h")]
-        {
-            assert_eq!(age_in_words(Duration::from_secs(seconds)), told);
-        }
-    }
-
-    #[test]
     fn a_lock_is_stale_by_proof_by_what_it_is_or_by_an_age_that_was_asked_for() {
-        let now: Timestamp = "2026-11-20T10:00:00Z".parse().unwrap();
         let hour = Some(Duration::from_secs(3600));
-        let at = |created: &str| lock(Some(&format!(r#"{{"ID":"x","Created":"{created}"}}"#)));
-        assert_eq!(at("2026-11-20T08:00:00Z").stale(None, now), [""; 0]);
-        assert_eq!(at("2026-11-20T08:00:00Z").stale(hour, now), ["old"]);
-        assert_eq!(at("2026-11-20T09:00:00Z").stale(hour, now), [""; 0], "not older than an hour");
-        assert_eq!(at("2026-11-21T10:00:00Z").stale(hour, now), [""; 0], "clocks differ");
-        assert_eq!(at("yesterday").stale(hour, now), [""; 0], "what tells no time has no age");
-        let mut dead = at("2026-11-20T08:00:00Z");
+        let stale = |info: Option<&str>, older_than| JudgedLock { older_than, ..lock(info) }.stale();
+        let at = |created: &str, older_than| stale(Some(&format!(r#"{{"ID":"x","Created":"{created}"}}"#)), older_than);
+        assert_eq!(at("2026-11-20T08:00:00Z", None), [""; 0]);
+        assert_eq!(at("2026-11-20T08:00:00Z", hour), ["old"]);
+        assert_eq!(at("2026-11-20T09:00:00Z", hour), [""; 0], "not older than an hour");
+        assert_eq!(at("2026-11-21T10:00:00Z", hour), [""; 0], "clocks differ");
+        assert_eq!(at("yesterday", hour), [""; 0], "what tells no time has no age");
+        assert_eq!(stale(None, hour), ["ghost"]);
+        assert_eq!(stale(Some("{"), None), ["malformed"]);
+        let mut dead = lock(Some(r#"{"ID":"x","Created":"2026-11-20T08:00:00Z"}"#));
         dead.judged.verdict = Liveness::Dead { why: String::new() };
-        assert_eq!(dead.stale(hour, now), ["dead", "old"]);
-        assert_eq!(dead.stale(None, now), ["dead"]);
-        assert_eq!(lock(None).stale(hour, now), ["ghost"]);
-        assert_eq!(lock(Some("{")).stale(None, now), ["malformed"]);
+        assert_eq!(dead.stale(), ["dead"]);
+        dead.older_than = hour;
+        assert_eq!(dead.stale(), ["dead", "old"]);
     }
 
     proptest! {
-        /// In whatever order halves come: each place counts once, and what has one state and one ID is one lock.
+        /// In whatever order halves come: each counts once, and what has one state and one ID is one lock.
         #[test]
         fn halves_come_together(halves in proptest::collection::vec((0..4_u8, 0..3_u8, 0..3_u8), 0..20)) {
             let mut merged = Merged::default();
@@ -376,19 +343,18 @@ mod tests {
                     0 => "{".to_owned(),
                     id => format!(r#"{{"ID":"{id}"}}"#),
                 };
-                let seen = lock(Some(&info)).lock.first.seen;
+                let seen = lock(Some(&info)).lock.first().seen.clone();
                 merged.add(format!("b/{state}"), half(*table, seen));
             }
             let locks = merged.into_locks();
-            let mut places: Vec<_> = locks.iter().flat_map(SeenLock::halves).map(|half| half.place.to_string()).collect();
-            places.sort_unstable();
-            let mut expected: Vec<_> = halves.iter().map(|(table, ..)| half(*table, lock(None).lock.first.seen).place.to_string()).collect();
-            expected.sort_unstable();
-            expected.dedup();
-            prop_assert_eq!(places, expected);
+            let seen: Vec<_> = locks.iter().flat_map(|lock| lock.halves.iter().map(|half| (&lock.state, half))).collect();
+            let seen = seen.iter().map(|(state, half)| (state.as_str(), half.seen.id(), half.place.to_string()));
+            let distinct: HashSet<_> = seen.clone().collect();
+            prop_assert_eq!(distinct.len(), seen.len());
+            prop_assert_eq!(distinct.len(), halves.iter().collect::<HashSet<_>>().len());
             let mut keys = HashSet::new();
             for lock in &locks {
-                prop_assert!(lock.halves().all(|half| half.seen.id() == lock.id()));
+                prop_assert!(lock.halves.iter().all(|half| half.seen.id() == lock.id()));
                 prop_assert!(lock.id().is_none_or(|id| keys.insert((lock.state.clone(), id.to_owned()))));
             }
         }

@@ -8,10 +8,10 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::aws::StoreError;
+use crate::model;
 use crate::model::InvalidLockId;
 use crate::terraform::{ShimError, make_links};
 use crate::text::harmless;
-use crate::{exit, model};
 
 mod describe;
 pub mod doctor;
@@ -24,6 +24,7 @@ pub mod target;
 pub mod unlock;
 pub mod verify;
 
+use judged::Unread;
 pub use target::{Access, HalfPlace, State, Target, TargetError};
 
 /// Why a command did not come about.
@@ -39,12 +40,8 @@ pub enum Failure {
     )]
     LockId(#[from] InvalidLockId),
     /// A state or its lock could not be read.
-    #[error("could not read {state}: {}", error.on_lines())]
-    NotLookedAt {
-        /// The state, or where its lock is.
-        state: String,
-        error: StoreError,
-    },
+    #[error("could not read {}", .0.on_lines())]
+    NotRead(Unread),
     /// The digest of a state could not be written.
     #[error("could not write the digest of {state}: {}", error.on_lines())]
     NotWritten {
@@ -80,11 +77,13 @@ pub enum Failure {
     Start(io::Error),
 }
 
-impl Failure {
-    /// tfguard's exit code.
-    pub fn exit_code(&self) -> u8 {
-        exit::TFGUARD_FAILED
-    }
+/// How what was found is printed. The pages of the commands in docs/ have the fields of the JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// What a person runs by hand.
@@ -204,26 +203,37 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes one JSON document to stdout.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print(&(to_json(value).map_err(Failure::Output)? + "\n"))
+}
+
 /// JSON that a terminal and a CI can be shown, too: what `printable` of `text` replaces is escaped, so that the value stays what
 /// it is.
 ///
 /// # Errors
 /// When the value cannot be written as JSON.
 pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
-    let text = serde_json::to_string(value)?;
-    if !text.contains("##") && text.chars().all(|char| harmless(char) == char) {
-        return Ok(text);
-    }
-    // Such characters stand in strings only, and all of them are of the basic plane.
+    // Such characters stand in strings only.
+    Ok(escaped(&serde_json::to_string(value)?))
+}
+
+/// A text with `\uXXXX` for what steers a terminal or gives a CI an order.
+pub fn escaped(text: &str) -> String {
     let mut before = None;
-    Ok(text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
-        if harmless(char) == char && (char, before.replace(char)) != ('#', Some('#')) {
-            escaped.push(char)
+    text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
+        let is_order = before.replace(char) == Some('#') && char == '#';
+        if is_order || harmless(char) != char {
+            // All of them are of the basic plane.
+            escaped += &format!("\\u{:04x}", u32::from(char));
         } else {
-            escaped += &format!("\\u{:04x}", u32::from(char))
+            escaped.push(char);
         }
         escaped
-    }))
+    })
 }
 
 #[cfg(test)]

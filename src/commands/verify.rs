@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::commands::inspect::Format;
+use crate::commands::judged::Unread;
 use crate::commands::target::{State, Target};
-use crate::commands::{Answer, Failure, block_on, confirm, print, to_json};
+use crate::commands::{Answer, Failure, Format, block_on, confirm, print, print_json};
 use crate::exit;
 use crate::files;
 use crate::model::{Account, StateVerdict, Unsaved};
 use crate::session::{Journal, Machine, SessionDir};
 use crate::state::{
-    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, StoredDigest, Written, compare, describe,
-    errored, fix, imports, is_at_odds, step,
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, Written, compare, describe, describe_digest,
+    errored, fix, imports, step,
 };
 use crate::text::{printable, printable_command, printable_whole};
 
@@ -182,7 +182,7 @@ impl<'a> Verify<'a> {
             (StateVerdict::Unknown, _) => exit::TFGUARD_FAILED,
         };
         if !is_text {
-            print(&(self.json(&look.seen, &judgement, fixed.as_ref(), code).map_err(Failure::Output)? + "\n"))?;
+            print_json(&self.json(&look.seen, &judgement, fixed.as_ref(), code))?;
         } else if fixed.is_none_or(|fixed| fixed.outcome == Outcome::Written) {
             print(&self.text(&look.seen, &judgement))?;
         }
@@ -235,7 +235,7 @@ impl<'a> Verify<'a> {
         let errored = self.args.target.dir(&self.state).and_then(|dir| errored(&dir, None));
         let dead = |info: &_, recorded: &_| self.machine.judge(info, recorded).verdict.is_dead();
         let look = self.looker.look(patience, errored, self.args.fix_digest, dead).await;
-        look.map_err(|error| Failure::NotLookedAt { state: self.name(), error })
+        look.map_err(|error| Failure::NotRead(Unread { what: self.name(), error: Some(error) }))
     }
 
     fn name(&self) -> String {
@@ -331,17 +331,9 @@ impl<'a> Verify<'a> {
         if let Some(object) = &seen.object {
             let _ = writeln!(text, "  {}", printable(&describe(object)));
         }
-        let table = self.in_table();
-        let digest = match &seen.digest {
-            StoredDigest::NotKept => "not looked at, since no lock table is named".to_owned(),
-            StoredDigest::Absent => format!("none{table}; Terraform works without one"),
-            StoredDigest::Malformed => format!("not an MD5{table}; Terraform ignores it"),
-            StoredDigest::Md5(md5) if is_at_odds(seen.object.as_ref(), Some(md5)) => {
-                format!("{md5}{table} is not the state's")
-            }
-            StoredDigest::Md5(_) => format!("fits{table}"),
-        };
-        let _ = writeln!(text, "  digest: {digest}");
+        let digest = describe_digest(seen.object.as_ref(), &seen.digest);
+        let digest = digest.unwrap_or_else(|| "not looked at, since no lock table is named".to_owned());
+        let _ = writeln!(text, "  digest{}: {digest}", self.in_table());
         for note in &judgement.notes {
             let _ = writeln!(text, "  note: {}", printable_whole(note));
         }
@@ -360,8 +352,8 @@ impl<'a> Verify<'a> {
     }
 
     /// Documented in `docs/verify.md`.
-    fn json(&self, seen: &Seen, judgement: &Judgement, fixed: Option<&Fixed>, code: u8) -> std::io::Result<String> {
-        to_json(&json!({
+    fn json(&self, seen: &Seen, judgement: &Judgement, fixed: Option<&Fixed>, code: u8) -> Value {
+        json!({
             "schema": 1,
             "exit_code": code,
             "verdict": judgement.verdict,
@@ -378,6 +370,6 @@ impl<'a> Verify<'a> {
             "errored": seen.errored,
             "earlier": seen.earlier,
             "fix": fixed,
-        }))
+        })
     }
 }

@@ -1,11 +1,9 @@
 //! What became of one lock or state, in a sentence for people and a word for programs.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use crate::model::{Fate, OtherLock, OtherOutcome, Product, RefusedLock, StateAccount, Unsaved};
-use crate::text::{describe, printable, printable_whole};
+use crate::text::{ago, printable, printable_whole};
 
 /// What became of a lock, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +20,13 @@ pub struct Finding {
     pub details: Vec<String>,
     /// What somebody has to do now.
     pub next: Option<String>,
+}
+
+impl Finding {
+    /// What became of something that has no ID, where there is nothing to do.
+    pub fn new(state: String, outcome: Outcome, line: String) -> Self {
+        Self { id: None, state, outcome, line, details: Vec::new(), next: None }
+    }
 }
 
 /// What became of a lock, from what troubles nobody to what somebody has to see to.
@@ -76,14 +81,9 @@ impl StateAccount {
             count => format!(" (and {count} more things)"),
         };
         let state = format!("{}/{}", self.bucket, self.state_key);
-        Some(Finding {
-            id: None,
-            line: format!("state s3://{state} needs a look: {first}{more}"),
-            state,
-            outcome: Outcome::NeedsALook,
-            details: Vec::new(),
-            next: Some(format!("before anything else is run on this state, {}", self.next)),
-        })
+        let line = format!("state s3://{state} needs a look: {first}{more}");
+        let next = Some(format!("before anything else is run on this state, {}", self.next));
+        Some(Finding { next, ..Finding::new(state, Outcome::NeedsALook, line) })
     }
 }
 
@@ -128,14 +128,9 @@ impl Unsaved {
             // `verify` has nothing to compare with.
             None => format!("{what}, tfguard release --imports > recovered.tf && {program} plan"),
         };
-        Finding {
-            id: None,
-            state: self.state.clone().unwrap_or_default(),
-            outcome: if is_urgent { Outcome::NeedsALook } else { Outcome::Gone },
-            line: printable_whole(&line),
-            details,
-            next: is_urgent.then_some(next),
-        }
+        let outcome = if is_urgent { Outcome::NeedsALook } else { Outcome::Gone };
+        let finding = Finding::new(self.state.clone().unwrap_or_default(), outcome, printable_whole(&line));
+        Finding { details, next: is_urgent.then_some(next), ..finding }
     }
 
     /// A line for each resource that the state lacks.
@@ -147,7 +142,7 @@ impl Unsaved {
 /// What there is to say of a lock that nobody logged.
 impl OtherLock {
     pub(crate) fn finding(&self) -> Finding {
-        let mut line = match &self.holder {
+        let line = match &self.holder {
             // A stranger may have written it.
             Some(holder) => {
                 let [id, operation, who, created] = [&holder.id, &holder.operation, &holder.who, &holder.created]
@@ -172,15 +167,8 @@ impl OtherLock {
                 (Outcome::Unknown, format!("NOT known whether this run left it: {why}"))
             }
         };
-        line += &what;
-        Finding {
-            id: self.holder.as_ref().map(|holder| holder.id.clone()),
-            state: format!("backend {}", self.backend),
-            outcome,
-            line,
-            details: Vec::new(),
-            next: self.next(),
-        }
+        let id = self.holder.as_ref().map(|holder| holder.id.clone());
+        Finding { id, next: self.next(), ..Finding::new(format!("backend {}", self.backend), outcome, line + &what) }
     }
 
     /// The next step, if there is one.
@@ -225,13 +213,8 @@ impl RefusedLock {
         let Some(lock) = &self.lock else {
             return format!("the state is locked: lock {}; its holder could not be read", shown(&self.id));
         };
-        let since = match lock.created.parse::<Timestamp>() {
-            Ok(created) => {
-                let age = self.at.duration_since(created).try_into().unwrap_or_default();
-                format!("{} ({} ago)", created.strftime("%Y-%m-%d %H:%M:%S UTC"), describe_age(age))
-            }
-            Err(_) => shown(&lock.created),
-        };
+        let since = lock.created.parse::<Timestamp>();
+        let since = since.map_or_else(|_| shown(&lock.created), |created| ago(created, self.at));
         format!(
             "the state {} {} locked by {} since {since} for {} (version {}): lock {}",
             shown(&lock.path),
@@ -244,21 +227,10 @@ impl RefusedLock {
     }
 }
 
-/// What Terraform calls `OperationTypeApply` (`internal/backend/backendrun/operationtype_string.go`), in plain words.
-fn operation(operation: &str) -> &str {
-    match operation {
-        "OperationTypePlan" => "a plan",
-        "OperationTypeApply" => "an apply",
-        "OperationTypeRefresh" => "a refresh",
-        other => other,
-    }
-}
-
-fn describe_age(age: Duration) -> String {
-    match age.as_secs() / (24 * 3600) {
-        0 | 1 => describe(Duration::from_secs(age.as_secs())),
-        days => format!("{days} days"),
-    }
+/// What the holder of a lock does, in a word: Terraform's `OperationTypeApply`
+/// (`internal/backend/backendrun/operationtype_string.go`) is `apply`.
+pub fn operation(operation: &str) -> String {
+    operation.strip_prefix("OperationType").map_or_else(|| operation.to_owned(), str::to_lowercase)
 }
 
 #[cfg(test)]

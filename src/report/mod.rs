@@ -4,4 +4,4 @@ pub mod ci;
 mod finding;
 mod text;
 
-pub use finding::{Finding, Outcome};
+pub use finding::{Finding, Outcome, operation};

@@ -258,18 +258,17 @@ impl LockAccount {
                 HalfOutcome::Deleted | HalfOutcome::AlreadyGone | HalfOutcome::NotOwn { .. } => {}
             }
         }
-        Finding { id: Some(claim.id.to_string()), state: claim.lock_id(), outcome, line, details: Vec::new(), next }
+        Finding { id: Some(claim.id.to_string()), next, ..Finding::new(claim.lock_id(), outcome, line) }
     }
 }
 
 impl TraceAccount {
     /// Nothing is to be said of one whose lock is told of otherwise, or that the child never had.
     fn finding(&self, account: &Account, sure: &str) -> Option<Finding> {
-        let (state, program) = (self.entry.trace.lock_id(), account.product().program());
+        let state = self.entry.trace.lock_id();
         let told = |outcome, what: String| {
-            let line = format!("lockfile of {state}: {what}");
             let told = account.locks.iter().any(|lock| lock.claim.lock_id() == state);
-            (!told).then(|| Finding { id: None, state: state.clone(), outcome, line, details: Vec::new(), next: None })
+            (!told).then(|| Finding::new(state.clone(), outcome, format!("lockfile of {state}: {what}")))
         };
         let why = match (&self.outcome, &self.holder) {
             (Some(LockOutcome::Left(why)), _) => why,
@@ -291,40 +290,20 @@ impl TraceAccount {
             }
             _ => return None,
         };
-        let (directory, command) = match &self.settings {
-            Some(Settings { directory, flags, .. }) => {
-                let command = match flags.as_slice() {
-                    [name, workspace] if name == "--workspace" => {
-                        format!("TF_WORKSPACE={} {program}", text::quote(workspace))
-                    }
-                    _ => program.to_owned(),
-                };
-                (text::quote(directory), command)
-            }
-            None => ("its directory".to_owned(), program.to_owned()),
-        };
-        Some(Finding {
-            id: None,
-            outcome: Outcome::Left,
-            line: format!("lockfile of {state}: NOT released: {why}"),
-            details: Vec::new(),
-            next: Some(format!(
-                "run `{command} plan` in {directory}; if a lock of {state} is refused, and you are sure that \
-                 {sure}, run: {command} force-unlock <the ID it shows>"
-            )),
-            state,
-        })
+        let next = format!(
+            "{}; if it shows a lock, and you are sure that {sure}, run `tfguard unlock` with its ID",
+            in_its_place(self.settings.as_ref(), "tfguard inspect")
+        );
+        let line = format!("lockfile of {state}: NOT released: {why}");
+        Some(Finding { next: Some(next), ..Finding::new(state, Outcome::Left, line) })
     }
 }
 
 /// A command about a state, and where to run it.
 fn in_its_place(settings: Option<&Settings>, command: &str) -> String {
-    let (directory, flags) = match settings {
-        Some(Settings { directory, flags, .. }) => (Some(directory.as_path()), flags.as_slice()),
-        None => (None, &[][..]),
-    };
-    let words = command.split(' ').map(str::to_owned).chain(flags.iter().cloned());
-    text::run_in(directory, &text::join(words.collect::<Vec<_>>()))
+    let flags = settings.iter().flat_map(|settings| settings.flags.iter().map(String::as_str));
+    let directory = settings.map(|settings| settings.directory.as_path());
+    text::run_in(directory, &text::join(command.split(' ').chain(flags)))
 }
 
 fn taken_away(product: &str) -> String {

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::aws::S3Backend;
 use crate::model::{FoundLock, Relation, StateFinding};
-use crate::state::seen::{Held, Seen, StateObject};
+use crate::state::judge::is_at_odds;
+use crate::state::seen::{Held, Seen, StateObject, StoredDigest};
 use crate::store::DIGEST_SUFFIX;
 use crate::text;
 use crate::text::without_user;
@@ -199,4 +200,16 @@ pub fn describe(object: &StateObject) -> String {
     words.extend(object.modified.map(|modified| format!("written {modified:.0}")));
     words.extend(object.version.as_ref().map(|version| format!("version {version}")));
     words.join(", ")
+}
+
+/// What the lock table says of a state, in a few words. None where no table is named.
+#[must_use]
+pub fn describe_digest(object: Option<&StateObject>, digest: &StoredDigest) -> Option<String> {
+    Some(match digest {
+        StoredDigest::NotKept => return None,
+        StoredDigest::Absent => "none, and Terraform works without one".to_owned(),
+        StoredDigest::Malformed => "not an MD5, so Terraform ignores it".to_owned(),
+        StoredDigest::Md5(md5) if is_at_odds(object, Some(md5)) => format!("{md5} is not the state's"),
+        StoredDigest::Md5(_) => "fits".to_owned(),
+    })
 }

@@ -191,6 +191,8 @@ pub fn errored(dir: &Path, since: Option<Timestamp>) -> Option<Errored> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -211,5 +213,16 @@ mod tests {
         assert!(matches!(unreadable(errored(dir.path(), None)), Some(Err(Flaw::TooLarge { .. }))));
         std::fs::write(&path, "{").unwrap();
         assert!(errored(dir.path(), Some(Timestamp::now() + Duration::from_secs(60))).is_none());
+    }
+
+    /// Not every directory has a name that JSON could have.
+    #[test]
+    fn what_is_left_in_a_directory_of_any_name_can_be_told_in_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join(OsStr::from_bytes(b"\xff"));
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::write(odd.join(ERRORED), "{").unwrap();
+        let told = serde_json::to_value(errored(&odd, None)).unwrap();
+        assert!(told["path"].is_array(), "{told}");
     }
 }

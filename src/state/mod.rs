@@ -16,7 +16,7 @@ mod seen;
 mod store;
 mod unsaved;
 
-pub(crate) use advice::{Site, Step, describe, step};
+pub(crate) use advice::{Site, Step, describe, describe_digest, step};
 pub(crate) use content::Content;
 pub(crate) use fix::{Fix, fix};
 pub(crate) use judge::{Judgement, is_at_odds};

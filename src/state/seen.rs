@@ -85,6 +85,7 @@ impl StateObject {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Errored {
     /// The file.
+    #[serde(serialize_with = "crate::paths::serialize")]
     pub path: PathBuf,
     /// What is in it.
     #[serde(flatten)]

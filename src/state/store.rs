@@ -1,12 +1,9 @@
 //! The state's object and its digest, reachable.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::DateTime;
 use jiff::Timestamp;
 
 use crate::aws::{AwsClients, S3Backend, SseCustomerKey, StoreError, classify};
@@ -52,7 +49,12 @@ impl StateStore {
         }
         let action = if version.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
         match request.send().await {
-            Ok(answer) => Ok(Some(collect(answer).await?)),
+            Ok(answer) => {
+                let modified = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
+                let version = answer.version_id().filter(|id| *id != "null").map(str::to_owned);
+                let bytes = read_body(answer.body, StateObject::LARGEST, LONGEST).await?;
+                Ok(Some(StateObject { modified, version, ..StateObject::of(&bytes) }))
+            }
             Err(error) if matches!(error.code(), Some("NoSuchKey" | "NoSuchVersion")) => Ok(None),
             Err(error) => Err(unreadable(classify(action, error))),
         }
@@ -73,17 +75,6 @@ impl StateStore {
         });
         Ok(earlier.filter_map(|version| version.version_id().map(str::to_owned)).collect())
     }
-}
-
-async fn collect(answer: GetObjectOutput) -> Result<StateObject, StoreError> {
-    let modified = answer.last_modified().and_then(time);
-    let version = answer.version_id().filter(|id| *id != "null").map(str::to_owned);
-    let bytes = read_body(answer.body, StateObject::LARGEST, LONGEST).await?;
-    Ok(StateObject { modified, version, ..StateObject::of(&bytes) })
-}
-
-fn time(time: &DateTime) -> Option<Timestamp> {
-    SystemTime::try_from(*time).ok().and_then(|time| Timestamp::try_from(time).ok())
 }
 
 /// The item that holds the digest. The only thing in tfguard that writes it.
@@ -167,7 +158,7 @@ impl DigestStore {
         };
         match request.send().await {
             Ok(_) => Ok(Written::Done),
-            Err(error) if is_refused(error.as_service_error()) => {
+            Err(error) if error.code() == Some("ConditionalCheckFailedException") => {
                 // By a repetition of this very request, whose answer was lost, or by somebody else's.
                 let ours = self.read().await?.digest.md5() == Some(md5);
                 Ok(if ours { Written::Done } else { Written::Changed })
@@ -175,8 +166,4 @@ impl DigestStore {
             Err(error) => Err(classify("dynamodb:PutItem", error)),
         }
     }
-}
-
-fn is_refused(error: Option<&PutItemError>) -> bool {
-    error.is_some_and(PutItemError::is_conditional_check_failed_exception)
 }

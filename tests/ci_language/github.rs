@@ -110,7 +110,7 @@ fn a_run_that_is_not_finished_is_told() {
     let told = commands(&err);
     assert_eq!(told.len(), 1, "{exit}");
     assert!(told[0].starts_with("::warning title=tfguard%3A A run is not finished::"), "{exit}");
-    assert!(told[0].contains("is still running after 2s"), "{exit}");
+    assert!(told[0].contains("is not accounted for after 2s"), "{exit}");
     let held = project.lock().expect("an apply holds its lock");
     assert!(told[0].contains(&format!("(lock {} of ", held["ID"].as_str().unwrap())), "{exit}");
     assert!(project.lock().is_some(), "it is being stopped, and nothing is released before");

@@ -35,7 +35,7 @@ fn the_run_that_has_the_lock_is_named_with_the_safe_next_step() {
         let id = lock["ID"].as_str().unwrap();
         let held = [
             &format!("the state {} is locked by {}", project.lock_id(), lock["Who"].as_str().unwrap()),
-            " ago) for an apply (version ",
+            " ago) for apply (version ",
             "held by job apply of https://github.com/owner/repository/actions/runs/7 (attempt 2), started by alice",
         ];
 
@@ -80,7 +80,7 @@ fn a_lock_without_a_record_is_judged_by_nothing_on_every_version() {
             &exit,
             &[
                 "is locked by runner@build-7f9c4 since 2026-03-04 05:06:07 UTC (",
-                " days ago) for an apply",
+                " ago) for apply",
                 &foreign.id,
                 "the holder may be alive or dead: tfguard recorded no holder; it names the host build-7f9c4",
                 &next,

@@ -16,10 +16,8 @@ use jiff::Timestamp;
 use crate::aws::{AwsClients, S3Backend, StoreError, Surroundings};
 use crate::commands::Failure;
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
-use crate::commands::locks::args::{Args, Below, Format};
-use crate::commands::locks::sheet::{Looked, Row, Sheet, Summary, store_of_bucket, store_of_table};
+use crate::commands::locks::{Args, Below, Format, Looked, Sheet, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
-use crate::model::LockPlace;
 use crate::session::Machine;
 use crate::store::Reader;
 use crate::text::in_a_line;
@@ -53,11 +51,11 @@ pub struct Gatherer<'a> {
 }
 
 impl<'a> Gatherer<'a> {
-    pub fn new(args: &'a Args, machine: &'a Machine, now: Timestamp, sheet: Box<dyn Sheet>) -> Self {
+    pub fn new(args: &'a Args, machine: &'a Machine, sheet: Box<dyn Sheet>) -> Self {
         Self {
             args,
             machine,
-            now,
+            now: Timestamp::now(),
             env: std::env::vars_os().collect(),
             sheet,
             summary: Summary::default(),
@@ -120,25 +118,21 @@ impl<'a> Gatherer<'a> {
         let given = self.args.access.settings();
         // For a table or a bucket as a whole.
         let backend = S3Backend::without_state(given.alone(), surroundings);
-        let connected = async { AwsClients::connect(&backend?).await };
-        let clients = match connected.await.map_err(|error| TargetError::from(given.named(error))) {
-            Ok(clients) => clients,
-            Err(error) => {
-                let buckets = buckets.iter().map(|below| (below.to_string(), store_of_bucket(&below.bucket)));
-                let tables = tables.iter().map(|table| (table_in_words(table), store_of_table(table)));
-                for (place, label) in buckets.chain(tables) {
-                    self.looked(place, label, Err(error.to_string()));
-                }
-                return Ok(());
-            }
-        };
+        let connected = async { AwsClients::connect(&backend?).await }.await;
+        let clients = connected.map_err(|error| TargetError::from(given.named(error)).to_string());
         for below in buckets {
-            let looked = self.bucket(&clients, &below.bucket, &below.prefix).await?;
+            let looked = match &clients {
+                Ok(clients) => self.bucket(clients, &below.bucket, &below.prefix).await?,
+                Err(error) => Err(error.clone()),
+            };
             self.looked(below.to_string(), store_of_bucket(&below.bucket), looked);
         }
         for table in tables {
-            let looked = self.table(&clients, table).await?;
-            self.looked(table_in_words(table), store_of_table(table), looked);
+            let looked = match &clients {
+                Ok(clients) => self.table(clients, table).await?,
+                Err(error) => Err(error.clone()),
+            };
+            self.looked(format!("DynamoDB table {table}"), store_of_table(table), looked);
         }
         Ok(())
     }
@@ -154,8 +148,7 @@ impl<'a> Gatherer<'a> {
         }
         self.readers.insert(state.bucket().to_owned(), state.clients.reader());
         self.backends.push(state.backend);
-        let unread = |look: &HalfLook| Some(format!("{}: {}", look.at.place, look.failure()?.on_lines()));
-        looks.iter().filter_map(unread).next_back().map_or(Ok(()), Err)
+        looks.iter().filter_map(HalfLook::unread).next_back().map_or(Ok(()), |unread| Err(unread.on_lines()))
     }
 
     /// All lockfiles below a prefix. The inner error is the bucket's, the outer one the list's.
@@ -168,7 +161,8 @@ impl<'a> Gatherer<'a> {
         let reader = clients.reader();
         self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
         let mut pages = pin!(clients.bucket_pages(bucket, prefix));
-        let mut unread = Unread::default();
+        // Lockfiles that are listed and cannot be read, and why the first of them.
+        let mut unread: Option<(usize, String)> = None;
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
@@ -193,12 +187,17 @@ impl<'a> Gatherer<'a> {
                     }
                     // Released in between.
                     Ok(None) => {}
-                    Err(error) => unread.note(&place, &error),
+                    Err(error) => {
+                        let first = || (0, format!("{place}: {}", error.on_lines()));
+                        unread.get_or_insert_with(first).0 += 1;
+                    }
                 }
             }
             self.hand_over(locks.into_locks()).await?;
         }
-        Ok(unread.result())
+        Ok(unread.map_or(Ok(()), |(count, first)| {
+            Err(format!("reading {count} of its lockfiles failed, the first: {first}"))
+        }))
     }
 
     /// All items of a table. Errors as of [`Self::bucket`].
@@ -215,8 +214,8 @@ impl<'a> Gatherer<'a> {
             let mut locks = Vec::new();
             for (state, seen) in page.found {
                 let half = HalfSeen { place: reader.table_place(table, &state), seen, expected: true };
-                if let Some(first) = self.held.absorb(&state, half) {
-                    locks.push(SeenLock { state, first, others: Vec::new() });
+                if let Some(half) = self.held.absorb(&state, half) {
+                    locks.push(SeenLock { state, halves: vec![half] });
                 }
             }
             self.hand_over(locks).await?;
@@ -226,7 +225,8 @@ impl<'a> Gatherer<'a> {
 
     /// Judges locks, counts them and hands them to the list.
     async fn hand_over(&mut self, locks: Vec<SeenLock>) -> Result<(), Failure> {
-        let mut judged: Vec<_> = locks.into_iter().map(|lock| lock.judge(self.machine)).collect();
+        let mut judged: Vec<_> =
+            locks.into_iter().map(|lock| lock.judge(self.machine, self.now, self.args.older_than)).collect();
         // A metric does not tell of it.
         if self.args.format != Format::Prometheus {
             for some in judged.chunks_mut(AT_ONCE) {
@@ -240,19 +240,17 @@ impl<'a> Gatherer<'a> {
             if self.is_nobodys(&lock.lock.state) {
                 lock.notes.push("none of the directories is set up for this state".to_owned());
             }
-            let stale = lock.stale(self.args.older_than, self.now);
+            let is_stale = !lock.stale().is_empty();
             self.summary.locks += 1;
-            self.summary.stale += usize::from(!stale.is_empty());
+            self.summary.stale += usize::from(is_stale);
             match &lock.judged.verdict {
                 verdict if verdict.is_alive() => self.summary.alive += 1,
                 verdict if verdict.is_dead() => self.summary.dead += 1,
                 _ => self.summary.unknown += 1,
             }
-            if stale.is_empty() && self.args.stale {
-                continue;
+            if is_stale || !self.args.stale {
+                self.sheet.write(&lock).map_err(Failure::Output)?;
             }
-            let row = Row { lock: &lock, stale: &stale, older_than: self.args.older_than, now: self.now };
-            self.sheet.write(row).map_err(Failure::Output)?;
         }
         Ok(())
     }
@@ -289,10 +287,6 @@ impl<'a> Gatherer<'a> {
     }
 }
 
-fn table_in_words(table: &String) -> String {
-    format!("DynamoDB table {table}")
-}
-
 /// Each once, however often it is named.
 fn distinct<T: PartialEq>(named: &[T]) -> Vec<&T> {
     named.iter().enumerate().filter(|(at, one)| !named[..*at].contains(one)).map(|(_, one)| one).collect()
@@ -306,46 +300,18 @@ fn outermost(named: &[Below]) -> Vec<&Below> {
     distinct(named).into_iter().filter(|inner| !named.iter().any(|outer| holds(outer, inner))).collect()
 }
 
-/// Lockfiles that are listed and cannot be read.
-#[derive(Default)]
-struct Unread {
-    count: usize,
-    first: Option<String>,
-}
-
-impl Unread {
-    fn note(&mut self, place: &LockPlace, error: &StoreError) {
-        self.count += 1;
-        self.first.get_or_insert_with(|| format!("{place}: {}", error.on_lines()));
-    }
-
-    fn result(self) -> Result<(), String> {
-        match self.first {
-            None => Ok(()),
-            Some(first) => Err(format!("reading {} of its lockfiles failed, the first: {first}", self.count)),
-        }
-    }
-}
-
 /// How far it is, on a terminal's stderr.
+#[derive(Default)]
 struct Progress {
-    shown: bool,
-    wanted: bool,
     scanned: usize,
     found: usize,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        let wanted = io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO);
-        Self { shown: false, wanted, scanned: 0, found: 0 }
-    }
+    shown: bool,
 }
 
 impl Progress {
     fn note(&mut self, scanned: usize, found: usize) {
         (self.scanned, self.found) = (self.scanned + scanned, self.found + found);
-        if self.wanted {
+        if io::stderr().is_terminal() && tracing::enabled!(tracing::Level::INFO) {
             self.shown = true;
             let _ = write!(io::stderr(), "\r\u{1b}[Ktfguard: {} read, {} locks", self.scanned, self.found);
         }

@@ -3,14 +3,15 @@
 //! No two samples may have the same labels: a scraper then refuses all of them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use crate::commands::locks::sheet::{Row, Sheet, Summary, store_of_bucket, store_of_table};
+use crate::commands::escaped;
+use crate::commands::judged::JudgedLock;
+use crate::commands::locks::{Sheet, Summary, store_of_bucket, store_of_table};
 use crate::model::LockPlace;
-use crate::text::harmless;
 
 const CREATED: &str = "tfguard_lock_created_timestamp_seconds";
 
@@ -19,11 +20,12 @@ pub struct Prometheus<W> {
     begun: bool,
     /// The labels that were written: their hashes, because there can be many.
     written: HashSet<u64>,
+    hasher: RandomState,
 }
 
 impl<W: Write> Prometheus<W> {
     pub fn new(out: W) -> Self {
-        Self { out, begun: false, written: HashSet::new() }
+        Self { out, begun: false, written: HashSet::new(), hasher: RandomState::new() }
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -35,9 +37,8 @@ impl<W: Write> Prometheus<W> {
 }
 
 impl<W: Write> Sheet for Prometheus<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
+    fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
         self.begin()?;
-        let lock = row.lock;
         let info = lock.lock.info();
         let run = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
         // Of the foreign texts, their store bounds only the first and the last.
@@ -48,14 +49,12 @@ impl<W: Write> Sheet for Prometheus<W> {
             ("who", &shortened(info.map_or("", |info| &info.who))),
             ("run", &shortened(run.unwrap_or_default())),
             ("verdict", lock.judged.verdict.word()),
-            ("stale", &row.stale.join(",")),
+            ("stale", &lock.stale().join(",")),
             // Something without an ID can lie at both places of one state.
-            ("place", &store_of(&lock.lock.first.place)),
+            ("place", &store_of(&lock.lock.first().place)),
         ]);
-        let mut hasher = DefaultHasher::new();
-        labels.hash(&mut hasher);
         // The same names at two endpoints.
-        if !self.written.insert(hasher.finish()) {
+        if !self.written.insert(self.hasher.hash_one(&labels)) {
             return Ok(());
         }
         match lock.since() {
@@ -107,34 +106,12 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Label values are foreign texts: what would end them, or steer whoever looks at them, does not get through.
+/// Label values are foreign texts: what would end them, or steer whoever looks at them, does not get through, and no two
+/// become the same.
 fn labels(pairs: &[(&str, &str)]) -> String {
-    let quoted = |value: &str| visible(value).replace('\\', "\\\\").replace('"', "\\\"");
-    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", quoted(value))).collect();
+    let value = |text: &str| escaped(&text.replace("\\u", "\\u005cu")).replace('\\', "\\\\").replace('"', "\\\"");
+    let pairs: Vec<_> = pairs.iter().map(|(name, text)| format!("{name}=\"{}\"", value(text))).collect();
     format!("{{{}}}", pairs.join(","))
-}
-
-/// A text with `\uXXXX` for what steers a terminal or gives a CI an order, and for a backslash that could be read as the
-/// beginning of that: no two texts become the same.
-fn visible(text: &str) -> String {
-    let mut visible = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    let mut before = None;
-    while let Some(char) = chars.next() {
-        let ambiguous = match char {
-            '\\' => chars.peek() == Some(&'u'),
-            '#' => before == Some('#'),
-            // All of them are of the basic plane.
-            char => harmless(char) != char,
-        };
-        if ambiguous {
-            visible += &format!("\\u{:04x}", u32::from(char));
-        } else {
-            visible.push(char);
-        }
-        before = Some(char);
-    }
-    visible
 }
 
 #[cfg(test)]
@@ -145,12 +122,12 @@ mod tests {
 
     use super::*;
     use crate::commands::judged::HalfSeen;
-    use crate::commands::judged::JudgedLock;
     use crate::commands::judged::SeenLock;
-    use crate::commands::locks::sheet::Looked;
+    use crate::commands::locks::Looked;
     use crate::model::Liveness;
     use crate::model::Sighting;
     use crate::session::Judged;
+    use crate::text::harmless;
 
     /// Reads labels as the format has them: `name="value"`, in which `\\`, `\"` and `\n` are escaped.
     fn read(labels: &str) -> Option<Vec<(String, String)>> {
@@ -178,7 +155,7 @@ mod tests {
         Some(pairs)
     }
 
-    /// What [`visible`] was made of.
+    /// What the text of a label was made of.
     fn original(visible: &str) -> String {
         let mut text = String::new();
         let mut rest = visible;
@@ -209,9 +186,16 @@ mod tests {
             endpoint: endpoint.map(str::to_owned),
         };
         let half = HalfSeen { place, seen: Sighting::of_item(&HashMap::new()), expected: true };
-        let lock = SeenLock { state: key.to_owned(), first: half, others: Vec::new() };
+        let lock = SeenLock { state: key.to_owned(), halves: vec![half] };
         let verdict = Liveness::Unknown { why: String::new() };
-        JudgedLock { lock, judged: Judged { holder: None, verdict }, state_exists: None, notes: Vec::new() }
+        JudgedLock {
+            lock,
+            judged: Judged { holder: None, verdict },
+            now: Timestamp::UNIX_EPOCH,
+            older_than: None,
+            state_exists: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Names and labels of all samples that are written of these.
@@ -220,7 +204,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let mut sheet = Prometheus::new(&mut out);
         for lock in locks {
-            sheet.write(Row { lock, stale: &lock.stale(None, now), older_than: None, now }).unwrap();
+            sheet.write(lock).unwrap();
         }
         let places =
             places.iter().map(|place| Looked { place: place.clone(), label: place.clone(), error: None }).collect();

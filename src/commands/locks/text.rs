@@ -7,22 +7,24 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use crate::commands::describe::operation;
-use crate::commands::judged::age_in_words;
-use crate::commands::locks::sheet::{Row, Sheet, Summary};
+use crate::commands::judged::JudgedLock;
+use crate::commands::locks::{Sheet, Summary};
 use crate::commands::page::{Page, WRONG, style_of};
 use crate::commands::to_json;
-use crate::text::printable;
+use crate::report::operation;
+use crate::text::{age_in_words, printable};
 
 /// So many locks are sorted and aligned together.
 const TOGETHER: usize = 1000;
 /// A cell that is wider sticks out, so that one long name does not push all else away.
 const WIDEST: usize = 80;
-/// The narrowest a column becomes on a narrow terminal.
+/// The narrowest that the states become on a narrow terminal.
 const NARROWEST: usize = 12;
 const COLUMNS: [&str; 6] = ["STATE", "AGE", "OPERATION", "VERDICT", "LOCK ID", "HOLDER"];
 const VERDICT: usize = 3;
+/// What is on lines of its own on a narrow terminal, to be copied.
 const ID: usize = 4;
+const HOLDER: usize = 5;
 const GAP: &str = "  ";
 
 pub struct Text<W> {
@@ -43,17 +45,10 @@ struct Line {
 }
 
 impl Line {
-    fn all_columns(&self) -> Vec<String> {
+    fn row(&self) -> Vec<String> {
         let mut cells = self.cells.to_vec();
-        let who = cells.pop().into_iter().filter(|who| !who.is_empty());
-        cells.push(who.chain(self.run.clone()).collect::<Vec<_>>().join(" "));
-        cells
-    }
-
-    /// Without the ID, which is on a line of its own, to be copied.
-    fn some_columns(&self) -> Vec<String> {
-        let mut cells = self.cells.to_vec();
-        cells.remove(ID);
+        let holder = [Some(&self.cells[HOLDER]).filter(|who| !who.is_empty()), self.run.as_ref()];
+        cells[HOLDER] = holder.into_iter().flatten().cloned().collect::<Vec<_>>().join(" ");
         cells
     }
 }
@@ -69,16 +64,17 @@ impl<W: Write> Text<W> {
         lines.sort_by_key(|line| std::cmp::Reverse(line.age.unwrap_or(Duration::MAX)));
         let page = self.page;
         let mut heading = COLUMNS.map(str::to_owned).to_vec();
-        let mut rows: Vec<_> = lines.iter().map(Line::all_columns).collect();
+        let mut rows: Vec<_> = lines.iter().map(Line::row).collect();
         let mut widths = widths(&heading, &rows);
         let is_first = self.narrow.is_none();
-        let is_too_wide = |width| total(&widths) > width;
-        let narrow = *self.narrow.get_or_insert_with(|| page.width.is_some_and(is_too_wide));
+        let width = page.width.unwrap_or(usize::MAX);
+        let narrow = *self.narrow.get_or_insert(total(&widths) > width);
         if narrow {
-            heading.remove(ID);
-            rows = lines.iter().map(Line::some_columns).collect();
-            widths = self::widths(&heading, &rows);
-            shrink(&mut widths, page.width.unwrap_or(usize::MAX));
+            for row in rows.iter_mut().chain([&mut heading]) {
+                row.truncate(ID);
+            }
+            widths.truncate(ID);
+            widths[0] = widths[0].saturating_sub(total(&widths).saturating_sub(width)).max(NARROWEST.min(widths[0]));
         }
         if is_first {
             let heading = aligned(heading, &widths).join(GAP);
@@ -86,17 +82,20 @@ impl<W: Write> Text<W> {
         }
         for (line, mut row) in lines.iter().zip(rows) {
             if narrow {
-                cut(&mut row, &widths);
+                row[0] = the_end_of(&row[0], widths[0]);
             }
             let mut row = aligned(row, &widths);
             row[VERDICT] = page.paint(line.style, &row[VERDICT]);
             writeln!(self.out, "{}", row.join(GAP).trim_end())?;
+            let mut below = Vec::new();
             if narrow {
-                writeln!(self.out, "    lock {}", line.cells[ID])?;
-                line.run.iter().try_for_each(|run| writeln!(self.out, "    run {run}"))?;
+                let [.., id, who] = &line.cells;
+                below.push(format!("lock {id}"));
+                below.extend((!who.is_empty()).then(|| format!("by {who}")));
+                below.extend(line.run.iter().map(|run| format!("run {run}")));
             }
-            for note in &line.notes {
-                writeln!(self.out, "    {}", page.wrapped(4, note))?;
+            for text in below.iter().chain(&line.notes) {
+                writeln!(self.out, "    {}", page.wrapped(4, text))?;
             }
         }
         self.out.flush()
@@ -115,26 +114,11 @@ fn total(widths: &[usize]) -> usize {
     widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1)
 }
 
-/// Makes the columns fit: the first and the last, of states and holders, give what is missing.
-fn shrink(widths: &mut [usize], width: usize) {
-    let last = widths.len() - 1;
-    let missing = |widths: &[usize]| total(widths).saturating_sub(width);
-    widths[last] = widths[last].saturating_sub(missing(widths)).max(NARROWEST.min(widths[last]));
-    widths[0] = widths[0].saturating_sub(missing(widths)).max(NARROWEST.min(widths[0]));
-}
-
-/// Cuts what is too wide: a state at its beginning, since its end tells it from others.
-fn cut(row: &mut [String], widths: &[usize]) {
-    for (column, (cell, width)) in row.iter_mut().zip(widths).enumerate() {
-        let length = cell.chars().count();
-        if length <= *width {
-            continue;
-        }
-        let keep = width.saturating_sub(1);
-        *cell = match column {
-            0 => ['…'].into_iter().chain(cell.chars().skip(length - keep)).collect(),
-            _ => cell.chars().take(keep).chain(['…']).collect(),
-        };
+/// A state that is cut at its beginning, since its end tells it from others.
+fn the_end_of(state: &str, width: usize) -> String {
+    match state.chars().count() {
+        length if length <= width => state.to_owned(),
+        length => std::iter::once('…').chain(state.chars().skip(length + 1 - width)).collect(),
     }
 }
 
@@ -143,10 +127,14 @@ fn aligned(row: Vec<String>, widths: &[usize]) -> Vec<String> {
 }
 
 impl<W: Write> Sheet for Text<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
-        let judged = &row.lock.judged;
-        let lock = &row.lock.lock;
-        let age = row.lock.age(row.now);
+    fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
+        let (judged, age, stale) = (&lock.judged, lock.age(), lock.stale());
+        let mut notes = Vec::new();
+        if !stale.is_empty() {
+            notes.push(format!("stale ({}): {}", stale.join(", "), judged.verdict.why()));
+        }
+        notes.extend(lock.noteworthy());
+        let lock = &lock.lock;
         let info = lock.info();
         let run = judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
         let (verdict, style) = match lock.defect() {
@@ -156,16 +144,11 @@ impl<W: Write> Sheet for Text<W> {
         let cells = [
             lock.state.clone(),
             age.map_or_else(|| "?".to_owned(), age_in_words),
-            info.map_or_else(|| "?".to_owned(), operation),
+            info.map_or_else(|| "?".to_owned(), |info| operation(&info.operation)),
             verdict.to_owned(),
             lock.id().unwrap_or("none").to_owned(),
             info.map_or_else(String::new, |info| info.who.trim().to_owned()),
         ];
-        let mut notes = Vec::new();
-        if !row.stale.is_empty() {
-            notes.push(format!("stale ({}): {}", row.stale.join(", "), judged.verdict.why()));
-        }
-        notes.extend(row.lock.noteworthy());
         let notes = notes.iter().map(|note| printable(note)).collect();
         let cells = cells.map(|cell| printable(&cell));
         self.lines.push(Line { age, cells, run: run.map(printable), style, notes });
@@ -203,11 +186,11 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Sheet for Json<W> {
-    fn write(&mut self, row: Row) -> io::Result<()> {
+    fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
         let separator = if self.begun { ",\n" } else { "\n" };
         self.begin()?;
         self.out.write_all(separator.as_bytes())?;
-        self.out.write_all(to_json(&row.lock.view(row.older_than, row.now))?.as_bytes())
+        self.out.write_all(to_json(&lock.view())?.as_bytes())
     }
 
     fn end(&mut self, summary: &Summary, now: Timestamp) -> io::Result<()> {
@@ -242,9 +225,10 @@ mod tests {
         let narrow = shown(Some(60));
         assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
         let lines: Vec<_> = narrow.lines().collect();
-        assert_eq!(lines[1], "…/terraform.tfstate  3d 2h  apply      unknown  runner@buil…", "{narrow}");
-        assert_eq!(lines[2..4], ["    lock 4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "    run https://ci/1"], "{narrow}");
-        assert!(lines[5].starts_with("    "), "a note goes on below itself: {narrow}");
+        assert_eq!(lines[1], "…ork/production/terraform.tfstate  3d 2h  apply      unknown", "{narrow}");
+        let below = ["lock 4bb7d84c-f09d-7909-0219-02f6e8d9eeb4", "by runner@build-7f9c4-abcdef", "run https://ci/1"];
+        assert_eq!(lines[2..5], below.map(|line| format!("    {line}")), "{narrow}");
+        assert!(lines[6].starts_with("    "), "a note goes on below itself: {narrow}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::machine::Terms;
-use crate::model::{Account, LockAccount, LockClaim, LockOutcome, OnDeath, ProcessId, Stage, StopRequest, World};
+use crate::model::{Account, LockAccount, LockClaim, LockOutcome, ProcessId, Stage, StopRequest, World};
 use crate::report::ci::{Level, Message, Summary};
 use crate::run::{
     Failure, InnerGuards, Job, Output, Plan, Requests, Spools, Supervisor, clean_up, compare_again, conclude,
@@ -95,15 +95,13 @@ struct Found {
     attended: Option<File>,
     /// What of the output nobody had passed on when the supervisor was asked.
     spools: Option<Spools>,
-    /// Its blocks are wanted, on stdout alone.
-    imports: bool,
 }
 
 impl Found {
-    /// Passes on the output that nobody had passed on.
-    fn relay(&mut self) -> Result<Output, Failure> {
+    /// Passes on the output that nobody had passed on. `apart`: nothing of it to stdout.
+    fn relay(&mut self, apart: bool) -> Result<Output, Failure> {
         let spools = self.spools.take().unwrap_or_else(|| spools(&self.session));
-        Output::relay(spools, self.imports).map_err(Failure::Start)
+        Output::relay(spools, apart).map_err(Failure::Start)
     }
 
     /// Whether somebody copied the session: whatever lives of the run holds the files of the original.
@@ -172,10 +170,8 @@ impl CleanupStep<'_> {
             ));
             worst = exit::TFGUARD_FAILED;
         }
-        let imports = self.imports;
-        let new = |session| Found { session, asked: None, attended: None, spools: None, imports };
-        let found = sessions.into_iter().map(new);
-        let mut found: Vec<_> = found.collect();
+        let new = |session| Found { session, asked: None, attended: None, spools: None };
+        let mut found: Vec<_> = sessions.into_iter().map(new).collect();
         if !self.dry_run {
             found.iter_mut().for_each(|found| self.ask(found));
         }
@@ -252,7 +248,7 @@ impl CleanupStep<'_> {
             return Ok(Some(self.cannot_know(&session, &journal, COPY)));
         }
         if self.dry_run {
-            self.say_what_would_be_done(&session, &journal);
+            self.say_what_would_be_done(&session, &journal).await;
             return Ok(Some(0));
         }
         let claim = match session.claim() {
@@ -274,11 +270,9 @@ impl CleanupStep<'_> {
             return Ok(Some(self.cannot_know(&session, &journal, COPY)));
         }
         // A guard below it may not have accounted for its Terraform when it ended.
-        let over = journal.account.ended.is_some() && InnerGuards::of(&session).at_work().is_empty();
-        Ok(Some(match over {
-            true => self.look_again(found, journal).await?,
-            false => self.take_over(found, journal).await?,
-        }))
+        let is_over = journal.account.ended.is_some() && InnerGuards::of(&session).at_work().is_empty();
+        let code = if is_over { self.look_again(found, journal).await } else { self.take_over(found, journal).await };
+        code.map(Some)
     }
 
     /// The supervisor lives, and does the work.
@@ -320,7 +314,7 @@ impl CleanupStep<'_> {
             let why = "is in the hands of a process that doesn't identify itself, so it is left to that process";
             return Ok(Some(exit::LOCK_LEFT.max(self.cannot_know(&session, journal, why))));
         };
-        let output = found.relay()?;
+        let output = found.relay(self.imports)?;
         if found.asked != Some(supervisor) {
             found.attended = session.attend();
             if !supervisor.signal(requests::RELEASE) {
@@ -329,30 +323,24 @@ impl CleanupStep<'_> {
         }
         if timeout_at(until, supervisor.gone()).await.is_err() {
             found.attended = None;
-            let (program, wait) = (&journal.account.program, describe(self.wait));
             let account = Journal::read(&session).map(|journal| journal.account).unwrap_or_default();
             let held = account.locks.iter().filter(|lock| !lock.stage.is_over());
             let held: String =
                 held.map(|lock| format!(" (lock {} of {})", lock.claim.id, lock.claim.lock_id())).collect();
-            let has_ended = account.ending.is_some() && !may_be_alive(&session, journal);
-            self.warn(&if has_ended {
-                format!(
-                    "{program} has ended, and after {wait} tfguard is still releasing its lock{held}, but this step no longer \
-                     waits for that"
-                )
-            } else if !account.requests.is_empty() {
-                format!(
-                    "{program} is still running after {wait}; tfguard stops it and then releases its lock{held}, but this \
-                     step no longer waits for that"
-                )
-            } else {
-                format!(
-                    "{program} is still running after {wait}, and whether its supervisor, process {}, heard the request to \
-                     stop it cannot be seen: it may be suspended (`kill -CONT {0}` lets it go on). Run `tfguard release` \
-                     again then",
+            let heard = match account.requests.is_empty() {
+                true => format!(
+                    "whether its supervisor, process {}, heard the request to stop it cannot be seen: it may be suspended \
+                     (`kill -CONT {0}` lets it go on)",
                     supervisor.pid
-                )
-            });
+                ),
+                false => "tfguard stops it and releases its lock".to_owned(),
+            };
+            self.warn(&format!(
+                "{} is not accounted for after {}{held}, and this step no longer waits: {heard}. Run `tfguard release` \
+                 again to hear what came of it",
+                journal.account.program,
+                describe(self.wait)
+            ));
             output.finish(&mut self.requests).await;
             return Ok(Some(exit::LOCK_LEFT));
         }
@@ -441,7 +429,7 @@ impl CleanupStep<'_> {
             ));
             return Ok(exit::LOCK_LEFT);
         }
-        let output = found.relay()?;
+        let output = found.relay(self.imports)?;
         journal.account.grace = Some(self.grace());
         let _ = self.to_self.send(StopRequest::Release);
         let mut account = Supervisor::adopt(&job, journal, &mut self.requests)
@@ -460,7 +448,7 @@ impl CleanupStep<'_> {
     /// Everything is over, but nobody was there to see it, or a lock was left.
     async fn look_again(&mut self, found: &mut Found, mut journal: Journal) -> Result<u8, Failure> {
         let session = found.session.clone();
-        let output = found.relay()?;
+        let output = found.relay(self.imports)?;
         let is_due = journal.account.lock_left() || !journal.account.survivors.is_empty();
         if is_due && !goes_on(self.until, || may_be_alive(&session, &journal)).await {
             journal.account.survivors.clear();
@@ -487,11 +475,6 @@ impl CleanupStep<'_> {
         job.until = Some(self.end);
         job.terms = Terms { grace, cleanup_grace: none, own_grace: none, ..job.terms };
         job
-    }
-
-    /// The run may have been told by its command line what this step was not.
-    fn on_death(&self, journal: &Journal) -> OnDeath {
-        journal.on_death.map_or(self.plan.on_death, |told| told.and(self.plan.on_death))
     }
 
     /// What a Terraform has whose run this process takes over.

@@ -1,8 +1,7 @@
 //! What `tfguard unlock` does, given what was asked for and what was seen. Pure.
 
-use crate::aws::StoreError;
-use crate::commands::judged::{HalfLook, SeenLock};
-use crate::model::{FoundLock, Liveness, LockId, LockInfo, LockPlace, Sighting};
+use crate::commands::judged::{HalfLook, SeenLock, Unread};
+use crate::model::{FoundLock, Liveness, LockId, Sighting};
 
 /// What is to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +16,13 @@ pub enum Wish<'a> {
 #[derive(Debug)]
 pub enum Finding<'a> {
     /// What is to be deleted.
-    This(Box<SeenLock>),
+    This(SeenLock),
     /// Nothing is there that fits, and nothing else either.
     NotLocked,
     /// Another thing is there.
     Other(&'a Sighting),
     /// Some of it could not be looked at, and the rest has not what is wished for.
-    NotSeen(&'a LockPlace, &'a StoreError),
+    NotSeen(Unread),
 }
 
 /// Finds what is wished for among the halves of a state's lock. `state`: `<bucket>/<state key>`.
@@ -32,17 +31,14 @@ pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
         Wish::Lock(id) => seen.id() == Some(id) && !is_of_another(seen, state),
         Wish::Broken => is_broken(seen, state),
     };
-    let mut fitting = looks.iter().filter(|look| look.found().is_some_and(fits)).filter_map(HalfLook::half);
-    if let Some(first) = fitting.next() {
-        return Finding::This(Box::new(SeenLock { state: state.to_owned(), first, others: fitting.collect() }));
+    let halves: Vec<_> = looks.iter().filter_map(HalfLook::half).filter(|half| fits(&half.seen)).collect();
+    if !halves.is_empty() {
+        return Finding::This(SeenLock { state: state.to_owned(), halves });
     }
     if let Some(other) = looks.iter().find_map(HalfLook::found) {
         return Finding::Other(other);
     }
-    match looks.iter().find_map(|look| Some((&look.at.place, look.failure()?))) {
-        Some((place, error)) => Finding::NotSeen(place, error),
-        None => Finding::NotLocked,
-    }
+    looks.iter().find_map(HalfLook::unread).map_or(Finding::NotLocked, Finding::NotSeen)
 }
 
 /// Whether it blocks the state and is not a lock of it, or not one of Terraform's.
@@ -53,11 +49,7 @@ pub fn is_broken(seen: &Sighting, state: &str) -> bool {
 
 /// Whether a lock says itself that it is the lock of another state: a copy of a bucket has such.
 pub fn is_of_another(seen: &Sighting, state: &str) -> bool {
-    let info: Option<&LockInfo> = match &seen.lock {
-        FoundLock::Held(info) => Some(info),
-        FoundLock::Malformed(_) => None,
-    };
-    info.is_some_and(|info| !info.path.is_empty() && info.path != state)
+    matches!(&seen.lock, FoundLock::Held(info) if !info.path.is_empty() && info.path != state)
 }
 
 /// Whether it may be deleted.
@@ -87,7 +79,9 @@ mod tests {
     use aws_sdk_dynamodb::types::AttributeValue;
 
     use super::*;
+    use crate::aws::StoreError;
     use crate::commands::target::HalfPlace;
+    use crate::model::LockPlace;
 
     const STATE: &str = "b/k";
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
@@ -156,7 +150,8 @@ mod tests {
                 match find(wish, STATE, &looks) {
                     Finding::This(lock) => {
                         let tables: Vec<_> = lock
-                            .halves()
+                            .halves
+                            .iter()
                             .map(|half| match &half.place {
                                 LockPlace::DynamoDb { table, .. } => table.as_str(),
                                 LockPlace::Lockfile { .. } => "",

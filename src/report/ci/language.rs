@@ -5,11 +5,7 @@ use crate::report::ci::summary::{Level, Message, Summary};
 
 /// GitHub Actions: a line that the runner makes an annotation of the run.
 pub fn github_command(message: &Message) -> String {
-    let name = match message.level {
-        Level::Error => "error",
-        Level::Warning => "warning",
-        Level::Notice => "notice",
-    };
+    let name = message.level.name();
     format!("::{name} title={}::{}\n", property(&format!("tfguard: {}", message.title)), data(&message.text))
 }
 
@@ -25,13 +21,11 @@ fn property(text: &str) -> String {
 
 /// Azure Pipelines: a line that the agent makes an issue of the run. There are errors and warnings; a notice is a line of the log.
 pub fn azure_command(message: &Message) -> String {
-    let kind = match message.level {
-        Level::Error => "error",
-        Level::Warning => "warning",
-        Level::Notice => return String::new(),
-    };
+    if message.level == Level::Notice {
+        return String::new();
+    }
     let text = format!("tfguard: {}: {}", message.title, message.text);
-    format!("##vso[task.logissue type={kind}]{}\n", azure_text(&text))
+    format!("##vso[task.logissue type={}]{}\n", message.level.name(), azure_text(&text))
 }
 
 /// A text as the agent reads it back (azure-pipelines-agent, `CommandStringConvertor.cs`).
@@ -78,9 +72,8 @@ pub struct Annotation {
 /// have theirs: `job` is this one's ID.
 pub fn buildkite_annotation(summaries: &[Summary], job: &str) -> Option<Annotation> {
     let style = match Summary::level_of(summaries)? {
-        Level::Error => "error",
-        Level::Warning => "warning",
         Level::Notice => "info",
+        level => level.name(),
     };
     let args = ["annotate", "--style", style, "--context", &format!("tfguard-{job}")].map(str::to_owned);
     Some(Annotation { args, body: markdown::section(summaries)? })

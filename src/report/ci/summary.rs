@@ -15,6 +15,28 @@ pub enum Level {
     Error,
 }
 
+impl Level {
+    /// The word that GitHub and Azure have for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    fn of(finding: &Finding, lock_left: bool) -> Self {
+        match finding.outcome {
+            Outcome::Left | Outcome::NeedsALook => Self::Error,
+            Outcome::Unknown if lock_left => Self::Error,
+            Outcome::Kept | Outcome::TakenAway | Outcome::Unknown => Self::Warning,
+            // Terraform was refused it.
+            Outcome::Foreign if finding.next.is_some() => Self::Warning,
+            Outcome::Foreign | Outcome::Released | Outcome::Unlocked | Outcome::Gone => Self::Notice,
+        }
+    }
+}
+
 /// The end of a run. Its texts are single lines without control characters, whoever wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -70,16 +92,10 @@ impl Summary {
             }
         }
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.outcome));
-        let worst = findings.first().map(|finding| finding.outcome);
+        let lock_left = account.lock_left();
         let lost = matches!(account.ending, Some(Ending::Unknown { .. } | Ending::StillAlive));
-        let level = match worst {
-            Some(Outcome::Left | Outcome::NeedsALook) => Level::Error,
-            Some(Outcome::Unknown) if account.lock_left() => Level::Error,
-            Some(Outcome::Kept | Outcome::TakenAway | Outcome::Unknown) => Level::Warning,
-            _ if findings.iter().any(is_in_the_way) => Level::Warning,
-            _ if next.is_some() || lost => Level::Warning,
-            _ => Level::Notice,
-        };
+        let least = if next.is_some() || lost { Level::Warning } else { Level::Notice };
+        let level = findings.iter().map(|finding| Level::of(finding, lock_left)).fold(least, Level::max);
         Self {
             session: line(&account.session),
             silent: !account.is_noteworthy(),
@@ -92,7 +108,7 @@ impl Summary {
                 .map(|text| line(&text))
                 .collect(),
             next,
-            lock_left: account.lock_left(),
+            lock_left,
             level,
         }
     }
@@ -127,19 +143,21 @@ impl Summary {
     }
 
     fn message(&self, finding: &Finding) -> Option<Message> {
-        let (level, title) = match finding.outcome {
-            Outcome::Left => (Level::Error, "State lock left behind"),
-            Outcome::Unknown => (self.level.max(Level::Warning), "State lock may be left"),
-            Outcome::NeedsALook => (Level::Error, "State needs a look"),
-            Outcome::Kept => (Level::Warning, "State lock kept"),
-            Outcome::Released => (self.level, "State lock released"),
-            Outcome::Foreign if is_in_the_way(finding) => (Level::Warning, "State locked by somebody else"),
-            Outcome::Foreign => (Level::Notice, "State locked by somebody else"),
-            Outcome::TakenAway => (Level::Warning, "State lock taken away during the run"),
+        let title = match finding.outcome {
+            Outcome::Left => "State lock left behind",
+            Outcome::Unknown => "State lock may be left",
+            Outcome::NeedsALook => "State needs a look",
+            Outcome::Kept => "State lock kept",
+            Outcome::Released => "State lock released",
+            Outcome::Foreign => "State locked by somebody else",
+            Outcome::TakenAway => "State lock taken away during the run",
             Outcome::Unlocked | Outcome::Gone => return None,
         };
-        // What the next step of another lock does not do for this one.
-        let level = if finding.outcome == Outcome::Released { level.min(Level::Warning) } else { level };
+        let level = match finding.outcome {
+            // Its next step is the run's. What that of another lock asks for is not done for this one.
+            Outcome::Released => self.level.min(Level::Warning),
+            _ => Level::of(finding, self.lock_left),
+        };
         Some(Message { level, title, text: self.with_next(finding.line.clone(), finding.next.as_ref()) })
     }
 
@@ -149,11 +167,6 @@ impl Summary {
             None => text,
         }
     }
-}
-
-/// Somebody else's lock, which Terraform was refused.
-fn is_in_the_way(finding: &Finding) -> bool {
-    finding.outcome == Outcome::Foreign && finding.next.is_some()
 }
 
 impl Message {
