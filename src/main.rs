@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tfguard::cli::{Action, Cli};
 use tfguard::commands::release::{self, Cleanup};
 use tfguard::log::Volume;
+use tfguard::model::Environment;
 use tfguard::run::Plan;
 use tfguard::{ci, exit, log, run, terraform};
 
@@ -14,7 +15,7 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     heed_signals();
-    let env = std::env::vars_os().collect();
+    let env = Environment::own();
     let parsed = match std::env::args_os().next().and_then(|called| terraform::called_for(&called, &env)) {
         None => Cli::parse_all(),
         Some(Ok(real)) => match run::pass_on(&real, &env) {

@@ -228,6 +228,29 @@ pub fn without_colours(line: &str) -> Cow<'_, str> {
     if line.contains('\x1b') { SGR.replace_all(line, "") } else { line.into() }
 }
 
+/// What an escape of Go or HCL means, read from behind its backslash.
+pub fn escaped(chars: &mut std::str::Chars) -> Option<char> {
+    let digits = match chars.next()? {
+        'n' => return Some('\n'),
+        'r' => return Some('\r'),
+        't' => return Some('\t'),
+        'a' => return Some('\u{7}'),
+        'b' => return Some('\u{8}'),
+        'f' => return Some('\u{c}'),
+        'v' => return Some('\u{b}'),
+        char @ ('"' | '\\') => return Some(char),
+        'x' => 2,
+        'u' => 4,
+        'U' => 8,
+        _ => return None,
+    };
+    let number = chars.as_str().get(..digits)?;
+    *chars = chars.as_str()[digits..].chars();
+    // `from_str_radix` would take a sign.
+    let is_number = number.bytes().all(|byte| byte.is_ascii_hexdigit());
+    char::from_u32(u32::from_str_radix(number, 16).ok().filter(|_| is_number)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -2,7 +2,6 @@
 //! panics, and no ID is read that does not stand there. More of it with `PROPTEST_CASES`; what a unit test can reach alone
 //! (plan files, tags, durations) has its own.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -13,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use regex_lite::Regex;
 use tfguard::aws::Surroundings;
-use tfguard::model::{Account, LockInfo, Recorded};
+use tfguard::model::{Account, Environment, LockInfo, Recorded};
 use tfguard::observe::{Believed, Expectations, InterruptScanner, Observer, PrintedRefusal, Resources};
 use tfguard::session::{Journal, SessionDir, SessionFile};
 use tfguard::terraform::{read_backend, workspace};
@@ -243,7 +242,7 @@ proptest! {
     #[test]
     fn a_journal_names_no_lock_that_does_not_stand_in_it(mutations in mutations()) {
         let place = tempfile::tempdir().unwrap();
-        let session = SessionDir::create(|name| (name == "TFGUARD_DIR").then(|| place.path().into())).unwrap();
+        let session = SessionDir::create(&[("TFGUARD_DIR", place.path())].into_iter().collect()).unwrap();
         Journal::new(account()).write(&session).unwrap();
         let path = session.path_of(SessionFile::Journal);
         let whole = fs::read(&path).unwrap();
@@ -270,7 +269,7 @@ proptest! {
         for name in ["terraform.tfstate", "environment"] {
             fs::write(dir.path().join(".terraform").join(name), &text).unwrap();
         }
-        let surroundings = Surroundings { dir: dir.path().to_owned(), env: HashMap::new() };
+        let surroundings = Surroundings { dir: dir.path().to_owned(), env: Environment::default() };
         let told = match read_backend(&surroundings) {
             Ok(backend) => format!("{backend:?}"),
             Err(error) => format!("{error} {error:?}"),

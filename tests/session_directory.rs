@@ -135,6 +135,7 @@ fn everything_in_it_is_private_and_gone_at_the_end() {
     assert_eq!(
         names,
         [
+            ".gitignore",
             "child",
             "journal.json",
             "journal.spare",

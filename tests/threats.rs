@@ -1,7 +1,6 @@
 //! Each line of the threat model (`docs/security.md`), and the tests that try to break it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -302,8 +301,8 @@ fn nothing_is_opened_by_the_path_in_a_record() {
     assert!(recorded.holder().is_some(), "{recorded:?}");
     let info = LockInfo::parse(format!(r#"{{"ID":"{ID}","Who":"root@h"}}"#).as_bytes()).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
-    let judged =
-        Machine::here(|name| (name == "TFGUARD_DIR").then(|| OsString::from(elsewhere.path()))).judge(&info, &recorded);
+    let env = [("TFGUARD_DIR", elsewhere.path())].into_iter().collect();
+    let judged = Machine::here(&env).judge(&info, &recorded);
     // Its processes are gone, as it says itself; that alone is no proof.
     assert!(!format!("{:?}", judged.verdict).starts_with("Dead"), "{judged:?}");
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];

@@ -146,24 +146,14 @@ fn by_code(action: &'static str, code: &str, status: u16, detail: String) -> Sto
 
 /// An error and its causes, in one line. Not by Debug: that shows answers with all that is in them, keys and tokens included.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = in_one_line(&error.to_string());
-    let mut next = error.source();
-    while let Some(error) = next {
-        let cause = in_one_line(&error.to_string());
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        next = error.source();
-    }
-    text
+    let texts = causes(error).map(|cause| in_one_line(&cause.to_string()));
+    let joined = texts.reduce(|text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") });
+    joined.unwrap_or_default()
 }
 
 /// The cause behind all others.
 fn in_short(error: &(dyn Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
+    let deepest = causes(error).last().unwrap_or(error);
     match deepest.downcast_ref::<ErrorMetadata>() {
         Some(answer) => {
             let [code, message] = [answer.code(), answer.message()].map(Option::unwrap_or_default);
@@ -176,16 +166,14 @@ fn in_short(error: &(dyn Error + 'static)) -> String {
 /// What rustls says of a certificate that no authority vouches for.
 const CERTIFICATE: &str = "invalid peer certificate";
 
-/// The first error of a type among the causes of an error.
+/// An error and its causes.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (**error).source())
+}
+
+/// The first error of a type among an error and its causes.
 fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    causes(error).find_map(|error| error.downcast_ref())
 }
 
 /// Why a store could not be asked, or what was wrong with its answer, with what the service or the network said. The text is
@@ -241,7 +229,8 @@ impl StoreError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Denied { action, .. } => {
-                return Some(format!("Grant {action} on this {} to the role that runs Terraform", on(action)));
+                let on = if action.starts_with("kms:") { "KMS key" } else { "place" };
+                return Some(format!("Grant {action} on this {on} to the role that runs Terraform"));
             }
             Self::CredentialsMissing(detail) if detail.contains("SSO") => "Log in by `aws sso login`, and try again",
             Self::CredentialsMissing(_) => {
@@ -291,10 +280,6 @@ impl StoreError {
         self.is_silence()
             || matches!(self, Self::Throttled(_) | Self::ServiceFailed(_) | Self::Conflict(_) | Self::Nonsense(_))
     }
-}
-
-fn on(action: &str) -> &'static str {
-    if action.starts_with("kms:") { "KMS key" } else { "place" }
 }
 
 #[cfg(test)]

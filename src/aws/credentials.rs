@@ -77,7 +77,7 @@ pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
 fn check_tokens(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), BackendError> {
     const CONTAINER: &str = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
     const IDENTITY: &str = "web_identity_token_file";
-    let container = backend.surroundings.var(CONTAINER).map(|path| (CONTAINER, path.into()));
+    let container = backend.surroundings.env.text(CONTAINER).map(|path| (CONTAINER, path.into()));
     let identity = |name| Some((IDENTITY, profiles.get_profile(name)?.get(IDENTITY)?.into()));
     let cache = backend.surroundings.home().unwrap_or_default().join(".aws/sso/cache");
     let logins = std::fs::read_dir(cache).into_iter().flatten().flatten().map(|file| ("sso_session", file.path()));
@@ -134,7 +134,7 @@ impl ProvideCredentials for Keeping {
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
 async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvConfigFiles) -> SdkConfig {
     let attributes = &backend.attributes;
-    let variable = |name: &str| backend.surroundings.var(name);
+    let variable = |name: &str| backend.surroundings.env.text(name);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .env(env)
         .http_client(http)
@@ -186,8 +186,8 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
     }
 
     let metadata = set(&attributes.ec2_metadata_service_endpoint)
-        .or_else(|| backend.surroundings.var("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
-        .or_else(|| backend.surroundings.var("AWS_METADATA_URL"));
+        .or_else(|| backend.surroundings.env.text("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
+        .or_else(|| backend.surroundings.env.text("AWS_METADATA_URL"));
     let settings = [
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", set(&attributes.ec2_metadata_service_endpoint_mode)),
@@ -208,7 +208,7 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
 
 /// The keys in the environment. Half a key is none.
 fn keys(backend: &S3Backend) -> Option<Credentials> {
-    let variable = |name: &&str| backend.surroundings.var(name);
+    let variable = |name: &&str| backend.surroundings.env.text(name);
     let (id, secret) = (KEY_ID.iter().find_map(variable)?, SECRET.iter().find_map(variable)?);
     let token = variable(&"AWS_SESSION_TOKEN").map(str::to_owned);
     Some(Credentials::new(id, secret, token, None, "environment"))
@@ -230,7 +230,7 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
         let keys = Credentials::new(id, secret, token.map(str::to_owned), None, "backend block");
         return Ok(Some(SharedCredentialsProvider::new(keys)));
     }
-    let variable = |name: &str| backend.surroundings.var(name);
+    let variable = |name: &str| backend.surroundings.env.text(name);
     let identity = match web_identity(backend) {
         Some(block) => block.clone(),
         None if set(&attributes.profile).is_some() => return Ok(None),

@@ -120,13 +120,12 @@ impl GivenSettings {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
+    use crate::model::Environment;
     use crate::model::LockPlace;
 
     fn surroundings() -> Surroundings {
-        Surroundings { dir: "/infra".into(), env: HashMap::new() }
+        Surroundings { dir: "/infra".into(), env: Environment::default() }
     }
 
     fn given(text: &[(&str, &str)]) -> GivenSettings {

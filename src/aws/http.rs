@@ -40,7 +40,7 @@ pub(crate) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Resul
         ));
     }
     let tls = tls(backend, ca_bundle)?;
-    let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.var(name));
+    let variable = |names: [&str; 2]| names.into_iter().find_map(|name| backend.surroundings.env.text(name));
     // An attribute that is set but empty takes the place of the variable: no proxy.
     let http = attributes.http_proxy.as_deref().or_else(|| variable(["HTTP_PROXY", "http_proxy"]));
     // Without a proxy of their own, HTTPS requests take the attribute `http_proxy` too, but not the variable. (OpenTofu
@@ -70,7 +70,7 @@ fn entries(exempt: &str) -> impl Iterator<Item = &str> {
 
 /// The trusted authorities: the system's, or only those of the bundle.
 fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, BackendError> {
-    let named = set(&backend.attributes.custom_ca_bundle).or_else(|| backend.surroundings.var("AWS_CA_BUNDLE"));
+    let named = set(&backend.attributes.custom_ca_bundle).or_else(|| backend.surroundings.env.text("AWS_CA_BUNDLE"));
     // In a profile nothing is expanded.
     let in_profile = || Some(backend.surroundings.dir.join(ca_bundle.filter(|path| !path.is_empty())?));
     let trusted = match named.map(|path| backend.path(path)).or_else(in_profile) {
@@ -100,7 +100,8 @@ fn tls(backend: &S3Backend, ca_bundle: Option<&str>) -> Result<TlsContext, Backe
 
 /// The SDK looks for the system's authorities by tfguard's environment, so Terraform's must name the same.
 fn roots_are_terraforms(surroundings: &Surroundings) -> Result<(), BackendError> {
-    let other = |name: &&str| surroundings.var(name).is_some_and(|path| std::env::var_os(name) != Some(path.into()));
+    let other =
+        |name: &&str| surroundings.env.text(name).is_some_and(|path| std::env::var_os(name) != Some(path.into()));
     match ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(other) {
         None => Ok(()),
         Some(setting) => Err(BackendError::unusable(

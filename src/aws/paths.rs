@@ -1,11 +1,13 @@
 //! Paths as Go and aws-sdk-go-base treat them, and files that settings name.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::{fmt, io};
 
+use regex_lite::{Captures, Regex};
+
 use crate::files;
+use crate::model::Environment;
 
 /// Files of settings have a few kilobytes, bundles of certificates some hundred.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -49,33 +51,16 @@ pub(crate) fn join(parts: &[&str]) -> String {
 }
 
 /// A path of a setting, expanded: `$NAME` and `${NAME}` as Go's `os.ExpandEnv` does, then a leading `~`.
-pub(crate) fn expand(path: &str, surroundings: &Surroundings) -> String {
-    let mut expanded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('$') {
-        expanded.push_str(&rest[..at]);
-        let after = &rest[at + 1..];
-        let (name, next) = if let Some(braced) = after.strip_prefix('{') {
-            match braced.find('}') {
-                Some(end) => (&braced[..end], &braced[end + 1..]),
-                None => ("", braced),
-            }
-        } else {
-            let end = after.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(after.len());
-            if end == 0 {
-                expanded.push('$');
-            }
-            after.split_at(end)
-        };
-        expanded.push_str(surroundings.var(name).unwrap_or_default());
-        rest = next;
-    }
-    expanded.push_str(rest);
-    match (expanded.strip_prefix('~'), surroundings.var("HOME")) {
-        (Some(below), Some(home)) if below.is_empty() || below.starts_with('/') => {
-            format!("{home}{below}")
-        }
-        _ => expanded,
+pub(crate) fn expand(path: &str, env: &Environment) -> String {
+    static VARIABLE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\$(?:\{([^}]*)\}|\{|(\w+))").expect("a pattern"));
+    let value = |found: &Captures| {
+        let name = found.get(1).or(found.get(2)).map_or("", |name| name.as_str());
+        env.text(name).unwrap_or_default().to_owned()
+    };
+    let expanded = VARIABLE.replace_all(path, value);
+    match (expanded.strip_prefix('~'), env.text("HOME")) {
+        (Some(below), Some(home)) if below.is_empty() || below.starts_with('/') => format!("{home}{below}"),
+        _ => expanded.into_owned(),
     }
 }
 
@@ -85,18 +70,13 @@ pub struct Surroundings {
     /// Its working directory, after `-chdir`.
     pub dir: PathBuf,
     /// Its environment.
-    pub env: HashMap<OsString, OsString>,
+    pub env: Environment,
 }
 
 impl Surroundings {
-    /// A variable that is set, not empty and valid UTF-8.
-    pub(crate) fn var(&self, name: &str) -> Option<&str> {
-        self.env.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
-    }
-
     /// The home directory.
     pub(crate) fn home(&self) -> Option<PathBuf> {
-        Some(self.dir.join(self.var("HOME")?))
+        Some(self.dir.join(self.env.text("HOME")?))
     }
 }
 
@@ -148,8 +128,7 @@ mod tests {
 
     #[test]
     fn paths_are_expanded_as_go_expands_them() {
-        let env = [("HOME", "/home/u"), ("X_1", "v")].map(|(name, value)| (name.into(), value.into()));
-        let surroundings = Surroundings { dir: "/".into(), env: env.into() };
+        let env = [("HOME", "/home/u"), ("X_1", "v")].into_iter().collect();
         for (path, expected) in [
             ("plain", "plain"),
             ("~/aws", "/home/u/aws"),
@@ -160,7 +139,7 @@ mod tests {
             ("a$/b", "a$/b"),
             ("a$", "a$"),
         ] {
-            assert_eq!(expand(path, &surroundings), expected, "{path}");
+            assert_eq!(expand(path, &env), expected, "{path}");
         }
     }
 }

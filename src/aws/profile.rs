@@ -23,7 +23,7 @@ type File = (EnvConfigFileKind, PathBuf, &'static str, bool);
 /// The shared files that Terraform reads: of each kind those that a setting names, else the default one.
 fn files(backend: &S3Backend) -> Vec<File> {
     let attributes = &backend.attributes;
-    let variable = |name: &str| backend.surroundings.var(name);
+    let variable = |name: &str| backend.surroundings.env.text(name);
     let list = |paths: &Option<Vec<String>>| paths.iter().flatten().map(|path| backend.path(path)).collect();
     let one = |path: Option<&str>| path.map(|path| backend.path(path)).into_iter().collect::<Vec<_>>();
     // In this variable nothing is expanded.
@@ -184,7 +184,7 @@ fn rooted<'a>(line: &'a str, dir: &Path) -> Cow<'a, str> {
 /// one is missing the SDK would go on to the credentials of the container or the machine.
 pub(crate) fn check(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), BackendError> {
     let in_block = set(&backend.attributes.profile).is_some();
-    let variable = |name: &&str| backend.surroundings.var(name).is_some();
+    let variable = |name: &&str| backend.surroundings.env.text(name).is_some();
     let is_named = in_block || ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"].iter().any(variable);
     let setting = if in_block { "profile" } else { "AWS_PROFILE" };
     let unusable = |reason| Err(BackendError::Unusable { setting, reason });

@@ -116,11 +116,11 @@ impl S3Backend {
         let bucket = attributes.bucket.clone().unwrap_or_default();
         let key = attributes.key.clone().unwrap_or_default();
         let region = set(&attributes.region)
-            .or_else(|| surroundings.var("AWS_REGION"))
-            .or_else(|| surroundings.var("AWS_DEFAULT_REGION"))
+            .or_else(|| surroundings.env.text("AWS_REGION"))
+            .or_else(|| surroundings.env.text("AWS_DEFAULT_REGION"))
             .ok_or(BackendError::unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
             .to_owned();
-        let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.var("AWS_SSE_CUSTOMER_KEY"));
+        let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.env.text("AWS_SSE_CUSTOMER_KEY"));
         // With `encrypt = false` Terraform sends no key, and S3 refuses one for an object that has none.
         let flaw = "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64";
         let read = |text| SseCustomerKey::new(text).ok_or(BackendError::unusable("sse_customer_key", flaw));
@@ -258,14 +258,19 @@ impl S3Backend {
     /// backend's. `path`: `<bucket>/<state key>`.
     pub fn places_of_state(&self, path: &str) -> Option<Vec<LockPlace>> {
         let (_, state_key) = path.split_once('/').filter(|(bucket, key)| self.stores_state(bucket, key))?;
-        let file = (self.attributes.use_lockfile == Some(true)).then(|| self.file_place(state_key));
+        let file = self.uses_lockfile().then(|| self.file_place(state_key));
         Some(file.into_iter().chain(self.table_place(state_key)).collect())
     }
 
     /// Where the file half of a state's lock lives, if it has one.
     pub fn file_place(&self, state_key: &str) -> LockPlace {
+        self.lockfile(&self.bucket, state_key)
+    }
+
+    /// The lockfile of a state in a bucket of this region.
+    pub fn lockfile(&self, bucket: &str, state_key: &str) -> LockPlace {
         LockPlace::Lockfile {
-            bucket: self.bucket.clone(),
+            bucket: bucket.to_owned(),
             key: lockfile_key(state_key),
             region: self.region.clone(),
             endpoint: self.s3_endpoint().map(without_user),
@@ -274,12 +279,17 @@ impl S3Backend {
 
     /// Where the table half of a state's lock lives. None without a table.
     pub fn table_place(&self, state_key: &str) -> Option<LockPlace> {
-        Some(LockPlace::DynamoDb {
-            table: self.table()?.to_owned(),
-            lock_id: format!("{}/{state_key}", self.bucket),
+        Some(self.item(self.table()?, format!("{}/{state_key}", self.bucket)))
+    }
+
+    /// The lock's item in a table of this region. `lock_id`: `<bucket>/<state key>`.
+    pub fn item(&self, table: &str, lock_id: String) -> LockPlace {
+        LockPlace::DynamoDb {
+            table: table.to_owned(),
+            lock_id,
             region: self.region.clone(),
             endpoint: self.dynamodb_endpoint().map(without_user),
-        })
+        }
     }
 
     /// The endpoint of S3.
@@ -294,14 +304,14 @@ impl S3Backend {
 
     /// The endpoint as far as attributes and environment tell it; a shared configuration file can still name another.
     fn endpoint(&self, own: Option<&str>) -> Option<String> {
-        let ignored = self.surroundings.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") == Some("true");
-        let general = self.surroundings.var("AWS_ENDPOINT_URL").filter(|_| !ignored);
+        let ignored = self.surroundings.env.text("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") == Some("true");
+        let general = self.surroundings.env.text("AWS_ENDPOINT_URL").filter(|_| !ignored);
         own.or(general).map(str::to_owned)
     }
 
     /// A path of a setting: variables and `~` are expanded, and it is relative to Terraform's working directory.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
-        self.surroundings.dir.join(paths::expand(path, &self.surroundings))
+        self.surroundings.dir.join(paths::expand(path, &self.surroundings.env))
     }
 }
 
@@ -328,7 +338,7 @@ fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints 
     let nested = attributes.endpoints.as_ref().and_then(|nested: &OneOrMany<Endpoints>| nested.as_slice().first());
     let nested = nested.cloned().unwrap_or_default();
     let pick = |nested: Option<String>, legacy: &Option<String>, variables: &[&str]| {
-        let variable = || variables.iter().find_map(|name| surroundings.var(name));
+        let variable = || variables.iter().find_map(|name| surroundings.env.text(name));
         let url = set(&nested).or_else(|| set(legacy)).or_else(variable)?;
         Some(if url.contains("://") { url.to_owned() } else { format!("https://{url}") })
     };
@@ -460,12 +470,10 @@ pub enum PlanFlaw {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     fn backend(config: &str, env: &[(&str, &str)]) -> Result<S3Backend, BackendError> {
-        let env: HashMap<_, _> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let env = env.iter().copied().collect();
         S3Backend::new(serde_json::from_str(config).unwrap(), Surroundings { dir: "/infra".into(), env })
     }
 

@@ -1,12 +1,12 @@
 //! Whether what tfguard writes is shown in colours.
 
-use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
 
 use crate::ci::system::System;
+use crate::model::Environment;
 
 /// Where text goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +20,12 @@ enum Onto {
 /// Whether tfguard's messages on this stream have colours: on a terminal, and in the log of a CI that shows them.
 /// `NO_COLOR` turns them off, `CLICOLOR_FORCE` on.
 pub fn colours_messages(stream: impl AsFd + IsTerminal) -> bool {
-    is_coloured(|name| std::env::var_os(name), onto(stream), true)
+    is_coloured(&Environment::own(), onto(stream), true)
 }
 
 /// The same for what a command found, which a script may read: a pipe in a CI gets no colours.
 pub fn colours_results(stream: impl AsFd + IsTerminal) -> bool {
-    is_coloured(|name| std::env::var_os(name), onto(stream), false)
+    is_coloured(&Environment::own(), onto(stream), false)
 }
 
 fn onto(stream: impl AsFd + IsTerminal) -> Onto {
@@ -37,20 +37,17 @@ fn onto(stream: impl AsFd + IsTerminal) -> Onto {
     }
 }
 
-fn is_coloured(env: impl Fn(&str) -> Option<OsString>, onto: Onto, in_ci: bool) -> bool {
-    let get = |name: &str| env(name).filter(|value| !value.is_empty());
-    if get("NO_COLOR").is_some() {
+fn is_coloured(env: &Environment, onto: Onto, in_ci: bool) -> bool {
+    if env.has("NO_COLOR") {
         return false;
     }
-    if get("CLICOLOR_FORCE").is_some_and(|value| value != "0") {
+    if env.get("CLICOLOR_FORCE").is_some_and(|value| value != "0") {
         return true;
     }
-    if onto == Onto::Terminal && get("TERM").is_some_and(|terminal| terminal != OsStr::new("dumb")) {
+    if onto == Onto::Terminal && env.get("TERM").is_some_and(|terminal| terminal != "dumb") {
         return true;
     }
-    in_ci
-        && onto != Onto::File
-        && System::detect(|name| env(name)?.into_string().ok()).is_some_and(|system| system.shows_colours)
+    in_ci && onto != Onto::File && System::detect(env).is_some_and(|system| system.shows_colours)
 }
 
 #[cfg(test)]
@@ -79,8 +76,8 @@ mod tests {
             (&[("CLICOLOR_FORCE", "1")], File, true, true),
             (&[("CLICOLOR_FORCE", "0")], Pipe, false, false),
         ] {
-            let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-            let found = [true, false].map(|in_ci| is_coloured(env, onto, in_ci));
+            let env = variables.iter().copied().collect();
+            let found = [true, false].map(|in_ci| is_coloured(&env, onto, in_ci));
             assert_eq!(found, [messages, results], "{variables:?} {onto:?}");
         }
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::model::Term;
+use crate::model::{Environment, Term};
 
 /// What tells where tfguard runs.
 pub struct Surroundings<'a> {
     /// The environment.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+    pub env: &'a Environment,
     /// The process that the CI started is the first of its PID namespace.
     pub is_pid_1: bool,
     /// It runs in a container.
@@ -26,7 +26,7 @@ pub struct Surroundings<'a> {
 impl<'a> Surroundings<'a> {
     /// Those of this process.
     #[must_use]
-    pub fn here(env: &'a dyn Fn(&str) -> Option<String>, cleanup_step: bool) -> Self {
+    pub fn here(env: &'a Environment, cleanup_step: bool) -> Self {
         // Docker's mark and Podman's.
         let in_container = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| std::path::Path::new(mark).exists());
         Self { env, is_pid_1: std::process::id() == 1, in_container, cleanup_step }
@@ -54,23 +54,18 @@ const TEN_SECONDS: Duration = Duration::from_secs(10);
 
 /// What a cleanup step leaves that waits as long as `TFGUARD_WAIT` says, or as it does unless it is told otherwise.
 #[must_use]
-pub fn cleanup_grace(env: &dyn Fn(&str) -> Option<String>) -> Duration {
-    let wait = env("TFGUARD_WAIT").and_then(|text| duration(&text)).unwrap_or(CLEANUP_WAIT);
+pub fn cleanup_grace(env: &Environment) -> Duration {
+    let wait = env.text("TFGUARD_WAIT").and_then(duration).unwrap_or(CLEANUP_WAIT);
     wait.saturating_sub(CLEANUP_RESERVE).max(wait / 2)
 }
 
 impl Surroundings<'_> {
-    /// A variable that is set to something.
-    fn get(&self, name: &str) -> Option<String> {
-        (self.env)(name).filter(|value| !value.is_empty())
-    }
-
     fn is(&self, name: &str, value: &str) -> bool {
-        self.get(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
+        self.env.text(name).is_some_and(|found| found.eq_ignore_ascii_case(value))
     }
 
     fn in_pod(&self) -> bool {
-        self.get("KUBERNETES_SERVICE_HOST").is_some()
+        self.env.has("KUBERNETES_SERVICE_HOST")
     }
 
     /// The machine outlives the job, and the supervisor with it.
@@ -89,7 +84,7 @@ impl Surroundings<'_> {
     }
 
     pub(super) fn github(&self) -> Term {
-        if self.get("RUNNER_ENVIRONMENT").is_none() {
+        if !self.env.has("RUNNER_ENVIRONMENT") {
             // Gitea, Forgejo and act call themselves GitHub Actions too.
             return self.unhurried("GITHUB_ACTIONS is set but RUNNER_ENVIRONMENT is not: its cancel is not known");
         }
@@ -107,7 +102,7 @@ impl Surroundings<'_> {
 
     pub(super) fn gitlab(&self) -> Term {
         // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
-        if self.get("CI_SHARED_ENVIRONMENT").is_some() {
+        if self.env.has("CI_SHARED_ENVIRONMENT") {
             // Seen on gitlab-runner 19.4. Which executor it is, no job can see; a custom one has `graceful_kill_timeout`.
             return Term::ends_after(
                 Duration::from_secs(5 * 60),
@@ -116,7 +111,7 @@ impl Surroundings<'_> {
         }
         if self.in_pod() {
             if self.cleanup_step {
-                let limit = self.get("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(|text| duration(&text));
+                let limit = self.env.text("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(duration);
                 let why = "GitLab's Kubernetes executor keeps the pod while after_script waits";
                 return self.until_cleanup(limit.unwrap_or(AFTER_SCRIPT), why);
             }
@@ -160,9 +155,9 @@ impl Surroundings<'_> {
     }
 
     pub(super) fn buildkite(&self) -> Term {
-        let seconds = |name| self.get(name).and_then(|text| text.parse::<i64>().ok());
+        let seconds = |name| self.env.text(name).and_then(|text| text.parse::<i64>().ok());
         // Agent v4 tells the time, v3 what it is computed from (buildkite/agent, `clicommand/cancel_signal.go`).
-        let timeout = self.get("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(|text| duration(&text));
+        let timeout = self.env.text("BUILDKITE_CANCEL_SIGNAL_TIMEOUT").and_then(duration);
         let ladder = timeout.unwrap_or_else(|| {
             let cancel = seconds("BUILDKITE_CANCEL_GRACE_PERIOD").unwrap_or(10);
             let signal = match seconds("BUILDKITE_SIGNAL_GRACE_PERIOD_SECONDS").unwrap_or(-1) {
@@ -194,7 +189,8 @@ impl Surroundings<'_> {
         if self.is("AGENT_ISSELFHOSTED", "1") && self.machine_stays() {
             return Term::new(UNHURRIED, "a self-hosted Azure agent's machine stays after the job");
         }
-        let milliseconds = |name, otherwise| self.get(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+        let milliseconds =
+            |name, otherwise| self.env.text(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
         let ladder = milliseconds("PROCESS_SIGINT_TIMEOUT", 7500_u64)
             .saturating_add(milliseconds("PROCESS_SIGTERM_TIMEOUT", 2500_u64));
         let why = "Azure kills a cancelled step after its two time-outs, and no cleanup step is declared";
@@ -210,7 +206,7 @@ impl Surroundings<'_> {
             )
         } else if self.is_pid_1 || (ci && self.in_container) {
             Term::ends_after(TEN_SECONDS, "a container is stopped within 10 seconds unless told otherwise")
-        } else if !ci && self.get("INVOCATION_ID").is_some() {
+        } else if !ci && self.env.has("INVOCATION_ID") {
             let why = "systemd stops a unit within 90 seconds unless its TimeoutStopSec says otherwise";
             Term::ends_after(Duration::from_secs(90), why)
         } else {

@@ -2,11 +2,8 @@
 //! cancelled job. The variables are those that each documents.
 
 use crate::ci::grace::Surroundings;
-use crate::model::{Origin, Provider, Run, Term};
+use crate::model::{Environment, Origin, Provider, Run, Term};
 use crate::text::without_user;
-
-/// A variable of the environment that is set to something.
-type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A CI system. An empty name is no variable.
 pub struct System {
@@ -14,7 +11,7 @@ pub struct System {
     /// The variables any of which tells it, each with its value; `*` for any.
     known_by: &'static [(&'static str, &'static str)],
     /// The link to the run.
-    url: fn(Env) -> Option<String>,
+    url: fn(&Environment) -> Option<String>,
     job: &'static str,
     /// Which attempt at the job.
     attempt: &'static str,
@@ -57,9 +54,9 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::GithubActions,
         known_by: &[("GITHUB_ACTIONS", "true")],
-        url: |get| {
-            let page = format!("{}/{}", get("GITHUB_SERVER_URL")?, get("GITHUB_REPOSITORY")?);
-            Some(format!("{page}/actions/runs/{}", get("GITHUB_RUN_ID")?)).filter(|_| !is_act(get))
+        url: |env| {
+            let page = format!("{}/{}", env.text("GITHUB_SERVER_URL")?, env.text("GITHUB_REPOSITORY")?);
+            Some(format!("{page}/actions/runs/{}", env.text("GITHUB_RUN_ID")?)).filter(|_| !is_act(env))
         },
         job: "GITHUB_JOB",
         attempt: "GITHUB_RUN_ATTEMPT",
@@ -74,7 +71,7 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::Gitlab,
         known_by: &[("GITLAB_CI", "true")],
-        url: |get| get("CI_JOB_URL"),
+        url: |env| env.text("CI_JOB_URL").map(str::to_owned),
         job: "CI_JOB_ID",
         commit: "CI_COMMIT_SHA",
         actors: &["GITLAB_USER_LOGIN"],
@@ -88,9 +85,9 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::Buildkite,
         known_by: &[("BUILDKITE", "true")],
-        url: |get| {
-            let job = get("BUILDKITE_JOB_ID").map(|job| format!("#{job}")).unwrap_or_default();
-            Some(get("BUILDKITE_BUILD_URL")? + &job)
+        url: |env| {
+            let job = env.text("BUILDKITE_JOB_ID").map(|job| format!("#{job}")).unwrap_or_default();
+            Some(env.text("BUILDKITE_BUILD_URL")?.to_owned() + &job)
         },
         job: "BUILDKITE_JOB_ID",
         attempt: "BUILDKITE_RETRY_COUNT",
@@ -106,9 +103,9 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::Azure,
         known_by: &[("TF_BUILD", "true")],
-        url: |get| {
-            let project = get("SYSTEM_COLLECTIONURI")? + &get("SYSTEM_TEAMPROJECT")?;
-            Some(format!("{project}/_build/results?buildId={}", get("BUILD_BUILDID")?))
+        url: |env| {
+            let project = env.text("SYSTEM_COLLECTIONURI")?.to_owned() + env.text("SYSTEM_TEAMPROJECT")?;
+            Some(format!("{project}/_build/results?buildId={}", env.text("BUILD_BUILDID")?))
         },
         job: "SYSTEM_JOBID",
         attempt: "SYSTEM_JOBATTEMPT",
@@ -123,7 +120,7 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::Circleci,
         known_by: &[("CIRCLECI", "true")],
-        url: |get| get("CIRCLE_BUILD_URL"),
+        url: |env| env.text("CIRCLE_BUILD_URL").map(str::to_owned),
         job: "CIRCLE_WORKFLOW_JOB_ID",
         commit: "CIRCLE_SHA1",
         actors: &["CIRCLE_USERNAME"],
@@ -134,7 +131,7 @@ static SYSTEMS: [System; 7] = [
     System {
         provider: Provider::Jenkins,
         known_by: &[("JENKINS_URL", "*"), ("JENKINS_SERVER_COOKIE", "*"), ("JENKINS_NODE_COOKIE", "*")],
-        url: |get| get("BUILD_URL"),
+        url: |env| env.text("BUILD_URL").map(str::to_owned),
         job: "BUILD_TAG",
         // Of the Git plugin, and of the build user vars plugin.
         commit: "GIT_COMMIT",
@@ -149,8 +146,8 @@ static SYSTEMS: [System; 7] = [
 
 impl System {
     /// The one in which this runs; none outside a CI.
-    pub fn detect(env: impl Fn(&str) -> Option<String>) -> Option<&'static Self> {
-        let is_told = |(name, wanted): &(&str, &str)| match env(name).filter(|value| !value.is_empty()) {
+    pub fn detect(env: &Environment) -> Option<&'static Self> {
+        let is_told = |(name, wanted): &(&str, &str)| match env.text(name) {
             // It is what people set who want no CI.
             Some(value) if *wanted == "*" => *name != "CI" || (value != "false" && value != "0"),
             Some(value) => value.eq_ignore_ascii_case(wanted),
@@ -190,26 +187,25 @@ impl Run {
     }
 
     /// Reads it from the environment; none outside a CI.
-    pub fn detect(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let get = |name: &str| env(name).filter(|value| !value.is_empty());
-        let System { provider, url, job, attempt, .. } = System::detect(&env)?;
+    pub fn detect(env: &Environment) -> Option<Self> {
+        let System { provider, url, job, attempt, .. } = System::detect(env)?;
         // It may be that of a server with a password.
-        let url = url(&get).map(without_user);
-        Some(Self { provider: *provider, url, job: get(job), attempt: get(attempt) })
+        let url = url(env).map(without_user);
+        let [job, attempt] = [job, attempt].map(|name| env.text(name).map(str::to_owned));
+        Some(Self { provider: *provider, url, job, attempt })
     }
 }
 
 /// Whether this is act itself, whose runs have no page: it numbers each of them 1. Gitea's and Forgejo's runners, built on
 /// it, say who they are.
-pub fn is_act(env: impl Fn(&str) -> Option<String>) -> bool {
-    let is_set = |name: &str| env(name).is_some_and(|value| !value.is_empty());
-    is_set("ACT") && !is_set("GITEA_ACTIONS") && !is_set("FORGEJO_ACTIONS")
+pub fn is_act(env: &Environment) -> bool {
+    env.has("ACT") && !env.has("GITEA_ACTIONS") && !env.has("FORGEJO_ACTIONS")
 }
 
 /// How the job ended whose cleanup step this is, where the CI tells and it did not end by itself: GitLab's `after_script`
 /// and Buildkite's hooks.
-pub fn how_the_job_ended(env: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
-    let is = |(name, value): (&str, &str)| !name.is_empty() && env(name).as_deref() == Some(value);
+pub fn how_the_job_ended(env: &Environment) -> Option<&'static str> {
+    let is = |(name, value): (&str, &str)| env.text(name) == Some(value);
     if SYSTEMS.iter().any(|system| is(system.timed_out)) {
         Some("the CI ended the job at its time limit")
     } else if SYSTEMS.iter().any(|system| is(system.cancelled)) {
@@ -221,8 +217,8 @@ pub fn how_the_job_ended(env: impl Fn(&str) -> Option<String>) -> Option<&'stati
 
 impl Origin {
     /// Reads it from the environment.
-    pub fn detect(env: impl Fn(&str) -> Option<String>) -> Self {
-        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+    pub fn detect(env: &Environment) -> Self {
+        let get = |name: &str| env.text(name).map(str::to_owned);
         let on_jenkins = || Some(format!("{}#{}", get("NODE_NAME")?, get("EXECUTOR_NUMBER")?));
         Self {
             // Buildkite says HEAD of a build for which nobody named a commit.
@@ -238,7 +234,7 @@ mod tests {
     use super::*;
 
     fn detect(variables: &[(&str, &str)]) -> Option<Run> {
-        Run::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Run::detect(&variables.iter().copied().collect())
     }
 
     #[test]
@@ -310,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_cleanup_step_is_told_how_its_job_ended() {
-        let told = |name: &str, value: &str| how_the_job_ended(|asked| (asked == name).then(|| value.to_owned()));
+        let told = |name: &str, value: &str| how_the_job_ended(&[(name, value)].into_iter().collect());
         for (name, value) in [("CI_JOB_STATUS", "canceled"), ("BUILDKITE_JOB_CANCELLED", "true")] {
             assert_eq!(told(name, value), Some("the CI cancelled the job"), "{name}");
         }
@@ -326,9 +322,7 @@ mod tests {
 
     #[test]
     fn what_the_ci_tells_is_found_and_an_empty_variable_tells_nothing() {
-        let detect = |variables: &[(&str, &str)]| {
-            Origin::detect(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
-        };
+        let detect = |variables: &[(&str, &str)]| Origin::detect(&variables.iter().copied().collect());
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(detect(&[]), Origin::default());
         let github =

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use procfs::process::Process;
 
 use crate::ci::grace::{LONGEST, duration};
+use crate::model::Environment;
 
 /// What is left of a job's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,21 +26,17 @@ pub struct TimeLeft {
 ///   how long the job has been seen to run.
 ///
 /// GitHub Actions, Azure Pipelines, Jenkins and CircleCI have limits and tell none.
-pub fn time_left(
-    env: impl Fn(&str) -> Option<String>,
-    now: Timestamp,
-    age: impl FnOnce() -> Option<Duration>,
-) -> Option<TimeLeft> {
-    if let Some(started) = env("CI_JOB_STARTED_AT").and_then(|text| text.parse::<Timestamp>().ok()) {
-        let job = env("CI_JOB_TIMEOUT").and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let script = env("RUNNER_SCRIPT_TIMEOUT").and_then(|text| duration(&text));
+pub fn time_left(env: &Environment, now: Timestamp, age: impl FnOnce() -> Option<Duration>) -> Option<TimeLeft> {
+    if let Some(started) = env.text("CI_JOB_STARTED_AT").and_then(|text| text.parse::<Timestamp>().ok()) {
+        let job = env.text("CI_JOB_TIMEOUT").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let script = env.text("RUNNER_SCRIPT_TIMEOUT").and_then(duration);
         let job = job.map(|limit| (limit, "GitLab's CI_JOB_TIMEOUT and CI_JOB_STARTED_AT"));
         let script = script.map(|limit| (limit, "RUNNER_SCRIPT_TIMEOUT and CI_JOB_STARTED_AT"));
         let (limit, says) = job.into_iter().chain(script).min()?;
         let spent = Duration::try_from(now.duration_since(started)).unwrap_or_default();
         return Some(TimeLeft { left: limit.saturating_sub(spent).min(LONGEST), says });
     }
-    let minutes: u64 = env("BUILDKITE_TIMEOUT")?.parse().ok().filter(|minutes| *minutes > 0)?;
+    let minutes: u64 = env.text("BUILDKITE_TIMEOUT")?.parse().ok().filter(|minutes| *minutes > 0)?;
     let left = Duration::from_secs(minutes.saturating_mul(60)).saturating_sub(age()?).min(LONGEST);
     Some(TimeLeft { left, says: "BUILDKITE_TIMEOUT and the age of the job's processes" })
 }
@@ -73,8 +70,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn left(variables: &[(&str, &str)], now: &str, age: Option<Duration>) -> Option<Duration> {
-        let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        time_left(env, now.parse().unwrap(), || age).map(|limit| limit.left)
+        time_left(&variables.iter().copied().collect(), now.parse().unwrap(), || age).map(|limit| limit.left)
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What is said of a command line that cannot be followed: what is wrong, and a line to paste.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -8,7 +7,7 @@ use clap::{Arg, ArgMatches, Command, CommandFactory as _};
 
 use super::{Cli, is_typed, nearest, without_environment};
 use crate::log::{self, LogFormat, Volume};
-use crate::model::product;
+use crate::model::{Environment, product};
 use crate::terraform::Purpose;
 use crate::{ci, exit, text};
 
@@ -159,7 +158,7 @@ impl Refusal {
         }
         let is_of_terraform = {
             let line: Vec<_> = std::iter::once("terraform".into()).chain(words[at..].iter().cloned()).collect();
-            Purpose::read(&line, &HashMap::new()).is_some()
+            Purpose::read(&line, &Environment::default()).is_some()
         };
         let behind: &[&str] = match word {
             "run" | "exec" => &["--"],

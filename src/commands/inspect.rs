@@ -11,6 +11,7 @@ use crate::commands::judged::{HalfLook, JudgedLock, Merged, Unread};
 use crate::commands::page::{Page, WRONG};
 use crate::commands::target::{State, Target};
 use crate::commands::{Failure, Format, block_on, describe, print, print_json};
+use crate::model::Environment;
 use crate::session::Machine;
 use crate::state::{DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
 use crate::text::{duration, printable, printable_whole, without_user};
@@ -85,7 +86,7 @@ impl Found {
             unread.push(Unread { what: "its digest".to_owned(), error: Some(error) });
             StoredDigest::NotKept
         });
-        let machine = Machine::here(|name| std::env::var_os(name));
+        let machine = Machine::here(&Environment::own());
         let now = Timestamp::now();
         let mut merged = Merged::default();
         for half in looks.iter().filter_map(HalfLook::half) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::aws::StoreError;
 use crate::model;
-use crate::model::InvalidLockId;
+use crate::model::{Environment, InvalidLockId};
 use crate::terraform::{ShimError, make_links};
 use crate::text::harmless;
 
@@ -179,7 +179,7 @@ pub enum Answer {
 
 /// Asks on the terminal. Only `yes` is a yes, as Terraform has it. The terminals of CI systems have nobody before them.
 pub fn confirm(question: &str) -> Answer {
-    let in_ci = model::Run::detect(|name| std::env::var(name).ok()).is_some();
+    let in_ci = model::Run::detect(&Environment::own()).is_some();
     if in_ci || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Answer::NobodyThere;
     }

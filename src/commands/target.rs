@@ -1,13 +1,12 @@
 //! Which state a command is about, and how it is reached: by working directory, or by flags alone.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ValueHint;
 
 use crate::aws::{AwsClients, BackendError, GivenSettings, S3Backend, Surroundings};
-use crate::model::LockPlace;
+use crate::model::{Environment, LockPlace};
 use crate::terraform::{Backend, Flavour, InitRecord, caches_of, read_backend, workspace};
 use crate::text;
 
@@ -191,7 +190,7 @@ impl Target {
     /// # Errors
     /// When it cannot be told, with what to do instead.
     pub async fn state(&self) -> Result<State, TargetError> {
-        self.state_in(Path::new("."), std::env::vars_os().collect()).await
+        self.state_in(Path::new("."), Environment::own()).await
     }
 
     /// A command of tfguard's about this state, as a person types it in the same directory.
@@ -227,10 +226,10 @@ impl Target {
     }
 
     fn surroundings(&self, state: &State) -> Option<Surroundings> {
-        Some(Surroundings { dir: self.dir(state)?, env: std::env::vars_os().collect() })
+        Some(Surroundings { dir: self.dir(state)?, env: Environment::own() })
     }
 
-    async fn state_in(&self, here: &Path, env: HashMap<OsString, OsString>) -> Result<State, TargetError> {
+    async fn state_in(&self, here: &Path, env: Environment) -> Result<State, TargetError> {
         if let Some(key) = self.key.clone().filter(|_| self.bucket.is_some()) {
             let given = self.settings();
             let backend =
@@ -246,7 +245,7 @@ impl Target {
 impl State {
     /// What `init` recorded in its directory, if that is known.
     pub fn record(&self) -> Option<InitRecord> {
-        InitRecord::read(&Surroundings { dir: self.dir.clone()?, env: std::env::vars_os().collect() })
+        InitRecord::read(&Surroundings { dir: self.dir.clone()?, env: Environment::own() })
     }
 
     /// The program that people run in its directory, as far as what `init` recorded there tells.
@@ -264,7 +263,7 @@ impl State {
     /// When it has none in S3, or its settings cannot be followed.
     pub async fn of_directory(
         dir: &Path,
-        env: HashMap<OsString, OsString>,
+        env: Environment,
         named: Option<&str>,
         given: &GivenSettings,
     ) -> Result<Self, TargetError> {
@@ -319,7 +318,7 @@ mod tests {
             std::fs::create_dir(dir.path().join(".terraform")).unwrap();
             std::fs::write(dir.path().join(".terraform/terraform.tfstate"), record).unwrap();
         }
-        let env = HashMap::from([("TF_WORKSPACE".into(), "blue".into())]);
+        let env = [("TF_WORKSPACE", "blue")].into_iter().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(target.state_in(dir.path(), env))
     }

@@ -12,7 +12,7 @@ use crate::commands::target::{State, Target};
 use crate::commands::{Answer, Failure, Format, block_on, confirm, print, print_json};
 use crate::exit;
 use crate::files;
-use crate::model::{Account, StateVerdict, Unsaved};
+use crate::model::{Account, Environment, StateVerdict, Unsaved};
 use crate::session::{Journal, Machine, SessionDir};
 use crate::state::{
     Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, Written, compare, describe, describe_digest,
@@ -150,7 +150,7 @@ impl<'a> Verify<'a> {
         let halves = state.halves().into_iter().map(|half| (half.place, half.expected));
         let looker = Looker::new(&state.clients, &state.backend, &state.key, halves);
         let expected = Expected { lineage: args.lineage.clone(), serial: args.serial };
-        let machine = Machine::here(|name| std::env::var_os(name));
+        let machine = Machine::here(&Environment::own());
         Self { args, state, looker, expected, machine }
     }
 
@@ -193,7 +193,7 @@ impl<'a> Verify<'a> {
     fn print_imports(&self, seen: &Seen, judgement: &Judgement) -> Result<u8, Failure> {
         let accounts = match &self.args.from {
             Some(path) => vec![read_report(path)?],
-            None => SessionDir::all(|name| std::env::var_os(name))
+            None => SessionDir::all(&Environment::own())
                 .iter()
                 .filter_map(|session| Some(Journal::read(session).ok()?.account))
                 .collect(),

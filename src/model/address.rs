@@ -1,6 +1,6 @@
 //! The address of a resource instance, as Terraform prints it.
 
-use crate::text::quote_hcl;
+use crate::text::{escaped, quote_hcl};
 
 /// Longest address that is read.
 const LONGEST: usize = 16 * 1024;
@@ -78,27 +78,6 @@ fn index<'a>(read: &mut String, rest: &'a str) -> Option<&'a str> {
     }
     read.extend(["[", &quote_hcl(&key), "]"]);
     rest[1..].strip_prefix(']')
-}
-
-/// What an escape of HCL or Go means, behind its backslash.
-fn escaped(chars: &mut std::str::Chars) -> Option<char> {
-    let digits = match chars.next()? {
-        'n' => return Some('\n'),
-        'r' => return Some('\r'),
-        't' => return Some('\t'),
-        'a' => return Some('\u{7}'),
-        'b' => return Some('\u{8}'),
-        'f' => return Some('\u{c}'),
-        'v' => return Some('\u{b}'),
-        char @ ('"' | '\\') => return Some(char),
-        'x' => 2,
-        'u' => 4,
-        'U' => 8,
-        _ => return None,
-    };
-    let number = chars.as_str().get(..digits)?;
-    *chars = chars.as_str()[digits..].chars();
-    char::from_u32(u32::from_str_radix(number, 16).ok()?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ci;
@@ -95,6 +96,26 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Reads what a tfguard wrote beside a lock in JSON, of at most `largest` bytes.
+///
+/// # Errors
+/// Why it cannot be read, in words. `what`: what it is.
+pub(super) fn read_record<T: DeserializeOwned>(what: &str, text: &[u8], largest: usize) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u64,
+    }
+    if text.len() > largest {
+        return Err(format!("{what} is longer than any that tfguard writes"));
+    }
+    match serde_json::from_slice(text) {
+        Ok(Version { schema }) if schema != u64::from(SCHEMA) => {
+            Err(format!("{what} has format {schema}, this tfguard knows format {SCHEMA}"))
+        }
+        _ => serde_json::from_slice(text).map_err(|error| format!("{what} cannot be understood: {error}")),
+    }
+}
+
 /// What was found beside a lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Recorded {
@@ -110,25 +131,8 @@ pub enum Recorded {
 impl Recorded {
     /// Reads the JSON of a record that was found beside the lock with this ID.
     pub fn read(text: &str, lock: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u64,
-        }
-        if text.len() > LARGEST {
-            return Self::Foreign("the record of its holder is longer than any that tfguard writes".to_owned());
-        }
-        match serde_json::from_str::<Version>(text) {
-            Ok(Version { schema }) if schema != u64::from(SCHEMA) => {
-                return Self::Foreign(format!(
-                    "the record of its holder has format {schema}, this tfguard knows format {SCHEMA}"
-                ));
-            }
-            _ => {}
-        }
-        match serde_json::from_str::<Holder>(text) {
-            Ok(holder) => Self::of(holder, lock),
-            Err(error) => Self::Foreign(format!("the record of its holder cannot be understood: {error}")),
-        }
+        let holder = read_record("the record of its holder", text.as_bytes(), LARGEST);
+        holder.map_or_else(Self::Foreign, |holder| Self::of(holder, lock))
     }
 
     /// A record that was found beside the lock with this ID.

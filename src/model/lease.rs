@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
-use crate::model::holder::SCHEMA;
+use crate::model::holder::{SCHEMA, read_record};
 use crate::model::lock::{LockId, LockPlace, Subject};
 
 /// The attribute of a lock's item that holds its lease, JSON as text. Terraform reads `LockID` and `Info` only.
@@ -97,26 +97,13 @@ pub enum Leased {
 impl Leased {
     /// Reads the JSON of a record that was found beside the lock with this ID.
     pub fn read(bytes: &[u8], lock: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u64,
-        }
-        if bytes.len() > LARGEST {
-            return Self::Foreign("the lease is longer than any that tfguard writes".to_owned());
-        }
-        match serde_json::from_slice(bytes) {
-            Ok(Version { schema }) if schema != u64::from(SCHEMA) => {
-                return Self::Foreign(format!("the lease has format {schema}, this tfguard knows format {SCHEMA}"));
-            }
-            _ => {}
-        }
-        match serde_json::from_slice::<Lease>(bytes) {
+        match read_record::<Lease>("the lease", bytes, LARGEST) {
             Ok(lease) if !(Lease::SHORTEST..=Lease::LONGEST).contains(&lease.length()) => {
                 Self::Foreign(format!("the lease is one of {} ms, which tfguard does not give", lease.length_ms))
             }
             Ok(lease) if lease.lock.as_str() != lock => Self::OfAnother(lease.lock),
             Ok(lease) => Self::Lease(lease),
-            Err(error) => Self::Foreign(format!("the lease cannot be understood: {error}")),
+            Err(why) => Self::Foreign(why),
         }
     }
 

@@ -3,6 +3,7 @@
 mod account;
 mod address;
 mod ci;
+mod environment;
 mod holder;
 mod lease;
 mod lock;
@@ -20,6 +21,7 @@ pub(crate) use account::{
 };
 pub use address::Address;
 pub(crate) use ci::{Origin, Provider, Run, Term};
+pub use environment::Environment;
 pub(crate) use holder::SCHEMA;
 pub use holder::{Holder, Recorded};
 pub(crate) use lease::{Beat, Known, LeaseNote};

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
+use crate::text::escaped;
+
 /// Most fields of a record. Terraform's have some forty; each may take a look at the rest of the line.
 const MOST: usize = 256;
 /// So many bytes are looked at for them, all looks together: forty fields of 25 kB. What a run writes into its log itself must
@@ -114,43 +116,21 @@ fn pair(text: &str) -> Option<(&str, String, &str)> {
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        let mut escape = rest.chars();
-        let (decoded, digits) = match escape.next() {
-            Some('"') => (Some('"'), 0),
-            Some('a') => (Some('\x07'), 0),
-            Some('b') => (Some('\x08'), 0),
-            Some('f') => (Some('\x0c'), 0),
-            Some('n') => (Some('\n'), 0),
-            Some('r') => (Some('\r'), 0),
-            Some('t') => (Some('\t'), 0),
-            Some('v') => (Some('\x0b'), 0),
-            Some('x') => (hex(escape.as_str(), 2), 2),
-            Some('u') => (hex(escape.as_str(), 4), 4),
-            Some('U') => (hex(escape.as_str(), 8), 8),
-            _ => (None, 0),
-        };
-        match decoded {
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        out.push_str(plain);
+        let mut chars = escape.chars();
+        match escaped(&mut chars).filter(|_| !escape.starts_with('\\')) {
             Some(char) => {
                 out.push(char);
-                rest = &rest[1 + digits..];
+                rest = chars.as_str();
             }
-            None => out.push('\\'),
+            None => {
+                out.push('\\');
+                rest = escape;
+            }
         }
     }
-    out.push_str(rest);
-    out
-}
-
-fn hex(text: &str, digits: usize) -> Option<char> {
-    let text = text.get(..digits)?;
-    // `from_str_radix` would take a sign.
-    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    char::from_u32(u32::from_str_radix(text, 16).ok()?)
+    out + rest
 }
 
 #[cfg(test)]

@@ -65,25 +65,22 @@ impl Ledger {
     /// Whether there is room for what an event tells of.
     pub(crate) fn has_room_for(&self, event: &LockEvent) -> bool {
         match event {
-            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
-                self.entries.len() < MOST || self.stage(&LoggedPlace::of(claim)).is_some()
-            }
-            LockEvent::Unlocking(_) | LockEvent::Unlocked(_) => true,
+            LockEvent::Take { claim, .. } => self.entries.len() < MOST || self.stage(&LoggedPlace::of(claim)).is_some(),
+            LockEvent::Release { .. } => true,
         }
     }
 
     /// Enters an event that was judged to be the child's own. Returns the lock if that changed anything about it.
     pub fn enter(&mut self, event: &LockEvent, grade: Grade) -> Option<&Entry> {
         match event {
-            LockEvent::Attempting(claim) => self.take(claim, Stage::Attempted, grade),
-            LockEvent::Locked(claim) => self.take(claim, Stage::Held, grade),
-            LockEvent::Unlocking(place) => self.release(place, Stage::Unlocking),
-            LockEvent::Unlocked(place) => self.release(place, Stage::Unlocked),
+            LockEvent::Take { claim, done } => {
+                self.take(claim, if *done { Stage::Held } else { Stage::Attempted }, grade)
+            }
+            LockEvent::Release { place, done } => {
+                let entry = self.entries.iter_mut().find(|entry| place.is_of(&entry.claim))?;
+                entry.step(if *done { Stage::Unlocked } else { Stage::Unlocking })
+            }
         }
-    }
-
-    fn find(&mut self, place: &LoggedPlace) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| place.is_of(&entry.claim))
     }
 
     /// How far a lock has come; None if it is not in the set.
@@ -105,10 +102,6 @@ impl Ledger {
             _ => stage,
         };
         entry.step(next)
-    }
-
-    fn release(&mut self, place: &LoggedPlace, stage: Stage) -> Option<&Entry> {
-        self.find(place)?.step(stage)
     }
 
     /// The locks that are to be looked after, in the order they were taken, once the child is dead and its log was read to the
@@ -159,10 +152,10 @@ mod tests {
     fn events(claim: &LockClaim) -> [LockEvent; 4] {
         let place = LoggedPlace::of(claim);
         [
-            LockEvent::Attempting(claim.clone()),
-            LockEvent::Locked(claim.clone()),
-            LockEvent::Unlocking(place.clone()),
-            LockEvent::Unlocked(place),
+            LockEvent::Take { claim: claim.clone(), done: false },
+            LockEvent::Take { claim: claim.clone(), done: true },
+            LockEvent::Release { place: place.clone(), done: false },
+            LockEvent::Release { place, done: true },
         ]
     }
 
@@ -222,10 +215,13 @@ mod tests {
         ];
         for other in others {
             let mut ledger = Ledger::default();
-            ledger.enter(&LockEvent::Locked(one.clone()), Grade::Record);
-            assert_eq!(ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&other)), Grade::Record), None);
-            ledger.enter(&LockEvent::Locked(other.clone()), Grade::Record);
-            ledger.enter(&LockEvent::Unlocked(LoggedPlace::of(&one)), Grade::Record);
+            ledger.enter(&LockEvent::Take { claim: one.clone(), done: true }, Grade::Record);
+            assert_eq!(
+                ledger.enter(&LockEvent::Release { place: LoggedPlace::of(&other), done: true }, Grade::Record),
+                None
+            );
+            ledger.enter(&LockEvent::Take { claim: other.clone(), done: true }, Grade::Record);
+            ledger.enter(&LockEvent::Release { place: LoggedPlace::of(&one), done: true }, Grade::Record);
             let left = ledger.left(ENDINGS[0]);
             assert_eq!(left.len(), 1);
             assert_eq!(left[0].entry.claim, other);

@@ -34,39 +34,30 @@ impl LoggedPlace {
 /// A step in the life of a lock, as Terraform logged it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockEvent {
-    /// About to send the request that takes the lock. Repeated with the same ID under `-lock-timeout`.
-    Attempting(LockClaim),
-    /// The lock is taken (Terraform 1.10 and later).
-    Locked(LockClaim),
-    /// About to send the request that releases the lock, which may be anybody's: `force-unlock` logs this too.
-    Unlocking(LoggedPlace),
-    /// The lock is released (Terraform 1.10 and later).
-    Unlocked(LoggedPlace),
+    /// The request that takes the lock is about to be sent, repeated with the same ID under `-lock-timeout`. `done`: the lock
+    /// is taken (Terraform 1.10 and later).
+    Take { claim: LockClaim, done: bool },
+    /// The request that releases the lock is about to be sent. It may be anybody's: `force-unlock` logs this too. `done`: the
+    /// lock is released (Terraform 1.10 and later).
+    Release { place: LoggedPlace, done: bool },
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Text {
-    Attempting,
-    Locked,
-    Unlocking,
-    Unlocked,
-}
-
-/// The messages of `internal/backend/remote-state/s3/client.go`, Terraform 1.6.0 to 1.15.9.
-fn known(message: &str) -> Option<(Text, LockKinds)> {
+/// The messages of `internal/backend/remote-state/s3/client.go`, Terraform 1.6.0 to 1.15.9: the operation that each is about,
+/// and whether it is done.
+fn known(message: &str) -> Option<(&'static str, bool, LockKinds)> {
     // Terraform 1.6 to 1.9, which say nothing afterwards.
     match message {
-        "Locking remote state" => return Some((Text::Attempting, LockKinds::Unstated)),
-        "Unlocking remote state" => return Some((Text::Unlocking, LockKinds::Unstated)),
+        "Locking remote state" => return Some(("Lock", false, LockKinds::Unstated)),
+        "Unlocking remote state" => return Some(("Unlock", false, LockKinds::Unstated)),
         _ => {}
     }
     let (verb, rest) = message.split_once(" remote state (")?;
     let (kinds, end) = rest.split_once(')')?;
-    let text = match (verb, end) {
-        ("Attempting to lock", "...") => Text::Attempting,
-        ("Locked", "") => Text::Locked,
-        ("Attempting to unlock", "...") => Text::Unlocking,
-        ("Unlocked", "") => Text::Unlocked,
+    let (operation, done) = match (verb, end) {
+        ("Attempting to lock", "...") => ("Lock", false),
+        ("Locked", "") => ("Lock", true),
+        ("Attempting to unlock", "...") => ("Unlock", false),
+        ("Unlocked", "") => ("Unlock", true),
         _ => return None,
     };
     let kinds = match kinds {
@@ -75,7 +66,7 @@ fn known(message: &str) -> Option<(Text, LockKinds)> {
         "S3 Native and DynamoDB" => LockKinds::Both,
         _ => return None,
     };
-    Some((text, kinds))
+    Some((operation, done, kinds))
 }
 
 /// Reads what a record tells about a lock. `None`: it is about something else.
@@ -88,25 +79,24 @@ pub fn read(record: &Record) -> Option<Result<LockEvent, Refused>> {
     if record.logger != LOGGER {
         return None;
     }
-    let operation = record.field("tf_backend.operation");
-    let text = known(&record.message);
     // The HTTP records of the same call carry the same fields, at DEBUG.
-    if text.is_none() && (record.level != Level::Info || !matches!(operation, Some("Lock" | "Unlock"))) {
+    let operation = record.field("tf_backend.operation");
+    let poses = record.level == Level::Info && matches!(operation, Some("Lock" | "Unlock"));
+    if !poses && known(&record.message).is_none() {
         return None;
     }
-    Some(judge(record, operation, text).map_err(|reason| Refused::new(record, reason)))
+    Some(judge(record).map_err(|reason| Refused::of(record.field("tf_backend.lock.id"), reason)))
 }
 
-fn judge(record: &Record, operation: Option<&str>, text: Option<(Text, LockKinds)>) -> Result<LockEvent, Refusal> {
+fn judge(record: &Record) -> Result<LockEvent, Refusal> {
     if record.torn {
         return Err(Refusal::Torn);
     }
     if record.level != Level::Info {
         return Err(Refusal::WrongLevel);
     }
-    let (text, kinds) = text.ok_or(Refusal::UnknownMessage)?;
-    let locks = matches!(text, Text::Attempting | Text::Locked);
-    if operation != Some(if locks { "Lock" } else { "Unlock" }) {
+    let (operation, done, kinds) = known(&record.message).ok_or(Refusal::UnknownMessage)?;
+    if record.field("tf_backend.operation") != Some(operation) {
         return Err(Refusal::WrongOperation);
     }
     let field = |key: &'static str| record.field(key).ok_or(Refusal::MissingField(key));
@@ -118,10 +108,8 @@ fn judge(record: &Record, operation: Option<&str>, text: Option<(Text, LockKinds
     if !(unambiguous(&place.bucket) && unambiguous(&place.state_key)) {
         return Err(Refusal::AmbiguousPath);
     }
-    match text {
-        Text::Unlocking => return Ok(LockEvent::Unlocking(place)),
-        Text::Unlocked => return Ok(LockEvent::Unlocked(place)),
-        Text::Attempting | Text::Locked => {}
+    if operation == "Unlock" {
+        return Ok(LockEvent::Release { place, done });
     }
     let claim = LockClaim {
         id: place.id,
@@ -136,7 +124,7 @@ fn judge(record: &Record, operation: Option<&str>, text: Option<(Text, LockKinds
     if field("tf_backend.lock.path")? != claim.lock_id() {
         return Err(Refusal::PathMismatch);
     }
-    Ok(if text == Text::Attempting { LockEvent::Attempting(claim) } else { LockEvent::Locked(claim) })
+    Ok(LockEvent::Take { claim, done })
 }
 
 /// Whether the log can carry this name unchanged. hclog escapes odd characters but no backslashes, so a name with a
@@ -211,10 +199,6 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(crate) fn new(record: &Record, reason: Refusal) -> Self {
-        Self::of(record.field("tf_backend.lock.id"), reason)
-    }
-
     /// A refusal of what is said about the lock of this ID.
     pub(crate) fn of(id: Option<&str>, reason: Refusal) -> Self {
         Self { id: id.map(|id| id.escape_debug().take(64).collect()), reason }
@@ -224,7 +208,7 @@ impl Refused {
 /// What is known of the child, by which records in its log are judged.
 ///
 /// The log is private, but everything that Terraform runs can write to it, and a session directory may be used twice.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Expectations {
     /// When the child was started.
     pub started: Timestamp,
@@ -254,10 +238,8 @@ impl Expectations {
     pub fn check(&self, time: Timestamp, event: &LockEvent, now: Timestamp) -> Result<(), Refused> {
         let in_time = self.check_time(time, now);
         let (id, judged) = match event {
-            LockEvent::Attempting(claim) | LockEvent::Locked(claim) => {
-                (&claim.id, in_time.and_then(|()| self.check_host(&claim.who)))
-            }
-            LockEvent::Unlocking(place) | LockEvent::Unlocked(place) => (&place.id, in_time),
+            LockEvent::Take { claim, .. } => (&claim.id, in_time.and_then(|()| self.check_host(&claim.who))),
+            LockEvent::Release { place, .. } => (&place.id, in_time),
         };
         judged.map_err(|reason| Refused::of(Some(id.as_str()), reason))
     }
@@ -318,7 +300,8 @@ mod tests {
             ("S3 Native and DynamoDB", LockKinds::Both),
         ];
         for (text, kinds) in kinds {
-            let Some(Ok(LockEvent::Attempting(claim))) = look(&ATTEMPTING.replace("DynamoDB only", text)) else {
+            let Some(Ok(LockEvent::Take { claim, done: false })) = look(&ATTEMPTING.replace("DynamoDB only", text))
+            else {
                 panic!()
             };
             assert_eq!(claim.kinds, kinds);
@@ -328,15 +311,17 @@ mod tests {
             let place = LoggedPlace::of(&claim);
             let locked =
                 ATTEMPTING.replace("Attempting to lock", "Locked").replace("DynamoDB only)...", &format!("{text})"));
-            assert_eq!(look(&locked), Some(Ok(LockEvent::Locked(claim))));
+            assert_eq!(look(&locked), Some(Ok(LockEvent::Take { claim, done: true })));
             let unlocking = unlock(&format!("Attempting to unlock remote state ({text})..."));
-            assert_eq!(look(&unlocking), Some(Ok(LockEvent::Unlocking(place.clone()))));
+            assert_eq!(look(&unlocking), Some(Ok(LockEvent::Release { place: place.clone(), done: false })));
             let unlocked = unlock(&format!("Unlocked remote state ({text})"));
-            assert_eq!(look(&unlocked), Some(Ok(LockEvent::Unlocked(place))));
+            assert_eq!(look(&unlocked), Some(Ok(LockEvent::Release { place, done: true })));
         }
         let old = ATTEMPTING.replace("Attempting to lock remote state (DynamoDB only)...", "Locking remote state");
-        assert!(matches!(look(&old), Some(Ok(LockEvent::Attempting(claim))) if claim.kinds == LockKinds::Unstated));
-        assert!(matches!(look(&unlock("Unlocking remote state")), Some(Ok(LockEvent::Unlocking(_)))));
+        assert!(
+            matches!(look(&old), Some(Ok(LockEvent::Take { claim, done: false })) if claim.kinds == LockKinds::Unstated)
+        );
+        assert!(matches!(look(&unlock("Unlocking remote state")), Some(Ok(LockEvent::Release { done: false, .. }))));
     }
 
     #[test]
@@ -393,15 +378,8 @@ mod tests {
     const ID: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
 
     fn locked(who: &str) -> LockEvent {
-        LockEvent::Locked(LockClaim {
-            id: ID.parse().unwrap(),
-            operation: "OperationTypeApply".into(),
-            who: who.into(),
-            version: "1.11.4".into(),
-            bucket: "bucket".into(),
-            state_key: "key".into(),
-            kinds: LockKinds::DynamoDb,
-        })
+        let claim = LockClaim { who: who.into(), ..LockClaim::example("key", LockKinds::DynamoDb) };
+        LockEvent::Take { claim, done: true }
     }
 
     #[test]
@@ -410,8 +388,8 @@ mod tests {
         let now: Timestamp = "2026-11-20T05:00:00Z".parse().unwrap();
         let expectations = Expectations { started, nodename: None };
         let (slack, step) = (Expectations::SLACK, SignedDuration::from_millis(1));
-        let LockEvent::Locked(claim) = locked("a@b") else { panic!() };
-        for event in [locked("a@b"), LockEvent::Unlocked(LoggedPlace::of(&claim))] {
+        let LockEvent::Take { claim, .. } = locked("a@b") else { panic!() };
+        for event in [locked("a@b"), LockEvent::Release { place: LoggedPlace::of(&claim), done: true }] {
             for (time, refusal) in [
                 (started, None),
                 (now, None),

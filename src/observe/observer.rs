@@ -72,7 +72,7 @@ pub struct Believed {
 }
 
 /// Follows the log of one child.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Observer {
     expectations: Expectations,
     product: Option<(Product, String)>,
@@ -105,51 +105,35 @@ impl Observer {
     pub fn new(believed: Believed, expectations: Expectations) -> Self {
         Self {
             expectations,
-            product: None,
             tells: true,
-            migration: None,
-            masked: false,
             records: believed.records,
             requests: believed.requests.then(|| Requests::new(believed.states)),
-            traces: Traces::default(),
-            asked: Vec::new(),
-            splitter: Splitter::default(),
-            ledger: Ledger::default(),
-            tracker: PhaseTracker::default(),
-            phase: Phase::default(),
-            resources: Resources::default(),
-            refused: Vec::new(),
-            under_lock: None,
-            unlearned: false,
             begun: true,
-            begins: 0,
+            ..Self::default()
         }
     }
 
     /// Takes the next bytes of the log, read at `now`; returns what they changed, in order.
     pub fn feed(&mut self, chunk: &[u8], now: Timestamp) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        for record in self.splitter.feed(chunk) {
-            self.enter(&record, now, &mut facts);
-        }
-        facts
+        let records = self.splitter.feed(chunk);
+        self.enter_all(records, now)
     }
 
     /// Ends the log once the child is dead and everything was fed: the record at its end may have waited for more lines.
     pub fn finish(&mut self, now: Timestamp) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        if let Some(record) = self.splitter.finish() {
-            self.enter(&record, now, &mut facts);
-        }
-        facts
+        let record = self.splitter.finish();
+        self.enter_all(record, now)
     }
 
     /// Takes all that was fed for whole records: what was read is all there is up to now.
     pub fn settle(&mut self, now: Timestamp) -> Vec<Fact> {
+        let record = self.splitter.settle();
+        self.enter_all(record, now)
+    }
+
+    fn enter_all(&mut self, records: impl IntoIterator<Item = Record>, now: Timestamp) -> Vec<Fact> {
         let mut facts = Vec::new();
-        if let Some(record) = self.splitter.settle() {
-            self.enter(&record, now, &mut facts);
-        }
+        records.into_iter().for_each(|record| self.enter(&record, now, &mut facts));
         facts
     }
 
@@ -335,11 +319,11 @@ fn tells_locks(product: Product, version: &str) -> bool {
 
 fn asked(record: &Record, told: &Told) -> Option<Asked> {
     let (lock_id, table) = match told {
-        Told::Lock(LockEvent::Attempting(claim)) => {
+        Told::Lock(LockEvent::Take { claim, done: false }) => {
             let names = record.field("aws.dynamodb.table_names")?;
             (claim.lock_id(), Some(names.strip_prefix("[\"")?.strip_suffix("\"]")?.to_owned()))
         }
-        Told::Trace(TraceEvent::Attempting(trace)) => (trace.lock_id(), None),
+        Told::Trace(TraceEvent::Take { trace, done: false }) => (trace.lock_id(), None),
         _ => return None,
     };
     let (_, address) = record.field("http.url")?.split_once("://")?;

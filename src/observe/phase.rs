@@ -155,10 +155,13 @@ mod tests {
                 Begin => tracker.begin(),
                 Mark(marker) => tracker.enter(*marker),
                 Take(n, operation) => {
-                    ledger.enter(&LockEvent::Attempting(claim(*n, operation)), Grade::Record);
+                    ledger.enter(&LockEvent::Take { claim: claim(*n, operation), done: false }, Grade::Record);
                 }
                 Free(n, operation) => {
-                    ledger.enter(&LockEvent::Unlocking(LoggedPlace::of(&claim(*n, operation))), Grade::Record);
+                    ledger.enter(
+                        &LockEvent::Release { place: LoggedPlace::of(&claim(*n, operation)), done: false },
+                        Grade::Record,
+                    );
                 }
             }
             assert_eq!(tracker.phase(&ledger), *phase, "step {at}");

@@ -4,6 +4,10 @@
 //! since 0.12). Around it everything differs: boxes and colours since 0.15, plain text with `-no-color`, the summary
 //! itself up to 0.14, a `diagnostic` message with `-json`. The block's lines begin with a space and are never wrapped.
 
+use jiff::Timestamp;
+use serde::Deserialize as _;
+use serde_json::Value;
+
 use crate::model::LockInfo;
 use crate::text::without_colours;
 
@@ -85,43 +89,30 @@ fn holder(reason: &str, block: Option<LockInfo>) -> Option<PrintedHolder> {
 
 /// Reads the seven lines of a block.
 fn info(lines: &[String]) -> Option<LockInfo> {
-    let mut values = FIELDS.iter().zip(lines).map(|(field, line)| {
+    let values = FIELDS.iter().zip(lines).map(|(field, line)| {
         let value = line.strip_prefix("  ")?.strip_prefix(field)?.strip_prefix(':')?;
-        Some(value.trim().to_owned())
+        Some(((*field).to_owned(), value.trim().into()))
     });
-    let mut next = || values.next().flatten();
-    let (id, path, operation, who, version, created) = (next()?, next()?, next()?, next()?, next()?, next()?);
-    let info = next()?;
-    (!id.is_empty()).then(|| LockInfo {
-        id,
-        path,
-        operation,
-        who,
-        version,
-        created: rfc3339(&created).unwrap_or(created),
-        info,
-    })
+    let values: serde_json::Map<_, _> = values.collect::<Option<_>>()?;
+    if values.len() < FIELDS.len() {
+        return None;
+    }
+    let info = LockInfo::deserialize(Value::from(values)).ok().filter(|info| !info.id.is_empty())?;
+    Some(LockInfo { created: rfc3339(&info.created).unwrap_or(info.created), ..info })
 }
 
 /// Go prints a time as `2026-11-20 04:11:22.810982632 +0000 UTC`; the lock itself has it in RFC 3339.
 fn rfc3339(go: &str) -> Option<String> {
-    let mut parts = go.split(' ');
-    let (date, time, offset) = (parts.next()?, parts.next()?, parts.next()?);
-    let offset = match offset {
-        "+0000" => "Z".to_owned(),
-        _ if offset.len() == 5 && offset.is_ascii() => format!("{}:{}", &offset[..3], &offset[3..]),
-        _ => return None,
-    };
-    let text = format!("{date}T{time}{offset}");
-    text.parse::<jiff::Timestamp>().is_ok().then_some(text)
+    let (time, _zone) = go.rsplit_once(' ')?;
+    Some(Timestamp::strptime("%Y-%m-%d %H:%M:%S%.f %z", time).ok()?.to_string())
 }
 
 /// The lines of text in one line of output: without colours and the box's border, or out of a JSON message.
 fn plain(line: &str) -> Vec<String> {
     if line.starts_with('{')
-        && let Ok(message) = serde_json::from_str::<serde_json::Value>(line)
+        && let Ok(message) = serde_json::from_str::<Value>(line)
     {
-        let text = |field: &str| message.pointer(field).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let text = |field: &str| message.pointer(field).and_then(Value::as_str).unwrap_or_default();
         let texts = [text("/diagnostic/summary"), text("/diagnostic/detail")];
         return texts.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
     }
@@ -295,7 +286,7 @@ mod tests {
         for (go, expected) in [
             ("2026-11-20 04:11:22.810982632 +0000 UTC", Some("2026-11-20T04:11:22.810982632Z")),
             ("2026-11-20 04:11:22 +0000 UTC", Some("2026-11-20T04:11:22Z")),
-            ("2026-11-20 05:11:22.5 +0100 CET", Some("2026-11-20T05:11:22.5+01:00")),
+            ("2026-11-20 05:11:22.5 +0100 CET", Some("2026-11-20T04:11:22.5Z")),
             ("0001-01-01 00:00:00 +0000 UTC", Some("0001-01-01T00:00:00Z")),
             ("yesterday", None),
             ("2026-11-20 04:11:22", None),

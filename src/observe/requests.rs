@@ -12,7 +12,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::model::{LOCKFILE_SUFFIX, LockClaim, LockId, LockInfo, LockKinds, LockTrace, Stage};
+use crate::model::{LOCKFILE_SUFFIX, LockClaim, LockInfo, LockKinds, LockTrace, Stage};
 use crate::observe::hclog::{Level, Record, SDK_V1};
 use crate::observe::ledger::Ledger;
 use crate::observe::locks::{LockEvent, LoggedPlace, Refusal, Refused};
@@ -29,24 +29,27 @@ const MAX_PENDING: usize = 64;
 pub(crate) struct Requests {
     /// Bucket and key of states that are expected, by which masked paths are understood.
     states: Vec<(String, String)>,
-    pending: Vec<(Call, Pending)>,
-}
-
-/// What an answer would mean.
-#[derive(Debug, Clone, PartialEq)]
-enum Pending {
-    Lock(Box<LockClaim>),
-    Unlock(Vec<LoggedPlace>),
-    LockFile(crate::model::LockTrace),
-    UnlockFile(String, String),
-    Nothing(String),
+    /// Those that were not answered, and what was told of each. Nothing where it is about no lock.
+    pending: Vec<(Call, Vec<Told>)>,
 }
 
 /// What a record told.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Told {
     Lock(LockEvent),
     Trace(TraceEvent),
+}
+
+impl Told {
+    /// The same when the answer says that it was done. `answered`: the ETag of the object.
+    fn done(mut self, answered: Option<String>) -> Self {
+        match &mut self {
+            Self::Trace(TraceEvent::Take { trace, done }) => (trace.etag, *done) = (answered, true),
+            Self::Lock(LockEvent::Take { done, .. } | LockEvent::Release { done, .. })
+            | Self::Trace(TraceEvent::Release { done, .. }) => *done = true,
+        }
+        self
+    }
 }
 
 impl Requests {
@@ -77,37 +80,31 @@ impl Requests {
         ledger: &Ledger,
         check_time: impl Fn(Timestamp) -> Result<(), Refusal>,
     ) -> Result<Vec<Told>, Strange> {
-        let (pending, told) = match request {
+        let told = match request {
             Request::Lock { info, path, state } => {
                 let id = info.id.clone();
                 let created: Result<Timestamp, _> = info.created.parse();
                 let created = created.map_err(|_| Refusal::Created(info.created.chars().take(64).collect()));
                 created.and_then(check_time).map_err(|reason| (Some(id.clone()), reason))?;
                 let claim = self.claim(info, &path, state).map_err(|reason| (Some(id), reason))?;
-                let told = vec![Told::Lock(LockEvent::Attempting(claim.clone()))];
-                (Pending::Lock(Box::new(claim)), told)
+                vec![Told::Lock(LockEvent::Take { claim, done: false })]
             }
-            Request::Unlock { path, id } => {
-                let places = unlocked_by(&path, id.as_deref(), ledger);
-                let told = places.iter().map(|place| Told::Lock(LockEvent::Unlocking(place.clone()))).collect();
-                (Pending::Unlock(places), told)
-            }
-            Request::LockFile(trace) => {
-                let told = vec![Told::Trace(TraceEvent::Attempting(trace.clone()))];
-                (Pending::LockFile(trace), told)
-            }
+            Request::Unlock { path, id } => unlocked_by(&path, id.as_deref(), ledger)
+                .map(|place| Told::Lock(LockEvent::Release { place, done: false }))
+                .collect(),
+            Request::LockFile(trace) => vec![Told::Trace(TraceEvent::Take { trace, done: false })],
             Request::UnlockFile { bucket, state_key } => {
-                let told = vec![Told::Trace(TraceEvent::Unlocking(bucket.clone(), state_key.clone()))];
-                (Pending::UnlockFile(bucket, state_key), told)
+                vec![Told::Trace(TraceEvent::Release { bucket, state_key, done: false })]
             }
-            Request::Other(path) => (Pending::Nothing(path), Vec::new()),
+            Request::Other => Vec::new(),
         };
         // A request that got no answer is repeated.
-        self.pending.retain(|known| *known != (call.clone(), pending.clone()));
+        let pending = (call, told.clone());
+        self.pending.retain(|known| *known != pending);
         if self.pending.len() == MAX_PENDING {
             self.pending.remove(0);
         }
-        self.pending.push((call, pending));
+        self.pending.push(pending);
         Ok(told)
     }
 
@@ -116,34 +113,20 @@ impl Requests {
             std::mem::take(&mut self.pending).into_iter().partition(|(known, _)| known == call);
         self.pending = others;
         let only = meant.pop().filter(|_| meant.is_empty());
-        let Some((_, pending)) = only.filter(|_| success) else {
-            // A refusal is no proof that the lock was not taken: the answer to an earlier attempt may be lost.
-            return Vec::new();
+        // A refusal is no proof that the lock was not taken: the answer to an earlier attempt may be lost.
+        let told = only.filter(|_| success).map(|(_, told)| told).unwrap_or_default();
+        // It may be asked for anew by now.
+        let still = |told: &Told| match told {
+            Told::Lock(LockEvent::Release { place, .. }) => ledger.stage(place) == Some(Stage::Unlocking),
+            _ => true,
         };
-        match pending {
-            Pending::Lock(claim) => vec![Told::Lock(LockEvent::Locked(*claim))],
-            Pending::Unlock(places) => {
-                let still = |place: &LoggedPlace| ledger.stage(place) == Some(Stage::Unlocking);
-                places.into_iter().filter(still).map(|place| Told::Lock(LockEvent::Unlocked(place))).collect()
-            }
-            Pending::LockFile(trace) => vec![Told::Trace(TraceEvent::Locked(trace, etag))],
-            Pending::UnlockFile(bucket, state_key) => vec![Told::Trace(TraceEvent::Unlocked(bucket, state_key))],
-            Pending::Nothing(_) => Vec::new(),
-        }
+        told.into_iter().filter(still).map(|told| told.done(etag.clone())).collect()
     }
 
     fn claim(&self, info: LockInfo, path: &str, state: Option<(String, String)>) -> Result<LockClaim, Refusal> {
-        let id: LockId = info.id.parse().map_err(Refusal::Id)?;
         let (bucket, state_key) = self.state(path, state)?;
-        Ok(LockClaim {
-            id,
-            operation: info.operation,
-            who: info.who,
-            version: info.version,
-            bucket,
-            state_key,
-            kinds: LockKinds::DynamoDb,
-        })
+        let found = LockClaim::of_found(info, &bucket, &state_key).map_err(Refusal::Id)?;
+        Ok(LockClaim { kinds: LockKinds::DynamoDb, ..found })
     }
 
     /// The state behind a path out of a body, which may be masked: from the record itself if that has it, else from the
@@ -168,7 +151,7 @@ impl Requests {
 
 /// The locks that deleting the item of `path` releases: the one that is named; else those of that path that are held;
 /// else those that may be.
-fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> Vec<LoggedPlace> {
+fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> impl Iterator<Item = LoggedPlace> {
     let is_there = |claim: &LockClaim| claim.lock_id() == path || masked(&claim.lock_id()) == path;
     let here: Vec<_> = ledger
         .entries()
@@ -177,7 +160,8 @@ fn unlocked_by(path: &str, id: Option<&str>, ledger: &Ledger) -> Vec<LoggedPlace
         .filter(|entry| id.is_none_or(|id| entry.claim.id.as_str() == id))
         .collect();
     let held = here.iter().any(|entry| entry.stage == Stage::Held);
-    here.iter().filter(|entry| !held || entry.stage == Stage::Held).map(|entry| LoggedPlace::of(&entry.claim)).collect()
+    let released = here.into_iter().filter(move |entry| !held || entry.stage == Stage::Held);
+    released.map(|entry| LoggedPlace::of(&entry.claim))
 }
 
 /// Terraform's condition for a lock to be new.
@@ -223,7 +207,7 @@ pub(crate) enum Request {
     /// A lockfile, deleted.
     UnlockFile { bucket: String, state_key: String },
     /// Another item: a digest.
-    Other(String),
+    Other,
 }
 
 /// One record of an exchange.
@@ -255,8 +239,7 @@ fn sent(record: &Record) -> Option<Result<Exchange, Strange>> {
         let state = record.field("tf_backend.s3.bucket").zip(record.field("tf_backend.s3.path"));
         let body = record.field("http.request.body").unwrap_or_default();
         let request = item_request(operation, body, state);
-        let call = Call { operation, context: table_context(record) };
-        return Some(request.map(|request| Exchange::Sent(call, Box::new(request))));
+        return Some(request.map(|request| Exchange::Sent(Call::new(operation, record), Box::new(request))));
     }
     let (bucket, state_key) = lockfile(record)?;
     let (operation, request) = match record.field("http.method")? {
@@ -267,7 +250,7 @@ fn sent(record: &Record) -> Option<Result<Exchange, Strange>> {
         "DELETE" => (Operation::DeleteObject, Request::UnlockFile { bucket, state_key }),
         _ => return None,
     };
-    Some(Ok(Exchange::Sent(Call { operation, context: object_context(record) }, Box::new(request))))
+    Some(Ok(Exchange::Sent(Call::new(operation, record), Box::new(request))))
 }
 
 fn answered(record: &Record) -> Option<Exchange> {
@@ -278,12 +261,13 @@ fn answered(record: &Record) -> Option<Exchange> {
         Some(both) => both,
         None => (record.field("rpc.service")?, method),
     };
-    let call = match (service, method) {
-        ("DynamoDB", method) => Call { operation: item_operation(method)?, context: table_context(record) },
-        ("S3", "PutObject") => Call { operation: Operation::PutObject, context: object_context(record) },
-        ("S3", "DeleteObject") => Call { operation: Operation::DeleteObject, context: object_context(record) },
+    let operation = match (service, method) {
+        ("DynamoDB", method) => item_operation(method)?,
+        ("S3", "PutObject") => Operation::PutObject,
+        ("S3", "DeleteObject") => Operation::DeleteObject,
         _ => return None,
     };
+    let call = Call::new(operation, record);
     let etag = record.field("http.response.header.etag").map(str::to_owned);
     Some(Exchange::Answered { call, success: (200..300).contains(&status), etag })
 }
@@ -349,7 +333,7 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     if operation == Operation::DeleteItem {
         let path = text(|body| &mut body.key, "LockID").unwrap_or_default();
         if path.is_empty() {
-            return Ok(Request::Other(path));
+            return Ok(Request::Other);
         }
         let info = text(|body| &mut body.expression_attribute_values, ":info");
         let id = info.and_then(|info| LockInfo::parse(info.as_bytes()).ok()).map(|info| info.id);
@@ -358,10 +342,10 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     let path = text(|body| &mut body.item, "LockID").unwrap_or_default();
     // A digest has none. Its name tells nothing: the key of a state may end as those of digests do.
     let Some(info) = text(|body| &mut body.item, "Info") else {
-        return Ok(Request::Other(path));
+        return Ok(Request::Other);
     };
     if body.condition_expression.as_deref() != Some(NEW) {
-        return Ok(Request::Other(path));
+        return Ok(Request::Other);
     }
     let info = LockInfo::parse(info.as_bytes()).map_err(|_| (None, Refusal::NoLock))?;
     if info.path != path {
@@ -371,16 +355,15 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     Ok(Request::Lock { info, path, state })
 }
 
-fn table_context(record: &Record) -> String {
-    context(record, "aws.dynamodb.table_names", "aws.region")
-}
-
-fn object_context(record: &Record) -> String {
-    context(record, "aws.s3.bucket", "aws.s3.key")
-}
-
-fn context(record: &Record, one: &str, other: &str) -> String {
-    [one, other, "tf_backend.req_id"].map(|key| record.field(key).unwrap_or_default()).join("\n")
+impl Call {
+    fn new(operation: Operation, record: &Record) -> Self {
+        let [one, other] = match operation {
+            Operation::PutItem | Operation::DeleteItem => ["aws.dynamodb.table_names", "aws.region"],
+            Operation::PutObject | Operation::DeleteObject => ["aws.s3.bucket", "aws.s3.key"],
+        };
+        let context = [one, other, "tf_backend.req_id"].map(|key| record.field(key).unwrap_or_default()).join("\n");
+        Self { operation, context }
+    }
 }
 
 /// Bucket and state key of the lockfile that a record is about.

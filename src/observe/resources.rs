@@ -63,7 +63,7 @@ impl Id {
 }
 
 /// What was seen of one resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     /// What was begun last, and how far that has come. None where only the log tells of it.
     pub last: Option<(Action, End)>,
@@ -181,15 +181,7 @@ impl Resources {
             return None;
         }
         self.bytes += bytes;
-        Some(self.known.entry(address.into()).or_insert(Change {
-            last: None,
-            destroyed: false,
-            announced: false,
-            logged: false,
-            contradicted: false,
-            begun_at: 0,
-            is_quoted: false,
-        }))
+        Some(self.known.entry(address.into()).or_default())
     }
 
     /// What was seen, in no order.

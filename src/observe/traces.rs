@@ -10,14 +10,10 @@ use crate::observe::ledger::{Ending, Left, MOST};
 /// A step in the life of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TraceEvent {
-    /// About to be uploaded.
-    Attempting(LockTrace),
-    /// Uploaded, and this is its ETag.
-    Locked(LockTrace, Option<String>),
-    /// The lockfile of this bucket and state key is about to be deleted.
-    Unlocking(String, String),
-    /// It was deleted.
-    Unlocked(String, String),
+    /// About to be uploaded. `done`: uploaded.
+    Take { trace: LockTrace, done: bool },
+    /// The lockfile of this state is about to be deleted. `done`: deleted.
+    Release { bucket: String, state_key: String, done: bool },
 }
 
 /// The lockfiles of this session.
@@ -30,10 +26,8 @@ impl Traces {
     /// Whether there is room for what an event tells of.
     pub(crate) fn has_room_for(&self, event: &TraceEvent) -> bool {
         match event {
-            TraceEvent::Attempting(trace) | TraceEvent::Locked(trace, _) => {
-                self.entries.len() < MOST || self.position(trace).is_some()
-            }
-            TraceEvent::Unlocking(..) | TraceEvent::Unlocked(..) => true,
+            TraceEvent::Take { trace, .. } => self.entries.len() < MOST || self.position(trace).is_some(),
+            TraceEvent::Release { .. } => true,
         }
     }
 
@@ -44,14 +38,12 @@ impl Traces {
     /// Enters an event; returns what it changed.
     pub(crate) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
         match event {
-            TraceEvent::Attempting(trace) => self.take(trace, None, Stage::Attempted),
-            TraceEvent::Locked(trace, etag) => self.take(trace, etag.as_ref(), Stage::Held),
-            TraceEvent::Unlocking(bucket, key) => self.release(bucket, key, Stage::Unlocking),
-            TraceEvent::Unlocked(bucket, key) => self.release(bucket, key, Stage::Unlocked),
+            TraceEvent::Take { trace, done } => self.take(trace, if *done { Stage::Held } else { Stage::Attempted }),
+            TraceEvent::Release { bucket, state_key, done } => self.release(bucket, state_key, *done),
         }
     }
 
-    fn take(&mut self, trace: &LockTrace, etag: Option<&String>, stage: Stage) -> Vec<TraceEntry> {
+    fn take(&mut self, trace: &LockTrace, stage: Stage) -> Vec<TraceEntry> {
         let known = self.position(trace);
         let at = known.unwrap_or_else(|| {
             self.entries.push(TraceEntry { trace: trace.clone(), stage: Stage::Attempted });
@@ -63,21 +55,22 @@ impl Traces {
         if entry.stage != Stage::Held {
             entry.stage = stage;
         }
-        if let Some(etag) = etag {
-            entry.trace.etag = Some(etag.clone());
+        if trace.etag.is_some() {
+            entry.trace.etag.clone_from(&trace.etag);
         }
         if known.is_none() || *entry != before { vec![entry.clone()] } else { Vec::new() }
     }
 
-    fn release(&mut self, bucket: &str, state_key: &str, stage: Stage) -> Vec<TraceEntry> {
+    fn release(&mut self, bucket: &str, state_key: &str, done: bool) -> Vec<TraceEntry> {
         let here = |entry: &TraceEntry| entry.trace.bucket == bucket && entry.trace.state_key == state_key;
-        let from = match stage {
-            Stage::Unlocked => vec![Stage::Unlocking],
-            _ if self.entries.iter().any(|entry| here(entry) && entry.stage == Stage::Held) => vec![Stage::Held],
-            _ => vec![Stage::Attempted],
+        let is_held = |entry: &TraceEntry| here(entry) && entry.stage == Stage::Held;
+        let (from, stage) = match done {
+            true => (Stage::Unlocking, Stage::Unlocked),
+            false if self.entries.iter().any(is_held) => (Stage::Held, Stage::Unlocking),
+            false => (Stage::Attempted, Stage::Unlocking),
         };
         let mut changed = Vec::new();
-        for entry in self.entries.iter_mut().filter(|entry| here(entry) && from.contains(&entry.stage)) {
+        for entry in self.entries.iter_mut().filter(|entry| here(entry) && entry.stage == from) {
             entry.stage = stage;
             changed.push(entry.clone());
         }
@@ -103,10 +96,10 @@ mod tests {
 
     fn events(key: &str) -> [TraceEvent; 4] {
         [
-            TraceEvent::Attempting(trace(key)),
-            TraceEvent::Locked(trace(key), Some("etag".into())),
-            TraceEvent::Unlocking("b".into(), key.into()),
-            TraceEvent::Unlocked("b".into(), key.into()),
+            TraceEvent::Take { trace: trace(key), done: false },
+            TraceEvent::Take { trace: LockTrace { etag: Some("etag".into()), ..trace(key) }, done: true },
+            TraceEvent::Release { bucket: "b".into(), state_key: key.into(), done: false },
+            TraceEvent::Release { bucket: "b".into(), state_key: key.into(), done: true },
         ]
     }
 
@@ -150,7 +143,7 @@ mod tests {
     fn lockfiles_are_told_apart_by_place_and_content() {
         let mut traces = Traces::default();
         let refused = LockTrace { sha256: Some("another's".into()), ..trace("k") };
-        for event in [&events("k")[1], &events("other")[1], &TraceEvent::Attempting(refused.clone())] {
+        for event in [&events("k")[1], &events("other")[1], &TraceEvent::Take { trace: refused.clone(), done: false }] {
             assert_eq!(traces.enter(event).len(), 1);
         }
         // Of one place, the one that is held is the one that is released.

@@ -242,7 +242,13 @@ impl LockAccount {
         };
         for half in &self.halves {
             match &half.outcome {
-                HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => line += &another(holder),
+                HalfOutcome::NotOurs { holder: FoundLock::Held(holder) } => {
+                    let other = another(holder);
+                    // Both halves may be of one lock.
+                    if !line.ends_with(&other) {
+                        line += &other;
+                    }
+                }
                 HalfOutcome::NotOurs { holder: FoundLock::Malformed(_) } => {
                     let _ = write!(line, "; something that isn't a lock is at {} and was not touched", half.place);
                     let unlock =

@@ -13,7 +13,7 @@ use crate::aws::{AwsClients, S3Backend, StoreError};
 use crate::model::{FoundLock, Holder, LockClaim, LockId, LockPlace, LockTrace, Stage, Subject};
 use crate::run::locate::Locator;
 use crate::run::traced::Identified;
-use crate::store::{Annotation, Store, Traced, UnconditionalDelete};
+use crate::store::{Claimed, NotClaimed, Store, Traced, UnconditionalDelete};
 
 /// How long a lock without a lease is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
@@ -151,11 +151,11 @@ async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String>
 /// `may_wait`: Terraform may not have the lock yet.
 async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder, may_wait: bool) -> Result<(), String> {
     let looks = if may_wait { LOOKS } else { LOOKS_AT_A_HELD_ONE };
-    let is_there = |written: &Annotation| !matches!(written, Annotation::NotThere(_));
+    let is_there = |written: &Claimed<()>| !matches!(written, Err(NotClaimed::NotThere(_)));
     match look(looks, || store.annotate(claim, holder), is_there).await? {
-        Annotation::Written => Ok(()),
-        Annotation::NotOwn(stranger) => Err(stranger.to_string()),
-        Annotation::NotThere(found) => {
+        Ok(()) => Ok(()),
+        Err(NotClaimed::NotOwn(stranger)) => Err(stranger.to_string()),
+        Err(NotClaimed::NotThere(found)) => {
             if !may_wait {
                 warn_of_loss(&claim.lock_id(), found);
             }

@@ -1,6 +1,5 @@
 //! The child: how it is started, and how its end is learned.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -13,7 +12,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use tokio::process::Command;
 
-use crate::model::{ChildRecord, Ending, ProcessId, World};
+use crate::model::{ChildRecord, Ending, Environment, ProcessId, World};
 use crate::run::options::OUTERMOST;
 use crate::session::{DirectoryError, Journal, SessionDir, SessionFile, runs_terraform};
 use crate::terraform::Flavour;
@@ -31,21 +30,18 @@ pub const OUTER: &str = "TFGUARD_SESSION";
 /// More than a line of `/proc/<pid>/stat` has.
 const RECORD_SIZE: usize = 1024;
 
-/// An environment.
-pub type Environment = HashMap<OsString, OsString>;
-
 /// The environment as the user set it: without the log variables of another guard's session.
 pub fn without_outer_log(mut env: Environment) -> Environment {
     let is_a_sessions = |env: &Environment, name: &str| {
-        let session = env.get(OsStr::new(name)).map(Path::new).and_then(|log| SessionDir::open(log.parent()?).ok());
-        session.is_some_and(|session| env.get(OsStr::new(name)).is_some_and(|log| session.log() == *Path::new(log)))
+        let session = |log: &Path| SessionDir::open(log.parent()?).ok();
+        env.path(name).is_some_and(|log| session(log).is_some_and(|session| session.log() == *log))
     };
     if is_a_sessions(&env, SECOND_LOG) {
-        env.remove(OsStr::new(SECOND_LOG));
+        env.remove([SECOND_LOG]);
     }
     // A guard sets it only where the user set none of them.
     if is_a_sessions(&env, LOG_PATH) {
-        LOG_VARIABLES.iter().for_each(|name| drop(env.remove(OsStr::new(name))));
+        env.remove(LOG_VARIABLES);
     }
     env
 }
@@ -54,7 +50,7 @@ pub fn without_outer_log(mut env: Environment) -> Environment {
 /// tfguard's link, as a version manager does for the `system`'s version. A Terraform that another one calls is not.
 pub fn is_guarded_already(env: &Environment) -> bool {
     let above: Vec<_> = std::iter::successors(ProcessId::own(), |process| process.parent()).collect();
-    let sessions = SessionDir::all(|name| env.get(OsStr::new(name)).cloned());
+    let sessions = SessionDir::all(env);
     sessions.iter().any(|session| is_within_call(session, &above))
 }
 
@@ -84,20 +80,18 @@ pub fn environment_with_guards(
 ) -> Result<Environment, DirectoryError> {
     let mut child = env.clone();
     // Terragrunt opens the first log, too (its `internal/logging`), and would hold it as if it were a Terraform.
-    child.extend(
-        log_variables(env, &session.log(), Flavour::OpenTofu).into_iter().map(|(name, value)| (name.into(), value)),
-    );
+    child.extend(log_variables(env, &session.log(), Flavour::OpenTofu));
     child.extend(terraform::link_into(session, env)?);
     // What was typed overrules a variable that says the opposite.
     for (typed, opposite) in [("TFGUARD_VERBOSE", "TFGUARD_QUIET"), ("TFGUARD_QUIET", "TFGUARD_VERBOSE")] {
         if inherited.iter().any(|(name, _)| name == typed) {
-            child.remove(OsStr::new(opposite));
+            child.remove([opposite]);
         }
     }
     child.extend(inherited.iter().cloned());
-    OUTERMOST.into_iter().chain(ci::hunting_variables()).for_each(|name| drop(child.remove(OsStr::new(name))));
-    child.insert("TFGUARD_CI_MESSAGES".into(), "off".into());
-    child.insert(OUTER.into(), session.path().into());
+    child.remove(OUTERMOST.into_iter().chain(ci::hunting_variables()));
+    child.set("TFGUARD_CI_MESSAGES", "off");
+    child.set(OUTER, session.path());
     Ok(child)
 }
 
@@ -106,8 +100,8 @@ pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour)
     let set = log_variables(env, log, flavour);
     let logs = !set.is_empty();
     let mut child = env.clone();
-    child.extend(set.into_iter().map(|(name, value)| (name.into(), value)));
-    ci::hunting_variables().for_each(|name| drop(child.remove(OsStr::new(name))));
+    child.extend(set);
+    child.remove(ci::hunting_variables());
     (child, logs)
 }
 
@@ -122,7 +116,7 @@ pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour)
 /// write their log to stderr, whatever the log variables say (`wrappedMain` in their `main.go`). Both processes of such
 /// a Terraform have the log open, and the outer one ignores SIGINT (`ignoreSignals`), so the pair has its one interrupt.
 fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'static str, OsString)> {
-    let second_is_free = env.get(OsStr::new(SECOND_LOG)).is_none_or(|path| path.is_empty());
+    let second_is_free = !env.has(SECOND_LOG);
     let free = log_variables_of_user(env).is_empty();
     let path = || (LOG_PATH, log.into());
     match flavour {
@@ -146,15 +140,13 @@ fn log_variables(env: &Environment, log: &Path, flavour: Flavour) -> Vec<(&'stat
 
 /// The log variables that the user set.
 pub fn log_variables_of_user(env: &Environment) -> Vec<&'static str> {
-    let is_set = |name: &&str| env.get(OsStr::new(name)).is_some_and(|value| !value.is_empty());
-    LOG_VARIABLES.into_iter().filter(is_set).collect()
+    LOG_VARIABLES.into_iter().filter(|name| env.has(name)).collect()
 }
 
 /// Whether an environment asks for a log of level DEBUG or lower (`globalLogLevel` in `internal/logging/logging.go`; what
 /// is no level means TRACE).
 pub fn asks_for_debug(env: &Environment) -> bool {
-    let set = |name| env.get(OsStr::new(name)).filter(|level: &&OsString| !level.is_empty());
-    let level = set("TF_LOG").or_else(|| set("TF_LOG_CORE")).map(|level| level.to_ascii_uppercase());
+    let level = env.get("TF_LOG").or_else(|| env.get("TF_LOG_CORE")).map(OsStr::to_ascii_uppercase);
     level.is_some_and(|level| !["INFO", "WARN", "ERROR", "OFF"].iter().any(|above| level == *above))
 }
 
@@ -238,7 +230,7 @@ impl Child {
         let attached = matches!(output, Output::Terminal { .. });
         let foreground = matches!(output, Output::Terminal { foreground: true });
         let mut child = Command::new(program);
-        child.args(arguments).env_clear().envs(env).process_group(0);
+        child.args(arguments).env_clear().envs(env.iter()).process_group(0);
         if let Output::Spool { stdout, stderr } = output {
             let stderr = match stderr {
                 Some(stderr) => stderr,
@@ -362,7 +354,7 @@ mod tests {
     use Flavour::{OldTerraform, OpenTofu, Terraform, Unknown};
 
     fn change(flavour: Flavour, env: &[(&str, &str)]) -> Vec<(&'static str, String)> {
-        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+        let env = env.iter().copied().collect();
         let set = log_variables(&env, Path::new("/s/terraform.log"), flavour);
         set.into_iter().map(|(name, value)| (name, value.into_string().unwrap())).collect()
     }
@@ -413,7 +405,7 @@ mod tests {
             (&[("TF_LOG", "what"), ("TF_LOG_PATH", "x")], true),
             (&[("TF_LOG_PROVIDER", "debug"), ("TF_LOG_PATH", "x")], false),
         ] {
-            let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+            let env = env.iter().copied().collect();
             assert_eq!(asks_for_debug(&env), asks, "{env:?}");
         }
     }

@@ -9,8 +9,8 @@ use crate::aws::{AwsClients, StoreError};
 use crate::machine::lease::observer::{Action, Event, Finish, Observer};
 use crate::machine::lease::{Answer, Lease as Term, Sight, Times};
 use crate::model::{
-    FoundLock, Half, HalfOutcome, Holder, Lease, LeaseVersion, Leased, LockPlace, ProcessId, RefusedLock, Sighting,
-    World,
+    Environment, FoundLock, Half, HalfOutcome, Holder, Lease, LeaseVersion, Leased, LockPlace, ProcessId, RefusedLock,
+    Sighting, World,
 };
 use crate::run::IN_FLIGHT;
 use crate::session::{Judged, Machine, boot_time};
@@ -259,7 +259,7 @@ impl Expiry {
         else {
             return None;
         };
-        let Judged { holder, verdict } = Machine::here(|name| std::env::var_os(name)).judge(info, &seen.recorded);
+        let Judged { holder, verdict } = Machine::here(&Environment::own()).judge(info, &seen.recorded);
         if holder.as_ref().is_some_and(is_around) {
             let why = format!("lock {} is held by the run that this is a part of", info.id);
             return Some(Expired::Stays(printable(&why)));
@@ -296,7 +296,7 @@ impl Expiry {
         let Some((Sighting { lock: FoundLock::Held(info), recorded, .. }, _)) = &self.halves[at].found else {
             return false;
         };
-        let verdict = Machine::here(|name| std::env::var_os(name)).judge(info, recorded).verdict;
+        let verdict = Machine::here(&Environment::own()).judge(info, recorded).verdict;
         if verdict.is_alive() && !std::mem::replace(&mut self.told_alive, true) {
             tracing::warn!("the lease has run out, and the lock stays all the same: {verdict}");
         }

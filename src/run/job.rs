@@ -1,6 +1,5 @@
 //! What supervising needs to know of a run.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +10,8 @@ use tokio::time::Instant;
 use crate::aws::Surroundings;
 use crate::machine::Terms;
 use crate::machine::lease::Times;
-use crate::model::{Account, Evidence, OnDeath};
+use crate::model::{Account, Environment, Evidence, OnDeath};
 use crate::observe::Expectations;
-use crate::run::child::Environment;
 use crate::run::plan::{Plan, patience_for};
 use crate::session::{Journal, SessionDir};
 use crate::store::UnconditionalDelete;
@@ -120,7 +118,7 @@ impl Job {
 }
 
 /// What a command that runs in `directory` is, by its name and by what `init` left there.
-fn flavour(command: &[OsString], directory: &Path, env: &HashMap<OsString, OsString>) -> Flavour {
+fn flavour(command: &[OsString], directory: &Path, env: &Environment) -> Flavour {
     let arguments = command.get(1..).unwrap_or_default();
     let record = InitRecord::read(&Surroundings::of_command(directory, arguments, env.clone()));
     let program = command.first().map(OsString::as_os_str).unwrap_or_default();

@@ -22,7 +22,7 @@ use crate::model::{
 };
 use crate::run::traced::Identified;
 use crate::session::{awaitable, boot_time};
-use crate::store::{HeldLease, Leasehold, Store, UnconditionalDelete};
+use crate::store::{Leasehold, NotClaimed, Store, UnconditionalDelete};
 use crate::text::describe;
 
 /// Before the first beat credentials are fetched and the lock is read: that never takes longer.
@@ -439,9 +439,9 @@ impl Request {
         let hold = match self.hold.take() {
             Some(hold) => hold,
             None => match store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())? {
-                HeldLease::Own(hold) => hold,
-                HeldLease::NotThere(_) if self.may_wait => return Ok(Answer::NotDone),
-                HeldLease::NotThere(_) | HeldLease::NotOwn(_) => return Ok(Answer::Refused),
+                Ok(hold) => hold,
+                Err(NotClaimed::NotThere(_)) if self.may_wait => return Ok(Answer::NotDone),
+                Err(_) => return Ok(Answer::Refused),
             },
         };
         let is_expected = match &hold.leased {
@@ -480,7 +480,7 @@ impl Request {
     async fn read(&mut self) -> Result<Option<Sight<(), LeaseVersion>>, String> {
         let Opened { store, claim } = self.open().await?;
         let held = store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())?;
-        let HeldLease::Own(hold) = held else { return Ok(None) };
+        let Ok(hold) = held else { return Ok(None) };
         let lease = hold
             .leased
             .lease()

@@ -379,7 +379,7 @@ fn backend_in(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::LockKinds;
+    use crate::model::{Environment, LockKinds};
 
     /// OpenTofu asks for the halves of a lock one after the other. Whoever looks late sees both requests.
     #[test]
@@ -400,7 +400,7 @@ mod tests {
                 endpoint: there("db:1"),
             },
         ];
-        let surroundings = Surroundings { dir: "/".into(), env: HashMap::new() };
+        let surroundings = Surroundings { dir: "/".into(), env: Environment::default() };
         let backend = S3Backend::of_places(&both, &places, true, surroundings).unwrap();
         let asked = |table: Option<&str>, host: &str| Asked {
             lock_id: "b/k".to_owned(),

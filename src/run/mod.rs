@@ -29,8 +29,6 @@ mod traced;
 mod watch;
 mod wrapped;
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -52,7 +50,7 @@ pub(crate) use requests::Requests;
 pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;
 
-use crate::model::{Account, ProcessId};
+use crate::model::{Account, Environment, ProcessId};
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir};
 use crate::{exit, files, terraform};
 
@@ -142,7 +140,7 @@ pub fn run(plan: Plan) -> Result<u8, Failure> {
     }
     if plan.unguarded {
         let mut command = std::process::Command::new(&plan.command[0]);
-        let failed = command.args(&plan.command[1..]).env_clear().envs(&plan.env).exec();
+        let failed = command.args(&plan.command[1..]).env_clear().envs(plan.env.iter()).exec();
         return Err(child::StartError::new(&plan.command[0], failed).into());
     }
     match plan.mode {
@@ -158,12 +156,12 @@ pub use front::supervise;
 ///
 /// # Errors
 /// It cannot be executed. `Ok` where it is to be guarded.
-pub fn pass_on(program: &Path, env: &HashMap<OsString, OsString>) -> Result<(), Failure> {
+pub fn pass_on(program: &Path, env: &Environment) -> Result<(), Failure> {
     if !child::is_guarded_already(env) {
         return Ok(());
     }
     let mut command = std::process::Command::new(program);
-    if let Some(path) = env.get(OsStr::new("PATH")) {
+    if let Some(path) = env.get("PATH") {
         command.env("PATH", terraform::path_without_links(path));
     }
     let failed = command.args(std::env::args_os().skip(1)).exec();
@@ -206,9 +204,9 @@ fn new_session(plan: &Plan) -> Result<SessionDir, DirectoryError> {
         Some(outer) => outer.create_inside().or_else(|error| match outer.is_claimed() {
             Some(true) => Err(error),
             // It ended just now.
-            _ => SessionDir::create(|name| std::env::var_os(name)),
+            _ => SessionDir::create(&Environment::own()),
         }),
-        None => SessionDir::create(|name| std::env::var_os(name)),
+        None => SessionDir::create(&Environment::own()),
     }
 }
 

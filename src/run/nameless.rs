@@ -1,7 +1,5 @@
 //! Locks that nothing logs: what a command may lock, and whether what is there is its own by what it says itself.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::model::{
-    Baseline, Entry, Evidence, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockPlace, MIGRATION,
-    Product, Settings, Stage,
+    Baseline, Entry, Environment, Evidence, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockPlace,
+    MIGRATION, Product, Settings, Stage,
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Believed, item};
@@ -77,7 +75,7 @@ pub struct State {
 
 impl State {
     /// The state that a command works on.
-    fn of(intent: &Intent, env: &HashMap<OsString, OsString>) -> Result<Option<Self>, BackendError> {
+    fn of(intent: &Intent, env: &Environment) -> Result<Option<Self>, BackendError> {
         let surroundings = Surroundings { dir: intent.directory.clone(), env: env.clone() };
         Self::at(&surroundings, intent.plan_file.as_deref(), &intent.workspace)
     }
@@ -148,7 +146,7 @@ pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<JoinHandl
 }
 
 /// Whether the state that a command works on may be one that is locked in S3.
-pub fn may_lock(intent: &Intent, env: &HashMap<OsString, OsString>) -> bool {
+pub fn may_lock(intent: &Intent, env: &Environment) -> bool {
     !intent.places.is_empty() || !matches!(State::of(intent, env), Ok(None))
 }
 
@@ -159,7 +157,7 @@ pub fn may_lock(intent: &Intent, env: &HashMap<OsString, OsString>) -> bool {
 /// Why that could not be seen.
 pub async fn look_again(
     intent: &Intent,
-    env: &HashMap<OsString, OsString>,
+    env: &Environment,
     terms: ItemTerms,
     may_land: bool,
 ) -> Result<Option<Unlogged>, String> {

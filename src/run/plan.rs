@@ -1,6 +1,5 @@
 //! From what was typed to what it means: every option validated, every `auto` decided, before anything is started.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -8,10 +7,9 @@ use std::time::Duration;
 
 use crate::machine::lease::Times;
 use crate::machine::{PATIENCE, Terms};
-use crate::model::{Account, CiMessages, Evidence, OnDeath, ProcessId, StopRequest, UnconditionalDelete};
+use crate::model::{Account, CiMessages, Environment, Evidence, OnDeath, ProcessId, StopRequest, UnconditionalDelete};
 use crate::report::ci::Publisher;
 use crate::run::child;
-use crate::run::child::Environment;
 use crate::run::options::RunOptions;
 use crate::session::SessionDir;
 use crate::store::RELEASE_BUDGET;
@@ -127,26 +125,25 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
-        let env = child::without_outer_log(std::env::vars_os().collect());
-        let text = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).map(str::to_owned);
-        let ci = model::Run::detect(text);
+        let env = child::without_outer_log(Environment::own());
+        let ci = model::Run::detect(&env);
         // Asked early: one of them may end meanwhile. Nobody waits for a supervisor.
         let chain = options.supervise.as_ref().map_or_else(|| ci::Chain::look(ci.is_some()), |_| ci::Chain::default());
-        let outer = env.get(OsStr::new(child::OUTER)).and_then(|path| SessionDir::open(Path::new(path)).ok());
+        let outer = env.path(child::OUTER).and_then(|path| SessionDir::open(path).ok());
         // One that nobody supervises is of a run that is over.
         let outer = outer.filter(|outer| outer.is_claimed() == Some(true));
         let mut remarks = Vec::new();
-        let grace = grace(options, &text, &mut remarks);
+        let grace = grace(options, &env, &mut remarks);
         // Who chose a grace chose it for whatever asks for the stop.
         let (cleanup_grace, own_grace) = match options.grace {
-            Setting::Auto => (ci::cleanup_grace(&text), ci::UNHURRIED),
+            Setting::Auto => (ci::cleanup_grace(&env), ci::UNHURRIED),
             Setting::Fixed(_) => Default::default(),
         };
         let planning_grace = PLANNING_GRACE;
         let mut command = command(options, &env, &mut remarks)?;
         let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
         let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
-        let deadline = deadline(options, &text, terms.grace_for(&StopRequest::Deadline), &mut remarks);
+        let deadline = deadline(options, &env, terms.grace_for(&StopRequest::Deadline), &mut remarks);
         let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
@@ -206,8 +203,7 @@ impl Plan {
     /// The file for the outputs of the wrapper that was stepped over, if there is one.
     #[must_use]
     pub fn wrapper_outputs(&self) -> Option<&Path> {
-        let path = self.env.get(OsStr::new("GITHUB_OUTPUT")).filter(|path| self.wrapped && !path.is_empty());
-        path.map(Path::new)
+        self.env.path("GITHUB_OUTPUT").filter(|_| self.wrapped)
     }
 
     /// Whether the guard around this one, which lives, tells what became of the run.
@@ -224,8 +220,7 @@ impl Plan {
 
     /// The runner of the CI's that this is, where it tells one.
     pub fn runner(&self) -> Option<String> {
-        let env = |name: &str| self.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-        self.ci.as_ref().and_then(|_| model::Origin::detect(env).runner)
+        self.ci.as_ref().and_then(|_| model::Origin::detect(&self.env).runner)
     }
 }
 
@@ -251,12 +246,12 @@ fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
     path.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
 
-fn publisher(options: &RunOptions, ci: Option<&model::Run>, env: &HashMap<OsString, OsString>) -> Publisher {
+fn publisher(options: &RunOptions, ci: Option<&model::Run>, env: &Environment) -> Publisher {
     let provider = ci.map(|run| run.provider).filter(|_| options.ci_messages == CiMessages::Auto);
     Publisher::new(provider, env, options.quiet, absolute(&options.dotenv))
 }
 
-fn grace(options: &RunOptions, env: &dyn Fn(&str) -> Option<String>, remarks: &mut Vec<Remark>) -> model::Term {
+fn grace(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> model::Term {
     let fitting = ci::grace(&ci::Surroundings::here(env, options.cleanup_step));
     let (what, why) = (describe(fitting.duration), &fitting.why);
     match options.grace {
@@ -275,14 +270,14 @@ fn grace(options: &RunOptions, env: &dyn Fn(&str) -> Option<String>, remarks: &m
 
 fn deadline(
     options: &RunOptions,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &Environment,
     grace: Duration,
     remarks: &mut Vec<Remark>,
 ) -> Option<model::Term> {
     match options.deadline? {
         Setting::Fixed(duration) => Some(model::Term { duration, why: "chosen by --deadline".to_owned() }),
         Setting::Auto => {
-            let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
+            let age = || ci::job_age("BUILDKITE_JOB_ID", env.text("BUILDKITE_JOB_ID")?);
             let Some(limit) = ci::time_left(env, jiff::Timestamp::now(), age) else {
                 remarks.push(Remark::Detail("no deadline: this CI does not tell its time limit".to_owned()));
                 return None;
@@ -317,11 +312,7 @@ fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Rema
 }
 
 /// The command that is really run.
-fn command(
-    options: &RunOptions,
-    env: &HashMap<OsString, OsString>,
-    remarks: &mut Vec<Remark>,
-) -> Result<Vec<OsString>, Forbidden> {
+fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> Result<Vec<OsString>, Forbidden> {
     let mut command = options.command.clone();
     if let Some(real) = command.first().and_then(|program| terraform::behind_links(program, env)) {
         command[0] = real.into();
@@ -342,7 +333,7 @@ fn command(
 }
 
 /// Puts what stands behind a setup action's wrapper in its place; whether there is one.
-fn step_over_wrapper(command: &mut [OsString], env: &HashMap<OsString, OsString>, remarks: &mut Vec<Remark>) -> bool {
+fn step_over_wrapper(command: &mut [OsString], env: &Environment, remarks: &mut Vec<Remark>) -> bool {
     let Some(first) = command.first_mut() else { return false };
     let Some(program) = terraform::behind_wrapper(first, env) else { return false };
     remarks.push(Remark::Notice(format!(

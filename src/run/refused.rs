@@ -3,7 +3,6 @@
 //! That it was refused is known by its log and what is in the lock's place now, and by what Terraform told people, where
 //! tfguard has that. The words only serve to tell people more: they make no lock this run's own.
 
-use std::ffi::OsStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -152,7 +151,7 @@ impl Supervisor<'_> {
             _ => (holder, Recorded::Nothing),
         };
         let id = holder.id().to_owned();
-        let machine = Machine::here(|name| self.job.env.get(OsStr::new(name)).cloned());
+        let machine = Machine::here(&self.job.env);
         let (info, Judged { holder, verdict }) = match holder {
             PrintedHolder::Known(info) => {
                 let judged = machine.judge(&info, &recorded);

@@ -133,7 +133,7 @@ async fn end_of_credentials(surroundings: &Surroundings) -> Result<Option<Timest
     let answer = tokio::time::timeout(LONGEST, clients.credentials_end()).await;
     match answer.map_err(|_| format!("no answer within {LONGEST:?}"))?.map_err(|error| error.to_string())? {
         CredentialsEnd::At(end) => Timestamp::try_from(end).map(Some).map_err(|error| error.to_string()),
-        end => match (surroundings.env.get(std::ffi::OsStr::new(EXPIRATION)), end) {
+        end => match (surroundings.env.get(EXPIRATION), end) {
             (Some(time), _) => {
                 let end = time.to_str().and_then(|time| time.parse().ok()).map(Some);
                 end.ok_or_else(|| format!("{EXPIRATION} is not a time"))

@@ -299,9 +299,9 @@ mod tests {
     #[test]
     fn a_spool_may_go_at_any_moment() {
         let place = tempfile::tempdir().unwrap();
-        let env = |name: &str| (name == "TFGUARD_DIR").then(|| place.path().into());
+        let env = [("TFGUARD_DIR", place.path())].into_iter().collect();
         for _ in 0..500 {
-            let session = SessionDir::create(env).unwrap();
+            let session = SessionDir::create(&env).unwrap();
             drop(session.create_file(SessionFile::Stdout).unwrap());
             std::thread::scope(|scope| {
                 let front = scope.spawn(|| session.remove());

@@ -1,6 +1,5 @@
 //! The Terraforms of a session, and others of this machine: where, with which arguments and in which environment each runs.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -8,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
 use crate::aws::Surroundings;
-use crate::model::{LockPlace, ProcessId, StartingBackend};
+use crate::model::{Environment, LockPlace, ProcessId, StartingBackend};
 use crate::session::{Tree, is_tfguard};
 use crate::store::Contested;
 use crate::terraform::{Backend, chdir, data_dir, read_backend_of, starting_backend, workspace};
@@ -25,7 +24,7 @@ pub struct Terraform {
     pub cwd: PathBuf,
     /// Its arguments, behind the name of a program that is Terraform.
     command: Vec<OsString>,
-    env: HashMap<OsString, OsString>,
+    env: Environment,
     /// It was only seen at its start, when it may not have carried out its `-chdir` yet.
     early: bool,
     /// What the directories that it may run in were configured for when it was first seen.
@@ -68,7 +67,7 @@ impl Terraform {
             let selected = || backend.state_key(&workspace(&here)) == state_key;
             // Since it started, another one may have been selected.
             let selection = std::fs::metadata(data_dir(&here).join("environment")).and_then(|file| file.modified());
-            let changed = !self.env.contains_key(OsStr::new("TF_WORKSPACE"))
+            let changed = !self.env.has("TF_WORKSPACE")
                 && selection.is_ok_and(|selected| self.id.started().is_none_or(|started| selected >= started));
             let all = ["workspace", "init"].iter().any(|word| self.args().iter().any(|arg| arg == word));
             backend.file_place(state_key) == *file
@@ -86,7 +85,7 @@ impl Terraform {
 }
 
 /// A living process's directory, command line and environment, as the kernel has them.
-fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
+fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, Environment)> {
     let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
     let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
     // An argument may be empty.
@@ -163,7 +162,7 @@ pub fn has_rival(lock: &Contested, operation: &str) -> bool {
 }
 
 /// Where, how and with what environment a living Terraform was started.
-pub fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)> {
+pub fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, Environment)> {
     let (dir, mut command, env) = process_surroundings(process)?;
     // A Terraform that is a script has its interpreter before it.
     if let Some(at) = command.iter().take(3).position(|word| model::product(word).is_some()) {

@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::files;
+use crate::model::Environment;
 use crate::session::place::{DirectoryError, Place, ROOT, Reached, io_error, is_shared, make_private, open_private};
 
 /// Longer than a run takes from its session's directory to its journal on a machine that is out of breath.
@@ -48,15 +49,14 @@ const LINK_NAMES: [&str; 3] = ["terraform", "tofu", REAL];
 pub const REAL: &str = "real";
 /// The directory of the sessions inside a session.
 pub(crate) const INNER: &str = "inner";
-/// Keeps the sessions out of Git, and out of what goes by its rules.
-const IGNORE: &str = ".gitignore";
-const IGNORE_ALL: &[u8] = b"# Made and removed by tfguard.\n*\n";
 
 /// A file of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionFile {
     /// Says that tfguard made the directory. Made first and removed last.
     Marker,
+    /// Keeps the session out of Git, and out of what goes by its rules.
+    Ignore,
     Journal,
     /// What takes the journal's place on a full disk, and without descriptors.
     Spare,
@@ -79,8 +79,9 @@ pub enum SessionFile {
 }
 
 impl SessionFile {
-    const NAMED: [(Self, &'static str); 11] = [
+    const NAMED: [(Self, &'static str); 12] = [
         (Self::Marker, "tfguard-session"),
+        (Self::Ignore, ".gitignore"),
         (Self::Journal, "journal.json"),
         (Self::Spare, "journal.spare"),
         (Self::Log, "terraform.log"),
@@ -125,7 +126,7 @@ impl Eq for SessionDir {}
 
 impl SessionDir {
     /// Makes a new session directory in the place that `env` tells.
-    pub fn create(env: impl Fn(&str) -> Option<OsString>) -> Result<Self, DirectoryError> {
+    pub fn create(env: &Environment) -> Result<Self, DirectoryError> {
         let mut places = Place::of_run(env).into_iter().peekable();
         loop {
             let place = places.next().expect("the temporary directory is always one, or there is a chosen one");
@@ -159,17 +160,15 @@ impl SessionDir {
 
     /// Every session in the places that `env` tells, in the order in which they began. What is not safe to look at is
     /// told and passed over.
-    pub fn all(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
+    pub fn all(env: &Environment) -> Vec<Self> {
         let (sessions, refused) = Self::all_and_refused(env);
-        for error in refused {
-            tracing::warn!("{error}");
-        }
+        refused.iter().for_each(|error| tracing::warn!("{error}"));
         sessions
     }
 
     /// The same, and why a place, or what lies in one, is not looked at although a session may be in it. What can hold
     /// none is told and passed over.
-    pub fn all_and_refused(env: impl Fn(&str) -> Option<OsString>) -> (Vec<Self>, Vec<DirectoryError>) {
+    pub fn all_and_refused(env: &Environment) -> (Vec<Self>, Vec<DirectoryError>) {
         let (mut sessions, mut refused) = (Vec::new(), Vec::new());
         for place in Place::of_sessions(env) {
             match Self::all_in(&place, &mut refused) {
@@ -262,8 +261,6 @@ impl SessionDir {
             session.remove();
             return Err(error);
         }
-        // Marked by now, so that nobody takes it away again.
-        ignore_all(&root, session.path.parent().unwrap_or(&session.path));
         Ok(session)
     }
 
@@ -276,6 +273,7 @@ impl SessionDir {
             written.map_err(io_error("write", &self.path_of(file)))
         };
         write(SessionFile::Marker, mark.as_bytes())?;
+        write(SessionFile::Ignore, b"*\n")?;
         write(SessionFile::Spare, &ROOM)
     }
 
@@ -325,9 +323,7 @@ impl SessionDir {
     /// The sessions inside this one, in the order in which they began. What is not safe to look at is told and passed over.
     pub fn inner(&self) -> Vec<Self> {
         let (sessions, refused) = self.inner_and_refused();
-        for error in refused {
-            tracing::warn!("{error}");
-        }
+        refused.iter().for_each(|error| tracing::warn!("{error}"));
         sessions
     }
 
@@ -375,9 +371,7 @@ impl SessionDir {
 
     /// Whether it is still where it was made.
     pub fn exists(&self) -> bool {
-        let there = std::fs::symlink_metadata(&self.path).map(|there| (there.dev(), there.ino()));
-        let held = rustix::fs::fstat(&self.dir).map(|held| (held.st_dev, held.st_ino));
-        matches!((there, held), (Ok(there), Ok(held)) if there == held)
+        is_in(rustix::fs::CWD, self.path.as_os_str(), &self.dir)
     }
 
     /// The session's name.
@@ -793,57 +787,14 @@ fn unlink(dir: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> Resul
     }
 }
 
-/// Keeps a directory of sessions out of Git, if nothing there says how it is to be handled.
-fn ignore_all(root: &OwnedFd, path: &Path) {
-    use io::Write as _;
-    if path.file_name() == Some(OsStr::new(ROOT))
-        && let Err(error) = files::create(root, IGNORE.as_ref(), 0o600).and_then(|mut file| file.write_all(IGNORE_ALL))
-        && error.kind() != io::ErrorKind::AlreadyExists
-    {
-        tracing::debug!("cannot make {}: {error}", path.join(IGNORE).display());
-    }
-}
-
 /// Removes a directory of sessions with the last of them.
 fn remove_root(root: &OwnedFd, path: &Path) {
     let Some(name) = path.file_name() else { return };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(above) = rustix::fs::openat(root, "..", flags, Mode::empty()) else { return };
-    // Also the beginning of it, as on a full disk. False where somebody else's is there.
-    let remove_ignore = || match files::open(root, IGNORE.as_ref(), OFlags::RDONLY) {
-        Ok(file) => {
-            files::read(file, IGNORE_ALL.len() as u64).is_ok_and(|content| IGNORE_ALL.starts_with(&content))
-                && rustix::fs::unlinkat(root, IGNORE, AtFlags::empty()).is_ok()
-        }
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    let is_session = |name: &OsString| SessionDir::open_in(root, path.join(name)).is_ok();
-    for _ in 0..MAKE_TRIES {
-        // The one of this name may be another run's by now, which made it anew.
-        if !is_in(&above, name, root) {
-            return;
-        }
-        match list(root) {
-            Ok(names) if names.iter().any(is_session) => return ignore_all(root, path),
-            // Something else is kept there, or is about to be marked, and then to be ignored.
-            Ok(names) if names.iter().any(|name| name != IGNORE) => {
-                let _ = remove_ignore();
-                if list(root).is_ok_and(|names| names.iter().any(is_session)) {
-                    ignore_all(root, path);
-                }
-                return;
-            }
-            Ok(_) if remove_ignore() => {}
-            _ => return,
-        }
-        match rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR) {
-            // Somebody began a session meanwhile.
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-            Ok(()) => break,
-            Err(_) => return,
-        }
-    }
-    if let Some(place) = path.parent().filter(|place| is_shared(place)) {
+    // The one of this name may be another run's by now, which made it anew.
+    let is_removed = is_in(&above, name, root) && rustix::fs::unlinkat(&above, name, AtFlags::REMOVEDIR).is_ok();
+    if let Some(place) = path.parent().filter(|place| is_removed && is_shared(place)) {
         let _ = std::fs::remove_dir(place);
     }
 }
@@ -859,12 +810,16 @@ mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+    fn env(place: &tempfile::TempDir) -> Environment {
+        [("TFGUARD_DIR", place.path())].into_iter().collect()
+    }
+
     fn created(place: &tempfile::TempDir) -> SessionDir {
-        SessionDir::create(|name| (name == "TFGUARD_DIR").then(|| place.path().into())).unwrap()
+        SessionDir::create(&env(place)).unwrap()
     }
 
     fn all(place: &tempfile::TempDir) -> Vec<SessionDir> {
-        SessionDir::all(|name| (name == "TFGUARD_DIR").then(|| place.path().into()))
+        SessionDir::all(&env(place))
     }
 
     fn names(path: &Path) -> Vec<String> {
@@ -907,7 +862,7 @@ mod tests {
             });
             tracing::subscriber::with_default(subscriber, || {
                 while !run.is_finished() {
-                    SessionDir::all(|name| (name == "TFGUARD_DIR").then(|| place.path().into()));
+                    SessionDir::all(&env(&place));
                 }
             });
         });
@@ -1033,24 +988,17 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_sessions_is_ignored_and_goes_with_the_last() {
+    fn a_session_is_ignored_and_the_directory_of_all_goes_with_the_last() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path().join(ROOT);
         let (one, other) = (created(&place), created(&place));
-        assert!(std::fs::read_to_string(root.join(".gitignore")).unwrap().lines().any(|line| line == "*"));
+        assert_eq!(std::fs::read_to_string(one.path().join(".gitignore")).unwrap(), "*\n");
         one.remove();
-        assert!(root.join(".gitignore").exists());
+        assert_eq!(names(&root), [other.name().to_str().unwrap()]);
         std::fs::write(root.join("notes"), "mine").unwrap();
         other.remove();
         assert_eq!(names(&root), ["notes"]);
-        std::fs::write(root.join(".gitignore"), "*.log\n").unwrap();
-        created(&place).remove();
-        assert_eq!(names(&root), [".gitignore", "notes"]);
         std::fs::remove_file(root.join("notes")).unwrap();
-        created(&place).remove();
-        assert_eq!(names(&root), [".gitignore"], "the user's");
-        // As where the disk was full.
-        std::fs::write(root.join(".gitignore"), "").unwrap();
         created(&place).remove();
         assert!(!root.exists());
     }

@@ -1,12 +1,11 @@
 //! What this machine knows of a lock's holder.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use crate::model;
 use crate::model::{
-    Boot, Facts, Grade, Holder, Liveness, LockAccount, LockId, LockInfo, Log, Origin, ProcessId, Processes, Recorded,
-    Run, SCHEMA, Session, World, judge,
+    Boot, Environment, Facts, Grade, Holder, Liveness, LockAccount, LockId, LockInfo, Log, Origin, ProcessId,
+    Processes, Recorded, Run, SCHEMA, Session, World, judge,
 };
 use crate::session::directory::SessionDir;
 use crate::session::holders::{LogHolder, Tree, is_log_held};
@@ -38,7 +37,7 @@ pub struct Judged {
 
 impl Machine {
     /// Looks at this machine, and at the sessions in the places that `env` tells.
-    pub fn here(env: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub fn here(env: &Environment) -> Self {
         let sessions = SessionDir::all(env).into_iter().flat_map(with_inner);
         let journals = sessions.filter_map(|session| {
             let journal = Journal::read(&session).inspect_err(|error| tracing::debug!("{error}")).ok()?;
@@ -155,26 +154,15 @@ fn names(journal: &Journal, lock: &str) -> bool {
 /// `kernel`: it is this kernel's; `here`: it is of this PID namespace, too.
 fn look_at(session: &SessionDir, journal: &Journal, kernel: bool, here: bool) -> Session {
     let concluded = journal.account.ended.filter(|_| journal.account.survivors.is_empty());
-    let mut facts = (Log::Untold, Vec::new(), false);
-    if kernel {
-        facts.0 = match journal.open_log(session) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Log::Missing,
-            Err(_) => Log::Untold,
-            Ok(log) => {
-                if here {
-                    let tree = Tree::look(journal.child.as_ref(), &log);
-                    facts.1 = tree.survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
-                    facts.2 = tree.hidden;
-                }
-                match is_log_held(&log) {
-                    Some(true) => Log::Held,
-                    Some(false) => Log::Free,
-                    None => Log::Untold,
-                }
-            }
-        };
-    }
-    let (log, group, hidden) = facts;
+    let open = kernel.then(|| journal.open_log(session));
+    let log = match &open {
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Log::Missing,
+        Some(Ok(log)) => is_log_held(log).map_or(Log::Untold, |held| if held { Log::Held } else { Log::Free }),
+        _ => Log::Untold,
+    };
+    let tree = open.and_then(Result::ok).filter(|_| here).map(|log| Tree::look(journal.child.as_ref(), &log));
+    let Tree { survivors, hidden } = tree.unwrap_or_default();
+    let group = survivors.iter().map(|found| format!("{} ({})", found.name, found.id.pid)).collect();
     let supervised = kernel.then(|| session.is_claimed()).flatten();
     Session::Here { concluded, supervised, log, group, hidden }
 }
@@ -205,7 +193,7 @@ impl Holder {
     }
 
     /// With what the run's environment tells besides.
-    pub fn with_environment(self, env: impl Fn(&str) -> Option<String>) -> Self {
+    pub fn with_environment(self, env: &Environment) -> Self {
         let Origin { commit, actor, runner } = Origin::detect(env);
         let origin = Origin {
             commit: commit.and_then(bounded),

@@ -1,6 +1,6 @@
 //! Where sessions live, and whether somebody else could steer what is put there.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +11,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::model::Environment;
 use crate::text::quote;
 use crate::{ci, files};
 
@@ -65,20 +66,23 @@ pub enum Place {
 impl Place {
     /// The places of a run, in the order in which they are tried: that of the user's choice, else those that the cleanup step
     /// of the same CI job can read, then the user's own run-time directory.
-    pub fn of_run(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
-        let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        match set("TFGUARD_DIR") {
+    pub fn of_run(env: &Environment) -> Vec<Self> {
+        match env.path("TFGUARD_DIR") {
             // With a slash at its end, a link would be followed unseen.
             Some(dir) => vec![Self::Chosen(dir.components().collect())],
             None => {
                 let places = ci::directories().chain(["XDG_RUNTIME_DIR"]);
-                places.filter_map(set).map(Self::Named).chain([Self::Shared]).collect()
+                places
+                    .filter_map(|name| env.path(name))
+                    .map(|dir| Self::Named(dir.to_owned()))
+                    .chain([Self::Shared])
+                    .collect()
             }
         }
     }
 
     /// The places where a session may have been left.
-    pub fn of_sessions(env: impl Fn(&str) -> Option<OsString>) -> Vec<Self> {
+    pub fn of_sessions(env: &Environment) -> Vec<Self> {
         let mut places = Self::of_run(env);
         if !places.contains(&Self::Shared) {
             places.push(Self::Shared);

@@ -1,10 +1,11 @@
 //! Which lock another Terraform on this machine would ask for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
 use crate::aws::Surroundings;
+use crate::model::Environment;
 use crate::terraform;
 use crate::terraform::{Backend, Purpose};
 
@@ -29,13 +30,7 @@ pub enum Contested {
 impl Contested {
     /// Whether a Terraform that was started so, program first, may ask for this lock, with this `Operation`. What cannot
     /// be read may.
-    pub fn may_be_of(
-        &self,
-        dir: &Path,
-        command: &[OsString],
-        env: HashMap<OsString, OsString>,
-        operation: &str,
-    ) -> bool {
+    pub fn may_be_of(&self, dir: &Path, command: &[OsString], env: Environment, operation: &str) -> bool {
         let Some(purpose) = Purpose::read(command, &env) else { return false };
         if !purpose.takes(operation) {
             return false;
@@ -88,8 +83,9 @@ mod tests {
         };
         let asks = |contested: &Contested, words: &str, workspace: &str| {
             let command: Vec<OsString> = words.split(' ').map(OsString::from).collect();
-            let own = Purpose::read(&command, &HashMap::new()).and_then(|purpose| purpose.operations.first().copied());
-            let env = HashMap::from([("TF_WORKSPACE".into(), workspace.into())]);
+            let own = Purpose::read(&command, &Environment::default())
+                .and_then(|purpose| purpose.operations.first().copied());
+            let env = [("TF_WORKSPACE", workspace)].into_iter().collect();
             contested.may_be_of(dir.path(), &command, env, own.unwrap_or("migration source state"))
         };
         let s3 = |key: &str| Contested::S3 { bucket: "b".into(), key: key.into() };
@@ -107,7 +103,7 @@ mod tests {
         assert!(!asks(&other("gcs", "p"), "terraform apply", "default"));
         let moves = |operation: &str| {
             let command = ["terraform", "init", "-migrate-state"].map(OsString::from);
-            s3("other").may_be_of(dir.path(), &command, HashMap::new(), operation)
+            s3("other").may_be_of(dir.path(), &command, Environment::default(), operation)
         };
         assert!(moves("migration source state") && !moves("OperationTypeApply"), "no init holds a lock of an apply");
         // Where it is not known, it may.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::aws::{StoreError, classify};
 use crate::model::{Content, FoundLock, HeldLock, Holder, LockClaim, Recorded, Sighting};
-use crate::store::{Annotation, Deletion};
+use crate::store::{Claimed, NotClaimed};
 
 /// The suffix of the item that holds the state's digest, not a lock (`stateIDSuffix` in Terraform's S3 client).
 pub(crate) const DIGEST_SUFFIX: &str = "-md5";
@@ -38,7 +38,7 @@ pub struct TableStore {
 }
 
 impl TableStore {
-    pub(super) fn key(&self) -> AttributeValue {
+    fn key(&self) -> AttributeValue {
         AttributeValue::S(self.lock_id.clone())
     }
 
@@ -62,7 +62,7 @@ impl TableStore {
     ///
     /// # Errors
     /// As of [`crate::store::LockStore::delete_if`].
-    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
         let Content::Item { info, .. } = &seen.content else {
             return Err(StoreError::Misdirected("it was seen in a bucket".to_owned()));
         };
@@ -79,9 +79,9 @@ impl TableStore {
             }
         };
         if deleted {
-            return Ok(Deletion::Deleted);
+            return Ok(Ok(()));
         }
-        Ok(self.read().await?.map_or(Deletion::Absent, Deletion::NotOurs))
+        Ok(Err(NotClaimed::NotThere(self.read().await?)))
     }
 
     /// Whether the item could be a digest by its name. A state whose key ends like that has its lock there, and then
@@ -95,7 +95,7 @@ impl TableStore {
     }
 
     /// A condition, for an item that is no digest.
-    pub(super) fn guarded(&self, condition: &str) -> String {
+    fn guarded(&self, condition: &str) -> String {
         if self.may_be_digest() {
             format!("{condition} AND attribute_not_exists({DIGEST})")
         } else {
@@ -132,13 +132,24 @@ impl TableStore {
             .set_expression_attribute_values(Some(values).filter(|values| !values.is_empty()))
             .send()
             .await;
-        match answer {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => Err(classify("dynamodb:DeleteItem", error)),
-            },
-        }
+        is_done("dynamodb:DeleteItem", answer)
+    }
+
+    /// One `UpdateItem` under a condition; false if the condition did not hold.
+    pub(super) async fn update_where(
+        &self,
+        condition: &str,
+        change: &str,
+        values: HashMap<String, AttributeValue>,
+    ) -> Result<bool, StoreError> {
+        let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
+        let answer = request
+            .update_expression(change)
+            .condition_expression(self.guarded(condition))
+            .set_expression_attribute_values(Some(values))
+            .send()
+            .await;
+        is_done("dynamodb:UpdateItem", answer)
     }
 
     /// Reads the item, if it is the claimed lock and can be the session's; what is there otherwise.
@@ -146,35 +157,57 @@ impl TableStore {
         &self,
         claim: &LockClaim,
         session: Option<&Holder>,
-    ) -> Result<Result<HashMap<String, AttributeValue>, Deletion>, StoreError> {
+    ) -> Result<Claimed<HashMap<String, AttributeValue>>, StoreError> {
         self.check(claim)?;
-        let Some(item) = self.get(CLAIMED).await? else { return Ok(Err(Deletion::Absent)) };
+        let Some(item) = self.get(CLAIMED).await? else { return Ok(Err(NotClaimed::NotThere(None))) };
         let held = HeldLock::in_item(&item);
         if !held.lock.is_of(claim) {
-            return Ok(Err(Deletion::NotOurs(held.lock)));
+            return Ok(Err(NotClaimed::NotThere(Some(held.lock))));
         }
         if self.may_be_digest() && item.contains_key(DIGEST) {
             return Err(self.holds_digest());
         }
         Ok(match session.map(|session| held.check_own(session)) {
-            Some(Err(stranger)) => Err(Deletion::NotOwn(stranger)),
+            Some(Err(stranger)) => Err(NotClaimed::NotOwn(stranger)),
             _ => Ok(item),
         })
     }
 
     /// As of [`crate::store::LockStore`].
-    pub(crate) async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+    pub(crate) async fn delete_if(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+    ) -> Result<Claimed<()>, StoreError> {
+        self.change(claim, session, None).await
+    }
+
+    /// Reads the claimed lock, and deletes it, or writes its holder's `record` beside it, if it is still the same then.
+    async fn change(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+        record: Option<String>,
+    ) -> Result<Claimed<()>, StoreError> {
         for _ in 0..TRIES {
             let item = match self.claimed(claim, session).await? {
                 Ok(item) => item,
-                Err(other) => return Ok(other),
+                Err(other) => return Ok(Err(other)),
             };
-            let (condition, values) = unchanged(&item);
-            if self.delete_where(&condition, values).await? {
-                return Ok(Deletion::Deleted);
+            let (condition, mut values) = unchanged(&item);
+            let is_done = match &record {
+                None => self.delete_where(&condition, values).await?,
+                // Without the condition, an update that lands after the unlock would make an item that locks for ever.
+                Some(record) => {
+                    values.insert(":new".to_owned(), AttributeValue::S(record.clone()));
+                    self.update_where(&condition, &format!("SET {HOLDER} = :new"), values).await?
+                }
+            };
+            if is_done {
+                return Ok(Ok(()));
             }
         }
-        Err(changes())
+        Err(StoreError::Conflict("the lock's item was written anew meanwhile".to_owned()))
     }
 
     /// As of [`crate::store::LockStore`].
@@ -183,34 +216,9 @@ impl TableStore {
     }
 
     /// As of [`crate::store::Store`].
-    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Claimed<()>, StoreError> {
         let record = serde_json::to_string(holder).map_err(|error| StoreError::Refused(error.to_string()))?;
-        for _ in 0..TRIES {
-            let item = match self.claimed(claim, Some(holder)).await? {
-                Ok(item) => item,
-                Err(Deletion::NotOwn(stranger)) => return Ok(Annotation::NotOwn(stranger)),
-                Err(Deletion::NotOurs(found)) => return Ok(Annotation::NotThere(Some(found))),
-                Err(Deletion::Absent | Deletion::Deleted) => return Ok(Annotation::NotThere(None)),
-            };
-            // Without the condition, an update that lands after the unlock would make an item that locks for ever.
-            let (condition, mut values) = unchanged(&item);
-            values.insert(":new".to_owned(), AttributeValue::S(record.clone()));
-            let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
-            let answer = request
-                .update_expression(format!("SET {HOLDER} = :new"))
-                .condition_expression(self.guarded(&condition))
-                .set_expression_attribute_values(Some(values))
-                .send()
-                .await;
-            match answer {
-                Ok(_) => return Ok(Annotation::Written),
-                Err(error) => match error.as_service_error() {
-                    Some(UpdateItemError::ConditionalCheckFailedException(_)) => {}
-                    _ => return Err(classify("dynamodb:UpdateItem", error)),
-                },
-            }
-        }
-        Err(changes())
+        self.change(claim, Some(holder), Some(record)).await
     }
 
     /// As of [`crate::store::Store`].
@@ -247,8 +255,16 @@ fn unchanged(item: &HashMap<String, AttributeValue>) -> (String, HashMap<String,
     (conditions.join(" AND "), values)
 }
 
-fn changes() -> StoreError {
-    StoreError::Conflict("the lock's item was written anew meanwhile".to_owned())
+/// Whether a conditional request was carried out; false if its condition did not hold.
+fn is_done<T, E>(action: &'static str, answer: Result<T, SdkError<E, HttpResponse>>) -> Result<bool, StoreError>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
+        Err(error) => Err(classify(action, error)),
+    }
 }
 
 fn found_in(item: &HashMap<String, AttributeValue>) -> FoundLock {

@@ -7,23 +7,21 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_s3::error::{ProvideErrorMetadata as _, SdkError};
-use aws_sdk_s3::operation::head_object::HeadObjectError;
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 
 use crate::aws::{StoreError, classify};
 use crate::files::random_number;
 use crate::model::{
-    Content, FoundLock, Holder, LARGEST_LEASE, LEASE_ATTRIBUTE, LEASE_SUFFIX, Lease, LeaseVersion, Leased, LockClaim,
-    LockId, Sighting,
+    Content, Holder, LARGEST_LEASE, LEASE_ATTRIBUTE, LEASE_SUFFIX, Lease, LeaseVersion, Leased, LockClaim, LockId,
+    Sighting,
 };
 use crate::store::dynamodb::TableStore;
 use crate::store::lockfile::examination::Conditions;
-use crate::store::lockfile::{LockfileStore, Outcome, outcome};
+use crate::store::lockfile::{LockfileStore, Outcome, SSE_C, head, outcome};
 use crate::store::open::Store;
-use crate::store::{Deletion, IMPOSSIBLE_ETAG, Stranger};
+use crate::store::{Claimed, IMPOSSIBLE_ETAG};
 
 /// A lock's lease as it was read, with what the conditions of requests about it name.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,17 +40,6 @@ enum Names {
     Objects { lockfile: String, lease: Option<String> },
 }
 
-/// A claimed lock whose lease was looked at.
-#[derive(Debug, Clone, PartialEq)]
-pub enum HeldLease {
-    /// The lock is there, and the session's.
-    Own(Leasehold),
-    /// It is not there, but this or nothing.
-    NotThere(Option<FoundLock>),
-    /// It is another run's.
-    NotOwn(Stranger),
-}
-
 impl LeaseVersion {
     /// A version that no other beat has.
     pub fn fresh() -> Self {
@@ -66,14 +53,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store could not be asked or its answer makes no sense.
-    pub async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<HeldLease, StoreError> {
+    pub async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<Claimed<Leasehold>, StoreError> {
         match self {
-            Self::Table(store) => Ok(match store.claimed(claim, Some(session)).await? {
-                Ok(item) => HeldLease::Own(lease_of_item(&item, claim.id.as_str())?),
-                Err(Deletion::NotOwn(stranger)) => HeldLease::NotOwn(stranger),
-                Err(Deletion::NotOurs(found)) => HeldLease::NotThere(Some(found)),
-                Err(Deletion::Absent | Deletion::Deleted) => HeldLease::NotThere(None),
-            }),
+            Self::Table(store) => match store.claimed(claim, Some(session)).await? {
+                Ok(item) => lease_of_item(&item, claim.id.as_str()).map(Ok),
+                Err(other) => Ok(Err(other)),
+            },
             Self::Lockfile(store) => store.held_lease(claim, session).await,
         }
     }
@@ -165,7 +150,7 @@ impl Store {
     /// # Errors
     /// As of [`Self::held_lease`], or its answer is not known.
     pub async fn unlease(&self, claim: &LockClaim, session: &Holder) -> Result<bool, StoreError> {
-        let HeldLease::Own(read) = self.held_lease(claim, session).await? else { return Ok(true) };
+        let Ok(read) = self.held_lease(claim, session).await? else { return Ok(true) };
         if read.leased.lease().is_none() {
             return Ok(true);
         }
@@ -227,37 +212,15 @@ impl TableStore {
             }
             None => format!("attribute_not_exists({LEASE_ATTRIBUTE})"),
         };
-        let is_done = self.update(&format!("SET {LEASE_ATTRIBUTE} = :new"), &unchanged, values).await?;
+        let unchanged = format!("Info = :info AND {unchanged}");
+        let is_done = self.update_where(&unchanged, &format!("SET {LEASE_ATTRIBUTE} = :new"), values).await?;
         Ok(is_done.then(|| of_attributes(info.clone(), Some(new), lease.lock.as_str())))
     }
 
     async fn unlease(&self, info: &AttributeValue, lease: &AttributeValue) -> Result<bool, StoreError> {
         let values = HashMap::from([(":info".to_owned(), info.clone()), (":old".to_owned(), lease.clone())]);
-        let unchanged = format!("{LEASE_ATTRIBUTE} = :old");
-        self.update(&format!("REMOVE {LEASE_ATTRIBUTE}"), &unchanged, values).await
-    }
-
-    /// Changes the lease of the lock that has this Info, if its lease is as it was. Whether it did.
-    async fn update(
-        &self,
-        change: &str,
-        unchanged: &str,
-        values: HashMap<String, AttributeValue>,
-    ) -> Result<bool, StoreError> {
-        let request = self.client.update_item().table_name(&self.table).key("LockID", self.key());
-        let answer = request
-            .update_expression(change)
-            .condition_expression(self.guarded(&format!("Info = :info AND {unchanged}")))
-            .set_expression_attribute_values(Some(values))
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => Err(classify("dynamodb:UpdateItem", error)),
-            },
-        }
+        let unchanged = format!("Info = :info AND {LEASE_ATTRIBUTE} = :old");
+        self.update_where(&unchanged, &format!("REMOVE {LEASE_ATTRIBUTE}"), values).await
     }
 }
 
@@ -266,16 +229,12 @@ impl LockfileStore {
         format!("{}{LEASE_SUFFIX}", self.key)
     }
 
-    async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<HeldLease, StoreError> {
-        self.check(claim)?;
-        let Some(body) = self.get().await? else { return Ok(HeldLease::NotThere(None)) };
-        if !body.found.is_of(claim) {
-            return Ok(HeldLease::NotThere(Some(body.found)));
-        }
-        if let Err(stranger) = self.check_own(&body, session, None).await {
-            return Ok(HeldLease::NotOwn(stranger));
-        }
-        self.lease(body.etag.as_deref(), claim.id.as_str()).await.map(HeldLease::Own)
+    async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<Claimed<Leasehold>, StoreError> {
+        let body = match self.claimed(claim, Some(session)).await? {
+            Ok(body) => body,
+            Err(other) => return Ok(Err(other)),
+        };
+        self.lease(body.etag.as_deref(), claim.id.as_str()).await.map(Ok)
     }
 
     /// The lease beside the lockfile that has this ETag and names this lock.
@@ -337,16 +296,8 @@ impl LockfileStore {
 
     /// Whether the lockfile is the very one that has this ETag.
     async fn is_there(&self, etag: &str) -> Result<bool, StoreError> {
-        let mut request = self.client.head_object().bucket(&self.bucket).key(&self.key);
-        if let Some(key) = &self.customer_key {
-            request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-        }
-        match request.send().await {
-            Ok(answer) => Ok(answer.e_tag() == Some(etag)),
-            Err(SdkError::ServiceError(answer)) if matches!(answer.err(), HeadObjectError::NotFound(_)) => Ok(false),
-            Err(error) => Err(classify("s3:GetObject", error)),
-        }
+        let found = head(&self.client, &self.bucket, &self.key, self.customer_key.as_ref()).await?;
+        Ok(found.is_some_and(|found| found.e_tag() == Some(etag)))
     }
 
     /// Puts a lease in place of the one that has this ETag, or where there is none: its ETag. None if something else is
@@ -359,7 +310,7 @@ impl LockfileStore {
         };
         if let Some(key) = &self.customer_key {
             request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+                request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
         }
         if let Some((how, key)) = &self.encryption {
             request = request.server_side_encryption(how.clone()).set_ssekms_key_id(key.clone());

@@ -21,6 +21,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::delete_object::{DeleteObjectError, DeleteObjectOutput};
 use aws_sdk_s3::operation::get_object::GetObjectError;
+use aws_sdk_s3::operation::head_object::{HeadObjectError, HeadObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ServerSideEncryption, Tag, Tagging};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -32,12 +33,14 @@ use tokio::time::timeout;
 
 use crate::store::lockfile::examination::Conditions;
 use crate::store::own::Stranger;
-use crate::store::{Annotation, Deletion, tags};
+use crate::store::{Claimed, NotClaimed, tags};
 
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
 /// A look at the tags never takes longer: a store may not know them.
 const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
+/// The algorithm of a customer's key.
+pub(super) const SSE_C: &str = "AES256";
 /// How long it may take to come.
 const LONGEST: Duration = Duration::from_secs(20);
 
@@ -137,14 +140,14 @@ impl LockfileStore {
     ///
     /// # Errors
     /// As of [`crate::store::LockStore::delete_if`].
-    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
         let Content::Object { etag, sha256 } = &seen.content else {
             return Err(StoreError::Misdirected("it was seen in a table".to_owned()));
         };
-        let Some(body) = self.get().await? else { return Ok(Deletion::Absent) };
+        let Some(body) = self.get().await? else { return Ok(Err(NotClaimed::NotThere(None))) };
         let is_seen = |body: &Body| body.etag == *etag && body.sha256 == *sha256;
         if !is_seen(&body) {
-            return Ok(Deletion::NotOurs(body.found));
+            return Ok(Err(NotClaimed::NotThere(Some(body.found))));
         }
         self.delete_body(&body, is_seen).await
     }
@@ -160,30 +163,17 @@ impl LockfileStore {
         }
     }
 
-    /// Judges the object that was read, with its tags, or those that it has now. Many roles may not read them: then they say
-    /// nothing, as those of an earlier lock do, which landed late.
-    pub(super) async fn check_own(&self, body: &Body, session: &Holder, tags: Option<&[Tag]>) -> Result<(), Stranger> {
-        let read;
-        let tags = match tags {
-            Some(tags) => tags,
-            None => {
-                read = match timeout(LONGEST_LOOK_AT_TAGS, self.tags()).await {
-                    Ok(Ok(tags)) => tags,
-                    Ok(Err(error)) => {
-                        tracing::debug!("the record of a lock's holder cannot be read: {error}");
-                        Vec::new()
-                    }
-                    Err(_) => Vec::new(),
-                };
-                &read
+    /// Judges the object that was read, with the tags that it has now. Many roles may not read them: then they say nothing.
+    async fn check_own(&self, body: &Body, session: &Holder) -> Result<(), Stranger> {
+        let tags = match timeout(LONGEST_LOOK_AT_TAGS, self.tags()).await {
+            Ok(Ok(tags)) => tags,
+            Ok(Err(error)) => {
+                tracing::debug!("the record of a lock's holder cannot be read: {error}");
+                Vec::new()
             }
+            Err(_) => Vec::new(),
         };
-        let of_lock = tags.iter().any(|tag| tag.key() == tags::LOCK && tag.value() == session.lock.as_str());
-        let recorded = match of_lock {
-            true => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), session.lock.as_str()),
-            false => Recorded::Nothing,
-        };
-        HeldLock { lock: body.found.clone(), recorded }.check_own(session)
+        check_own(body, session, &tags)
     }
 
     pub(super) async fn get(&self) -> Result<Option<Body>, StoreError> {
@@ -202,7 +192,7 @@ impl LockfileStore {
         let mut request = self.client.get_object().bucket(&self.bucket).key(key);
         if let Some(key) = &self.customer_key {
             request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+                request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
         }
         let answer = match request.send().await {
             Ok(answer) => answer,
@@ -229,7 +219,7 @@ impl LockfileStore {
     }
 
     /// Deletes an object that was just read, by its ETag. `is_it` tells whether another look shows the same.
-    async fn delete_body(&self, body: &Body, is_it: impl Fn(&Body) -> bool) -> Result<Deletion, StoreError> {
+    async fn delete_body(&self, body: &Body, is_it: impl Fn(&Body) -> bool) -> Result<Claimed<()>, StoreError> {
         let if_match = match self.conditions().await? {
             Conditions::Kept => {
                 let Some(etag) = &body.etag else {
@@ -241,39 +231,53 @@ impl LockfileStore {
                 return Err(StoreError::NoConditions(detail.clone()));
             }
             Conditions::NotKept(_) => match self.get().await? {
-                None => return Ok(Deletion::Absent),
-                Some(now) if !is_it(&now) => return Ok(Deletion::NotOurs(now.found)),
-                Some(_) => None,
+                Some(now) if is_it(&now) => None,
+                other => return Ok(Err(NotClaimed::NotThere(other.map(|now| now.found)))),
             },
         };
         match outcome(self.delete(&self.key, if_match).await)? {
-            Outcome::Done(_) => Ok(Deletion::Deleted),
+            Outcome::Done(_) => Ok(Ok(())),
             Outcome::Unsupported(detail) => Err(StoreError::NoConditions(detail)),
-            Outcome::NoSuchKey => Ok(Deletion::Absent),
+            Outcome::NoSuchKey => Ok(Err(NotClaimed::NotThere(None))),
             // Changed since it was read: by whom, tells another look.
             Outcome::ConditionFailed => match self.get().await? {
-                None => Ok(Deletion::Absent),
-                Some(now) if !is_it(&now) => Ok(Deletion::NotOurs(now.found)),
-                Some(_) => Err(StoreError::Conflict("the lockfile was written anew meanwhile".to_owned())),
+                Some(now) if is_it(&now) => {
+                    Err(StoreError::Conflict("the lockfile was written anew meanwhile".to_owned()))
+                }
+                other => Ok(Err(NotClaimed::NotThere(other.map(|now| now.found)))),
             },
         }
     }
 
     /// As of [`crate::store::LockStore`].
-    pub(crate) async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+    pub(crate) async fn delete_if(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+    ) -> Result<Claimed<()>, StoreError> {
+        match self.claimed(claim, session).await? {
+            Ok(body) => self.delete_body(&body, |body| body.found.is_of(claim)).await,
+            Err(other) => Ok(Err(other)),
+        }
+    }
+
+    /// Reads the object, if it is the claimed lock and can be the session's; what is there otherwise.
+    pub(super) async fn claimed(
+        &self,
+        claim: &LockClaim,
+        session: Option<&Holder>,
+    ) -> Result<Claimed<Body>, StoreError> {
         self.check(claim)?;
-        let Some(body) = self.get().await? else {
-            return Ok(Deletion::Absent);
+        let body = match self.get().await? {
+            Some(body) if body.found.is_of(claim) => body,
+            other => return Ok(Err(NotClaimed::NotThere(other.map(|body| body.found)))),
         };
-        if !body.found.is_of(claim) {
-            return Ok(Deletion::NotOurs(body.found));
-        }
         if let Some(session) = session
-            && let Err(stranger) = self.check_own(&body, session, None).await
+            && let Err(stranger) = self.check_own(&body, session).await
         {
-            return Ok(Deletion::NotOwn(stranger));
+            return Ok(Err(NotClaimed::NotOwn(stranger)));
         }
-        self.delete_body(&body, |body| body.found.is_of(claim)).await
+        Ok(Ok(body))
     }
 
     /// As of [`crate::store::LockStore`].
@@ -283,16 +287,15 @@ impl LockfileStore {
 
     /// As of [`crate::store::Store`]. The record is in the object's tags, which are no part of its content or its ETag. They
     /// name the lock: should they land late, on the object of another lock, nobody takes them for that one's.
-    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
-        self.check(claim)?;
-        let Some(body) = self.get().await? else { return Ok(Annotation::NotThere(None)) };
-        if !body.found.is_of(claim) {
-            return Ok(Annotation::NotThere(Some(body.found)));
-        }
+    pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Claimed<()>, StoreError> {
+        let body = match self.claimed(claim, None).await? {
+            Ok(body) => body,
+            Err(other) => return Ok(Err(other)),
+        };
         // Tags are replaced all at once, and OpenTofu's `lock_tags` are to stay.
         let mut set = self.tags().await?;
-        if let Err(stranger) = self.check_own(&body, holder, Some(&set)).await {
-            return Ok(Annotation::NotOwn(stranger));
+        if let Err(stranger) = check_own(&body, holder, &set) {
+            return Ok(Err(NotClaimed::NotOwn(stranger)));
         }
         set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
         let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
@@ -307,8 +310,8 @@ impl LockfileStore {
         let request = self.client.put_object_tagging().bucket(&self.bucket).key(&self.key);
         let action = if body.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
         match request.set_version_id(body.version).tagging(tagging).send().await {
-            Ok(_) => Ok(Annotation::Written),
-            Err(error) if error.code() == Some("NoSuchKey") => Ok(Annotation::NotThere(None)),
+            Ok(_) => Ok(Ok(())),
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(Err(NotClaimed::NotThere(None))),
             Err(error) => Err(classify(action, error)),
         }
     }
@@ -318,6 +321,34 @@ impl LockfileStore {
         let Some(body) = self.get().await? else { return Ok(None) };
         let recorded = self.recorded(&body).await;
         Ok(Some(HeldLock { lock: body.found, recorded }))
+    }
+}
+
+/// Judges a lockfile with the tags that it has. Those of an earlier lock, which landed late, say nothing.
+fn check_own(body: &Body, session: &Holder, tags: &[Tag]) -> Result<(), Stranger> {
+    let lock = session.lock.as_str();
+    let recorded = match tags.iter().any(|tag| tag.key() == tags::LOCK && tag.value() == lock) {
+        true => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), lock),
+        false => Recorded::Nothing,
+    };
+    HeldLock { lock: body.found.clone(), recorded }.check_own(session)
+}
+
+/// What is said of an object without its content. None where there is no object.
+pub(super) async fn head(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+    customer_key: Option<&SseCustomerKey>,
+) -> Result<Option<HeadObjectOutput>, StoreError> {
+    let mut request = client.head_object().bucket(bucket).key(key);
+    if let Some(key) = customer_key {
+        request = request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
+    }
+    match request.send().await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.as_service_error(), Some(HeadObjectError::NotFound(_))) => Ok(None),
+        Err(error) => Err(classify("s3:GetObject", error)),
     }
 }
 

@@ -21,7 +21,7 @@ mod tags;
 
 pub(crate) use contested::Contested;
 pub(crate) use dynamodb::DIGEST_SUFFIX;
-pub use lease::{HeldLease, Leasehold};
+pub use lease::Leasehold;
 pub use lockfile::Traced;
 pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;
 pub(crate) use lockfile::{read_body, unreadable};
@@ -42,7 +42,7 @@ pub trait LockStore {
     ///
     /// # Errors
     /// When the store could not be asked, or its answer is not known.
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError>;
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Claimed<()>, StoreError>;
 
     /// Reads the lock, consistently.
     ///
@@ -51,25 +51,15 @@ pub trait LockStore {
     async fn read(&self) -> Result<Option<FoundLock>, StoreError>;
 }
 
-/// What came of one attempt to write the holder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Annotation {
-    Written,
-    /// The claimed lock is not there, but this or nothing.
-    NotThere(Option<FoundLock>),
-    /// It is another run's.
-    NotOwn(Stranger),
-}
+/// What came of a request about a claimed lock that was answered. The error: the lock is not there, or is not the session's,
+/// and nothing was done.
+pub type Claimed<T> = Result<T, NotClaimed>;
 
-/// What came of one attempt to delete.
+/// What is in the place of a claimed lock in its stead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deletion {
-    /// The claimed lock was there and this request removed it.
-    Deleted,
-    /// There was no lock.
-    Absent,
-    /// There is a lock, and it is not the claimed one.
-    NotOurs(FoundLock),
+pub enum NotClaimed {
+    /// Nothing, or another lock.
+    NotThere(Option<FoundLock>),
     /// The claimed lock is there, and is not one that the session's Terraform can have taken.
     NotOwn(Stranger),
 }

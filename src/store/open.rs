@@ -5,21 +5,17 @@ use std::sync::Arc;
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::head_object::HeadObjectError;
 use futures_util::stream;
 use futures_util::stream::Stream;
 use tokio::sync::OnceCell;
 
-use crate::aws::{AwsClients, StoreError, classify, is_aws};
-use crate::model::{
-    FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete, lockfile_key,
-};
+use crate::aws::{AwsClients, S3Backend, StoreError, classify, is_aws};
+use crate::model::{FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete};
 use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
+use crate::store::lockfile;
 use crate::store::lockfile::LockfileStore;
 use crate::store::lockfile::examination::Conditions;
-use crate::store::{Annotation, Deletion, LockStore};
-use crate::text::without_user;
+use crate::store::{Claimed, LockStore};
 
 /// What these clients open.
 impl AwsClients {
@@ -95,24 +91,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Where the table half of a state's lock lives. `lock_id`: `<bucket>/<state key>`.
-    pub fn table_place(&self, table: &str, lock_id: &str) -> LockPlace {
-        LockPlace::DynamoDb {
-            table: table.to_owned(),
-            lock_id: lock_id.to_owned(),
-            region: self.clients.backend.region().to_owned(),
-            endpoint: self.clients.backend.dynamodb_endpoint().map(without_user),
-        }
-    }
-
-    /// Where the file half of a state's lock lives.
-    pub fn file_place(&self, bucket: &str, state_key: &str) -> LockPlace {
-        LockPlace::Lockfile {
-            bucket: bucket.to_owned(),
-            key: lockfile_key(state_key),
-            region: self.clients.backend.region().to_owned(),
-            endpoint: self.clients.backend.s3_endpoint().map(without_user),
-        }
+    /// The settings by which it reads.
+    pub fn backend(&self) -> &S3Backend {
+        &self.clients.backend
     }
 
     /// Looks at one half of a lock. A table is read consistently.
@@ -146,16 +127,8 @@ impl Reader {
     /// When the bucket could not be asked. S3 denies the question about a missing object to those who may not list
     /// the bucket.
     pub async fn state_exists(&self, bucket: &str, state_key: &str) -> Result<bool, StoreError> {
-        let mut request = self.s3.head_object().bucket(bucket).key(state_key);
-        if let Some(key) = &self.clients.backend.customer_key {
-            request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-        }
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(SdkError::ServiceError(answer)) if matches!(answer.err(), HeadObjectError::NotFound(_)) => Ok(false),
-            Err(error) => Err(classify("s3:GetObject", error)),
-        }
+        let customer_key = self.clients.backend.customer_key.as_ref();
+        Ok(lockfile::head(&self.s3, bucket, state_key, customer_key).await?.is_some())
     }
 }
 
@@ -173,7 +146,7 @@ impl Store {
     ///
     /// # Errors
     /// As of [`LockStore::delete_if`].
-    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Deletion, StoreError> {
+    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
         match self {
             Self::Table(store) => store.delete_seen(seen).await,
             Self::Lockfile(store) => store.delete_seen(seen).await,
@@ -186,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store could not be asked, does not want it, or has no room for it.
-    pub async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Annotation, StoreError> {
+    pub async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Claimed<()>, StoreError> {
         match self {
             Self::Table(store) => store.annotate(claim, holder).await,
             Self::Lockfile(store) => store.annotate(claim, holder).await,
@@ -206,7 +179,7 @@ impl Store {
 }
 
 impl LockStore for Store {
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Deletion, StoreError> {
+    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Claimed<()>, StoreError> {
         match self {
             Self::Table(store) => store.delete_if(claim, session).await,
             Self::Lockfile(store) => store.delete_if(claim, session).await,

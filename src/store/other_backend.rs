@@ -1,12 +1,12 @@
 //! A child that died over a lock which nobody logged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::aws::Surroundings;
-use crate::model::{Intent, LockInfo, MIGRATION, OnDeath, OtherLock, OtherOutcome, product};
+use crate::model::{Environment, Intent, LockInfo, MIGRATION, OnDeath, OtherLock, OtherOutcome, product};
 use crate::observe::item::ItemTerms;
 use crate::observe::{Migration, PrintedHolder, item};
 use crate::store::contested::Contested;
@@ -77,7 +77,7 @@ impl Suspicion {
     pub fn of(
         dir: &Path,
         command: &[OsString],
-        env: &HashMap<OsString, OsString>,
+        env: &Environment,
         is_terraform: bool,
         intent: Option<&Intent>,
     ) -> Self {

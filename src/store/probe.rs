@@ -1,6 +1,5 @@
 //! A second Terraform, started in the dead child's place: it is asked who holds the state, and has it unlock.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,6 +12,7 @@ use tokio::process::Command;
 
 use crate::aws::Surroundings;
 use crate::ci;
+use crate::model::Environment;
 use crate::observe::{PrintedHolder, PrintedRefusal};
 use crate::terraform::workspace;
 
@@ -108,7 +108,7 @@ pub struct Terraform {
     program: OsString,
     global: Vec<OsString>,
     dir: PathBuf,
-    env: HashMap<OsString, OsString>,
+    env: Environment,
 }
 
 impl std::fmt::Debug for Terraform {
@@ -142,7 +142,7 @@ pub enum NoAnswer {
 
 impl Terraform {
     /// The program of a command line that ran in `dir` with `env`, with the global options it had.
-    pub fn of(dir: &Path, command: &[OsString], env: &HashMap<OsString, OsString>) -> Self {
+    pub fn of(dir: &Path, command: &[OsString], env: &Environment) -> Self {
         let (program, arguments) =
             command.split_first().map_or((OsStr::new("terraform"), &[][..]), |(program, rest)| (program, rest));
         let is_chdir = |argument: &&OsString| argument.as_encoded_bytes().starts_with(b"-chdir=");
@@ -305,15 +305,15 @@ mod tests {
 
     fn shell(env: &[(&str, &str)]) -> Terraform {
         let path = std::env::var_os("PATH").unwrap();
-        let env =
-            env.iter().map(|(name, value)| ((*name).into(), (*value).into())).chain([("PATH".into(), path)]).collect();
+        let mut env: Environment = env.iter().copied().collect();
+        env.set("PATH", path);
         Terraform::of(Path::new("/"), &["sh".into()], &env)
     }
 
     #[test]
     fn of_the_global_options_only_the_directory_is_taken_over() {
         let command: Vec<OsString> = ["tofu", "-chdir=a", "-x", "apply", "-chdir=b"].iter().map(Into::into).collect();
-        let terraform = Terraform::of(Path::new("/"), &command, &HashMap::new());
+        let terraform = Terraform::of(Path::new("/"), &command, &Environment::default());
         assert_eq!((terraform.name().as_str(), terraform.global), ("tofu", vec!["-chdir=a".into()]));
     }
 
@@ -349,7 +349,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_is_an_answer_too() {
-        let terraform = Terraform::of(Path::new("/"), &["/nonexistent/terraform".into()], &HashMap::new());
+        let terraform = Terraform::of(Path::new("/"), &["/nonexistent/terraform".into()], &Environment::default());
         assert!(matches!(terraform.run(&[], Duration::from_secs(60)).await, Err(NoAnswer::NotStarted { .. })));
         assert!(terraform.version(Duration::from_secs(60)).await.is_err());
     }

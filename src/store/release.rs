@@ -9,7 +9,7 @@ use crate::aws::StoreError;
 use crate::model::{FoundLock, HalfOutcome, Holder, LockClaim, Sighting};
 use crate::store::open::Store;
 use crate::store::own::Stranger;
-use crate::store::{Deletion, LockStore};
+use crate::store::{Claimed, LockStore, NotClaimed};
 
 /// How long the release of one half of a lock may take, retries and all.
 pub(crate) const RELEASE_BUDGET: Duration = Duration::from_secs(45);
@@ -78,7 +78,7 @@ pub async fn release_seen(store: &Store, seen: &Sighting, budget: Duration) -> R
 /// The algorithm: `delete` deletes under a condition, `is_it` tells whether what is there is what is to go.
 async fn settle<S: LockStore>(
     store: &S,
-    delete: impl AsyncFn() -> Result<Deletion, StoreError>,
+    delete: impl AsyncFn() -> Result<Claimed<()>, StoreError>,
     is_it: impl Fn(&FoundLock) -> bool,
     terms: &ReleaseTerms,
 ) -> Released {
@@ -99,14 +99,14 @@ async fn settle<S: LockStore>(
     let error = loop {
         match bounded(longest, until, delete()).await {
             Ok(answer) => {
-                deleted |= answer == Deletion::Deleted;
+                deleted |= answer.is_ok();
                 let now = Instant::now();
                 if now >= watch_until {
                     return match answer {
                         _ if deleted => Released::Deleted,
-                        Deletion::NotOurs(found) => Released::NotOurs(found),
-                        Deletion::NotOwn(stranger) => Released::NotOwn(stranger),
-                        Deletion::Absent | Deletion::Deleted => Released::AlreadyGone,
+                        Err(NotClaimed::NotThere(Some(found))) => Released::NotOurs(found),
+                        Err(NotClaimed::NotOwn(stranger)) => Released::NotOwn(stranger),
+                        Err(NotClaimed::NotThere(None)) | Ok(()) => Released::AlreadyGone,
                     };
                 }
                 backoff = BACKOFF.0;

@@ -1,13 +1,12 @@
 //! What Terraform's arguments say, typed or from `TF_CLI_ARGS`: where it runs, which plan it applies, what it locks.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::aws::Surroundings;
-use crate::model::{MIGRATION, product};
+use crate::model::{Environment, MIGRATION, product};
 use crate::terraform::directory::workspace;
 
 /// Variable from which Terraform takes more arguments for every command; with `_<command>` behind it, for that one.
@@ -50,7 +49,7 @@ struct Reading {
 
 impl Reading {
     /// Reads `command`, program first. None without a subcommand.
-    fn of(command: &[OsString], env: &HashMap<OsString, OsString>) -> Option<Self> {
+    fn of(command: &[OsString], env: &Environment) -> Option<Self> {
         let is_flag = |word: &&OsString| word.as_bytes().starts_with(b"-");
         let at = 1 + command.iter().skip(1).position(|word| !is_flag(&word))?;
         let first = command[at].to_string_lossy();
@@ -63,11 +62,11 @@ impl Reading {
     }
 
     /// Reads what stands behind the words of a subcommand.
-    fn behind(subcommand: String, behind: usize, words: &[OsString], env: &HashMap<OsString, OsString>) -> Self {
+    fn behind(subcommand: String, behind: usize, words: &[OsString], env: &Environment) -> Self {
         // Both are put right behind the subcommand, this one's own first (`mergeEnvArgs` in Terraform's main.go).
         let own = format!("{EXTRA_ARGUMENTS}_{}", subcommand.replace([' ', '-'], "_"));
         let extra = [own.as_str(), EXTRA_ARGUMENTS].into_iter().flat_map(|name| {
-            let words = env.get(OsStr::new(name)).map(|text| split(text)).unwrap_or_default();
+            let words = env.get(name).map(split).unwrap_or_default();
             words.into_iter().map(move |word| (word, format!("in {name}")))
         });
         let typed = words[behind..].iter().map(|word| (word.clone(), "on the command line".to_owned()));
@@ -143,7 +142,7 @@ pub fn chdir(args: &[OsString]) -> Option<PathBuf> {
 /// Where its arguments lead a Terraform.
 impl Surroundings {
     /// The surroundings of a Terraform that is started in `cwd` with `args` (without the program).
-    pub fn of_command(cwd: &Path, args: &[OsString], env: HashMap<OsString, OsString>) -> Self {
+    pub fn of_command(cwd: &Path, args: &[OsString], env: Environment) -> Self {
         Self { dir: chdir(args).map_or_else(|| cwd.to_owned(), |dir| cwd.join(dir)), env }
     }
 }
@@ -162,19 +161,19 @@ pub fn plan_file(args: &[OsString], surroundings: &Surroundings) -> Option<PathB
 /// The subcommand, such as `apply` or `state mv`; none without one.
 #[must_use]
 pub fn subcommand(command: &[OsString]) -> Option<String> {
-    Some(Reading::of(command, &HashMap::new())?.subcommand)
+    Some(Reading::of(command, &Environment::default())?.subcommand)
 }
 
 /// Where `-lock=false` stands, if it does and no later argument takes it back. Of a command that is no Terraform only
 /// the variables are known, which the Terraforms that it starts will read.
 #[must_use]
-pub fn lock_disabled(command: &[OsString], env: &HashMap<OsString, OsString>) -> Option<String> {
+pub fn lock_disabled(command: &[OsString], env: &Environment) -> Option<String> {
     if product(command.first()?).is_some() {
         let reading = Reading::of(command, env)?;
         let (value, from) = reading.flag("lock")?;
         return is_false(value).then(|| from.to_owned());
     }
-    let turns_off = |(name, text): &(&OsString, &OsString)| {
+    let turns_off = |(name, text): &(&OsStr, &OsStr)| {
         name.as_bytes().starts_with(EXTRA_ARGUMENTS.as_bytes())
             && split(text).iter().rev().find_map(|word| value(word, "lock")).is_some_and(is_false)
     };
@@ -183,7 +182,7 @@ pub fn lock_disabled(command: &[OsString], env: &HashMap<OsString, OsString>) ->
 
 /// Adds Terraform's own `-lock-timeout` to a command that takes it (`internal/command/*.go`, Terraform 1.6 to 1.15 and
 /// OpenTofu alike), unless the user gave one.
-pub fn with_lock_timeout(command: &mut Vec<OsString>, env: &HashMap<OsString, OsString>, timeout: Duration) {
+pub fn with_lock_timeout(command: &mut Vec<OsString>, env: &Environment, timeout: Duration) {
     if command.first().is_none_or(|program| product(program).is_none()) {
         return;
     }
@@ -225,7 +224,7 @@ fn operations(subcommand: &str) -> (&'static [&'static str], bool) {
 /// The S3 backend takes a hidden lock (`init`) for whatever reads the state of a workspace that has none yet, so reading
 /// is lockless only in the workspace `default`, of which it takes none.
 #[must_use]
-pub fn takes_no_lock(command: &[OsString], cwd: &Path, env: &HashMap<OsString, OsString>) -> bool {
+pub fn takes_no_lock(command: &[OsString], cwd: &Path, env: &Environment) -> bool {
     let Some((program, arguments)) = command.split_first() else { return false };
     if product(program).is_none() {
         return false;
@@ -268,7 +267,7 @@ impl Purpose {
     /// Whatever looks like `-lock-timeout` counts, wherever it stands: a lock that was still waited for is not the
     /// child's.
     #[must_use]
-    pub fn read(command: &[OsString], env: &HashMap<OsString, OsString>) -> Option<Self> {
+    pub fn read(command: &[OsString], env: &Environment) -> Option<Self> {
         let reading = Reading::of(command, env)?;
         let locks = reading.flag("lock").is_none_or(|(value, _)| !is_false(value));
         let (operations, makes) = match reading.subcommand.as_str() {
@@ -317,8 +316,8 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
-    fn env(variables: &[(&str, &str)]) -> HashMap<OsString, OsString> {
-        variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    fn env(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
     }
 
     #[test]
@@ -449,10 +448,7 @@ mod tests {
         ];
         for (args, env, expected) in cases {
             let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-            let surroundings = Surroundings {
-                dir: dir.path().to_owned(),
-                env: env.iter().map(|(name, value)| (name.into(), value.into())).collect(),
-            };
+            let surroundings = Surroundings { dir: dir.path().to_owned(), env: env.iter().copied().collect() };
             let expected = expected.map(|path| dir.path().join(path));
             assert_eq!(plan_file(&args, &surroundings), expected, "{args:?} {env:?}");
         }
@@ -460,7 +456,7 @@ mod tests {
 
     fn read(line: &str, env: &[(&str, &str)]) -> Option<Purpose> {
         let command: Vec<OsString> = format!("terraform {line}").split(' ').map(OsString::from).collect();
-        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let env = env.iter().copied().collect();
         Purpose::read(&command, &env)
     }
 
@@ -516,7 +512,7 @@ mod tests {
 
     fn lockless(line: &str, env: &[(&str, &str)]) -> bool {
         let command: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let env = env.iter().copied().collect();
         takes_no_lock(&command, Path::new("/nonexistent"), &env)
     }
 

@@ -141,7 +141,7 @@ fn known(
         kind => {
             // `http` takes from the environment what its block does not set; `init` does not record it.
             let variable = |name: &str| match kind {
-                "http" => surroundings.var(&format!("TF_HTTP_{}", name.to_ascii_uppercase())),
+                "http" => surroundings.env.text(&format!("TF_HTTP_{}", name.to_ascii_uppercase())),
                 _ => None,
             };
             let setting = |name: &&str| {
@@ -171,13 +171,12 @@ fn digests(config: &Value) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-
+    use crate::model::Environment;
     fn read(content: &str) -> Result<Backend, BackendError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(".terraform")).unwrap();
         std::fs::write(dir.path().join(".terraform/terraform.tfstate"), content).unwrap();
-        read_backend(&Surroundings { dir: dir.path().to_owned(), env: HashMap::new() })
+        read_backend(&Surroundings { dir: dir.path().to_owned(), env: Environment::default() })
     }
 
     const S3: &str = r#"{"bucket":"b","key":"k","region":"eu-west-1","secret_key":"hush"}"#;
@@ -234,7 +233,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join(".terraform");
         std::fs::create_dir(&data).unwrap();
-        let surroundings = Surroundings { dir: dir.path().to_owned(), env: HashMap::new() };
+        let surroundings = Surroundings { dir: dir.path().to_owned(), env: Environment::default() };
         let makes: [fn(&Path); 4] = [
             |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
             |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
@@ -262,8 +261,7 @@ mod tests {
     fn a_directory_without_a_record_has_no_backend() {
         let dir = tempfile::tempdir().unwrap();
         let at = |dir: PathBuf, env: &[(&str, &str)]| {
-            let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-            read_backend(&Surroundings { dir, env }).unwrap()
+            read_backend(&Surroundings { dir, env: env.iter().copied().collect() }).unwrap()
         };
         assert!(matches!(at(dir.path().to_owned(), &[]), Backend::None));
         assert!(matches!(at(dir.path().join("missing"), &[]), Backend::None));
@@ -275,7 +273,7 @@ mod tests {
     fn chdir_is_relative_to_where_the_command_starts() {
         let of = |args: &[&str]| {
             let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-            Surroundings::of_command(Path::new("/srv"), &args, HashMap::new()).dir
+            Surroundings::of_command(Path::new("/srv"), &args, Environment::default()).dir
         };
         assert_eq!(of(&["apply"]), Path::new("/srv"));
         assert_eq!(of(&["-chdir=a/b", "apply"]), Path::new("/srv/a/b"));

@@ -1,6 +1,5 @@
 //! What is in a working directory's `.terraform`: the selected workspace, and what `init` recorded.
 
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,8 +10,7 @@ use crate::files;
 
 /// The directory in which Terraform keeps its own data: `TF_DATA_DIR`, else `.terraform`.
 pub(crate) fn data_dir(surroundings: &Surroundings) -> PathBuf {
-    let named = surroundings.env.get(OsStr::new("TF_DATA_DIR")).filter(|dir| !dir.is_empty());
-    surroundings.dir.join(named.map_or(OsStr::new(".terraform"), OsString::as_os_str))
+    surroundings.dir.join(surroundings.env.path("TF_DATA_DIR").unwrap_or(Path::new(".terraform")))
 }
 
 /// No file with the name of a workspace has more bytes.
@@ -20,7 +18,7 @@ const LARGEST_NAME: u64 = 64 * 1024;
 
 /// The selected workspace: `TF_WORKSPACE`, else the file `environment` in Terraform's data directory, else `default`.
 pub fn workspace(surroundings: &Surroundings) -> String {
-    if let Some(named) = surroundings.var("TF_WORKSPACE") {
+    if let Some(named) = surroundings.env.text("TF_WORKSPACE") {
         return named.to_owned();
     }
     let recorded = files::read_path(&data_dir(surroundings).join("environment"), LARGEST_NAME).unwrap_or_default();
@@ -139,7 +137,7 @@ mod tests {
     fn the_workspace_comes_from_the_environment_then_from_the_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let of = |env: &[(&str, &str)]| {
-            let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            let env = env.iter().copied().collect();
             workspace(&Surroundings { dir: dir.path().to_owned(), env })
         };
         assert_eq!(of(&[]), "default");

@@ -6,9 +6,8 @@ mod directory;
 mod flavour;
 mod plain_shell;
 mod planfile;
-mod shim;
+mod program;
 mod terragrunt;
-mod wrapper;
 
 pub(crate) use arguments::{INIT, Purpose, chdir, lock_disabled, plan_file, takes_no_lock, with_lock_timeout};
 pub use backend::{Backend, read_backend};
@@ -17,7 +16,8 @@ pub use directory::workspace;
 pub(crate) use directory::{InitRecord, data_dir};
 pub(crate) use flavour::{Flavour, minor};
 pub(crate) use planfile::read_planned_state;
-pub(crate) use shim::{REAL_PROGRAM, ShimError, behind_links, link_into, path_without_links, real_program};
-pub use shim::{called_for, make_links};
+pub(crate) use program::{
+    REAL_PROGRAM, ShimError, behind_links, behind_wrapper, link_into, on_path, path_without_links, real_program,
+};
+pub use program::{called_for, make_links};
 pub(crate) use terragrunt::{caches_of, unit_of};
-pub(crate) use wrapper::{behind_wrapper, on_path};

@@ -1,7 +1,5 @@
 //! What a command has to be told that a person types in a plain shell, which has no variables of the run.
 
-use std::ffi::OsStr;
-
 use crate::aws::{Attributes, GivenSettings, S3Backend, Surroundings, set};
 use crate::terraform::backend::{Backend, read_backend};
 use crate::terraform::directory::{data_dir, workspace};
@@ -15,15 +13,14 @@ const DEFAULT: &str = "default";
 impl Surroundings {
     fn without(&self, variables: &[&str]) -> Self {
         let mut plain = self.clone();
-        plain.env.retain(|name, _| !variables.iter().any(|variable| name == OsStr::new(variable)));
+        plain.env.remove(variables.iter().copied());
         plain
     }
 
     /// The assignment that goes before a command where Terraform's own data is not in its directory.
     #[must_use]
     pub fn data_dir_assignment(&self) -> Option<String> {
-        let is_set = self.env.get(OsStr::new(DATA_DIR)).is_some_and(|dir| !dir.is_empty());
-        is_set.then(|| format!("{DATA_DIR}={}", quote(data_dir(self))))
+        self.env.has(DATA_DIR).then(|| format!("{DATA_DIR}={}", quote(data_dir(self))))
     }
 
     /// Whether Terraform, or tfguard, has to be told the workspace: in a plain shell or in the one that tfguard has.
@@ -87,7 +84,6 @@ impl S3Backend {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
     use std::path::Path;
 
     use super::*;
@@ -96,8 +92,7 @@ mod tests {
         {"bucket":"b","key":"k","region":"r","dynamodb_table":"t","use_path_style":true}}}"#;
 
     fn surroundings(dir: &Path, env: &[(&str, &str)]) -> Surroundings {
-        let env: HashMap<_, _> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Surroundings { dir: dir.to_owned(), env }
+        Surroundings { dir: dir.to_owned(), env: env.iter().copied().collect() }
     }
 
     fn init(data: &Path, record: &str) {

@@ -187,7 +187,7 @@ impl Prepared {
     }
 
     pub fn surroundings(&self) -> Surroundings {
-        Surroundings::of_command(&self.cwd(), &self.args, self.env.clone())
+        Surroundings::of_command(&self.cwd(), &self.args, self.env.clone().into_iter().collect())
     }
 
     /// Lets Terraform take and release a lock, and tfguard ask for one: both send the same.
@@ -278,8 +278,7 @@ pub fn record(dir: &Path, config: &serde_json::Value) {
 
 pub fn connect(dir: &Path, config: &serde_json::Value, env: &[(&str, &str)]) -> Result<AwsClients, BackendError> {
     record(dir, config);
-    let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    let surroundings = Surroundings { dir: dir.to_owned(), env };
+    let surroundings = Surroundings { dir: dir.to_owned(), env: env.iter().copied().collect() };
     let Backend::S3(backend) = read_backend(&surroundings)? else { panic!("no S3 backend") };
     Aws::shared().block_on(AwsClients::connect(&backend))
 }

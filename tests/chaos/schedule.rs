@@ -437,7 +437,7 @@ fn run(dice: &mut Dice, number: u64) -> RunPlan {
         _ => Work::Dies,
     };
     let lack = match dice.between(1, 20) {
-        1 => Lack::Descriptors(dice.between(6, 40)),
+        1 => Lack::Descriptors(dice.between(64, 98)),
         2 => Lack::Processes(dice.between(2, 40)),
         3 => Lack::Disk(dice.between(40, 400)),
         _ => Lack::Nothing,

@@ -181,7 +181,7 @@ fn a_lockfile_that_cannot_be_read_is_reported() {
     kill_child(&project);
     let exit = run.wait(SOON).expect_code(120);
     assert!(project.lock_in_bucket().is_some(), "{exit}");
-    assert!(exit.err().contains("s3:GetObject") && exit.err().contains("tofu force-unlock"), "{exit}");
+    assert!(exit.err().contains("s3:GetObject") && exit.err().contains("tfguard inspect"), "{exit}");
     let report = report(&project);
     assert_eq!(report["traces"][0]["outcome"]["is"], "left", "{report}");
     assert_eq!(report["lock_left"], true, "{report}");

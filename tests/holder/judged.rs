@@ -10,7 +10,7 @@ fn judge(project: &Project, recorded: &Recorded) -> Judged {
     let lock = project.lock().expect("it is locked");
     let info = Found::parse(lock.to_string().as_bytes()).unwrap();
     let sessions = project.sessions();
-    Machine::here(|name| (name == "TFGUARD_DIR").then(|| sessions.clone().into_os_string())).judge(&info, recorded)
+    Machine::here(&[("TFGUARD_DIR", sessions)].into_iter().collect()).judge(&info, recorded)
 }
 
 /// The record as it stands beside the lock, read as others read it.
@@ -24,7 +24,7 @@ fn judge_by_record(project: &Project, recorded: &Recorded) -> Judged {
     let lock = project.lock().expect("it is locked");
     let info = Found::parse(lock.to_string().as_bytes()).unwrap();
     let nowhere = tempfile::tempdir().unwrap();
-    Machine::here(|name| (name == "TFGUARD_DIR").then(|| nowhere.path().into())).judge(&info, recorded)
+    Machine::here(&[("TFGUARD_DIR", nowhere.path())].into_iter().collect()).judge(&info, recorded)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
 use tfguard::aws::StoreError;
 use tfguard::model::{HeldLock, Holder, Recorded};
-use tfguard::store::{Annotation, Store, UnconditionalDelete};
+use tfguard::store::{Claimed, NotClaimed, Store, UnconditionalDelete};
 
 use super::*;
 use crate::stores::bed::{Bed, OWN, found};
@@ -19,7 +19,7 @@ fn holder(lock: &str) -> Holder {
     serde_json::from_value(text).unwrap()
 }
 
-fn annotate(bed: &Bed, store: &Store) -> Result<Annotation, StoreError> {
+fn annotate(bed: &Bed, store: &Store) -> Result<Claimed<()>, StoreError> {
     bed.aws.block_on(store.annotate(&bed.claim(), &holder(OWN)))
 }
 
@@ -58,7 +58,7 @@ fn the_record_comes_back_and_changes_nothing_of_the_lock() {
         let bare = HeldLock { lock: found(&bed.own()), recorded: Recorded::Nothing };
         assert_eq!(read(&bed, &store), Some(bare), "{half}");
         for _ in 0..2 {
-            assert_eq!(annotate(&bed, &store), Ok(Annotation::Written), "{half}");
+            assert_eq!(annotate(&bed, &store), Ok(Ok(())), "{half}");
         }
         assert_eq!(read(&bed, &store), Some(HeldLock { lock: found(&bed.own()), recorded: recorded() }), "{half}");
     }
@@ -68,7 +68,7 @@ fn the_record_comes_back_and_changes_nothing_of_the_lock() {
     let object = bed.aws.object(&bed.bucket, "a/k.tflock").unwrap();
     assert_eq!((object.body, object.etag), (bed.own().json().into_bytes(), etag));
     for (half, store) in stores(&bed) {
-        assert!(matches!(bed.delete_if(&store), Ok(tfguard::store::Deletion::Deleted)), "{half}");
+        assert!(matches!(bed.delete_if(&store), Ok(Ok(()))), "{half}");
     }
 }
 
@@ -85,7 +85,7 @@ fn nothing_is_written_where_the_claimed_lock_is_not() {
         for (half, store) in stores(&bed) {
             assert_eq!(
                 annotate(&bed, &store),
-                Ok(Annotation::NotThere(plant.then(|| found(&bed.foreign())))),
+                Ok(Err(NotClaimed::NotThere(plant.then(|| found(&bed.foreign()))))),
                 "{half}"
             );
             assert_eq!(read(&bed, &store).is_some(), plant, "{half}");
@@ -116,7 +116,7 @@ fn tags_that_land_on_the_next_lock_are_not_taken_for_its_own() {
         gate.release();
         late.join().unwrap()
     });
-    assert_eq!(late, Ok(Annotation::Written));
+    assert_eq!(late, Ok(Ok(())));
     let HeldLock { lock, recorded } = read(&bed, &store).unwrap();
     assert_eq!(lock, found(&bed.foreign()));
     assert!(matches!(&recorded, Recorded::Foreign(why) if why.contains(OWN)), "{recorded:?}");
@@ -135,7 +135,7 @@ fn in_a_versioned_bucket_the_tags_hit_the_object_that_was_read() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(store.annotate(&bed.claim(), &holder(OWN))).unwrap();
+            let _ = runtime.unwrap().block_on(store.annotate(&bed.claim(), &holder(OWN))).unwrap();
         });
         gate.wait_for(1, SOON);
         bed.aws.delete_object(&bed.bucket, "a/k.tflock");
@@ -155,7 +155,7 @@ fn tags_of_others_stay() {
         let own: Vec<_> = (0..others).map(|n| (format!("team-{n}"), "infra".to_owned())).collect();
         put_tags(&bed, own.clone());
         let written = annotate(&bed, &store);
-        assert_eq!(written == Ok(Annotation::Written), room, "{written:?}");
+        assert_eq!(written == Ok(Ok(())), room, "{written:?}");
         assert!(own.iter().all(|tag| tags(&bed).contains(tag)), "{:?}", tags(&bed));
         assert_eq!(read(&bed, &store).unwrap().recorded.holder().is_some(), room);
         assert!(tags(&bed).len() <= 10);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tfguard::aws::{AwsClients, StoreError, Surroundings};
 use tfguard::model::{FoundLock, Holder, LockClaim, LockInfo, LockKinds};
-use tfguard::store::{Deletion, LockStore, ReleaseTerms, Released, Store, UnconditionalDelete, release};
+use tfguard::store::{Claimed, LockStore, ReleaseTerms, Released, Store, UnconditionalDelete, release};
 use tfguard::terraform::{Backend, read_backend};
 
 use crate::support::{Aws, FaultProxy, LockInfo as Planted};
@@ -77,8 +77,7 @@ impl Bed {
         let data = self.dir.path().join(".terraform");
         std::fs::create_dir_all(&data).unwrap();
         std::fs::write(data.join("terraform.tfstate"), record.to_string()).unwrap();
-        let env = Aws::ENV.map(|(name, value)| (name.into(), value.into())).into();
-        let surroundings = Surroundings { dir: self.dir.path().to_owned(), env };
+        let surroundings = Surroundings { dir: self.dir.path().to_owned(), env: Aws::ENV.into_iter().collect() };
         let Backend::S3(backend) = read_backend(&surroundings).unwrap() else { panic!("no S3 backend") };
         let clients = self.aws.block_on(AwsClients::connect(&backend)).unwrap();
         let places = backend.places(claim).unwrap();
@@ -99,7 +98,7 @@ impl Bed {
         file
     }
 
-    pub fn delete_if(&self, store: &Store) -> Result<Deletion, StoreError> {
+    pub fn delete_if(&self, store: &Store) -> Result<Claimed<()>, StoreError> {
         self.aws.block_on(store.delete_if(&self.claim(), None))
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, Lease, LeaseVersion, Leased};
-use tfguard::store::{HeldLease, Leasehold, Store, UnconditionalDelete};
+use tfguard::store::{Claimed, Leasehold, NotClaimed, Store, UnconditionalDelete};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, OWN, found, holder};
 use crate::support::{Action, Answer, LockInfo as Planted, Match};
@@ -27,16 +27,13 @@ impl Bed {
         self.stores(UnconditionalDelete::Refuse)
     }
 
-    fn held(&self, store: &Store) -> HeldLease {
-        self.aws.block_on(store.held_lease(&self.claim(), &holder())).unwrap()
+    fn held(&self, store: &Store) -> Result<Claimed<Leasehold>, StoreError> {
+        self.aws.block_on(store.held_lease(&self.claim(), &holder()))
     }
 
     #[track_caller]
     fn own_lease(&self, store: &Store) -> Leasehold {
-        match self.held(store) {
-            HeldLease::Own(lease) => lease,
-            other => panic!("{other:?}"),
-        }
+        self.held(store).unwrap().unwrap()
     }
 
     fn beat(&self, store: &Store, from: &Leasehold, lease: &Lease) -> Option<Leasehold> {
@@ -106,7 +103,7 @@ fn a_beat_never_lands_beside_another_lock_or_none() {
     let (before, lease) = (bed.lock_itself(), bed.aws.object(&bed.bucket, LEASE));
     for (store, from) in stores.iter().zip(&beaten) {
         assert_eq!(bed.beat(store, from, &fresh()), None);
-        assert_eq!(bed.held(store), HeldLease::NotThere(Some(found(&bed.foreign()))));
+        assert_eq!(bed.held(store).unwrap(), Err(NotClaimed::NotThere(Some(found(&bed.foreign())))));
         assert_eq!(bed.reclaim(store, from), Ok(false), "the other lock stays");
     }
     assert_eq!(bed.lock_itself(), before);
@@ -115,7 +112,7 @@ fn a_beat_never_lands_beside_another_lock_or_none() {
     bed.aws.delete_object(&bed.bucket, "a/k.tflock");
     for (store, from) in stores.iter().zip(&beaten) {
         assert_eq!(bed.beat(store, from, &fresh()), None);
-        assert_eq!(bed.held(store), HeldLease::NotThere(None));
+        assert_eq!(bed.held(store).unwrap(), Err(NotClaimed::NotThere(None)));
     }
     assert!(bed.aws.items(&bed.table).is_empty());
     assert_eq!(bed.aws.keys(&bed.bucket, ""), [LEASE], "of a lock that is gone it means nothing");
@@ -129,7 +126,7 @@ fn another_runs_lock_has_no_lease_of_ours() {
     later.started = "2026-03-04T05:09:00Z".parse().unwrap();
     for store in [&file, &table] {
         let held = bed.aws.block_on(store.held_lease(&bed.claim(), &later)).unwrap();
-        assert!(matches!(held, HeldLease::NotOwn(_)), "{held:?}");
+        assert!(matches!(held, Err(NotClaimed::NotOwn(_))), "{held:?}");
     }
 }
 
@@ -176,7 +173,7 @@ fn a_lock_is_reclaimed_only_from_the_version_that_was_read() {
         let seen = bed.aws.block_on(store.lease_of(&seen.unwrap().unwrap())).unwrap();
         assert_eq!(seen, second);
         assert_eq!(bed.reclaim(store, &seen), Ok(true));
-        assert_eq!(bed.held(store), HeldLease::NotThere(None));
+        assert_eq!(bed.held(store).unwrap(), Err(NotClaimed::NotThere(None)));
     }
     assert!(bed.aws.items(&bed.table).is_empty() && bed.aws.keys(&bed.bucket, "").is_empty());
 }

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, LockTrace};
-use tfguard::store::{Deletion, LockStore, ReleaseTerms, Released, Store, Traced, UnconditionalDelete, release};
+use tfguard::store::{LockStore, NotClaimed, ReleaseTerms, Released, Store, Traced, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};
@@ -35,9 +35,9 @@ fn the_own_lockfile_is_deleted_on_its_etag_and_only_after_an_examination() {
     // The examination is remembered.
     bed.aws.plant_lockfile(&bed.own());
     let before = bed.proxy.seen().len();
-    assert_eq!(bed.delete_if(&store), Ok(Deletion::Deleted));
+    assert_eq!(bed.delete_if(&store), Ok(Ok(())));
     assert_eq!(bed.proxy.seen().len(), before + 2);
-    assert_eq!(bed.delete_if(&store), Ok(Deletion::Absent));
+    assert_eq!(bed.delete_if(&store), Ok(Err(NotClaimed::NotThere(None))));
 }
 
 /// What one attempt finds out of the store is known to the next.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, Holder, LockClaim};
-use tfguard::store::{Annotation, Deletion, LockStore, Released, Store, Stranger, UnconditionalDelete, release};
+use tfguard::store::{LockStore, NotClaimed, Released, Store, Stranger, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, OWN, TERMS, found, holder};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};
@@ -46,7 +46,7 @@ fn a_refusal_is_followed_by_a_look() {
     let bed = Bed::new();
     bed.aws.plant_lock(&bed.table, &bed.own());
     bed.proxy.rule(Match::dynamodb("DeleteItem").nth(1), [refused().into()]);
-    assert_eq!(bed.delete_if(&bed.table_store()), Ok(Deletion::Deleted));
+    assert_eq!(bed.delete_if(&bed.table_store()), Ok(Ok(())));
     bed.aws.plant_lock(&bed.table, &bed.own());
     bed.proxy.rule(Match::dynamodb("DeleteItem"), [refused().into()]);
     assert!(matches!(bed.delete_if(&bed.table_store()), Err(StoreError::Conflict(_))));
@@ -87,7 +87,7 @@ fn names_that_json_escapes_are_understood() {
         let item = [("LockID", bed.path()), ("Info", info)];
         let item = item.map(|(name, value)| (name.to_owned(), AttributeValue::S(value)));
         bed.aws.put_item(&bed.table, item.into());
-        assert_eq!(bed.aws.block_on(store.delete_if(&claim, None)), Ok(Deletion::Deleted));
+        assert_eq!(bed.aws.block_on(store.delete_if(&claim, None)), Ok(Ok(())));
         assert!(!bed.is_locked());
     }
 }
@@ -150,15 +150,15 @@ fn a_lock_that_is_not_the_sessions_is_neither_deleted_nor_written_to() {
     for store in [&file, &table] {
         plant();
         // Created before that session began.
-        assert!(matches!(annotate(store, &later), Ok(Annotation::NotOwn(Stranger::Older { .. }))));
-        assert!(matches!(delete(store, &later), Ok(Deletion::NotOwn(Stranger::Older { .. }))));
-        assert_eq!(annotate(store, &own), Ok(Annotation::Written));
-        assert!(matches!(annotate(store, &other), Ok(Annotation::NotOwn(Stranger::HeldBy(_)))));
-        assert!(matches!(delete(store, &other), Ok(Deletion::NotOwn(Stranger::HeldBy(_)))));
+        assert!(matches!(annotate(store, &later), Ok(Err(NotClaimed::NotOwn(Stranger::Older { .. })))));
+        assert!(matches!(delete(store, &later), Ok(Err(NotClaimed::NotOwn(Stranger::Older { .. })))));
+        assert_eq!(annotate(store, &own), Ok(Ok(())));
+        assert!(matches!(annotate(store, &other), Ok(Err(NotClaimed::NotOwn(Stranger::HeldBy(_))))));
+        assert!(matches!(delete(store, &other), Ok(Err(NotClaimed::NotOwn(Stranger::HeldBy(_))))));
         assert!(bed.is_locked() && bed.has_lockfile());
-        assert_eq!(delete(store, &own), Ok(Deletion::Deleted));
+        assert_eq!(delete(store, &own), Ok(Ok(())));
         plant();
-        assert_eq!(delete(store, &own), Ok(Deletion::Deleted), "without a record");
+        assert_eq!(delete(store, &own), Ok(Ok(())), "without a record");
     }
 }
 
@@ -176,7 +176,7 @@ fn a_record_that_appears_meanwhile_protects_the_item() {
                 runtime.unwrap().block_on(release(&store, &bed.claim(), Some(&holder()), &TERMS))
             });
             gate.wait_for(1, Duration::from_secs(20));
-            assert_eq!(bed.aws.block_on(bed.table_store().annotate(&bed.claim(), &theirs)), Ok(Annotation::Written));
+            assert_eq!(bed.aws.block_on(bed.table_store().annotate(&bed.claim(), &theirs)), Ok(Ok(())));
             gate.release();
             answer.join().unwrap()
         });
@@ -225,13 +225,13 @@ fn nothing_is_touched_but_the_very_lock() {
             bed.aws.put_item(&bed.table, item.clone());
             let annotated = bed.aws.block_on(store.annotate(&claim, &holder()));
             let is_noted = matches!(number, 3 | 4) && !is_digest;
-            assert_eq!(annotated == Ok(Annotation::Written), is_noted, "{item:?}");
+            assert_eq!(annotated == Ok(Ok(())), is_noted, "{item:?}");
             assert_eq!(left().as_ref() == Some(item), !is_noted, "{item:?}");
 
             bed.aws.put_item(&bed.table, item.clone());
             let deleted = bed.aws.block_on(store.delete_if(&claim, None));
             let is_deleted = matches!(number, 3 | 4) && !is_digest;
-            assert_eq!(deleted == Ok(Deletion::Deleted), is_deleted, "{item:?}: {deleted:?}");
+            assert_eq!(deleted == Ok(Ok(())), is_deleted, "{item:?}: {deleted:?}");
             assert_eq!(left().as_ref(), (!is_deleted).then_some(item));
 
             // Something was seen, and something lies there when the delete arrives.
@@ -241,7 +241,7 @@ fn nothing_is_touched_but_the_very_lock() {
                 bed.aws.put_item(&bed.table, item.clone());
                 let deleted = bed.aws.block_on(store.delete_seen(&seen));
                 let is_seen = number == seen_number && !is_digest && (*number != 0 || key == "a/k");
-                assert_eq!(deleted == Ok(Deletion::Deleted), is_seen, "{seen_item:?}, {item:?}: {deleted:?}");
+                assert_eq!(deleted == Ok(Ok(())), is_seen, "{seen_item:?}, {item:?}: {deleted:?}");
                 assert_eq!(left().as_ref(), (!is_seen).then_some(item));
             }
         }

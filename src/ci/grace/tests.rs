@@ -22,7 +22,7 @@ fn cleanup(place: Place) -> Place {
 }
 
 fn decide(variables: &[(&str, &str)], place: Place) -> Term {
-    let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+    let env = variables.iter().copied().collect();
     let Place { pid_1, container, cleanup } = place;
     grace(&Surroundings { env: &env, is_pid_1: pid_1, in_container: container, cleanup_step: cleanup })
 }
@@ -67,7 +67,7 @@ fn the_cleanup_steps_wait_counts() {
 #[test]
 fn an_absurd_wait_is_one_that_can_be_counted_with() {
     for text in ["2562047788015215h", "87600h"] {
-        let wait = cleanup_grace(&|name| (name == "TFGUARD_WAIT").then(|| text.to_owned()));
+        let wait = cleanup_grace(&[("TFGUARD_WAIT", text)].into_iter().collect());
         assert!(wait <= LONGEST, "{text}: {wait:?}");
     }
 }

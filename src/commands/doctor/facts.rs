@@ -1,7 +1,7 @@
 //! What the checks judge, gathered once.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{
@@ -15,7 +15,7 @@ use crate::aws::{AwsClients, CredentialsEnd, StoreError, classify};
 use crate::ci::Chain;
 use crate::commands::doctor::permissions::{Subject, UNUSED};
 use crate::commands::target::{State, TargetError};
-use crate::model::{Provider, Term};
+use crate::model::{Environment, Provider, Term};
 use crate::session::{DirectoryError, SessionDir};
 use crate::{ci, model, terraform};
 
@@ -60,21 +60,21 @@ pub struct Session {
 impl Facts {
     /// Those of this machine, and of the state as far as its settings tell.
     pub fn of_machine(state: Result<Subject, TargetError>, cleanup_step: bool) -> Self {
-        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let provider = model::Run::detect(env).map(|run| run.provider);
+        let env = Environment::own();
+        let provider = model::Run::detect(&env).map(|run| run.provider);
         let (chain, now) = (Chain::look(true), Timestamp::now());
-        let age = || ci::job_age("BUILDKITE_JOB_ID", &env("BUILDKITE_JOB_ID")?);
+        let age = || ci::job_age("BUILDKITE_JOB_ID", env.text("BUILDKITE_JOB_ID")?);
         Self {
             provider,
             cleanup_step,
             grace: ci::grace(&ci::Surroundings::here(&env, cleanup_step)),
             reader: chain.reader_of_stdout(),
             chain,
-            session: Session::look(provider),
-            programs: ["terraform", "tofu"].into_iter().filter_map(program).collect(),
+            session: Session::look(provider, &env),
+            programs: ["terraform", "tofu"].into_iter().filter_map(|name| program(name, &env)).collect(),
             state,
             now,
-            left: ci::time_left(env, now, age).map(|limit| limit.left),
+            left: ci::time_left(&env, now, age).map(|limit| limit.left),
             identity: None,
             bucket: None,
             table: None,
@@ -114,22 +114,21 @@ impl Facts {
 
 impl Session {
     /// Makes a session directory and removes it again.
-    fn look(provider: Option<Provider>) -> Result<Self, DirectoryError> {
-        let session = SessionDir::create(|name| std::env::var_os(name))?;
+    fn look(provider: Option<Provider>, env: &Environment) -> Result<Self, DirectoryError> {
+        let session = SessionDir::create(env)?;
         let place = session.path().parent().unwrap_or(session.path()).to_owned();
         session.remove();
         let shared = provider.and_then(ci::directory_of);
         // The session's path has no links in it.
-        let directory = |name| Path::new(&std::env::var_os(name)?).canonicalize().ok();
+        let directory = |name| env.path(name)?.canonicalize().ok();
         let is_below = |name| directory(name).is_some_and(|dir| place.starts_with(dir));
         Ok(Self { shared: shared.map(|name| (name, is_below(name))), place })
     }
 }
 
-fn program(name: &str) -> Option<(String, bool)> {
-    let env = std::env::vars_os().collect();
-    let path = terraform::real_program(OsStr::new(name), &env).ok()?;
-    let behind = terraform::behind_wrapper(path.as_os_str(), &env);
+fn program(name: &str, env: &Environment) -> Option<(String, bool)> {
+    let path = terraform::real_program(OsStr::new(name), env).ok()?;
+    let behind = terraform::behind_wrapper(path.as_os_str(), env);
     Some((format!("{name} is {}", behind.as_ref().unwrap_or(&path).display()), behind.is_some()))
 }
 

@@ -4,7 +4,6 @@
 //! halves of a lock come together.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -18,6 +17,7 @@ use crate::commands::Failure;
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
 use crate::commands::locks::{Args, Below, Format, Looked, Sheet, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
+use crate::model::Environment;
 use crate::session::Machine;
 use crate::store::Reader;
 use crate::text::in_a_line;
@@ -32,7 +32,7 @@ pub struct Gatherer<'a> {
     args: &'a Args,
     machine: &'a Machine,
     now: Timestamp,
-    env: HashMap<OsString, OsString>,
+    env: Environment,
     sheet: Box<dyn Sheet>,
     summary: Summary,
     /// Locks that may have another half elsewhere.
@@ -56,7 +56,7 @@ impl<'a> Gatherer<'a> {
             args,
             machine,
             now: Timestamp::now(),
-            env: std::env::vars_os().collect(),
+            env: Environment::own(),
             sheet,
             summary: Summary::default(),
             held: Merged::default(),
@@ -170,7 +170,7 @@ impl<'a> Gatherer<'a> {
             };
             self.progress.note(page.scanned, page.found.len());
             let looks = page.found.into_iter().map(|key| {
-                let (place, reader) = (reader.file_place(bucket, &key), &reader);
+                let (place, reader) = (reader.backend().lockfile(bucket, &key), &reader);
                 async move { (reader.look(&place).await, key, place) }
             });
             let looks: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
@@ -213,7 +213,7 @@ impl<'a> Gatherer<'a> {
             self.progress.note(page.scanned, page.found.len());
             let mut locks = Vec::new();
             for (state, seen) in page.found {
-                let half = HalfSeen { place: reader.table_place(table, &state), seen, expected: true };
+                let half = HalfSeen { place: reader.backend().item(table, state.clone()), seen, expected: true };
                 if let Some(half) = self.held.absorb(&state, half) {
                     locks.push(SeenLock { state, halves: vec![half] });
                 }

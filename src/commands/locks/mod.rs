@@ -18,6 +18,7 @@ use crate::commands::page::Page;
 use crate::commands::target::Access;
 use crate::commands::{Failure, block_on};
 use crate::exit;
+use crate::model::Environment;
 use crate::session::Machine;
 use crate::text::duration;
 
@@ -131,7 +132,7 @@ pub enum Format {
 /// # Errors
 /// When the list cannot be written.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let machine = Machine::here(|name| std::env::var_os(name));
+    let machine = Machine::here(&Environment::own());
     let out = BufWriter::new(io::stdout());
     let sheet: Box<dyn Sheet> = match args.format {
         Format::Table => Box::new(Text::new(out, Page::of_stdout())),

@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::machine::Terms;
-use crate::model::{Account, LockAccount, LockClaim, LockOutcome, ProcessId, Stage, StopRequest, World};
+use crate::model::{Account, Environment, LockAccount, LockClaim, LockOutcome, ProcessId, Stage, StopRequest, World};
 use crate::report::ci::{Level, Message, Summary};
 use crate::run::{
     Failure, InnerGuards, Job, Output, Plan, Requests, Spools, Supervisor, clean_up, compare_again, conclude,
@@ -160,7 +160,7 @@ impl CleanupStep<'_> {
     /// Gives tfguard's exit code.
     async fn run(mut self) -> u8 {
         let mut worst = 0;
-        let (sessions, refused) = SessionDir::all_and_refused(|name| std::env::var_os(name));
+        let (sessions, refused) = SessionDir::all_and_refused(&Environment::own());
         for why in &refused {
             // Whether it is of this job cannot be known.
             self.warn(&format!(
@@ -196,8 +196,7 @@ impl CleanupStep<'_> {
             worst = std::cmp::max_by_key(worst, exit::STATE_NEEDS_A_LOOK, |code| weight(*code));
         }
         if !self.summaries.is_empty() {
-            let env = |name: &str| self.plan.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-            if let Some(how) = ci::how_the_job_ended(env) {
+            if let Some(how) = ci::how_the_job_ended(&self.plan.env) {
                 tracing::info!("{how}");
             }
             self.plan.publisher.publish(&self.summaries).await;
@@ -382,24 +381,23 @@ impl CleanupStep<'_> {
     /// the unit of systemd that is being stopped, unless a person sits before it (then front and supervisor are one
     /// process).
     fn is_of_this_job(&self, journal: &Journal) -> bool {
-        let place = self.plan.env.get(OsStr::new("TFGUARD_DIR"));
         if !self.is_on_this_runner(journal) {
             return false;
         }
         self.plan.ci.as_ref().is_some_and(model::Run::names_its_job)
             || (journal.front != journal.supervisor
-                && (place.is_some_and(|place| !place.is_empty()) || self.is_of_this_unit(journal)))
+                && (self.plan.env.has("TFGUARD_DIR") || self.is_of_this_unit(journal)))
     }
 
     /// Whether both were started by one start of a unit of systemd, and this one after its main process had ended: only
     /// there `SERVICE_RESULT` is set (systemd.exec(5)).
     fn is_of_this_unit(&self, journal: &Journal) -> bool {
-        let own = |name: &str| self.plan.env.get(OsStr::new(name));
+        let own = |name: &str| self.plan.env.get(name);
         let theirs = journal.supervisor.and_then(|supervisor| {
             let environ = procfs::process::Process::new(supervisor.pid).and_then(|process| process.environ()).ok()?;
             environ.get(OsStr::new("INVOCATION_ID")).cloned()
         });
-        own("SERVICE_RESULT").is_some() && theirs.is_some() && theirs.as_ref() == own("INVOCATION_ID")
+        own("SERVICE_RESULT").is_some() && theirs.is_some() && theirs.as_deref() == own("INVOCATION_ID")
     }
 
     /// Nobody supervises the run, and its child may be alive.

@@ -16,7 +16,9 @@ use crate::commands::page::Page;
 use crate::commands::target::{State, Target};
 use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
-use crate::model::{FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, Sighting, UnconditionalDelete};
+use crate::model::{
+    Environment, FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, Sighting, UnconditionalDelete,
+};
 use crate::run::{Expired, Expiry, IN_FLIGHT, Terraform, unleased, write_report};
 use crate::session::{Machine, nodename, terraforms};
 use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released};
@@ -84,7 +86,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     block_on(async {
         let state = args.target.state().await?;
         let wish = args.id.as_deref().map_or(Wish::Broken, Wish::Lock);
-        Unlock { args, wish, state, machine: Machine::here(|name| std::env::var_os(name)) }.run().await
+        Unlock { args, wish, state, machine: Machine::here(&Environment::own()) }.run().await
     })
 }
 
@@ -141,7 +143,7 @@ impl Unlock<'_> {
         };
         if let Some(file) = &self.args.report {
             let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
-            let ci = model::Run::detect(|name| std::env::var(name).ok());
+            let ci = model::Run::detect(&Environment::own());
             // Documented in `docs/operator.md`.
             let report = json!({
                 "schema": 1,
@@ -304,7 +306,7 @@ impl Unlock<'_> {
 
     /// Looks again: why what is to be deleted must stay, if by now its holder is known to be alive.
     async fn alive_by_now(&self, consent: Consent) -> Option<String> {
-        let machine = Machine::here(|name| std::env::var_os(name));
+        let machine = Machine::here(&Environment::own());
         let at_work = self.at_work(&machine);
         if consent == Consent::ByOption && !at_work.is_empty() {
             return Some(may_be_alive(&at_work));

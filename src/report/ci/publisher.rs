@@ -1,7 +1,6 @@
 //! Says and writes the end of a run to where the CI looks for it. Nothing here fails a run.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,7 +10,7 @@ use jiff::Timestamp;
 use rustix::fs::{CWD, OFlags};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::model::Provider;
+use crate::model::{Environment, Provider};
 use crate::report::ci::summary::{Level, Message, Summary};
 use crate::report::ci::{language, markdown, outputs};
 use crate::{ci, files, terraform};
@@ -42,23 +41,16 @@ enum Language {
 impl Publisher {
     /// For a run in this environment. `provider`: whose language is to be spoken, if any.
     #[must_use]
-    pub fn new(
-        provider: Option<Provider>,
-        env: &HashMap<OsString, OsString>,
-        quiet: bool,
-        dotenv: Option<PathBuf>,
-    ) -> Self {
-        let get = |name: &str| env.get(OsStr::new(name)).filter(|value| !value.is_empty());
-        let path = |name: &str| get(name).map(PathBuf::from);
+    pub fn new(provider: Option<Provider>, env: &Environment, quiet: bool, dotenv: Option<PathBuf>) -> Self {
+        let path = |name: &str| env.path(name).map(PathBuf::from);
         let buildkite = || {
-            let job = get("BUILDKITE_JOB_ID")?.to_str()?.to_owned();
+            let job = env.text("BUILDKITE_JOB_ID")?.to_owned();
             Some(Language::Buildkite { agent: terraform::on_path(OsStr::new("buildkite-agent"), env)?, job })
         };
         let language = match provider {
             Some(Provider::GithubActions) => {
                 // act has no page for a summary and prints it into the log, where it would be twice, or thrice.
-                let is_act = ci::is_act(|name| get(name)?.to_str().map(str::to_owned));
-                let summary = path("GITHUB_STEP_SUMMARY").filter(|_| !is_act);
+                let summary = path("GITHUB_STEP_SUMMARY").filter(|_| !ci::is_act(env));
                 Language::Github { output: path("GITHUB_OUTPUT"), summary }
             }
             Some(Provider::Gitlab) => Language::Gitlab,

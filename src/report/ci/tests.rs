@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Account, Provider};
+use crate::model::{Account, Environment, Provider};
 use crate::report::finding::{Finding, Outcome};
 
 /// What would be more than text somewhere.
@@ -152,7 +152,7 @@ prop_compose! {
 }
 
 fn publisher(provider: Provider) -> Publisher {
-    Publisher::new(Some(provider), &HashMap::new(), false, None)
+    Publisher::new(Some(provider), &Environment::default(), false, None)
 }
 
 fn after(provider: Provider, summary: &Summary) -> String {
@@ -251,7 +251,7 @@ proptest! {
     #[test]
     fn a_quiet_run_tells_what_somebody_should_look_at(account in account()) {
         let summary = Summary::of(&account);
-        let quiet = Publisher::new(Some(Provider::GithubActions), &HashMap::new(), true, None);
+        let quiet = Publisher::new(Some(Provider::GithubActions), &Environment::default(), true, None);
         let told = quiet.around(&summary, Timestamp::UNIX_EPOCH).1;
         let worth = summary.messages().into_iter().filter(|message| message.level > Level::Notice);
         prop_assert_eq!(told, worth.map(|message| language::github_command(&message)).collect::<String>());

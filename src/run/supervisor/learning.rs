@@ -1,6 +1,5 @@
 //! What the supervisor learns while the child runs: from Terraform's log, and from what it prints.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::time::Duration;
@@ -349,6 +348,5 @@ impl Supervisor<'_> {
 
 /// What is written beside a lock of the run.
 pub(crate) fn record(job: &Job, journal: &Journal, lock: LockId) -> Holder {
-    let env = |name: &str| job.env.get(OsStr::new(name))?.to_str().map(str::to_owned);
-    Holder::of_session(journal, job.session.path(), lock).with_environment(env)
+    Holder::of_session(journal, job.session.path(), lock).with_environment(&job.env)
 }

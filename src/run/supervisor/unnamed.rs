@@ -1,7 +1,6 @@
 //! The supervisor's part in finding out about locks that the log does not tell: by their ID, or at all.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::model::{
-    Baseline, Ending, Entry, Evidence, FoundLock, LockClaim, LockOutcome, LockPlace, OtherLock, TraceAccount,
-    TraceEntry,
+    Baseline, Ending, Entry, Environment, Evidence, FoundLock, LockClaim, LockOutcome, LockPlace, OtherLock,
+    TraceAccount, TraceEntry,
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Left, Migration, item};
@@ -30,7 +29,7 @@ const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Others {
     /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
-    pub(crate) adopted: Option<(PathBuf, Vec<OsString>, HashMap<OsString, OsString>)>,
+    pub(crate) adopted: Option<(PathBuf, Vec<OsString>, Environment)>,
     /// What is looked after.
     pub(crate) suspect: Option<Box<Case>>,
     /// What is to be said of a lock that nobody looks for.
@@ -102,7 +101,7 @@ impl Supervisor<'_> {
         let lived = self.journal.began.map(|began| monotonic_millis().saturating_sub(began));
         let lived = SignedDuration::from_millis(lived.and_then(|lived| i64::try_from(lived).ok()).unwrap_or_default());
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
-        let env_user = self.job.env.get(OsStr::new("USER")).map(OsString::as_os_str);
+        let env_user = self.job.env.get("USER");
         let nodename = self.journal.nodename.as_deref();
         let product = self.log.observer.product();
         ItemTerms {

@@ -123,12 +123,12 @@ async fn treat<T>(treatment: Treatment, answer: T) -> Result<T, StoreError> {
 }
 
 impl LockStore for Scripted {
-    async fn delete_if(&self, _: &LockClaim, _: Option<&crate::model::Holder>) -> Result<Deletion, StoreError> {
+    async fn delete_if(&self, _: &LockClaim, _: Option<&crate::model::Holder>) -> Result<Claimed<()>, StoreError> {
         let (holder, treatment) = self.arrive(true);
         let answer = match holder {
-            Holder::Nobody => Deletion::Absent,
-            Holder::Ours => Deletion::Deleted,
-            Holder::Other => Deletion::NotOurs(lock("other")),
+            Holder::Nobody => Err(NotClaimed::NotThere(None)),
+            Holder::Ours => Ok(()),
+            Holder::Other => Err(NotClaimed::NotThere(Some(lock("other")))),
         };
         treat(treatment, answer).await
     }

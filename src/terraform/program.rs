@@ -1,14 +1,14 @@
-//! tfguard under the name of `terraform` or `tofu`: a link early on PATH, so that pipelines need no change.
+//! Which program a name means: behind tfguard's own links, which stand in for `terraform` and `tofu` early on PATH so that
+//! pipelines need no change, and behind the wrappers of setup actions.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::model::{Product, product};
+use crate::files;
+use crate::model::{Environment, Product, product};
 use crate::session::{DirectoryError, REAL, SessionDir};
-use crate::terraform::wrapper::{is_program, on_path};
 
 /// Names the program that a shim guards, where it is not the next one on PATH.
 pub(crate) const REAL_PROGRAM: &str = "TFGUARD_TERRAFORM";
@@ -48,7 +48,7 @@ pub enum ShimError {
 ///
 /// # Errors
 /// When there is no such program.
-pub fn called_for(called: &OsStr, env: &HashMap<OsString, OsString>) -> Option<Result<PathBuf, ShimError>> {
+pub fn called_for(called: &OsStr, env: &Environment) -> Option<Result<PathBuf, ShimError>> {
     let name = Path::new(called).file_name()?;
     if !NAMES.iter().any(|known| name == *known) {
         return None;
@@ -63,7 +63,7 @@ pub fn called_for(called: &OsStr, env: &HashMap<OsString, OsString>) -> Option<R
 
 /// The program that a command's first word means: where tfguard's own links are found first, what stands behind them.
 #[must_use]
-pub fn behind_links(program: &OsStr, env: &HashMap<OsString, OsString>) -> Option<PathBuf> {
+pub fn behind_links(program: &OsStr, env: &Environment) -> Option<PathBuf> {
     product(program)?;
     on_path(program, env).filter(|found| is_self(found))?;
     real_program(Path::new(program).file_name()?, env).ok()
@@ -78,30 +78,26 @@ pub fn behind_links(program: &OsStr, env: &HashMap<OsString, OsString>) -> Optio
 ///
 /// # Errors
 /// The links cannot be made.
-pub fn link_into(
-    session: &SessionDir,
-    env: &HashMap<OsString, OsString>,
-) -> Result<Vec<(OsString, OsString)>, DirectoryError> {
+pub fn link_into(session: &SessionDir, env: &Environment) -> Result<Vec<(OsString, OsString)>, DirectoryError> {
     let mut set = Vec::new();
     let Ok(own) = std::env::current_exe() else { return Ok(set) };
     let names: Vec<&str> = NAMES.iter().copied().filter(|name| is_there(OsStr::new(name), env)).collect();
-    let path = env.get(OsStr::new("PATH"));
-    if let Some(path) = path.filter(|_| !names.is_empty()) {
+    if let Some(path) = env.get("PATH").filter(|_| !names.is_empty()) {
         let bin = session.make_links(&own, &names)?;
         let dirs = std::iter::once(bin).chain(std::env::split_paths(path));
         if let Ok(path) = std::env::join_paths(dirs) {
             set.push(("PATH".into(), path));
         }
     }
-    let named = |variable: &str| env.get(OsStr::new(variable)).filter(|named| named.as_encoded_bytes().contains(&b'/'));
+    let named =
+        |variable: &str| env.path(variable).filter(|named| named.as_os_str().as_encoded_bytes().contains(&b'/'));
     let [first, second] = TERRAGRUNT.map(named);
-    if let Some(named) = first.or(second).map(Path::new).filter(|named| is_program(named) && !is_self(named)) {
+    if let Some(named) = first.or(second).filter(|named| is_program(named) && !is_self(named)) {
         let name = product(named.as_os_str()).unwrap_or(Product::Terraform).program();
         let real = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
         let link = session.make_named_link(&own, name, &real)?;
         // One that names another program goes its own way.
-        for variable in TERRAGRUNT.iter().filter(|variable| env.get(OsStr::new(variable)).is_some_and(|it| it == named))
-        {
+        for variable in TERRAGRUNT.into_iter().filter(|variable| env.path(variable) == Some(named)) {
             set.push((variable.into(), link.clone().into()));
         }
     }
@@ -117,25 +113,28 @@ pub fn path_without_links(path: &OsStr) -> OsString {
 }
 
 /// Whether a program of this name is on PATH, besides tfguard's own links.
-fn is_there(name: &OsStr, env: &HashMap<OsString, OsString>) -> bool {
-    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-    let chosen = env.get(OsStr::new(REAL_PROGRAM)).filter(|chosen| product(chosen) == product(name));
-    chosen.is_some()
-        || std::env::split_paths(&path).map(|dir| dir.join(name)).any(|path| is_program(&path) && !is_self(&path))
+fn is_there(name: &OsStr, env: &Environment) -> bool {
+    env.get(REAL_PROGRAM).is_some_and(|chosen| product(chosen) == product(name))
+        || all_on_path(name, env).any(|path| !is_self(&path))
 }
 
 /// The real program behind the link: never tfguard itself, however often it is on PATH.
 ///
 /// # Errors
 /// When there is none.
-pub fn real_program(name: &OsStr, env: &HashMap<OsString, OsString>) -> Result<PathBuf, ShimError> {
-    if let Some(named) = env.get(OsStr::new(REAL_PROGRAM)).filter(|named| !named.is_empty()) {
+pub fn real_program(name: &OsStr, env: &Environment) -> Result<PathBuf, ShimError> {
+    if let Some(named) = env.get(REAL_PROGRAM) {
         let path = on_path(named, env).into_iter().find(|path| is_program(path) && !is_self(path));
         return path.ok_or_else(|| ShimError::NotAProgram(named.into()));
     }
-    let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-    let real = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| is_program(path) && !is_self(path));
+    let real = all_on_path(name, env).find(|path| !is_self(path));
     real.ok_or_else(|| ShimError::NoRealProgram(name.to_string_lossy().into_owned()))
+}
+
+/// The programs of this name on PATH.
+fn all_on_path(name: &OsStr, env: &Environment) -> impl Iterator<Item = PathBuf> {
+    let dirs = env.get("PATH").into_iter().flat_map(std::env::split_paths);
+    dirs.map(move |dir| dir.join(name)).filter(|path| is_program(path))
 }
 
 /// Whether a path is this very program, or a link to another installation of it: two would call each other for ever.
@@ -168,4 +167,77 @@ pub fn make_links(dir: &Path) -> Result<Vec<PathBuf>, ShimError> {
         Ok(path)
     });
     links.collect()
+}
+
+/// The program behind the Node script that setup-terraform and setup-opentofu put on PATH in its place, if `program` is that.
+/// The script passes no signal on and dies of the first one, and the program behind it with a broken pipe.
+#[must_use]
+pub fn behind_wrapper(program: &OsStr, env: &Environment) -> Option<PathBuf> {
+    // The names and variables of setup-terraform's `wrapper/lib/terraform-bin.js` and setup-opentofu's `tofu-bin.js`.
+    let (name, variable) = match product(program)? {
+        Product::Terraform => ("terraform-bin", "TERRAFORM_CLI_PATH"),
+        Product::OpenTofu => ("tofu-bin", "TOFU_CLI_PATH"),
+    };
+    let wrapper = on_path(program, env)?;
+    if !is_node_script(&wrapper) {
+        return None;
+    }
+    let dirs = env.path(variable).into_iter().chain(wrapper.parent());
+    dirs.map(move |dir| dir.join(name)).find(|path| is_program(path))
+}
+
+/// Finds a program as the system does.
+pub fn on_path(program: &OsStr, env: &Environment) -> Option<PathBuf> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    all_on_path(program, env).next()
+}
+
+/// Whether a path is a file that can be executed by somebody.
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+fn is_node_script(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = files::open_path(path).and_then(|file| file.take(128).read_to_end(&mut start));
+    let first = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    read.is_ok() && first.starts_with(b"#!") && first.windows(4).any(|word| word == b"node")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(dir: &Path, name: &str, text: &str) {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn the_program_behind_the_node_script_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let env = |variables: &[(&str, &Path)]| variables.iter().copied().collect();
+        let path = [("PATH", dir.path())];
+        put(dir.path(), "terraform", "\u{7f}ELF");
+        assert_eq!(behind_wrapper(OsStr::new("terraform"), &env(&path)), None, "the program itself");
+        put(dir.path(), "terraform", "#!/usr/bin/env node\nrequire('x')");
+        assert_eq!(behind_wrapper(OsStr::new("terraform"), &env(&path)), None, "a wrapper around nothing");
+        put(dir.path(), "terraform-bin", "\u{7f}ELF");
+        let beside = dir.path().join("terraform-bin");
+        assert_eq!(behind_wrapper(OsStr::new("terraform"), &env(&path)), Some(beside.clone()));
+        assert_eq!(behind_wrapper(dir.path().join("terraform").as_os_str(), &env(&[])), Some(beside));
+        put(elsewhere.path(), "terraform-bin", "\u{7f}ELF");
+        let named = [path[0], ("TERRAFORM_CLI_PATH", elsewhere.path())];
+        let found = behind_wrapper(OsStr::new("terraform"), &env(&named));
+        assert_eq!(found, Some(elsewhere.path().join("terraform-bin")));
+        put(dir.path(), "tofu", "#!/usr/bin/node");
+        put(dir.path(), "tofu-bin", "\u{7f}ELF");
+        assert_eq!(behind_wrapper(OsStr::new("tofu"), &env(&path)), Some(dir.path().join("tofu-bin")));
+        put(dir.path(), "other", "#!/usr/bin/env node");
+        assert_eq!(behind_wrapper(OsStr::new("other"), &env(&path)), None, "no business of ours");
+    }
 }
