@@ -78,12 +78,12 @@ fn a_supervisor_that_does_not_answer_is_said_to_be_silent() {
     nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
     let exit = release(&stage, "1s").run().expect_code(120);
     assert!(exit.err().contains(&format!("kill -CONT {supervisor}")), "{exit}");
-    assert!(!exit.err().contains("tfguard stops it"), "{exit}");
+    assert!(!exit.err().contains("tfguard ends it"), "{exit}");
     assert_eq!(child.signals(), [""; 0]);
     nix::sys::signal::kill(Pid::from_raw(supervisor), SIGCONT).unwrap();
     child.wait_for_signal(SIGINT);
     let exit = release(&stage, "1s").run().expect_code(120);
-    assert!(exit.err().contains("tfguard stops it"), "{exit}");
+    assert!(exit.err().contains("tfguard ends it"), "{exit}");
     child.exit(1);
     run.wait(SOON).expect_code(1);
     assert_eq!(child.signals(), ["SIGINT"]);

@@ -549,7 +549,7 @@ fn a_link_in_a_session_is_not_followed() {
     assert!(exit.err().contains("stays, because tfguard did not make what is in it"), "{exit}");
     let mut names: Vec<_> = fs::read_dir(&session).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["journal.json.new", "journal.new", "tfguard-session"]);
+    assert_eq!(names, [".gitignore", "journal.json.new", "journal.new", "tfguard-session"]);
     stage.guard.assert_no_process_left(SOON);
 }
 

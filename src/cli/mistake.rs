@@ -152,6 +152,8 @@ impl Refusal {
             let topic = rest.first().and_then(|topic| topic.to_str()).filter(|_| meant == "--help");
             let hint = match topic.filter(|topic| cli.find_subcommand(topic).is_some()) {
                 Some(topic) => help_of(Some(topic)),
+                // What these need nobody typed.
+                None if rest.is_empty() && matches!(meant, "unlock" | "completions") => help_of(Some(meant)),
                 None => with(&[meant], &rest),
             };
             return Self::Mistake { what: format!("there is no command `{word}`"), hint, code: exit::USAGE };

@@ -22,9 +22,12 @@ const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 /// Terraform 1.6 to 1.9 do not say that they have the lock. Where it is not there, they may be waiting for it
 /// (`-lock-timeout`): this many looks, this far apart.
 const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
-/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so;
-/// and a request that failed may succeed a little later.
-const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (3, Duration::from_secs(2));
+/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so.
+const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
+/// How often a request is tried that may succeed a little later.
+const TRIES: u32 = 3;
+/// Between two tries.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// The locks of this run whose holder is to be written, or was.
 #[derive(Debug)]
@@ -188,17 +191,26 @@ async fn look<T, F>(
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut tries = 1;
+    let (mut looks, mut failed) = (0, 0);
     loop {
         let answer = timeout(LONGEST_ATTEMPT, request()).await;
         let answer =
             answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} s", LONGEST_ATTEMPT.as_secs()))));
-        let is_final = answer.as_ref().map_or_else(|error| !error.is_retryable(), &is_there);
-        if is_final || tries == times {
+        let pause = match &answer {
+            Ok(answer) if !is_there(answer) => {
+                looks += 1;
+                every
+            }
+            Err(error) if error.is_retryable() => {
+                failed += 1;
+                PAUSE
+            }
+            _ => return answer.map_err(|error| error.to_string()),
+        };
+        if looks == times || failed == TRIES {
             return answer.map_err(|error| error.to_string());
         }
-        tries += 1;
-        sleep(every).await;
+        sleep(pause).await;
     }
 }
 

@@ -65,7 +65,7 @@ fn is_within_call(session: &SessionDir, above: &[ProcessId]) -> bool {
         let log = journal.open_log(session).ok()?;
         Some(!above[..=end].iter().any(|process| runs_terraform(*process, &log)))
     };
-    of_this_one() == Some(true) || session.inner().iter().any(|inner| is_within_call(inner, above))
+    of_this_one() == Some(true) || session.inner().any(|inner| is_within_call(&inner, above))
 }
 
 /// The environment of a command that runs Terraforms: with links to tfguard for each that it calls by name, which then

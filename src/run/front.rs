@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -55,10 +55,11 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Output), Failu
     session.close_journal();
     let (ours, theirs) = StdStream::pair().map_err(Failure::Start)?;
     let spools = spools(session);
-    let watches = spools.iter().flatten().filter_map(Spool::watched_by).collect();
+    // Kept until the supervisor has them: the relay closes its own whenever it likes.
+    let watches: Vec<_> = spools.iter().flatten().filter_map(Spool::watched_by).collect();
     // First what the system may not give: nothing runs yet.
     let output = Output::relay(spools, false).map_err(Failure::Start)?;
-    spawn_supervisor(plan, session, theirs.into(), watches).map_err(Failure::Start)?;
+    spawn_supervisor(plan, session, theirs.into(), &watches).map_err(Failure::Start)?;
     // Terraform's alone: who feeds it must see when it reads no more.
     let _ = null_over(0);
     Ok((ours, output))
@@ -69,8 +70,9 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Output), Failu
 ///
 /// It also has the descriptors `watches`, and outlives the front: the kernel takes its time where the last one of a watch is
 /// closed, and the CI is not to wait for that.
-fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd, watches: Vec<RawFd>) -> io::Result<()> {
+fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd, watches: &[OwnedFd]) -> io::Result<()> {
     let mut supervisor = Command::new("/proc/self/exe");
+    let watches = watches.iter().map(AsRawFd::as_raw_fd).collect();
     let supervise = Supervise { session: session.path().to_owned(), watches };
     supervisor.arg0("tfguard").args(supervise.words()).args(&plan.command_line);
     for name in ci::hunting_variables() {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -14,7 +15,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
-use crate::session::{DirectoryError, Journal, SessionDir, SessionFile, monotonic_millis};
+use crate::session::{DirectoryError, Journal, JournalError, SessionDir, SessionFile, monotonic_millis};
 
 /// By this signal a guard asks the guards below it to stop.
 pub const ASK: Signal = Signal::SIGUSR2;
@@ -81,7 +82,7 @@ impl InnerGuards {
 
     /// Those that are to be waited for: they have not accounted for their Terraforms yet.
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().into_iter().filter(|session| self.finished(session).is_none());
+        let inner = self.session.inner().filter(|session| self.finished(session).is_none());
         let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
@@ -143,29 +144,47 @@ impl InnerGuards {
         }
     }
 
-    /// The sessions that cannot be looked at, or whose journal cannot be read although something was started in them, and why.
-    pub fn unreadable(&self) -> Vec<(String, String)> {
-        let (sessions, refused) = self.session.inner_and_refused();
-        let inner = sessions.into_iter().filter_map(|session| {
-            let error = Journal::read(&session).err()?;
-            let started = session.path_of(SessionFile::Child).exists();
-            started.then(|| (session.name().to_string_lossy().into_owned(), error.to_string()))
-        });
-        let refused = refused.into_iter().filter_map(|error| match error {
-            DirectoryError::Io { path, error, .. } => Some((path.display().to_string(), error.to_string())),
-            _ => None,
-        });
-        inner.chain(refused).collect()
+    /// Whether one of their sessions, which may tell of a lock, cannot be looked at just now.
+    pub fn are_hidden(&self) -> bool {
+        self.session.inner_or_why().any(|session| match session.map(|session| Journal::read(&session)) {
+            Err(DirectoryError::Io { error, .. }) | Ok(Err(JournalError::Io { error, .. })) => may_pass(&error),
+            Err(_) | Ok(_) => false,
+        })
     }
 
-    /// What each of them has to tell, in the order in which they began.
-    pub fn accounts(&self) -> Vec<Account> {
-        let account = |session: SessionDir| match self.finished(&session) {
-            Some(Finished::Account(account)) => Some((**account).clone()),
-            _ => Some(Journal::read(&session).ok()?.account),
-        };
-        self.session.inner().into_iter().filter_map(account).collect()
+    /// What each of them has to tell, in the order in which they began; and of which sessions nothing can be told although
+    /// something may have been started in them, and why. In one look: what one misses, another need not.
+    pub fn accounts(&self) -> (Vec<Account>, Vec<(String, String)>) {
+        let (mut accounts, mut silent) = (Vec::new(), Vec::new());
+        for session in self.session.inner_or_why() {
+            let session = match session {
+                Ok(session) => session,
+                Err(DirectoryError::Io { path, error, .. }) => {
+                    silent.push((path.display().to_string(), error.to_string()));
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    continue;
+                }
+            };
+            match (self.finished(&session), Journal::read(&session)) {
+                (Some(Finished::Account(account)), _) => accounts.push((**account).clone()),
+                (_, Ok(journal)) => accounts.push(journal.account),
+                (_, Err(error)) if session.path_of(SessionFile::Child).exists() => {
+                    silent.push((session.name().to_string_lossy().into_owned(), error.to_string()));
+                }
+                (_, Err(_)) => {}
+            }
+        }
+        (accounts, silent)
     }
+}
+
+/// Whether looking again later may help: the system had no descriptor or no memory, or somebody was writing.
+fn may_pass(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+        || error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// What the guard around this one wants, if it wants a stop.

@@ -22,8 +22,11 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: Insta
             Box::pin(release_again(&job.of_journal(&inner, &below), &mut below, until)).await;
         }
         let accounts = &mut journal.account.terraforms;
-        if let Some(known) = accounts.iter_mut().find(|known| known.session == below.account.session) {
-            *known = below.account;
+        match accounts.iter_mut().find(|known| known.session == below.account.session) {
+            Some(known) => *known = below.account,
+            // The run had nothing left to look at it with.
+            None if below.account.ended.is_none() || below.account.can_be_tried_again() => accounts.push(below.account),
+            None => {}
         }
     }
     let started = Started::dead(job);

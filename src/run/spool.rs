@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -160,9 +160,9 @@ impl Spool {
         Ok(Self { file, progress, slot, growth })
     }
 
-    /// The number of what it is watched by. The kernel takes 10 to 15 ms to close the last descriptor of that.
-    pub fn watched_by(&self) -> Option<RawFd> {
-        self.growth.as_ref().map(|growth| growth.as_raw_fd())
+    /// Another descriptor of what it is watched by. The kernel takes 10 to 15 ms to close the last one of that.
+    pub fn watched_by(&self) -> Option<OwnedFd> {
+        self.growth.as_ref()?.try_clone().ok()
     }
 
     /// What nobody has passed on yet, at most so many bytes of its end; none where there is nothing.

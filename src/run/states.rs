@@ -97,7 +97,9 @@ async fn state(
     // An older one is of another run, which this one's ending says nothing of.
     let errored = settings.and_then(|settings| errored(&settings.directory, Some(account.started)));
     let expected = planned(settings);
-    let mut state = StateAccount::new(&claim.bucket, &claim.state_key, settings, &expected);
+    let of_backend = || Some(locator.backend(claim).ok()?.flags_of(&claim.state_key, false));
+    let flags = settings.map(|settings| settings.flags.clone()).or_else(of_backend).unwrap_or_default();
+    let mut state = StateAccount::new(&claim.bucket, &claim.state_key, settings, flags, &expected);
     // The child is dead, so whoever of its locks is left holds up nobody but others.
     let dead = |info: &LockInfo, _: &Recorded| account.locks.iter().any(|own| own.claim.id.as_str() == info.id);
     let looked = async {
@@ -133,7 +135,8 @@ pub(crate) async fn look_after_reclaim(
     let expected = Expected::default();
     // Of a run that released its lock itself there is none: then it is an old one of this directory.
     let errored = was_deleted.then(|| errored(&settings.directory, None)).flatten();
-    let mut state = StateAccount::new(clients.backend.bucket(), state_key, Some(settings), &expected);
+    let flags = settings.flags.clone();
+    let mut state = StateAccount::new(clients.backend.bucket(), state_key, Some(settings), flags, &expected);
     let looked = examine(clients, state_key, places, errored, &expected, |_, _| false);
     state.note(tokio::select! {
         biased;
@@ -160,7 +163,13 @@ async fn examine(
 
 impl StateAccount {
     /// One that nobody has looked at yet.
-    fn new(bucket: &str, state_key: &str, settings: Option<&Settings>, expected: &Expected) -> Self {
+    fn new(
+        bucket: &str,
+        state_key: &str,
+        settings: Option<&Settings>,
+        flags: Vec<String>,
+        expected: &Expected,
+    ) -> Self {
         Self {
             bucket: bucket.to_owned(),
             state_key: state_key.to_owned(),
@@ -169,7 +178,7 @@ impl StateAccount {
             serial: None,
             lineage: None,
             findings: Vec::new(),
-            next: next(settings, expected),
+            next: next(settings, flags, expected),
         }
     }
 
@@ -201,8 +210,7 @@ fn planned(settings: Option<&Settings>) -> Expected {
 
 /// The command that says what to do, and where to run it. Where flags name the state, the directory is named as well: an
 /// `errored.tfstate` may be in it.
-fn next(settings: Option<&Settings>, expected: &Expected) -> String {
-    let flags = settings.map(|settings| settings.flags.clone()).unwrap_or_default();
+fn next(settings: Option<&Settings>, flags: Vec<String>, expected: &Expected) -> String {
     let mut words = vec!["tfguard".to_owned(), "verify".to_owned()];
     let mut add = |name: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));

@@ -194,31 +194,36 @@ impl SessionDir {
             return Ok(Vec::new());
         }
         let root = reached.unsteered()?.open_private(ROOT.as_ref())?;
-        let (sessions, wrong) = Self::all_below(&root.dir, &root.path)?;
-        refused.extend(wrong);
-        Ok(sessions)
-    }
-
-    /// The sessions in a directory of them, and those that may be some.
-    fn all_below(root: &OwnedFd, path: &Path) -> Result<(Vec<Self>, Vec<DirectoryError>), DirectoryError> {
-        let (mut sessions, mut refused) = (Vec::new(), Vec::new());
-        for name in list(root).map_err(io_error("read", path))? {
-            if !is_session_name(&name) {
-                continue;
-            }
-            match Self::open_in(root, path.join(&name)) {
+        let mut sessions = Vec::new();
+        for session in Self::below(root.dir, root.path)? {
+            match session {
                 Ok(session) => sessions.push(session),
-                Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-                    remove_if_forgotten(root, &name);
-                }
-                Err(error @ (DirectoryError::NotASession(_) | DirectoryError::NotADirectory(_))) => {
-                    tracing::warn!("{error}");
-                }
                 Err(error) => refused.push(error),
             }
         }
-        sessions.sort_by(|one, other| one.name().cmp(other.name()));
-        Ok((sessions, refused))
+        Ok(sessions)
+    }
+
+    /// The sessions in a directory of them, in the order in which they began, and why one that may be there is not looked at.
+    /// Each is opened when it is its turn: there may be more of them than descriptors.
+    fn below(
+        root: OwnedFd,
+        path: PathBuf,
+    ) -> Result<impl Iterator<Item = Result<Self, DirectoryError>>, DirectoryError> {
+        let mut names = list(&root).map_err(io_error("read", &path))?;
+        names.retain(|name| is_session_name(name));
+        names.sort();
+        Ok(names.into_iter().filter_map(move |name| match Self::open_in(&root, path.join(&name)) {
+            Err(DirectoryError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                remove_if_forgotten(&root, &name);
+                None
+            }
+            Err(error @ (DirectoryError::NotASession(_) | DirectoryError::NotADirectory(_))) => {
+                tracing::warn!("{error}");
+                None
+            }
+            opened => Some(opened),
+        }))
     }
 
     /// Makes a session inside this one, for a guard inside this one's run.
@@ -321,21 +326,19 @@ impl SessionDir {
     }
 
     /// The sessions inside this one, in the order in which they began. What is not safe to look at is told and passed over.
-    pub fn inner(&self) -> Vec<Self> {
-        let (sessions, refused) = self.inner_and_refused();
-        refused.iter().for_each(|error| tracing::warn!("{error}"));
-        sessions
+    pub fn inner(&self) -> impl Iterator<Item = Self> {
+        self.inner_or_why().filter_map(|session| session.inspect_err(|error| tracing::warn!("{error}")).ok())
     }
 
     /// The same, and why something is not looked at.
-    pub(crate) fn inner_and_refused(&self) -> (Vec<Self>, Vec<DirectoryError>) {
+    pub(crate) fn inner_or_why(&self) -> impl Iterator<Item = Result<Self, DirectoryError>> {
         let path = self.path.join(INNER);
-        let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::all_below(&root, &path));
-        match found {
-            Ok(found) => found,
-            Err(error) if error.is_not_found() => Default::default(),
-            Err(error) => (Vec::new(), vec![error]),
-        }
+        let found = open_private(&self.dir, INNER.as_ref(), &path).and_then(|root| Self::below(root, path));
+        let (sessions, error) = match found {
+            Ok(sessions) => (Some(sessions), None),
+            Err(error) => (None, Some(error).filter(|error| !error.is_not_found())),
+        };
+        sessions.into_iter().flatten().chain(error.map(Err))
     }
 
     /// Makes links to `target` of these names (`terraform`, `tofu`) and gives the directory that they are in. It is made
@@ -481,7 +484,7 @@ impl SessionDir {
     }
 
     /// Puts `text` in the journal's place, in one step, also where the disk is full, and, from the second time on, where there
-    /// are no descriptors.
+    /// are no descriptors: once only on a file system that cannot exchange two files.
     pub(crate) fn replace_journal(&self, mut text: Vec<u8>) -> io::Result<()> {
         if text.len() as u64 > LONGEST_JOURNAL {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have {} bytes", text.len())));
@@ -493,11 +496,12 @@ impl SessionDir {
             let (aside, file) = files::write_aside(&self.dir, &text, 0o600)?;
             let placed = self.exchange(&aside, SessionFile::Journal.name());
             let _ = unlink(&self.dir, &aside, AtFlags::empty());
-            placed.map(|_| file)
+            // Without an exchange nothing is gained by a file that the next journal replaces.
+            placed.map(|traded| traded.then_some(file))
         };
         match write() {
             Ok(journal) => {
-                open.journal = Some(journal);
+                open.journal = journal;
                 Ok(())
             }
             Err(error) => {
@@ -544,7 +548,7 @@ impl SessionDir {
         let _ = file.unlock();
         match exchanged? {
             true => std::mem::swap(&mut open.journal, &mut open.spare),
-            false => open.journal = open.spare.take(),
+            false => open.spare = None,
         }
         Ok(())
     }
@@ -554,11 +558,9 @@ impl SessionDir {
     /// soon afterwards waits for the disk.
     fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
         match rustix::fs::renameat_with(&self.dir, one, &self.dir, other, RenameFlags::EXCHANGE) {
-            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-                rustix::fs::renameat(&self.dir, one, &self.dir, other)?;
-                Ok(false)
-            }
-            exchanged => Ok(exchanged.map(|()| true)?),
+            Ok(()) => Ok(true),
+            // There is none yet, or neither file system nor sandbox knows exchanges.
+            Err(_) => Ok(rustix::fs::renameat(&self.dir, one, &self.dir, other).map(|()| false)?),
         }
     }
 
@@ -705,11 +707,15 @@ fn is_in(dir: impl AsFd, name: &OsStr, held: impl AsFd) -> bool {
     matches!((there, rustix::fs::fstat(held).map(id)), (Ok(there), Ok(held)) if there == held)
 }
 
+/// What is removed last, in this order: a removal that is cut short leaves a session, which Git does not see, and which can be
+/// removed again.
+const LAST: [SessionFile; 2] = [SessionFile::Ignore, SessionFile::Marker];
+
 /// Removes what tfguard made of a session, and its directory if nothing else is in it. Gives what else is.
 fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Result<Vec<PathBuf>, Errno> {
     let mut stays = Vec::new();
     let is_file = |name: &OsStr| {
-        let known = |(file, known): &(SessionFile, &str)| *file != SessionFile::Marker && name == *known;
+        let known = |(file, known): &(SessionFile, &str)| !LAST.contains(file) && name == *known;
         files::is_temporary(name) || SessionFile::NAMED.iter().any(known)
     };
     for name in list(dir).map_err(errno)? {
@@ -718,7 +724,7 @@ fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Re
                 Err(Errno::ISDIR) => stays.push(name.into()),
                 removed => removed?,
             },
-            Some(marker) if marker == SessionFile::Marker.name() => {}
+            Some(name) if LAST.iter().any(|file| file.name() == name) => {}
             Some(LINKS | NAMED) => stays.extend(remove_directory(dir, &name, |links, name| {
                 let stat = rustix::fs::statat(links, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
@@ -742,8 +748,12 @@ fn remove_session(root: &OwnedFd, name: &OsStr, dir: &OwnedFd, depth: u32) -> Re
         }
     }
     if stays.is_empty() {
-        // Last: a removal that is cut short leaves a session, which can be removed again.
-        unlink(dir, SessionFile::Marker.name(), AtFlags::empty())?;
+        for file in LAST {
+            match unlink(dir, file.name(), AtFlags::empty()) {
+                Err(Errno::NOENT) => {}
+                removed => removed?,
+            }
+        }
         if is_in(root, name, dir) {
             unlink(root, name, AtFlags::REMOVEDIR)?;
         }
@@ -953,10 +963,13 @@ mod tests {
         let inner = session.create_inside().unwrap();
         let innermost = inner.create_inside().unwrap();
         innermost.make_links(here, &["tofu"]).unwrap();
-        assert_eq!((session.inner(), inner.inner()), (vec![inner.clone()], vec![innermost.clone()]));
+        assert_eq!(
+            (session.inner().collect(), inner.inner().collect()),
+            (vec![inner.clone()], vec![innermost.clone()])
+        );
         assert_eq!(SessionDir::open(innermost.path()).unwrap(), innermost);
         innermost.remove();
-        assert!(inner.inner().is_empty() && inner.exists());
+        assert!(inner.inner().next().is_none() && inner.exists());
         inner.create_inside().unwrap();
         session.remove();
         assert_eq!(names(place.path()), [""; 0]);
@@ -981,8 +994,8 @@ mod tests {
         session.make_named_link(Path::new("/x"), "tofu", Path::new("/y")).unwrap();
         std::fs::write(at("named/tool"), "mine").unwrap();
         session.remove();
-        assert_eq!(names(session.path()), ["bin", "child", "inner", "named", "src", "tfguard-session"]);
-        assert_eq!(names(inner.path()), ["notes", "tfguard-session"]);
+        assert_eq!(names(session.path()), [".gitignore", "bin", "child", "inner", "named", "src", "tfguard-session"]);
+        assert_eq!(names(inner.path()), [".gitignore", "notes", "tfguard-session"]);
         assert_eq!((names(&at("named")), names(kept.path())), (vec!["tool".to_owned()], vec!["terraform".to_owned()]));
         assert_eq!(all(&place), [session], "it can be removed once that is gone");
     }

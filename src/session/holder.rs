@@ -140,7 +140,7 @@ impl Machine {
 
 /// A session and those of the guards below it.
 fn with_inner(session: SessionDir) -> Vec<SessionDir> {
-    let below = session.inner().into_iter().flat_map(with_inner).collect::<Vec<_>>();
+    let below = session.inner().flat_map(with_inner).collect::<Vec<_>>();
     std::iter::once(session).chain(below).collect()
 }
 

@@ -133,8 +133,9 @@ pub fn real_program(name: &OsStr, env: &Environment) -> Result<PathBuf, ShimErro
 
 /// The programs of this name on PATH.
 fn all_on_path(name: &OsStr, env: &Environment) -> impl Iterator<Item = PathBuf> {
-    let dirs = env.get("PATH").into_iter().flat_map(std::env::split_paths);
-    dirs.map(move |dir| dir.join(name)).filter(|path| is_program(path))
+    // One that is set to nothing is the working directory to execvp(3).
+    let path = env.iter().find(|(name, _)| *name == "PATH").map(|(_, path)| path);
+    path.into_iter().flat_map(std::env::split_paths).map(move |dir| dir.join(name)).filter(|path| is_program(path))
 }
 
 /// Whether a path is this very program, or a link to another installation of it: two would call each other for ever.

@@ -389,20 +389,23 @@ impl Checker {
             alive.iter().filter(is_it).cloned().collect::<Vec<_>>()
         };
         let (terraforms, guards) = (of_owner("terraform"), of_owner("tfguard"));
-        if is_gone && !terraforms.is_empty() && !self.is_excused(&owner, &guards, number(request, "applied")) {
+        if is_gone
+            && !terraforms.is_empty()
+            && !self.is_excused(&owner, &guards, &terraforms, number(request, "applied"))
+        {
             self.breaks("lease alive", format!("{terraforms:?} of run {owner} lived, whose lock was {lock}: {what}"));
         }
     }
 
     /// Whether docs/lease.md says openly that a Terraform may live then: nobody of its tfguards does, or all of the run stood
     /// still, and had no time yet since it goes on.
-    fn is_excused(&self, owner: &str, guards: &[Value], at: u64) -> bool {
+    fn is_excused(&self, owner: &str, guards: &[Value], terraforms: &[Value], at: u64) -> bool {
         let goes_on = self.of_run("signal", owner).iter().any(|signal| {
             let sent = number(signal, "at");
             let is_it = text(signal, "signal") == "SIGCONT" && text(signal, "to") == "supervisor";
             is_it && sent < at && at < sent + WAKES
         });
-        goes_on || guards.iter().all(|guard| guard["stopped"] == true)
+        goes_on || guards.is_empty() || guards.iter().chain(terraforms).all(|process| process["stopped"] == true)
     }
 
     /// The lease of this lock must have been the same for all the wait, in the API and as the run saw it, in each place.

@@ -358,7 +358,11 @@ fn a_lock_whose_holder_lives_is_found_to_be_taken_over() {
     breaks(&with(taken_over_in_bucket(), FIRST + 3, &lived), &["lease alive"]);
     // docs/lease.md tells of these: nobody of its tfguards lives, or it stands still, or it goes on this very moment.
     breaks(&with(taken_over_in_table(), FIRST + 2, &alive(std::slice::from_ref(&terraform))), &[]);
-    breaks(&with(taken_over_in_table(), FIRST + 2, &alive(&[terraform, process("tfguard", true)])), &[]);
+    breaks(
+        &with(taken_over_in_table(), FIRST + 2, &alive(&[process("terraform", true), process("tfguard", true)])),
+        &[],
+    );
+    breaks(&with(taken_over_in_table(), FIRST + 2, &alive(&[terraform, process("tfguard", true)])), &["lease alive"]);
     for (second, broken) in [(25, [].as_slice()), (20, &["lease alive"])] {
         let goes_on = json!({ "kind": "signal", "run": RUN, "at": second * SECOND, "signal": "SIGCONT", "pid": 8, "to": "supervisor" });
         breaks(&with(and(taken_over_in_table(), goes_on), FIRST + 2, &lived), broken);

@@ -170,6 +170,37 @@ fn a_lock_left_within_is_tried_again() {
     assert_clean(&project);
 }
 
+/// A run that had no descriptors left knows nothing of the guards below it. A cleanup step that cannot delete their lock, either,
+/// keeps the session for the next one.
+#[test]
+fn a_lock_left_within_stays_known_where_the_run_could_not_look_inside() {
+    let proxy = FaultProxy::start(Aws::shared().url());
+    let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
+    proxy.rule(Match::dynamodb("DeleteItem"), [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))]);
+    let run = guarded(&project, &[], &format!("{}; exit 0", script(&[&project], ""))).start();
+    run.wait_for_stdout("asleep", SOON);
+    let inner = project.wait_for_known_lock(SOON);
+    kill(pid_of(&inner["child"]["id"]));
+    run.wait(SOON).expect_code(120);
+    let path = session(&project).join("journal.json");
+    let mut journal: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    journal["account"]["terraforms"] = serde_json::json!([]);
+    journal["account"]["other_locks"] = serde_json::json!([{
+        "backend": "unknown", "holder": null, "outcome": "unknown", "why": "Too many open files", "unclean": true,
+        "command": null, "terraform": null,
+    }]);
+    std::fs::write(&path, journal.to_string()).unwrap();
+    project.command(TFGUARD).args(["release", "--wait", "4s"]).run().expect_code(120);
+    assert!(project.lock().is_some(), "tfguard may not delete it");
+
+    proxy.clear_rules();
+    // What the run could not see stays unknown.
+    let release = project.command(TFGUARD).arg("release").run().expect_code(120);
+    assert!(release.err().contains("left by Terraform, deleted by tfguard"), "{release}");
+    assert_eq!(project.lock(), None, "{release}");
+    assert_clean(&project);
+}
+
 /// The options that were typed hold for each Terraform; what is the outermost guard's alone does not reach them.
 #[test]
 fn options_hold_for_each_terraform() {

@@ -1,6 +1,6 @@
 //! `tfguard locks`: all locks of tables, buckets and directories; the stale ones among them.
 //!
-//! `gather` goes through the places and hands each lock to a [`Sheet`]: one of `text` (a table or JSON) or `prometheus`.
+//! `gather` goes through the places and hands each lock to a `Sheet`: one of `text` (a table or JSON) or `prometheus`.
 
 use std::fmt;
 use std::io::{self, BufWriter};

@@ -311,7 +311,8 @@ impl CleanupStep<'_> {
                 return Ok(None);
             }
             let why = "is in the hands of a process that doesn't identify itself, so it is left to that process";
-            return Ok(Some(exit::LOCK_LEFT.max(self.cannot_know(&session, journal, why))));
+            self.cannot_know(&session, journal, why);
+            return Ok(Some(exit::LOCK_LEFT));
         };
         let output = found.relay(self.imports)?;
         if found.asked != Some(supervisor) {
@@ -326,13 +327,13 @@ impl CleanupStep<'_> {
             let held = account.locks.iter().filter(|lock| !lock.stage.is_over());
             let held: String =
                 held.map(|lock| format!(" (lock {} of {})", lock.claim.id, lock.claim.lock_id())).collect();
-            let heard = match account.requests.is_empty() {
+            let heard = match account.requests.is_empty() && account.ending.is_none() {
                 true => format!(
                     "whether its supervisor, process {}, heard the request to stop it cannot be seen: it may be suspended \
                      (`kill -CONT {0}` lets it go on)",
                     supervisor.pid
                 ),
-                false => "tfguard stops it and releases its lock".to_owned(),
+                false => "tfguard ends it and releases its lock".to_owned(),
             };
             self.warn(&format!(
                 "{} is not accounted for after {}{held}, and this step no longer waits: {heard}. Run `tfguard release` \
@@ -414,7 +415,8 @@ impl CleanupStep<'_> {
             Adoptable::Unknowable => {
                 let why = "was left by this job in another container: whether its Terraform runs cannot be known from \
                            here, so its locks are not touched";
-                return Ok(exit::LOCK_LEFT.max(self.cannot_know(&session, &journal, why)));
+                self.cannot_know(&session, &journal, why);
+                return Ok(exit::LOCK_LEFT);
             }
         }
         if journal.child.is_some_and(|child| child.id.is_alive())
@@ -459,7 +461,8 @@ impl CleanupStep<'_> {
         }
         let heard = self.conclude(found, &mut journal.account, output).await;
         let is_printed_later = self.unsaved.iter().any(|(later, ..)| *later.name() == *session.name());
-        if heard && !is_printed_later && !journal.account.can_be_tried_again() && !journal.account.lacks_resources() {
+        let is_told = heard && !is_printed_later && !InnerGuards::of(&session).are_hidden();
+        if is_told && !journal.account.can_be_tried_again() && !journal.account.lacks_resources() {
             // It was told, by the run and once more here. To say it again would tell nothing.
             session.remove();
         }
@@ -486,7 +489,7 @@ impl CleanupStep<'_> {
     fn cannot_know(&self, session: &SessionDir, journal: &Journal, why: &str) -> u8 {
         self.warn(&format!("{} {why}", session.path().display()));
         let mut code = left_behind(&journal.account);
-        let below = InnerGuards::of(session).accounts();
+        let (below, _) = InnerGuards::of(session).accounts();
         for account in std::iter::once(&journal.account).chain(&below) {
             for lock in account.locks.iter().filter(|lock| may_be_left(lock)) {
                 code = exit::LOCK_LEFT;

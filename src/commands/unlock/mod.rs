@@ -1,6 +1,6 @@
 //! `tfguard unlock`: deletes one lock conditionally, after a look whether its holder lives.
 //!
-//! [`decide`] says what is to be deleted and whether it may be, without I/O; the rest looks, shows, asks and deletes.
+//! `decide` says what is to be deleted and whether it may be, without I/O; the rest looks, shows, asks and deletes.
 
 mod decide;
 

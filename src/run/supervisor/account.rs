@@ -174,11 +174,14 @@ impl Supervisor<'_> {
     fn gather(&mut self) {
         let Some(inner) = &self.inner else { return };
         let account = &mut self.journal.account;
-        account.terraforms = inner.accounts();
+        // A supervisor before this one may have told of guards that have accounted for themselves since.
+        account.survivors.retain(|who| !who.starts_with(GUARD));
+        let (accounts, silent) = inner.accounts();
+        account.terraforms = accounts;
         for below in account.terraforms.iter_mut().filter(|below| below.ended.is_none()) {
             let why =
                 format!("the tfguard of {} in {} has not accounted for it", below.program, below.directory.display());
-            account.survivors.push(format!("the tfguard of {}", below.program));
+            account.survivors.push(format!("{GUARD}{}", below.program));
             let is_open = |lock: &&mut LockAccount| lock.outcome.is_none() && lock.stage != Stage::Unlocked;
             let open: Vec<_> = below.locks.iter_mut().filter(is_open).collect();
             if open.is_empty() {
@@ -188,8 +191,8 @@ impl Supervisor<'_> {
             }
         }
         bound(account, LONGEST_ACCOUNT);
-        for (session, why) in inner.unreadable() {
-            account.survivors.push(format!("the tfguard of session {session}"));
+        for (session, why) in silent {
+            account.survivors.push(format!("{GUARD}session {session}"));
             account.other_locks.push(OtherLock::unknown(why));
         }
     }
@@ -207,6 +210,8 @@ impl Supervisor<'_> {
     }
 }
 
+/// How guards below are called where they may still be alive.
+const GUARD: &str = "the tfguard of ";
 /// No account is longer that stands in a journal: it is read by whoever accounts for the session later, to a limit.
 const LONGEST_ACCOUNT: usize = 8 * 1024 * 1024;
 

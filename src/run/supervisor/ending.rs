@@ -56,7 +56,7 @@ impl Supervisor<'_> {
         self.follow_output_to_its_end();
         if !again {
             // Who has a guard of its own has accounted for itself.
-            if self.inner.as_ref().is_none_or(|inner| inner.accounts().is_empty()) {
+            if self.inner.as_ref().is_none_or(|inner| inner.accounts().0.is_empty()) {
                 self.suspect();
             }
             self.note_what_the_log_lacks();
