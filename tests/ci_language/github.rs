@@ -98,22 +98,29 @@ fn a_lock_that_is_left_and_released_by_the_cleanup_step_is_told_twice() {
 /// A cleanup step that cannot wait any longer fails, and the run's page says why.
 #[test]
 fn a_run_that_is_not_finished_is_told() {
-    let project = project(Kind::HangInApply);
-    let step = Step::new(&project, "apply");
-    let run = step.job(project.tfguard(TFGUARD, ["--grace", "1h"], APPLY)).new_group().start();
-    project.wait_for_hang(SOON);
-    run.signal(SIGKILL);
-    run.wait(SOON).expect_signal(SIGKILL);
-    let cleanup = Step::new(&project, "cleanup");
-    let exit = cleanup.job(project.command(TFGUARD).args(["release", "--wait", "2s"])).run().expect_code(120);
-    let err = exit.err();
-    let told = commands(&err);
-    assert_eq!(told.len(), 1, "{exit}");
-    assert!(told[0].starts_with("::warning title=tfguard%3A A run is not finished::"), "{exit}");
-    assert!(told[0].contains("is not accounted for after 2s"), "{exit}");
-    let held = project.lock().expect("an apply holds its lock");
-    assert!(told[0].contains(&format!("(lock {} of ", held["ID"].as_str().unwrap())), "{exit}");
-    assert!(project.lock().is_some(), "it is being stopped, and nothing is released before");
+    let script = format!("terraform {}; exit 0", APPLY.join(" "));
+    for below in [false, true] {
+        let project = project(Kind::HangInApply);
+        let step = Step::new(&project, "apply");
+        let run = match below {
+            false => project.tfguard(TFGUARD, ["--grace", "1h"], APPLY),
+            true => project.command(TFGUARD).args(["--grace", "1h", "--", "sh", "-c", &script]),
+        };
+        let run = step.job(run).new_group().start();
+        project.wait_for_hang(SOON);
+        run.signal(SIGKILL);
+        run.wait(SOON).expect_signal(SIGKILL);
+        let cleanup = Step::new(&project, "cleanup");
+        let exit = cleanup.job(project.command(TFGUARD).args(["release", "--wait", "2s"])).run().expect_code(120);
+        let err = exit.err();
+        let told = commands(&err);
+        assert_eq!(told.len(), 1, "{exit}");
+        assert!(told[0].starts_with("::warning title=tfguard%3A A run is not finished::"), "{exit}");
+        assert!(told[0].contains("is not accounted for after 2s"), "{exit}");
+        let held = project.lock().expect("an apply holds its lock");
+        assert!(told[0].contains(&format!("(lock {} of ", held["ID"].as_str().unwrap())), "{exit}");
+        assert!(project.lock().is_some(), "it is being stopped, and nothing is released before");
+    }
 }
 
 #[test]

@@ -324,7 +324,9 @@ impl CleanupStep<'_> {
         if timeout_at(until, supervisor.gone()).await.is_err() {
             found.attended = None;
             let account = Journal::read(&session).map(|journal| journal.account).unwrap_or_default();
-            let held = account.locks.iter().filter(|lock| !lock.stage.is_over());
+            let (below, _) = InnerGuards::of(&session).accounts();
+            let locks = account.locks.iter().chain(below.iter().flat_map(|below| &below.locks));
+            let held = locks.filter(|lock| !lock.stage.is_over());
             let held: String =
                 held.map(|lock| format!(" (lock {} of {})", lock.claim.id, lock.claim.lock_id())).collect();
             let heard = match account.requests.is_empty() && account.ending.is_none() {
