@@ -171,11 +171,6 @@ impl Observer {
         self.migration.as_ref()
     }
 
-    /// What is expected of the child.
-    pub fn expectations(&self) -> &Expectations {
-        &self.expectations
-    }
-
     /// The lockfiles without a known ID that are left to account for, once the child is dead and its log was fed to
     /// the end.
     pub fn traces_left(&self, ending: Ending) -> Vec<Left<TraceEntry>> {
