@@ -105,7 +105,7 @@ fn a_forged_record_of_a_lock_on_this_machine_deletes_nothing() {
         ("has another backend now than when Terraform started", now, false, true),
     ] {
         let project = forging(
-            "[ ! -e swapped ] || cp swapped .terraform/terraform.tfstate
+            "until [ -e go ]; do sleep 0.1; done; [ ! -e swapped ] || cp swapped .terraform/terraform.tfstate
              record LOCKED $(cat victim); sleep 0.5; kill -9 $terraform; exec sleep 600",
         );
         let key = if swapped { "elsewhere" } else { "env:/blue/network/prod.tfstate" };
@@ -127,7 +127,11 @@ fn a_forged_record_of_a_lock_on_this_machine_deletes_nothing() {
             item.insert("TfguardHolder".to_owned(), text);
             project.aws().put_item(project.table_name(), item);
         }
-        let exit = project.tfguard(TFGUARD, ["--report", "report.json"], APPLY).run();
+        let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
+        // What would be exchanged before its own lock was located would be asked for that one, too.
+        project.wait_for_known_lock(SOON);
+        std::fs::write(project.work().join("go"), "").unwrap();
+        let exit = run.wait(SOON);
         assert_eq!(
             project.aws().lock(project.table_name(), &path),
             Some(serde_json::to_value(&victim).unwrap()),
