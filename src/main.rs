@@ -14,6 +14,7 @@ use tfguard::{ci, exit, log, run, terraform};
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    exit::at_a_panic();
     heed_signals();
     let env = Environment::own();
     let parsed = match std::env::args_os().next().and_then(|called| terraform::called_for(&called, &env)) {
