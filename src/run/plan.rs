@@ -125,7 +125,7 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
-        let env = child::without_outer_log(Environment::own());
+        let env = terraform::without_outer_log(Environment::own());
         let ci = model::Run::detect(&env);
         // Asked early: one of them may end meanwhile. Nobody waits for a supervisor.
         let chain = options.supervise.as_ref().map_or_else(|| ci::Chain::look(ci.is_some()), |_| ci::Chain::default());

@@ -92,7 +92,7 @@ impl<'a> Supervisor<'a> {
             );
         }
         journal.backend = terraform::starting_backend(&job.command, &job.surroundings());
-        journal.intent = Some(job.intent(logs, child::asks_for_debug(&env)));
+        journal.intent = Some(job.intent(logs, terraform::asks_for_debug(&env)));
         journal.lease = job.lease.map(Times::length);
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;

@@ -4,6 +4,7 @@ mod arguments;
 mod backend;
 mod directory;
 mod flavour;
+mod log_variables;
 mod plain_shell;
 mod planfile;
 mod program;
@@ -15,6 +16,7 @@ pub(crate) use backend::{read_backend_of, read_planned_backend, starting_backend
 pub use directory::workspace;
 pub(crate) use directory::{InitRecord, data_dir};
 pub(crate) use flavour::{Flavour, minor};
+pub(crate) use log_variables::{asks_for_debug, log_variables, log_variables_of_user, without_outer_log};
 pub(crate) use planfile::read_planned_state;
 pub(crate) use program::{
     REAL_PROGRAM, ShimError, behind_links, behind_wrapper, link_into, on_path, path_without_links, real_program,

@@ -13,12 +13,12 @@ use crate::model::{
     TraceAccount, TraceEntry,
 };
 use crate::observe::{Fact, InterruptScanner, Observer};
-use crate::run::child;
 use crate::run::follow::Follow;
 use crate::run::job::{Job, expectations, trouble};
 use crate::run::locate::Started;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Journal, SessionFile, is_terraform};
+use crate::terraform;
 use crate::terraform::minor;
 
 /// How much of the output of what runs Terraforms is looked at for what they said when the stop was requested.
@@ -255,7 +255,7 @@ impl Supervisor<'_> {
         if !is_old || intent.debug || !intent.logs || intent.places.is_empty() {
             return;
         }
-        let why = match child::log_variables_of_user(&self.job.env).join(", ") {
+        let why = match terraform::log_variables_of_user(&self.job.env).join(", ") {
             none if none.is_empty() => "its directory was initialised by a later one".to_owned(),
             set => format!("{set} is set, and it logs its requests only at DEBUG"),
         };
