@@ -74,7 +74,7 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd, watches:
     let mut supervisor = Command::new("/proc/self/exe");
     let watches = watches.iter().map(AsRawFd::as_raw_fd).collect();
     let supervise = Supervise { session: session.path().to_owned(), watches };
-    supervisor.arg0("tfguard").args(supervise.words()).args(&plan.command_line);
+    supervisor.arg0("tfguard").args(supervise.words()).args(&plan.options.command_line);
     for name in ci::hunting_variables() {
         supervisor.env_remove(name);
     }

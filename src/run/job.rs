@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use crate::aws::Surroundings;
 use crate::machine::Terms;
 use crate::machine::lease::Times;
-use crate::model::{Account, Environment, Evidence, OnDeath};
+use crate::model::{Account, Environment, Product, product};
 use crate::observe::Expectations;
+use crate::run::options::LockOptions;
 use crate::run::plan::{Plan, patience_for};
 use crate::session::{Journal, SessionDir};
-use crate::store::UnconditionalDelete;
+use crate::terraform;
 use crate::terraform::{Flavour, InitRecord};
-use crate::{model, terraform};
 
 /// Everything that supervising needs to know of the run.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The command.
+    /// The command. Empty where the run was begun by another process, whose child may be any.
     pub command: Vec<OsString>,
     /// The directory that it runs in.
     pub directory: PathBuf,
@@ -33,16 +33,10 @@ pub struct Job {
     pub session: SessionDir,
     /// The machine's times.
     pub terms: Terms,
-    /// What becomes of a lock that is left.
-    pub on_death: OnDeath,
-    /// What becomes of a lockfile where the store keeps no conditions.
-    pub unconditional: UnconditionalDelete,
+    /// What is done about its locks.
+    pub locks: LockOptions,
     /// What the command is.
     pub flavour: Flavour,
-    /// Which evidence is enough to delete a lock.
-    pub evidence: Evidence,
-    /// Whether the holder is written beside its lock.
-    pub annotate: bool,
     /// The times of its locks' leases, if they have any.
     pub(crate) lease: Option<Times>,
     /// When the session began; the machine's moments count from here.
@@ -60,18 +54,34 @@ impl Job {
         Self {
             command: plan.command.clone(),
             env: plan.env.clone(),
-            inherited: plan.inherited.clone(),
+            inherited: plan.options.inherited.clone(),
             session,
             terms: plan.terms.as_decided(account),
-            on_death: plan.on_death,
-            unconditional: plan.unconditional,
+            locks: plan.options.locks.clone(),
             flavour: flavour(&plan.command, &directory, &plan.env),
             directory,
-            evidence: plan.evidence,
-            annotate: plan.annotate,
             lease: plan.lease,
             began: Instant::now().checked_sub(passed).unwrap_or_else(Instant::now),
             until: None,
+        }
+    }
+
+    /// The job of a session whose supervisor is dead.
+    #[must_use]
+    pub fn of_journal(&self, session: &SessionDir, journal: &Journal) -> Self {
+        let account = &journal.account;
+        let on_death = journal.on_death.map_or(self.locks.on_death, |policy| policy.and(self.locks.on_death));
+        Self {
+            command: Vec::new(),
+            inherited: Vec::new(),
+            directory: account.directory.clone(),
+            session: session.clone(),
+            terms: Terms { deadline: None, patience: patience_for(&account.program), ..self.terms },
+            locks: LockOptions { on_death, ..self.locks.clone() },
+            lease: journal.lease.and_then(|length| Times::of(length).ok()),
+            flavour: flavour(&[OsString::from(&account.program)], &account.directory, &self.env),
+            began: Instant::now(),
+            ..self.clone()
         }
     }
 
@@ -83,31 +93,22 @@ impl Job {
 
     /// Whether the command is no Terraform: each that it starts by name has a guard of its own.
     pub fn runs_guards(&self) -> bool {
-        self.command.first().is_some_and(|program| model::product(program).is_none())
+        !self.command.is_empty() && self.product().is_none()
     }
 
-    /// The same for the run of a session whose supervisor is dead.
-    #[must_use]
-    pub fn of_journal(&self, session: &SessionDir, journal: &Journal) -> Self {
-        let account = &journal.account;
-        Self {
-            command: Vec::new(),
-            inherited: Vec::new(),
-            directory: account.directory.clone(),
-            session: session.clone(),
-            terms: Terms { deadline: None, patience: patience_for(&account.program), ..self.terms },
-            on_death: journal.on_death.map_or(self.on_death, |policy| policy.and(self.on_death)),
-            lease: journal.lease.and_then(|length| Times::of(length).ok()),
-            flavour: flavour(&[OsString::from(&account.program)], &account.directory, &self.env),
-            began: Instant::now(),
-            ..self.clone()
-        }
+    /// Its arguments, without the program.
+    pub fn arguments(&self) -> &[OsString] {
+        self.command.get(1..).unwrap_or_default()
+    }
+
+    /// What the command is by its name; none for a script, and where no command is known.
+    pub fn product(&self) -> Option<Product> {
+        self.command.first().and_then(|program| product(program))
     }
 
     /// Where the child runs, as far as the command tells.
     pub fn surroundings(&self) -> Surroundings {
-        let arguments = self.command.get(1..).unwrap_or_default();
-        Surroundings::of_command(&self.directory, arguments, self.env.clone())
+        Surroundings::of_command(&self.directory, self.arguments(), self.env.clone())
     }
 
     /// The beginning of a command line by which a person runs Terraform in the child's place.

@@ -187,8 +187,7 @@ impl Locator {
                 // Its places were found while Terraform lived, and are compared.
                 return if places.is_empty() { checked(claim, &[&self.start], found) } else { found };
             }
-            let args = job.command.get(1..).unwrap_or_default();
-            checked(claim, &[&self.start], Some(backend_of(claim, &job.surroundings(), args, sure)))
+            checked(claim, &[&self.start], Some(backend_of(claim, &job.surroundings(), job.arguments(), sure)))
         };
         if started.is_terraform
             && let Some(found) = misses.note(own())

@@ -173,7 +173,7 @@ fn new_journal(plan: &Plan, session: &SessionDir) -> Journal {
     let mut journal = Journal::new(new_account(plan, session));
     journal.front = ProcessId::own();
     journal.runner = plan.runner();
-    journal.on_death = Some(plan.on_death);
+    journal.on_death = Some(plan.options.locks.on_death);
     journal
 }
 
@@ -231,7 +231,7 @@ fn is_accounted_for(session: &SessionDir) -> bool {
 
 /// Writes the report, if one is wanted.
 pub(crate) fn report(plan: &Plan, account: &Account) {
-    if let Some(path) = &plan.report {
+    if let Some(path) = &plan.options.report {
         write_report(path, &account.report());
     }
 }

@@ -19,17 +19,15 @@ use crate::run::terraforms::has_rival;
 use crate::run::traced::{BUDGET, LANDS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY};
 use crate::store::LockStore as _;
 use crate::store::{Contested, UnconditionalDelete};
+use crate::terraform;
 use crate::terraform::{Backend, INIT, Purpose};
-use crate::{model, terraform};
 
 impl Job {
     /// What the command may lock, as far as its arguments and its directory tell. `logs`: it was made to log; `debug`: its
     /// environment asks for DEBUG.
     pub(crate) fn intent(&self, logs: bool, debug: bool) -> Intent {
         let surroundings = self.surroundings();
-        let arguments = self.command.get(1..).unwrap_or_default();
-        let named = self.command.first().is_some_and(|program| model::product(program).is_some());
-        let purpose = named.then(|| Purpose::read(&self.command, &self.env));
+        let purpose = self.product().map(|_| Purpose::read(&self.command, &self.env));
         let read = purpose.clone().flatten();
         let workspace = read.as_ref().and_then(|purpose| purpose.workspace.clone());
         let workspace = workspace.unwrap_or_else(|| terraform::workspace(&surroundings));
@@ -40,7 +38,7 @@ impl Job {
         };
         let mut intent = Intent {
             operations: purpose.map(|purpose| purpose.map(operations).unwrap_or_default()),
-            plan_file: terraform::plan_file(arguments, &surroundings),
+            plan_file: terraform::plan_file(self.arguments(), &surroundings),
             workspace,
             waits: read.as_ref().is_some_and(|purpose| purpose.waits),
             moves: read.is_some_and(|purpose| purpose.moves),
@@ -58,8 +56,7 @@ impl Job {
     pub(crate) fn believed(&self, intent: Option<&Intent>) -> Believed {
         let state = intent.and_then(|intent| State::of(intent, &self.env).ok().flatten());
         let states = state.map(|state| (state.backend.bucket().to_owned(), state.key)).into_iter().collect();
-        let named = self.command.first().and_then(|program| model::product(program));
-        Believed { records: named != Some(Product::OpenTofu), requests: true, states }
+        Believed { records: self.product() != Some(Product::OpenTofu), requests: true, states }
     }
 }
 
@@ -130,7 +127,7 @@ pub struct Unlogged {
 /// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when the child
 /// was just started.
 pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<JoinHandle<Baseline>> {
-    let intent = intent.filter(|_| job.evidence == Evidence::Item)?;
+    let intent = intent.filter(|_| job.locks.evidence == Evidence::Item)?;
     let state = State::of(intent, &job.env).ok()??;
     Some(tokio::spawn(async move {
         let found = state.look().await;

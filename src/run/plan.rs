@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::machine::lease::Times;
 use crate::machine::{PATIENCE, Terms};
-use crate::model::{Account, CiMessages, Environment, Evidence, OnDeath, ProcessId, StopRequest, UnconditionalDelete};
+use crate::model::{Account, CiMessages, Environment, OnDeath, ProcessId, StopRequest};
 use crate::report::ci::Publisher;
 use crate::run::child;
 use crate::run::options::RunOptions;
@@ -33,18 +33,14 @@ pub enum Mode {
 /// A run, decided.
 #[derive(Debug)]
 pub struct Plan {
-    /// The command.
+    /// What was asked for.
+    pub options: RunOptions,
+    /// The command that is really run.
     pub command: Vec<OsString>,
-    /// The command line that leads to this plan, less the program.
-    pub command_line: Vec<OsString>,
     /// The environment of tfguard, without what a guard around it added.
     pub env: Environment,
     /// The session of the guard around this one.
     pub outer: Option<SessionDir>,
-    /// Whether the user wants to know more.
-    pub verbose: bool,
-    /// What the guards below this one are told, as variables.
-    pub inherited: Vec<(OsString, OsString)>,
     /// The CI run.
     pub ci: Option<model::Run>,
     /// Where the child runs.
@@ -55,28 +51,14 @@ pub struct Plan {
     pub deadline: Option<model::Term>,
     /// The machine's times.
     pub terms: Terms,
-    /// How long before the end of the credentials the run is to stop.
-    pub before_expiry: Option<Duration>,
-    /// What becomes of a lock that is left.
-    pub on_death: OnDeath,
-    /// What becomes of a lockfile where the store keeps no conditions.
-    pub unconditional: UnconditionalDelete,
     /// Those whose end is a request to stop, because they wait for tfguard.
     pub waiting: Vec<ProcessId>,
     /// One of those has ended before tfguard began.
     pub is_late: bool,
     /// Whether SIGHUP is a request to stop.
     pub heed_hangup: bool,
-    /// Where the report goes.
-    pub report: Option<PathBuf>,
     /// Who tells the CI.
     pub publisher: Publisher,
-    /// Which evidence is enough to delete a lock.
-    pub evidence: Evidence,
-    /// Whether the holder is written beside its lock.
-    pub annotate: bool,
-    /// Whether the lock of a dead run is waited for and deleted before the command starts.
-    pub reclaim: bool,
     /// The times of its locks' leases, if they have any.
     pub(crate) lease: Option<Times>,
     /// The command takes tfguard's place: it takes no lock, and nothing else is asked of tfguard.
@@ -125,6 +107,7 @@ pub enum Forbidden {
 impl Plan {
     /// Decides a run.
     pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
+        let RunOptions { stopping, locks, .. } = options;
         let env = terraform::without_outer_log(Environment::own());
         let ci = model::Run::detect(&env);
         // Asked early: one of them may end meanwhile. Nobody waits for a supervisor.
@@ -135,31 +118,32 @@ impl Plan {
         let mut remarks = Vec::new();
         let grace = grace(options, &env, &mut remarks);
         // Who chose a grace chose it for whatever asks for the stop.
-        let (cleanup_grace, own_grace) = match options.grace {
+        let (cleanup_grace, own_grace) = match stopping.grace {
             Setting::Auto => (ci::cleanup_grace(&env), ci::UNHURRIED),
             Setting::Fixed(_) => Default::default(),
         };
         let planning_grace = PLANNING_GRACE;
         let mut command = command(options, &env, &mut remarks)?;
         let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
-        let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
-        let deadline = deadline(options, &env, terms.grace_for(&StopRequest::Deadline), &mut remarks);
-        let terms = Terms { deadline: deadline.as_ref().map(|deadline| deadline.duration), ..terms };
+        let mut terms =
+            Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
+        let deadline = deadline(stopping.deadline, &env, terms.grace_for(&StopRequest::Deadline), &mut remarks);
+        terms.deadline = deadline.as_ref().map(|deadline| deadline.duration);
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
-        // Who waits above a guard that is around this one is that one's to watch.
+        // Who waits above a guard that is around this one is that one's to watch. What a shell starts in the background, on
+        // purpose, ignores SIGINT: it may outlive the step. (So does every step of Jenkins, which finds processes by their
+        // variables.)
+        let is_awaited = outer.is_none() && !stopping.outlive_parent && !is_ignored(libc::SIGINT);
         let is_gitlab = ci.as_ref().is_some_and(|run| run.provider == model::Provider::Gitlab);
-        // What a shell starts in the background, on purpose, ignores SIGINT: it may outlive the step. (So does every step of
-        // Jenkins, which finds processes by their variables.)
-        let in_background = is_ignored(libc::SIGINT);
-        let waiting = chain.waiting(ci.is_some() && outer.is_none() && !in_background);
+        let waiting = chain.waiting(ci.is_some() && is_awaited);
         let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let here = std::env::current_dir().unwrap_or_default();
         let asked = options.report.is_some() || deadline.is_some() || options.supervise.is_some();
         let unguarded = !asked && terraform::takes_no_lock(&command, &here, &env);
-        let mode = mode(options.attach, options.detach, ci.is_some(), terminal);
-        let guards = !unguarded && !command.is_empty();
-        let lease = options.lease.filter(|_| guards).map(|length| lease(length, options.on_death, mode, &mut remarks));
+        let mode = mode(stopping.attach, stopping.detach, ci.is_some(), terminal);
+        let length = locks.lease.filter(|_| !unguarded && !command.is_empty());
+        let lease = length.map(|length| lease(length, locks.on_death, mode, &mut remarks));
         Ok(Self {
             unguarded,
             lease: lease.transpose()?,
@@ -168,25 +152,12 @@ impl Plan {
             terms,
             grace,
             deadline,
-            before_expiry: options.before_expiry,
-            evidence: options.evidence,
-            annotate: !options.no_annotate,
-            reclaim: options.reclaim,
-            on_death: options.on_death,
-            unconditional: options.without_conditions,
-            is_late: is_gitlab
-                && outer.is_none()
-                && !options.outlive_parent
-                && !in_background
-                && chain.is_orphan_of_su(),
-            waiting: if options.outlive_parent || nohup { Vec::new() } else { waiting },
+            is_late: is_gitlab && is_awaited && chain.is_orphan_of_su(),
+            waiting: if stopping.outlive_parent || nohup { Vec::new() } else { waiting },
             heed_hangup: !nohup,
-            report: absolute(&options.report),
             publisher: publisher(options, ci.as_ref(), &env),
+            options: RunOptions { report: absolute(&options.report), ..options.clone() },
             command,
-            command_line: options.command_line.clone(),
-            inherited: options.inherited.clone(),
-            verbose: options.verbose,
             env,
             outer,
             ci,
@@ -215,7 +186,7 @@ impl Plan {
     /// Whether its lines are kept back: they are in its account, which the guard around it tells.
     #[must_use]
     pub fn is_muted(&self) -> bool {
-        self.outer.is_some() && !self.verbose
+        self.outer.is_some() && !self.options.verbose
     }
 
     /// The runner of the CI's that this is, where it tells one.
@@ -247,14 +218,14 @@ fn absolute(path: &Option<PathBuf>) -> Option<PathBuf> {
 }
 
 fn publisher(options: &RunOptions, ci: Option<&model::Run>, env: &Environment) -> Publisher {
-    let provider = ci.map(|run| run.provider).filter(|_| options.ci_messages == CiMessages::Auto);
-    Publisher::new(provider, env, options.quiet, absolute(&options.dotenv))
+    let provider = ci.map(|run| run.provider).filter(|_| options.ci.ci_messages == CiMessages::Auto);
+    Publisher::new(provider, env, options.quiet, absolute(&options.ci.dotenv))
 }
 
 fn grace(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> model::Term {
-    let fitting = ci::grace(&ci::Surroundings::here(env, options.cleanup_step));
+    let fitting = ci::grace(&ci::Surroundings::here(env, options.ci.cleanup_step));
     let (what, why) = (describe(fitting.duration), &fitting.why);
-    match options.grace {
+    match options.stopping.grace {
         Setting::Auto => {
             remarks.push(Remark::Detail(format!("grace: {what} ({why})")));
             fitting
@@ -269,12 +240,12 @@ fn grace(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> 
 }
 
 fn deadline(
-    options: &RunOptions,
+    asked: Option<Setting>,
     env: &Environment,
     grace: Duration,
     remarks: &mut Vec<Remark>,
 ) -> Option<model::Term> {
-    match options.deadline? {
+    match asked? {
         Setting::Fixed(duration) => Some(model::Term { duration, why: "chosen by --deadline".to_owned() }),
         Setting::Auto => {
             let age = || ci::job_age("BUILDKITE_JOB_ID", env.text("BUILDKITE_JOB_ID")?);
@@ -318,7 +289,7 @@ fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -
         command[0] = real.into();
     }
     if let Some(from) = terraform::lock_disabled(&command, env) {
-        if options.forbid_lock_false {
+        if options.locks.forbid_lock_false {
             return Err(Forbidden::LockFalse(from));
         }
         remarks.push(Remark::Warning(format!(
@@ -326,7 +297,7 @@ fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -
              meanwhile. (A new workspace is locked for a moment all the same.)"
         )));
     }
-    if let Some(timeout) = options.lock_timeout {
+    if let Some(timeout) = options.locks.lock_timeout {
         terraform::with_lock_timeout(&mut command, env, timeout);
     }
     Ok(command)

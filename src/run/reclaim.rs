@@ -28,7 +28,8 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// Waits, where that is asked for and the command is a Terraform that takes a lock. The exit code, where the command is not
 /// to be started.
 pub async fn before_start(plan: &mut Plan, requests: &mut Requests) -> Option<u8> {
-    let program = plan.command.first().filter(|program| plan.reclaim && model::product(program).is_some())?;
+    let program =
+        plan.command.first().filter(|program| plan.options.locks.reclaim && model::product(program).is_some())?;
     let name = Path::new(program).file_name().map(|name| printable(&name.to_string_lossy())).unwrap_or_default();
     let began = Instant::now();
     let waited = {

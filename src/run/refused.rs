@@ -129,8 +129,7 @@ impl Supervisor<'_> {
             return Some(places);
         }
         let surroundings = self.job.surroundings();
-        let arguments = self.job.command.get(1..).unwrap_or_default();
-        let (plan_file, backend) = terraform::read_backend_of(arguments, &surroundings);
+        let (plan_file, backend) = terraform::read_backend_of(self.job.arguments(), &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
         let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
         let whole = plan_file.is_some();

@@ -99,7 +99,7 @@ impl Locator {
             return Err(LockOutcome::NotOwn(why));
         }
         let session = Holder::of_session(journal, job.session.path(), claim.id.clone());
-        if job.on_death.keeps(claim) {
+        if job.locks.on_death.keeps(claim) {
             if *stage == Stage::Unlocked {
                 return Err(LockOutcome::Unlocked);
             }
@@ -129,7 +129,7 @@ impl Locator {
         let mut to_come = u32::try_from(places.len()).unwrap_or(u32::MAX);
         for place in places.into_iter().filter(|place| !lost.contains(place)) {
             tracing::debug!("lock {}: looking at {place}", claim.id);
-            let store = clients.open(&place, job.unconditional);
+            let store = clients.open(&place, job.locks.without_conditions);
             // Before any delete of tfguard's, which can be carried out without an answer.
             vanished = vanished && is_missing(&store, claim).await;
             let left = job.at_most(RELEASE_BUDGET * to_come, TO_LOOK);

@@ -37,12 +37,12 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: Insta
     let mut left = Vec::new();
     for lock in &mut journal.account.locks {
         locator.note_moved(&lock.claim);
-        if !is_left(&lock.outcome) || job.on_death.keeps(&lock.claim) {
+        if !is_left(&lock.outcome) || job.locks.on_death.keeps(&lock.claim) {
             continue;
         }
         // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge it
         // again is a person's; whether it is still there is not.
-        if lock.grade == Grade::Item && (lock.halves.is_empty() || job.evidence != Evidence::Item) {
+        if lock.grade == Grade::Item && (lock.halves.is_empty() || job.locks.evidence != Evidence::Item) {
             locator.locate(&lock.claim, &mut lock.places, &mut lock.settings, started);
             if locator.is_gone(&lock.claim).await {
                 lock.outcome = Some(LockOutcome::Gone);

@@ -16,8 +16,8 @@ use crate::run::inner;
 use crate::run::job::Job;
 use crate::run::plan::Plan;
 use crate::session::SessionDir;
+use crate::terraform;
 use crate::terraform::Backend;
-use crate::{model, terraform};
 
 /// Requests on their way to who supervises.
 pub type Requests = UnboundedReceiver<StopRequest>;
@@ -80,7 +80,7 @@ pub fn from_waiting(to: UnboundedSender<StopRequest>, plan: &Plan) {
 
 /// Where requests come from once the command runs.
 pub fn once_started(plan: &Plan, job: &Job, to: &UnboundedSender<StopRequest>) {
-    from_credentials(job, plan.before_expiry, to.clone());
+    from_credentials(job, plan.options.stopping.before_expiry, to.clone());
     // Now that this guard can be found: who was asked before could not ask it.
     if let Some(request) = plan.outer.as_ref().and_then(inner::outer_request) {
         let _ = to.send(request);
@@ -96,7 +96,7 @@ fn from_credentials(job: &Job, before: Option<Duration>, to: UnboundedSender<Sto
     let surroundings = job.surroundings();
     let deadline = job.terms.deadline.and_then(|deadline| Timestamp::now().checked_add(deadline).ok());
     // Each Terraform that it starts by name has a guard of its own, which looks.
-    let is_terraform = job.command.first().is_some_and(|program| model::product(program).is_some());
+    let is_terraform = job.product().is_some();
     tokio::spawn(async move {
         let end = match end_of_credentials(&surroundings).await {
             Ok(Some(end)) => end,

@@ -36,7 +36,7 @@ impl CleanupStep<'_> {
             }
         };
         tracing::info!("{name}: {next}");
-        let on_death = self.job(session, journal).on_death;
+        let on_death = self.job(session, journal).locks.on_death;
         let locks = journal.account.locks.iter().filter(|lock| may_be_left(lock));
         for lock in locks.filter(|lock| !on_death.keeps(&lock.claim)) {
             tracing::info!(

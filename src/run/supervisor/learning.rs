@@ -328,7 +328,7 @@ impl Supervisor<'_> {
 
     /// Notes how far a lock has come whose backend was looked up, where something is written beside it.
     fn note_stage(&mut self, lock: &Subject, stage: Stage) {
-        if self.job.annotate {
+        if !self.job.locks.no_annotate {
             self.annotator.note(lock, stage);
         }
         let why = self.leases.note(lock, stage, self.locator.backend(&lock.claim()));

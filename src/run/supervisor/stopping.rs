@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 
 use crate::machine::Event;
-use crate::model;
 use crate::model::{Interrupt, InterruptedBy, ProcessId};
 use crate::run::inner::InnerGuard;
 use crate::run::job::trouble;
@@ -112,8 +111,7 @@ impl Supervisor<'_> {
             child,
             before: &self.journal.interrupted,
             guards: !guards.is_empty(),
-            command_is_terraform: self.inner.is_none()
-                && self.job.command.first().is_none_or(|program| model::product(program).is_some()),
+            command_is_terraform: self.inner.is_none() && !self.job.runs_guards(),
         });
         self.waiting = Waiting { command: targets.command_waits, processes: Vec::new() };
         if targets.command_waits {

@@ -45,8 +45,7 @@ impl Supervisor<'_> {
     /// that ended its command by 128 and more.
     pub(crate) fn may_be_unlogged(&self) -> bool {
         let account = &self.journal.account;
-        let is_named = !self.job.command.is_empty() && !self.job.runs_guards();
-        let script = self.log.observer.is_unlearned() && !self.log.child_is_terraform && !is_named;
+        let script = self.log.observer.is_unlearned() && !self.log.child_is_terraform && self.job.product().is_none();
         let signalled = script && account.tells_of_signal();
         (account.has_died() || !account.requests.is_empty() || signalled) && (script || self.is_silent())
     }
@@ -154,7 +153,7 @@ impl Supervisor<'_> {
         if self.refused_by_words().is_some_and(|refused| refused.holder.id() == claim.id.as_str()) {
             return tracing::debug!("lock {} is the one that the command was refused", claim.id);
         }
-        let asked = self.job.evidence == Evidence::Item;
+        let asked = self.job.locks.evidence == Evidence::Item;
         let why = match fits {
             fits if !asked && fits.as_ref().err().is_none_or(Misfit::is_doubt) => {
                 "tfguard deletes such a lock only with --evidence item".to_owned()
@@ -246,7 +245,7 @@ impl Supervisor<'_> {
 
     pub(crate) async fn release_on_other_backends(&mut self, uploaded: Instant) {
         let Some(case) = &self.others.suspect else { return };
-        let permission = Permission { evidence: self.job.evidence, on_death: self.job.on_death };
+        let permission = Permission { evidence: self.job.locks.evidence, on_death: self.job.locks.on_death };
         tokio::time::sleep_until(uploaded).await;
         let lock = case.look_after(self.item_terms(), permission, has_rival).await;
         self.journal.account.other_locks.push(lock);
