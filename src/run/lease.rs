@@ -335,11 +335,11 @@ impl Leases {
         let _ = answered.await;
     }
 
-    /// Takes the leases away from locks that stay, since a child may be alive which nobody supervises any more. Of which
-    /// states that could not be done.
-    pub async fn unlease(&self, session: impl Fn(LockId) -> Holder) -> Vec<String> {
+    /// Takes the leases away from the locks of the states that `stay` locked although nobody renews the lease any more. Of
+    /// which states that could not be done.
+    pub async fn unlease(&self, stay: impl Fn(&str) -> bool, session: impl Fn(LockId) -> Holder) -> Vec<String> {
         let is_left = |half: &Half| !half.lost && half.stage != Stage::Unlocked && half.has_beaten();
-        let left = (0..self.halves.len()).filter(|at| is_left(&self.halves[*at]));
+        let left = (0..self.halves.len()).filter(|at| is_left(&self.halves[*at]) && stay(&self.state(*at)));
         let done = left.map(async |at| {
             let request = self.request(at, session(self.lock(at)));
             let done = timeout(CLEAN_UP, async { request?.unlease().await.ok() }).await;

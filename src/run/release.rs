@@ -98,17 +98,18 @@ impl Locator {
             let why = "Terraform succeeded, so it left no lock of another state".to_owned();
             return Err(LockOutcome::NotOwn(why));
         }
-        let session = Holder::of_session(journal, job.session.path(), claim.id.clone());
         if job.locks.on_death.keeps(claim) {
             if *stage == Stage::Unlocked {
                 return Err(LockOutcome::Unlocked);
             }
-            if job.lease.is_some() && !self.unlease(claim, &session, &lost).await {
+            // Until then its supervisor takes the lease away.
+            if job.lease.is_some() && journal.account.ended.is_some() {
                 tracing::warn!("{}", stays_leased(&claim.lock_id()));
             }
             return Err(LockOutcome::Kept);
         }
         let (clients, places) = self.reach(claim).await.map_err(LockOutcome::Left)?;
+        let session = Holder::of_session(journal, job.session.path(), claim.id.clone());
         if terms.unclean {
             // Meanwhile the credentials are fetched and a connection is made, by a question whose answer may be another one then.
             if let Some(place) = places.first() {
@@ -169,21 +170,6 @@ impl Locator {
             outcome => outcome,
         };
         Ok((outcome, halves))
-    }
-
-    /// Takes the lease away from a lock that stays for a person, but for the halves that were `lost`. Whether it has none
-    /// now.
-    async fn unlease(&self, claim: &LockClaim, session: &Holder, lost: &[LockPlace]) -> bool {
-        let removed = async {
-            let (clients, places) = self.reach(claim).await.ok()?;
-            let places = places.iter().filter(|place| !lost.contains(place));
-            let removed = places.map(async |place| {
-                let store = clients.open(place, UnconditionalDelete::Refuse);
-                store.unlease(claim, session).await
-            });
-            Some(join_all(removed).await.into_iter().all(|removed| removed == Ok(true)))
-        };
-        tokio::time::timeout(LONGEST_LOOK, removed).await == Ok(Some(true))
     }
 }
 

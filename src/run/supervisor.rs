@@ -208,10 +208,8 @@ impl<'a> Supervisor<'a> {
                 if let Some(finish) = self.act(action).await {
                     self.leases.end();
                     self.leases.clean_up().await;
-                    if finish == Finish::Alive {
-                        self.unlease().await;
-                    }
-                    if finish != Finish::Alive {
+                    self.unlease(finish).await;
+                    if finish == Finish::Gone {
                         self.look_at_states().await;
                     }
                     self.explain_refusal().await;

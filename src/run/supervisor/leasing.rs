@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::machine::Event;
 use crate::machine::lease::holder::{Action, Why};
-use crate::model::StopRequest;
+use crate::machine::{Event, Finish};
+use crate::model::{LockAccount, LockOutcome, StopRequest};
 use crate::run::annotate::warn_of_loss;
 use crate::run::job::trouble;
 use crate::run::lease::{Reply, stays_leased};
@@ -83,9 +83,14 @@ impl Supervisor<'_> {
         self.stop_requested(request);
     }
 
-    /// A lock that stays because its Terraform may be alive is not to be taken by whoever waits for its lease to end.
-    pub(crate) async fn unlease(&mut self) {
-        for state in self.leases.unlease(|lock| record(self.job, &self.journal, lock)).await {
+    /// Takes the lease away from a lock that is kept for a person, or whose Terraform may be alive: whoever waits for the lease
+    /// to end is not to take the lock.
+    pub(crate) async fn unlease(&mut self, finish: Finish) {
+        let is_kept = |lock: &LockAccount| matches!(lock.outcome, Some(LockOutcome::Kept));
+        let kept = self.journal.account.locks.iter().filter(|lock| is_kept(lock));
+        let kept: Vec<_> = kept.map(|lock| lock.claim.lock_id()).collect();
+        let stay = |state: &str| finish == Finish::Alive || kept.iter().any(|kept| kept == state);
+        for state in self.leases.unlease(stay, |lock| record(self.job, &self.journal, lock)).await {
             trouble(&mut self.journal.account, stays_leased(&state));
         }
     }
