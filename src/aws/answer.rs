@@ -2,12 +2,22 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 
 use crate::text;
+
+/// The answer to a request, if it comes within this time.
+pub(crate) async fn within<T>(
+    longest: Duration,
+    request: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answer = tokio::time::timeout(longest, request).await;
+    answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {}", text::describe(longest)))))
+}
 
 /// Sorts an error of the SDK. `action` is the IAM action that the request needs.
 pub(crate) fn classify<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> StoreError

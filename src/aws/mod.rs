@@ -14,7 +14,7 @@ mod profile;
 mod s3;
 
 pub use answer::StoreError;
-pub(crate) use answer::classify;
+pub(crate) use answer::{classify, within};
 pub(crate) use attributes::Attributes;
 pub use client::{AwsClients, CredentialsEnd};
 pub(crate) use client::{Caller, is_aws};

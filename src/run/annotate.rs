@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::aws::{AwsClients, S3Backend, StoreError};
+use crate::aws::{AwsClients, S3Backend, StoreError, within};
 use crate::model::{FoundLock, Holder, LockClaim, LockId, LockPlace, LockTrace, Stage, Subject};
 use crate::run::locate::Locator;
 use crate::run::traced::Identified;
@@ -193,9 +193,7 @@ where
 {
     let (mut looks, mut failed) = (0, 0);
     loop {
-        let answer = timeout(LONGEST_ATTEMPT, request()).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} s", LONGEST_ATTEMPT.as_secs()))));
+        let answer = within(LONGEST_ATTEMPT, request()).await;
         let pause = match &answer {
             Ok(answer) if !is_there(answer) => {
                 looks += 1;

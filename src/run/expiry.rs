@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::aws::{AwsClients, StoreError};
+use crate::aws::{AwsClients, StoreError, within};
 use crate::machine::lease::observer::{Action, Event, Finish, Observer};
 use crate::machine::lease::{Answer, Lease as Term, Sight, Times};
 use crate::model::{
@@ -409,9 +409,4 @@ fn sight((seen, lease): &Found) -> Sight<String, LeaseVersion> {
         Some(Term { lock: lease.lock.to_string(), version: lease.version, times })
     });
     Sight { lock: seen.id().unwrap_or_default().to_owned(), lease }
-}
-
-async fn within<T>(longest: Duration, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let answer = timeout(longest, request).await;
-    answer.unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {}", describe(longest)))))
 }

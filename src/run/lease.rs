@@ -514,8 +514,7 @@ impl Request {
 
 /// Whether a beat that failed so may have been carried out, or may yet be.
 fn may_land(error: &StoreError) -> bool {
-    use StoreError::{Conflict, Nonsense, ServiceFailed, Throttled, TimedOut};
-    matches!(error, Conflict(_) | Nonsense(_) | ServiceFailed(_) | Throttled(_) | TimedOut(_))
+    error.is_retryable() && !matches!(error, StoreError::Unreachable(_))
 }
 
 #[cfg(test)]

@@ -357,9 +357,7 @@ fn backend_in(
         _ => Err(BackendError::ForeignState(claim.lock_id())),
     };
     let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
-        // Terragrunt's cache may be gone when somebody needs it.
-        let whole = plan_file.is_some() || terraform::unit_of(&surroundings.dir).is_some();
-        let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file, whole);
+        let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file);
         (backend, settings)
     };
     if let Some(plan) = plan_file {

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
 
-use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
+use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings, within};
 use crate::model::{
     Baseline, Entry, Environment, Evidence, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockPlace,
     MIGRATION, Product, Settings, Stage,
@@ -16,9 +15,9 @@ use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Believed, item};
 use crate::run::job::Job;
 use crate::run::terraforms::has_rival;
-use crate::run::traced::{BUDGET, LANDS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY};
+use crate::run::traced::{Unseen, look_for};
 use crate::store::LockStore as _;
-use crate::store::{Contested, UnconditionalDelete};
+use crate::store::{APPEARS_WITHIN, Contested, LONGEST_ATTEMPT, UnconditionalDelete};
 use crate::terraform;
 use crate::terraform::{Backend, INIT, Purpose};
 
@@ -94,18 +93,13 @@ impl State {
 
     /// What is at the places of its lock: the first that is there.
     async fn look(&self) -> Result<Option<FoundLock>, Unseen> {
+        let clients = AwsClients::connect_trusting_no_checkout(&self.backend).await;
+        let clients = clients.map_err(|error| Unseen { why: error.to_string(), again: false })?;
         let mut found = None;
         for place in &self.places {
-            let unseen = |why: String, again| Unseen { why: format!("{place}: {why}"), again };
-            let look = async {
-                let clients = AwsClients::connect_trusting_no_checkout(&self.backend).await;
-                let clients = clients.map_err(|error| unseen(error.to_string(), false))?;
-                let read = clients.open(place, UnconditionalDelete::Refuse).read().await;
-                read.map_err(|error| unseen(error.in_a_line(), error.is_retryable()))
-            };
-            let looked = timeout(LONGEST_ATTEMPT, look).await;
-            let looked = looked.unwrap_or_else(|_| Err(unseen("no answer".to_owned(), true)));
-            found = found.or(looked.inspect_err(|unseen| tracing::debug!("{}", unseen.why))?);
+            let read = clients.open(place, UnconditionalDelete::Refuse);
+            let read = within(LONGEST_ATTEMPT, read.read()).await.map_err(Unseen::from);
+            found = found.or(read.map_err(|unseen| Unseen { why: format!("{place}: {}", unseen.why), ..unseen })?);
         }
         Ok(found)
     }
@@ -164,20 +158,8 @@ pub async fn look_again(
         None if intent.places.is_empty() => return Ok(None),
         _ => return Err(elsewhere.to_owned()),
     };
-    let start = Instant::now();
-    let watch = if may_land { LANDS_WITHIN } else { Duration::ZERO };
-    let found = loop {
-        let looked = state.look().await;
-        let patience = match &looked {
-            Ok(None) => watch,
-            Err(Unseen { again: true, .. }) => BUDGET,
-            _ => Duration::ZERO,
-        };
-        if start.elapsed() >= patience {
-            break looked.map_err(|unseen| unseen.why)?;
-        }
-        sleep(LOOK_EVERY).await;
-    };
+    let watch = if may_land { APPEARS_WITHIN } else { Duration::ZERO };
+    let found = look_for(watch, async || state.look().await, Option::is_some).await?;
     let State { backend, key, places, guessed } = state;
     let info = match found {
         Some(FoundLock::Held(info)) => info,
@@ -195,7 +177,7 @@ pub async fn look_again(
     let fits = item::judge(&info, &terms);
     let created = info.created.clone();
     let Ok(claim) = LockClaim::of_found(info, backend.bucket(), &key) else { return Ok(None) };
-    let settings = Settings::of(&backend, &key, intent.directory.clone(), None, intent.plan_file.is_some());
+    let settings = Settings::of(&backend, &key, intent.directory.clone(), intent.plan_file.clone());
     let lock = LockAccount::new(&Entry { claim, stage: Stage::Attempted, grade: Grade::Item }, places, None);
     Ok(Some(Unlogged { lock, settings, created, fits }))
 }
@@ -208,11 +190,4 @@ pub(crate) async fn holder(surroundings: &Surroundings) -> Option<Option<LockInf
         Some(FoundLock::Held(info)) => Some(Some(info)),
         Some(FoundLock::Malformed(_)) => None,
     }
-}
-
-/// A lock's place could not be looked at.
-struct Unseen {
-    why: String,
-    /// Another look can go better.
-    again: bool,
 }

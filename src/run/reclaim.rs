@@ -134,8 +134,7 @@ async fn wait(
     if deleted.is_none() && !matches!(watched, Ok(Ok(Expired::Gone))) {
         return watched.map(|_| None);
     }
-    let whole = plan_file.is_some() || terraform::unit_of(&surroundings.dir).is_some();
-    let settings = Settings::of(&backend, &key, surroundings.dir, plan_file, whole);
+    let settings = Settings::of(&backend, &key, surroundings.dir, plan_file);
     let mut stopped = watched.err();
     let until = async {
         if stopped.is_none() {

@@ -132,8 +132,7 @@ impl Supervisor<'_> {
         let (plan_file, backend) = terraform::read_backend_of(self.job.arguments(), &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
         let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
-        let whole = plan_file.is_some();
-        let settings = Settings::of(&backend, state_key, surroundings.dir, plan_file, whole);
+        let settings = Settings::of(&backend, state_key, surroundings.dir, plan_file);
         Some(Places { backend: *backend, halves, settings })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::aws::{AwsClients, StoreError};
+use crate::aws::{AwsClients, StoreError, within};
 use crate::model::{Entry, Half, HalfOutcome, Holder, LockClaim, LockKinds, LockOutcome, LockPlace, Stage};
 use crate::observe::Left;
 use crate::run::job::Job;
@@ -154,7 +154,7 @@ impl Locator {
             let is_gone = matches!(outcome, HalfOutcome::Deleted | HalfOutcome::AlreadyGone);
             if is_gone && job.lease.is_some() {
                 // What is left of it means nothing.
-                let _ = tokio::time::timeout(LONGEST_LOOK, store.end_lease(&claim.id)).await;
+                let _ = within(LONGEST_LOOK, store.end_lease(&claim.id)).await;
             }
             halves.push(Half { place, outcome });
         }
@@ -175,10 +175,9 @@ impl Locator {
 
 /// Whether a half of a lock is surely not there.
 async fn is_missing(store: &Store, claim: &LockClaim) -> bool {
-    match tokio::time::timeout(LONGEST_LOOK, store.read()).await {
-        Ok(Ok(found)) => found.is_none_or(|found| !found.is_of(claim)),
-        Ok(Err(StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_))) => true,
-        Ok(Err(_)) | Err(_) => false,
+    match within(LONGEST_LOOK, store.read()).await {
+        Ok(found) => found.is_none_or(|found| !found.is_of(claim)),
+        Err(error) => matches!(error, StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_)),
     }
 }
 
@@ -190,9 +189,7 @@ async fn sees_account_of(clients: &AwsClients, claim: &LockClaim, place: &LockPl
 }
 
 async fn sees_state(clients: &AwsClients, claim: &LockClaim) -> bool {
-    let reader = clients.reader();
-    let state = reader.state_exists(&claim.bucket, &claim.state_key);
-    tokio::time::timeout(LONGEST_LOOK, state).await.is_ok_and(|answer| answer == Ok(true))
+    within(LONGEST_LOOK, clients.reader().state_exists(&claim.bucket, &claim.state_key)).await == Ok(true)
 }
 
 /// Whether a half of a lock is gone with its table or bucket. A cleanup step may be of another account, which has no such

@@ -6,20 +6,17 @@ use std::path::{Path, PathBuf};
 use crate::aws::S3Backend;
 use crate::model::{LockClaim, LockKinds, Settings};
 use crate::observe::Asked;
+use crate::terraform::unit_of;
 
 impl Settings {
-    /// The settings of a backend in whose directory a Terraform works. `whole`: that does not tell them by itself.
-    pub(crate) fn of(
-        backend: &S3Backend,
-        state_key: &str,
-        directory: PathBuf,
-        plan_file: Option<PathBuf>,
-        whole: bool,
-    ) -> Self {
+    /// The settings of a backend in whose directory a Terraform works.
+    pub(crate) fn of(backend: &S3Backend, state_key: &str, directory: PathBuf, plan_file: Option<PathBuf>) -> Self {
+        // Else the directory tells them. Terragrunt's cache may be gone when somebody needs it.
+        let whole = plan_file.is_some() || unit_of(&directory).is_some();
         Self {
+            flags: backend.flags_of(state_key, whole),
             directory,
             plan_file,
-            flags: backend.flags_of(state_key, whole),
             anywhere: backend.flags_anywhere(state_key),
             path_style: backend.uses_path_style(),
             digests: backend.digests.clone(),

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use crate::aws::{StoreError, within};
 use crate::model::{
     Entry, FoundLock, Grade, LockAccount, LockClaim, LockOutcome, LockTrace, Stage, TraceAccount, TraceEntry,
 };
@@ -11,16 +12,47 @@ use crate::observe::Left;
 use crate::run::job::{expectations, trouble};
 use crate::run::locate::{Locator, Started};
 use crate::session::Journal;
-use crate::store::{Store, Traced, UnconditionalDelete};
+use crate::store::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, Store, Traced, UnconditionalDelete};
 
-/// How long an upload may take to land after the death of the process that sent it, as in [`crate::store::release`].
-pub(crate) const LANDS_WITHIN: Duration = Duration::from_secs(8);
-/// How long the place is asked in all.
-pub(crate) const BUDGET: Duration = Duration::from_secs(20);
-/// One request never takes longer.
-pub(crate) const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
-/// Between two looks.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a place is asked in all, where it does not answer.
+const BUDGET: Duration = Duration::from_secs(20);
+
+/// Why a look at the place of a lock failed.
+pub struct Unseen {
+    pub why: String,
+    /// Another look may go better.
+    pub again: bool,
+}
+
+impl From<StoreError> for Unseen {
+    fn from(error: StoreError) -> Self {
+        Self { why: error.in_a_line(), again: error.is_retryable() }
+    }
+}
+
+/// Looks again and again, at most for this time until what `is_there` is there, and until there is an answer.
+///
+/// # Errors
+/// Why there was none.
+pub async fn look_for<T>(
+    watch: Duration,
+    look: impl AsyncFn() -> Result<T, Unseen>,
+    is_there: impl Fn(&T) -> bool,
+) -> Result<T, String> {
+    let start = Instant::now();
+    loop {
+        let looked = look().await;
+        let patience = match &looked {
+            Ok(found) if !is_there(found) => watch,
+            Err(Unseen { again: true, .. }) => BUDGET,
+            Ok(_) | Err(_) => Duration::ZERO,
+        };
+        if start.elapsed() >= patience {
+            return looked.map_err(|unseen| unseen.why);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
 
 /// What a traced lockfile turned out to be.
 #[derive(Debug)]
@@ -72,22 +104,12 @@ impl Locator {
         let (clients, places) = self.reach(&trace.without_id()).await?;
         let opened = places.first().map(|place| clients.open(place, UnconditionalDelete::Refuse));
         let Some(Store::Lockfile(store)) = opened else { return Err("its place is not a lockfile".to_owned()) };
-        let start = Instant::now();
-        let watch = if left.may_still_appear { LANDS_WITHIN } else { Duration::ZERO };
-        loop {
-            let answer = timeout(LONGEST_ATTEMPT, store.compare(trace)).await;
-            let over = start.elapsed() >= BUDGET;
-            match answer {
-                Ok(Ok(there)) => match Identified::of(trace, there)? {
-                    Identified::Gone(_) if start.elapsed() < watch => {}
-                    identified => return Ok(identified),
-                },
-                Ok(Err(error)) if over || !error.is_retryable() => return Err(error.in_a_line()),
-                Err(_) if over => return Err(format!("{}: no answer", places[0])),
-                Ok(Err(_)) | Err(_) => {}
-            }
-            sleep(LOOK_EVERY).await;
-        }
+        let watch = if left.may_still_appear { APPEARS_WITHIN } else { Duration::ZERO };
+        let look = async || {
+            let there = within(LONGEST_ATTEMPT, store.compare(trace)).await?;
+            Identified::of(trace, there).map_err(|why| Unseen { why, again: false })
+        };
+        look_for(watch, look, |identified| matches!(identified, Identified::Own(_))).await
     }
 
     /// Finds out which locks the traced lockfiles are. Those become locks of the account like others, and are `left`.

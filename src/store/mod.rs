@@ -29,7 +29,7 @@ pub(crate) use open::Reader;
 pub use open::Store;
 pub(crate) use other_backend::{Case, Permission, RefusedItself, Suspicion, left_by_move};
 pub use own::Stranger;
-pub(crate) use release::{RELEASE_BUDGET, release_seen};
+pub(crate) use release::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, RELEASE_BUDGET, release_seen};
 pub use release::{ReleaseTerms, Released, release};
 
 /// One half of a lock, reachable. Each call sends its request once and is bounded in time by the caller; dropping the

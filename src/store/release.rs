@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use crate::aws::StoreError;
+use crate::aws::{StoreError, within};
 use crate::model::{FoundLock, HalfOutcome, Holder, LockClaim, Sighting};
 use crate::store::open::Store;
 use crate::store::own::Stranger;
@@ -15,13 +15,13 @@ use crate::store::{Claimed, LockStore, NotClaimed};
 pub(crate) const RELEASE_BUDGET: Duration = Duration::from_secs(45);
 /// How long a lock may appear after the death of the process that asked for it: a request in flight was seen to land
 /// a second later, and a proxy or a busy network can hold it longer.
-const APPEARS_WITHIN: Duration = Duration::from_secs(8);
+pub(crate) const APPEARS_WITHIN: Duration = Duration::from_secs(8);
 /// How long the dead child's own delete may take to land.
 const UNLOCK_LANDS_WITHIN: Duration = Duration::from_secs(4);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// One attempt never takes longer, so that a connection that hangs cannot eat the budget.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
+pub(crate) const LONGEST_ATTEMPT: Duration = Duration::from_secs(8);
 /// Between a failure and the next attempt, doubled at each further failure up to the second value.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
@@ -157,10 +157,7 @@ async fn bounded<T>(
     until: Instant,
     attempt: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let limit = longest.min(until.saturating_duration_since(Instant::now()));
-    timeout(limit, attempt)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::TimedOut(format!("waited {} ms", limit.as_millis()))))
+    within(longest.min(until.saturating_duration_since(Instant::now())), attempt).await
 }
 
 impl From<Released> for HalfOutcome {
