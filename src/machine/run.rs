@@ -394,15 +394,15 @@ impl Machine {
     }
 
     fn child_ended(&mut self, unclean: bool, orphans: bool, now: Moment) {
-        match self.state {
-            _ if self.orphans.is_some() => {}
-            State::Running | State::Looking { .. } | State::Stopping { .. } | State::Killing { .. } if orphans => {
-                self.orphans = Some(Orphans { unclean, again: Some(now + LOOK_AFTER_ORPHANS_EVERY) });
-            }
-            State::Running | State::Looking { .. } | State::Stopping { .. } | State::Killing { .. } => {
-                self.read_log(unclean);
-            }
-            State::Reading { .. } | State::Clearing { .. } | State::Releasing | State::Finished => {}
+        use State::{Killing, Looking, Running, Stopping};
+        let is_awaited = matches!(self.state, Running | Looking { .. } | Stopping { .. } | Killing { .. });
+        if !is_awaited || self.orphans.is_some() {
+            return;
+        }
+        if orphans {
+            self.orphans = Some(Orphans { unclean, again: Some(now + LOOK_AFTER_ORPHANS_EVERY) });
+        } else {
+            self.read_log(unclean);
         }
     }
 

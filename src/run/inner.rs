@@ -28,19 +28,16 @@ pub struct InnerGuards {
     session: SessionDir,
     /// The sessions of those that died, and what became of each once that is known. Then nobody waits for it any more,
     /// whatever its journal says: that may have been impossible to write.
-    adopted: HashMap<OsString, Option<Finished>>,
-    /// What finishes them; gives the session and what is known of it then.
-    finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Finished)>>,
+    adopted: HashMap<OsString, Adoption>,
+    /// What finishes them; gives the session and its account, if there is one.
+    finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Option<Account>)>>,
 }
 
-/// What became of the session of a guard that died.
-#[derive(Debug)]
-pub enum Finished {
-    Account(Box<Account>),
-    /// Nothing was started in it, so it was removed.
-    Removed,
-    /// It cannot be finished from here.
-    GivenUp,
+/// How far this process is with the session of a guard that died.
+enum Adoption {
+    UnderWay,
+    /// With its account, unless nothing was started in it, or it cannot be finished from here.
+    Over(Option<Account>),
 }
 
 /// A guard that has not accounted for its Terraform yet.
@@ -82,7 +79,7 @@ impl InnerGuards {
 
     /// Those that are to be waited for: they have not accounted for their Terraforms yet.
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().filter(|session| self.finished(session).is_none());
+        let inner = self.session.inner().filter(|session| !matches!(self.adoption(session), Some(Adoption::Over(_))));
         let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
@@ -94,8 +91,8 @@ impl InnerGuards {
         inner.collect()
     }
 
-    fn finished(&self, session: &SessionDir) -> Option<&Finished> {
-        self.adopted.get(session.name())?.as_ref()
+    fn adoption(&self, session: &SessionDir) -> Option<&Adoption> {
+        self.adopted.get(session.name())
     }
 
     /// Asks each of them to stop. Who is just starting reads of it in this guard's journal, which has to be written first.
@@ -112,7 +109,7 @@ impl InnerGuards {
     }
 
     /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded.
-    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Finished>) {
+    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Option<Account>>) {
         for guard in self.at_work() {
             if guard.journal.is_none() {
                 continue;
@@ -130,16 +127,16 @@ impl InnerGuards {
                 continue;
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
-            self.adopted.insert(name.clone(), None);
+            self.adopted.insert(name.clone(), Adoption::UnderWay);
             let finished = finish(Orphan { session: guard.session, journal, _claim: claim });
-            self.finishing.push(Box::pin(finished.map(|finished| (name, finished))));
+            self.finishing.push(Box::pin(finished.map(|account| (name, account))));
         }
     }
 
     /// Goes on finishing what dead guards left; returns when that of one is finished.
     pub async fn finish_orphans(&mut self) {
         match self.finishing.next().await {
-            Some((session, finished)) => _ = self.adopted.insert(session, Some(finished)),
+            Some((session, account)) => _ = self.adopted.insert(session, Adoption::Over(account)),
             None => std::future::pending().await,
         }
     }
@@ -168,8 +165,8 @@ impl InnerGuards {
                     continue;
                 }
             };
-            match (self.finished(&session), Journal::read(&session)) {
-                (Some(Finished::Account(account)), _) => accounts.push((**account).clone()),
+            match (self.adoption(&session), Journal::read(&session)) {
+                (Some(Adoption::Over(Some(account))), _) => accounts.push(account.clone()),
                 (_, Ok(journal)) => accounts.push(journal.account),
                 (_, Err(error)) if session.path_of(SessionFile::Child).exists() => {
                     silent.push((session.name().to_string_lossy().into_owned(), error.to_string()));

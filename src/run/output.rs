@@ -29,7 +29,7 @@ pub type Spools = [Option<Spool>; 2];
 
 /// The spools of a session.
 pub fn spools(session: &SessionDir) -> Spools {
-    [Spool::stdout(session), Spool::stderr(session)]
+    [Spool::open(session, SessionFile::Stdout, 0), Spool::open(session, SessionFile::Stderr, 8)]
 }
 
 /// Whether all that the child said was passed on.

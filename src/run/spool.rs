@@ -120,27 +120,17 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool of stdout; none where it was removed.
-    pub fn stdout(session: &SessionDir) -> Option<Self> {
-        Self::open(session, SessionFile::Stdout, 0)
-    }
-
-    /// Opens the spool of stderr; none where that goes into the spool of stdout.
-    pub fn stderr(session: &SessionDir) -> Option<Self> {
-        Self::open(session, SessionFile::Stderr, 8)
-    }
-
-    /// None also where another process removes the session at this moment, which has shown everything, and where the file
-    /// cannot be used: that is told.
-    fn open(session: &SessionDir, spool: SessionFile, slot: u64) -> Option<Self> {
-        let path = session.path_of(spool);
-        Self::open_there(session, spool, slot)
-            .inspect_err(|error| {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!("the command's output in {} cannot be passed on: {error}", path.display());
-                }
-            })
-            .ok()
+    /// Opens a spool; none where it was removed, as the spool of stderr where that goes into the one of stdout. None also where
+    /// another process removes the session at this moment, which has shown everything, and where the file cannot be used: that
+    /// is told. `slot`: where its progress is noted.
+    pub fn open(session: &SessionDir, spool: SessionFile, slot: u64) -> Option<Self> {
+        let opened = Self::open_there(session, spool, slot).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                let path = session.path_of(spool);
+                tracing::warn!("the command's output in {} cannot be passed on: {error}", path.display());
+            }
+        });
+        opened.ok()
     }
 
     fn open_there(session: &SessionDir, spool: SessionFile, slot: u64) -> io::Result<Self> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::model::Lease;
 use crate::text::describe;
 
 /// The times of a lease. All follow from its length, so a record that holds the length tells an observer all of them.
@@ -30,8 +31,6 @@ pub(crate) enum InvalidLength {
 }
 
 impl Times {
-    /// The shortest and the longest lease.
-    pub const LENGTHS: (Duration, Duration) = (Duration::from_secs(15), Duration::from_hours(24));
     /// Shorter leases leave Terraform little time to stop when the store is away.
     const SHORT: Duration = Duration::from_mins(1);
     /// More often is of no use to anybody, and each beat costs a write.
@@ -45,8 +44,8 @@ impl Times {
     /// When it is shorter or longer than any lease may be.
     pub fn of(length: Duration) -> Result<Self, InvalidLength> {
         match length {
-            _ if length < Self::LENGTHS.0 => Err(InvalidLength::TooShort(length)),
-            _ if length > Self::LENGTHS.1 => Err(InvalidLength::TooLong(length)),
+            _ if length < Lease::SHORTEST => Err(InvalidLength::TooShort(length)),
+            _ if length > Lease::LONGEST => Err(InvalidLength::TooLong(length)),
             _ => Ok(Self {
                 length,
                 beat: (length / 9).min(Self::LONGEST_BEAT),
@@ -131,7 +130,7 @@ mod tests {
 
     #[test]
     fn other_lengths_are_refused_with_the_reason() {
-        let (shortest, longest) = Times::LENGTHS;
+        let (shortest, longest) = (Lease::SHORTEST, Lease::LONGEST);
         let hair = Duration::from_millis(1);
         assert_eq!(
             Times::of(shortest - hair * 1000).unwrap_err().to_string(),
