@@ -50,15 +50,9 @@ pub struct Leases {
 /// One half of a lock, with its lease.
 #[derive(Debug)]
 struct Half {
-    lock: Subject,
-    place: LockPlace,
+    target: Target,
     /// How far Terraform has come with the lock.
     stage: Stage,
-    /// None where a dead supervisor kept the lease, and its lock was not read of yet.
-    backend: Option<S3Backend>,
-    opened: Option<Opened>,
-    /// What is there, as far as it was read or written.
-    hold: Option<Leasehold>,
     /// It counts which lock is there as this one or none: whoever reads judges that.
     machine: Machine<(), LeaseVersion>,
     is_asking: bool,
@@ -66,6 +60,18 @@ struct Half {
     lost: bool,
     /// The beat that was confirmed last, and whether those since failed, as people were told.
     told: (Option<LeaseVersion>, bool),
+}
+
+/// Beside what a lease is kept, and what is known of that.
+#[derive(Debug, Clone)]
+struct Target {
+    lock: Subject,
+    place: LockPlace,
+    /// None where a dead supervisor kept the lease, and its lock was not read of yet.
+    backend: Option<S3Backend>,
+    opened: Option<Opened>,
+    /// What is there, as far as it was read or written.
+    hold: Option<Leasehold>,
 }
 
 /// The store of a half, reachable, and what is known of its lock.
@@ -78,11 +84,7 @@ struct Opened {
 /// A request of a half, with all that it needs.
 struct Request {
     at: usize,
-    lock: Subject,
-    place: LockPlace,
-    backend: Option<S3Backend>,
-    opened: Option<Opened>,
-    hold: Option<Leasehold>,
+    target: Target,
     session: Holder,
     /// Terraform does not say when it has the lock: it may be waiting for it.
     may_wait: bool,
@@ -129,19 +131,8 @@ impl Leases {
         }
         let told = (known.confirmed.as_ref().map(|beat| beat.version), false);
         let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, LeaseVersion::fresh);
-        self.halves.push(Half {
-            lock,
-            place,
-            stage,
-            backend: None,
-            opened: None,
-            hold: None,
-            machine,
-            is_asking: false,
-            is_stopped: lost,
-            lost,
-            told,
-        });
+        let target = Target { lock, place, backend: None, opened: None, hold: None };
+        self.halves.push(Half { target, stage, machine, is_asking: false, is_stopped: lost, lost, told });
     }
 
     /// Whether there should be leases and are none yet, the first time.
@@ -152,8 +143,8 @@ impl Leases {
     /// Notes how far a lock has come; why it has no lease, where it should have one.
     pub fn note(&mut self, lock: &Subject, stage: Stage, backend: Result<&S3Backend, String>) -> Option<String> {
         self.times?;
-        for half in self.halves.iter_mut().filter(|half| half.lock.is(lock)) {
-            (half.stage, half.lock) = (stage, lock.clone());
+        for half in self.halves.iter_mut().filter(|half| half.target.lock.is(lock)) {
+            (half.stage, half.target.lock) = (stage, lock.clone());
             if stage == Stage::Unlocked {
                 half.machine.handle(Event::Ended, boot_time());
             }
@@ -168,7 +159,7 @@ impl Leases {
         let places = match backend.clone().and_then(places) {
             Ok(places) => places,
             Err(why) => {
-                let renewed = self.halves.iter().any(|half| half.lock.may_be_same(lock) && half.has_beaten());
+                let renewed = self.halves.iter().any(|half| half.target.lock.may_be_same(lock) && half.has_beaten());
                 let state = lock.claim().lock_id();
                 return (stage == Stage::Held).then(|| match renewed {
                     true => format!("the lease of the lock of {state} can't be renewed: {why}"),
@@ -178,13 +169,13 @@ impl Leases {
         };
         for place in places {
             // Whichever way it is told first drives the half. Two would evict each other's beats.
-            let is_told = |half: &Half| !half.stage.is_over() && half.lock.may_be_same(lock);
-            let is_it = |half: &Half| half.place == place && (half.lock.is(lock) || is_told(half));
+            let is_told = |half: &Half| !half.stage.is_over() && half.target.lock.may_be_same(lock);
+            let is_it = |half: &Half| half.target.place == place && (half.target.lock.is(lock) || is_told(half));
             if !self.halves.iter().any(is_it) {
                 self.add(lock.clone(), place.clone(), stage, Known::default(), false);
             }
             if let Some(half) = self.halves.iter_mut().find(|half| is_it(half)) {
-                half.backend = backend.clone().ok().cloned();
+                half.target.backend = backend.clone().ok().cloned();
             }
         }
         None
@@ -220,8 +211,7 @@ impl Leases {
         self.halves.iter_mut().for_each(|half| half.machine.handle_time(boot_time()));
         let trouble = reply.and_then(|Reply { at, opened, hold, event, why }| {
             let half = &mut self.halves[at];
-            (half.opened, half.is_asking) = (opened, false);
-            half.hold = hold;
+            (half.target.opened, half.target.hold, half.is_asking) = (opened, hold, false);
             half.machine.handle(event, boot_time());
             half.tell(self.times, why)
         });
@@ -252,13 +242,13 @@ impl Leases {
 
     /// The lock's ID, or that of none while it is not known.
     pub fn lock(&self, at: usize) -> LockId {
-        let half = &self.halves[at];
-        half.opened.as_ref().map_or_else(|| half.lock.claim().id, |opened| opened.claim.id.clone())
+        let target = &self.halves[at].target;
+        target.opened.as_ref().map_or_else(|| target.lock.claim().id, |opened| opened.claim.id.clone())
     }
 
     /// The state of a lock.
     pub fn state(&self, at: usize) -> String {
-        self.halves[at].lock.claim().lock_id()
+        self.halves[at].target.lock.claim().lock_id()
     }
 
     /// How long a child that is stopped because of its lease has until it is killed.
@@ -289,8 +279,8 @@ impl Leases {
     /// What whoever takes this supervisor's place has to know.
     pub fn notes(&self) -> Vec<LeaseNote> {
         let note = |half: &Half| {
-            let (lock, place, known) = (half.lock.clone(), half.place.clone(), half.machine.known().clone());
-            LeaseNote { lock, place, known, lost: half.lost }
+            let Target { lock, place, .. } = half.target.clone();
+            LeaseNote { lock, place, known: half.machine.known().clone(), lost: half.lost }
         };
         self.halves.iter().filter(|half| half.stage != Stage::Unlocked).map(note).collect()
     }
@@ -307,14 +297,10 @@ impl Leases {
 
     fn request(&self, at: usize, session: Holder) -> Option<Request> {
         let (times, half) = (self.times?, &self.halves[at]);
-        let is_first = half.opened.is_none() || half.machine.known().confirmed.is_none();
+        let is_first = half.target.opened.is_none() || half.machine.known().confirmed.is_none();
         Some(Request {
             at,
-            lock: half.lock.clone(),
-            place: half.place.clone(),
-            backend: half.backend.clone(),
-            opened: half.opened.clone(),
-            hold: half.hold.clone(),
+            target: half.target.clone(),
             session,
             may_wait: half.stage == Stage::Attempted && half.machine.known().confirmed.is_none(),
             length: times.length(),
@@ -329,7 +315,7 @@ impl Leases {
         let answered = timeout(longest, async {
             while self.halves.iter().any(|half| half.is_asking) {
                 let Some(Reply { at, opened, .. }) = self.replies.recv().await else { break };
-                (self.halves[at].opened, self.halves[at].is_asking) = (opened, false);
+                (self.halves[at].target.opened, self.halves[at].is_asking) = (opened, false);
             }
         });
         let _ = answered.await;
@@ -353,7 +339,7 @@ impl Leases {
         self.settle(CLEAN_UP).await;
         let removed = timeout(CLEAN_UP, async {
             let is_left = |half: &&Half| !half.lost && half.stage == Stage::Unlocked && half.has_beaten();
-            let opened = self.halves.iter().filter(is_left).filter_map(|half| half.opened.as_ref());
+            let opened = self.halves.iter().filter(is_left).filter_map(|half| half.target.opened.as_ref());
             for ended in join_all(opened.map(|Opened { store, claim }| store.end_lease(&claim.id))).await {
                 ended.unwrap_or_else(|error| tracing::debug!("what is left of a lease stays: {error}"));
             }
@@ -386,12 +372,12 @@ impl Half {
         let (before, failing) = self.told;
         self.told.0 = confirmed;
         let times = times?;
-        let state = self.lock.claim().lock_id();
+        let state = self.target.lock.claim().lock_id();
         if confirmed != before {
             self.told.1 = false;
             let length = describe(times.length());
             match before {
-                None => tracing::info!("the lock of {state} has a lease of {length} beside {}", self.place),
+                None => tracing::info!("the lock of {state} has a lease of {length} beside {}", self.target.place),
                 Some(_) if failing => tracing::info!("the lease of the lock of {state} is renewed again"),
                 Some(_) => {}
             }
@@ -401,7 +387,7 @@ impl Half {
         let why = why.filter(|_| !failing && !is_over)?;
         self.told.1 = true;
         if !self.has_beaten() {
-            return Some(without_lease(&self.lock, &why));
+            return Some(without_lease(&self.target.lock, &why));
         }
         tracing::warn!("the lease of the lock of {state} could not be renewed; trying again: {why}");
         None
@@ -429,14 +415,14 @@ impl Request {
                 }
             },
         };
-        let Self { at, opened, hold, why, .. } = self;
+        let Self { at, target: Target { opened, hold, .. }, why, .. } = self;
         Reply { at, opened, hold, event, why }
     }
 
     /// An error is of what came before the beat was sent, or says nothing of whether it landed.
     async fn beat(&mut self, previous: Option<LeaseVersion>, version: LeaseVersion) -> Result<Answer, String> {
         let Opened { store, claim } = self.open().await?;
-        let hold = match self.hold.take() {
+        let hold = match self.target.hold.take() {
             Some(hold) => hold,
             None => match store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())? {
                 Ok(hold) => hold,
@@ -457,10 +443,10 @@ impl Request {
         self.is_sent = true;
         let lease = Lease::new(claim.id, version, self.length);
         let beaten = store.beat(&hold, &lease).await;
-        self.hold = Some(hold);
+        self.target.hold = Some(hold);
         match beaten {
             Ok(Some(hold)) => {
-                self.hold = Some(hold);
+                self.target.hold = Some(hold);
                 Ok(Answer::Done)
             }
             Ok(None) => Ok(Answer::Refused),
@@ -485,18 +471,18 @@ impl Request {
             .leased
             .lease()
             .and_then(|lease| Some(Seen { lock: (), version: lease.version, times: Times::of(lease.length()).ok()? }));
-        self.hold = Some(hold);
+        self.target.hold = Some(hold);
         Ok(Some(Sight { lock: (), lease }))
     }
 
     async fn open(&mut self) -> Result<Opened, String> {
-        if let Some(opened) = &self.opened {
+        if let Some(opened) = &self.target.opened {
             return Ok(opened.clone());
         }
-        let backend = self.backend.as_ref().ok_or("its backend is not known")?;
+        let backend = self.target.backend.as_ref().ok_or("its backend is not known")?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
-        let store = clients.open(&self.place, UnconditionalDelete::Refuse);
-        let claim = match (&self.lock, &store) {
+        let store = clients.open(&self.target.place, UnconditionalDelete::Refuse);
+        let claim = match (&self.target.lock, &store) {
             (Subject::Lock(claim), _) => claim.clone(),
             (Subject::Trace(trace), Store::Lockfile(file)) => {
                 let there = file.compare(trace).await.map_err(|error| error.in_a_line())?;
@@ -508,7 +494,7 @@ impl Request {
             (Subject::Trace(_), Store::Table(_)) => return Err("its place is not a lockfile".to_owned()),
         };
         self.session = self.session.clone().of_lock(claim.id.clone());
-        Ok(self.opened.insert(Opened { store, claim }).clone())
+        Ok(self.target.opened.insert(Opened { store, claim }).clone())
     }
 }
 

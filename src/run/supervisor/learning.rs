@@ -236,12 +236,11 @@ impl Supervisor<'_> {
     /// machine, SIGSTOP) would otherwise send a second one to who has reported the first meanwhile.
     pub(crate) fn look_once_more(&mut self) {
         self.read_output();
-        self.read_some_log();
-        for _ in 1..MOST_PIECES {
+        for _ in 0..MOST_PIECES {
+            self.read_some_log();
             if !self.log.has_more {
                 break;
             }
-            self.read_some_log();
         }
     }
 
