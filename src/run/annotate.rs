@@ -7,11 +7,10 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::aws::{AwsClients, S3Backend, StoreError, within};
-use crate::model::{FoundLock, Holder, LockClaim, LockId, LockPlace, LockTrace, Stage, Subject};
-use crate::run::locate::Locator;
+use crate::model::{FoundLock, Holder, LockClaim, LockPlace, LockTrace, Stage, Subject};
 use crate::run::traced::Identified;
 use crate::store::{Claimed, NotClaimed, Store, Traced, UnconditionalDelete};
 
@@ -29,92 +28,74 @@ const TRIES: u32 = 3;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// The locks of this run whose holder is to be written, or was.
+/// The locks of this run beside which their holder is written, or was.
 #[derive(Debug)]
 pub struct Annotator {
     known: Vec<Known>,
-    /// How long a lock is held before its holder is written beside it.
-    held_for: Duration,
+    /// How long a lock is held before its holder is written beside it. None once everything was given up.
+    held_for: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Known {
     lock: Subject,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Until this moment it is not held long enough.
-    Due(Instant),
-    Begun(JoinHandle<()>),
-    /// Released, or nothing more is to be done.
-    Over,
+    /// When it has been held long enough.
+    due: Instant,
+    /// None once it is released, or nothing more is to be done.
+    writing: Option<JoinHandle<()>>,
 }
 
 impl Annotator {
     /// With a lease, whoever waits for its end wants to know for whom.
     pub fn new(has_lease: bool) -> Self {
-        Self { known: Vec::new(), held_for: if has_lease { Duration::ZERO } else { HELD_FOR } }
+        Self { known: Vec::new(), held_for: Some(if has_lease { Duration::ZERO } else { HELD_FOR }) }
     }
 
-    /// Notes how far a lock has come.
-    pub fn note(&mut self, lock: &Subject, stage: Stage) {
-        let known = self.known.iter_mut().find(|known| known.lock.is(lock));
-        match known {
-            Some(known) if stage.is_over() => known.end(),
+    /// Notes how far a lock has come. `write` writes its holder beside it, once it has been held long enough; none if that
+    /// cannot be done.
+    pub fn note<W: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        lock: &Subject,
+        stage: Stage,
+        write: impl FnOnce() -> Option<W>,
+    ) {
+        let at = self.known.iter().position(|known| known.lock.is(lock));
+        if stage.is_over() {
+            at.into_iter().for_each(|at| self.known[at].end());
+            return;
+        }
+        let due = match (at.map(|at| &self.known[at]), self.held_for) {
             // By now it may have an ETag.
-            Some(known) => known.lock = lock.clone(),
-            None if stage == Stage::Held || (stage == Stage::Attempted && lock.is_silent()) => {
-                let state = State::Due(Instant::now() + self.held_for);
-                self.known.push(Known { lock: lock.clone(), state });
-            }
-            None => {}
-        }
-    }
-
-    /// When the next holder is to be written.
-    pub fn next(&self) -> Option<Instant> {
-        let due = self.known.iter().filter_map(|known| match known.state {
-            State::Due(due) => Some(due),
-            _ => None,
+            (Some(known), _) if known.writing.is_some() && Instant::now() < known.due => known.due,
+            (None, Some(held_for)) if stage == Stage::Held || lock.is_silent() => Instant::now() + held_for,
+            _ => return,
+        };
+        let Some(write) = write() else { return };
+        at.into_iter().for_each(|at| self.known.remove(at).end());
+        let writing = tokio::spawn(async move {
+            sleep_until(due).await;
+            write.await;
         });
-        due.min()
+        self.known.push(Known { lock: lock.clone(), due, writing: Some(writing) });
     }
 
-    /// Begins to write the holder beside each lock that has been held long enough.
-    pub fn begin_due(&mut self, locator: &Locator, holder: impl Fn(LockId) -> Holder) {
-        let now = Instant::now();
-        for due in self.known.iter_mut().filter(|known| matches!(known.state, State::Due(due) if due <= now)) {
-            let claim = due.lock.claim();
-            due.state = match locator.backend(&claim) {
-                Ok(backend) => State::Begun(tokio::spawn(write(due.lock.clone(), backend.clone(), holder(claim.id)))),
-                Err(why) => {
-                    tracing::debug!("the holder is not written beside the lock: {why}");
-                    State::Over
-                }
-            };
-        }
-    }
-
-    /// Gives everything up.
+    /// Gives everything up, also what is noted later.
     pub fn stop(&mut self) {
-        for known in &mut self.known {
-            known.end();
-        }
+        self.held_for = None;
+        self.known.iter_mut().for_each(Known::end);
     }
 }
 
 impl Known {
     fn end(&mut self) {
-        if let State::Begun(task) = std::mem::replace(&mut self.state, State::Over) {
-            task.abort();
+        if let Some(writing) = self.writing.take() {
+            writing.abort();
         }
     }
 }
 
 /// Writes the holder beside each half of a lock, and says with `-v` what came of it.
-async fn write(lock: Subject, backend: S3Backend, holder: Holder) {
+pub async fn write_holder(lock: Subject, backend: S3Backend, holder: Holder) {
     if let Err(why) = write_halves(&lock, &backend, holder).await {
         tracing::debug!("the holder is not recorded: {why}");
     }
@@ -214,11 +195,13 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::model::LockKinds;
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_is_due_ten_seconds_after_its_lock_and_never_once_that_is_released() {
+    async fn a_holder_is_written_ten_seconds_after_its_lock_and_never_once_that_is_released_or_all_is_over() {
         use LockKinds::{Both, DynamoDb, Unstated};
         for (kinds, stages, due) in [
             (Both, &[Stage::Attempted][..], false),
@@ -229,14 +212,25 @@ mod tests {
             (Unstated, &[Stage::Attempted], true),
             (Unstated, &[Stage::Attempted, Stage::Unlocking], false),
         ] {
-            let mut annotator = Annotator::new(false);
-            for stage in stages {
-                annotator.note(&Subject::Lock(LockClaim::example("k", kinds)), *stage);
+            for stopped in [false, true] {
+                let (mut annotator, written) = (Annotator::new(false), Arc::new(Mutex::new(Vec::new())));
+                let began = Instant::now();
+                let note = |annotator: &mut Annotator, key, stage| {
+                    let written = written.clone();
+                    let write = || Some(async move { written.lock().unwrap().push(began.elapsed()) });
+                    annotator.note(&Subject::Lock(LockClaim::example(key, kinds)), stage, write);
+                };
+                stages.iter().for_each(|stage| note(&mut annotator, "k", *stage));
+                if stopped {
+                    annotator.stop();
+                    // The end of the log is read when the child is dead.
+                    note(&mut annotator, "k", Stage::Held);
+                    note(&mut annotator, "other", Stage::Held);
+                }
+                sleep(2 * HELD_FOR).await;
+                let expected = if due && !stopped { vec![HELD_FOR] } else { Vec::new() };
+                assert_eq!(*written.lock().unwrap(), expected, "{kinds:?} {stages:?}");
             }
-            let expected = due.then(|| Instant::now() + HELD_FOR);
-            assert_eq!(annotator.next(), expected, "{kinds:?} {stages:?}");
-            annotator.stop();
-            assert_eq!(annotator.next(), None);
         }
     }
 }

@@ -56,13 +56,8 @@ impl Follow {
         &self.file
     }
 
-    /// Reads what was added since the last time, in pieces of bounded size. What is added meanwhile is left for the next
-    /// time, or a flood would never end.
-    pub fn read_on(&mut self, take: impl FnMut(&[u8])) {
-        self.read_some(u64::MAX, take);
-    }
-
-    /// The same, `most` bytes at most. Whether there is more.
+    /// Reads what was added since the last time, in pieces of bounded size, `most` bytes at most. Whether there is more. What
+    /// is added meanwhile is left for the next time, or a flood would never end.
     pub fn read_some(&mut self, most: u64, take: impl FnMut(&[u8])) -> bool {
         self.try_read_some(most, take).unwrap_or_else(|error| {
             tracing::warn!("cannot read on in a file of the session: {error}");
@@ -177,7 +172,7 @@ mod tests {
         let mut all = Vec::new();
         file.as_file().write_all(b"a").unwrap();
         for _ in 0..3 {
-            follow.read_on(|chunk| {
+            follow.read_some(u64::MAX, |chunk| {
                 all.extend_from_slice(chunk);
                 file.as_file().write_all(b"some more").unwrap();
                 assert!(all.len() < 1000, "it never ends");

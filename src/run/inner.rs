@@ -61,14 +61,17 @@ pub struct Orphan {
 impl InnerGuard {
     /// Its processes that are alive.
     pub fn processes(&self) -> Vec<ProcessId> {
-        // Elsewhere its process IDs mean nothing.
-        let here = self.journal.iter().filter(|journal| journal.world == World::here());
-        let known = here.flat_map(|journal| [journal.front, journal.supervisor]).flatten();
-        let own = ProcessId::own();
-        let mut alive: Vec<_> = known.filter(|process| Some(*process) != own && process.is_alive()).collect();
-        alive.dedup();
-        alive
+        self.journal.as_ref().map(processes_of).unwrap_or_default()
     }
+}
+
+/// The processes of a guard, but for this one, that are alive.
+fn processes_of(journal: &Journal) -> Vec<ProcessId> {
+    // Elsewhere its process IDs mean nothing.
+    let known = [journal.front, journal.supervisor].into_iter().flatten().filter(|_| journal.world == World::here());
+    let mut alive: Vec<_> = known.filter(|id| Some(*id) != ProcessId::own() && id.is_alive()).collect();
+    alive.dedup();
+    alive
 }
 
 impl InnerGuards {
@@ -122,8 +125,7 @@ impl InnerGuards {
             let Ok(Some(claim)) = guard.session.claim() else { continue };
             // It may have come to its end meanwhile.
             let Ok(journal) = Journal::read(&guard.session) else { continue };
-            let guard = InnerGuard { session: guard.session, journal: Some(journal.clone()) };
-            if journal.account.ended.is_some() || !guard.processes().is_empty() {
+            if journal.account.ended.is_some() || !processes_of(&journal).is_empty() {
                 continue;
             }
             tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);

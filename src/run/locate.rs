@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings};
+use crate::aws::{AwsClients, BackendError, S3Backend, Surroundings};
 use crate::model::{ChildRecord, LockClaim, LockPlace, ProcessId, Settings, StartingBackend};
 use crate::observe::Asked;
 use crate::run::job::Job;
@@ -352,25 +352,17 @@ fn backend_in(
     plan_file: Option<PathBuf>,
     sure: Sure,
 ) -> Result<Found, BackendError> {
-    let fitting = |backend| match backend {
+    let (backend, guessed) = terraform::read_likely_backend(plan_file.as_deref(), surroundings)?;
+    let fitting = match backend {
         Backend::S3(backend) if backend.stores_state(&claim.bucket, &claim.state_key) => Ok(backend),
         _ => Err(BackendError::ForeignState(claim.lock_id())),
     };
-    let found = |backend: Box<S3Backend>, plan_file: Option<PathBuf>| {
-        let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file);
-        (backend, settings)
+    let backend = match guessed {
+        Some(error) => fitting.ok().filter(|backend| sure.is_of(backend, claim)).ok_or(error)?,
+        None => fitting?,
     };
-    if let Some(plan) = plan_file {
-        let backend = match terraform::read_planned_backend(&plan, surroundings) {
-            Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. }) => {
-                let directorys = terraform::read_backend(surroundings).and_then(fitting).ok();
-                directorys.filter(|backend| sure.is_of(backend, claim)).ok_or(error)?
-            }
-            planned => fitting(planned?)?,
-        };
-        return Ok(found(backend, Some(plan)));
-    }
-    Ok(found(fitting(terraform::read_backend(surroundings)?)?, None))
+    let settings = Settings::of(&backend, &claim.state_key, surroundings.dir.clone(), plan_file);
+    Ok((backend, settings))
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ mod account;
 mod ending;
 mod learning;
 mod leasing;
+mod refused;
 mod stopping;
 mod unguarded;
-mod unnamed;
+mod unlogged;
 
 use std::ffi::OsStr;
 use std::io;
@@ -27,17 +28,17 @@ use crate::model::{Account, Baseline, Ending, ProcessId, Requested, StopRequest,
 use crate::run::annotate::Annotator;
 use crate::run::child;
 use crate::run::child::{Child, StartError};
-use crate::run::inner::{InnerGuard, InnerGuards};
+use crate::run::inner::InnerGuards;
 use crate::run::job::{Job, trouble};
 use crate::run::lease::Leases;
 use crate::run::locate::Locator;
-use crate::run::nameless::look_beside_start;
 use crate::run::requests::Requests;
 use crate::run::supervisor::learning::{Log, Printed};
 use crate::run::supervisor::stopping::Waiting;
 use crate::run::supervisor::unguarded::{Looks, Unguarded};
-use crate::run::supervisor::unnamed::Others;
+use crate::run::supervisor::unlogged::OtherBackends;
 use crate::run::terraforms::surroundings_of;
+use crate::run::unlogged::look_beside_start;
 use crate::run::watch::{Change, Watch};
 use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
 use crate::{model, terraform};
@@ -55,8 +56,10 @@ pub struct Supervisor<'a> {
     watch: Watch,
     pub(crate) log: Log,
     printed: Printed,
-    /// The guards of the Terraforms that the command starts; none where the command is a Terraform.
-    inner: Option<InnerGuards>,
+    /// The command is not a Terraform: each that it starts by name has a guard of its own.
+    runs_guards: bool,
+    /// Those guards.
+    inner: InnerGuards,
     /// The Terraforms that the command starts past those guards.
     unguarded: Vec<Unguarded>,
     looks: Looks,
@@ -72,7 +75,7 @@ pub struct Supervisor<'a> {
     pub(crate) leases: Leases,
     /// The look at the lock of the state that was begun with the child.
     baseline: Option<JoinHandle<Baseline>>,
-    others: Others,
+    others: OtherBackends,
 }
 
 impl<'a> Supervisor<'a> {
@@ -164,7 +167,6 @@ impl<'a> Supervisor<'a> {
         if printed.tells_resources() {
             watch.add_once(&job.session.path_of(SessionFile::Stdout));
         }
-        let inner = runs_guards.then(|| InnerGuards::of(&job.session));
         let locator = Locator::new(journal.backend.clone());
         // One that has just been started has done nothing yet.
         let first_look = if matches!(child, Child::Own(_)) { POLL_INTERVAL } else { Duration::ZERO };
@@ -181,7 +183,8 @@ impl<'a> Supervisor<'a> {
             watch,
             log,
             printed,
-            inner,
+            runs_guards,
+            inner: InnerGuards::of(&job.session),
             unguarded: Vec::new(),
             looks: Looks::after(first_look),
             waiting: Waiting::default(),
@@ -191,7 +194,7 @@ impl<'a> Supervisor<'a> {
             annotator: Annotator::new(job.lease.is_some()),
             leases,
             baseline: None,
-            others: Others::default(),
+            others: OtherBackends::default(),
         }
     }
 
@@ -244,9 +247,8 @@ impl<'a> Supervisor<'a> {
                 change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),
                 () = self.looks.due() => self.look_around(),
                 () = sleep_until(reminder) => self.remind(),
-                () = finish_orphans(&mut self.inner) => self.interrupt_waiting_command(),
+                () = self.inner.finish_orphans() => self.interrupt_waiting_command(),
                 () = self.waiting.over() => self.interrupt_waiting_command(),
-                () = sleep_until(self.annotator.next()), if !ended => self.annotate(),
                 () = sleep_until(self.printed.resources_due()), if !ended => self.read_resources(),
                 // After a turn for all others: a flood must not keep out requests to stop, the child's end, and time.
                 () = tokio::task::yield_now(), if self.log.has_more && !self.log.is_read => self.read_some_log(),
@@ -287,7 +289,9 @@ impl<'a> Supervisor<'a> {
 
     /// Asks the guards of the command's Terraforms, all at once. The journal first: who is just starting reads it there.
     fn ask_guards(&mut self) {
-        let Some(inner) = &self.inner else { return };
+        if !self.runs_guards {
+            return;
+        }
         let left = self.machine.kill_at().map_or(Duration::ZERO, |at| at.saturating_sub(self.job.began.elapsed()));
         let kill_at = monotonic_millis() + u64::try_from(left.as_millis()).unwrap_or_default();
         if self.journal.kill_at.is_none_or(|known| kill_at < known) {
@@ -295,7 +299,7 @@ impl<'a> Supervisor<'a> {
             if let Err(error) = self.journal.write(&self.job.session) {
                 tracing::debug!("{error}");
             }
-            inner.ask();
+            self.inner.ask();
         }
         self.looks.next = Some(Instant::now());
     }
@@ -344,7 +348,7 @@ impl<'a> Supervisor<'a> {
         let asked = self.machine.first_request().is_some();
         let left = self.holds_locks() || self.may_be_unlogged();
         let left_alone = (asked || (unclean && left)) && self.is_terraform_alive(&self.look());
-        let orphans = left_alone || !self.guards_at_work().is_empty();
+        let orphans = left_alone || !self.inner.at_work().is_empty();
         // A script's exit code says nothing of how the Terraforms it ran ended, but it ended them in its own way.
         self.handle(Event::ChildEnded { unclean, orphans });
         if orphans && (unclean || left_alone) && !asked {
@@ -355,11 +359,6 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The guards of Terraforms that the command started which have not accounted for them yet.
-    fn guards_at_work(&self) -> Vec<InnerGuard> {
-        self.inner.as_ref().map(InnerGuards::at_work).unwrap_or_default()
-    }
-
     async fn act(&mut self, action: Action) -> Option<Finish> {
         match action {
             Action::Interrupt | Action::InterruptNewcomers => self.interrupt(),
@@ -368,7 +367,7 @@ impl<'a> Supervisor<'a> {
             Action::ReadLog => self.log_ended(),
             Action::Inspect => {
                 let tree = self.look();
-                let guards = !self.guards_at_work().is_empty();
+                let guards = !self.inner.at_work().is_empty();
                 let terraforms = guards || self.is_terraform_alive(&tree);
                 self.handle(Event::Inspected { alive: guards || !tree.is_gone(), terraforms });
             }
@@ -378,6 +377,11 @@ impl<'a> Supervisor<'a> {
         None
     }
 
+    /// Notes something that went wrong for tfguard, and says it if it is new.
+    fn trouble(&mut self, what: impl Into<String>) {
+        trouble(&mut self.journal.account, what.into());
+    }
+
     /// What cannot be written down is said, once, and supervised all the same (P6).
     fn write_journal(&mut self) {
         if self.written.as_ref() == Some(&self.journal) {
@@ -385,7 +389,7 @@ impl<'a> Supervisor<'a> {
         }
         match self.journal.write(&self.job.session) {
             Ok(()) => self.written = Some(self.journal.clone()),
-            Err(error @ JournalError::Io { .. }) => trouble(&mut self.journal.account, error.to_string()),
+            Err(error @ JournalError::Io { .. }) => self.trouble(error.to_string()),
             Err(_) => {}
         }
     }
@@ -396,13 +400,6 @@ async fn looked(look: &mut Option<JoinHandle<Baseline>>) -> Baseline {
     let baseline = looking.await.unwrap_or(Baseline::Unknown);
     *look = None;
     baseline
-}
-
-async fn finish_orphans(inner: &mut Option<InnerGuards>) {
-    match inner {
-        Some(inner) => inner.finish_orphans().await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -3,8 +3,8 @@
 //! `wrapper/tofu.js` of setup-opentofu 2). The exit code is in [`Account::exit_code`].
 
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
+use crate::files;
 use crate::model::{Account, Ending};
 use crate::report::ci;
 use crate::run::plan::Plan;
@@ -38,8 +38,7 @@ fn end_of(session: &SessionDir, name: &str, file: SessionFile) -> io::Result<Str
     let file = session.open_file(file)?;
     let end = file.metadata()?.len();
     let from = end.saturating_sub(MOST);
-    let mut bytes = vec![0; usize::try_from(end - from).map_err(io::Error::other)?];
-    file.read_exact_at(&mut bytes, from)?;
+    let bytes = files::tail(&file, MOST)?;
     if from == 0 {
         return Ok(String::from_utf8_lossy(&bytes).into_owned());
     }

@@ -87,6 +87,26 @@ pub fn read_planned_backend(path: &Path, surroundings: &Surroundings) -> Result<
     known(&planned.kind, planned.config, surroundings, |reason| unusable(PlanFlaw::Damaged(reason)))
 }
 
+/// The backend of a plan file, or else of its directory. That of an encrypted plan is most likely its directory's, which
+/// comes with the error that says so.
+///
+/// # Errors
+/// Those of [`read_planned_backend`] and [`read_backend`].
+pub fn read_likely_backend(
+    plan: Option<&Path>,
+    surroundings: &Surroundings,
+) -> Result<(Backend, Option<BackendError>), BackendError> {
+    match plan.map(|plan| read_planned_backend(plan, surroundings)) {
+        None => Ok((read_backend(surroundings)?, None)),
+        Some(Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => match read_backend(surroundings)
+        {
+            Ok(backend) => Ok((backend, Some(error))),
+            Err(_) => Err(error),
+        },
+        Some(planned) => Ok((planned?, None)),
+    }
+}
+
 /// The backend that a command works with, started with `arguments` (without the program), and the plan file that has it, if
 /// it applies one.
 ///
@@ -108,14 +128,10 @@ pub fn read_backend_of(
 pub fn starting_backend(command: &[OsString], surroundings: &Surroundings) -> StartingBackend {
     let args = command.get(1..).unwrap_or_default();
     let is_replaced = subcommand(command).as_deref() == Some("init");
-    let found = match read_backend_of(args, surroundings) {
-        // It is the directory's, or its lock is not found.
-        (_, Err(BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => read_backend(surroundings),
-        (_, found) => found,
-    };
-    let backend = match found {
-        Ok(Backend::S3(backend)) => backend,
-        _ => return StartingBackend { is_replaced, ..StartingBackend::default() },
+    // If it is not that of an encrypted plan, the lock is not found.
+    let Ok((Backend::S3(backend), _)) = read_likely_backend(plan_file(args, surroundings).as_deref(), surroundings)
+    else {
+        return StartingBackend { is_replaced, ..StartingBackend::default() };
     };
     let state = format!("{}/{}", backend.bucket(), backend.state_key(&workspace(surroundings)));
     StartingBackend { digest: Some(backend.digest()), state: Some(state), is_replaced }

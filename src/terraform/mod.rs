@@ -12,7 +12,7 @@ mod terragrunt;
 
 pub(crate) use arguments::{INIT, Purpose, chdir, lock_disabled, plan_file, takes_no_lock, with_lock_timeout};
 pub use backend::{Backend, read_backend};
-pub(crate) use backend::{read_backend_of, read_planned_backend, starting_backend};
+pub(crate) use backend::{read_backend_of, read_likely_backend, read_planned_backend, starting_backend};
 pub use directory::workspace;
 pub(crate) use directory::{InitRecord, data_dir};
 pub(crate) use flavour::{Flavour, minor};

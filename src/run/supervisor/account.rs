@@ -48,8 +48,7 @@ impl Supervisor<'_> {
         if forced || account.has_died() {
             self.note_unknown(why.to_owned());
         } else {
-            let what = format!("tfguard could not see whether this run left a lock: {why}");
-            trouble(&mut self.journal.account, what);
+            self.trouble(format!("tfguard could not see whether this run left a lock: {why}"));
         }
     }
 
@@ -76,10 +75,10 @@ impl Supervisor<'_> {
             use LockOutcome::{Kept, Left, Released, TakenAway};
             matches!(lock.outcome, Some(Released | TakenAway | Kept | Left(_)))
         };
-        let is_due = match &self.inner {
-            None => unclean || (failed && (account.interrupt.is_some() || self.somebody_stopped)),
+        let is_due = match self.runs_guards {
+            false => unclean || (failed && (account.interrupt.is_some() || self.somebody_stopped)),
             // Of one without a guard of its own, in a script.
-            Some(_) => account.locks.iter().any(|lock| lock.claim.operation == "OperationTypeApply" && was_left(lock)),
+            true => account.locks.iter().any(|lock| lock.claim.operation == "OperationTypeApply" && was_left(lock)),
         };
         // Nothing died, so nobody is to wait long.
         let is_quick = !unclean && !account.locks.iter().any(was_left);
@@ -103,7 +102,7 @@ impl Supervisor<'_> {
         let resources = &self.log.observer.resources;
         let unseen = match (self.printed.tells_resources(), resources.unprinted()) {
             (false, _) if self.printed.has_failed => Some("the end of its output, which can't be read".to_owned()),
-            (false, _) if is_at_work || self.inner.is_some() => {
+            (false, _) if is_at_work || self.runs_guards => {
                 Some("what Terraform did to resources, since its output went past tfguard".to_owned())
             }
             (true, _) if self.printed.has_more => Some("the end of its output, which is too long".to_owned()),
@@ -172,11 +171,13 @@ impl Supervisor<'_> {
     /// Takes the accounts of the guards below. Of one that has not accounted for its Terraform, that is said; its session
     /// stays.
     fn gather(&mut self) {
-        let Some(inner) = &self.inner else { return };
+        if !self.runs_guards {
+            return;
+        }
         let account = &mut self.journal.account;
         // A supervisor before this one may have told of guards that have accounted for themselves since.
         account.survivors.retain(|who| !who.starts_with(GUARD));
-        let (accounts, silent) = inner.accounts();
+        let (accounts, silent) = self.inner.accounts();
         account.terraforms = accounts;
         for below in account.terraforms.iter_mut().filter(|below| below.ended.is_none()) {
             let why =

@@ -21,7 +21,7 @@ impl Supervisor<'_> {
     pub(crate) fn judged(&mut self, ending: Ending) -> Ending {
         let Ending::Exited { code, at } = ending else { return ending };
         let crashed = match code {
-            _ if self.inner.is_some() => false,
+            _ if self.runs_guards => false,
             2 => {
                 let facts = self.log.observer.finish(Timestamp::now());
                 self.learn(facts);
@@ -56,7 +56,7 @@ impl Supervisor<'_> {
         self.follow_output_to_its_end();
         if !again {
             // Who has a guard of its own has accounted for itself.
-            if self.inner.as_ref().is_none_or(|inner| inner.accounts().0.is_empty()) {
+            if self.inner.accounts().0.is_empty() {
                 self.suspect();
             }
             self.note_what_the_log_lacks();

@@ -13,8 +13,9 @@ use crate::model::{
     TraceAccount, TraceEntry,
 };
 use crate::observe::{Fact, InterruptScanner, Observer};
+use crate::run::annotate::write_holder;
 use crate::run::follow::Follow;
-use crate::run::job::{Job, expectations, trouble};
+use crate::run::job::{Job, expectations};
 use crate::run::locate::Started;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Journal, SessionFile, is_terraform};
@@ -153,7 +154,7 @@ impl Printed {
     fn read(&mut self) -> bool {
         let mut received = false;
         for (follow, scanner) in &mut self.streams {
-            follow.read_on(|chunk| {
+            follow.read_some(u64::MAX, |chunk| {
                 let found = scanner.feed(chunk);
                 received |= found.received;
                 self.twice |= found.twice;
@@ -174,10 +175,10 @@ impl Supervisor<'_> {
         for spool in [SessionFile::Stdout, SessionFile::Stderr] {
             let Ok(file) = self.job.session.open_file(spool) else { continue };
             let end = file.metadata().map_or(0, |file| file.len());
-            let from = if self.inner.is_some() { end.saturating_sub(just_said) } else { 0 };
+            let from = if self.runs_guards { end.saturating_sub(just_said) } else { 0 };
             if let Ok(follow) = Follow::new(file, from) {
                 self.watch.add(&self.job.session.path_of(spool));
-                self.printed.streams.push((follow, InterruptScanner::new(self.inner.is_some())));
+                self.printed.streams.push((follow, InterruptScanner::new(self.runs_guards)));
             }
         }
         self.read_output();
@@ -199,9 +200,10 @@ impl Supervisor<'_> {
             self.handle(Event::InterruptReported);
         }
         if self.printed.twice && !before {
-            let what = "Terraform was interrupted twice, at least once by somebody else, and aborts: its state may lack \
-                        what it was doing";
-            trouble(&mut self.journal.account, what.to_owned());
+            self.trouble(
+                "Terraform was interrupted twice, at least once by somebody else, and aborts: its state may lack what it \
+                 was doing",
+            );
         }
     }
 
@@ -258,10 +260,9 @@ impl Supervisor<'_> {
             none if none.is_empty() => "its directory was initialised by a later one".to_owned(),
             set => format!("{set} is set, and it logs its requests only at DEBUG"),
         };
-        let what = format!(
+        self.trouble(format!(
             "tfguard cannot learn the lock of Terraform {version}: {why}. Set TF_LOG=debug, or unset all of them"
-        );
-        trouble(&mut self.journal.account, what);
+        ));
     }
 
     pub(crate) fn learn(&mut self, facts: Vec<Fact>) {
@@ -272,21 +273,19 @@ impl Supervisor<'_> {
             match fact {
                 Fact::Lock(entry) => self.lock_changed(&entry),
                 Fact::Trace(entry) => self.trace_changed(&entry),
-                Fact::Refused(refused) => trouble(&mut self.journal.account, refused.to_string()),
+                Fact::Refused(refused) => self.trouble(refused.to_string()),
                 Fact::Phase(phase) => self.phase_changed(phase),
                 Fact::CoreStopped { alone } => {
                     // Of several, one after the other or at once, only the output tells which. Where everybody is signalled,
                     // it does not matter; on a terminal there is no output to be read, and its keys signal them all.
-                    let is_childs = alone && self.inner.is_none();
+                    let is_childs = alone && !self.runs_guards;
                     if is_childs || self.output_is_unseen() || self.is_everybody_signalled() {
                         self.handle(Event::InterruptReported);
                     }
                     self.somebody_stopped = true;
                 }
-                Fact::Unlearned => trouble(
-                    &mut self.journal.account,
-                    "this is a Terraform before 1.0: tfguard learns none of its locks, and so releases none".to_owned(),
-                ),
+                Fact::Unlearned => self
+                    .trouble("this is a Terraform before 1.0: tfguard learns none of its locks, and so releases none"),
             }
         }
         self.write_journal();
@@ -328,16 +327,20 @@ impl Supervisor<'_> {
     /// Notes how far a lock has come whose backend was looked up, where something is written beside it.
     fn note_stage(&mut self, lock: &Subject, stage: Stage) {
         if !self.job.locks.no_annotate {
-            self.annotator.note(lock, stage);
+            let write = || match self.locator.backend(&lock.claim()) {
+                Ok(backend) => {
+                    let holder = record(self.job, &self.journal, lock.claim().id);
+                    Some(write_holder(lock.clone(), backend.clone(), holder))
+                }
+                Err(why) => {
+                    tracing::debug!("the holder is not written beside the lock: {why}");
+                    None
+                }
+            };
+            self.annotator.note(lock, stage, write);
         }
         let why = self.leases.note(lock, stage, self.locator.backend(&lock.claim()));
-        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
-    }
-
-    /// Begins to write the holder beside each lock that has been held long enough.
-    pub(crate) fn annotate(&mut self) {
-        let (job, journal) = (self.job, &self.journal);
-        self.annotator.begin_due(&self.locator, |id| record(job, journal, id));
+        why.into_iter().for_each(|why| self.trouble(why));
     }
 
     pub(crate) fn child_holds_log(&self) -> bool {

@@ -1,14 +1,12 @@
 //! The supervisor's part in the leases of its locks: it obeys their machines.
 
 use jiff::Timestamp;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::machine::lease::holder::{Action, Why};
 use crate::machine::{Event, Finish};
 use crate::model::{LockAccount, LockOutcome, StopRequest};
 use crate::run::annotate::warn_of_loss;
-use crate::run::job::trouble;
 use crate::run::lease::{Reply, stays_leased};
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::learning::record;
@@ -17,7 +15,7 @@ use crate::text::describe;
 impl Supervisor<'_> {
     /// Says of a run whose lock can have no lease that it has none, once it is at work under that lock.
     pub(crate) fn note_unleased(&mut self) {
-        let known = self.inner.is_none() && self.log.observer.under_lock().is_some();
+        let known = !self.runs_guards && self.log.observer.under_lock().is_some();
         let Some(intent) = self.journal.intent.as_ref().filter(|_| known && self.leases.are_due()) else { return };
         let locks = intent.operations.as_ref().is_some_and(|operations| !operations.is_empty());
         let why = match (locks && intent.places.is_empty(), self.is_silent()) {
@@ -26,14 +24,13 @@ impl Supervisor<'_> {
             (false, false) => return,
         };
         let program = self.journal.account.product().program();
-        let what = format!("--lease: {why}, so its lock has no lease, and {program} goes on without one");
-        trouble(&mut self.journal.account, what);
+        self.trouble(format!("--lease: {why}, so its lock has no lease, and {program} goes on without one"));
     }
 
     /// A beat is due, or a request was answered, or it is too late.
     pub(crate) fn lease_due(&mut self, reply: Option<Reply>) {
         let why = self.leases.wake(reply);
-        why.into_iter().for_each(|why| trouble(&mut self.journal.account, why));
+        why.into_iter().for_each(|why| self.trouble(why));
         while let Some((at, action)) = self.leases.poll_action() {
             match action {
                 Action::Kill => self.kill_for_lease(at),
@@ -42,7 +39,7 @@ impl Supervisor<'_> {
                     self.read_log();
                     let facts = self.log.observer.settle(Timestamp::now());
                     self.learn(facts);
-                    let ended = self.journal.account.ending.is_some() && self.inner.is_none();
+                    let ended = self.journal.account.ending.is_some() && !self.runs_guards;
                     // A wrapper named terraform may be dead, and its Terraform not.
                     let ended = (ended || self.log.is_read) && !self.is_terraform_alive(&self.look());
                     self.leases.log_read(at, self.leases.stage(at).is_over() || ended);
@@ -91,7 +88,7 @@ impl Supervisor<'_> {
         let kept: Vec<_> = kept.map(|lock| lock.claim.lock_id()).collect();
         let stay = |state: &str| finish == Finish::Alive || kept.iter().any(|kept| kept == state);
         for state in self.leases.unlease(stay, |lock| record(self.job, &self.journal, lock)).await {
-            trouble(&mut self.journal.account, stays_leased(&state));
+            self.trouble(stays_leased(&state));
         }
     }
 
@@ -103,7 +100,7 @@ impl Supervisor<'_> {
     fn kill_for_lease(&mut self, at: usize) {
         let child = self.journal.child.map(|child| child.id).filter(|child| child.is_alive());
         if let Some(child) = child {
-            let _ = killpg(Pid::from_raw(child.pid), Signal::SIGKILL);
+            child.signal_group(Signal::SIGKILL);
         } else if self.look().is_gone() {
             return;
         }

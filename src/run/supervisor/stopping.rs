@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 use crate::machine::Event;
 use crate::model::{Interrupt, InterruptedBy, ProcessId};
 use crate::run::inner::InnerGuard;
-use crate::run::job::trouble;
 use crate::run::supervisor::Supervisor;
 use crate::run::targets::{Scene, targets};
 use crate::session::Tree;
@@ -90,7 +89,7 @@ impl Supervisor<'_> {
             None => format!("{} of {} left", describe(left), describe(self.machine.grace())),
         };
         let program = &self.journal.account.program;
-        let who = match self.guards_at_work().len() {
+        let who = match self.inner.at_work().len() {
             0 if self.journal.account.ending.is_some() => format!("what {program} started is"),
             0 => format!("{program} is"),
             1 => format!("the Terraform below {program} is"),
@@ -105,13 +104,13 @@ impl Supervisor<'_> {
     fn interrupt_processes(&mut self) -> Option<Reached> {
         let child = self.journal.child.map(|child| child.id);
         let tree = self.look();
-        let guards = self.guards_at_work();
+        let guards = self.inner.at_work();
         let targets = targets(&Scene {
             tree: &tree,
             child,
             before: &self.journal.interrupted,
             guards: !guards.is_empty(),
-            command_is_terraform: self.inner.is_none() && !self.job.runs_guards(),
+            command_is_terraform: !self.runs_guards && !self.job.runs_guards(),
         });
         self.waiting = Waiting { command: targets.command_waits, processes: Vec::new() };
         if targets.command_waits {
@@ -119,11 +118,10 @@ impl Supervisor<'_> {
             self.waiting.processes = tree.terraforms().map(|found| found.id).chain(of_guards).collect();
         }
         for found in &targets.unreachable {
-            let what = format!(
+            self.trouble(format!(
                 "{found}, cannot be interrupted by this one: run tfguard itself as that user, as in \
                  `sudo -E tfguard -- terraform apply`"
-            );
-            trouble(&mut self.journal.account, what);
+            ));
         }
         let known = self.journal.interrupted.len();
         self.journal.interrupted.extend(targets.now.iter().chain(&targets.relayed));
@@ -185,7 +183,7 @@ impl Supervisor<'_> {
             Some(_) => terraforms.all(|terraform| terraform.out_of_reach),
             None => tree.survivors.iter().any(|survivor| survivor.out_of_reach),
         };
-        if out_of_reach && self.guards_at_work().is_empty() {
+        if out_of_reach && self.inner.at_work().is_empty() {
             self.handle(Event::OutOfReach);
         }
     }

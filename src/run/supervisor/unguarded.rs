@@ -23,7 +23,7 @@ use crate::run::inner::Orphan;
 use crate::run::job::Job;
 use crate::run::supervisor::Supervisor;
 use crate::run::terraforms::Terraform;
-use crate::run::{nameless, remove_log_of};
+use crate::run::{remove_log_of, unlogged};
 use crate::session::{Adoptable, POLL_INTERVAL, Tree, awaitable};
 use crate::terraform::Backend;
 use crate::{terraform, text};
@@ -118,7 +118,7 @@ impl Supervisor<'_> {
     pub(crate) fn look_around(&mut self) {
         self.looks.next = None;
         let was_known = self.log.child_is_terraform;
-        self.log.child_is_terraform = was_known || (self.inner.is_none() && self.child_holds_log());
+        self.log.child_is_terraform = was_known || (!self.runs_guards && self.child_holds_log());
         if self.log.child_is_terraform && !was_known {
             self.note_starting_backend();
         }
@@ -143,11 +143,9 @@ impl Supervisor<'_> {
             self.interrupt_waiting_command();
         }
         let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
-        if let Some(inner) = &mut self.inner {
-            inner.adopt_orphans(|orphan| Box::pin(finish_orphan(self.job.clone(), orphan, kill_at)));
-        }
+        self.inner.adopt_orphans(|orphan| Box::pin(finish_orphan(self.job.clone(), orphan, kill_at)));
         self.looks.due = self.looks.due.saturating_sub(1);
-        match (self.looks.due > 0, stopping, self.inner.is_some()) {
+        match (self.looks.due > 0, stopping, self.runs_guards) {
             (true, ..) => self.looks.next = Some(Instant::now() + POLL_INTERVAL),
             (_, true, _) => self.looks.next = Some(Instant::now() + LOOK_CLOSELY_EVERY),
             (.., true) => self.looks.rest(LOOK_AROUND_EVERY),
@@ -164,7 +162,7 @@ impl Supervisor<'_> {
     }
 
     fn note_unguarded(&mut self, tree: &Tree) {
-        if self.inner.is_none() {
+        if !self.runs_guards {
             return;
         }
         for found in tree.terraforms() {
@@ -193,7 +191,7 @@ impl Supervisor<'_> {
 
     /// Says of each whose log did not tell that nobody knows whether it left a lock, and who holds the lock of its state now.
     pub(crate) async fn account_for_unguarded(&mut self) {
-        if self.inner.is_none() {
+        if !self.runs_guards {
             return;
         }
         let account = &self.journal.account;
@@ -214,7 +212,7 @@ impl Supervisor<'_> {
         let silent = unguarded.filter(|unguarded| !(unguarded.logs && (log_tells || succeeded)));
         let looked = join_all(silent.map(async |unguarded| {
             let found = match &unguarded.surroundings {
-                Some(surroundings) => nameless::holder(surroundings).await,
+                Some(surroundings) => unlogged::holder(surroundings).await,
                 None => None,
             };
             (unguarded, found)

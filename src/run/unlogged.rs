@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use crate::aws::{AwsClients, BackendError, PlanFlaw, S3Backend, Surroundings, within};
+use crate::aws::{AwsClients, BackendError, S3Backend, Surroundings, within};
 use crate::model::{
     Baseline, Entry, Environment, Evidence, FoundLock, Grade, Intent, LockAccount, LockClaim, LockInfo, LockPlace,
     MIGRATION, Product, Settings, Stage,
@@ -78,17 +78,16 @@ impl State {
 
     /// The state of a workspace; none if that is not in S3, or has no lock there.
     pub fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
-        let (found, guessed) = match plan.map(|plan| terraform::read_planned_backend(plan, surroundings)) {
-            Some(Err(error @ BackendError::PlanFile { flaw: PlanFlaw::Encrypted, .. })) => {
-                (terraform::read_backend(surroundings)?, Some(error.to_string()))
-            }
-            Some(planned) => (planned?, None),
-            None => (terraform::read_backend(surroundings)?, None),
-        };
+        let (found, guessed) = terraform::read_likely_backend(plan, surroundings)?;
         let Backend::S3(backend) = found else { return Ok(None) };
         let key = backend.state_key(workspace);
         let places = backend.places_of_state(&format!("{}/{key}", backend.bucket())).unwrap_or_default();
-        Ok((!places.is_empty()).then_some(Self { backend, key, places, guessed }))
+        Ok((!places.is_empty()).then_some(Self {
+            backend,
+            key,
+            places,
+            guessed: guessed.map(|error| error.to_string()),
+        }))
     }
 
     /// What is at the places of its lock: the first that is there.

@@ -13,10 +13,10 @@ use crate::model::{
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Left, Migration, item};
-use crate::run::nameless;
-use crate::run::nameless::Unlogged;
 use crate::run::supervisor::{Child, Supervisor};
 use crate::run::terraforms::has_rival;
+use crate::run::unlogged;
+use crate::run::unlogged::Unlogged;
 use crate::session::monotonic_millis;
 use crate::store::{Case, Permission, Suspicion, left_by_move};
 use crate::terraform;
@@ -27,7 +27,7 @@ const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 
 /// What the child may have left on a backend that logs no locks.
 #[derive(Debug, Default)]
-pub(crate) struct Others {
+pub(crate) struct OtherBackends {
     /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
     pub(crate) adopted: Option<(PathBuf, Vec<OsString>, Environment)>,
     /// What is looked after.
@@ -54,7 +54,7 @@ impl Supervisor<'_> {
     pub(crate) fn is_silent(&self) -> bool {
         let Some(intent) = &self.journal.intent else { return false };
         let locks = intent.operations.as_ref().is_none_or(|operations| !operations.is_empty());
-        let locks = locks && nameless::may_lock(intent, &self.job.env);
+        let locks = locks && unlogged::may_lock(intent, &self.job.env);
         let moves = intent.moves || self.log.observer.migration().is_some();
         let product = self.log.observer.product();
         let shown = match (self.job.flavour.corrected(product), product) {
@@ -132,7 +132,7 @@ impl Supervisor<'_> {
         let Some(intent) = &self.journal.intent else { return };
         let unclean = account.has_died();
         let may_land = unclean && self.log.observer.under_lock().is_none();
-        let found = match nameless::look_again(intent, &self.job.env, self.item_terms(), may_land).await {
+        let found = match unlogged::look_again(intent, &self.job.env, self.item_terms(), may_land).await {
             Ok(Some(found)) => found,
             Ok(None) => return,
             Err(why) => return self.note_unseen(&why),
