@@ -56,7 +56,7 @@ pub enum Event {
     },
     /// The lease of a lock ends: whatever is alive is to be killed now, whatever grace it had.
     LeaseEnded,
-    /// One who is to be killed may not be: it is another user's.
+    /// A process that is to be killed cannot be: it is another user's.
     OutOfReach,
     /// Answer to [`Action::Release`].
     ReleaseEnded,
@@ -98,9 +98,9 @@ pub struct Terms {
     /// From the interrupt to the kill while Terraform may be changing something, and the CI has asked for the stop: what
     /// the CI leaves.
     pub grace: Duration,
-    /// The same while only the job's cleanup step has asked, if that is longer.
+    /// From the interrupt to the kill while only the job's cleanup step has asked, if that is longer.
     pub cleanup_grace: Duration,
-    /// The same while only tfguard itself has asked, if that is longer: the CI waits for nothing yet.
+    /// From the interrupt to the kill while only tfguard itself has asked, if that is longer: the CI waits for nothing yet.
     pub own_grace: Duration,
     /// From the interrupt to the kill while Terraform only plans: killing it then loses nothing but the lock.
     pub planning_grace: Duration,
@@ -111,7 +111,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// What a request leaves, counted from itself or from the interrupt, whichever is later.
+    /// The grace that a request leaves, counted from the request or from the interrupt, whichever is later.
     pub fn grace_for(&self, request: &StopRequest) -> Duration {
         match request {
             StopRequest::Signal { .. } | StopRequest::FrontDied | StopRequest::ParentDied => self.grace,
@@ -129,7 +129,7 @@ impl Terms {
 /// How long the machine waits for Terraform's own "Interrupt received." before it interrupts. Terraform prints it
 /// within milliseconds of the signal; a busy machine needs some more.
 pub const LOOK: Duration = Duration::from_millis(300);
-/// The same when everybody is being signalled, the supervisor too, so that it is nearly certain that Terraform was: it
+/// As [`LOOK`], when everybody is being signalled, the supervisor too, so that it is nearly certain that Terraform was: it
 /// may be that only the machine is slow. GitLab's docker executor goes from process to process, and Terraform's turn came
 /// before ours (gitlab-runner, `executors/docker/docker.go`).
 pub const LOOK_EVERYBODY: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ const LOOK_AFTER_ORPHANS_EVERY: Duration = Duration::from_millis(250);
 /// and leaves the lock. A provider gets 2 s from Terraform itself (go-plugin, `client.go`); a process stuck in the
 /// kernel never goes.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// The same for those whose end nothing depends on. The kernel takes less for what it can kill.
+/// As [`PATIENCE`], for processes on whose end nothing depends. The kernel takes less for what it can kill.
 const PATIENCE_WITH_LEFTOVERS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,12 +16,12 @@ use crate::store::{Claimed, NotClaimed, Store, Traced, UnconditionalDelete};
 
 /// How long a lock without a lease is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
-/// One request never takes longer; its place, with all that is asked, not three times as long.
+/// The limit of one request. All requests of a place take less than three times as long.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 /// Terraform 1.6 to 1.9 do not say that they have the lock. Where it is not there, they may be waiting for it
 /// (`-lock-timeout`): this many looks, this far apart.
 const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
-/// The same of a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now, and log so.
+/// As [`LOOKS`], for a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now.
 const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
 /// How often a request is tried that may succeed a little later.
 const TRIES: u32 = 3;
@@ -46,7 +46,7 @@ struct Known {
 }
 
 impl Annotator {
-    /// With a lease, whoever waits for its end wants to know for whom.
+    /// With a lease, the holder is written at once: whoever waits for the end of the lease wants to know for whom.
     pub fn new(has_lease: bool) -> Self {
         Self { known: Vec::new(), held_for: Some(if has_lease { Duration::ZERO } else { HELD_FOR }) }
     }
@@ -163,7 +163,7 @@ pub(crate) fn warn_of_loss(state: &str, found: Option<FoundLock>) {
     );
 }
 
-/// The same request, so often and so far apart, until its answer tells that the lock `is_there`.
+/// Repeats a request until its answer tells that the lock `is_there`: this many times at most, this far apart.
 async fn look<T, F>(
     (times, every): (u32, Duration),
     request: impl Fn() -> F,

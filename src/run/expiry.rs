@@ -17,13 +17,13 @@ use crate::session::{Judged, Machine, boot_time};
 use crate::store::{Leasehold, Reader, Store, UnconditionalDelete};
 use crate::text::{describe, printable};
 
-/// One request never takes longer.
+/// The limit of one request.
 const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 /// tokio's clock stands still while the machine is suspended, so it is not asked for more at once.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// Between two lines about a lock that is still there.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// So often a look may fail where no lease was seen yet.
+/// How many looks may fail where no lease was seen yet.
 const FIRST_LOOKS: u32 = 3;
 
 /// Watches the halves of a state's lock.
@@ -276,7 +276,7 @@ impl Expiry {
             tracing::info!(
                 "it has a lease of {}: waiting until the lock is gone, or was not renewed for {}",
                 describe(length),
-                describe(Times::of(length).map_or(length, Times::wait))
+                describe(Times::of(length).map_or(length, |times| times.wait))
             );
             self.told.push(info.id.clone());
             self.told_at = Instant::now();
@@ -309,7 +309,7 @@ impl Expiry {
         let (Some(action), Some((_, Some(hold)))) = (half.due.take(), &mut half.found) else { return Ok(()) };
         let (own, deleted) = (hold.leased.lease().cloned(), half.deleted);
         if let Some(own) = &own {
-            let waited = || describe(Times::of(own.length()).map_or(own.length(), Times::wait));
+            let waited = || describe(Times::of(own.length()).map_or(own.length(), |times| times.wait));
             let why = half.dead.clone().unwrap_or_else(|| format!("nobody renewed its lease for {}", waited()));
             half.wanted = (own.lock.to_string(), why);
         }

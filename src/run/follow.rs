@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-/// By so many bytes it is known whether what was read is still there: a file can be emptied and have grown again.
+/// How many of the bytes that were read last are remembered, to see whether the file was emptied and has grown again.
 const REMEMBERED: usize = 64;
 
 /// A file that is read as it grows.
@@ -65,7 +65,7 @@ impl Follow {
         })
     }
 
-    /// The same.
+    /// As [`Self::read_some`].
     ///
     /// # Errors
     /// It cannot be read.

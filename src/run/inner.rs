@@ -17,10 +17,10 @@ use nix::sys::signal::Signal;
 use crate::model::{Account, ProcessId, StopRequest, World};
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir, SessionFile, monotonic_millis};
 
-/// By this signal a guard asks the guards below it to stop.
+/// The signal by which a guard asks the guards below it to stop.
 pub const ASK: Signal = Signal::SIGUSR2;
 
-/// A session without a journal is one whose guard is just starting, for so long.
+/// How long a session without a journal is taken for one whose guard is just starting.
 const STARTING: Duration = Duration::from_secs(5);
 
 /// The guards below this one.
@@ -37,7 +37,7 @@ pub struct InnerGuards {
 enum Adoption {
     UnderWay,
     /// With its account, unless nothing was started in it, or it cannot be finished from here.
-    Over(Option<Account>),
+    Over(Option<Box<Account>>),
 }
 
 /// A guard that has not accounted for its Terraform yet.
@@ -82,7 +82,8 @@ impl InnerGuards {
 
     /// Those that are to be waited for: they have not accounted for their Terraforms yet.
     pub fn at_work(&self) -> Vec<InnerGuard> {
-        let inner = self.session.inner().filter(|session| !matches!(self.adoption(session), Some(Adoption::Over(_))));
+        let inner =
+            self.session.inner().filter(|session| !matches!(self.adopted.get(session.name()), Some(Adoption::Over(_))));
         let inner = inner.filter_map(|session| {
             let journal = Journal::read(&session).ok();
             let at_work = match &journal {
@@ -92,10 +93,6 @@ impl InnerGuards {
             at_work.then_some(InnerGuard { session, journal })
         });
         inner.collect()
-    }
-
-    fn adoption(&self, session: &SessionDir) -> Option<&Adoption> {
-        self.adopted.get(session.name())
     }
 
     /// Asks each of them to stop. Who is just starting reads of it in this guard's journal, which has to be written first.
@@ -138,7 +135,7 @@ impl InnerGuards {
     /// Goes on finishing what dead guards left; returns when that of one is finished.
     pub async fn finish_orphans(&mut self) {
         match self.finishing.next().await {
-            Some((session, account)) => _ = self.adopted.insert(session, Adoption::Over(account)),
+            Some((session, account)) => _ = self.adopted.insert(session, Adoption::Over(account.map(Box::new))),
             None => std::future::pending().await,
         }
     }
@@ -167,8 +164,8 @@ impl InnerGuards {
                     continue;
                 }
             };
-            match (self.adoption(&session), Journal::read(&session)) {
-                (Some(Adoption::Over(Some(account))), _) => accounts.push(account.clone()),
+            match (self.adopted.get(session.name()), Journal::read(&session)) {
+                (Some(Adoption::Over(Some(account))), _) => accounts.push((**account).clone()),
                 (_, Ok(journal)) => accounts.push(journal.account),
                 (_, Err(error)) if session.path_of(SessionFile::Child).exists() => {
                     silent.push((session.name().to_string_lossy().into_owned(), error.to_string()));

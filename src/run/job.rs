@@ -33,7 +33,7 @@ pub struct Job {
     pub session: SessionDir,
     /// The machine's times.
     pub terms: Terms,
-    /// What is done about its locks.
+    /// What was asked for about its locks. Of their leases, `lease` has what came of it.
     pub locks: LockOptions,
     /// What the command is.
     pub flavour: Flavour,
@@ -85,7 +85,7 @@ impl Job {
         }
     }
 
-    /// So long, or what a cleanup step has left of its time but for `reserve`.
+    /// The time that something may take: `longest`, or less where a cleanup step has less left beyond `reserve`.
     pub fn at_most(&self, longest: Duration, reserve: Duration) -> Duration {
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).saturating_sub(reserve);
         self.until.map_or(longest, |until| left(until).min(longest))
@@ -126,7 +126,7 @@ fn flavour(command: &[OsString], directory: &Path, env: &Environment) -> Flavour
     Flavour::decide(program, record.as_ref())
 }
 
-/// By what the log of a session's child is judged.
+/// What the records in the log of a session's child have to fit.
 pub fn expectations(journal: &Journal) -> Expectations {
     Expectations { started: journal.account.started, nodename: journal.nodename.clone() }
 }

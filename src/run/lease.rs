@@ -43,8 +43,8 @@ pub struct Leases {
     to_self: UnboundedSender<Reply>,
     replies: UnboundedReceiver<Reply>,
     wanted: VecDeque<(usize, Action<LeaseVersion>)>,
-    /// It was looked whether the run's locks can have any.
-    looked: bool,
+    /// It was checked whether the run's locks can have any.
+    is_checked: bool,
 }
 
 /// One half of a lock, with its lease.
@@ -58,8 +58,10 @@ struct Half {
     is_asking: bool,
     is_stopped: bool,
     lost: bool,
-    /// The beat that was confirmed last, and whether those since failed, as people were told.
-    told: (Option<LeaseVersion>, bool),
+    /// The last confirmed beat, as of the last look at what there is to say.
+    last_beat: Option<LeaseVersion>,
+    /// People were told that beats since then failed.
+    told_failing: bool,
 }
 
 /// Beside what a lease is kept, and what is known of that.
@@ -96,7 +98,7 @@ struct Request {
     why: Option<String>,
 }
 
-/// What came of it.
+/// The answer to a request.
 #[derive(Debug)]
 pub struct Reply {
     at: usize,
@@ -111,7 +113,7 @@ impl Leases {
     pub fn new(times: Option<Times>, notes: &[LeaseNote]) -> Self {
         let (to_self, replies) = unbounded_channel();
         let (halves, wanted) = (Vec::new(), VecDeque::new());
-        let mut leases = Self { times, halves, alarm: None, to_self, replies, wanted, looked: false };
+        let mut leases = Self { times, halves, alarm: None, to_self, replies, wanted, is_checked: false };
         let now = boot_time();
         for LeaseNote { lock, place, known, lost } in notes {
             if known.confirmed.iter().chain(&known.sent).all(|beat| beat.at <= now) {
@@ -129,15 +131,16 @@ impl Leases {
             let alarm = made.and_then(awaitable);
             self.alarm = alarm.inspect_err(|error| tracing::debug!("no timer ({error}); looking at the time")).ok();
         }
-        let told = (known.confirmed.as_ref().map(|beat| beat.version), false);
+        let last_beat = known.confirmed.as_ref().map(|beat| beat.version);
         let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, LeaseVersion::fresh);
         let target = Target { lock, place, backend: None, opened: None, hold: None };
-        self.halves.push(Half { target, stage, machine, is_asking: false, is_stopped: lost, lost, told });
+        let (is_asking, told_failing) = (false, false);
+        self.halves.push(Half { target, stage, machine, is_asking, is_stopped: lost, lost, last_beat, told_failing });
     }
 
-    /// Whether there should be leases and are none yet, the first time.
-    pub fn are_due(&mut self) -> bool {
-        self.times.is_some() && !std::mem::replace(&mut self.looked, true) && self.halves.is_empty()
+    /// Whether there should be leases and are none. True once at most.
+    pub fn are_missing(&mut self) -> bool {
+        self.times.is_some() && !std::mem::replace(&mut self.is_checked, true) && self.halves.is_empty()
     }
 
     /// Notes how far a lock has come; why it has no lease, where it should have one.
@@ -276,7 +279,7 @@ impl Leases {
         self.wanted.clear();
     }
 
-    /// What whoever takes this supervisor's place has to know.
+    /// The notes for whoever takes this supervisor's place.
     pub fn notes(&self) -> Vec<LeaseNote> {
         let note = |half: &Half| {
             let Target { lock, place, .. } = half.target.clone();
@@ -303,10 +306,10 @@ impl Leases {
             target: half.target.clone(),
             session,
             may_wait: half.stage == Stage::Attempted && half.machine.known().confirmed.is_none(),
-            length: times.length(),
+            length: times.length,
             is_sent: false,
             why: None,
-            limit: if is_first { LONGEST_FIRST.min(times.renew() / 2) } else { times.request() },
+            limit: if is_first { LONGEST_FIRST.min(times.renew / 2) } else { times.request() },
         })
     }
 
@@ -353,7 +356,7 @@ fn without_lease(lock: &Subject, why: &str) -> String {
     format!("the lock of {state} has no lease, so nobody can reclaim it, and Terraform goes on without one: {why}")
 }
 
-/// What there is to say of a lock that is to stay.
+/// Says of a lock that stays that its lease does, too.
 pub(crate) fn stays_leased(state: &str) -> String {
     format!(
         "the lock of {state} is to stay, and its lease could not be taken away: a run with --reclaim elsewhere may delete \
@@ -369,13 +372,12 @@ impl Half {
     /// Says what is new of its lease; gives what is wrong with one that was never given.
     fn tell(&mut self, times: Option<Times>, why: Option<String>) -> Option<String> {
         let confirmed = self.machine.known().confirmed.as_ref().map(|beat| beat.version);
-        let (before, failing) = self.told;
-        self.told.0 = confirmed;
+        let (before, failing) = (std::mem::replace(&mut self.last_beat, confirmed), self.told_failing);
         let times = times?;
         let state = self.target.lock.claim().lock_id();
         if confirmed != before {
-            self.told.1 = false;
-            let length = describe(times.length());
+            self.told_failing = false;
+            let length = describe(times.length);
             match before {
                 None => tracing::info!("the lock of {state} has a lease of {length} beside {}", self.target.place),
                 Some(_) if failing => tracing::info!("the lease of the lock of {state} is renewed again"),
@@ -385,7 +387,7 @@ impl Half {
         }
         let is_over = self.has_beaten() && self.machine.kill_at().is_none();
         let why = why.filter(|_| !failing && !is_over)?;
-        self.told.1 = true;
+        self.told_failing = true;
         if !self.has_beaten() {
             return Some(without_lease(&self.target.lock, &why));
         }
@@ -462,7 +464,7 @@ impl Request {
         store.unlease(&claim, &self.session).await.map_err(|error| error.in_a_line())
     }
 
-    /// What is there; none if it is not the lock.
+    /// Reads the lock and its lease; none if another lock is there, or none.
     async fn read(&mut self) -> Result<Option<Sight<(), LeaseVersion>>, String> {
         let Opened { store, claim } = self.open().await?;
         let held = store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())?;
@@ -520,7 +522,7 @@ mod tests {
         };
         let times = Times::of(Duration::from_secs(15)).unwrap();
         // The kill comes in half a second.
-        let at = boot_time().saturating_sub(times.length() * 4 / 5);
+        let at = boot_time().saturating_sub(times.length * 4 / 5);
         let known = Known { confirmed: Some(Beat { version: LeaseVersion(1), at }), sent: Vec::new() };
         let note = LeaseNote { lock: Subject::Lock(lock), place, known, lost: true };
         let mut leases = Leases::new(Some(times), &[note]);

@@ -31,7 +31,7 @@ pub struct Started<'a> {
 }
 
 impl<'a> Started<'a> {
-    /// One that is dead, with everything of its session.
+    /// A command that is dead, with everything of its session.
     pub fn dead(job: &'a Job) -> Self {
         Self { job, asked: &[], child: None, is_terraform: false }
     }
@@ -49,7 +49,7 @@ impl<'a> Started<'a> {
 #[derive(Default)]
 pub struct Locator {
     /// What the command's directory was configured for when it started.
-    start: StartingBackend,
+    pub start: StartingBackend,
     terraforms: Terraforms,
     /// When every process of the machine was looked at last.
     looked: Option<Instant>,
@@ -62,11 +62,6 @@ impl Locator {
     /// For the locks of a command that started with this.
     pub fn new(start: StartingBackend) -> Self {
         Self { start, ..Self::default() }
-    }
-
-    /// The same, once that is known better.
-    pub fn set_start(&mut self, start: StartingBackend) {
-        self.start = start;
     }
 
     /// Whether a lock may be of the state that the command started with.
@@ -183,11 +178,11 @@ impl Locator {
         let own = || {
             if let Some(Settings { directory, plan_file, .. }) = settings {
                 let surroundings = Surroundings { dir: directory.clone(), env: job.env.clone() };
-                let found = Some(backend_in(claim, &surroundings, plan_file.clone(), sure));
+                let found = backend_in(claim, &surroundings, plan_file.clone(), sure);
                 // Its places were found while Terraform lived, and are compared.
                 return if places.is_empty() { checked(claim, &[&self.start], found) } else { found };
             }
-            checked(claim, &[&self.start], Some(backend_of(claim, &job.surroundings(), job.arguments(), sure)))
+            checked(claim, &[&self.start], backend_of(claim, &job.surroundings(), job.arguments(), sure))
         };
         if started.is_terraform
             && let Some(found) = misses.note(own())
@@ -253,17 +248,13 @@ impl Locator {
 fn checked(
     claim: &LockClaim,
     start: &[&StartingBackend],
-    found: Option<Result<Found, BackendError>>,
-) -> Option<Result<Found, BackendError>> {
-    Some(found?.and_then(|(backend, settings)| {
-        let fits = |start: &&StartingBackend| {
-            start.digest == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
-        };
-        if start.iter().any(fits) {
-            return Ok((backend, settings));
-        }
-        Err(BackendError::Swapped(settings.directory))
-    }))
+    found: Result<Found, BackendError>,
+) -> Result<Found, BackendError> {
+    let (backend, settings) = found?;
+    let fits = |start: &&StartingBackend| {
+        start.digest == Some(backend.digest()) || (start.is_replaced && !claim.is_migration_source())
+    };
+    if start.iter().any(fits) { Ok((backend, settings)) } else { Err(BackendError::Swapped(settings.directory)) }
 }
 
 /// A backend and where its settings are.
@@ -274,8 +265,8 @@ type Found = (Box<S3Backend>, Settings);
 struct Misses(Option<BackendError>);
 
 impl Misses {
-    fn note(&mut self, found: Option<Result<Found, BackendError>>) -> Option<Found> {
-        match found? {
+    fn note(&mut self, found: Result<Found, BackendError>) -> Option<Found> {
+        match found {
             Ok(found) => return Some(found),
             Err(BackendError::ForeignState(_)) => {}
             Err(error @ (BackendError::PlanFile { .. } | BackendError::Swapped(_))) => self.0 = Some(error),
@@ -327,9 +318,12 @@ fn went_to(asked: &Asked, place: &LockPlace) -> bool {
     is_table && asked.region == *region && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
 }
 
-fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Option<Result<Found, BackendError>> {
-    let found = terraform.surroundings().map(|surroundings| backend_of(claim, &surroundings, terraform.args(), sure));
-    found.reduce(|first, second| if first.is_ok() { first } else { second })
+fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Result<Found, BackendError> {
+    let mut found = Err(BackendError::ForeignState(claim.lock_id()));
+    for surroundings in terraform.surroundings() {
+        found = found.or_else(|_| backend_of(claim, &surroundings, terraform.args(), sure));
+    }
+    found
 }
 
 /// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
@@ -342,7 +336,7 @@ fn backend_of(
     backend_in(claim, surroundings, terraform::plan_file(args, surroundings), sure)
 }
 
-/// The same, where the arguments may be unknown.
+/// As [`backend_of`], where the arguments may be unknown and the plan file is not.
 ///
 /// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
 /// either; but where the plan is encrypted, and what is known of the lock's place is what the directory has.

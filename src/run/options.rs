@@ -152,7 +152,7 @@ pub struct LockOptions {
     #[arg(long, env = "TFGUARD_RECLAIM")]
     pub reclaim: bool,
 
-    /// Treat lockfiles in stores without conditions so
+    /// Choose what to do in stores without conditions
     ///
     /// What to do with the run's own lockfile in a store that does not keep the condition of a conditional delete.
     #[arg(

@@ -18,13 +18,13 @@ use crate::run::spool::{Relay, Sayer, Spool};
 use crate::run::{is_accounted_for, wrapped};
 use crate::session::{Journal, SessionDir, SessionFile};
 
-/// So much of the end of a Terraform's output is shown where what called it is dead.
+/// The most that is shown of the end of a Terraform's output where what called it is dead, in bytes.
 const MOST_OF_A_REST: u64 = 64 * 1024;
 
 /// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What nobody has passed on yet: of stdout and of stderr, if they have a spool of their own.
+/// The spools of stdout and stderr, of which the second may go into the first.
 pub type Spools = [Option<Spool>; 2];
 
 /// The spools of a session.
@@ -135,7 +135,7 @@ pub fn announce(plan: &Plan, session: &SessionDir, account: &Account, within_a_l
     summary
 }
 
-/// What Terraforms said whose guards could not pass it on any more, because what called them had died or killed them.
+/// Shows the rest of the output of Terraforms whose guards could not pass it on, because what called them died or killed them.
 fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
     for inner in session.inner() {
         show_the_rest_of_guards(&inner, stderr);

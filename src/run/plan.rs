@@ -18,7 +18,7 @@ use crate::{ci, model, terraform};
 
 /// The grace while Terraform only plans, where that is less: a killed plan loses nothing.
 const PLANNING_GRACE: Duration = Duration::from_secs(10);
-/// What is kept of a CI's time limit, beyond the grace, for the kill and the release.
+/// The part of a CI's time limit that is kept, beyond the grace, for the kill and the release.
 const RESERVE: Duration = Duration::from_secs(60);
 
 /// Where the child runs.
@@ -49,7 +49,7 @@ pub struct Plan {
     pub grace: model::Term,
     /// After which time the run stops by itself.
     pub deadline: Option<model::Term>,
-    /// The machine's times.
+    /// The machine's times, but for the deadline.
     pub terms: Terms,
     /// Those whose end is a request to stop, because they wait for tfguard.
     pub waiting: Vec<ProcessId>,
@@ -125,10 +125,8 @@ impl Plan {
         let planning_grace = PLANNING_GRACE;
         let mut command = command(options, &env, &mut remarks)?;
         let patience = patience_for(command.first().map(OsString::as_os_str).unwrap_or_default());
-        let mut terms =
-            Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
+        let terms = Terms { grace: grace.duration, cleanup_grace, own_grace, planning_grace, patience, deadline: None };
         let deadline = deadline(stopping.deadline, &env, terms.grace_for(&StopRequest::Deadline), &mut remarks);
-        terms.deadline = deadline.as_ref().map(|deadline| deadline.duration);
         // Under nohup, outside a CI, people want it to go on. Jenkins uses nohup for every step.
         let nohup = ci.is_none() && is_ignored(libc::SIGHUP);
         // Who waits above a guard that is around this one is that one's to watch. What a shell starts in the background, on
@@ -167,8 +165,9 @@ impl Plan {
 
     /// Takes from the deadline what passed before the run began.
     pub fn shorten_deadline(&mut self, passed: Duration) {
-        let deadlines = [self.terms.deadline.as_mut(), self.deadline.as_mut().map(|term| &mut term.duration)];
-        deadlines.into_iter().flatten().for_each(|deadline| *deadline = deadline.saturating_sub(passed));
+        if let Some(deadline) = &mut self.deadline {
+            deadline.duration = deadline.duration.saturating_sub(passed);
+        }
     }
 
     /// The file for the outputs of the wrapper that was stepped over, if there is one.
@@ -196,7 +195,8 @@ impl Plan {
 }
 
 impl Terms {
-    /// As they were decided where the run began, if that is known: the supervisor sees less of the CI than the front.
+    /// These times with grace and deadline as they were decided where the run began, if that is known: the supervisor sees less
+    /// of the CI than the front.
     pub(crate) fn as_decided(self, account: &Account) -> Self {
         let Some(grace) = &account.grace else { return self };
         let deadline = account.deadline.as_ref().map(|deadline| deadline.duration);
@@ -275,8 +275,8 @@ fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Rema
         remarks.push(Remark::Warning(format!(
             "--lease {} is short: where AWS does not answer for {}, Terraform is stopped, and {} later killed",
             describe(length),
-            describe(times.renew()),
-            describe(times.kill() - times.renew())
+            describe(times.renew),
+            describe(times.kill - times.renew)
         )));
     }
     Ok(times)

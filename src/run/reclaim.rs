@@ -33,7 +33,7 @@ pub async fn before_start(plan: &mut Plan, requests: &mut Requests) -> Option<u8
     let name = Path::new(program).file_name().map(|name| printable(&name.to_string_lossy())).unwrap_or_default();
     let began = Instant::now();
     let waited = {
-        let stop = pin!(stop(requests, plan.outer.as_ref(), plan.terms.deadline));
+        let stop = pin!(stop(requests, plan.outer.as_ref(), plan.deadline.as_ref().map(|term| term.duration)));
         wait(plan, &name, stop).await
     };
     let code = waited.unwrap_or_else(|request| {

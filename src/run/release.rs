@@ -16,11 +16,12 @@ use crate::store;
 use crate::store::LockStore as _;
 use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released, Store, UnconditionalDelete};
 
-/// A look whether something is there never takes longer.
+/// The limit of a look whether something is there.
 const LONGEST_LOOK: Duration = Duration::from_secs(8);
 
-/// What is kept of a cleanup step's time to look at the state, and the least that a release has.
+/// The part of a cleanup step's time that is kept to look at the state.
 const TO_LOOK: Duration = Duration::from_secs(8);
+/// The least time that the release of a half has.
 const SHORTEST: Duration = Duration::from_secs(2);
 
 /// A Terraform that was killed may have a state upload on its way, which the lock does not fence. It is given

@@ -22,10 +22,10 @@ use crate::terraform::Backend;
 /// Requests on their way to who supervises.
 pub type Requests = UnboundedReceiver<StopRequest>;
 
-/// By this signal `tfguard release` asks whoever supervises to stop.
+/// The signal by which `tfguard release` asks whoever supervises to stop.
 pub const RELEASE: nix::sys::signal::Signal = nix::sys::signal::SIGUSR1;
 
-/// What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment: when they end (RFC 3339).
+/// The variable in which aws-vault and the AWS CLI's `export-credentials` say when the keys beside it end (RFC 3339).
 const EXPIRATION: &str = "AWS_CREDENTIAL_EXPIRATION";
 /// Asking a source of credentials (an STS, a metadata service) never takes longer.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ pub fn from_waiting(to: UnboundedSender<StopRequest>, plan: &Plan) {
     });
 }
 
-/// Where requests come from once the command runs.
+/// Begins to take requests from what there is only once the command runs: its credentials, and the guard around this one.
 pub fn once_started(plan: &Plan, job: &Job, to: &UnboundedSender<StopRequest>) {
     from_credentials(job, plan.options.stopping.before_expiry, to.clone());
     // Now that this guard can be found: who was asked before could not ask it.

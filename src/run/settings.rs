@@ -23,8 +23,8 @@ impl Settings {
         }
     }
 
-    /// The same where the plan file that was applied cannot be read. What its log does not tell, a person has to put into the
-    /// flags: what its directory is set up for says nothing of it.
+    /// The settings of a plan file that was applied and cannot be read. What the log does not tell, a person has to put into the
+    /// flags: what the directory is set up for says nothing of the plan.
     pub(crate) fn of_plan(plan: &Path, claim: &LockClaim, asked: &[Asked]) -> Self {
         let asked = |by_table| {
             asked.iter().find(move |asked| asked.lock_id == claim.lock_id() && asked.table.is_some() == by_table)

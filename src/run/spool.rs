@@ -19,8 +19,7 @@ use tokio::sync::oneshot;
 use crate::run::follow::Follow;
 use crate::session::{SessionDir, SessionFile};
 
-/// What the child writes for so long after a piece was copied is copied with the next one: of a flood, waking the relay for
-/// each line costs the child more time than writing it.
+/// The pause after a copied piece. Waking the relay for each line of a flood costs the child more time than writing it.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 /// One stream on its way to the CI.
@@ -111,9 +110,9 @@ impl Relay {
 #[derive(Debug)]
 pub struct Spool {
     file: Follow,
-    /// Where it is noted how much was copied, for who goes on after this process.
+    /// The file that notes how much was copied, for whoever goes on after this process.
     progress: Option<File>,
-    /// Where in there.
+    /// The offset of this spool's number in there.
     slot: u64,
     /// None where the system has no inotify left; the file is then looked at five times a second.
     growth: Option<OwnedFd>,

@@ -18,10 +18,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::unistd::Pid;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::machine::lease::Times;
 use crate::machine::{Action, Event, Finish, Machine};
 use crate::model::{Account, Baseline, Ending, ProcessId, Requested, StopRequest, World};
 
@@ -43,13 +42,14 @@ use crate::run::watch::{Change, Watch};
 use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
 use crate::{model, terraform};
 
-/// So many requests to stop are written down.
+/// The most requests to stop that are written down.
 const MOST_REQUESTS: usize = 100;
+
 /// Supervises a child from its start to the end of its locks.
 pub struct Supervisor<'a> {
     pub(crate) job: &'a Job,
     pub(crate) journal: Journal,
-    /// What was written of it last.
+    /// The journal as it was written last.
     written: Option<Journal>,
     machine: Machine,
     child: Child,
@@ -73,8 +73,8 @@ pub struct Supervisor<'a> {
     pub(crate) locator: Locator,
     pub(crate) annotator: Annotator,
     pub(crate) leases: Leases,
-    /// The look at the lock of the state that was begun with the child.
-    baseline: Option<JoinHandle<Baseline>>,
+    /// The look at the lock of the state that was begun with the child, if there was one.
+    baseline: JoinSet<Baseline>,
     others: OtherBackends,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Supervisor<'a> {
         }
         journal.backend = terraform::starting_backend(&job.command, &job.surroundings());
         journal.intent = Some(job.intent(logs, terraform::asks_for_debug(&env)));
-        journal.lease = job.lease.map(Times::length);
+        journal.lease = job.lease.map(|times| times.length);
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
         // What cannot be followed is not started.
@@ -104,7 +104,9 @@ impl<'a> Supervisor<'a> {
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child, log);
-        supervisor.baseline = look_beside_start(job, supervisor.journal.intent.as_ref());
+        if let Some(look) = look_beside_start(job, supervisor.journal.intent.as_ref()) {
+            supervisor.baseline.spawn(look);
+        }
         supervisor.write_journal();
         Ok(supervisor)
     }
@@ -193,7 +195,7 @@ impl<'a> Supervisor<'a> {
             locator,
             annotator: Annotator::new(job.lease.is_some()),
             leases,
-            baseline: None,
+            baseline: JoinSet::new(),
             others: OtherBackends::default(),
         }
     }
@@ -226,7 +228,7 @@ impl<'a> Supervisor<'a> {
                 biased;
                 // Before all else: woken too late, the child is killed before anything is done or read.
                 reply = self.leases.due() => self.lease_due(reply),
-                baseline = looked(&mut self.baseline), if !ended => self.note_baseline(baseline),
+                Some(Ok(baseline)) = self.baseline.join_next(), if !ended => self.note_baseline(baseline),
                 ending = self.child.ended(), if !ended => {
                     ended = true;
                     self.child_ended(ending);
@@ -278,10 +280,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn time_passed(&mut self) {
-        let before = self.machine.first_request().is_some();
         let now = self.now();
         self.machine.handle_time(now);
-        if !before && self.machine.first_request().is_some() {
+        if self.machine.first_request().is_some() && self.journal.account.requests.is_empty() {
             self.note_request(StopRequest::Deadline);
             self.ask_guards();
         }
@@ -340,7 +341,7 @@ impl<'a> Supervisor<'a> {
     fn child_ended(&mut self, ending: Ending) {
         self.annotator.stop();
         self.read_log();
-        let ending = self.judged(ending);
+        let ending = self.judge_ending(ending);
         // What a dead supervisor wrote down before it is better known.
         self.journal.account.ending.get_or_insert(ending);
         self.write_journal();
@@ -382,7 +383,7 @@ impl<'a> Supervisor<'a> {
         trouble(&mut self.journal.account, what.into());
     }
 
-    /// What cannot be written down is said, once, and supervised all the same (P6).
+    /// Writes the journal, if it changed. A journal that cannot be written is said, once, and the run goes on (P6).
     fn write_journal(&mut self) {
         if self.written.as_ref() == Some(&self.journal) {
             return;
@@ -393,13 +394,6 @@ impl<'a> Supervisor<'a> {
             Err(_) => {}
         }
     }
-}
-
-async fn looked(look: &mut Option<JoinHandle<Baseline>>) -> Baseline {
-    let Some(looking) = look else { return std::future::pending().await };
-    let baseline = looking.await.unwrap_or(Baseline::Unknown);
-    *look = None;
-    baseline
 }
 
 async fn sleep_until(time: Option<Instant>) {

@@ -64,7 +64,7 @@ pub enum Identified {
 }
 
 impl Identified {
-    /// By what is there.
+    /// What the lockfile is, by what is in its place.
     ///
     /// # Errors
     /// Why that does not tell.

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinHandle;
 
 use crate::aws::{AwsClients, BackendError, S3Backend, Surroundings, within};
 use crate::model::{
@@ -79,15 +78,11 @@ impl State {
     /// The state of a workspace; none if that is not in S3, or has no lock there.
     pub fn at(surroundings: &Surroundings, plan: Option<&Path>, workspace: &str) -> Result<Option<Self>, BackendError> {
         let (found, guessed) = terraform::read_likely_backend(plan, surroundings)?;
+        let guessed = guessed.map(|error| error.to_string());
         let Backend::S3(backend) = found else { return Ok(None) };
         let key = backend.state_key(workspace);
         let places = backend.places_of_state(&format!("{}/{key}", backend.bucket())).unwrap_or_default();
-        Ok((!places.is_empty()).then_some(Self {
-            backend,
-            key,
-            places,
-            guessed: guessed.map(|error| error.to_string()),
-        }))
+        Ok((!places.is_empty()).then_some(Self { backend, key, places, guessed }))
     }
 
     /// What is at the places of its lock: the first that is there.
@@ -96,9 +91,10 @@ impl State {
         let clients = clients.map_err(|error| Unseen { why: error.to_string(), again: false })?;
         let mut found = None;
         for place in &self.places {
-            let read = clients.open(place, UnconditionalDelete::Refuse);
-            let read = within(LONGEST_ATTEMPT, read.read()).await.map_err(Unseen::from);
-            found = found.or(read.map_err(|unseen| Unseen { why: format!("{place}: {}", unseen.why), ..unseen })?);
+            let store = clients.open(place, UnconditionalDelete::Refuse);
+            let read = within(LONGEST_ATTEMPT, store.read()).await.map_err(Unseen::from);
+            let read = read.map_err(|unseen| Unseen { why: format!("{place}: {}", unseen.why), ..unseen });
+            found = found.or(read.inspect_err(|unseen| tracing::debug!("{}", unseen.why))?);
         }
         Ok(found)
     }
@@ -117,12 +113,12 @@ pub struct Unlogged {
     pub fits: Result<(), Misfit>,
 }
 
-/// Begins to look what is there before the child takes its lock, beside it and never in its way. To be called when the child
-/// was just started.
-pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<JoinHandle<Baseline>> {
+/// Looks what is there before the child takes its lock, beside it and never in its way. To be begun when the child was just
+/// started. None where nobody wants to know.
+pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<impl Future<Output = Baseline> + use<>> {
     let intent = intent.filter(|_| job.locks.evidence == Evidence::Item)?;
     let state = State::of(intent, &job.env).ok()??;
-    Some(tokio::spawn(async move {
+    Some(async move {
         let found = state.look().await;
         let answered = Timestamp::now();
         let baseline = match found {
@@ -132,7 +128,7 @@ pub fn look_beside_start(job: &Job, intent: Option<&Intent>) -> Option<JoinHandl
         };
         tracing::debug!("looked at the state's lock beside the start of the command: {baseline:?}");
         baseline
-    }))
+    })
 }
 
 /// Whether the state that a command works on may be one that is locked in S3.

@@ -19,14 +19,14 @@ use crate::session::awaitable;
 const WITHOUT_INOTIFY: Duration = Duration::from_millis(200);
 /// A command that ends earlier is not watched. Terraform takes longer to its first lock.
 const LATE: Duration = Duration::from_millis(50);
-/// What happens for so long after a change is told with the next one: a Terraform that logs thousands of lines a second shall
-/// not share its processor with a supervisor that wakes for each.
+/// The pause after a change, before the next one is told: a Terraform that logs thousands of lines a second shall not share its
+/// processor with a supervisor that wakes for each.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The files of a session that are watched.
 #[derive(Debug)]
 pub enum Watch {
-    /// Not yet, but from then on.
+    /// Not yet, but from this time on.
     Late { from: Instant, files: Vec<(PathBuf, WatchFlags)> },
     /// By the kernel. Nothing is told before `from`.
     Inotify { inotify: AsyncFd<OwnedFd>, from: Instant },

@@ -104,7 +104,7 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
         }
     }
 
-    /// One that takes over a lock that was lost, of which the run knows. It only kills.
+    /// A holder that takes over a lock that was lost, of which the run knows. It only kills.
     pub fn lost(times: Times, lock: I, known: Known<V>, fresh: fn() -> V) -> Self {
         Self { stopped: true, state: State::Lost, ..Self::new(times, lock, known, fresh) }
     }

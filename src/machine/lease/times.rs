@@ -8,11 +8,16 @@ use crate::text::describe;
 /// The times of a lease. All follow from its length, so a record that holds the length tells an observer all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Times {
-    pub(super) length: Duration,
-    pub(super) beat: Duration,
-    pub(super) renew: Duration,
-    pub(super) kill: Duration,
-    pub(super) wait: Duration,
+    /// The length of the lease, as the record holds it.
+    pub length: Duration,
+    /// From one beat to the next.
+    pub beat: Duration,
+    /// From the last confirmed beat to the request to stop.
+    pub renew: Duration,
+    /// From the last confirmed beat to the kill.
+    pub kill: Duration,
+    /// How long an observer sees the same version before it deletes the lock.
+    pub wait: Duration,
 }
 
 /// No lease can have this length.
@@ -56,29 +61,9 @@ impl Times {
         }
     }
 
-    /// The length of the lease, as the record holds it.
-    pub fn length(self) -> Duration {
-        self.length
-    }
-
     /// How long one request of a beat may take. What has not been answered then is unknown.
     pub fn request(self) -> Duration {
         self.beat / 2
-    }
-
-    /// From the last confirmed beat to the request to stop.
-    pub fn renew(self) -> Duration {
-        self.renew
-    }
-
-    /// From the last confirmed beat to the kill.
-    pub fn kill(self) -> Duration {
-        self.kill
-    }
-
-    /// How long an observer sees the same version before it deletes the lock.
-    pub fn wait(self) -> Duration {
-        self.wait
     }
 
     /// Whether it is worth a warning.
@@ -103,18 +88,18 @@ mod tests {
         fn the_child_is_dead_before_any_observer_deletes(length in lengths()) {
             let times = Times::of(length).unwrap();
             // The holder's clock is slow by a hundredth, the observer's fast by one.
-            let killed = times.kill().mul_f64(1.0 / 0.99);
-            let deleted = times.wait().mul_f64(1.0 / 1.01);
+            let killed = times.kill.mul_f64(1.0 / 0.99);
+            let deleted = times.wait.mul_f64(1.0 / 1.01);
             // What is left is for the kill itself and for requests of the dead that are under way.
-            prop_assert!(killed + times.length() / 5 + Duration::from_secs(4) < deleted, "{times:?}");
+            prop_assert!(killed + times.length / 5 + Duration::from_secs(4) < deleted, "{times:?}");
         }
 
         #[test]
         fn a_store_may_fail_three_times_before_terraform_is_stopped(length in lengths()) {
             let times = Times::of(length).unwrap();
             // A beat and a read for each that fails, and the one that succeeds.
-            prop_assert!(times.beat * 3 + times.request() * 2 < times.renew(), "{times:?}");
-            prop_assert!(times.renew() < times.kill() && times.kill() < times.length(), "{times:?}");
+            prop_assert!(times.beat * 3 + times.request() * 2 < times.renew, "{times:?}");
+            prop_assert!(times.renew < times.kill && times.kill < times.length, "{times:?}");
             prop_assert!(times.request() * 2 <= times.beat, "{times:?}");
         }
     }
@@ -122,8 +107,7 @@ mod tests {
     #[test]
     fn the_usual_lease() {
         let times = Times::of(Duration::from_mins(3)).unwrap();
-        let seconds =
-            [times.length(), times.beat, times.renew(), times.kill(), times.wait()].map(|time| time.as_secs());
+        let seconds = [times.length, times.beat, times.renew, times.kill, times.wait].map(|time| time.as_secs());
         assert_eq!(seconds, [180, 20, 90, 150, 203]);
         assert!(!times.is_short() && Times::of(Duration::from_secs(59)).unwrap().is_short());
     }

@@ -40,7 +40,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// One that ended by itself has released its lock or told why not.
+    /// Notes that nobody could see whether a lock is left. Of a Terraform that ended by itself that is no reason to look: it
+    /// released its lock, or told why not.
     pub(crate) fn note_unseen(&mut self, why: &str) {
         let account = &self.journal.account;
         // An error after a request to stop can be a forced exit.
@@ -52,7 +53,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Whether a lock is left is not known, and somebody has to look.
+    /// Notes that a lock may be left, so that somebody has to look.
     pub(crate) fn note_unknown(&mut self, why: String) {
         self.journal.account.other_locks.push(OtherLock {
             backend: "s3".to_owned(),

@@ -12,13 +12,14 @@ use crate::run::supervisor::Supervisor;
 use crate::session::{SessionFile, Tree, is_log_held};
 use crate::{files, observe};
 
-/// So much of the end of the output is looked at for what Go's runtime says of a crash.
+/// How much of the end of the output is searched for what Go's runtime says of a crash, in bytes.
 const LAST_WORDS: u64 = 64 * 1024;
+
 impl Supervisor<'_> {
     /// How a Terraform ended, by more than its exit code. 11 is its own after a panic (`internal/logging/panic.go`). 2 is that
     /// of Go's runtime, which ends it at a fatal error, SIGQUIT or SIGABRT, and also that of a plan with changes: it was a
     /// crash if the log shows a lock that was not given back, or if the runtime wrote what its goroutines were doing.
-    pub(crate) fn judged(&mut self, ending: Ending) -> Ending {
+    pub(crate) fn judge_ending(&mut self, ending: Ending) -> Ending {
         let Ending::Exited { code, at } = ending else { return ending };
         let crashed = match code {
             _ if self.runs_guards => false,

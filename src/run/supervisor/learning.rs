@@ -31,7 +31,7 @@ const READ_OUTPUT_AFTER: Duration = Duration::from_secs(1);
 /// How much of the log is read before the supervisor looks at its other tasks: some dozens of records, each of which may have
 /// it look where a lock is.
 const PIECE: u64 = 16 * 1024;
-/// So many pieces are read before an interrupt, if it has so many: 16 MB, which takes a fraction of a second.
+/// The most pieces that are read before an interrupt: 16 MB, which takes a fraction of a second.
 const MOST_PIECES: usize = 1024;
 
 /// Terraform's log, and what it tells.
@@ -92,7 +92,7 @@ pub(crate) struct Printed {
     streams: Vec<(Follow, InterruptScanner)>,
     /// Terraform said that it was interrupted a second time, and gives up.
     pub(crate) twice: bool,
-    /// What it says of its resources, from its start. None where it is not held.
+    /// Stdout, read from its start for what it says of resources. None where that is not done.
     resources: Option<Follow>,
     /// When to read on there. None until it grows.
     resources_due: Option<Instant>,
@@ -110,7 +110,7 @@ impl Printed {
         Self { streams: Vec::new(), twice: false, resources, resources_due: None, has_more: false, has_failed: false }
     }
 
-    /// Whether the resources are told here.
+    /// Whether the output is read for what it says of resources.
     pub(crate) fn tells_resources(&self) -> bool {
         self.resources.is_some()
     }
@@ -230,7 +230,7 @@ impl Supervisor<'_> {
     pub(crate) fn read_some_log(&mut self) {
         let facts = self.log.read_some();
         self.learn(facts);
-        self.note_undumped();
+        self.note_missing_debug();
         self.note_unleased();
     }
 
@@ -247,7 +247,7 @@ impl Supervisor<'_> {
     }
 
     /// Says of a Terraform before 1.6 whose environment does not ask for DEBUG that its log does not tell its lock.
-    fn note_undumped(&mut self) {
+    fn note_missing_debug(&mut self) {
         let (Some(intent), Some((Product::Terraform, version))) = (&self.journal.intent, self.log.observer.product())
         else {
             return;

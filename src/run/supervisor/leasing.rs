@@ -16,7 +16,7 @@ impl Supervisor<'_> {
     /// Says of a run whose lock can have no lease that it has none, once it is at work under that lock.
     pub(crate) fn note_unleased(&mut self) {
         let known = !self.runs_guards && self.log.observer.under_lock().is_some();
-        let Some(intent) = self.journal.intent.as_ref().filter(|_| known && self.leases.are_due()) else { return };
+        let Some(intent) = self.journal.intent.as_ref().filter(|_| known && self.leases.are_missing()) else { return };
         let locks = intent.operations.as_ref().is_some_and(|operations| !operations.is_empty());
         let why = match (locks && intent.places.is_empty(), self.is_silent()) {
             (true, _) => "its state is not in S3",

@@ -19,12 +19,12 @@ use crate::text::describe;
 pub(crate) struct Waiting {
     /// There is one.
     command: bool,
-    /// When these are gone, it is looked whether that is so.
+    /// The processes after whose end that is checked.
     processes: Vec<ProcessId>,
 }
 
 impl Waiting {
-    /// Waits until it is to be looked.
+    /// Waits for the end of the processes.
     pub(crate) async fn over(&self) {
         if self.processes.is_empty() {
             std::future::pending::<()>().await;
@@ -39,7 +39,7 @@ impl Waiting {
 
 /// Who received an interrupt.
 struct Reached {
-    /// So many guards, which were asked.
+    /// How many guards were asked.
     guards: usize,
     /// A process that has to pass it on to another user's Terraform.
     relayed: bool,

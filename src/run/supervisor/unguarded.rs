@@ -28,10 +28,10 @@ use crate::session::{Adoptable, POLL_INTERVAL, Tree, awaitable};
 use crate::terraform::Backend;
 use crate::{terraform, text};
 
-/// So many are remembered.
+/// The most unguarded Terraforms that are remembered.
 const MOST: usize = 256;
-/// How often is looked for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells of
-/// them.
+/// The time between two looks for Terraforms that a script calls past its guards and whose log is elsewhere: nothing tells
+/// of them.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(5);
 /// The same once a stop is requested.
 const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(250);
@@ -88,7 +88,7 @@ impl Looks {
     }
 }
 
-/// One of them.
+/// A Terraform without a guard of its own.
 pub(crate) struct Unguarded {
     id: ProcessId,
     /// The program by which people run it.
@@ -157,7 +157,7 @@ impl Supervisor<'_> {
     fn note_starting_backend(&mut self) {
         if self.journal.backend.digest.is_none() {
             self.journal.backend = terraform::starting_backend(&self.job.command, &self.job.surroundings());
-            self.locator.set_start(self.journal.backend.clone());
+            self.locator.start = self.journal.backend.clone();
         }
     }
 
@@ -223,7 +223,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// Stops what a dead guard below this one guarded; gives its account, if there is one. `kill_at`: when what is alive then is to be killed, if a stop was requested.
+/// Stops what a dead guard below this one guarded; gives its account, if there is one. `kill_at`: when what is alive then is
+/// to be killed, if a stop was requested.
 async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Option<Account> {
     let Orphan { session, journal, .. } = &orphan;
     let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));

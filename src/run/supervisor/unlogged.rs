@@ -30,9 +30,9 @@ const LAST_WORD: SignedDuration = SignedDuration::from_secs(2);
 pub(crate) struct OtherBackends {
     /// Where, how and with what environment the child of a dead supervisor runs, by the system's word.
     pub(crate) adopted: Option<(PathBuf, Vec<OsString>, Environment)>,
-    /// What is looked after.
+    /// A lock that is looked for when the child is dead.
     pub(crate) suspect: Option<Box<Case>>,
-    /// What is to be said of a lock that nobody looks for.
+    /// A lock that nobody looks for, as the account tells of it.
     pub(crate) unseen: Option<OtherLock>,
 }
 
@@ -82,7 +82,7 @@ impl Supervisor<'_> {
         intent.is_some_and(|intent| intent.logs && self.log.observer.shows_locks(intent.debug, lockfile))
     }
 
-    /// What was in the lock's place beside the start of the command.
+    /// Notes what was in the lock's place when the command started.
     pub(crate) fn note_baseline(&mut self, baseline: Baseline) {
         if let Some(intent) = &mut self.journal.intent {
             intent.baseline = baseline;
@@ -90,7 +90,7 @@ impl Supervisor<'_> {
         self.write_journal();
     }
 
-    /// What is known of the child that its lock must fit.
+    /// What a lock has to say to be the child's.
     pub(crate) fn item_terms(&self) -> ItemTerms {
         let account = &self.journal.account;
         let now = Timestamp::now();

@@ -39,7 +39,7 @@ impl Violation {
 /// How many ticks a lock of a dead holder may be left when nothing goes wrong any more.
 fn bound(setting: &Setting) -> u32 {
     // A look under way, the wait, and the requests that reclaim it.
-    let ticks = setting.times.wait().as_millis().div_ceil(super::world::TICK.as_millis() * 98 / 100);
+    let ticks = setting.times.wait.as_millis().div_ceil(super::world::TICK.as_millis() * 98 / 100);
     ticks as u32 + 4
 }
 

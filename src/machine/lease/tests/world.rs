@@ -892,7 +892,7 @@ impl World {
     }
 
     fn obey_observer(&mut self, p: usize, action: observer::Action<Id, Version>) -> Checked {
-        let wait = self.setting.times.wait();
+        let wait = self.setting.times.wait;
         let fence_skipped = self.has(Bug::FenceSkipped);
         let (party, now) = self.party(p);
         if let observer::Action::Fence { .. } | observer::Action::Delete { .. } = action {
@@ -946,7 +946,7 @@ impl World {
             else {
                 continue;
             };
-            let kill = self.setting.times.kill();
+            let kill = self.setting.times.kill;
             ensure(party.clock - landed < kill, || format!("the child of {p} outlives its lease"))?;
         }
         Ok(())
@@ -1054,7 +1054,7 @@ impl World {
     /// The same for two worlds from which the same can follow.
     pub fn key(&self) -> u128 {
         let times = self.setting.times;
-        let (kill, wait) = (times.kill(), times.wait());
+        let (kill, wait) = (times.kill, times.wait);
         let mut key = Key::default();
         key.push(self.faults);
         key.push(self.fenced);
