@@ -245,7 +245,7 @@ impl Target {
 impl State {
     /// What `init` recorded in its directory, if that is known.
     pub fn record(&self) -> Option<InitRecord> {
-        InitRecord::read(&Surroundings { dir: self.dir.clone()?, env: Environment::own() })
+        InitRecord::of(&Surroundings { dir: self.dir.clone()?, env: Environment::own() })
     }
 
     /// The program that people run in its directory, as far as what `init` recorded there tells.

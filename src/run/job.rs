@@ -121,7 +121,7 @@ impl Job {
 /// What a command that runs in `directory` is, by its name and by what `init` left there.
 fn flavour(command: &[OsString], directory: &Path, env: &Environment) -> Flavour {
     let arguments = command.get(1..).unwrap_or_default();
-    let record = InitRecord::read(&Surroundings::of_command(directory, arguments, env.clone()));
+    let record = InitRecord::of(&Surroundings::of_command(directory, arguments, env.clone()));
     let program = command.first().map(OsString::as_os_str).unwrap_or_default();
     Flavour::decide(program, record.as_ref())
 }

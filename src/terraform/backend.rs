@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::aws::{BackendError, PlanFlaw, S3Backend, Surroundings};
 use crate::model::StartingBackend;
 use crate::terraform::arguments::{plan_file, subcommand};
-use crate::terraform::directory::{Record, data_dir, without_content, workspace};
+use crate::terraform::directory::{InitRecord, data_dir, without_content, workspace};
 use crate::terraform::planfile;
 use crate::text::without_user;
 
@@ -59,7 +59,7 @@ const PLACE: [&str; 11] = [
 /// When there is a file and it cannot be understood. The text shows no content of the file, which can hold keys.
 pub fn read_backend(surroundings: &Surroundings) -> Result<Backend, BackendError> {
     let path = data_dir(surroundings).join("terraform.tfstate");
-    let Some(record) = Record::read(&path)? else { return Ok(Backend::None) };
+    let Some(record) = InitRecord::read(&path)? else { return Ok(Backend::None) };
     if record.version != VERSION {
         let version = record.version.as_u64().map_or_else(|| "unknown".to_owned(), |version| version.to_string());
         return Err(BackendError::UnknownVersion { path, version });
@@ -265,7 +265,7 @@ mod tests {
                     _ => {
                         let error = read_backend(&surroundings).unwrap_err();
                         assert!(matches!(error, BackendError::Unreadable { .. }), "{error}");
-                        assert_eq!(crate::terraform::directory::InitRecord::read(&surroundings), None);
+                        assert!(InitRecord::of(&surroundings).is_none());
                     }
                 }
                 std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();

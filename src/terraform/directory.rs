@@ -31,12 +31,12 @@ pub fn workspace(surroundings: &Surroundings) -> String {
 /// A record of `init` has a few kilobytes.
 const LARGEST_RECORD: u64 = 16 * 1024 * 1024;
 
-/// What `init` recorded: `terraform.tfstate` in Terraform's data directory.
+/// What `init` recorded: `terraform.tfstate` in Terraform's data directory. Can hold secrets.
 #[derive(Deserialize)]
-pub(super) struct Record {
+pub struct InitRecord {
     pub(super) version: Value,
-    /// Only Terraform from 1.9 on writes it.
-    pub(super) terraform_version: Option<Value>,
+    /// The version of Terraform that wrote the record. Only Terraform from 1.9 on writes it.
+    pub(super) terraform_version: Option<String>,
     pub(super) backend: Option<RecordedBackend>,
     pub(super) state_store: Option<Value>,
 }
@@ -48,7 +48,13 @@ pub(super) struct RecordedBackend {
     pub(super) config: Option<Value>,
 }
 
-impl Record {
+impl InitRecord {
+    /// The record of a working directory. None if there is none that can be understood.
+    #[must_use]
+    pub fn of(surroundings: &Surroundings) -> Option<Self> {
+        Self::read(&data_dir(surroundings).join("terraform.tfstate")).ok()?
+    }
+
     /// None if there is none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, BackendError> {
         let path = || path.to_owned();
@@ -61,6 +67,13 @@ impl Record {
             }
             Err(source) => Err(BackendError::Unreadable { path: path(), source }),
         }
+    }
+
+    /// Whether the backend's schema had an attribute. All are recorded, those that are not set as `null`.
+    #[must_use]
+    pub fn has(&self, attribute: &str) -> bool {
+        let config = self.backend.as_ref().and_then(|backend| backend.config.as_ref());
+        config.is_some_and(|config| config.get(attribute).is_some())
     }
 }
 
@@ -79,32 +92,6 @@ pub(super) fn without_content(error: &serde_json::Error) -> String {
     }
 }
 
-/// The traits by which a record of `init` shows which program wrote it. Holds no values of the backend's settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct InitRecord {
-    /// The backend's type, for instance `s3`.
-    pub backend: Option<String>,
-    /// The version of Terraform that wrote the record. Only Terraform from 1.9 on writes it.
-    pub terraform_version: Option<String>,
-    /// The names of all attributes that the backend's schema had.
-    pub attributes: Vec<String>,
-}
-
-impl InitRecord {
-    /// Reads the record of a working directory. None if there is none that can be understood.
-    #[must_use]
-    pub fn read(surroundings: &Surroundings) -> Option<Self> {
-        let record = Record::read(&data_dir(surroundings).join("terraform.tfstate")).ok()??;
-        let (kind, config) = record.backend.map(|backend| (backend.kind, backend.config)).unzip();
-        let attributes = config.flatten().as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-        Some(Self {
-            backend: kind.flatten(),
-            terraform_version: record.terraform_version.as_ref().and_then(Value::as_str).map(str::to_owned),
-            attributes: attributes.into_iter().map(|(name, _)| name).collect(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,23 +100,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(".terraform")).unwrap();
         std::fs::write(dir.path().join(".terraform/terraform.tfstate"), text).unwrap();
-        InitRecord::read(&Surroundings { dir: dir.path().to_owned(), env: Default::default() })
+        InitRecord::of(&Surroundings { dir: dir.path().to_owned(), env: Default::default() })
     }
 
     #[test]
-    fn names_are_read_and_values_are_not() {
-        let text = r#"{"version":3,"terraform_version":"1.9.8","backend":{"type":"s3","config":{"bucket":"b","secret_key":"hush","key":null,"insecure":false,"endpoints":{"s3":null}},"hash":1}}"#;
+    fn a_record_tells_its_version_and_its_attributes() {
+        let text = r#"{"version":3,"terraform_version":"1.9.8","backend":{"type":"s3","config":{"bucket":"b","key":null},"hash":1}}"#;
         let record = read(text).unwrap();
-        assert_eq!((record.backend.as_deref(), record.terraform_version.as_deref()), (Some("s3"), Some("1.9.8")));
-        assert_eq!(record.attributes.len(), 5);
-        assert!(!format!("{record:?}").contains("hush"));
-        assert_eq!(read(r#"{"version":3}"#), Some(InitRecord::default()));
+        assert_eq!(record.terraform_version.as_deref(), Some("1.9.8"));
+        assert!(record.has("bucket") && record.has("key") && !record.has("hash"));
+        assert!(!read(r#"{"version":3}"#).unwrap().has("bucket"));
     }
 
     #[test]
     fn what_is_no_record_tells_nothing() {
         for text in ["", "{", "[]", r#"{"backend":7}"#, r#"{"terraform_version":7}"#] {
-            assert_eq!(read(text), None, "{text}");
+            assert!(read(text).is_none(), "{text}");
         }
     }
 

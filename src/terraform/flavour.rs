@@ -34,8 +34,8 @@ impl Flavour {
         if let Some(version) = &record.terraform_version {
             return Self::Unknown.corrected(Some((Product::Terraform, version)));
         }
-        let has = |attribute: &str| record.attributes.iter().any(|name| name == attribute);
-        match record.backend.as_deref() {
+        let has = |attribute| record.has(attribute);
+        match record.backend.as_ref().and_then(|backend| backend.kind.as_deref()) {
             // Terraform never had the first, and dropped the flat attributes of a role in the version that brought
             // lockfiles (1.10), which OpenTofu did not.
             Some("s3") if has("lock_tags") || (has("use_lockfile") && has("role_arn")) => Self::OpenTofu,
@@ -68,14 +68,15 @@ pub(crate) fn minor(version: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn record(backend: &str, version: Option<&str>, attributes: &[&str]) -> InitRecord {
-        InitRecord {
-            backend: Some(backend.to_owned()),
-            terraform_version: version.map(str::to_owned),
-            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
-        }
+        let config: serde_json::Map<_, _> = attributes.iter().map(|name| ((*name).to_owned(), ().into())).collect();
+        let record =
+            json!({"version": 3, "terraform_version": version, "backend": {"type": backend, "config": config}});
+        serde_json::from_value(record).unwrap()
     }
 
     fn decide(program: &str, record: Option<&InitRecord>) -> Flavour {

@@ -139,7 +139,7 @@ fn subject(args: &Args, state: &State) -> Subject {
         kms_keys: of_backend.into_iter().chain(args.kms_key.clone()).collect(),
         region: state.backend.region().to_owned(),
         program: state.program(),
-        knows_lockfiles: state.record().map(|record| record.attributes.iter().any(|name| name == "use_lockfile")),
+        knows_lockfiles: state.record().map(|record| record.has("use_lockfile")),
     }
 }
 
