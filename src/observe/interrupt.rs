@@ -1,9 +1,33 @@
 //! Whether Terraform says, on its stdout or stderr, that it was interrupted.
 
+use std::sync::LazyLock;
+
 use memchr::memmem;
+use regex_lite::Regex;
 
 /// Bytes kept from one chunk to the next: more than any text that is looked for, with what must stand around it.
 const OVERLAP: usize = 512;
+
+/// Of these as many are looked at before and behind the words. Half of what is kept.
+const AROUND: usize = OVERLAP / 2;
+
+/// Before the words a line begins, or the message of a `-json` line: inside a string of JSON its quotes would have
+/// backslashes.
+static BEGINS: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r#"(?:\n(?:\x1b\[[0-9;]*m)*|[{,]"@message":")(?:\\n)*(?:Two interrupts|Interrupt)$"#));
+/// What follows the first interrupt's words.
+static ONCE: LazyLock<Regex> = LazyLock::new(|| words("Please wait for (?:Terraform|OpenTofu) to exit"));
+/// What follows those of the second.
+static TWICE: LazyLock<Regex> = LazyLock::new(|| words("Exiting immediately[.]"));
+
+/// A pattern of words, each after white space, which may be escaped as in JSON.
+fn words(words: &str) -> Regex {
+    pattern(&words.split(' ').fold("^".to_owned(), |words, word| words + r"(?:\\n|[ \r\n])+" + word))
+}
+
+fn pattern(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("a pattern")
+}
 
 /// What Terraform said of interrupts so far. Facts never go away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,62 +77,19 @@ impl InterruptScanner {
 }
 
 fn scan(text: &[u8], prefixed: bool, found: &mut Interrupts) {
+    let is_match = |pattern: &Regex, text: &[u8]| pattern.is_match(&String::from_utf8_lossy(text));
     for at in memmem::find_iter(text, b" received.") {
-        let (before, after) = (&text[..at], &text[at + b" received.".len()..]);
-        if let Some(before) = before.strip_suffix(b"Two interrupts") {
-            found.twice |= prefixed || begins(before) && skip_words(after, &["Exiting", "immediately."]).is_some();
-        } else if let Some(before) = before.strip_suffix(b"Interrupt") {
-            found.received |= prefixed
-                || begins(before)
-                    && skip_words(after, &["Please", "wait", "for"])
-                        .and_then(|rest| skip_words(rest, &["Terraform"]).or_else(|| skip_words(rest, &["OpenTofu"])))
-                        .is_some_and(|rest| skip_words(rest, &["to", "exit"]).is_some());
-        }
+        let (before, after) = (&text[at.saturating_sub(AROUND)..at], &text[at + b" received.".len()..]);
+        let after = &after[..after.len().min(AROUND)];
+        let (is_found, follows) = if before.ends_with(b"Two interrupts") {
+            (&mut found.twice, &TWICE)
+        } else if before.ends_with(b"Interrupt") {
+            (&mut found.received, &ONCE)
+        } else {
+            continue;
+        };
+        *is_found |= prefixed || is_match(follows, after) && is_match(&BEGINS, before);
     }
-}
-
-/// Whether a line, or the message of a `-json` line, begins after `before`.
-fn begins(mut before: &[u8]) -> bool {
-    while let Some(rest) = before.strip_suffix(br"\n") {
-        before = rest;
-    }
-    // Inside a string of JSON these quotes would have backslashes.
-    if let Some(rest) = before.strip_suffix(br#""@message":""#) {
-        return matches!(rest.last(), Some(b'{' | b','));
-    }
-    while let Some(rest) = strip_colour(before) {
-        before = rest;
-    }
-    before.last() == Some(&b'\n')
-}
-
-/// Takes an SGR sequence such as `ESC [ 0 ; 1 m` off the end.
-fn strip_colour(text: &[u8]) -> Option<&[u8]> {
-    let mut rest = text.strip_suffix(b"m")?;
-    while let [head @ .., b'0'..=b'9' | b';'] = rest {
-        rest = head;
-    }
-    rest.strip_suffix(b"\x1b[")
-}
-
-/// What follows these words, if `text` begins with them, each after white space, which may be escaped as in JSON.
-fn skip_words<'a>(mut text: &'a [u8], words: &[&str]) -> Option<&'a [u8]> {
-    for word in words {
-        let spaced = text;
-        while let Some(rest) = text
-            .strip_prefix(br"\n")
-            .or_else(|| text.strip_prefix(b" "))
-            .or_else(|| text.strip_prefix(b"\r"))
-            .or_else(|| text.strip_prefix(b"\n"))
-        {
-            text = rest;
-        }
-        if text.len() == spaced.len() {
-            return None;
-        }
-        text = text.strip_prefix(word.as_bytes())?;
-    }
-    Some(text)
 }
 
 #[cfg(test)]

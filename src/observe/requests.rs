@@ -65,12 +65,11 @@ impl Requests {
         ledger: &Ledger,
         check_time: impl Fn(Timestamp) -> Result<(), Refusal>,
     ) -> Option<Result<Vec<Told>, Refused>> {
-        let read = match read_exchange(record)? {
+        Some(match read_exchange(record)? {
             Ok(Exchange::Sent(call, request)) => self.sent(call, *request, ledger, check_time),
             Ok(Exchange::Answered { call, success, etag }) => Ok(self.answered(&call, success, etag, ledger)),
-            Err(strange) => Err(strange),
-        };
-        Some(read.map_err(|(id, reason)| Refused::of(id.as_deref(), reason)))
+            Err(refused) => Err(refused),
+        })
     }
 
     fn sent(
@@ -79,14 +78,14 @@ impl Requests {
         request: Request,
         ledger: &Ledger,
         check_time: impl Fn(Timestamp) -> Result<(), Refusal>,
-    ) -> Result<Vec<Told>, Strange> {
+    ) -> Result<Vec<Told>, Refused> {
         let told = match request {
             Request::Lock { info, path, state } => {
                 let id = info.id.clone();
                 let created: Result<Timestamp, _> = info.created.parse();
                 let created = created.map_err(|_| Refusal::Created(info.created.chars().take(64).collect()));
-                created.and_then(check_time).map_err(|reason| (Some(id.clone()), reason))?;
-                let claim = self.claim(info, &path, state).map_err(|reason| (Some(id), reason))?;
+                let claim = created.and_then(check_time).and_then(|()| self.claim(info, &path, state));
+                let claim = claim.map_err(|reason| Refused::of(Some(&id), reason))?;
                 vec![Told::Lock(LockEvent::Take { claim, done: false })]
             }
             Request::Unlock { path, id } => unlocked_by(&path, id.as_deref(), ledger)
@@ -217,11 +216,8 @@ pub(crate) enum Exchange {
     Answered { call: Call, success: bool, etag: Option<String> },
 }
 
-/// A request that poses as one for a lock and is none that Terraform sends, and the lock's ID as far as it is known.
-pub(crate) type Strange = (Option<String>, Refusal);
-
 /// Reads a record. None: it is about something else, or part of it is missing.
-fn read_exchange(record: &Record) -> Option<Result<Exchange, Strange>> {
+fn read_exchange(record: &Record) -> Option<Result<Exchange, Refused>> {
     if record.torn || record.level != Level::Debug {
         return None;
     }
@@ -233,7 +229,7 @@ fn read_exchange(record: &Record) -> Option<Result<Exchange, Strange>> {
     }
 }
 
-fn sent(record: &Record) -> Option<Result<Exchange, Strange>> {
+fn sent(record: &Record) -> Option<Result<Exchange, Refused>> {
     if let Some(target) = record.field("http.request.header.x_amz_target") {
         let operation = item_operation(target.strip_prefix("DynamoDB_20120810.")?)?;
         let state = record.field("tf_backend.s3.bucket").zip(record.field("tf_backend.s3.path"));
@@ -274,7 +270,7 @@ fn answered(record: &Record) -> Option<Exchange> {
 
 /// `Request dynamodb/PutItem Details` and the HTTP message between two lines of dashes. The answer's body is another
 /// record, which nobody needs.
-fn dumped(record: &Record, message: &str) -> Option<Result<Exchange, Strange>> {
+fn dumped(record: &Record, message: &str) -> Option<Result<Exchange, Refused>> {
     let (side, operation) = message.strip_suffix(" Details")?.split_once(" dynamodb/")?;
     let operation = item_operation(operation)?;
     let call = Call { operation, context: String::new() };
@@ -322,7 +318,7 @@ struct Attribute {
     text: Option<String>,
 }
 
-fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -> Result<Request, Strange> {
+fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -> Result<Request, Refused> {
     // A body that is not understood is still a request: its answer must not be taken for another's.
     // Behind a long one comes `[truncated...]`, on a line of its own.
     let body = serde_json::Deserializer::from_str(body).into_iter::<ItemBody>().next();
@@ -347,9 +343,9 @@ fn item_request(operation: Operation, body: &str, state: Option<(&str, &str)>) -
     if body.condition_expression.as_deref() != Some(NEW) {
         return Ok(Request::Other);
     }
-    let info = LockInfo::parse(info.as_bytes()).map_err(|_| (None, Refusal::NoLock))?;
+    let info = LockInfo::parse(info.as_bytes()).map_err(|_| Refused::of(None, Refusal::NoLock))?;
     if info.path != path {
-        return Err((Some(info.id), Refusal::PathMismatch));
+        return Err(Refused::of(Some(&info.id), Refusal::PathMismatch));
     }
     let state = state.map(|(bucket, key)| (bucket.to_owned(), key.to_owned()));
     Ok(Request::Lock { info, path, state })

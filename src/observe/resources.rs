@@ -7,8 +7,10 @@
 //! deleted by what is read here.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use memchr::memmem;
+use regex_lite::Regex;
 use serde::Deserialize;
 
 use crate::model::{Address, Fate, UnsavedResource};
@@ -28,12 +30,24 @@ fn leaves_nothing(kind: &str) -> bool {
 
 /// What is done to a resource. A replacement is a destruction and a creation, in either order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Action {
     Create,
     Update,
     Destroy,
     Import,
+}
+
+impl Action {
+    /// By the word for it in a line for people or an event of `-json`.
+    fn of(word: &str) -> Option<Self> {
+        match word {
+            "Creating" | "Creation" | "create" => Some(Self::Create),
+            "Modifying" | "Modifications" | "update" => Some(Self::Update),
+            "Destroying" | "Destruction" | "delete" => Some(Self::Destroy),
+            "Importing" | "Import" => Some(Self::Import),
+            _ => None,
+        }
+    }
 }
 
 /// How far it has come.
@@ -129,10 +143,10 @@ impl Resources {
             self.diagnostics += 1;
         }
         let read = if plain.starts_with('{') { event(&plain) } else { human(&plain) };
-        if let Some((address, deposed, action, end)) = read
+        if let Some((address, action, end)) = read
             && !leaves_nothing(&address.kind)
         {
-            self.enter(address.text + deposed, action, end);
+            self.enter(address.text, action, end);
         }
     }
 
@@ -243,17 +257,11 @@ impl Resources {
 }
 
 /// Reads an event of `-json`.
-fn event(line: &str) -> Option<(Address, &'static str, Action, End)> {
+fn event(line: &str) -> Option<(Address, Action, End)> {
     // Of the many other events none is parsed.
     memmem::find(line.as_bytes(), br#""type":"apply_"#)?;
     let Event { r#type, hook } = serde_json::from_str(line).ok()?;
     let (address, "") = Address::read(&hook.resource.addr)? else { return None };
-    let action = match hook.action {
-        "create" => Action::Create,
-        "update" => Action::Update,
-        "delete" => Action::Destroy,
-        _ => return None,
-    };
     let end = match r#type {
         "apply_start" => End::Begun,
         "apply_complete" => {
@@ -263,42 +271,27 @@ fn event(line: &str) -> Option<(Address, &'static str, Action, End)> {
         "apply_errored" => End::Failed,
         _ => return None,
     };
-    Some((address, "", action, end))
+    Some((address, Action::of(hook.action)?, end))
 }
 
-/// Reads a line for people: `ADDRESS: Creation complete after 0s [id=ID]`. Gives the mark of a deposed object, too.
-fn human(line: &str) -> Option<(Address, &str, Action, End)> {
-    const BEGIN: [(&str, Action); 4] = [
-        ("Creating...", Action::Create),
-        ("Modifying...", Action::Update),
-        ("Destroying...", Action::Destroy),
-        ("Importing...", Action::Import),
-    ];
-    const END: [(&str, Action); 4] = [
-        ("Creation complete after ", Action::Create),
-        ("Modifications complete after ", Action::Update),
-        ("Destruction complete after ", Action::Destroy),
-        ("Import complete", Action::Import),
-    ];
-    let (address, after) = Address::read(line)?;
-    let (deposed, says) = after.split_once(": ")?;
-    let is_deposed = |mark: &str| mark.starts_with(" (deposed object ") && mark.ends_with(')');
-    if !(deposed.is_empty() || is_deposed(deposed)) {
-        return None;
-    }
-    let find =
-        |words: &[(&str, Action)]| words.iter().find_map(|(words, action)| Some((*action, says.strip_prefix(words)?)));
-    if let Some((action, id)) = find(&BEGIN) {
-        return (id.is_empty() || id.starts_with(" [")).then_some((address, deposed, action, End::Begun));
-    }
-    let (action, rest) = find(&END)?;
-    let (took, id) = rest.find(" [").map_or((rest, ""), |at| rest.split_at(at));
-    if !took.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.') {
-        return None;
+/// Reads a line for people: `ADDRESS: Creation complete after 0s [id=ID]`. The mark of a deposed object becomes a part of the
+/// address.
+fn human(line: &str) -> Option<(Address, Action, End)> {
+    static SAYS: LazyLock<Regex> = LazyLock::new(|| {
+        let begins = r"(Creating|Modifying|Destroying|Importing)\.\.\.(?: \[.*)?";
+        let ends = r"(Creation|Modifications|Destruction|Import) complete(?: after )?[0-9A-Za-z.]*(?: \[(.*))?";
+        Regex::new(&format!(r"^( \(deposed object \w+\))?: (?:{begins}|{ends})$")).expect("a pattern")
+    });
+    let (mut address, after) = Address::read(line)?;
+    let says = SAYS.captures(after)?;
+    let part = |number| says.get(number).map(|part| part.as_str());
+    address.text += part(1).unwrap_or_default();
+    if let Some(begins) = part(2) {
+        return Some((address, Action::of(begins)?, End::Begun));
     }
     // An ID with a newline in it goes on in lines that are nobody's.
-    let id = id.strip_prefix(" [").and_then(|id| id.strip_suffix(']')?.split_once('='));
-    Some((address, deposed, action, End::Done(id.map(|(key, id)| Id::new(key, id)))))
+    let id = part(4).and_then(|id| id.strip_suffix(']')?.split_once('='));
+    Some((address, Action::of(part(3)?)?, End::Done(id.map(|(key, id)| Id::new(key, id)))))
 }
 
 #[cfg(test)]
