@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
+use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 
@@ -117,17 +118,6 @@ const REJECTED: [&str; 11] = [
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];
-const THROTTLED: [&str; 9] = [
-    "LimitExceededException",
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "SlowDown",
-    "ThrottledException",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-];
 const CONFLICT: [&str; 4] = [
     "ConditionalRequestConflict",
     "OperationAborted",
@@ -140,7 +130,7 @@ fn by_code(action: &'static str, code: &str, status: u16, detail: String) -> Sto
     match (code, status) {
         (code, _) if EXPIRED.contains(&code) => StoreError::CredentialsExpired(detail),
         (code, _) if REJECTED.contains(&code) => StoreError::CredentialsRejected(detail),
-        (code, _) if THROTTLED.contains(&code) => StoreError::Throttled(detail),
+        (code, _) if THROTTLING_ERRORS.contains(&code) => StoreError::Throttled(detail),
         (code, _) if CONFLICT.contains(&code) => StoreError::Conflict(detail),
         ("ResourceNotFoundException", _) => StoreError::NoSuchTable(detail),
         ("NoSuchBucket", _) => StoreError::NoSuchBucket(detail),

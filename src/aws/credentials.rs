@@ -134,7 +134,6 @@ impl ProvideCredentials for Keeping {
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
 async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvConfigFiles) -> SdkConfig {
     let attributes = &backend.attributes;
-    let variable = |name: &str| backend.surroundings.env.text(name);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .env(env)
         .http_client(http)
@@ -146,17 +145,12 @@ async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvC
     if let Some(profile) = set(&attributes.profile) {
         loader = loader.profile_name(profile);
     }
-    // Up to 1.14 Terraform took any text of the variables for yes, also "false". No store is out of reach for those who
-    // are taken at their word: the same is behind both kinds of endpoints.
-    let wanted = |name| {
-        let no = |text: &str| ["0", "f", "false"].iter().any(|no| text.eq_ignore_ascii_case(no));
-        variable(name).is_some_and(|text| !no(text))
-    };
-    if attributes.use_fips_endpoint.unwrap_or_else(|| wanted("AWS_USE_FIPS_ENDPOINT")) {
-        loader = loader.use_fips(true);
+    // What the block leaves out the SDK finds in the environment, as far as it takes the text for a yes.
+    if let Some(fips) = attributes.use_fips_endpoint {
+        loader = loader.use_fips(fips);
     }
-    if attributes.use_dualstack_endpoint.unwrap_or_else(|| wanted("AWS_USE_DUALSTACK_ENDPOINT")) {
-        loader = loader.use_dual_stack(true);
+    if let Some(dual_stack) = attributes.use_dualstack_endpoint {
+        loader = loader.use_dual_stack(dual_stack);
     }
     loader.load().await
 }
@@ -242,17 +236,15 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
     };
     // What the block leaves out comes from the environment: OpenTofu does so, Terraform refuses such a block.
     let or = |own: &Option<String>, name: &str| set(own).or_else(|| variable(name)).map(str::to_owned);
-    let token = match set(&identity.web_identity_token) {
-        Some(token) => Token::Text(token.to_owned()),
-        None => match (set(&identity.web_identity_token_file), variable("AWS_WEB_IDENTITY_TOKEN")) {
-            (None, Some(token)) => Token::Text(token.to_owned()),
-            (file, _) => {
-                let file = file.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN_FILE"));
-                let missing = "it has neither a token nor a token file";
-                let file = file.ok_or(BackendError::unusable("assume_role_with_web_identity", missing))?;
-                Token::File(backend.path(file))
-            }
-        },
+    let (text, file) = (set(&identity.web_identity_token), set(&identity.web_identity_token_file));
+    let text = text.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN").filter(|_| file.is_none()));
+    let token = match (text, file.or_else(|| variable("AWS_WEB_IDENTITY_TOKEN_FILE"))) {
+        (Some(text), _) => Token::Text(text.to_owned()),
+        (None, Some(file)) => Token::File(backend.path(file)),
+        (None, None) => {
+            let missing = "it has neither a token nor a token file";
+            return Err(BackendError::unusable("assume_role_with_web_identity", missing));
+        }
     };
     let identity = WebIdentity {
         role_arn: or(&identity.role_arn, "AWS_ROLE_ARN"),

@@ -8,7 +8,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provi
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient as _, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -48,8 +48,32 @@ pub(crate) fn http_client(backend: &S3Backend, ca_bundle: Option<&str>) -> Resul
     let https = attributes.https_proxy.as_deref();
     let https = https.or_else(|| variable(["HTTPS_PROXY", "https_proxy"])).or_else(|| set(&attributes.http_proxy));
     let exempt = set(&attributes.no_proxy).or_else(|| variable(["NO_PROXY", "no_proxy"])).unwrap_or_default();
-    let client = |setting, url| proxy(setting, url, exempt).map(|proxy| Client::new(proxy, tls.clone(), exempt));
-    Ok(SharedHttpClient::new(ByScheme { http: client("http_proxy", http)?, https: client("https_proxy", https)? }))
+    let client = |setting, url| {
+        let proxy = proxy(setting, url, exempt)?;
+        let misread = entries(exempt).filter(|_| !proxy.is_disabled()).filter_map(Misread::of).collect::<Arc<[_]>>();
+        Ok((client(proxy, tls.clone()), misread))
+    };
+    let (http, https) = (client("http_proxy", http)?, client("https_proxy", https)?);
+    Ok(http_client_fn(move |settings, components| {
+        let connector = |(client, misread): &(SharedHttpClient, Arc<[Misread]>)| Connecting {
+            connector: client.http_connector(settings, components),
+            misread: misread.clone(),
+        };
+        SharedHttpConnector::new(ByScheme { http: connector(&http), https: connector(&https) })
+    }))
+}
+
+/// The SDK's client, by one proxy or none.
+fn client(proxy: ProxyConfig, tls: TlsContext) -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(proxy.clone());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(tls.clone())
+            .build_with_resolver(Resolver)
+    })
 }
 
 fn proxy(setting: &'static str, url: Option<&str>, exempt: &str) -> Result<ProxyConfig, BackendError> {
@@ -137,37 +161,6 @@ impl Misread {
     }
 }
 
-/// A client of one proxy, or of none.
-#[derive(Debug)]
-struct Client<T> {
-    sends: T,
-    misread: Arc<[Misread]>,
-}
-
-impl Client<SharedHttpClient> {
-    fn new(proxy: ProxyConfig, tls: TlsContext, exempt: &str) -> Self {
-        let misread = entries(exempt).filter(|_| !proxy.is_disabled()).filter_map(Misread::of).collect();
-        let sends = Builder::new().build_with_connector_fn(move |settings, components| {
-            let mut connector = Connector::builder().proxy_config(proxy.clone());
-            connector.set_connector_settings(settings.cloned());
-            connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-            connector
-                .tls_provider(Provider::Rustls(CryptoMode::Ring))
-                .tls_context(tls.clone())
-                .build_with_resolver(Resolver)
-        });
-        Self { sends, misread }
-    }
-
-    fn connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> Client<SharedHttpConnector> {
-        Client { sends: self.sends.http_connector(settings, components), misread: self.misread.clone() }
-    }
-}
-
 /// Looks names up as the system does, each in a thread. The SDK's own resolver panics where the system has no thread for it.
 #[derive(Debug, Clone)]
 struct Resolver;
@@ -185,34 +178,31 @@ impl ResolveDns for Resolver {
     }
 }
 
-/// Sends plain and encrypted requests through clients of their own, because their proxies can differ: the SDK's client
-/// takes one proxy for both, or none for one of them.
+/// What sends requests by one proxy or none, and the entries of `NO_PROXY` that it reads otherwise than Terraform.
 #[derive(Debug)]
-struct ByScheme<T> {
-    http: Client<T>,
-    https: Client<T>,
+struct Connecting {
+    connector: SharedHttpConnector,
+    misread: Arc<[Misread]>,
 }
 
-impl HttpClient for ByScheme<SharedHttpClient> {
-    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(ByScheme {
-            http: self.http.connector(settings, components),
-            https: self.https.connector(settings, components),
-        })
-    }
+/// Sends plain and encrypted requests by proxies of their own: the SDK's client takes one for both, or none for one of them.
+#[derive(Debug)]
+struct ByScheme {
+    http: Connecting,
+    https: Connecting,
 }
 
-impl HttpConnector for ByScheme<SharedHttpConnector> {
+impl HttpConnector for ByScheme {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = if request.uri().starts_with("https:") { &self.https } else { &self.http };
+        let by = if request.uri().starts_with("https:") { &self.https } else { &self.http };
         let uri = request.uri().parse::<::http::Uri>().unwrap_or_default();
         let host = uri.host().unwrap_or_default();
-        match client.misread.iter().find(|entry| entry.may_mean(host)) {
+        match by.misread.iter().find(|entry| entry.may_mean(host)) {
             Some(entry) => HttpConnectorFuture::ready(Err(ConnectorError::user(entry.clone().into()))),
             None => {
                 let is_object = uri.query().is_some_and(|query| query.split('&').any(|part| part == "x-id=GetObject"));
                 let most = if is_object { LARGEST_OBJECT } else { LARGEST_ANSWER };
-                let answer = client.sends.call(request);
+                let answer = by.connector.call(request);
                 HttpConnectorFuture::new(async move {
                     let bounded = |body| SdkBody::from_body_1_x(Limited::new(body, most));
                     Ok(answer.await?.map(bounded))

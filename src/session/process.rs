@@ -56,9 +56,8 @@ impl ProcessId {
 
     /// When it started, by the system's clock as it is now.
     pub fn started(self) -> Option<SystemTime> {
-        let since_boot = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).ok()?;
         let started = Duration::from_millis(self.start_ticks.checked_mul(1000)? / procfs::ticks_per_second());
-        SystemTime::now().checked_sub(since_boot.checked_sub(started)?)
+        SystemTime::now().checked_sub(boot_time().checked_sub(started)?)
     }
 
     /// Whether it still runs. A zombie does not. Where nobody can look, as without descriptors, whatever has its pid counts.
