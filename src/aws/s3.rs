@@ -366,6 +366,12 @@ impl SseCustomerKey {
         let key = BASE64_STANDARD.decode(base64).ok().filter(|key| key.len() == 32)?;
         Some(Self { base64: base64.to_owned(), md5: BASE64_STANDARD.encode(Md5::digest(key)) })
     }
+
+    /// What a request for an object says of the key that the object has, if it has one: algorithm, key and the key's MD5.
+    pub(crate) fn parameters(key: Option<&Self>) -> [Option<String>; 3] {
+        let parameters = |key: &Self| ["AES256".to_owned(), key.base64.clone(), key.md5.clone()].map(Some);
+        key.map(parameters).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for SseCustomerKey {

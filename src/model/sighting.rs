@@ -1,13 +1,11 @@
 //! A lock as a person is shown it, with what it takes to delete exactly that.
 
-use std::collections::HashMap;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::model::holder::Recorded;
-use crate::model::lease::{LEASE_ATTRIBUTE, Leased};
+use crate::model::lease::Leased;
 use crate::model::lock::FoundLock;
 
 /// What was seen at a lock's place at one time.
@@ -47,17 +45,6 @@ pub enum Defect {
 }
 
 impl Sighting {
-    /// Reads an item of a lock table.
-    pub(crate) fn of_item(item: &HashMap<String, AttributeValue>) -> Self {
-        let HeldLock { lock, recorded } = HeldLock::in_item(item);
-        let content = Content::Item { info: item.get("Info").cloned(), lease: item.get(LEASE_ATTRIBUTE).cloned() };
-        let leased = match &lock {
-            FoundLock::Held(info) => Leased::of_attribute(item.get(LEASE_ATTRIBUTE), &info.id),
-            FoundLock::Malformed(_) => Leased::Nothing,
-        };
-        Self { lock, recorded, leased, written: None, content }
-    }
-
     /// The lock's ID, if it has one.
     pub fn id(&self) -> Option<&str> {
         match &self.lock {
@@ -111,14 +98,6 @@ impl Defect {
             Self::Malformed => "something that isn't a lock in Terraform's format",
         }
     }
-}
-
-/// A lock and what was found beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldLock {
-    pub lock: FoundLock,
-    /// Its holder, by the record beside it.
-    pub recorded: Recorded,
 }
 
 #[cfg(test)]

@@ -41,14 +41,12 @@ impl StateStore {
     /// # Errors
     /// When S3 could not be asked, or its answer broke off.
     pub async fn read(&self, version: Option<&str>) -> Result<Option<StateObject>, StoreError> {
-        let mut request =
+        let [algorithm, key, md5] = SseCustomerKey::parameters(self.customer_key.as_ref());
+        let request =
             self.client.get_object().bucket(&self.bucket).key(&self.key).set_version_id(version.map(str::to_owned));
-        if let Some(key) = &self.customer_key {
-            request =
-                request.sse_customer_algorithm("AES256").sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-        }
+        let request = request.set_sse_customer_algorithm(algorithm).set_sse_customer_key(key);
         let action = if version.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
-        match request.send().await {
+        match request.set_sse_customer_key_md5(md5).send().await {
             Ok(answer) => {
                 let modified = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
                 let version = answer.version_id().filter(|id| *id != "null").map(str::to_owned);

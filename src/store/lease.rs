@@ -5,21 +5,18 @@
 //! Nothing here is sent without a condition. Each call is bounded in time by its caller, as those of
 //! [`crate::store::LockStore`].
 
-use std::collections::HashMap;
-
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
 
-use crate::aws::{StoreError, classify};
+use crate::aws::{SseCustomerKey, StoreError, classify};
 use crate::files::random_number;
 use crate::model::{
     Content, Holder, LARGEST_LEASE, LEASE_ATTRIBUTE, LEASE_SUFFIX, Lease, LeaseVersion, Leased, LockClaim, LockId,
     Sighting,
 };
-use crate::store::dynamodb::TableStore;
 use crate::store::lockfile::examination::Conditions;
-use crate::store::lockfile::{LockfileStore, Outcome, SSE_C, head, outcome};
+use crate::store::lockfile::{LockfileStore, Outcome, head, no_etag, outcome};
 use crate::store::open::Store;
 use crate::store::{Claimed, IMPOSSIBLE_ETAG};
 
@@ -56,7 +53,7 @@ impl Store {
     pub async fn held_lease(&self, claim: &LockClaim, session: &Holder) -> Result<Claimed<Leasehold>, StoreError> {
         match self {
             Self::Table(store) => match store.claimed(claim, Some(session)).await? {
-                Ok(item) => lease_of_item(&item, claim.id.as_str()).map(Ok),
+                Ok(item) => self.lease_of(&Sighting::of_item(&item)).await.map(Ok),
                 Err(other) => Ok(Err(other)),
             },
             Self::Lockfile(store) => store.held_lease(claim, session).await,
@@ -71,7 +68,8 @@ impl Store {
         let Some(id) = seen.id() else { return Err(StoreError::Misdirected("it has no ID".to_owned())) };
         match (self, &seen.content) {
             (Self::Table(_), Content::Item { info: Some(info), lease }) => {
-                Ok(of_attributes(info.clone(), lease.clone(), id))
+                let names = Names::Item { info: info.clone(), lease: lease.clone() };
+                Ok(Leasehold { leased: seen.leased.clone(), names })
             }
             (Self::Lockfile(store), Content::Object { etag, .. }) => store.lease(etag.as_deref(), id).await,
             _ => Err(StoreError::Misdirected("it was seen elsewhere".to_owned())),
@@ -107,15 +105,20 @@ impl Store {
     /// # Errors
     /// When the store could not be asked, or its answer is not known.
     pub async fn beat(&self, from: &Leasehold, lease: &Lease) -> Result<Option<Leasehold>, StoreError> {
-        match (self, &from.names) {
-            (Self::Table(store), Names::Item { info, lease: old }) => store.beat(info, old.as_ref(), lease).await,
+        let names = match (self, &from.names) {
+            (Self::Table(store), Names::Item { info, lease: old }) => {
+                let unchanged = [("Info", Some(info)), (LEASE_ATTRIBUTE, old.as_ref())];
+                let new = lease.to_json();
+                let is_done = store.update_unchanged(&unchanged, LEASE_ATTRIBUTE, Some(new.clone())).await?;
+                is_done.then(|| Names::Item { info: info.clone(), lease: Some(AttributeValue::S(new)) })
+            }
             (Self::Lockfile(store), Names::Objects { lockfile, lease: old }) => {
                 let etag = store.put_lease(lease, old.as_deref()).await?;
-                let names = |etag| Names::Objects { lockfile: lockfile.clone(), lease: Some(etag) };
-                Ok(etag.map(|etag| Leasehold { leased: Leased::Lease(lease.clone()), names: names(etag) }))
+                etag.map(|etag| Names::Objects { lockfile: lockfile.clone(), lease: Some(etag) })
             }
-            _ => Err(elsewhere()),
-        }
+            _ => return Err(elsewhere()),
+        };
+        Ok(names.map(|names| Leasehold { leased: Leased::Lease(lease.clone()), names }))
     }
 
     /// Deletes a dead holder's lock if it and its lease are still the very ones that were read. Whether this did; if not,
@@ -133,9 +136,7 @@ impl Store {
         }
         match (self, &dead.names) {
             (Self::Table(store), Names::Item { info, lease: Some(lease) }) => {
-                let values = [(":info", info), (":lease", lease)];
-                let values = values.map(|(name, value)| (name.to_owned(), value.clone())).into();
-                store.delete_where(&format!("Info = :info AND {LEASE_ATTRIBUTE} = :lease"), values).await
+                store.delete_unchanged(&[("Info", Some(info)), (LEASE_ATTRIBUTE, Some(lease))]).await
             }
             (Self::Lockfile(store), Names::Objects { lockfile, lease: Some(lease) }) => {
                 store.delete_leased(lockfile, lease).await
@@ -155,7 +156,10 @@ impl Store {
             return Ok(true);
         }
         match (self, &read.names) {
-            (Self::Table(store), Names::Item { info, lease: Some(lease) }) => store.unlease(info, lease).await,
+            (Self::Table(store), Names::Item { info, lease: Some(lease) }) => {
+                let unchanged = [("Info", Some(info)), (LEASE_ATTRIBUTE, Some(lease))];
+                store.update_unchanged(&unchanged, LEASE_ATTRIBUTE, None).await
+            }
             (Self::Lockfile(store), Names::Objects { lease: Some(lease), .. }) => store.unlease(lease).await,
             _ => Err(elsewhere()),
         }
@@ -185,43 +189,6 @@ impl Store {
 
 fn elsewhere() -> StoreError {
     StoreError::Misdirected("its lease was read elsewhere".to_owned())
-}
-
-fn lease_of_item(item: &HashMap<String, AttributeValue>, lock: &str) -> Result<Leasehold, StoreError> {
-    let info = item.get("Info").ok_or_else(|| StoreError::Misdirected("it has no Info".to_owned()))?;
-    Ok(of_attributes(info.clone(), item.get(LEASE_ATTRIBUTE).cloned(), lock))
-}
-
-fn of_attributes(info: AttributeValue, lease: Option<AttributeValue>, lock: &str) -> Leasehold {
-    Leasehold { leased: Leased::of_attribute(lease.as_ref(), lock), names: Names::Item { info, lease } }
-}
-
-impl TableStore {
-    async fn beat(
-        &self,
-        info: &AttributeValue,
-        old: Option<&AttributeValue>,
-        lease: &Lease,
-    ) -> Result<Option<Leasehold>, StoreError> {
-        let new = AttributeValue::S(lease.to_json());
-        let mut values = HashMap::from([(":info".to_owned(), info.clone()), (":new".to_owned(), new.clone())]);
-        let unchanged = match old {
-            Some(old) => {
-                values.insert(":old".to_owned(), old.clone());
-                format!("{LEASE_ATTRIBUTE} = :old")
-            }
-            None => format!("attribute_not_exists({LEASE_ATTRIBUTE})"),
-        };
-        let unchanged = format!("Info = :info AND {unchanged}");
-        let is_done = self.update_where(&unchanged, &format!("SET {LEASE_ATTRIBUTE} = :new"), values).await?;
-        Ok(is_done.then(|| of_attributes(info.clone(), Some(new), lease.lock.as_str())))
-    }
-
-    async fn unlease(&self, info: &AttributeValue, lease: &AttributeValue) -> Result<bool, StoreError> {
-        let values = HashMap::from([(":info".to_owned(), info.clone()), (":old".to_owned(), lease.clone())]);
-        let unchanged = format!("Info = :info AND {LEASE_ATTRIBUTE} = :old");
-        self.update_where(&unchanged, &format!("REMOVE {LEASE_ATTRIBUTE}"), values).await
-    }
 }
 
 impl LockfileStore {
@@ -261,9 +228,7 @@ impl LockfileStore {
     }
 
     async fn delete_leased(&self, lockfile: &str, lease: &str) -> Result<bool, StoreError> {
-        if let Conditions::NotKept(detail) = self.conditions().await? {
-            return Err(StoreError::NoConditions(detail.clone()));
-        }
+        self.keeps_conditions().await?;
         let is_deleted = match outcome(self.delete(&self.key, Some(lockfile)).await)? {
             Outcome::Done(_) => true,
             Outcome::ConditionFailed | Outcome::NoSuchKey => false,
@@ -287,11 +252,17 @@ impl LockfileStore {
 
     /// Deletes the lease that has this ETag. Whether it is gone.
     async fn unlease(&self, etag: &str) -> Result<bool, StoreError> {
-        if let Conditions::NotKept(detail) = self.conditions().await? {
-            return Err(StoreError::NoConditions(detail.clone()));
-        }
+        self.keeps_conditions().await?;
         let done = outcome(self.delete(&self.lease_key(), Some(etag)).await)?;
         Ok(matches!(done, Outcome::Done(_) | Outcome::NoSuchKey))
+    }
+
+    /// Refuses where the store keeps no conditions.
+    async fn keeps_conditions(&self) -> Result<(), StoreError> {
+        match self.conditions().await? {
+            Conditions::Kept => Ok(()),
+            Conditions::NotKept(detail) => Err(StoreError::NoConditions(detail.clone())),
+        }
     }
 
     /// Whether the lockfile is the very one that has this ETag.
@@ -303,20 +274,18 @@ impl LockfileStore {
     /// Puts a lease in place of the one that has this ETag, or where there is none: its ETag. None if something else is
     /// there.
     async fn put_lease(&self, lease: &Lease, old: Option<&str>) -> Result<Option<String>, StoreError> {
-        let mut request = self.client.put_object().bucket(&self.bucket).key(self.lease_key());
-        request = match old {
+        let [algorithm, key, md5] = SseCustomerKey::parameters(self.customer_key.as_ref());
+        let request = self.client.put_object().bucket(&self.bucket).key(self.lease_key());
+        let request = request.set_sse_customer_algorithm(algorithm).set_sse_customer_key(key);
+        let mut request = match old {
             Some(etag) => request.if_match(etag),
             None => request.if_none_match("*"),
         };
-        if let Some(key) = &self.customer_key {
-            request =
-                request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-        }
         if let Some((how, key)) = &self.encryption {
             request = request.server_side_encryption(how.clone()).set_ssekms_key_id(key.clone());
         }
         let body = ByteStream::from(lease.to_json().into_bytes());
-        match request.content_type("application/json").body(body).send().await {
+        match request.set_sse_customer_key_md5(md5).content_type("application/json").body(body).send().await {
             Ok(answer) => answer.e_tag.map(Some).ok_or_else(|| StoreError::Nonsense("it has no ETag".to_owned())),
             Err(error) => {
                 let status = error.raw_response().map(|raw| raw.status().as_u16());
@@ -330,8 +299,4 @@ impl LockfileStore {
             }
         }
     }
-}
-
-fn no_etag() -> StoreError {
-    StoreError::NoConditions("the store gave no ETag to match".to_owned())
 }

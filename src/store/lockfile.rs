@@ -5,10 +5,10 @@
 //! before the first delete at an endpoint that is not AWS's own, the store is examined (see [`LockfileStore::examine`]),
 //! never with the lock itself.
 
-use crate::aws::{SseCustomerKey, StoreError, classify};
+use crate::aws::{S3Backend, SseCustomerKey, StoreError, classify};
 use crate::model::{
-    Content, FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, Leased, LockClaim, LockTrace, Recorded, Sighting,
-    UnconditionalDelete, lockfile_key,
+    Content, FoundLock, Holder, LOCKFILE_SUFFIX, Leased, LockClaim, LockTrace, Recorded, Sighting, UnconditionalDelete,
+    lockfile_key,
 };
 
 pub(crate) mod examination;
@@ -32,16 +32,14 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::store::lockfile::examination::Conditions;
-use crate::store::own::Stranger;
+use crate::store::own::{Stranger, check_own};
 use crate::store::{Claimed, NotClaimed, tags};
 
 /// A lock has some 300 bytes; what is much longer is none.
 const LARGEST: usize = 64 * 1024;
 /// A look at the tags never takes longer: a store may not know them.
 const LONGEST_LOOK_AT_TAGS: Duration = Duration::from_secs(3);
-/// The algorithm of a customer's key.
-pub(super) const SSE_C: &str = "AES256";
-/// How long it may take to come.
+/// How long an object may take to come.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// A lockfile.
@@ -59,24 +57,24 @@ pub struct LockfileStore {
     pub(crate) conditions: Arc<OnceCell<Conditions>>,
 }
 
-/// An object that was read.
+/// A lockfile, or an object beside it, as it was read.
 pub(super) struct Object {
     pub(super) bytes: Vec<u8>,
-    pub(super) etag: Option<String>,
-    is_page: bool,
-    written: Option<Timestamp>,
-    version: Option<String>,
-}
-
-/// A lockfile that was read.
-pub(super) struct Body {
-    pub(super) found: FoundLock,
-    /// In base64.
-    sha256: String,
     pub(super) etag: Option<String>,
     written: Option<Timestamp>,
     /// In a versioned bucket.
     version: Option<String>,
+}
+
+impl Object {
+    pub(super) fn lock(&self) -> FoundLock {
+        FoundLock::read(&self.bytes)
+    }
+
+    /// The checksum of its content, in base64.
+    fn sha256(&self) -> String {
+        BASE64_STANDARD.encode(Sha256::digest(&self.bytes))
+    }
 }
 
 /// What is in the place of a lockfile that is known by its trace.
@@ -89,17 +87,30 @@ pub enum Traced {
 }
 
 impl LockfileStore {
+    /// One that deletes only under a condition, of which it finds out first whether the store keeps it.
+    pub(super) fn new(client: Client, backend: &S3Backend, bucket: &str, key: &str) -> Self {
+        Self {
+            client,
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            customer_key: backend.customer_key.clone(),
+            encryption: backend.encryption(),
+            unconditional: UnconditionalDelete::Refuse,
+            conditions: Arc::default(),
+        }
+    }
+
     /// Reads the object and compares it with a trace, by the checksum of its content, else by its ETag.
     ///
     /// # Errors
     /// When the store could not be asked or its answer makes no sense.
     pub async fn compare(&self, trace: &LockTrace) -> Result<Traced, StoreError> {
-        let Some(body) = self.get().await? else { return Ok(Traced::Nothing) };
+        let Some(object) = self.get().await? else { return Ok(Traced::Nothing) };
         let same = match &trace.sha256 {
-            Some(sha256) => *sha256 == body.sha256,
-            None => trace.etag.is_some() && trace.etag == body.etag,
+            Some(sha256) => *sha256 == object.sha256(),
+            None => trace.etag.is_some() && trace.etag == object.etag,
         };
-        Ok(if same { Traced::Same(body.found) } else { Traced::Other(body.found) })
+        Ok(if same { Traced::Same(object.lock()) } else { Traced::Other(object.lock()) })
     }
 
     /// Nothing is sent about an object that cannot be the claimed lock.
@@ -118,83 +129,47 @@ impl LockfileStore {
         Ok(answer.map_err(|error| classify("s3:GetObjectTagging", error))?.tag_set)
     }
 
-    /// Reads the object, and the record of its holder, for a person to look at.
-    ///
-    /// # Errors
-    /// When the store could not be asked or its answer makes no sense. That the record cannot be read is none.
-    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
-        let Some(body) = self.get().await? else { return Ok(None) };
-        let recorded = self.recorded(&body).await;
-        let leased = match &body.found {
-            FoundLock::Held(info) => match self.lease(body.etag.as_deref(), &info.id).await {
+    /// As of [`crate::store::Store`].
+    pub(crate) async fn look(&self) -> Result<Option<Sighting>, StoreError> {
+        let Some(object) = self.get().await? else { return Ok(None) };
+        let lock = object.lock();
+        let (mut recorded, mut leased) = (Recorded::Nothing, Leased::Nothing);
+        if let FoundLock::Held(info) = &lock {
+            recorded = match self.tags().await {
+                Ok(tags) => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), &info.id),
+                Err(error) => Recorded::Foreign(format!("the tags of the lockfile cannot be read: {error}")),
+            };
+            leased = match self.lease(object.etag.as_deref(), &info.id).await {
                 Ok(lease) => lease.leased,
                 Err(error) => Leased::Foreign(format!("the lease beside the lockfile cannot be read: {error}")),
-            },
-            FoundLock::Malformed(_) => Leased::Nothing,
-        };
-        let content = Content::Object { etag: body.etag, sha256: body.sha256 };
-        Ok(Some(Sighting { lock: body.found, recorded, leased, written: body.written, content }))
+            };
+        }
+        let content = Content::Object { sha256: object.sha256(), etag: object.etag };
+        Ok(Some(Sighting { lock, recorded, leased, written: object.written, content }))
     }
 
-    /// Deletes the object if it is still the very one that was seen, by its ETag.
-    ///
-    /// # Errors
-    /// As of [`crate::store::LockStore::delete_if`].
-    pub async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
+    /// As of [`crate::store::Store`]: deletes the object if it is still the very one that was seen, by its ETag.
+    pub(crate) async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
         let Content::Object { etag, sha256 } = &seen.content else {
             return Err(StoreError::Misdirected("it was seen in a table".to_owned()));
         };
-        let Some(body) = self.get().await? else { return Ok(Err(NotClaimed::NotThere(None))) };
-        let is_seen = |body: &Body| body.etag == *etag && body.sha256 == *sha256;
-        if !is_seen(&body) {
-            return Ok(Err(NotClaimed::NotThere(Some(body.found))));
-        }
-        self.delete_body(&body, is_seen).await
-    }
-
-    /// The record beside the object that was read.
-    async fn recorded(&self, body: &Body) -> Recorded {
-        match &body.found {
-            FoundLock::Malformed(_) => Recorded::Nothing,
-            FoundLock::Held(info) => match self.tags().await {
-                Ok(tags) => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), &info.id),
-                Err(error) => Recorded::Foreign(format!("the tags of the lockfile cannot be read: {error}")),
-            },
+        let is_seen = |object: &Object| object.etag == *etag && object.sha256() == *sha256;
+        match self.get().await? {
+            Some(object) if is_seen(&object) => self.delete_object(&object, is_seen).await,
+            other => Ok(Err(not_there(other))),
         }
     }
 
-    /// Judges the object that was read, with the tags that it has now. Many roles may not read them: then they say nothing.
-    async fn check_own(&self, body: &Body, session: &Holder) -> Result<(), Stranger> {
-        let tags = match timeout(LONGEST_LOOK_AT_TAGS, self.tags()).await {
-            Ok(Ok(tags)) => tags,
-            Ok(Err(error)) => {
-                tracing::debug!("the record of a lock's holder cannot be read: {error}");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
-        check_own(body, session, &tags)
+    /// Reads the lockfile.
+    pub(super) async fn get(&self) -> Result<Option<Object>, StoreError> {
+        self.get_object(&self.key, LARGEST).await
     }
 
-    pub(super) async fn get(&self) -> Result<Option<Body>, StoreError> {
-        let Some(Object { bytes, etag, is_page, written, version }) = self.get_object(&self.key, LARGEST).await? else {
-            return Ok(None);
-        };
-        if is_page && is_web_page(&bytes) {
-            return Err(StoreError::Nonsense("a web page: a proxy's, or one to sign in".to_owned()));
-        }
-        let sha256 = BASE64_STANDARD.encode(Sha256::digest(&bytes));
-        Ok(Some(Body { found: FoundLock::read(&bytes), sha256, etag, written, version }))
-    }
-
-    /// Reads an object beside the state, of which `most` bytes are wanted.
+    /// Reads the lockfile or an object beside it, of which `most` bytes are wanted.
     pub(super) async fn get_object(&self, key: &str, most: usize) -> Result<Option<Object>, StoreError> {
-        let mut request = self.client.get_object().bucket(&self.bucket).key(key);
-        if let Some(key) = &self.customer_key {
-            request =
-                request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-        }
-        let answer = match request.send().await {
+        let [algorithm, secret, md5] = SseCustomerKey::parameters(self.customer_key.as_ref());
+        let request = self.client.get_object().bucket(&self.bucket).key(key).set_sse_customer_algorithm(algorithm);
+        let answer = match request.set_sse_customer_key(secret).set_sse_customer_key_md5(md5).send().await {
             Ok(answer) => answer,
             Err(error) if matches!(error.as_service_error(), Some(GetObjectError::NoSuchKey(_))) => {
                 return Ok(None);
@@ -204,9 +179,12 @@ impl LockfileStore {
         let etag = answer.e_tag().map(str::to_owned);
         let written = answer.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok());
         let version = answer.version_id().map(str::to_owned);
-        let is_page = answer.content_type().is_some_and(|kind| kind.starts_with("text/html"));
+        let may_be_page = answer.content_type().is_some_and(|kind| kind.starts_with("text/html"));
         let bytes = read_body(answer.body, most, LONGEST).await?;
-        Ok(Some(Object { bytes, etag, is_page, written, version }))
+        if may_be_page && is_web_page(&bytes) {
+            return Err(StoreError::Nonsense("a web page: a proxy's, or one to sign in".to_owned()));
+        }
+        Ok(Some(Object { bytes, etag, written, version }))
     }
 
     pub(super) async fn delete(
@@ -218,21 +196,16 @@ impl LockfileStore {
         request.set_if_match(if_match.map(str::to_owned)).send().await
     }
 
-    /// Deletes an object that was just read, by its ETag. `is_it` tells whether another look shows the same.
-    async fn delete_body(&self, body: &Body, is_it: impl Fn(&Body) -> bool) -> Result<Claimed<()>, StoreError> {
+    /// Deletes the lockfile that was just read, by its ETag. `is_it` tells whether another look shows the same.
+    async fn delete_object(&self, object: &Object, is_it: impl Fn(&Object) -> bool) -> Result<Claimed<()>, StoreError> {
         let if_match = match self.conditions().await? {
-            Conditions::Kept => {
-                let Some(etag) = &body.etag else {
-                    return Err(StoreError::NoConditions("the store gave no ETag to match".to_owned()));
-                };
-                Some(etag.as_str())
-            }
+            Conditions::Kept => Some(object.etag.as_deref().ok_or_else(no_etag)?),
             Conditions::NotKept(detail) if self.unconditional == UnconditionalDelete::Refuse => {
                 return Err(StoreError::NoConditions(detail.clone()));
             }
             Conditions::NotKept(_) => match self.get().await? {
                 Some(now) if is_it(&now) => None,
-                other => return Ok(Err(NotClaimed::NotThere(other.map(|now| now.found)))),
+                other => return Ok(Err(not_there(other))),
             },
         };
         match outcome(self.delete(&self.key, if_match).await)? {
@@ -244,7 +217,7 @@ impl LockfileStore {
                 Some(now) if is_it(&now) => {
                     Err(StoreError::Conflict("the lockfile was written anew meanwhile".to_owned()))
                 }
-                other => Ok(Err(NotClaimed::NotThere(other.map(|now| now.found)))),
+                other => Ok(Err(not_there(other))),
             },
         }
     }
@@ -256,7 +229,7 @@ impl LockfileStore {
         session: Option<&Holder>,
     ) -> Result<Claimed<()>, StoreError> {
         match self.claimed(claim, session).await? {
-            Ok(body) => self.delete_body(&body, |body| body.found.is_of(claim)).await,
+            Ok(object) => self.delete_object(&object, |object| object.lock().is_of(claim)).await,
             Err(other) => Ok(Err(other)),
         }
     }
@@ -266,72 +239,75 @@ impl LockfileStore {
         &self,
         claim: &LockClaim,
         session: Option<&Holder>,
-    ) -> Result<Claimed<Body>, StoreError> {
+    ) -> Result<Claimed<Object>, StoreError> {
         self.check(claim)?;
-        let body = match self.get().await? {
-            Some(body) if body.found.is_of(claim) => body,
-            other => return Ok(Err(NotClaimed::NotThere(other.map(|body| body.found)))),
+        let object = match self.get().await? {
+            Some(object) if object.lock().is_of(claim) => object,
+            other => return Ok(Err(not_there(other))),
         };
-        if let Some(session) = session
-            && let Err(stranger) = self.check_own(&body, session).await
-        {
-            return Ok(Err(NotClaimed::NotOwn(stranger)));
-        }
-        Ok(Ok(body))
+        let Some(session) = session else { return Ok(Ok(object)) };
+        // Many roles may not read the tags: then they say nothing.
+        let tags = match timeout(LONGEST_LOOK_AT_TAGS, self.tags()).await {
+            Ok(tags) => {
+                tags.inspect_err(|error| tracing::debug!("the record of a lock's holder cannot be read: {error}"))
+            }
+            Err(_) => Ok(Vec::new()),
+        };
+        Ok(check_tags(&object, session, &tags.unwrap_or_default()).map(|()| object).map_err(NotClaimed::NotOwn))
     }
 
     /// As of [`crate::store::LockStore`].
     pub(crate) async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
-        Ok(self.get().await?.map(|body| body.found))
+        Ok(self.get().await?.map(|object| object.lock()))
     }
 
     /// As of [`crate::store::Store`]. The record is in the object's tags, which are no part of its content or its ETag. They
     /// name the lock: should they land late, on the object of another lock, nobody takes them for that one's.
     pub(crate) async fn annotate(&self, claim: &LockClaim, holder: &Holder) -> Result<Claimed<()>, StoreError> {
-        let body = match self.claimed(claim, None).await? {
-            Ok(body) => body,
+        let object = match self.claimed(claim, None).await? {
+            Ok(object) => object,
             Err(other) => return Ok(Err(other)),
         };
         // Tags are replaced all at once, and OpenTofu's `lock_tags` are to stay.
         let mut set = self.tags().await?;
-        if let Err(stranger) = check_own(&body, holder, &set) {
+        if let Err(stranger) = check_tags(&object, holder, &set) {
             return Ok(Err(NotClaimed::NotOwn(stranger)));
         }
         set.retain(|tag| !tag.key().starts_with(tags::PREFIX));
         let Some(record) = tags::encode(holder, tags::MOST.saturating_sub(set.len())) else {
             return Err(StoreError::Refused(format!("the lockfile has {} tags already", set.len())));
         };
-        for (name, value) in record {
-            let tag = Tag::builder().key(name).value(value).build();
-            set.push(tag.map_err(|error| StoreError::Refused(error.to_string()))?);
-        }
-        let tagging = Tagging::builder().set_tag_set(Some(set)).build();
+        let tag = |(name, value)| Tag::builder().key(name).value(value).build();
+        let own = record.into_iter().map(tag).collect::<Result<Vec<_>, _>>();
+        let tagging = own.and_then(|own| Tagging::builder().set_tag_set(Some([set, own].concat())).build());
         let tagging = tagging.map_err(|error| StoreError::Refused(error.to_string()))?;
         let request = self.client.put_object_tagging().bucket(&self.bucket).key(&self.key);
-        let action = if body.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
-        match request.set_version_id(body.version).tagging(tagging).send().await {
+        let action = if object.version.is_some() { "s3:PutObjectVersionTagging" } else { "s3:PutObjectTagging" };
+        match request.set_version_id(object.version).tagging(tagging).send().await {
             Ok(_) => Ok(Ok(())),
             Err(error) if error.code() == Some("NoSuchKey") => Ok(Err(NotClaimed::NotThere(None))),
             Err(error) => Err(classify(action, error)),
         }
     }
+}
 
-    /// As of [`crate::store::Store`].
-    pub(crate) async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
-        let Some(body) = self.get().await? else { return Ok(None) };
-        let recorded = self.recorded(&body).await;
-        Ok(Some(HeldLock { lock: body.found, recorded }))
-    }
+/// What is there in place of the lockfile that is meant.
+fn not_there(found: Option<Object>) -> NotClaimed {
+    NotClaimed::NotThere(found.map(|object| object.lock()))
+}
+
+pub(super) fn no_etag() -> StoreError {
+    StoreError::NoConditions("the store gave no ETag to match".to_owned())
 }
 
 /// Judges a lockfile with the tags that it has. Those of an earlier lock, which landed late, say nothing.
-fn check_own(body: &Body, session: &Holder, tags: &[Tag]) -> Result<(), Stranger> {
+fn check_tags(object: &Object, session: &Holder, tags: &[Tag]) -> Result<(), Stranger> {
     let lock = session.lock.as_str();
     let recorded = match tags.iter().any(|tag| tag.key() == tags::LOCK && tag.value() == lock) {
         true => tags::decode(tags.iter().map(|tag| (tag.key(), tag.value())), lock),
         false => Recorded::Nothing,
     };
-    HeldLock { lock: body.found.clone(), recorded }.check_own(session)
+    check_own(&object.lock(), &recorded, session)
 }
 
 /// What is said of an object without its content. None where there is no object.
@@ -341,11 +317,9 @@ pub(super) async fn head(
     key: &str,
     customer_key: Option<&SseCustomerKey>,
 ) -> Result<Option<HeadObjectOutput>, StoreError> {
-    let mut request = client.head_object().bucket(bucket).key(key);
-    if let Some(key) = customer_key {
-        request = request.sse_customer_algorithm(SSE_C).sse_customer_key(&key.base64).sse_customer_key_md5(&key.md5);
-    }
-    match request.send().await {
+    let [algorithm, secret, md5] = SseCustomerKey::parameters(customer_key);
+    let request = client.head_object().bucket(bucket).key(key).set_sse_customer_algorithm(algorithm);
+    match request.set_sse_customer_key(secret).set_sse_customer_key_md5(md5).send().await {
         Ok(found) => Ok(Some(found)),
         Err(error) if matches!(error.as_service_error(), Some(HeadObjectError::NotFound(_))) => Ok(None),
         Err(error) => Err(classify("s3:GetObject", error)),
@@ -373,7 +347,7 @@ pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Durati
         }
         Ok(bytes)
     };
-    let read = tokio::time::timeout(longest, read).await;
+    let read = timeout(longest, read).await;
     read.unwrap_or_else(|_| Err(format!("the object did not come within {longest:?}"))).map_err(StoreError::TimedOut)
 }
 

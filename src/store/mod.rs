@@ -55,7 +55,7 @@ pub trait LockStore {
 /// and nothing was done.
 pub type Claimed<T> = Result<T, NotClaimed>;
 
-/// What is in the place of a claimed lock in its stead.
+/// What there is in place of a claimed lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotClaimed {
     /// Nothing, or another lock.

@@ -10,7 +10,7 @@ use futures_util::stream::Stream;
 use tokio::sync::OnceCell;
 
 use crate::aws::{AwsClients, S3Backend, StoreError, classify, is_aws};
-use crate::model::{FoundLock, HeldLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete};
+use crate::model::{FoundLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete};
 use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
 use crate::store::lockfile;
 use crate::store::lockfile::LockfileStore;
@@ -68,14 +68,11 @@ impl AwsClients {
                 let client = aws_sdk_s3::Client::from_conf(config.build());
                 // AWS's own conditional deletes need no examination.
                 let trusted = endpoint.clone().or_else(|| self.s3_endpoint_of_sdk()).as_deref().is_none_or(is_aws);
+                let conditions = Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept)));
                 Store::Lockfile(LockfileStore {
-                    client,
-                    bucket: bucket.clone(),
-                    key: key.clone(),
-                    customer_key: self.backend.customer_key.clone(),
-                    encryption: self.backend.encryption(),
                     unconditional,
-                    conditions: Arc::new(OnceCell::new_with(trusted.then_some(Conditions::Kept))),
+                    conditions,
+                    ..LockfileStore::new(client, &self.backend, bucket, key)
                 })
             }
         }
@@ -107,16 +104,7 @@ impl Reader {
                 TableStore { client, table, lock_id }.look().await
             }
             LockPlace::Lockfile { bucket, key, .. } => {
-                let store = LockfileStore {
-                    client: self.s3.clone(),
-                    bucket: bucket.clone(),
-                    key: key.clone(),
-                    customer_key: self.clients.backend.customer_key.clone(),
-                    encryption: None,
-                    unconditional: UnconditionalDelete::Refuse,
-                    conditions: Arc::default(),
-                };
-                store.look().await
+                LockfileStore::new(self.s3.clone(), self.backend(), bucket, key).look().await
             }
         }
     }
@@ -166,14 +154,14 @@ impl Store {
         }
     }
 
-    /// Reads the lock, consistently, and the record beside it. That the record alone cannot be read is no error.
+    /// Reads the lock, consistently, and what stands beside it. That this alone cannot be read is no error.
     ///
     /// # Errors
     /// When the store could not be asked or its answer makes no sense.
-    pub async fn read_held(&self) -> Result<Option<HeldLock>, StoreError> {
+    pub async fn look(&self) -> Result<Option<Sighting>, StoreError> {
         match self {
-            Self::Table(store) => store.read_held().await,
-            Self::Lockfile(store) => store.read_held().await,
+            Self::Table(store) => store.look().await,
+            Self::Lockfile(store) => store.look().await,
         }
     }
 }

@@ -53,9 +53,9 @@ pub struct Case {
 pub enum RefusedItself {
     /// It cannot.
     No,
-    /// It may, and so may another; this is to be said.
+    /// It may have it, and so may another run, for this reason.
     Perhaps(String),
-    /// All that is known says so.
+    /// All that is known says that it has it.
     Likely(Box<OtherLock>),
 }
 
@@ -83,19 +83,12 @@ impl Suspicion {
     ) -> Self {
         let arguments = command.get(1..).unwrap_or_default();
         let intent = intent.filter(|_| arguments.is_empty());
-        let (surroundings, (planned, found)) = match intent {
-            Some(Intent { directory, plan_file: Some(plan), .. }) => {
-                let surroundings = Surroundings { dir: directory.clone(), env: env.clone() };
-                let found = terraform::read_planned_backend(plan, &surroundings);
-                (surroundings, (Some(plan.clone()), found))
-            }
-            known => {
-                let dir = known.map_or(dir, |intent| &intent.directory);
-                let surroundings = Surroundings::of_command(dir, arguments, env.clone());
-                // An apply of a plan file has the backend of the plan.
-                let found = terraform::read_backend_of(arguments, &surroundings);
-                (surroundings, found)
-            }
+        let started_in = intent.map_or(dir, |intent| &intent.directory);
+        let surroundings = Surroundings::of_command(started_in, arguments, env.clone());
+        // An apply of a plan file has the backend of the plan.
+        let (planned, found) = match intent.and_then(|intent| intent.plan_file.as_deref()) {
+            Some(plan) => (Some(plan.to_owned()), terraform::read_planned_backend(plan, &surroundings)),
+            None => terraform::read_backend_of(arguments, &surroundings),
         };
         // The locks of S3 are looked for where they are. What cannot be read is said where it is needed.
         let Ok(Backend::Other { kind: backend, place }) = found else { return Self::None };

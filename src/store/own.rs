@@ -5,9 +5,9 @@
 
 use jiff::Timestamp;
 
-use crate::model::{CLOCK_SLACK, FoundLock, HeldLock, Holder, Recorded};
+use crate::model::{CLOCK_SLACK, FoundLock, Holder, Recorded};
 
-/// Why it cannot.
+/// Why a lock that has the claimed ID cannot be this session's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stranger {
     /// It is older than the session.
@@ -16,32 +16,31 @@ pub enum Stranger {
     /// It does not tell its age.
     #[error("it tells no time at which it was created that can be understood: {0:?}")]
     Untimed(String),
-    /// Another run's tfguard recorded itself.
+    /// Another run's tfguard recorded itself beside it.
     #[error("the record beside it names another holder: {0}")]
     HeldBy(Box<Holder>),
-    /// A record that this tfguard cannot read.
+    /// Beside it there is a record that this tfguard cannot read.
     #[error("{0}")]
     Unreadable(String),
 }
 
-impl HeldLock {
-    /// Judges a lock that has the claimed ID. `session`: the record that this session writes beside its locks.
-    ///
-    /// # Errors
-    /// Why it is not this session's.
-    pub fn check_own(&self, session: &Holder) -> Result<(), Stranger> {
-        let FoundLock::Held(info) = &self.lock else { return Err(Stranger::Untimed(String::new())) };
-        let untimed = |_| Stranger::Untimed(info.created.chars().take(64).collect());
-        let created: Timestamp = info.created.parse().map_err(untimed)?;
-        if session.started.duration_since(created) > CLOCK_SLACK {
-            return Err(Stranger::Older { created, began: session.started });
-        }
-        match &self.recorded {
-            Recorded::Nothing => Ok(()),
-            Recorded::Holder(holder) if holder.is_of_run(session) => Ok(()),
-            Recorded::Holder(holder) => Err(Stranger::HeldBy(holder.clone())),
-            Recorded::Foreign(why) => Err(Stranger::Unreadable(why.clone())),
-        }
+/// Judges a lock that has the claimed ID by itself and the record beside it. `session`: the record that this session writes
+/// beside its locks.
+///
+/// # Errors
+/// Why it is not this session's.
+pub(super) fn check_own(lock: &FoundLock, recorded: &Recorded, session: &Holder) -> Result<(), Stranger> {
+    let FoundLock::Held(info) = lock else { return Err(Stranger::Untimed(String::new())) };
+    let untimed = |_| Stranger::Untimed(info.created.chars().take(64).collect());
+    let created: Timestamp = info.created.parse().map_err(untimed)?;
+    if session.started.duration_since(created) > CLOCK_SLACK {
+        return Err(Stranger::Older { created, began: session.started });
+    }
+    match recorded {
+        Recorded::Nothing => Ok(()),
+        Recorded::Holder(holder) if holder.is_of_run(session) => Ok(()),
+        Recorded::Holder(holder) => Err(Stranger::HeldBy(holder.clone())),
+        Recorded::Foreign(why) => Err(Stranger::Unreadable(why.clone())),
     }
 }
 
@@ -61,9 +60,9 @@ mod tests {
         serde_json::from_value(record).unwrap()
     }
 
-    fn held(created: &str, recorded: Recorded) -> HeldLock {
+    fn judge(created: &str, recorded: &Recorded) -> Result<(), Stranger> {
         let info = LockInfo { id: ID.to_owned(), created: created.to_owned(), ..LockInfo::default() };
-        HeldLock { lock: FoundLock::Held(info), recorded }
+        check_own(&FoundLock::Held(info), recorded, &session())
     }
 
     #[test]
@@ -77,7 +76,7 @@ mod tests {
             ("", false),
             ("yesterday", false),
         ] {
-            assert_eq!(held(created, Recorded::Nothing).check_own(&session()).is_ok(), own, "{created}");
+            assert_eq!(judge(created, &Recorded::Nothing).is_ok(), own, "{created}");
         }
     }
 
@@ -97,9 +96,9 @@ mod tests {
         for (number, (change, own)) in changes.into_iter().enumerate() {
             let mut holder = session();
             change(&mut holder);
-            let judged = held(BEGAN, Recorded::Holder(Box::new(holder))).check_own(&session());
+            let judged = judge(BEGAN, &Recorded::Holder(Box::new(holder)));
             assert_eq!(judged.is_ok(), own, "{number}");
         }
-        assert!(held(BEGAN, Recorded::Foreign("format 2".to_owned())).check_own(&session()).is_err());
+        assert!(judge(BEGAN, &Recorded::Foreign("format 2".to_owned())).is_err());
     }
 }

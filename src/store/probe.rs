@@ -26,7 +26,7 @@ const LOOK: [&str; 6] =
 /// The operation of the lock that it takes.
 pub const OPERATION: &str = LOOK[0];
 
-/// What an unlock that was followed by an answer leaves unanswered.
+/// How Terraform says that it could not give back the lock that it took to look.
 const RELEASE_FAILED: &str = "Error releasing the state lock";
 /// `outputUnlockSuccess` in `internal/command/unlock.go`.
 const UNLOCKED: &str = "has been successfully unlocked";
@@ -84,14 +84,12 @@ fn read_unlock(answer: &Answer) -> Result<(), String> {
 
 /// The first paragraphs of an error, in one line. An address is cut before its query, which can be a signature.
 fn summary(text: &str) -> String {
-    let words: Vec<&str> =
-        text.split_whitespace().map(|word| if word.contains("://") { before_query(word) } else { word }).collect();
-    let line: String = words.join(" ").chars().take(300).collect();
+    let words = text.split_whitespace().map(|word| match word.split_once('?') {
+        Some((address, _)) if address.contains("://") => address,
+        _ => word,
+    });
+    let line: String = words.collect::<Vec<_>>().join(" ").chars().take(300).collect();
     if line.is_empty() { "Terraform did not say why".to_owned() } else { line.escape_debug().to_string() }
-}
-
-fn before_query(address: &str) -> &str {
-    address.split_once('?').map_or(address, |(before, _)| before)
 }
 
 /// What is read of its output: more than any of the commands run here prints.
@@ -101,23 +99,13 @@ const LONGEST_OUTPUT: u64 = 1024 * 1024;
 const REMOVED: [&str; 7] =
     ["TF_LOG", "TF_LOG_CORE", "TF_LOG_PROVIDER", "TF_LOG_CLOUD", "TF_LOG_STACKS", "TF_LOG_PATH", "TF_TEMP_LOG_PATH"];
 
-/// The program that the child was, in its directory and environment. The latter can hold secrets: Debug does not show
-/// it.
-#[derive(Clone)]
+/// The program that the child was, in its directory and environment.
+#[derive(Debug, Clone)]
 pub struct Terraform {
     program: OsString,
     global: Vec<OsString>,
     dir: PathBuf,
     env: Environment,
-}
-
-impl std::fmt::Debug for Terraform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Terraform")
-            .field("program", &self.program)
-            .field("global", &self.global)
-            .finish_non_exhaustive()
-    }
 }
 
 /// What it answered.

@@ -30,7 +30,8 @@ const CHANGE: &str = "tfguard:change";
 /// A tag: its name and its value.
 pub(crate) type Tag = (String, String);
 
-/// The record as at most `room` tags, without which it can be read best. None if there is no room for what it needs.
+/// The record as at most `room` tags: those that it needs, then as many others as there is room for. None if there is no
+/// room for the first.
 pub(crate) fn encode(holder: &Holder, room: usize) -> Option<Vec<Tag>> {
     let run = holder.ci.as_ref();
     let process = |id: ProcessId| format!("{}:{}", id.pid, id.start_ticks);

@@ -16,7 +16,7 @@ fn judge(project: &Project, recorded: &Recorded) -> Judged {
 /// The record as it stands beside the lock, read as others read it.
 fn recorded(project: &Project) -> Recorded {
     let item = project.aws().item(project.table_name(), &project.lock_id()).expect("it is locked");
-    tfguard::model::HeldLock::in_item(&item).recorded
+    tfguard::model::Sighting::of_item(&item).recorded
 }
 
 /// Where the session was not found where tfguard looks: what stands in the record leads nobody to it.

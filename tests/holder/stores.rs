@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
 use tfguard::aws::StoreError;
-use tfguard::model::{HeldLock, Holder, Recorded};
+use tfguard::model::{FoundLock, Holder, Recorded};
 use tfguard::store::{Claimed, NotClaimed, Store, UnconditionalDelete};
 
 use super::*;
@@ -23,8 +23,9 @@ fn annotate(bed: &Bed, store: &Store) -> Result<Claimed<()>, StoreError> {
     bed.aws.block_on(store.annotate(&bed.claim(), &holder(OWN)))
 }
 
-fn read(bed: &Bed, store: &Store) -> Option<HeldLock> {
-    bed.aws.block_on(store.read_held()).unwrap()
+/// The lock, and the record beside it.
+fn read(bed: &Bed, store: &Store) -> Option<(FoundLock, Recorded)> {
+    bed.aws.block_on(store.look()).unwrap().map(|seen| (seen.lock, seen.recorded))
 }
 
 fn recorded() -> Recorded {
@@ -55,12 +56,11 @@ fn the_record_comes_back_and_changes_nothing_of_the_lock() {
     bed.aws.plant_lock(&bed.table, &bed.own());
     let etag = bed.aws.plant_lockfile(&bed.own());
     for (half, store) in stores(&bed) {
-        let bare = HeldLock { lock: found(&bed.own()), recorded: Recorded::Nothing };
-        assert_eq!(read(&bed, &store), Some(bare), "{half}");
+        assert_eq!(read(&bed, &store), Some((found(&bed.own()), Recorded::Nothing)), "{half}");
         for _ in 0..2 {
             assert_eq!(annotate(&bed, &store), Ok(Ok(())), "{half}");
         }
-        assert_eq!(read(&bed, &store), Some(HeldLock { lock: found(&bed.own()), recorded: recorded() }), "{half}");
+        assert_eq!(read(&bed, &store), Some((found(&bed.own()), recorded())), "{half}");
     }
     let item = bed.aws.item(&bed.table, &bed.path()).unwrap();
     assert_eq!(item["Info"], AttributeValue::S(bed.own().json()));
@@ -117,7 +117,7 @@ fn tags_that_land_on_the_next_lock_are_not_taken_for_its_own() {
         late.join().unwrap()
     });
     assert_eq!(late, Ok(Ok(())));
-    let HeldLock { lock, recorded } = read(&bed, &store).unwrap();
+    let (lock, recorded) = read(&bed, &store).unwrap();
     assert_eq!(lock, found(&bed.foreign()));
     assert!(matches!(&recorded, Recorded::Foreign(why) if why.contains(OWN)), "{recorded:?}");
 }
@@ -142,7 +142,7 @@ fn in_a_versioned_bucket_the_tags_hit_the_object_that_was_read() {
         bed.aws.plant_lockfile(&bed.foreign());
         gate.release();
     });
-    assert_eq!(read(&bed, &store), Some(HeldLock { lock: found(&bed.foreign()), recorded: Recorded::Nothing }));
+    assert_eq!(read(&bed, &store), Some((found(&bed.foreign()), Recorded::Nothing)));
 }
 
 /// OpenTofu's `lock_tags`.
@@ -157,7 +157,7 @@ fn tags_of_others_stay() {
         let written = annotate(&bed, &store);
         assert_eq!(written == Ok(Ok(())), room, "{written:?}");
         assert!(own.iter().all(|tag| tags(&bed).contains(tag)), "{:?}", tags(&bed));
-        assert_eq!(read(&bed, &store).unwrap().recorded.holder().is_some(), room);
+        assert_eq!(read(&bed, &store).unwrap().1.holder().is_some(), room);
         assert!(tags(&bed).len() <= 10);
     }
 }
@@ -192,18 +192,18 @@ fn a_record_that_cannot_be_used_does_not_hide_the_lock() {
         let mut item = bed.aws.item(&bed.table, &bed.path()).unwrap();
         item.insert(ATTRIBUTE.to_owned(), value);
         bed.aws.put_item(&bed.table, item);
-        let HeldLock { lock, recorded } = read(&bed, &bed.table_store()).unwrap();
+        let (lock, recorded) = read(&bed, &bed.table_store()).unwrap();
         assert!(lock == found(&bed.own()) && matches!(recorded, Recorded::Foreign(_)), "{recorded:?}");
     }
     for (name, value) in [("tfguard:lock", OWN), ("tfguard:record", "2 0.9.0 later"), ("tfguard:record", "1 =")] {
         put_tags(&bed, [(name.to_owned(), value.to_owned())]);
-        let HeldLock { lock, recorded } = read(&bed, &bed.file_store(UnconditionalDelete::Refuse)).unwrap();
+        let (lock, recorded) = read(&bed, &bed.file_store(UnconditionalDelete::Refuse)).unwrap();
         assert!(lock == found(&bed.own()) && matches!(recorded, Recorded::Foreign(_)), "{recorded:?}");
     }
     // Read with permissions that do not reach the tags.
     bed.proxy.rule(Match::http("GET", "tagging"), [Action::Answer(Answer::s3(403, "AccessDenied", "no"))]);
     let file = bed.file_store(UnconditionalDelete::Refuse);
-    let HeldLock { lock, recorded } = read(&bed, &file).unwrap();
+    let (lock, recorded) = read(&bed, &file).unwrap();
     assert_eq!(lock, found(&bed.own()));
     assert!(matches!(&recorded, Recorded::Foreign(why) if why.contains("s3:GetObjectTagging")), "{recorded:?}");
     assert!(matches!(annotate(&bed, &file), Err(StoreError::Denied { action: "s3:GetObjectTagging", .. })));

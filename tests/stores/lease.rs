@@ -84,7 +84,7 @@ fn a_beat_changes_the_lease_and_nothing_else_and_only_from_the_version_that_was_
     }
     assert_eq!(bed.lock_itself(), before);
     let writes = bed.proxy.seen_matching(&Match::dynamodb("UpdateItem"));
-    assert!(writes.iter().all(|write| write.text().contains("\"ConditionExpression\":\"Info = :info AND ")));
+    assert!(writes.iter().all(|write| write.text().contains("\"ConditionExpression\":\"Info = :Info AND ")));
     for write in bed.proxy.seen_matching(&Match::http("PUT", "")) {
         assert!(write.path.contains(LEASE), "{write:?}");
         assert!(write.header("if-match").or(write.header("if-none-match")).is_some(), "{write:?}");
@@ -166,11 +166,8 @@ fn a_lock_is_reclaimed_only_from_the_version_that_was_read() {
         assert_eq!(bed.reclaim(store, &first), Ok(false), "its holder lives");
         assert_eq!(bed.own_lease(store), second);
         // As whoever comes next sees it.
-        let seen = match store {
-            Store::Table(table) => bed.aws.block_on(table.look()),
-            Store::Lockfile(file) => bed.aws.block_on(file.look()),
-        };
-        let seen = bed.aws.block_on(store.lease_of(&seen.unwrap().unwrap())).unwrap();
+        let seen = bed.aws.block_on(store.look()).unwrap().unwrap();
+        let seen = bed.aws.block_on(store.lease_of(&seen)).unwrap();
         assert_eq!(seen, second);
         assert_eq!(bed.reclaim(store, &seen), Ok(true));
         assert_eq!(bed.held(store).unwrap(), Err(NotClaimed::NotThere(None)));
@@ -218,7 +215,7 @@ fn a_store_that_ignores_the_conditions_of_writes_gives_no_lease() {
     assert_eq!(examined, Err(StoreError::UnconditionalWrites));
     assert_eq!(bed.aws.object(&bed.bucket, LEASE), None);
     assert_eq!(
-        bed.aws.block_on(file.read_held()).unwrap().map(|held| held.lock),
+        bed.aws.block_on(file.look()).unwrap().map(|held| held.lock),
         Some(FoundLock::read(bed.own().json().as_bytes()))
     );
 }

@@ -46,9 +46,9 @@ fn a_store_that_answers_slowly_is_examined_once() {
     let bed = Bed::new();
     bed.aws.plant_lockfile(&bed.own());
     let store = bed.file_store(UnconditionalDelete::Refuse);
-    bed.proxy.rule(Match::any(), [Action::Delay(Duration::from_millis(500))]);
+    bed.proxy.rule(Match::any(), [Action::Delay(Duration::from_secs(1))]);
     // An attempt may take a quarter of it: less than all that is to be asked.
-    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: Duration::from_secs(8) };
+    let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: Duration::from_secs(16) };
     assert_eq!(bed.aws.block_on(release(&store, &bed.claim(), None, &terms)), Released::Deleted);
     assert_eq!(bed.aws.keys(&bed.bucket, ""), Vec::<String>::new());
 }

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
-    Ending, FoundLock, HalfOutcome, HeldLock, Holder, Liveness, LockAccount, LockId, LockInfo, LockPlace, Recorded,
-    RefusedLock, Settings, Stage, TraceAccount,
+    Ending, FoundLock, HalfOutcome, Holder, Liveness, LockAccount, LockId, LockInfo, LockPlace, Recorded, RefusedLock,
+    Settings, Sighting, Stage, TraceAccount,
 };
 use crate::observe::item::ItemTerms;
 use crate::observe::{PrintedHolder, PrintedRefusal};
@@ -142,10 +142,10 @@ impl Supervisor<'_> {
         Some(Places { backend, halves: lock.places.clone(), settings: lock.settings.clone()? })
     }
 
-    fn explain(&self, Refused { holder, places }: Refused, found: Option<Option<HeldLock>>) -> RefusedLock {
+    fn explain(&self, Refused { holder, places }: Refused, found: Option<Option<Sighting>>) -> RefusedLock {
         let is_free = found == Some(None);
         let (holder, recorded) = match found.flatten() {
-            Some(HeldLock { lock: FoundLock::Held(info), recorded }) => (PrintedHolder::Known(info), recorded),
+            Some(Sighting { lock: FoundLock::Held(info), recorded, .. }) => (PrintedHolder::Known(info), recorded),
             _ => (holder, Recorded::Nothing),
         };
         let id = holder.id().to_owned();
@@ -201,12 +201,12 @@ fn next(is_free: bool, verdict: &Liveness, is_of_job: bool, link: Option<&str>, 
 }
 
 /// What is in the lock's place now: the half that tells most. None if that could not be seen in time.
-async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<HeldLock>> {
+async fn look(Places { backend, halves, .. }: &Places) -> Option<Option<Sighting>> {
     let look = async {
         let clients = AwsClients::connect(backend).await.map_err(|error| error.to_string())?;
-        let mut found: Option<HeldLock> = None;
+        let mut found: Option<Sighting> = None;
         for place in halves {
-            let held = clients.open(place, UnconditionalDelete::Refuse).read_held().await;
+            let held = clients.open(place, UnconditionalDelete::Refuse).look().await;
             let held = held.map_err(|error| error.in_a_line())?;
             if held.as_ref().is_some_and(|held| held.recorded.holder().is_some()) {
                 return Ok(held);

@@ -7,6 +7,7 @@ use md5::{Digest as _, Md5};
 use tokio::time::timeout;
 
 use crate::aws::{StoreError, classify};
+use crate::files;
 use crate::store::lockfile::{LockfileStore, Outcome, outcome};
 
 /// What is in the object that is made to examine a store.
@@ -96,7 +97,7 @@ impl LockfileStore {
     /// It needs `s3:DeleteObject`, and after another answer than 412 `s3:PutObject`, on that name; where this is denied
     /// nothing is known, and nothing is deleted.
     async fn examine(&self) -> Result<Conditions, StoreError> {
-        let unused = format!("{}.tfguard-{:032x}", self.key, nonce());
+        let unused = format!("{}.tfguard-{}", self.key, files::random());
         match outcome(self.delete(&unused, Some(IMPOSSIBLE_ETAG)).await)? {
             Outcome::ConditionFailed => Ok(Conditions::Kept),
             Outcome::Unsupported(detail) => Ok(Conditions::refused(&detail)),
@@ -181,10 +182,4 @@ impl LockfileStore {
 fn md5_etag(content: &[u8]) -> String {
     let hex: String = Md5::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")
-}
-
-/// A number that no other process has: enough for a name that nobody uses.
-fn nonce() -> u128 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    (now.as_nanos() << 32) | u128::from(std::process::id())
 }
