@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-/// Every attribute that any Terraform from 0.12 to 1.17 or any OpenTofu knows and that matters for reaching a lock.
+/// Every attribute that any Terraform from 1.0 to 1.17 or any OpenTofu knows and that matters for reaching a lock.
 ///
 /// Attributes that are not set are recorded as `null`. What matters only while Terraform itself runs is left out:
 /// `acl`, `max_retries`, `retry_mode`, the tags of objects, the `skip_…` checks,
@@ -17,8 +17,6 @@ pub(crate) struct Attributes {
     pub workspace_key_prefix: Option<String>,
     pub region: Option<String>,
     pub dynamodb_table: Option<String>,
-    /// The name of `dynamodb_table` in 0.12 and before.
-    pub lock_table: Option<String>,
     pub use_lockfile: Option<bool>,
     /// Without it Terraform uses no key of its own for anything.
     pub encrypt: Option<bool>,
@@ -26,7 +24,8 @@ pub(crate) struct Attributes {
     /// Matters only for what a policy has to grant.
     pub kms_key_id: Option<String>,
 
-    pub endpoints: Option<OneOrMany<Endpoints>>,
+    #[serde(deserialize_with = "nested")]
+    pub endpoints: Vec<Endpoints>,
     pub endpoint: Option<String>,
     pub dynamodb_endpoint: Option<String>,
     pub sts_endpoint: Option<String>,
@@ -47,8 +46,10 @@ pub(crate) struct Attributes {
     pub ec2_metadata_service_endpoint: Option<String>,
     pub ec2_metadata_service_endpoint_mode: Option<String>,
 
-    pub assume_role: Option<OneOrMany<Role>>,
-    pub assume_role_with_web_identity: Option<OneOrMany<WebIdentity>>,
+    #[serde(deserialize_with = "nested")]
+    pub assume_role: Vec<Role>,
+    #[serde(deserialize_with = "nested")]
+    pub assume_role_with_web_identity: Vec<WebIdentity>,
     // The flat form of a role: Terraform before 1.10, OpenTofu still.
     pub role_arn: Option<String>,
     pub session_name: Option<String>,
@@ -67,20 +68,23 @@ pub(crate) struct Attributes {
 }
 
 /// A nested attribute is recorded as an object; as a nested block it would be a list of such.
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
+fn nested<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Nested<T> {
+        Blocks(Vec<T>),
+        Attribute(T),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(Nested::Blocks(all)) => all,
+        Some(Nested::Attribute(one)) => vec![one],
+    })
 }
 
-impl<T> OneOrMany<T> {
-    pub fn as_slice(&self) -> &[T] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
-    }
+/// An attribute that is set and not empty.
+pub(crate) fn set(attribute: &Option<String>) -> Option<&str> {
+    attribute.as_deref().filter(|value| !value.is_empty())
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -124,12 +128,11 @@ pub(crate) struct WebIdentity {
 impl Attributes {
     /// The roles to assume one after the other. A block wins over the flat form, as in OpenTofu, which has both.
     pub fn roles(&self) -> Vec<Role> {
-        let block = self.assume_role.as_ref().map(|roles| roles.as_slice().to_vec()).unwrap_or_default();
-        if !block.is_empty() {
-            return block;
-        }
-        let flat = self.role_arn.as_ref().filter(|arn| !arn.is_empty()).map(|arn| Role {
-            role_arn: Some(arn.clone()),
+        let Some(arn) = set(&self.role_arn).filter(|_| self.assume_role.is_empty()) else {
+            return self.assume_role.clone();
+        };
+        vec![Role {
+            role_arn: Some(arn.to_owned()),
             duration: self.assume_role_duration_seconds.filter(|seconds| *seconds > 0).map(|s| format!("{s}s")),
             external_id: self.external_id.clone(),
             policy: self.assume_role_policy.clone(),
@@ -138,7 +141,6 @@ impl Attributes {
             source_identity: None,
             tags: self.assume_role_tags.clone(),
             transitive_tag_keys: self.assume_role_transitive_tag_keys.clone(),
-        });
-        flat.into_iter().collect()
+        }]
     }
 }

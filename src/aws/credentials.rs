@@ -27,9 +27,9 @@ use aws_sdk_sts::types::PolicyDescriptorType;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::os_shim_internal::Env;
 
-use crate::aws::attributes::{Role, WebIdentity};
+use crate::aws::attributes::{Role, WebIdentity, set};
 use crate::aws::paths::{check, read};
-use crate::aws::s3::{BackendError, Kept, S3Backend, set};
+use crate::aws::s3::{BackendError, Kept, S3Backend};
 use crate::aws::{http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -145,12 +145,12 @@ async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvC
     if let Some(profile) = set(&attributes.profile) {
         loader = loader.profile_name(profile);
     }
-    // What the block leaves out the SDK finds in the environment, as far as it takes the text for a yes.
-    if let Some(fips) = attributes.use_fips_endpoint {
-        loader = loader.use_fips(fips);
+    // For all but a yes of the block the SDK looks into the environment.
+    if attributes.use_fips_endpoint == Some(true) {
+        loader = loader.use_fips(true);
     }
-    if let Some(dual_stack) = attributes.use_dualstack_endpoint {
-        loader = loader.use_dual_stack(dual_stack);
+    if attributes.use_dualstack_endpoint == Some(true) {
+        loader = loader.use_dual_stack(true);
     }
     loader.load().await
 }
@@ -208,11 +208,6 @@ fn keys(backend: &S3Backend) -> Option<Credentials> {
     Some(Credentials::new(id, secret, token, None, "environment"))
 }
 
-/// The web identity in the block.
-fn web_identity(backend: &S3Backend) -> Option<&WebIdentity> {
-    backend.attributes.assume_role_with_web_identity.as_ref()?.as_slice().first()
-}
-
 /// The first source, where it is not the SDK's own chain.
 fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredentialsProvider>, BackendError> {
     let attributes = &backend.attributes;
@@ -225,7 +220,7 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
         return Ok(Some(SharedCredentialsProvider::new(keys)));
     }
     let variable = |name: &str| backend.surroundings.env.text(name);
-    let identity = match web_identity(backend) {
+    let identity = match attributes.assume_role_with_web_identity.first() {
         Some(block) => block.clone(),
         None if set(&attributes.profile).is_some() => return Ok(None),
         None => match keys(backend) {
@@ -263,9 +258,9 @@ async fn assume(backend: &S3Backend, role: &Role, config: &SdkConfig) -> Result<
         return Err(BackendError::unusable("assume_role.source_identity", not_sent));
     }
     if role.transitive_tag_keys.as_ref().is_some_and(|keys| !keys.is_empty()) {
-        let in_block = backend.attributes.assume_role.as_ref().is_some_and(|all| !all.as_slice().is_empty());
-        let flat = "assume_role_transitive_tag_keys";
-        return Err(BackendError::unusable(if in_block { "assume_role.transitive_tag_keys" } else { flat }, not_sent));
+        let is_flat = backend.attributes.assume_role.is_empty();
+        let [flat, nested] = ["assume_role_transitive_tag_keys", "assume_role.transitive_tag_keys"];
+        return Err(BackendError::unusable(if is_flat { flat } else { nested }, not_sent));
     }
     let arn = set(&role.role_arn).ok_or(BackendError::unusable("assume_role", "it has no role_arn"))?;
     let seconds = seconds("assume_role", &role.duration)?.unwrap_or(ROLE_SECONDS);

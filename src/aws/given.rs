@@ -1,6 +1,6 @@
 //! Settings of the S3 backend that a person gives by hand.
 
-use crate::aws::attributes::{Attributes, OneOrMany};
+use crate::aws::attributes::Attributes;
 use crate::aws::paths::Surroundings;
 use crate::aws::s3::{BackendError, S3Backend};
 use crate::text::without_user;
@@ -105,14 +105,14 @@ impl GivenSettings {
         if self.path_style {
             all.use_path_style = Some(true);
         }
-        let mut endpoints = all.endpoints.as_ref().and_then(|all| all.as_slice().first()).cloned().unwrap_or_default();
+        let mut endpoints = all.endpoints.first().cloned().unwrap_or_default();
         endpoints.s3 = or(&self.s3_endpoint, endpoints.s3);
         endpoints.dynamodb = or(&self.dynamodb_endpoint, endpoints.dynamodb);
-        all.endpoints = Some(OneOrMany::One(endpoints));
+        all.endpoints = vec![endpoints];
         if self.profile.is_some() {
             all.profile = self.profile.clone();
             (all.access_key, all.secret_key, all.token) = (None, None, None);
-            (all.assume_role, all.assume_role_with_web_identity, all.role_arn) = (None, None, None);
+            (all.assume_role, all.assume_role_with_web_identity, all.role_arn) = (vec![], vec![], None);
         }
         all
     }

@@ -19,8 +19,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::sync::oneshot;
 
+use crate::aws::attributes::set;
 use crate::aws::paths::{Surroundings, read};
-use crate::aws::s3::{BackendError, S3Backend, set};
+use crate::aws::s3::{BackendError, S3Backend};
 
 /// This machine, for which Terraform never asks a proxy.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";

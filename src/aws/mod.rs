@@ -15,11 +15,11 @@ mod s3;
 
 pub use answer::StoreError;
 pub(crate) use answer::{classify, within};
-pub(crate) use attributes::Attributes;
+pub(crate) use attributes::{Attributes, set};
 pub use client::{AwsClients, CredentialsEnd};
 pub(crate) use client::{Caller, is_aws};
 pub(crate) use given::GivenSettings;
 pub use paths::Surroundings;
 pub(crate) use profile::distrust_checkout;
 pub use s3::{BackendError, S3Backend};
-pub(crate) use s3::{PlanFlaw, SseCustomerKey, set};
+pub(crate) use s3::{PlanFlaw, SseCustomerKey};

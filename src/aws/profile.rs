@@ -13,8 +13,9 @@ use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::aws::answer::with_causes;
+use crate::aws::attributes::set;
 use crate::aws::paths;
-use crate::aws::s3::{BackendError, S3Backend, set};
+use crate::aws::s3::{BackendError, S3Backend};
 use crate::files::checkout_of;
 
 /// A file of one kind, the setting that names it, and whether it may be missing.

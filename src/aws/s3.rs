@@ -11,7 +11,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
-use crate::aws::attributes::{Attributes, Endpoints, OneOrMany};
+use crate::aws::attributes::{Attributes, Endpoints, set};
 use crate::aws::paths;
 use crate::aws::paths::Surroundings;
 use crate::model::{LockClaim, LockKinds, LockPlace, lockfile_key};
@@ -29,8 +29,6 @@ const DEFAULT_WORKSPACE_KEY_PREFIX: &str = "env:";
 pub struct S3Backend {
     pub(crate) attributes: Attributes,
     pub(crate) surroundings: Surroundings,
-    bucket: String,
-    key: String,
     region: String,
     /// Endpoints that Terraform itself sets, which win over all that the SDK finds.
     pub(crate) endpoints: Endpoints,
@@ -76,7 +74,7 @@ impl S3Backend {
                 }
             }
         }
-        attributes.endpoints = Some(OneOrMany::One(endpoints));
+        attributes.endpoints = vec![endpoints];
         let backend = Self { is_by_environment: true, ..Self::new(attributes, surroundings)? };
         // Where the places name no endpoint, one of the environment's must not lead to another store.
         let found = backend.places(claim)?;
@@ -88,14 +86,13 @@ impl S3Backend {
 
     /// The same place, reached with what the environment tells alone.
     pub fn with_credentials_of_environment(&self) -> Self {
-        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, lock_table, .. } = &self.attributes;
+        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, .. } = &self.attributes;
         let attributes = Attributes {
             bucket: bucket.clone(),
             key: key.clone(),
             workspace_key_prefix: workspace_key_prefix.clone(),
             region: region.clone(),
             dynamodb_table: dynamodb_table.clone(),
-            lock_table: lock_table.clone(),
             use_lockfile: self.attributes.use_lockfile,
             use_path_style: Some(self.uses_path_style()),
             ..Attributes::default()
@@ -105,7 +102,7 @@ impl S3Backend {
 
     pub(crate) fn new(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
         let backend = Self::without_state(attributes, surroundings)?;
-        match [("bucket", &backend.bucket), ("key", &backend.key)].iter().find(|(_, value)| value.is_empty()) {
+        match [("bucket", backend.bucket()), ("key", backend.key())].iter().find(|(_, value)| value.is_empty()) {
             Some((setting, _)) => Err(BackendError::unusable(setting, "it is missing")),
             None => Ok(backend),
         }
@@ -113,8 +110,6 @@ impl S3Backend {
 
     /// The settings by which AWS is reached; bucket and key may be empty.
     pub(crate) fn without_state(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
-        let bucket = attributes.bucket.clone().unwrap_or_default();
-        let key = attributes.key.clone().unwrap_or_default();
         let region = set(&attributes.region)
             .or_else(|| surroundings.env.text("AWS_REGION"))
             .or_else(|| surroundings.env.text("AWS_DEFAULT_REGION"))
@@ -127,18 +122,7 @@ impl S3Backend {
         let customer_key = customer_key.filter(|_| attributes.encrypt == Some(true)).map(read).transpose()?;
         let endpoints = endpoints(&attributes, &surroundings);
         let (is_by_environment, digests, kept) = Default::default();
-        Ok(Self {
-            attributes,
-            surroundings,
-            bucket,
-            key,
-            region,
-            endpoints,
-            customer_key,
-            is_by_environment,
-            digests,
-            kept,
-        })
+        Ok(Self { attributes, surroundings, region, endpoints, customer_key, is_by_environment, digests, kept })
     }
 
     /// A digest of the settings as they are recorded, without those of the environment.
@@ -149,12 +133,17 @@ impl S3Backend {
 
     /// The bucket.
     pub fn bucket(&self) -> &str {
-        &self.bucket
+        set(&self.attributes.bucket).unwrap_or_default()
+    }
+
+    /// The key of the state of the workspace `default`.
+    fn key(&self) -> &str {
+        set(&self.attributes.key).unwrap_or_default()
     }
 
     /// Whether the bucket is named by the ARN of a multi-region access point, which has no region.
     fn is_multi_region(&self) -> bool {
-        self.bucket.starts_with("arn:") && self.bucket.split(':').nth(3) == Some("")
+        self.bucket().starts_with("arn:") && self.bucket().split(':').nth(3) == Some("")
     }
 
     /// Whether the bucket is put into the path of URLs.
@@ -169,7 +158,7 @@ impl S3Backend {
 
     /// The lock table, if one is configured.
     pub fn table(&self) -> Option<&str> {
-        set(&self.attributes.dynamodb_table).or_else(|| set(&self.attributes.lock_table))
+        set(&self.attributes.dynamodb_table)
     }
 
     /// Whether Terraform locks by an object beside the state.
@@ -198,20 +187,20 @@ impl S3Backend {
     /// The key of a workspace's state.
     pub fn state_key(&self, workspace: &str) -> String {
         if workspace == "default" {
-            return self.key.clone();
+            return self.key().to_owned();
         }
         let prefix = self.attributes.workspace_key_prefix.as_deref().unwrap_or(DEFAULT_WORKSPACE_KEY_PREFIX);
-        paths::join(&[prefix, workspace, &self.key])
+        paths::join(&[prefix, workspace, self.key()])
     }
 
     /// Whether a state belongs to this backend, in whichever workspace.
     pub fn stores_state(&self, bucket: &str, state_key: &str) -> bool {
-        bucket == self.bucket && self.workspace_of(state_key).is_some()
+        bucket == self.bucket() && self.workspace_of(state_key).is_some()
     }
 
     /// The workspace whose state has this key. None if none has.
     pub fn workspace_of<'a>(&self, state_key: &'a str) -> Option<&'a str> {
-        if state_key == self.key {
+        if state_key == self.key() {
             return Some("default");
         }
         // A workspace's name has no slash, so it is one of the segments.
@@ -264,7 +253,7 @@ impl S3Backend {
 
     /// Where the file half of a state's lock lives, if it has one.
     pub fn file_place(&self, state_key: &str) -> LockPlace {
-        self.lockfile(&self.bucket, state_key)
+        self.lockfile(self.bucket(), state_key)
     }
 
     /// The lockfile of a state in a bucket of this region.
@@ -279,7 +268,7 @@ impl S3Backend {
 
     /// Where the table half of a state's lock lives. None without a table.
     pub fn table_place(&self, state_key: &str) -> Option<LockPlace> {
-        Some(self.item(self.table()?, format!("{}/{state_key}", self.bucket)))
+        Some(self.item(self.table()?, format!("{}/{state_key}", self.bucket())))
     }
 
     /// The lock's item in a table of this region. `lock_id`: `<bucket>/<state key>`.
@@ -318,8 +307,8 @@ impl S3Backend {
 impl fmt::Debug for S3Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Backend")
-            .field("bucket", &self.bucket)
-            .field("key", &self.key)
+            .field("bucket", &self.attributes.bucket)
+            .field("key", &self.attributes.key)
             .field("region", &self.region)
             .field("table", &self.table())
             .field("use_lockfile", &self.attributes.use_lockfile)
@@ -327,16 +316,10 @@ impl fmt::Debug for S3Backend {
     }
 }
 
-/// An attribute that is set and not empty.
-pub(crate) fn set(attribute: &Option<String>) -> Option<&str> {
-    attribute.as_deref().filter(|value| !value.is_empty())
-}
-
 /// Which endpoint Terraform sets for each service: the nested attribute, the legacy one, then two variables. (Those
 /// that the SDK finds by itself, as `AWS_ENDPOINT_URL`, come after.)
 fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints {
-    let nested = attributes.endpoints.as_ref().and_then(|nested: &OneOrMany<Endpoints>| nested.as_slice().first());
-    let nested = nested.cloned().unwrap_or_default();
+    let nested = attributes.endpoints.first().cloned().unwrap_or_default();
     let pick = |nested: Option<String>, legacy: &Option<String>, variables: &[&str]| {
         let variable = || variables.iter().find_map(|name| surroundings.env.text(name));
         let url = set(&nested).or_else(|| set(legacy)).or_else(variable)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// It is shaped like a UUID but is none (its version digit is random), so no UUID parser is used. The shape is
 /// checked, because the ID becomes part of a condition and of a command that people are told to run.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct LockId(String);
 
 /// The text is no [`LockId`].
@@ -53,12 +53,6 @@ impl TryFrom<String> for LockId {
 
     fn try_from(text: String) -> Result<Self, InvalidLockId> {
         text.parse()
-    }
-}
-
-impl From<LockId> for String {
-    fn from(id: LockId) -> Self {
-        id.0
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::LazyLock;
 
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
 /// The child as it described itself before it became the command.
@@ -69,11 +71,8 @@ impl Product {
 
 /// Which product a program is, by its name: also `terraform-bin`, `terraform1.5`, `tofu_1.9.0`, but not `terraform-docs`.
 pub fn product(program: &OsStr) -> Option<Product> {
-    let name = Path::new(program).file_name()?.to_str()?;
-    let product = |product: Product| Some((product, name.strip_prefix(product.program())?));
-    let (product, version) = product(Product::Terraform).or_else(|| product(Product::OpenTofu))?;
-    let number = version.trim_start_matches(['-', '_', '.', 'v']);
-    let is_number = number.starts_with(|first: char| first.is_ascii_digit())
-        && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    (version.is_empty() || version == "-bin" || is_number).then_some(product)
+    static NAME: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("^(terraform|tofu)(?:-bin|[-_.v]*[0-9][0-9.]*)?$").expect("a pattern"));
+    let name = NAME.captures(Path::new(program).file_name()?.to_str()?)?;
+    Some(if &name[1] == "tofu" { Product::OpenTofu } else { Product::Terraform })
 }

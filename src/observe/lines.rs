@@ -1,4 +1,4 @@
-//! Cuts what grows into lines, in bounded memory.
+//! Cuts a text that grows into lines, in bounded memory.
 
 use memchr::memchr;
 
@@ -6,7 +6,7 @@ use memchr::memchr;
 /// which tells that it is longer.
 pub(crate) const LONGEST: usize = 64 * 1024;
 
-/// What is to be cut, however its bytes are chopped.
+/// A text that arrives in chunks, cut wherever.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     /// The beginning of a line whose end is still to come.

@@ -159,8 +159,10 @@ impl Observer {
         let Some((product, version)) = self.product() else { return false };
         let from = |first| minor(version).is_some_and(|version| version >= first);
         let shows = match product {
-            Product::Terraform => from((1, 6)) || (dumps && from((1, 0))),
-            Product::OpenTofu => self.splitter.has_debug() && (from((1, 11)) || (lockfile && from((1, 10)))),
+            Product::Terraform => tells_locks(product, version) || (dumps && from((1, 0))),
+            Product::OpenTofu => {
+                self.splitter.has_debug() && (tells_locks(product, version) || (lockfile && from((1, 10))))
+            }
         };
         shows && !self.masked
     }

@@ -10,20 +10,16 @@ use crate::observe::ledger::Ledger;
 /// OpenTofu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Marker {
-    /// `starting Plan operation`.
-    StartingPlan,
-    /// `plan calling Plan`.
-    PlanCallingPlan,
-    /// `plan operation completed`: the plan is told, and saved where that was asked for.
+    /// A plan or an apply starts; an apply plans first, unless it was given a plan.
+    Starting,
+    /// A plan, or the apply's own, is made.
+    CallingPlan,
+    /// The plan is told, and saved where that was asked for.
     PlanCompleted,
-    /// `starting Apply operation`; the apply plans first, unless it was given a plan.
-    StartingApply,
-    /// `apply calling Plan`.
-    ApplyCallingPlan,
-    /// `apply calling Apply`.
-    ApplyCallingApply,
-    /// `refresh calling Refresh`; at its end the state is written.
-    RefreshCallingRefresh,
+    /// Resources are changed.
+    CallingApply,
+    /// The state is read anew, and written at the end.
+    CallingRefresh,
 }
 
 impl Marker {
@@ -33,13 +29,11 @@ impl Marker {
             return None;
         }
         Some(match record.message.as_str() {
-            "starting Plan operation" => Self::StartingPlan,
-            "plan calling Plan" => Self::PlanCallingPlan,
+            "starting Plan operation" | "starting Apply operation" => Self::Starting,
+            "plan calling Plan" | "apply calling Plan" => Self::CallingPlan,
             "plan operation completed" => Self::PlanCompleted,
-            "starting Apply operation" => Self::StartingApply,
-            "apply calling Plan" => Self::ApplyCallingPlan,
-            "apply calling Apply" => Self::ApplyCallingApply,
-            "refresh calling Refresh" => Self::RefreshCallingRefresh,
+            "apply calling Apply" => Self::CallingApply,
+            "refresh calling Refresh" => Self::CallingRefresh,
             _ => return None,
         })
     }
@@ -47,7 +41,7 @@ impl Marker {
     /// Whether Terraform does this only once it has its lock (`opPlan`, `opApply` and `opRefresh` in the same files:
     /// the lock is taken in `localRun`, between "starting" and "calling").
     pub fn is_under_lock(self) -> bool {
-        !matches!(self, Self::StartingPlan | Self::StartingApply)
+        self != Self::Starting
     }
 }
 
@@ -69,8 +63,8 @@ impl PhaseTracker {
     /// Enters a marker.
     pub fn enter(&mut self, marker: Marker) {
         match marker {
-            Marker::ApplyCallingApply => self.applies += 1,
-            Marker::RefreshCallingRefresh => self.refreshes += 1,
+            Marker::CallingApply => self.applies += 1,
+            Marker::CallingRefresh => self.refreshes += 1,
             _ => {}
         }
         self.last = Some(marker);
@@ -95,8 +89,8 @@ impl PhaseTracker {
                 && !matches!(entry.claim.operation.as_str(), "OperationTypePlan" | "OperationTypeApply")
         });
         let plans = match self.last {
-            Some(Marker::StartingPlan | Marker::StartingApply) => true,
-            Some(Marker::PlanCallingPlan | Marker::ApplyCallingPlan) => !is_planned(ledger),
+            Some(Marker::Starting) => true,
+            Some(Marker::CallingPlan) => !is_planned(ledger),
             _ => false,
         };
         if plans && !other_open { Phase::Planning } else { Phase::Unknown }
@@ -176,23 +170,23 @@ mod tests {
     fn one_command_after_the_other() {
         use Marker::*;
         check(&[
-            (Mark(StartingPlan), Planning),
+            (Mark(Starting), Planning),
             // The hidden lock of a new workspace, under which the state is created.
             (Take(1, "init"), Unknown),
             (Free(1, "init"), Planning),
             (Take(2, PLAN), Planning),
-            (Mark(PlanCallingPlan), Planning),
+            (Mark(CallingPlan), Planning),
             (Mark(PlanCompleted), Unknown),
             (Free(2, PLAN), Unknown),
-            (Mark(StartingApply), Planning),
+            (Mark(Starting), Planning),
             (Take(3, APPLY), Planning),
-            (Mark(ApplyCallingPlan), Planning),
-            (Mark(ApplyCallingApply), Applying),
+            (Mark(CallingPlan), Planning),
+            (Mark(CallingApply), Applying),
             (Free(3, APPLY), Unknown),
             (Take(4, REFRESH), Unknown),
-            (Mark(RefreshCallingRefresh), Applying),
+            (Mark(CallingRefresh), Applying),
             (Free(4, REFRESH), Unknown),
-            (Mark(StartingPlan), Planning),
+            (Mark(Starting), Planning),
             (Take(5, "state-mv"), Unknown),
         ]);
     }
@@ -202,22 +196,19 @@ mod tests {
     #[test]
     fn what_comes_after_a_plan_is_no_plan() {
         use Marker::*;
-        for over in [PlanCompleted, ApplyCallingApply] {
-            check(&[
-                (Mark(StartingPlan), Planning),
-                (Mark(over), if over == PlanCompleted { Unknown } else { Applying }),
-            ]);
+        for over in [PlanCompleted, CallingApply] {
+            check(&[(Mark(Starting), Planning), (Mark(over), if over == PlanCompleted { Unknown } else { Applying })]);
         }
-        check(&[(Mark(StartingPlan), Planning), (Begin, Unknown), (Mark(StartingPlan), Planning)]);
+        check(&[(Mark(Starting), Planning), (Begin, Unknown), (Mark(Starting), Planning)]);
         check(&[
-            (Mark(StartingApply), Planning),
+            (Mark(Starting), Planning),
             (Take(1, APPLY), Planning),
-            (Mark(ApplyCallingPlan), Planning),
+            (Mark(CallingPlan), Planning),
             (Free(1, APPLY), Unknown),
             (Begin, Unknown),
-            (Mark(StartingPlan), Planning),
+            (Mark(Starting), Planning),
             (Take(2, PLAN), Planning),
-            (Mark(PlanCallingPlan), Planning),
+            (Mark(CallingPlan), Planning),
         ]);
     }
 
@@ -226,21 +217,21 @@ mod tests {
         use Marker::*;
         check(&[
             (Take(1, APPLY), Unknown),
-            (Mark(ApplyCallingPlan), Planning),
+            (Mark(CallingPlan), Planning),
             (Take(2, APPLY), Planning),
-            (Mark(ApplyCallingApply), Applying),
-            (Mark(StartingPlan), Applying),
+            (Mark(CallingApply), Applying),
+            (Mark(Starting), Applying),
             (Free(2, APPLY), Applying),
-            (Mark(ApplyCallingPlan), Applying),
+            (Mark(CallingPlan), Applying),
             (Free(1, APPLY), Unknown),
         ]);
         // Nobody unlocks what was never locked; the other's unlock is not taken for it.
         check(&[
-            (Mark(ApplyCallingApply), Applying),
+            (Mark(CallingApply), Applying),
             (Take(1, APPLY), Applying),
-            (Mark(ApplyCallingApply), Applying),
+            (Mark(CallingApply), Applying),
             (Free(1, APPLY), Applying),
-            (Mark(StartingPlan), Applying),
+            (Mark(Starting), Applying),
         ]);
     }
 }

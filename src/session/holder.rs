@@ -7,8 +7,8 @@ use crate::model::{
     Boot, Environment, Facts, Grade, Holder, Liveness, LockAccount, LockId, LockInfo, Log, Origin, ProcessId,
     Processes, Recorded, Run, SCHEMA, Session, World, judge,
 };
+use crate::session::alive::{LogHolder, Tree, is_log_held};
 use crate::session::directory::SessionDir;
-use crate::session::holders::{LogHolder, Tree, is_log_held};
 use crate::session::journal::Journal;
 use crate::session::process::nodename;
 use crate::text::without_user;

@@ -1,19 +1,19 @@
 //! A session: its directory, its journal, its processes.
 
+mod alive;
 mod directory;
 mod holder;
-mod holders;
 mod journal;
 mod place;
 mod process;
 mod takeover;
 
+pub use alive::{
+    LogHolder, Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard, runs_terraform, terraforms,
+};
 pub(crate) use directory::FORGOTTEN;
 pub use directory::{REAL, SessionDir, SessionFile};
 pub use holder::{Judged, Machine};
-pub use holders::{
-    LogHolder, Survivor, Tree, identity_of, is_log_held, is_terraform, is_tfguard, runs_terraform, terraforms,
-};
 pub use journal::{Journal, JournalError};
 pub use place::DirectoryError;
 pub(crate) use process::POLL_INTERVAL;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::{ProcessId, World};
+use crate::session::alive::{Tree, is_log_held};
 use crate::session::directory::{SessionDir, SessionFile};
-use crate::session::holders::{Tree, is_log_held};
 use crate::session::journal::Journal;
 use crate::session::process::POLL_INTERVAL;
 

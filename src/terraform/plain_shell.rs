@@ -52,8 +52,8 @@ impl S3Backend {
     #[must_use]
     pub fn flags_anywhere(&self, state_key: &str) -> Vec<String> {
         let Attributes { access_key, profile, assume_role_with_web_identity, .. } = &self.attributes;
-        let web_identity = assume_role_with_web_identity.as_ref().is_some_and(|all| !all.as_slice().is_empty());
-        if set(access_key).is_some() || web_identity || !self.attributes.roles().is_empty() {
+        let has_role = !(assume_role_with_web_identity.is_empty() && self.attributes.roles().is_empty());
+        if set(access_key).is_some() || has_role {
             return Vec::new();
         }
         let profile = set(profile).map(str::to_owned);

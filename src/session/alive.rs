@@ -421,7 +421,7 @@ mod tests {
         const ALONE: &str = "TFGUARD_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {
             // A limit is that of a whole process.
-            let name = "session::holders::tests::without_a_descriptor_nobody_is_known_to_be_gone";
+            let name = "session::alive::tests::without_a_descriptor_nobody_is_known_to_be_gone";
             let own = std::env::current_exe().unwrap();
             let alone = Command::new(own).args(["--exact", name]).env(ALONE, "1").output().unwrap();
             return assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stdout));
