@@ -334,10 +334,8 @@ impl Account {
     /// tfguard's exit code for this run.
     pub fn exit_code(&self) -> u8 {
         let code = self.ending.map_or(exit::TFGUARD_FAILED, Ending::code);
-        if self.lock_left() {
-            exit::LOCK_LEFT
-        } else if self.state_needs_a_look() {
-            exit::STATE_NEEDS_A_LOOK
+        if let Some(code) = self.needs_somebody() {
+            code
         } else if self.was_stopped_by_tfguard() {
             exit::DEADLINE
         } else if self.wrapped && matches!(self.ending, Some(Ending::Exited { .. })) {
@@ -345,6 +343,12 @@ impl Account {
         } else {
             code
         }
+    }
+
+    /// The exit code that says that somebody has to act, if so: a lock is left, or a state needs a look.
+    pub fn needs_somebody(&self) -> Option<u8> {
+        let lock_left = self.lock_left().then_some(exit::LOCK_LEFT);
+        lock_left.or_else(|| self.state_needs_a_look().then_some(exit::STATE_NEEDS_A_LOOK))
     }
 
     /// Whether tfguard itself stopped the run before it was done. What runs Terraforms may make a success of that, as

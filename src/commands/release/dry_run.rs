@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use crate::commands::release::{CleanupStep, may_be_left};
+use crate::commands::release::CleanupStep;
+use crate::commands::release::tell::locks_that_may_be_left;
 use crate::model::World;
 use crate::session::{Adoptable, Journal, SessionDir};
 
@@ -37,12 +38,12 @@ impl CleanupStep<'_> {
         };
         tracing::info!("{name}: {next}");
         let on_death = self.job(session, journal).locks.on_death;
-        let locks = journal.account.locks.iter().filter(|lock| may_be_left(lock));
-        for lock in locks.filter(|lock| !on_death.keeps(&lock.claim)) {
+        let left = locks_that_may_be_left(session, &journal.account).into_iter();
+        for claim in left.map(|(lock, _)| lock.claim).filter(|claim| !on_death.keeps(claim)) {
             tracing::info!(
                 "lock {} of {}: would delete it conditionally, if it is still there once everything of the run is dead",
-                lock.claim.id,
-                lock.claim.lock_id()
+                claim.id,
+                claim.lock_id()
             );
         }
     }
