@@ -2,6 +2,8 @@
 
 pub mod ci;
 mod finding;
+mod locks;
+mod states;
 mod text;
 
 pub use finding::{Finding, Outcome, operation};
