@@ -9,7 +9,7 @@ use crate::ci::LONG_ENOUGH;
 use crate::commands::doctor::checks::Answer::{Right, Unknown, Wrong};
 use crate::commands::doctor::checks::Area::{Bucket, Credentials, Session, Settings, Signals, Table, Terraform};
 use crate::commands::doctor::checks::Severity::{Note, Problem, Warning};
-use crate::commands::doctor::facts::{Facts, is_absent};
+use crate::commands::doctor::facts::Facts;
 use crate::commands::target::TargetError::{Local, Other};
 use crate::model::Provider;
 use crate::text::{describe, in_a_line};
@@ -170,11 +170,11 @@ pub const CHECKS: &[Check] = &[
         wrong: "Terraform cannot take its lock here: {}",
         severity: Problem,
         remedy: "make a table with the partition key LockID of type S (string) and no sort key, or set dynamodb_table, region and credentials right",
-        answer: |facts| match &facts.table.as_ref()?.described {
-            Ok(table) if table.keys == "LockID HASH S" => Answer::of(true, table.encryption),
-            Ok(table) => Answer::of(false, format!("its key is not the string LockID alone: {}", table.keys)),
-            Err(error) if is_absent(error) => Answer::of(false, error.to_string()),
-            Err(error) => Some(Unknown(error.to_string())),
+        answer: |facts| match facts.table.as_ref()?.as_ref().map(|table| &table.described) {
+            Ok(Ok(table)) if table.keys == "LockID HASH S" => Answer::of(true, table.encryption),
+            Ok(Ok(table)) => Answer::of(false, format!("its key is not the string LockID alone: {}", table.keys)),
+            Ok(Err(error)) => Some(Unknown(error.to_string())),
+            Err(error) => Answer::of(false, error.to_string()),
         },
     },
     Check {
@@ -213,13 +213,13 @@ pub const CHECKS: &[Check] = &[
         wrong: "Terraform can neither read nor write its state: {}",
         severity: Problem,
         remedy: "create the bucket, or set bucket, region and endpoint right in the backend block",
-        answer: |facts| match &facts.bucket.as_ref()?.region {
-            Ok(Some(region)) if *region != facts.state.as_ref().ok()?.region => {
+        answer: |facts| match facts.bucket.as_ref()?.as_ref().map(|bucket| &bucket.region) {
+            Ok(Ok(Some(region))) if *region != facts.state.as_ref().ok()?.region => {
                 Answer::of(false, format!("it is in the region {region}, not in that of the backend"))
             }
-            Ok(_) => Answer::of(true, ""),
-            Err(error) if is_absent(error) => Answer::of(false, error.to_string()),
-            Err(error) => Some(Unknown(error.to_string())),
+            Ok(Ok(_)) => Answer::of(true, ""),
+            Ok(Err(error)) => Some(Unknown(error.to_string())),
+            Err(error) => Answer::of(false, error.to_string()),
         },
     },
     Check {

@@ -44,8 +44,10 @@ pub struct Facts {
     pub left: Option<Duration>,
     /// Who asks AWS. None of these where AWS was not asked.
     pub identity: Option<Identity>,
-    pub bucket: Option<Bucket>,
-    pub table: Option<Table>,
+    /// An error where it is not there, or nobody answers for it: then nothing more is asked of it.
+    pub bucket: Option<Result<Bucket, StoreError>>,
+    /// The same.
+    pub table: Option<Result<Table, StoreError>>,
 }
 
 /// The place of a session.
@@ -88,11 +90,11 @@ impl Facts {
             return;
         }
         let bucket = Bucket::look(&state.clients.s3(), state.bucket()).await;
-        if let Some(error) = bucket.refused_credentials() {
+        if let Some(error) = bucket.as_ref().ok().and_then(Bucket::refused_credentials) {
             identity.who = Err(error.clone());
             return;
         }
-        let silent = bucket.region.as_ref().is_err_and(|error| error.is_silence());
+        let silent = bucket.as_ref().is_err_and(StoreError::is_silence);
         self.bucket = Some(bucket);
         if let Some(table) = state.backend.table().filter(|_| !silent) {
             self.table = Some(Table::look(&state.clients.dynamodb(), table, &state.lock_id()).await);
@@ -101,14 +103,12 @@ impl Facts {
 
     /// The lock table, if it is there and answers.
     pub fn table(&self) -> Option<&Table> {
-        let absent = |table: &&Table| table.described.as_ref().is_err_and(is_absent);
-        self.table.as_ref().filter(|table| !absent(table))
+        self.table.as_ref()?.as_ref().ok()
     }
 
     /// The bucket, if it is there and answers.
     pub fn bucket(&self) -> Option<&Bucket> {
-        let absent = |bucket: &&Bucket| bucket.region.as_ref().is_err_and(is_absent);
-        self.bucket.as_ref().filter(|bucket| !absent(bucket))
+        self.bucket.as_ref()?.as_ref().ok()
     }
 }
 
@@ -137,9 +137,16 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// No item meets it.
 pub const IMPOSSIBLE: &str = "attribute_exists(LockID) AND attribute_not_exists(LockID)";
 
-/// Whether there is nobody who answers for a table or a bucket, or it is not there: then nothing more is asked of it.
-pub fn is_absent(error: &StoreError) -> bool {
-    error.is_silence() || matches!(error, StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_))
+/// What a table or a bucket answered.
+///
+/// # Errors
+/// When it is not there, or nobody answers for it.
+fn answered<T>(answer: Result<T, StoreError>) -> Result<Result<T, StoreError>, StoreError> {
+    match answer {
+        Err(error @ (StoreError::NoSuchTable(_) | StoreError::NoSuchBucket(_))) => Err(error),
+        Err(error) if error.is_silence() => Err(error),
+        answer => Ok(answer),
+    }
 }
 
 /// Whose the credentials are.
@@ -153,22 +160,18 @@ pub struct Identity {
 
 impl Identity {
     /// Fetches the credentials and asks whose they are, which needs no permission.
-    pub async fn look(clients: &AwsClients) -> Self {
+    async fn look(clients: &AwsClients) -> Self {
         let silence = |_| Err(StoreError::CredentialsMissing(format!("they did not come within {LONGEST:?}")));
-        match tokio::time::timeout(LONGEST, clients.credentials_end()).await.unwrap_or_else(silence) {
-            Err(error) => Self { who: Err(error), end: None },
-            Ok(end) => {
-                // What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment.
-                let told = || std::env::var("AWS_CREDENTIAL_EXPIRATION").ok()?.parse().ok();
-                let caller = clients.caller().await;
-                let who = caller.identity.map(|identity| identity.arn).or(caller.key_id).unwrap_or_default();
-                let end = match end {
-                    CredentialsEnd::At(end) => end.try_into().ok(),
-                    CredentialsEnd::Never | CredentialsEnd::Untold => None,
-                };
-                Self { who: Ok(who), end: end.or_else(told) }
-            }
-        }
+        let end = match tokio::time::timeout(LONGEST, clients.credentials_end()).await.unwrap_or_else(silence) {
+            Ok(CredentialsEnd::At(end)) => end.try_into().ok(),
+            Ok(CredentialsEnd::Never | CredentialsEnd::Untold) => None,
+            Err(error) => return Self { who: Err(error), end: None },
+        };
+        // What aws-vault and the AWS CLI's `export-credentials` set beside keys in the environment.
+        let told = || std::env::var("AWS_CREDENTIAL_EXPIRATION").ok()?.parse().ok();
+        let caller = clients.caller().await;
+        let who = caller.identity.map(|identity| identity.arn).or(caller.key_id).unwrap_or_default();
+        Self { who: Ok(who), end: end.or_else(told) }
     }
 }
 
@@ -186,7 +189,10 @@ pub struct Bucket {
 
 impl Bucket {
     /// Asks for them.
-    pub async fn look(client: &aws_sdk_s3::Client, bucket: &str) -> Self {
+    ///
+    /// # Errors
+    /// When it is not there, or nobody answers for it.
+    async fn look(client: &aws_sdk_s3::Client, bucket: &str) -> Result<Self, StoreError> {
         let region = client.head_bucket().bucket(bucket).send().await.map(|_| None).or_else(|error| {
             let raw = error.raw_response();
             let missing = raw.is_some_and(|raw| raw.status().as_u16() == 404);
@@ -197,9 +203,7 @@ impl Bucket {
                 None => Err(classify("s3:ListBucket", error)),
             }
         });
-        if let Some(error) = region.as_ref().err().filter(|error| is_absent(error)) {
-            return Self { versioning: Err(error.clone()), encryption: Err(error.clone()), region };
-        }
+        let region = answered(region)?;
         let versioning = client.get_bucket_versioning().bucket(bucket).send().await;
         let encryption = match client.get_bucket_encryption().bucket(bucket).send().await {
             Ok(answer) => Ok(answer.server_side_encryption_configuration().and_then(|encryption| {
@@ -212,15 +216,13 @@ impl Bucket {
         let versioning = versioning
             .map(|answer| answer.status() == Some(&BucketVersioningStatus::Enabled))
             .map_err(|error| classify("s3:GetBucketVersioning", error));
-        Self { region, versioning, encryption }
+        Ok(Self { region, versioning, encryption })
     }
 
     /// Why the service did not take the credentials, whatever they may do, if that is so. A HEAD's answer cannot say it.
-    pub fn refused_credentials(&self) -> Option<&StoreError> {
-        [self.region.as_ref().err(), self.versioning.as_ref().err()]
-            .into_iter()
-            .flatten()
-            .find(|error| matches!(error, StoreError::CredentialsRejected(_) | StoreError::CredentialsExpired(_)))
+    fn refused_credentials(&self) -> Option<&StoreError> {
+        let mut errors = self.region.as_ref().err().into_iter().chain(self.versioning.as_ref().err());
+        errors.find(|error| matches!(error, StoreError::CredentialsRejected(_) | StoreError::CredentialsExpired(_)))
     }
 }
 
@@ -248,15 +250,13 @@ pub struct Described {
 
 impl Table {
     /// Asks for them, and for the deletion of an item that nobody uses under a condition that cannot hold.
-    pub async fn look(client: &aws_sdk_dynamodb::Client, table: &str, lock_id: &str) -> Self {
+    ///
+    /// # Errors
+    /// When it is not there, or nobody answers for it.
+    async fn look(client: &aws_sdk_dynamodb::Client, table: &str, lock_id: &str) -> Result<Self, StoreError> {
         let described = client.describe_table().table_name(table).send().await;
-        let described = described
-            .map(|answer| answer.table().map(Described::of).unwrap_or_default())
-            .map_err(|error| classify("dynamodb:DescribeTable", error));
-        if let Some(error) = described.as_ref().err().filter(|error| is_absent(error)).cloned() {
-            let (expires_by, recovery) = (Err(error.clone()), Err(error.clone()));
-            return Self { described, expires_by, recovery, keeps_conditions: Err(error) };
-        }
+        let described = described.map(|answer| answer.table().map(Described::of).unwrap_or_default());
+        let described = answered(described.map_err(|error| classify("dynamodb:DescribeTable", error)))?;
         let ttl = client.describe_time_to_live().table_name(table).send().await;
         let ttl = ttl.map(|answer| {
             let ttl = answer.time_to_live_description()?;
@@ -272,7 +272,7 @@ impl Table {
         });
         let unused = AttributeValue::S(format!("{lock_id}{UNUSED}"));
         let delete = client.delete_item().table_name(table).key("LockID", unused).condition_expression(IMPOSSIBLE);
-        Self {
+        Ok(Self {
             described,
             expires_by: ttl.map_err(|error| classify("dynamodb:DescribeTimeToLive", error)),
             recovery: recovery.map_err(|error| classify("dynamodb:DescribeContinuousBackups", error)),
@@ -281,7 +281,7 @@ impl Table {
                 Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(true),
                 Err(error) => Err(classify("dynamodb:DeleteItem", error)),
             },
-        }
+        })
     }
 }
 

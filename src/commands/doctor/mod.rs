@@ -206,11 +206,12 @@ impl Report {
                 }
             }
         }
-        let [_, notes, warnings, problems] = [Severity::Ok, Severity::Note, Severity::Warning, Severity::Problem]
-            .map(|severity| self.findings.iter().filter(|finding| finding.severity == severity).count());
-        let s = |count| if count == 1 { "" } else { "s" };
-        let (p, w, n) = (s(problems), s(warnings), s(notes));
-        let _ = writeln!(text, "{problems} problem{p}, {warnings} warning{w}, {notes} note{n}");
+        let counts = [(Severity::Problem, "problem"), (Severity::Warning, "warning"), (Severity::Note, "note")];
+        let counts = counts.map(|(severity, name)| {
+            let count = self.findings.iter().filter(|finding| finding.severity == severity).count();
+            format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+        });
+        let _ = writeln!(text, "{}", counts.join(", "));
         text
     }
 }

@@ -77,7 +77,7 @@ const fn of(action: &'static str, on: On, needed_by: &'static [&'static str]) ->
     Permission { action, on, needed_by }
 }
 
-/// All of them. `Prober::ask` has an arm for each that is tried.
+/// All of them, by what they are done to. `Prober::ask` has an arm for each that is tried.
 pub const PERMISSIONS: &[Permission] = &[
     of("s3:ListBucket", On::Bucket, &["terraform", "release", "locks", "inspect", "unlock", "verify"]),
     of("s3:ListBucketVersions", On::Bucket, &["verify"]),
@@ -177,19 +177,16 @@ pub struct Policy {
 impl Policy {
     /// The document for one role: a statement for each kind of thing, none with more actions than are needed.
     pub fn document(&self, audience: Audience) -> Value {
-        let mut statements: Vec<(On, Value)> = Vec::new();
-        for Permission { action, on, .. } in self.subject.needed(audience) {
-            match statements.iter_mut().find(|(known, _)| known == on) {
-                Some((_, statement)) => {
-                    statement["Action"].as_array_mut().into_iter().for_each(|actions| actions.push(json!(action)))
-                }
-                None => statements.push((*on, self.statement(audience, *on, action))),
-            }
-        }
-        json!({ "Version": "2012-10-17", "Statement": statements.into_iter().map(|(_, statement)| statement).collect::<Vec<_>>() })
+        let needed: Vec<_> = self.subject.needed(audience).collect();
+        let statements = needed.chunk_by(|one, next| one.on == next.on);
+        let statements: Vec<_> = statements.map(|of_one| self.statement(audience, of_one)).collect();
+        json!({ "Version": "2012-10-17", "Statement": statements })
     }
 
-    fn statement(&self, audience: Audience, on: On, action: &str) -> Value {
+    /// The statement for permissions on one kind of thing.
+    fn statement(&self, audience: Audience, permissions: &[&Permission]) -> Value {
+        let on = permissions[0].on;
+        let actions: Vec<_> = permissions.iter().map(|permission| permission.action).collect();
         let table = || vec![self.arn("dynamodb", "table/", self.subject.table.as_deref().unwrap_or_default())];
         let (name, resource) = match on {
             On::Bucket => ("Bucket", vec![self.bucket()]),
@@ -203,7 +200,8 @@ impl Policy {
             On::Items => ("LockItems", table()),
             On::Key => ("Key", self.subject.kms_keys.iter().map(|key| self.arn("kms", "key/", key)).collect()),
         };
-        let mut statement = json!({ "Sid": format!("{audience:?}{name}"), "Effect": "Allow", "Action": [action], "Resource": resource });
+        let mut statement =
+            json!({ "Sid": format!("{audience:?}{name}"), "Effect": "Allow", "Action": actions, "Resource": resource });
         if on == On::Items {
             statement["Condition"] = json!({ "ForAllValues:StringLike": { "dynamodb:LeadingKeys": self.items() } });
         }
