@@ -40,7 +40,6 @@ pub struct Step {
 }
 
 /// What to do about one finding.
-#[must_use]
 pub fn step(finding: &StateFinding, seen: &Seen, site: &Site) -> Step {
     let program = site.program;
     let none = seen.no_earlier.as_deref().unwrap_or("no earlier version was looked for");
@@ -110,69 +109,67 @@ impl Site<'_> {
         self.aws("dynamodb", self.backend.dynamodb_endpoint().map(without_user), &words)
     }
 
+    /// What Terraform could not upload is pushed only in a directory that is set up for this state.
+    ///
+    /// OpenTofu decrypts a state where a configuration has it, and takes none that is encrypted for `state push`: so an
+    /// encrypted file becomes the local state of a directory that has nothing but the encryption.
     fn errored(&self, path: &Path, relation: Relation, seen: &Seen) -> Step {
-        let (program, file) = (self.program, path.display());
-        let again = Some(self.verify.clone());
+        let (program, name) = (self.program, path.display());
+        let terraform = self.terraform.as_deref().unwrap_or(program);
         let content = seen.errored.as_ref().and_then(|errored| errored.state.content.as_ref().ok());
         let encrypted = content.is_some_and(|content| content.encrypted);
+        let quoted = text::quote(path);
+        let file = if encrypted { "\"$PWD\"/decrypt/plain" } else { &quoted };
         // What is encrypted cannot be compared, so it would be taken for overtaken once it is pushed.
-        let put_away = if encrypted { format!(" && mv {} decrypt/", text::quote(path)) } else { String::new() };
-        let (say, run) = match (relation, &seen.lock) {
+        let put_away = if encrypted { format!(" && mv {quoted} decrypt/") } else { String::new() };
+        let (mut say, mut run) = match (relation, &seen.lock) {
             (Relation::Newer, Some(Held { lock: FoundLock::Held(info), dead: true })) => {
-                let say = format!(
-                    "upload {file} under the lock that a dead run left, which keeps others out until then, and unlock"
-                );
                 let id = if info.id.starts_with('-') { text::join(["--", &info.id]) } else { text::quote(&info.id) };
-                let unlock = &self.unlock;
-                return self.step(say, path, encrypted, |terraform, file| {
-                    format!("{terraform} state push -lock=false {file}{put_away} && {unlock} {id}")
-                });
+                (
+                    format!(
+                        "upload {name} under the lock that a dead run left, which keeps others out until then, and unlock"
+                    ),
+                    format!("{terraform} state push -lock=false {file}{put_away} && {} {id}", self.unlock),
+                )
             }
-            (Relation::Newer, None) => {
-                let say = format!("upload {file} ({program} checks that it fits: never use -force)");
-                return self
-                    .step(say, path, encrypted, |terraform, file| format!("{terraform} state push {file}{put_away}"));
-            }
+            (Relation::Newer, None) => (
+                format!("upload {name} ({program} checks that it fits: never use -force)"),
+                format!("{terraform} state push {file}{put_away}"),
+            ),
             (Relation::Newer, Some(lock)) => {
                 let say =
                     format!("look again when nobody has the lock: {lock} has it. `tfguard inspect` tells whose it is");
-                (say, again)
+                return Step { say, run: Some(self.verify.clone()) };
             }
             (Relation::Overtaken | Relation::Foreign, _) => {
                 let elsewhere = if relation == Relation::Foreign { ", unless it is of another workspace" } else { "" };
                 let say = format!(
-                    "don't push {file} here. Compare the two{elsewhere}: what only the file has exists and is in no state, \
+                    "don't push {name} here. Compare the two{elsewhere}: what only the file has exists and is in no state, \
                      so import it or remove it. Then move the file away"
                 );
-                return self
-                    .step(say, path, encrypted, |terraform, file| format!("{terraform} state pull | diff - {file}"));
+                (say, format!("{terraform} state pull | diff - {file}"))
             }
-            (Relation::NotWhole, _) => (
-                format!("don't push {file}. What {program} cannot write into a file it prints: see that run's output"),
-                None,
-            ),
-            (Relation::NothingToCompare, _) => (format!("keep {file} until both can be read; then look again"), again),
+            (Relation::NotWhole, _) => {
+                let say = format!(
+                    "don't push {name}. What {program} cannot write into a file it prints: see that run's output"
+                );
+                return Step { say, run: None };
+            }
+            (Relation::NothingToCompare, _) => {
+                let say = format!("keep {name} until both can be read; then look again");
+                return Step { say, run: Some(self.verify.clone()) };
+            }
         };
-        Step { say, run }
-    }
-
-    /// Something to do with Terraform and the file. Never in a directory that is set up for another state.
-    ///
-    /// OpenTofu decrypts a state where a configuration has it, and takes none that is encrypted for `state push`: so an
-    /// encrypted file becomes the local state of a directory that has nothing but the encryption.
-    fn step(&self, say: String, path: &Path, encrypted: bool, command: impl Fn(&str, &str) -> String) -> Step {
-        let (mut say, mut file, mut before) = (say, text::quote(path), String::new());
         if encrypted {
             say += ". It is encrypted, so first make a directory `decrypt`, and in it a file with a `terraform` block that \
                     has nothing but your `encryption` block (no file, if TF_ENCRYPTION has it). It will hold the state in \
                     clear: take care of it afterwards";
             let tofu = "TF_WORKSPACE= TF_DATA_DIR= TF_CLI_ARGS_init= tofu -chdir=decrypt";
-            before = format!(
-                "cp {file} decrypt/terraform.tfstate && {tofu} init && (umask 077; {tofu} state pull > decrypt/plain) && "
+            run = format!(
+                "cp {quoted} decrypt/terraform.tfstate && {tofu} init && (umask 077; {tofu} state pull > decrypt/plain) \
+                 && {run}"
             );
-            file = "\"$PWD\"/decrypt/plain".to_owned();
         }
-        let run = before + &command(self.terraform.as_deref().unwrap_or(self.program), &file);
         if self.terraform.is_some() {
             return Step { say, run: Some(run) };
         }
@@ -182,7 +179,6 @@ impl Site<'_> {
 }
 
 /// A state in a few words.
-#[must_use]
 pub fn describe(object: &StateObject) -> String {
     let mut words = Vec::new();
     match &object.content {
@@ -203,7 +199,6 @@ pub fn describe(object: &StateObject) -> String {
 }
 
 /// What the lock table says of a state, in a few words. None where no table is named.
-#[must_use]
 pub fn describe_digest(object: Option<&StateObject>, digest: &StoredDigest) -> Option<String> {
     Some(match digest {
         StoredDigest::NotKept => return None,

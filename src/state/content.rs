@@ -170,13 +170,8 @@ fn flaw(bytes: &[u8], error: &serde_json::Error) -> Flaw {
 }
 
 /// An MD5 as Terraform writes it into the table.
-#[must_use]
 pub fn md5(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Md5::digest(bytes).iter().fold(String::with_capacity(32), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:032x}", u128::from_be_bytes(Md5::digest(bytes).into()))
 }
 
 #[cfg(test)]

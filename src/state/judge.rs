@@ -19,7 +19,6 @@ pub struct Judgement {
 }
 
 /// Judges what was seen.
-#[must_use]
 pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
     let mut judgement = Judgement { verdict: StateVerdict::Whole, findings: Vec::new(), notes: Vec::new() };
     let Judgement { verdict, findings, notes } = &mut judgement;
@@ -81,7 +80,6 @@ pub fn judge(seen: &Seen, expected: &Expected) -> Judgement {
 
 /// Whether state and digest differ as far as Terraform looks at them. A writer that is at work is in between for a
 /// moment, so this alone says nothing.
-#[must_use]
 pub fn is_at_odds(object: Option<&StateObject>, digest: Option<&str>) -> bool {
     // Terraform takes an empty object for none, and none has no MD5 that would fit.
     let md5 = object.filter(|object| object.size > 0).map(|object| object.md5.as_str());
@@ -93,7 +91,6 @@ pub fn is_at_odds(object: Option<&StateObject>, digest: Option<&str>) -> bool {
 ///
 /// `terraform state push` refuses another lineage, a lower serial, and other content of the same serial
 /// (`CheckValidImport` in `internal/states/statemgr/migrate.go`). Where one of the two has no lineage it refuses nothing.
-#[must_use]
 pub fn relation(errored: &StateObject, object: Option<&StateObject>) -> Option<Relation> {
     let left = match &errored.content {
         Ok(left) => left,
@@ -130,10 +127,8 @@ impl fmt::Display for Held {
     }
 }
 
-/// A finding of a file that Terraform could not upload.
 impl StateFinding {
-    /// Of what Terraform could not upload.
-    #[must_use]
+    /// A state that Terraform could not upload.
     pub fn errored(errored: &Errored, relation: Relation) -> Self {
         let Errored { path, state } = errored;
         let serial = state.content.as_ref().ok().map(|content| content.serial);

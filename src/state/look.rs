@@ -47,7 +47,6 @@ pub struct Look {
 
 impl Looker {
     /// Opens a state. `locks`: where the halves of its lock live, each with whether Terraform locks there.
-    #[must_use]
     pub fn new(
         clients: &AwsClients,
         backend: &S3Backend,
@@ -63,7 +62,6 @@ impl Looker {
     }
 
     /// The store of its digest. None without a table.
-    #[must_use]
     pub fn digest(&self) -> Option<&DigestStore> {
         self.digest.as_ref()
     }
@@ -164,7 +162,6 @@ impl Looker {
 }
 
 /// What Terraform could not upload from this directory, if there is something: since `since`, if that is given.
-#[must_use]
 pub fn errored(dir: &Path, since: Option<Timestamp>) -> Option<Errored> {
     let path = dir.join(ERRORED);
     let read = || -> std::io::Result<Option<StateObject>> {

@@ -38,7 +38,6 @@ pub struct Held {
 
 impl Held {
     /// Somebody may be behind it.
-    #[must_use]
     pub fn may_be_alive(&self) -> bool {
         matches!(self.lock, FoundLock::Held(_)) && !self.dead
     }
@@ -65,13 +64,11 @@ impl StateObject {
     pub const LARGEST: usize = 256 * 1024 * 1024;
 
     /// One that was not read: one that is larger than [`Self::LARGEST`], for instance.
-    #[must_use]
     pub fn unread(size: usize, flaw: Flaw) -> Self {
         Self { md5: String::new(), size, modified: None, version: None, content: Err(flaw) }
     }
 
     /// A state of these bytes.
-    #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         if bytes.len() > Self::LARGEST {
             return Self::unread(bytes.len(), Flaw::TooLarge { limit: Self::LARGEST });
@@ -109,7 +106,6 @@ pub enum StoredDigest {
 
 impl StoredDigest {
     /// What the attribute `Digest` of the item says to Terraform (`getMD5` in its S3 client).
-    #[must_use]
     pub fn read(text: Option<&str>) -> Self {
         match text {
             Some(text) if text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
@@ -120,7 +116,6 @@ impl StoredDigest {
     }
 
     /// The MD5, if it has one.
-    #[must_use]
     pub fn md5(&self) -> Option<&str> {
         match self {
             Self::Md5(md5) => Some(md5),
@@ -140,7 +135,6 @@ pub struct Expected {
 
 impl Expected {
     /// Whether a state is what it should be.
-    #[must_use]
     pub fn is_met(&self, content: &Content) -> bool {
         self.lineage.as_ref().is_none_or(|lineage| content.lineage == *lineage)
             && self.serial.is_none_or(|serial| content.serial >= serial)

@@ -26,7 +26,6 @@ pub struct StateStore {
 
 impl StateStore {
     /// The object of a state. `key`: with the workspace's prefix.
-    #[must_use]
     pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Self {
         Self {
             client: clients.s3(),
@@ -103,7 +102,6 @@ pub enum Written {
 
 impl DigestStore {
     /// The digest of a state. None without a table.
-    #[must_use]
     pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Option<Self> {
         Some(Self {
             client: clients.dynamodb(),

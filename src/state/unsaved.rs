@@ -91,7 +91,6 @@ const HEAD: &str = "# If the plan refuses a block: the import ID of that type di
 
 /// `import` blocks, or before Terraform 1.5 commands, for what is not in states, one for an address. What nobody can be sure
 /// of is there as a comment. Nothing in it steers a terminal, whoever wrote what it is made of.
-#[must_use]
 pub fn imports(all: &[&Unsaved]) -> String {
     let (mut text, mut printed) = (String::new(), HashSet::new());
     let named = || {
