@@ -75,7 +75,6 @@ pub struct Chain(pub Vec<Ancestor>);
 
 impl Chain {
     /// As far up as can be seen. `whole`: not the parent alone.
-    #[must_use]
     pub fn look(whole: bool) -> Self {
         let own = Ancestor::read(std::process::id().cast_signed());
         let chain = std::iter::successors(own, |process| Ancestor::read(process.parent));
@@ -91,7 +90,6 @@ impl Chain {
     /// Those whose end is a request to stop: the parent, and in a job of a CI whoever waits above it, up to the CI's own.
     /// What the init process started, or took over, is no part of the job: a daemon, or a shell that was left behind on
     /// purpose. Outside a CI people detach things (tmux, a shell's background), so there it is the parent alone.
-    #[must_use]
     pub fn waiting(&self, in_job: bool) -> Vec<ProcessId> {
         let parent = self.0.iter().skip(1).take(1);
         let above = self.job().iter().skip(2).filter(|process| in_job && process.parent != 1);
@@ -101,7 +99,6 @@ impl Chain {
 
     /// Whether the job was cancelled before tfguard began, in GitLab's shell executor below `su`: the shell that led its
     /// session is dead, and the one that runs the script, a copy of it, goes on as nobody's.
-    #[must_use]
     pub fn is_orphan_of_su(&self) -> bool {
         let leader = nix::unistd::getsid(None).map_or(0, nix::unistd::Pid::as_raw);
         let top = self.0.iter().find(|process| process.parent == 1);
@@ -109,14 +106,12 @@ impl Chain {
     }
 
     /// From the CI down to tfguard.
-    #[must_use]
     pub fn shown(&self) -> String {
         let shown = |process: &Ancestor| format!("{} ({})", process.name, process.pid);
         self.0.iter().rev().map(shown).collect::<Vec<_>>().join(" > ")
     }
 
     /// Whether something waits for tfguard that `exec` would replace, in a CI that signals only what it started itself.
-    #[must_use]
     pub fn lacks_exec(&self, provider: Option<Provider>) -> bool {
         let Some(parent) = self.0.get(1) else { return false };
         match provider {
@@ -132,14 +127,12 @@ impl Chain {
     }
 
     /// Whether a Node program of the CI's stands above that passes no signal on.
-    #[must_use]
     pub fn has_deaf_node(&self) -> bool {
         self.job().iter().skip(1).any(|process| process.is_node() && !process.is_bash_task())
     }
 
     /// The name of a process that the job's script put behind tfguard in a pipe. The CI reads what steps print, too, and so
     /// does, until its exec, whatever it starts meanwhile.
-    #[must_use]
     pub fn reader_of_stdout(&self) -> Option<String> {
         let FDTarget::Pipe(pipe) = Proc::myself().ok()?.fd_from_fd(1).ok()?.target else { return None };
         let reads = |process: &Proc| {

@@ -25,7 +25,6 @@ pub struct Surroundings<'a> {
 
 impl<'a> Surroundings<'a> {
     /// Those of this process.
-    #[must_use]
     pub fn here(env: &'a Environment, cleanup_step: bool) -> Self {
         // Docker's mark and Podman's.
         let in_container = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| std::path::Path::new(mark).exists());
@@ -53,7 +52,6 @@ const POD: Duration = Duration::from_secs(30);
 const TEN_SECONDS: Duration = Duration::from_secs(10);
 
 /// What a cleanup step leaves that waits as long as `TFGUARD_WAIT` says, or as it does unless it is told otherwise.
-#[must_use]
 pub fn cleanup_grace(env: &Environment) -> Duration {
     let wait = env.text("TFGUARD_WAIT").and_then(duration).unwrap_or(CLEANUP_WAIT);
     wait.saturating_sub(CLEANUP_RESERVE).max(wait / 2)
@@ -93,10 +91,8 @@ impl Surroundings<'_> {
         } else if self.is("RUNNER_ENVIRONMENT", "self-hosted") && self.machine_stays() {
             Term::new(UNHURRIED, "a self-hosted GitHub runner's machine stays after the job")
         } else {
-            Term::ends_after(
-                TEN_SECONDS,
-                "GitHub kills a cancelled step after 10 seconds, and no cleanup step is declared",
-            )
+            let why = "GitHub kills a cancelled step after 10 seconds, and no cleanup step is declared";
+            Term::ends_after(TEN_SECONDS, why)
         }
     }
 
@@ -104,10 +100,9 @@ impl Surroundings<'_> {
         // gitlab-runner, `common/build.go`: shared are the shell, ssh, custom and instance executors.
         if self.env.has("CI_SHARED_ENVIRONMENT") {
             // Seen on gitlab-runner 19.4. Which executor it is, no job can see; a custom one has `graceful_kill_timeout`.
-            return Term::ends_after(
-                Duration::from_secs(5 * 60),
-                "GitLab's shell executor gives a script 5 minutes at a forced cancel and at the job's limit, else 10",
-            );
+            let why =
+                "GitLab's shell executor gives a script 5 minutes at a forced cancel and at the job's limit, else 10";
+            return Term::ends_after(Duration::from_secs(5 * 60), why);
         }
         if self.in_pod() {
             if self.cleanup_step {
@@ -115,29 +110,24 @@ impl Surroundings<'_> {
                 let why = "GitLab's Kubernetes executor keeps the pod while after_script waits";
                 return self.until_cleanup(limit.unwrap_or(AFTER_SCRIPT), why);
             }
-            return Term::ends_after(
-                POD,
-                "GitLab deletes the pod of a cancelled job, with 30 seconds unless configured",
-            );
+            let why = "GitLab deletes the pod of a cancelled job, with 30 seconds unless configured";
+            return Term::ends_after(POD, why);
         }
         let native = self.is("FF_USE_NATIVE_CONTAINER_STOP", "true") || self.is("FF_USE_NATIVE_CONTAINER_STOP", "1");
-        match (self.cleanup_step, native) {
+        let (grace, why) = match (self.cleanup_step, native) {
             // A kill would come sooner than the container's end and gain nothing: after_script releases then.
-            (true, false) => Term::new(
-                2 * TEN_SECONDS,
-                "GitLab removes the container after some 20 seconds, and after_script releases",
-            ),
-            (true, true) => {
-                Term::new(TEN_SECONDS, "GitLab stops the container within 10 seconds, and after_script releases")
+            (true, false) => {
+                (2 * TEN_SECONDS, "GitLab removes the container after some 20 seconds, and after_script releases")
             }
+            (true, true) => (TEN_SECONDS, "GitLab stops the container within 10 seconds, and after_script releases"),
             // It goes from process to process, providers first, so the supervisor learns of it late
             // (`shells/bash.go`).
-            (false, false) => Term::new(
-                Duration::from_secs(8),
-                "GitLab's docker executor removes the container after some 20 seconds",
-            ),
-            (false, true) => Term::ends_after(TEN_SECONDS, "GitLab stops the container within 10 seconds"),
-        }
+            (false, false) => {
+                (Duration::from_secs(8), "GitLab's docker executor removes the container after some 20 seconds")
+            }
+            (false, true) => (less_release(TEN_SECONDS), "GitLab stops the container within 10 seconds"),
+        };
+        Term::new(grace, why)
     }
 
     pub(super) fn jenkins(&self) -> Term {
@@ -147,10 +137,8 @@ impl Surroundings<'_> {
             Term::new(UNHURRIED, "Jenkins sends no SIGKILL, and its agent's machine stays after the build")
         } else {
             // DurableTaskStep.java, REMOTE_TIMEOUT.
-            Term::ends_after(
-                2 * TEN_SECONDS,
-                "Jenkins gives an aborted step up after 20 seconds, and then its container",
-            )
+            let why = "Jenkins gives an aborted step up after 20 seconds, and then its container";
+            Term::ends_after(2 * TEN_SECONDS, why)
         }
     }
 
@@ -167,10 +155,8 @@ impl Surroundings<'_> {
             Duration::from_secs(u64::try_from(signal).unwrap_or_default())
         });
         // The hook has no time of its own: after this it does not even start.
-        let ladder = Term::ends_after(
-            ladder,
-            "the Buildkite agent kills a cancelled command, and what is left of its hooks, after the signal's grace period",
-        );
+        let why = "the Buildkite agent kills a cancelled command, and what is left of its hooks, after the signal's grace period";
+        let ladder = Term::ends_after(ladder, why);
         let stays = !self.is("BUILDKITE_COMPUTE_TYPE", "hosted") && self.machine_stays();
         let is_heard = self.cleanup_step && ladder.duration >= LONG_ENOUGH;
         if stays && !is_heard && ladder.duration < UNHURRIED {
@@ -200,10 +186,8 @@ impl Surroundings<'_> {
     /// `ci`: one of which nothing is known.
     pub(super) fn elsewhere(&self, ci: bool) -> Term {
         if self.in_pod() {
-            Term::ends_after(
-                POD,
-                "a Kubernetes pod has 30 seconds unless its terminationGracePeriodSeconds says otherwise",
-            )
+            let why = "a Kubernetes pod has 30 seconds unless its terminationGracePeriodSeconds says otherwise";
+            Term::ends_after(POD, why)
         } else if self.is_pid_1 || (ci && self.in_container) {
             Term::ends_after(TEN_SECONDS, "a container is stopped within 10 seconds unless told otherwise")
         } else if !ci && self.env.has("INVOCATION_ID") {
@@ -217,7 +201,6 @@ impl Surroundings<'_> {
 
 impl Term {
     /// A time and why it is so.
-    #[must_use]
     pub fn new(duration: Duration, why: &str) -> Self {
         Self { duration, why: why.to_owned() }
     }
@@ -252,7 +235,6 @@ const OF_THE_HOST: u64 = 0xEFFF_FFFC;
 const INITS: [&str; 2] = ["systemd", "init"];
 
 /// Whether this process runs in a container that holds one job: in a PID namespace of its own, without an init system.
-#[must_use]
 pub fn is_in_container_of_a_job() -> bool {
     let on_host = std::fs::metadata("/proc/self/ns/pid").map_or(true, |namespace| namespace.ino() == OF_THE_HOST);
     let first = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();

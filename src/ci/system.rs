@@ -158,7 +158,6 @@ impl System {
 }
 
 /// The grace that fits the place.
-#[must_use]
 pub fn grace(of: &Surroundings) -> Term {
     System::detect(of.env).map_or_else(|| of.elsewhere(false), |system| (system.grace)(of))
 }
@@ -181,7 +180,6 @@ pub fn hunting_variables() -> impl Iterator<Item = &'static str> {
 
 impl Run {
     /// Whether it tells its job from others at all: of a CI that is known by nothing but `CI`, all jobs are alike.
-    #[must_use]
     pub fn names_its_job(&self) -> bool {
         self.url.is_some() || self.job.is_some()
     }

@@ -42,7 +42,6 @@ pub fn time_left(env: &Environment, now: Timestamp, age: impl FnOnce() -> Option
 }
 
 /// How long ago the oldest process began that this one descends from and that has this variable with this value.
-#[must_use]
 pub fn job_age(name: &str, value: &str) -> Option<Duration> {
     let now = Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?);
     let mut process = Process::myself().ok()?;
