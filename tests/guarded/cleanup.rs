@@ -200,8 +200,11 @@ fn it_interrupts_a_terraform_of_which_everybody_above_is_dead() {
     let script = format!("terraform {}; echo over", APPLY.join(" "));
     let run = job(project.command(TFGUARD).args(["--", "sh", "-c", &script]), "1").new_group().start();
     run.wait_for_stdout("asleep", SOON);
+    let id = project.wait_for_known_lock(SOON)["account"]["locks"][0]["id"].as_str().unwrap().to_owned();
     let journal = outer_journal(&project);
     run.kill_with_supervisor(&journal);
+    let dry = release(&project, "1").arg("--dry-run").run().expect_code(0);
+    assert!(dry.err().contains(&format!("lock {id} of ")), "the lock of a guard below is named, too: {dry}");
     // Terraform's own guard sees the end of what called it.
     kill(pid_of(&journal["child"]["id"]));
     let exit = release(&project, "1").run().expect_code(0);
