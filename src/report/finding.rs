@@ -1,5 +1,9 @@
 //! What became of one lock or state, in a sentence for people and a word for programs.
 
+use std::fmt;
+
+use serde::Serialize;
+
 /// What became of a lock, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -25,7 +29,8 @@ impl Finding {
 }
 
 /// What became of a lock, from what troubles nobody to what somebody has to see to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It is not there: nobody had it, or it was released as its holder died.
     Gone,
@@ -47,21 +52,10 @@ pub enum Outcome {
     Left,
 }
 
-impl Outcome {
-    /// The word for programs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gone => "gone",
-            Self::Unlocked => "unlocked",
-            Self::Foreign => "foreign",
-            Self::Released => "released",
-            Self::Kept => "kept",
-            Self::TakenAway => "taken-away",
-            Self::NeedsALook => "needs-a-look",
-            Self::Unknown => "unknown",
-            Self::Left => "left",
-        }
+/// The word for programs: `needs-a-look`.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 

@@ -33,30 +33,21 @@ fn azure_text(text: &str) -> String {
     text.replace('%', "%AZP25").replace(';', "%3B").replace('\r', "%0D").replace('\n', "%0A").replace(']', "%5D")
 }
 
-/// GitLab: what opens a section of the log around tfguard's own words. `now`: seconds since 1970.
-pub fn gitlab_section_start(summary: &Summary, now: i64) -> Option<String> {
-    let first = summary.messages().into_iter().next()?;
-    let colour = match first.level {
+/// GitLab: what opens a section of the log around tfguard's own words, and what closes it; empty if there is nothing to say.
+/// `now`: seconds since 1970.
+pub fn gitlab_section(summary: &Summary, now: i64) -> (String, String) {
+    let Some(Message { level, title, text }) = summary.messages().into_iter().next() else { return Default::default() };
+    let colour = match level {
         Level::Error => "\x1b[31;1m",
         Level::Warning => "\x1b[33;1m",
         Level::Notice => "\x1b[1m",
     };
-    let name = section_name(summary);
-    let (title, text) = (first.title, first.text);
-    Some(format!(
-        "\x1b[0Ksection_start:{now}:{name}[collapsed=false]\r\x1b[0K{colour}tfguard: {title}\x1b[0m: {text}\n"
-    ))
-}
-
-/// What closes it.
-pub fn gitlab_section_end(summary: &Summary, now: i64) -> String {
-    format!("\x1b[0Ksection_end:{now}:{}\r\x1b[0K\n", section_name(summary))
-}
-
-/// Each run of a job has its own.
-fn section_name(summary: &Summary) -> String {
+    // Each run of a job has its own.
     let allowed = |char: &char| char.is_ascii_alphanumeric() || *char == '-';
-    format!("tfguard_{}", summary.session.chars().filter(allowed).collect::<String>())
+    let name = format!("tfguard_{}", summary.session.chars().filter(allowed).collect::<String>());
+    let opens =
+        format!("\x1b[0Ksection_start:{now}:{name}[collapsed=false]\r\x1b[0K{colour}tfguard: {title}\x1b[0m: {text}\n");
+    (opens, format!("\x1b[0Ksection_end:{now}:{name}\r\x1b[0K\n"))
 }
 
 /// Buildkite: an annotation of the build.

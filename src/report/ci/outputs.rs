@@ -9,7 +9,7 @@ use crate::report::finding::{Finding, Outcome};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outputs<'a> {
     /// What became of the lock, or the state, that fared worst; `none` if there was none.
-    pub outcome: &'static str,
+    pub outcome: String,
     /// Whether somebody has to do something about a lock.
     pub lock_left: bool,
     /// The IDs of the run's own locks, as far as they are known, worst first.
@@ -26,9 +26,9 @@ impl<'a> Outputs<'a> {
         let worst = findings.first().map(|finding| finding.outcome);
         let locks = findings.iter().filter(|finding| finding.outcome != Outcome::NeedsALook);
         let describe =
-            |finding: &&Finding| json!({ "id": finding.id, "state": finding.state, "outcome": finding.outcome.name() });
+            |finding: &&Finding| json!({ "id": finding.id, "state": finding.state, "outcome": finding.outcome });
         Self {
-            outcome: worst.map_or("none", Outcome::name),
+            outcome: worst.map_or_else(|| "none".to_owned(), |worst| worst.to_string()),
             lock_left: summaries.iter().any(|summary| summary.lock_left),
             // A script may be about to remove the lock that it is told: never somebody else's.
             lock_ids: findings
@@ -50,7 +50,7 @@ impl<'a> Outputs<'a> {
 pub fn for_github(summaries: &[Summary], delimiter: &str) -> String {
     let outputs = Outputs::of(summaries);
     let values = [
-        ("tfguard-outcome", outputs.outcome.to_owned()),
+        ("tfguard-outcome", outputs.outcome.clone()),
         ("tfguard-lock-left", outputs.lock_left.to_string()),
         ("tfguard-lock-id", outputs.lock_id().to_owned()),
         ("tfguard-locks", outputs.locks.to_string()),

@@ -40,7 +40,6 @@ enum Language {
 
 impl Publisher {
     /// For a run in this environment. `provider`: whose language is to be spoken, if any.
-    #[must_use]
     pub fn new(provider: Option<Provider>, env: &Environment, quiet: bool, dotenv: Option<PathBuf>) -> Self {
         let path = |name: &str| env.path(name).map(PathBuf::from);
         let buildkite = || {
@@ -63,7 +62,6 @@ impl Publisher {
 
     /// What is to be written to stderr before and after tfguard's own words about a run, each beginning and ending with
     /// a line or empty.
-    #[must_use]
     pub fn around(&self, summary: &Summary, now: Timestamp) -> (String, String) {
         if summary.silent || summary.level < self.least {
             return Default::default();
@@ -72,16 +70,12 @@ impl Publisher {
             Language::Github { .. } | Language::Azure => {
                 (String::new(), summary.messages().iter().map(|message| self.command(message)).collect())
             }
-            Language::Gitlab => match language::gitlab_section_start(summary, now.as_second()) {
-                Some(start) => (start, language::gitlab_section_end(summary, now.as_second())),
-                None => Default::default(),
-            },
+            Language::Gitlab => language::gitlab_section(summary, now.as_second()),
             Language::Buildkite { .. } | Language::Plain => Default::default(),
         }
     }
 
     /// One message as a line in the CI's language, empty where that has none.
-    #[must_use]
     pub fn command(&self, message: &Message) -> String {
         match &self.language {
             _ if message.level < self.least => String::new(),
