@@ -49,19 +49,11 @@ pub struct Cli {
     pub log_format: LogFormat,
 
     /// Say more
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "TFGUARD_VERBOSE",
-        action = ArgAction::SetTrue,
-        conflicts_with = "quiet",
-        help_heading = "Output"
-    )]
+    #[arg(short, long, global = true, env = "TFGUARD_VERBOSE", conflicts_with = "quiet", help_heading = "Output")]
     pub verbose: bool,
 
     /// Say only what needs somebody to act
-    #[arg(short, long, global = true, env = "TFGUARD_QUIET", action = ArgAction::SetTrue, help_heading = "Output")]
+    #[arg(short, long, global = true, env = "TFGUARD_QUIET", help_heading = "Output")]
     pub quiet: bool,
 
     /// Print this help; --help prints all of it
@@ -162,7 +154,7 @@ impl Cli {
         let command = LazyCell::new(Self::command);
         let typed = help_wanted(Self::command(), &words)
             .try_get_matches_from(line())
-            .map_err(|error| Refusal::of_typed(&error, &words))?;
+            .map_err(|error| Refusal::of_typed(error, &words))?;
         if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
             let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
             if let Some(option) = of_a_run.and_then(Arg::get_long) {
@@ -171,18 +163,18 @@ impl Cli {
         }
         let are_set = variables::are_set(std::env::vars_os());
         let matches = if are_set {
-            let heeded = variables::heed(Self::command(), &typed).try_get_matches_from(line());
-            &heeded.map_err(|error| Refusal::of_variables(&error, &typed))?
+            let parsed = variables::with_variables(Self::command(), &typed).try_get_matches_from(line());
+            &parsed.map_err(|error| Refusal::of_variables(&error, &typed))?
         } else {
             &typed
         };
-        let mut cli = Self::from_arg_matches(matches).map_err(|error| Refusal::of_typed(&error, &words))?;
+        let mut cli = Self::from_arg_matches(matches).map_err(|error| Refusal::of_typed(error, &words))?;
         if words.first().is_some_and(|word| word != "--") {
             cli.run.inherited = variables::inherited(&command, matches);
         }
         // The guards below another one, and the supervisor, have the environment of one that has said it.
         if are_set && supervise.is_none() && std::env::var_os(OUTER).is_none() {
-            cli.warnings = variables::doubtful(&command, std::env::vars_os(), &typed);
+            cli.warnings = variables::misspelt(&command, std::env::vars_os(), &typed);
         }
         (cli.run.command_line, cli.run.supervise) = (words, supervise);
         (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);

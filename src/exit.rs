@@ -41,7 +41,6 @@ Exit codes:
   126 / 127      the command cannot be executed / was not found";
 
 /// The code for a child that ended with `status`: its own, or 128 + n after signal n, as shells give it.
-#[must_use]
 pub fn of_child(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(u8::MAX)

@@ -22,13 +22,12 @@ pub const TEMPORARY: &str = ".tfguard-";
 pub fn open(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
-    let file = File::from(opened.map_err(|error| match error {
+    regular(opened.map_err(|error| match error {
         Errno::LOOP => io::Error::other("it is a symbolic link"),
         // A FIFO that nobody reads, a device that is not there.
         Errno::NXIO => not_regular(),
         error => error.into(),
-    })?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+    })?)
 }
 
 /// Opens a regular file for reading where links are followed, as Terraform follows them.
@@ -37,8 +36,7 @@ pub fn open(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<File> {
 /// [`io::ErrorKind::NotFound`] where there is none; another kind where it is not a regular file.
 pub fn open_path(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+    regular(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Reads a file where links are followed, if it has no more than `limit` bytes. Errors: as of [`open_path`].
@@ -169,14 +167,12 @@ fn directory_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 }
 
 /// Whether a file has the name of one that was to take another one's place, and may have been left by who was killed.
-#[must_use]
 pub fn is_temporary(name: &OsStr) -> bool {
     let random = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY));
     random.is_some_and(|random| random.len() == 32 && random.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// 32 hexadecimal digits that nobody can guess.
-#[must_use]
 pub fn random() -> String {
     format!("{:032x}", random_number())
 }
@@ -185,6 +181,11 @@ pub fn random() -> String {
 pub fn random_number() -> u128 {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     half() << 64 | half()
+}
+
+fn regular(opened: OwnedFd) -> io::Result<File> {
+    let file = File::from(opened);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
 fn not_regular() -> io::Error {

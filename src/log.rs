@@ -12,37 +12,21 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
-use crate::text::{harmless, without_commands};
-
-/// How much is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Volume {
-    /// What needs somebody to act.
-    Quiet,
-    /// And what happened to a run that did not just succeed.
-    Normal,
-    /// And why.
-    Verbose,
-}
+use crate::text::{printable_command, without_commands};
 
 type Take = dyn Fn(String) + Send + Sync;
 
-/// Makes tfguard's words come out, in colours if `coloured`. Called once in a process; a second call changes nothing.
-pub fn set_up(format: LogFormat, volume: Volume, coloured: bool) {
+/// Makes tfguard's words come out down to a level, in colours if `coloured`: warnings need somebody to act, information is what
+/// happened to a run that did not just succeed, debug is why. Called once in a process; a second call changes nothing.
+pub fn set_up(format: LogFormat, level: LevelFilter, coloured: bool) {
     COLOURED.store(coloured && format == LogFormat::Text, Ordering::Relaxed);
-    let level = match volume {
-        Volume::Quiet => LevelFilter::WARN,
-        Volume::Normal => LevelFilter::INFO,
-        Volume::Verbose => LevelFilter::DEBUG,
-    };
-    let _ = tracing::subscriber::set_global_default(Words { level, format });
+    let _ = tracing::subscriber::set_global_default(Messages { level, format });
 }
 
 /// Whether lines get colours.
 static COLOURED: AtomicBool = AtomicBool::new(false);
 
 /// Lines of tfguard's, this process's or another one's, as this process shows them: a level has its colour.
-#[must_use]
 pub fn painted(lines: &str) -> String {
     if COLOURED.load(Ordering::Relaxed) { paint(lines) } else { lines.to_owned() }
 }
@@ -110,12 +94,12 @@ fn to_stderr(line: &str) {
 }
 
 /// Takes what is said through `tracing`.
-struct Words {
+struct Messages {
     level: LevelFilter,
     format: LogFormat,
 }
 
-impl Subscriber for Words {
+impl Subscriber for Messages {
     /// The AWS crates speak through tracing too; their words are not for the users of tfguard.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.level && metadata.target().split("::").next() == Some("tfguard")
@@ -153,7 +137,8 @@ impl Subscriber for Words {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// `tfguard: ` before each line, and the level where it is no mere information.
+/// `tfguard: ` before each line, and the level where it is no mere information. Texts of other people's making (a lock's holder, a
+/// service's answer) must not steer terminals, pages or CI logs.
 fn prefixed(level: &Level, message: &str) -> String {
     let level = match *level {
         Level::ERROR => "error: ",
@@ -162,13 +147,8 @@ fn prefixed(level: &Level, message: &str) -> String {
     };
     let lines = message.lines().enumerate();
     lines
-        .map(|(number, line)| format!("{PREFIX}{}{}\n", if number == 0 { level } else { "" }, printable(line)))
+        .map(|(number, line)| format!("{PREFIX}{}{}\n", if number == 0 { level } else { "" }, printable_command(line)))
         .collect()
-}
-
-/// Texts of other people's making (a lock's holder, a service's answer) must not steer terminals, pages or CI logs.
-fn printable(line: &str) -> String {
-    line.chars().map(harmless).collect()
 }
 
 struct Message(String);

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use tfguard::cli::{Action, Cli};
 use tfguard::commands::release::{self, Cleanup};
-use tfguard::log::Volume;
 use tfguard::model::Environment;
 use tfguard::run::Plan;
 use tfguard::{ci, exit, log, run, terraform};
+use tracing::level_filters::LevelFilter;
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -35,12 +35,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(refusal) => return ExitCode::from(refusal.tell()),
     };
-    let volume = match (cli.quiet, cli.verbose) {
-        (true, _) => Volume::Quiet,
-        (false, true) => Volume::Verbose,
-        (false, false) => Volume::Normal,
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => LevelFilter::WARN,
+        (false, true) => LevelFilter::DEBUG,
+        (false, false) => LevelFilter::INFO,
     };
-    log::set_up(cli.log_format, volume, ci::colours_messages(std::io::stderr()));
+    log::set_up(cli.log_format, level, ci::colours_messages(std::io::stderr()));
     for warning in &cli.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,4 +1,4 @@
-//! Commands that people copy into a shell.
+//! Text for people and for a shell: quoting, durations, what a terminal or a CI may be shown.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -13,7 +13,6 @@ use regex_lite::Regex;
 /// A word as a shell takes it, in the same bytes: quoted where it has to be. What a terminal or a CI would not show as
 /// it is (a line end, what turns the direction of writing, `##`) is written as `$'\ooo'`, which bash, ksh, zsh and
 /// POSIX.1-2024 know.
-#[must_use]
 pub fn quote(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref();
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./:@+,".contains(byte);
@@ -34,55 +33,45 @@ pub fn quote(word: impl AsRef<OsStr>) -> String {
 
 /// A text as HCL quotes it (`toHCLQuotedString` in Terraform's `internal/addrs/instance_key.go`). What a terminal or a CI would
 /// not show as it is, or take for an order, is escaped.
-#[must_use]
 pub fn quote_hcl(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut chars = text.chars().peekable();
-    let (mut quoted, mut before) = ("\"".to_owned(), None);
-    while let Some(char) = chars.next() {
-        match char {
-            '\n' => quoted += "\\n",
-            '\r' => quoted += "\\r",
-            '\t' => quoted += "\\t",
-            '"' | '\\' => quoted.extend(['\\', char]),
-            '$' | '%' if chars.peek() == Some(&'{') => quoted.extend([char, char]),
-            char if harmless(char) != char || (char, before) == ('#', Some('#')) => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(char));
-            }
-            char => quoted.push(char),
-        }
-        before = Some(char);
-    }
-    quoted + "\""
+    let text = text.replace('\\', r"\\").replace('"', "\\\"");
+    let text = text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
+    format!("\"{}\"", with_escapes(&text.replace("${", "$${").replace("%{", "%%{")))
+}
+
+/// A text within quotes, of JSON or HCL, with `\uXXXX` for what steers a terminal or gives a CI an order.
+pub fn with_escapes(text: &str) -> String {
+    let mut before = None;
+    let escaped = |char| match before.replace(char) == Some('#') && char == '#' || harmless(char) != char {
+        // All of them are of the basic plane.
+        true => format!("\\u{:04x}", u32::from(char)),
+        false => char.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// An error whose hint has a line of its own, as sentences in a line.
-#[must_use]
 pub fn in_a_line(error: &str) -> String {
     error.replace("\nhint: ", ". ")
 }
 
 /// Words as one command line.
-#[must_use]
 pub fn join(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
     words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// The order to run a command in a directory, if that is known.
-#[must_use]
+/// Says which command to run, and in which directory if that is known.
 pub fn run_in(directory: Option<&Path>, command: &str) -> String {
     format!("run in {}: {command}", directory.map_or_else(|| "its directory".to_owned(), quote))
 }
 
 /// `tfguard unlock` of a lock by its ID, or of what has none of Terraform's.
-#[must_use]
 pub fn unlock(id: Option<&str>, flags: &[String]) -> String {
     let words = ["tfguard", "unlock", id.unwrap_or("--broken")];
     join(words.into_iter().chain(flags.iter().map(String::as_str)))
 }
 
 /// An address as it may be written down and shown: without its user information, which can be a password (P7).
-#[must_use]
 pub fn without_user(url: String) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -92,39 +81,26 @@ pub fn without_user(url: String) -> String {
     }
 }
 
-/// What stands for a character of such a text: itself, unless it controls something, ends a line, is not to be seen, turns
-/// the direction of writing, or is none that XML could write.
-#[must_use]
+/// A character as it may be shown: itself, or U+FFFD for one that controls something, ends a line, is not to be seen, turns the
+/// direction of writing, or cannot be written in XML.
 pub fn harmless(char: char) -> char {
-    match char {
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}'
-        | '\u{fffe}'
-        | '\u{ffff}' => char::REPLACEMENT_CHARACTER,
-        char if char.is_control() => char::REPLACEMENT_CHARACTER,
-        char => char,
-    }
+    let is_unseen =
+        matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let is_harmful = is_unseen || char.is_control() || matches!(char, '\u{fffe}' | '\u{ffff}');
+    if is_harmful { char::REPLACEMENT_CHARACTER } else { char }
 }
 
-/// The same texts must not give orders to a CI: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
+/// A text that gives a CI no orders: GitHub's runner and Azure's agent take `##[…]` and `##vso[…]` for such
 /// wherever in a line they are, and GitHub's `::…::` where a line begins so (actions/runner, `ActionCommand.cs`;
 /// azure-pipelines-agent, `Command.cs`).
-#[must_use]
 pub fn without_commands(text: &str) -> String {
-    let begins = text.len() - text.trim_start().len();
-    let begins = text[begins..].starts_with("::").then_some(begins + 1);
-    let mut before = None;
-    text.char_indices().fold(String::with_capacity(text.len()), |mut text, (at, char)| {
-        let hashes = char == '#' && before.replace(char) == Some('#');
-        if hashes || begins == Some(at) {
-            text.push(' ');
-        }
-        before = Some(char);
-        text.push(char);
-        text
-    })
+    // Of three in a row the first pass leaves two.
+    let text = text.replace("##", "# #").replace("##", "# #");
+    let indent = text.len() - text.trim_start().len();
+    match text[indent..].strip_prefix("::") {
+        Some(rest) => format!("{}: :{rest}", &text[..indent]),
+        None => text,
+    }
 }
 
 /// A duration, or what fits the place tfguard runs in.
@@ -165,11 +141,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub struct DurationError;
 
 /// A duration as people write it.
-#[must_use]
 pub fn describe(duration: Duration) -> String {
-    let duration = Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    jiff::SignedDuration::try_from(duration)
-        .map_or_else(|_| format!("{duration:?}"), |duration| format!("{duration:#}"))
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    format!("{:#}", SignedDuration::from_millis(millis))
 }
 
 /// An age in two units at most: `3d 4h`, `12m 5s`.
@@ -188,19 +162,18 @@ pub fn age_in_words(age: Duration) -> String {
 /// A time, and how long ago it was. Clocks differ: what is still to come is as young as can be.
 pub fn ago(at: Timestamp, now: Timestamp) -> String {
     let age = now.duration_since(at).try_into().unwrap_or_default();
-    format!("{} ({} ago)", at.strftime("%Y-%m-%d %H:%M:%S UTC"), age_in_words(age))
+    format!("{} ({} ago)", utc(at), age_in_words(age))
+}
+
+/// A time, to the second.
+pub fn utc(time: Timestamp) -> impl std::fmt::Display {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC")
 }
 
 /// A text of somebody else's making, fit for a terminal: control characters, line ends too, and those that turn the
 /// direction of the text are replaced, what would give an order to a CI does not, and what is very long is cut.
-#[must_use]
 pub fn printable(text: &str) -> String {
-    const LONGEST: usize = 512;
-    let mut shown: String = text.chars().take(LONGEST).map(harmless).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        shown.push('…');
-    }
-    without_commands(&shown)
+    printable_whole(&shortened(text, 512))
 }
 
 /// The same as [`printable`] for a text that must not be cut.
@@ -211,6 +184,14 @@ pub(crate) fn printable_whole(text: &str) -> String {
 /// The same for a command to run, which is to stay what it is.
 pub(crate) fn printable_command(text: &str) -> String {
     text.chars().map(harmless).collect()
+}
+
+/// A text of at most so many characters, with an ellipsis where it was cut.
+pub(crate) fn shortened(text: &str, longest: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
 }
 
 /// What the variable of a flag says.

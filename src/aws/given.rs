@@ -6,24 +6,56 @@ use crate::aws::s3::{BackendError, S3Backend};
 use crate::text::without_user;
 
 /// What is given by hand; `None` where nothing is. Holds no secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct GivenSettings {
-    /// The bucket of the state.
+    /// Take the state in this bucket
+    ///
+    /// With --key and --region, tfguard looks at no directory.
+    #[arg(long, value_name = "BUCKET", requires = "key", help_heading = "State")]
     pub bucket: Option<String>,
-    /// The key of the state in its bucket.
+
+    /// Take the state with this key
+    ///
+    /// The key has the workspace's prefix: it is the `Path` of the state's lock behind the first slash.
+    #[arg(long, value_name = "KEY", requires = "bucket", help_heading = "State")]
     pub key: Option<String>,
-    /// The region of bucket and table.
-    pub region: Option<String>,
-    /// The lock table's name or ARN.
+
+    /// Look for its lock in this table
+    ///
+    /// The table's name or ARN replaces that of the backend block.
+    #[arg(long, value_name = "TABLE", help_heading = "State")]
     pub table: Option<String>,
-    /// The URL of S3.
-    pub s3_endpoint: Option<String>,
-    /// The URL of DynamoDB.
-    pub dynamodb_endpoint: Option<String>,
-    /// The profile of the shared configuration whose credentials are used, and no others: neither keys nor roles of the
-    /// backend block.
+
+    /// How AWS is reached.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub struct Access {
+    /// Ask in this region
+    ///
+    /// The region of bucket and table; else that of the backend block, else AWS_REGION.
+    #[arg(long, value_name = "REGION", help_heading = "AWS")]
+    pub region: Option<String>,
+
+    /// Use the credentials of this profile
+    ///
+    /// The profile is one of the shared configuration. Its credentials replace those of the backend block.
+    #[arg(long, value_name = "PROFILE", help_heading = "AWS")]
     pub profile: Option<String>,
-    /// Buckets in the path of URLs. False leaves it as it is.
+
+    /// Ask S3 at this URL instead of AWS's
+    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
+    pub s3_endpoint: Option<String>,
+
+    /// Ask DynamoDB at this URL instead of AWS's
+    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
+    pub dynamodb_endpoint: Option<String>,
+
+    /// Put the bucket into the path of URLs, for stores that are not AWS's
+    #[arg(long, hide_short_help = true, help_heading = "AWS")]
     pub path_style: bool,
 }
 
@@ -33,12 +65,14 @@ impl GivenSettings {
         Self {
             bucket: Some(backend.bucket().to_owned()),
             key: Some(state_key.to_owned()),
-            region: Some(backend.region().to_owned()),
             table: backend.table().map(str::to_owned),
-            s3_endpoint: backend.s3_endpoint().map(without_user),
-            dynamodb_endpoint: backend.dynamodb_endpoint().map(without_user),
-            profile: None,
-            path_style: backend.uses_path_style(),
+            access: Access {
+                region: Some(backend.region().to_owned()),
+                s3_endpoint: backend.s3_endpoint().map(without_user),
+                dynamodb_endpoint: backend.dynamodb_endpoint().map(without_user),
+                profile: None,
+                path_style: backend.uses_path_style(),
+            },
         }
     }
 
@@ -72,19 +106,19 @@ impl GivenSettings {
         let values = [
             ("--bucket", &self.bucket),
             ("--key", &self.key),
-            ("--region", &self.region),
+            ("--region", &self.access.region),
             ("--table", &self.table),
-            ("--profile", &self.profile),
-            ("--s3-endpoint", &self.s3_endpoint),
-            ("--dynamodb-endpoint", &self.dynamodb_endpoint),
+            ("--profile", &self.access.profile),
+            ("--s3-endpoint", &self.access.s3_endpoint),
+            ("--dynamodb-endpoint", &self.access.dynamodb_endpoint),
         ];
         let given = values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value.clone()?]));
-        given.flatten().chain(self.path_style.then(|| "--path-style".to_owned())).collect()
+        given.flatten().chain(self.access.path_style.then(|| "--path-style".to_owned())).collect()
     }
 
     /// An error of a setting that was given by hand, by its flag.
     pub fn named(&self, error: BackendError) -> BackendError {
-        let flags = [("profile", "--profile", &self.profile), ("dynamodb_table", "--table", &self.table)];
+        let flags = [("profile", "--profile", &self.access.profile), ("dynamodb_table", "--table", &self.table)];
         let flags = flags.into_iter().chain([("bucket", "--bucket", &self.bucket), ("key", "--key", &self.key)]);
         match error {
             BackendError::Unusable { setting, reason } => {
@@ -100,17 +134,17 @@ impl GivenSettings {
         let or = |given: &Option<String>, before: Option<String>| given.clone().or(before);
         all.bucket = or(&self.bucket, all.bucket);
         all.key = or(&self.key, all.key);
-        all.region = or(&self.region, all.region);
+        all.region = or(&self.access.region, all.region);
         all.dynamodb_table = or(&self.table, all.dynamodb_table);
-        if self.path_style {
+        if self.access.path_style {
             all.use_path_style = Some(true);
         }
         let mut endpoints = all.endpoints.first().cloned().unwrap_or_default();
-        endpoints.s3 = or(&self.s3_endpoint, endpoints.s3);
-        endpoints.dynamodb = or(&self.dynamodb_endpoint, endpoints.dynamodb);
+        endpoints.s3 = or(&self.access.s3_endpoint, endpoints.s3);
+        endpoints.dynamodb = or(&self.access.dynamodb_endpoint, endpoints.dynamodb);
         all.endpoints = vec![endpoints];
-        if self.profile.is_some() {
-            all.profile = self.profile.clone();
+        if self.access.profile.is_some() {
+            all.profile = self.access.profile.clone();
             (all.access_key, all.secret_key, all.token) = (None, None, None);
             (all.assume_role, all.assume_role_with_web_identity, all.role_arn) = (vec![], vec![], None);
         }
@@ -133,12 +167,14 @@ mod tests {
         GivenSettings {
             bucket: of("bucket"),
             key: of("key"),
-            region: of("region"),
             table: of("table"),
-            s3_endpoint: of("s3"),
-            dynamodb_endpoint: of("dynamodb"),
-            profile: of("profile"),
-            path_style: false,
+            access: Access {
+                region: of("region"),
+                s3_endpoint: of("s3"),
+                dynamodb_endpoint: of("dynamodb"),
+                profile: of("profile"),
+                path_style: false,
+            },
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) use answer::{classify, within};
 pub(crate) use attributes::{Attributes, set};
 pub use client::{AwsClients, CredentialsEnd};
 pub(crate) use client::{Caller, is_aws};
-pub(crate) use given::GivenSettings;
+pub(crate) use given::{Access, GivenSettings};
 pub use paths::Surroundings;
 pub(crate) use profile::distrust_checkout;
 pub use s3::{BackendError, S3Backend};

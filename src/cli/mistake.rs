@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory as _};
+use tracing::level_filters::LevelFilter;
 
 use super::{Cli, is_typed, nearest, without_environment};
-use crate::log::{self, LogFormat, Volume};
+use crate::log::{self, LogFormat};
 use crate::model::{Environment, product};
 use crate::terraform::Purpose;
 use crate::{ci, exit, text};
@@ -14,10 +15,8 @@ use crate::{ci, exit, text};
 /// Why there is no command line to follow.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The help or version that was asked for.
-    Asked(String),
-    /// The help, because nothing was asked for.
-    Nothing(String),
+    /// The help or version that was asked for, or the help because nothing was asked for.
+    Help(clap::Error),
     /// A mistake.
     Mistake {
         /// What is wrong, and why.
@@ -30,7 +29,7 @@ pub enum Refusal {
 }
 
 /// What people type for a command of tfguard's, and what they mean.
-const MEANT: [(&str, &str); 10] = [
+const SYNONYMS: [(&str, &str); 10] = [
     ("help", "--help"),
     ("version", "--version"),
     ("list", "locks"),
@@ -45,20 +44,15 @@ const MEANT: [(&str, &str); 10] = [
 
 impl Refusal {
     /// Says it; gives tfguard's exit code.
-    #[must_use]
     pub fn tell(self) -> u8 {
         match self {
-            Self::Asked(text) => {
-                // Nobody is left to be told that stdout is gone.
-                let _ = crate::commands::print(&text);
-                0
-            }
-            Self::Nothing(text) => {
-                eprint!("{text}");
-                exit::USAGE
+            Self::Help(help) => {
+                // Nobody is left to be told that the stream is gone.
+                let _ = help.print();
+                if help.use_stderr() { exit::USAGE } else { 0 }
             }
             Self::Mistake { what, hint, code } => {
-                log::set_up(LogFormat::Text, Volume::Normal, ci::colours_messages(std::io::stderr()));
+                log::set_up(LogFormat::Text, LevelFilter::INFO, ci::colours_messages(std::io::stderr()));
                 tracing::error!("{what}\nhint: {hint}");
                 code
             }
@@ -66,21 +60,23 @@ impl Refusal {
     }
 
     /// What is wrong with what was typed.
-    pub(super) fn of_typed(error: &clap::Error, words: &[OsString]) -> Self {
+    pub(super) fn of_typed(error: clap::Error, words: &[OsString]) -> Self {
+        use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand as NothingToDo, DisplayVersion};
+        if matches!(error.kind(), DisplayHelp | DisplayVersion) || (error.kind() == NothingToDo && words.is_empty()) {
+            return Self::Help(error);
+        }
         let text = error.render().to_string();
         let lenient = without_environment(Cli::command()).ignore_errors(true);
         let line = std::iter::once("tfguard".into()).chain(words.iter().cloned());
         let matches = lenient.try_get_matches_from(line).ok();
         let command = matches.as_ref().and_then(ArgMatches::subcommand_name);
-        let wrong = context(error, ContextKind::InvalidArg).first().copied().unwrap_or_default();
+        let first = |kind| context(&error, kind).first().copied().unwrap_or_default();
+        let wrong = first(ContextKind::InvalidArg);
         let (what, hint) = match (error.kind(), command) {
-            (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, _) => return Self::Asked(text),
-            (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) if words.is_empty() => return Self::Nothing(text),
             (ErrorKind::UnknownArgument, None) if !wrong.starts_with('-') => return Self::of_word(words, wrong),
-            (ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, None) => {
-                let before = words.iter().take_while(|word| *word != "--").cloned();
-                let hint = paste(before.chain(["--", "terraform", "apply"].map(OsString::from)));
-                ("no command to run is given".to_owned(), Some(hint))
+            (ErrorKind::MissingRequiredArgument | NothingToDo, None) => {
+                let before = words.split(|word| word == "--").next().unwrap_or_default();
+                ("no command to run is given".to_owned(), Some(paste(before, &["--", "terraform", "apply"], &[])))
             }
             (ErrorKind::UnknownArgument, _) => {
                 let wrong = as_typed(words, wrong);
@@ -92,8 +88,8 @@ impl Refusal {
                 (format!("unexpected argument '{wrong}'"), near.and_then(|near| corrected(words, wrong, &near)))
             }
             (ErrorKind::InvalidValue, _) => {
-                let value = context(error, ContextKind::InvalidValue).first().copied().unwrap_or_default();
-                let near = nearest(value, context(error, ContextKind::ValidValue).into_iter());
+                let value = first(ContextKind::InvalidValue);
+                let near = nearest(value, context(&error, ContextKind::ValidValue).into_iter());
                 (first_paragraph(&text), near.and_then(|near| corrected(words, value, near)))
             }
             _ => (first_paragraph(&text), None),
@@ -140,12 +136,9 @@ impl Refusal {
             return Self::of_word(&[&words[..at], &apart, &words[at + 1..]].concat(), first);
         }
         let (before, rest) = (&words[..at], &words[at + 1..]);
-        let with = |behind: &[&str], rest: &[OsString]| {
-            paste(before.iter().cloned().chain(behind.iter().map(OsString::from)).chain(rest.iter().cloned()))
-        };
         let cli = Cli::command();
         let names = cli.get_subcommands().map(Command::get_name);
-        let meant = MEANT.into_iter().find(|(typed, _)| *typed == word).map(|(_, meant)| meant);
+        let meant = SYNONYMS.into_iter().find(|(typed, _)| *typed == word).map(|(_, meant)| meant);
         if let Some(meant) = meant.or_else(|| nearest(word, names)) {
             // `terraform force-unlock` has a -force, which is not --yes: tfguard looks first.
             let rest: Vec<_> = rest.iter().filter(|word| *word != "-force").cloned().collect();
@@ -154,22 +147,20 @@ impl Refusal {
                 Some(topic) => help_of(Some(topic)),
                 // What these need nobody typed.
                 None if rest.is_empty() && matches!(meant, "unlock" | "completions") => help_of(Some(meant)),
-                None => with(&[meant], &rest),
+                None => paste(before, &[meant], &rest),
             };
             return Self::Mistake { what: format!("there is no command `{word}`"), hint, code: exit::USAGE };
         }
-        let is_of_terraform = {
-            let line: Vec<_> = std::iter::once("terraform".into()).chain(words[at..].iter().cloned()).collect();
-            Purpose::read(&line, &Environment::default()).is_some()
-        };
+        let line = [&["terraform".into()], &words[at..]].concat();
+        let is_of_terraform = Purpose::read(&line, &Environment::default()).is_some();
         let behind: &[&str] = match word {
             "run" | "exec" => &["--"],
             _ if is_of_terraform => &["--", "terraform", word],
             _ => &["--", word],
         };
-        let rest = if rest.first().is_some_and(|next| next == "--") { &rest[1..] } else { rest };
+        let rest = rest.strip_prefix(&["--".into()]).unwrap_or(rest);
         let what = format!("unexpected argument '{word}': put `--` before the command to run");
-        Self::Mistake { what, hint: with(behind, rest), code: exit::TFGUARD_FAILED }
+        Self::Mistake { what, hint: paste(before, behind, rest), code: exit::TFGUARD_FAILED }
     }
 }
 
@@ -214,15 +205,16 @@ fn corrected(words: &[OsString], wrong: &str, right: &str) -> Option<String> {
     let at = words.iter().position(is_wrong)?;
     let mut words = words.to_vec();
     words[at] = words[at].to_string_lossy().replacen(wrong, right, 1).into();
-    Some(paste(words.into_iter()))
+    Some(paste(&words, &[], &[]))
 }
 
-/// A command line of tfguard's to paste. Arguments of the command to run that may be secrets are left out (P7).
-fn paste(words: impl Iterator<Item = OsString>) -> String {
-    let words: Vec<_> = std::iter::once("tfguard".into()).chain(words).collect();
+/// A command line of tfguard's to paste: what was typed, with something put in. Arguments of the command to run that may be
+/// secrets are left out (P7).
+fn paste(before: &[OsString], between: &[&str], behind: &[OsString]) -> String {
+    let between: Vec<_> = between.iter().map(OsString::from).collect();
+    let words = [&["tfguard".into()], before, &between, behind].concat();
     let own = words.iter().position(|word| word == "--").map_or(words.len(), |dashes| dashes + 2);
-    let program = words.get(own.wrapping_sub(1)).filter(|_| own <= words.len());
-    let is_known = program.is_some_and(|program| product(program).is_some() || program == "terragrunt");
+    let is_known = words.get(own - 1).is_some_and(|program| product(program).is_some() || program == "terragrunt");
     let shown = words.iter().enumerate().map(|(at, word)| match word.to_str() {
         Some(word) if at < own => match word.split_once('=').filter(|_| word.starts_with("--")) {
             Some((flag, value)) => format!("{flag}={}", text::quote(text::without_user(value.to_owned()))),

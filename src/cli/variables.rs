@@ -39,9 +39,9 @@ pub(super) fn inherited(command: &Command, matches: &ArgMatches) -> Vec<(OsStrin
     typed.collect()
 }
 
-/// The command with those variables that count beside what is `typed`: not one that conflicts with it, nor, beside a
-/// command that is no part of a run, one of a run.
-pub(super) fn heed(command: Command, typed: &ArgMatches) -> Command {
+/// The command with the variables that count beside what is `typed`: none that conflicts with it, and none of a run's beside
+/// a command that is no part of a run.
+pub(super) fn with_variables(command: Command, typed: &ArgMatches) -> Command {
     let of_a_run = typed.subcommand_name().is_none_or(|name| name == "release");
     let conflict = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
     let others: Vec<_> = command.get_arguments().filter(|other| is_typed(other, typed)).collect();
@@ -50,13 +50,13 @@ pub(super) fn heed(command: Command, typed: &ArgMatches) -> Command {
         (!of_a_run && !arg.is_global_set()) || others.any(|other| conflict(arg, other) || conflict(other, arg))
     });
     let overruled: Vec<_> = overruled.map(|arg| arg.get_id().clone()).collect();
-    let heed_own = |arg: Arg| {
-        if overruled.contains(arg.get_id()) { arg.env(Resettable::Reset) } else { heed_environment(arg) }
+    let own = |arg: Arg| {
+        if overruled.contains(arg.get_id()) { arg.env(Resettable::Reset) } else { with_variable(arg) }
     };
-    command.mut_args(heed_own).mut_subcommands(|below| below.mut_args(heed_environment))
+    command.mut_args(own).mut_subcommands(|below| below.mut_args(with_variable))
 }
 
-fn heed_environment(arg: Arg) -> Arg {
+fn with_variable(arg: Arg) -> Arg {
     let is_flag = matches!(arg.get_action(), ArgAction::SetTrue);
     let says_no = |value: &OsStr| value.is_empty() || (is_flag && yes_or_no(&value.to_string_lossy()) == Ok(false));
     let unset = arg.get_env().and_then(std::env::var_os).is_some_and(|value| says_no(&value));
@@ -65,7 +65,7 @@ fn heed_environment(arg: Arg) -> Arg {
 }
 
 /// A warning for each variable that looks like a misspelt one of tfguard's, or like that of an option which has none.
-pub(super) fn doubtful(
+pub(super) fn misspelt(
     cli: &Command,
     env: impl Iterator<Item = (OsString, OsString)>,
     typed: &ArgMatches,
@@ -104,7 +104,7 @@ mod tests {
 
     fn warnings(line: &[&str], variables: &[&str]) -> Vec<String> {
         let typed = Cli::command().try_get_matches_from(line).unwrap();
-        doubtful(&Cli::command(), variables.iter().map(|name| ((*name).into(), "x".into())), &typed)
+        misspelt(&Cli::command(), variables.iter().map(|name| ((*name).into(), "x".into())), &typed)
     }
 
     /// Guards against a variable that is neither heeded nor told of.

@@ -4,7 +4,7 @@ use anstyle::Style;
 
 use crate::commands::judged::JudgedLock;
 use crate::commands::page::{Page, WRONG, style_of};
-use crate::model::{FoundLock, Sighting};
+use crate::model::{Defect, FoundLock, Sighting};
 use crate::report::operation;
 use crate::text::{ago, printable};
 
@@ -15,46 +15,33 @@ pub fn lock(lock: &JudgedLock, page: Page) -> String {
 
 /// The lines of the lock.
 pub fn lock_only(lock: &JudgedLock, page: Page) -> String {
-    let mut text = String::new();
-    let mut styled = |name: &str, value: &str, style| text += &page.entry(name, &printable(value), style);
+    let plain = Style::new();
     let verdict = &lock.judged.verdict;
-    match (lock.lock.info(), lock.lock.defect()) {
-        (Some(info), _) => {
-            styled("lock", &info.id, Style::new().bold());
-            styled("operation", &format!("{} by version {}", operation(&info.operation), info.version), Style::new());
-            styled("who", &info.who, Style::new());
-        }
-        (None, defect) => {
-            styled("lock", &format!("none: {}", defect.map_or("it has no ID", |defect| defect.told())), WRONG);
-            if let FoundLock::Malformed(content) = &lock.lock.first().seen.lock
-                && !content.is_empty()
-            {
-                styled("content", content, Style::new());
-            }
-        }
+    let mut entries = match lock.lock.info() {
+        Some(info) => vec![
+            ("lock", info.id.clone(), plain.bold()),
+            ("operation", format!("{} by version {}", operation(&info.operation), info.version), plain),
+            ("who", info.who.clone(), plain),
+        ],
+        None => vec![("lock", format!("none: {}", lock.lock.defect().map_or("it has no ID", Defect::told)), WRONG)],
+    };
+    if let FoundLock::Malformed(content) = &lock.lock.first().seen.lock
+        && !content.is_empty()
+    {
+        entries.push(("content", content.clone(), plain));
     }
-    let mut line = |name: &str, value: &str| styled(name, value, Style::new());
-    if let Some(since) = lock.since() {
-        line("since", &ago(since, lock.now));
-    }
-    if let Some(holder) = &lock.judged.holder {
-        line("run", &holder.to_string());
-    }
-    styled("verdict", &verdict.to_string(), style_of(verdict));
-    let mut line = |name: &str, value: &str| styled(name, value, Style::new());
-    for half in &lock.lock.halves {
-        line("at", &half.place.to_string());
-    }
-    for note in lock.noteworthy() {
-        line("note", &note);
-    }
-    text
+    entries.extend(lock.since().map(|since| ("since", ago(since, lock.now), plain)));
+    entries.extend(lock.judged.holder.as_ref().map(|holder| ("run", holder.to_string(), plain)));
+    entries.push(("verdict", verdict.to_string(), style_of(verdict)));
+    entries.extend(lock.lock.halves.iter().map(|half| ("at", half.place.to_string(), plain)));
+    entries.extend(lock.noteworthy().into_iter().map(|note| ("note", note, plain)));
+    entries.iter().map(|(name, value, style)| page.entry(name, &printable(value), *style)).collect()
 }
 
 /// What was seen in its place, in a few words.
 pub fn in_a_line(seen: &Sighting) -> String {
     match (&seen.lock, seen.defect()) {
         (FoundLock::Held(info), None) => printable(&format!("lock {} by {} ({})", info.id, info.who, info.operation)),
-        (_, defect) => defect.map_or("something without an ID", |defect| defect.told()).to_owned(),
+        (_, defect) => defect.map_or("something without an ID", Defect::told).to_owned(),
     }
 }

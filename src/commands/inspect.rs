@@ -14,7 +14,7 @@ use crate::commands::{Failure, Format, block_on, describe, print, print_json};
 use crate::model::Environment;
 use crate::session::Machine;
 use crate::state::{DigestStore, StateObject, StateStore, StoredDigest, is_at_odds};
-use crate::text::{duration, printable, printable_whole, without_user};
+use crate::text::{duration, printable, printable_whole, utc, without_user};
 use crate::{exit, state};
 
 /// The options of `tfguard inspect`.
@@ -189,7 +189,7 @@ impl Found {
             self.unread.iter().filter_map(|unread| unread.error.as_ref()).any(|error| error.to_string() == **trouble)
         };
         words.extend(caller.trouble.iter().filter(|trouble| !is_told(trouble)).cloned());
-        words.extend(caller.expires.map(|end| format!("until {}", end.strftime("%Y-%m-%d %H:%M:%S UTC"))));
+        words.extend(caller.expires.map(|end| format!("until {}", utc(end))));
         words.push(state.backend.region().to_owned());
         words.extend(state.backend.s3_endpoint().map(|url| format!("S3 at {}", without_user(url))));
         words.extend(state.backend.dynamodb_endpoint().map(|url| format!("DynamoDB at {}", without_user(url))));

@@ -112,6 +112,11 @@ impl JudgedLock {
         self.since().map(|since| self.now.duration_since(since).try_into().unwrap_or_default())
     }
 
+    /// The page of the CI run that holds it, if that is known.
+    pub fn run_page(&self) -> Option<&str> {
+        self.judged.holder.as_ref()?.ci.as_ref()?.url.as_deref()
+    }
+
     /// Why it is stale, in a word each; empty if it is not.
     pub fn stale(&self) -> Vec<&'static str> {
         let dead = self.judged.verdict.is_dead().then_some("dead");
@@ -213,8 +218,8 @@ pub struct Unread {
 impl Unread {
     /// The same, with a hint on a line of its own.
     pub fn on_lines(&self) -> String {
-        let why = self.error.iter().map(|error| format!(": {}", error.on_lines()));
-        std::iter::once(self.what.clone()).chain(why).collect()
+        let why = self.error.as_ref().map(|error| format!(": {}", error.on_lines()));
+        self.what.clone() + &why.unwrap_or_default()
     }
 }
 

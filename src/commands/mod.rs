@@ -11,7 +11,7 @@ use crate::aws::StoreError;
 use crate::model;
 use crate::model::{Environment, InvalidLockId};
 use crate::terraform::{ShimError, make_links};
-use crate::text::harmless;
+use crate::text::with_escapes;
 
 mod describe;
 pub mod doctor;
@@ -25,7 +25,7 @@ pub mod unlock;
 pub mod verify;
 
 use judged::Unread;
-pub use target::{Access, HalfPlace, State, Target, TargetError};
+pub use target::{HalfPlace, State, Target, TargetError};
 
 /// Why a command did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -218,27 +218,13 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 /// When the value cannot be written as JSON.
 pub fn to_json(value: &impl serde::Serialize) -> io::Result<String> {
     // Such characters stand in strings only.
-    Ok(escaped(&serde_json::to_string(value)?))
-}
-
-/// A text with `\uXXXX` for what steers a terminal or gives a CI an order.
-pub fn escaped(text: &str) -> String {
-    let mut before = None;
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, char| {
-        let is_order = before.replace(char) == Some('#') && char == '#';
-        if is_order || harmless(char) != char {
-            // All of them are of the basic plane.
-            escaped += &format!("\\u{:04x}", u32::from(char));
-        } else {
-            escaped.push(char);
-        }
-        escaped
-    })
+    Ok(with_escapes(&serde_json::to_string(value)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::harmless;
 
     #[test]
     fn json_keeps_the_value_and_steers_nothing() {

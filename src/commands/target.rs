@@ -10,48 +10,6 @@ use crate::model::{Environment, LockPlace};
 use crate::terraform::{Backend, Flavour, InitRecord, caches_of, read_backend, workspace};
 use crate::text;
 
-/// How AWS is reached, where the backend block or the environment does not say it, or says it wrongly.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Access {
-    /// Ask in this region
-    ///
-    /// The region of bucket and table; else that of the backend block, else AWS_REGION.
-    #[arg(long, value_name = "REGION", help_heading = "AWS")]
-    pub region: Option<String>,
-
-    /// Use the credentials of this profile
-    ///
-    /// The profile is one of the shared configuration. Its credentials replace those of the backend block.
-    #[arg(long, value_name = "PROFILE", help_heading = "AWS")]
-    pub profile: Option<String>,
-
-    /// Ask S3 at this URL instead of AWS's
-    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
-    pub s3_endpoint: Option<String>,
-
-    /// Ask DynamoDB at this URL instead of AWS's
-    #[arg(long, value_name = "URL", hide_short_help = true, help_heading = "AWS")]
-    pub dynamodb_endpoint: Option<String>,
-
-    /// Put the bucket into the path of URLs, for stores that are not AWS's
-    #[arg(long, hide_short_help = true, help_heading = "AWS")]
-    pub path_style: bool,
-}
-
-impl Access {
-    /// These settings and no state.
-    pub fn settings(&self) -> GivenSettings {
-        GivenSettings {
-            region: self.region.clone(),
-            s3_endpoint: self.s3_endpoint.clone(),
-            dynamodb_endpoint: self.dynamodb_endpoint.clone(),
-            profile: self.profile.clone(),
-            path_style: self.path_style,
-            ..GivenSettings::default()
-        }
-    }
-}
-
 /// The flags that name one state.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Target {
@@ -67,27 +25,9 @@ pub struct Target {
     #[arg(long, value_name = "NAME", conflicts_with = "bucket", help_heading = "State")]
     pub workspace: Option<String>,
 
-    /// Take the state in this bucket
-    ///
-    /// With --key and --region, tfguard looks at no directory.
-    #[arg(long, value_name = "BUCKET", requires = "key", help_heading = "State")]
-    pub bucket: Option<String>,
-
-    /// Take the state with this key
-    ///
-    /// The key has the workspace's prefix: it is the `Path` of the state's lock behind the first slash.
-    #[arg(long, value_name = "KEY", requires = "bucket", help_heading = "State")]
-    pub key: Option<String>,
-
-    /// Look for its lock in this table
-    ///
-    /// The table's name or ARN replaces that of the backend block.
-    #[arg(long, value_name = "TABLE", help_heading = "State")]
-    pub table: Option<String>,
-
-    /// How AWS is reached.
+    /// Its place and how it is reached, where flags say that.
     #[command(flatten)]
-    pub access: Access,
+    pub given: GivenSettings,
 }
 
 fn list(directories: &[PathBuf]) -> String {
@@ -175,16 +115,6 @@ impl From<BackendError> for TargetError {
 }
 
 impl Target {
-    /// The flags as settings.
-    pub fn settings(&self) -> GivenSettings {
-        GivenSettings {
-            bucket: self.bucket.clone(),
-            key: self.key.clone(),
-            table: self.table.clone(),
-            ..self.access.settings()
-        }
-    }
-
     /// The state that is meant, in tfguard's own environment.
     ///
     /// # Errors
@@ -204,7 +134,7 @@ impl Target {
         if let Some(name) = state.workspace.as_ref().filter(must_name) {
             all.extend(["--workspace".into(), name.into()]);
         }
-        all.extend(self.settings().flags().into_iter().map(OsString::from));
+        all.extend(self.given.flags().into_iter().map(OsString::from));
         let before = surroundings.and_then(|surroundings| surroundings.data_dir_assignment());
         before.into_iter().chain([text::join(all)]).collect::<Vec<_>>().join(" ")
     }
@@ -230,15 +160,15 @@ impl Target {
     }
 
     async fn state_in(&self, here: &Path, env: Environment) -> Result<State, TargetError> {
-        if let Some(key) = self.key.clone().filter(|_| self.bucket.is_some()) {
-            let given = self.settings();
+        let given = &self.given;
+        if let Some(key) = given.key.clone() {
             let backend =
                 given.backend(Surroundings { dir: here.to_owned(), env }).map_err(|error| given.named(error))?;
             let clients = AwsClients::connect(&backend).await.map_err(|error| given.named(error))?;
             return Ok(State { backend, key, workspace: None, dir: None, clients });
         }
         let dir = self.chdir.as_ref().map_or_else(|| here.to_owned(), |dir| here.join(dir));
-        State::of_directory(&dir, env, self.workspace.as_deref(), &self.settings()).await
+        State::of_directory(&dir, env, self.workspace.as_deref(), given).await
     }
 }
 
@@ -311,6 +241,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::Access;
 
     fn state(target: &Target, record: Option<&str>) -> Result<State, TargetError> {
         let dir = tempfile::tempdir().unwrap();
@@ -331,7 +262,9 @@ mod tests {
 
     fn by_flags() -> Target {
         let access = Access { region: Some("r".to_owned()), ..Access::default() };
-        Target { bucket: Some("b".to_owned()), key: Some("k".to_owned()), access, ..Target::default() }
+        let given =
+            GivenSettings { bucket: Some("b".to_owned()), key: Some("k".to_owned()), access, ..Default::default() };
+        Target { given, ..Target::default() }
     }
 
     fn expected(state: &State) -> Vec<bool> {
@@ -346,7 +279,8 @@ mod tests {
         assert_eq!(expected(&found), [false, true], "a lockfile can be there and need not");
         let default = Target { workspace: Some("default".to_owned()), ..Target::default() };
         assert_eq!(state(&default, Some(&record)).unwrap().lock_id(), "b/k");
-        let other = Target { table: Some("u".to_owned()), ..Target::default() };
+        let mut other = Target::default();
+        other.given.table = Some("u".to_owned());
         assert_eq!(state(&other, Some(&record)).unwrap().backend.table(), Some("u"));
     }
 
@@ -357,7 +291,8 @@ mod tests {
             assert_eq!((found.lock_id().as_str(), found.dir.is_none()), ("b/k", true));
             assert_eq!(expected(&found), [true]);
         }
-        let with_table = Target { table: Some("t".to_owned()), ..by_flags() };
+        let mut with_table = by_flags();
+        with_table.given.table = Some("t".to_owned());
         assert_eq!(expected(&state(&with_table, None).unwrap()), [false, true]);
     }
 
@@ -365,12 +300,14 @@ mod tests {
     fn each_error_says_what_to_do_instead() {
         let local = r#"{"version":3,"backend":{"type":"local","config":{},"hash":1}}"#;
         let gcs = r#"{"version":3,"backend":{"type":"gcs","config":{},"hash":1}}"#;
+        let mut without_region = by_flags();
+        without_region.given.access.region = None;
         for (target, record, says) in [
             (Target::default(), None, "--chdir"),
             (Target::default(), Some("{"), "--bucket, --key and --region"),
             (Target::default(), Some(local), "local state"),
             (Target::default(), Some(gcs), "once you are sure that no Terraform of this state runs, run in "),
-            (Target { access: Access::default(), ..by_flags() }, None, "--region"),
+            (without_region, None, "--region"),
         ] {
             let error = state(&target, record).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -108,7 +108,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let state = match (args.target.state().await, &args.from) {
             (Ok(state), _) => state,
             // Where no state is to be compared with, the report is all there is.
-            (Err(failure), Some(report)) => return print_uncompared(report).unwrap_or(Err(failure.into())),
+            (Err(failure), Some(report)) => return print_uncompared(report)?.ok_or(failure.into()),
             (Err(failure), None) => return Err(failure.into()),
         };
         Verify::new(args, state).run().await
@@ -123,18 +123,16 @@ fn read_report(path: &Path) -> Result<Account, Failure> {
     read.map_err(|error| Failure::Report { path: path.display().to_string(), error })
 }
 
-/// Prints what a report names of Terraforms whose state it does not name. None where there is nothing.
-fn print_uncompared(report: &Path) -> Option<Result<u8, Failure>> {
-    let account = match read_report(report) {
-        Ok(account) => account,
-        Err(failure) => return Some(Err(failure)),
-    };
+/// Prints what a report names of Terraforms whose state it does not name; gives tfguard's exit code. None where there is nothing.
+fn print_uncompared(report: &Path) -> Result<Option<u8>, Failure> {
+    let account = read_report(report)?;
     let unsaved: Vec<_> = account.all_unsaved().filter(|unsaved| unsaved.state.is_none()).collect();
     if !unsaved.iter().any(|unsaved| unsaved.needs_a_look()) {
-        return None;
+        return Ok(None);
     }
     tracing::warn!("these are not compared with a state: what it has by now is among them");
-    Some(print(&imports(&unsaved)).map(|()| 0))
+    print(&imports(&unsaved))?;
+    Ok(Some(0))
 }
 
 struct Verify<'a> {
@@ -202,10 +200,8 @@ impl<'a> Verify<'a> {
         let of_state = accounts.iter().flat_map(Account::all_unsaved).filter(|it| it.state.as_ref() == Some(&state));
         let mut unsaved: Vec<Unsaved> = of_state.cloned().collect();
         if unsaved.is_empty() {
-            if let Some(printed) = self.args.from.as_deref().and_then(print_uncompared) {
-                return printed;
-            }
-            return Err(Failure::NothingUnsaved { state: self.name() });
+            let printed = self.args.from.as_deref().map_or(Ok(None), print_uncompared)?;
+            return printed.ok_or_else(|| Failure::NothingUnsaved { state: self.name() });
         }
         for unsaved in &mut unsaved {
             compare(unsaved, seen, false);

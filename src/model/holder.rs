@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::ci;
 use crate::model::lock::LockId;
 use crate::model::process::{ChildRecord, ProcessId, World};
+use crate::text::utc;
 
 /// The version of the record's format that this tfguard writes and reads. Fields may be added to it without a new one.
 pub(crate) const SCHEMA: u32 = 1;
@@ -92,7 +93,7 @@ impl fmt::Display for Holder {
         if let Some(host) = &self.host {
             write!(f, ", on {host}")?;
         }
-        write!(f, ", since {}", self.started.strftime("%Y-%m-%d %H:%M:%S UTC"))
+        write!(f, ", since {}", utc(self.started))
     }
 }
 

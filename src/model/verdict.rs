@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::holder::Holder;
+use crate::text::utc;
 
 /// Whether a lock's holder lives. `why`: the proof, or what is known without one, as a clause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,10 +189,6 @@ pub fn judge(holder: &Holder, facts: &Facts) -> Liveness {
             unknown(format!("{gone}, and whether a Terraform has its log open cannot be told here"))
         }
     }
-}
-
-fn utc(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 #[cfg(test)]

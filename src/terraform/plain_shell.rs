@@ -56,8 +56,9 @@ impl S3Backend {
         if set(access_key).is_some() || has_role {
             return Vec::new();
         }
-        let profile = set(profile).map(str::to_owned);
-        GivenSettings { profile, ..GivenSettings::of(self, state_key) }.flags()
+        let mut given = GivenSettings::of(self, state_key);
+        given.access.profile = set(profile).map(str::to_owned);
+        given.flags()
     }
 
     /// The flags by which a command of tfguard finds a state, typed in this backend's directory: none, the workspace, or,

@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
-use crate::aws::{AwsClients, S3Backend, StoreError, Surroundings};
+use crate::aws::{AwsClients, GivenSettings, S3Backend, StoreError, Surroundings};
 use crate::commands::Failure;
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
-use crate::commands::locks::{Args, Below, Format, Looked, Sheet, Summary, store_of_bucket, store_of_table};
+use crate::commands::locks::{Args, Below, Format, ListWriter, Looked, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
 use crate::model::Environment;
 use crate::session::Machine;
@@ -33,7 +33,8 @@ pub struct Gatherer<'a> {
     machine: &'a Machine,
     now: Timestamp,
     env: Environment,
-    sheet: Box<dyn Sheet>,
+    given: GivenSettings,
+    list: Box<dyn ListWriter>,
     summary: Summary,
     /// Locks that may have another half elsewhere.
     held: Merged,
@@ -51,13 +52,14 @@ pub struct Gatherer<'a> {
 }
 
 impl<'a> Gatherer<'a> {
-    pub fn new(args: &'a Args, machine: &'a Machine, sheet: Box<dyn Sheet>) -> Self {
+    pub fn new(args: &'a Args, machine: &'a Machine, list: Box<dyn ListWriter>) -> Self {
         Self {
             args,
             machine,
             now: Timestamp::now(),
             env: Environment::own(),
-            sheet,
+            given: GivenSettings { access: args.access.clone(), ..GivenSettings::default() },
+            list,
             summary: Summary::default(),
             held: Merged::default(),
             readers: HashMap::new(),
@@ -75,14 +77,14 @@ impl<'a> Gatherer<'a> {
     /// # Errors
     /// When the list cannot be written.
     pub async fn gather(mut self) -> Result<Summary, Failure> {
-        let nothing_named = self.args.tables.is_empty() && self.args.buckets.is_empty() && self.args.dirs.is_empty();
-        let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.dirs.clone() };
+        let nothing_named = self.args.table.is_empty() && self.args.bucket.is_empty() && self.args.chdir.is_empty();
+        let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.chdir.clone() };
         for dir in distinct(&dirs) {
             let looked = self.directory(dir).await;
             let place = format!("directory {}", dir.display());
             self.looked(place.clone(), place, looked);
         }
-        if !self.args.buckets.is_empty() || !self.args.tables.is_empty() {
+        if !self.args.bucket.is_empty() || !self.args.table.is_empty() {
             self.whole_places().await?;
         }
         let held = std::mem::take(&mut self.held).into_locks();
@@ -95,7 +97,7 @@ impl<'a> Gatherer<'a> {
         for (error, places) in &self.errors {
             tracing::error!("could not read {}: {error}", places.join(", "));
         }
-        self.sheet.end(&self.summary, self.now).map_err(Failure::Output)?;
+        self.list.end(&self.summary, self.now).map_err(Failure::Output)?;
         Ok(self.summary)
     }
 
@@ -113,13 +115,12 @@ impl<'a> Gatherer<'a> {
     }
 
     async fn whole_places(&mut self) -> Result<(), Failure> {
-        let (buckets, tables) = (outermost(&self.args.buckets), distinct(&self.args.tables));
+        let (buckets, tables) = (outermost(&self.args.bucket), distinct(&self.args.table));
         let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
-        let given = self.args.access.settings();
         // For a table or a bucket as a whole.
-        let backend = S3Backend::without_state(given.alone(), surroundings);
+        let backend = S3Backend::without_state(self.given.alone(), surroundings);
         let connected = async { AwsClients::connect(&backend?).await }.await;
-        let clients = connected.map_err(|error| TargetError::from(given.named(error)).to_string());
+        let clients = connected.map_err(|error| TargetError::from(self.given.named(error)).to_string());
         for below in buckets {
             let looked = match &clients {
                 Ok(clients) => self.bucket(clients, &below.bucket, &below.prefix).await?,
@@ -139,8 +140,8 @@ impl<'a> Gatherer<'a> {
 
     /// The lock of a directory's state, both halves, consistently.
     async fn directory(&mut self, dir: &Path) -> Result<(), String> {
-        let (workspace, given) = (self.args.workspace.as_deref(), self.args.access.settings());
-        let state = State::of_directory(dir, self.env.clone(), workspace, &given).await;
+        let workspace = self.args.workspace.as_deref();
+        let state = State::of_directory(dir, self.env.clone(), workspace, &self.given).await;
         let state = state.map_err(|error| error.to_string())?;
         let looks = state.look_at_lock().await;
         for half in looks.iter().filter_map(HalfLook::half) {
@@ -180,7 +181,7 @@ impl<'a> Gatherer<'a> {
                     Ok(Some(seen)) => {
                         let half = HalfSeen { place, seen, expected: true };
                         let state = format!("{bucket}/{key}");
-                        let of_all = !self.args.tables.is_empty();
+                        let of_all = !self.args.table.is_empty();
                         if let Some(half) = self.held.absorb(&state, half) {
                             if of_all { &mut self.held } else { &mut locks }.add(state, half);
                         }
@@ -249,7 +250,7 @@ impl<'a> Gatherer<'a> {
                 _ => self.summary.unknown += 1,
             }
             if is_stale || !self.args.stale {
-                self.sheet.write(&lock).map_err(Failure::Output)?;
+                self.list.write(&lock).map_err(Failure::Output)?;
             }
         }
         Ok(())

@@ -1,21 +1,21 @@
 //! `tfguard locks`: all locks of tables, buckets and directories; the stale ones among them.
 //!
-//! `gather` goes through the places and hands each lock to a `Sheet`: one of `text` (a table or JSON) or `prometheus`.
+//! `gather` goes through the places and hands each lock to a `ListWriter`: one of `text` (a table or JSON) or `prometheus`.
 
 use std::fmt;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ValueEnum, ValueHint};
 use jiff::Timestamp;
 
+use crate::aws::Access;
 use crate::commands::judged::JudgedLock;
 use crate::commands::locks::gather::Gatherer;
 use crate::commands::locks::prometheus::Prometheus;
 use crate::commands::locks::text::{Json, Text};
 use crate::commands::page::Page;
-use crate::commands::target::Access;
 use crate::commands::{Failure, block_on};
 use crate::exit;
 use crate::model::Environment;
@@ -32,33 +32,21 @@ pub struct Args {
     /// List the locks of this table
     ///
     /// A table is a name or an ARN. Separate several with commas, or repeat the option; so it is with --bucket and --chdir.
-    #[arg(long = "table", value_name = "TABLE", value_delimiter = ',', value_parser = table, help_heading = "Places")]
-    pub tables: Vec<String>,
+    #[arg(long, value_name = "TABLE", value_delimiter = ',', value_parser = table, help_heading = "Places")]
+    pub table: Vec<String>,
 
     /// List the lockfiles in this bucket
     ///
     /// A prefix may follow, to list those below it: `my-states/network/`.
-    #[arg(
-        long = "bucket",
-        value_name = "BUCKET",
-        value_delimiter = ',',
-        value_parser = bucket,
-        help_heading = "Places"
-    )]
-    pub buckets: Vec<Below>,
+    #[arg(long, value_name = "BUCKET", value_delimiter = ',', value_parser = bucket, help_heading = "Places")]
+    pub bucket: Vec<Below>,
 
     /// List the lock of this directory's state [default: .]
     ///
     /// The working directory is initialised: `terraform init` has run there. The default is for where neither table nor bucket
     /// is given.
-    #[arg(
-        long = "chdir",
-        value_name = "DIR",
-        value_delimiter = ',',
-        value_hint = ValueHint::DirPath,
-        help_heading = "Places"
-    )]
-    pub dirs: Vec<PathBuf>,
+    #[arg(long, value_name = "DIR", value_delimiter = ',', value_hint = ValueHint::DirPath, help_heading = "Places")]
+    pub chdir: Vec<PathBuf>,
 
     /// Take this workspace of the directories
     ///
@@ -133,13 +121,11 @@ pub enum Format {
 /// When the list cannot be written.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let machine = Machine::here(&Environment::own());
-    let out = BufWriter::new(io::stdout());
-    let sheet: Box<dyn Sheet> = match args.format {
-        Format::Table => Box::new(Text::new(out, Page::of_stdout())),
-        Format::Json => Box::new(Json::new(out)),
-        Format::Prometheus => Box::new(Prometheus::new(out)),
-    };
-    match block_on(Gatherer::new(args, &machine, sheet).gather()) {
+    let summary = block_on(async {
+        let list = writer(args.format, BufWriter::new(io::stdout())).map_err(Failure::Output)?;
+        Gatherer::new(args, &machine, list).gather().await
+    });
+    match summary {
         Ok(summary) => Ok(summary.exit_code(args.fail)),
         // Whoever read the list has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
@@ -147,8 +133,16 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
 }
 
+fn writer(format: Format, out: impl Write + 'static) -> io::Result<Box<dyn ListWriter>> {
+    Ok(match format {
+        Format::Table => Box::new(Text::new(out, Page::of_stdout())),
+        Format::Json => Box::new(Json::new(out)?),
+        Format::Prometheus => Box::new(Prometheus::new(out)?),
+    })
+}
+
 /// What a list is written to, lock by lock.
-trait Sheet {
+trait ListWriter {
     /// Writes a lock, or keeps it for a while.
     fn write(&mut self, lock: &JudgedLock) -> io::Result<()>;
 
@@ -173,11 +167,11 @@ struct Summary {
     locks: usize,
     /// Those that are stale.
     stale: usize,
-    /// Those whose holder is alive, dead, and neither for sure.
+    /// Those whose holder is proven to be alive.
     alive: usize,
-    /// See [`Self::alive`].
+    /// Those whose holder is proven to be dead.
     dead: usize,
-    /// See [`Self::alive`].
+    /// Those of which neither is proven.
     unknown: usize,
     /// Locks whose state object was not asked about, because there are so many.
     state_not_asked: usize,

@@ -8,46 +8,40 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use crate::commands::escaped;
 use crate::commands::judged::JudgedLock;
-use crate::commands::locks::{Sheet, Summary, store_of_bucket, store_of_table};
+use crate::commands::locks::{ListWriter, Summary, store_of_bucket, store_of_table};
 use crate::model::LockPlace;
+use crate::text::{shortened, with_escapes};
 
 const CREATED: &str = "tfguard_lock_created_timestamp_seconds";
+/// Of a label that others wrote, in characters.
+const LONGEST: usize = 512;
 
 pub struct Prometheus<W> {
     out: W,
-    begun: bool,
     /// The labels that were written: their hashes, because there can be many.
     written: HashSet<u64>,
     hasher: RandomState,
 }
 
 impl<W: Write> Prometheus<W> {
-    pub fn new(out: W) -> Self {
-        Self { out, begun: false, written: HashSet::new(), hasher: RandomState::new() }
-    }
-
-    fn begin(&mut self) -> io::Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
-            family(&mut self.out, CREATED, "When a lock was asked for, by its holder's clock; NaN if it does not say")?;
-        }
-        Ok(())
+    /// Begins the family of the locks.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        family(&mut out, CREATED, "When a lock was asked for, by its holder's clock; NaN if it does not say")?;
+        Ok(Self { out, written: HashSet::new(), hasher: RandomState::new() })
     }
 }
 
-impl<W: Write> Sheet for Prometheus<W> {
+impl<W: Write> ListWriter for Prometheus<W> {
     fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
-        self.begin()?;
         let info = lock.lock.info();
-        let run = lock.judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
         // Of the foreign texts, their store bounds only the first and the last.
         let labels = labels(&[
             ("state", &lock.lock.state),
-            ("id", &shortened(lock.lock.id().unwrap_or_default())),
-            ("operation", &shortened(info.map_or("", |info| &info.operation))),
-            ("who", &shortened(info.map_or("", |info| &info.who))),
-            ("run", &shortened(run.unwrap_or_default())),
+            ("id", &shortened(lock.lock.id().unwrap_or_default(), LONGEST)),
+            ("operation", &shortened(info.map_or("", |info| &info.operation), LONGEST)),
+            ("who", &shortened(info.map_or("", |info| &info.who), LONGEST)),
+            ("run", &shortened(lock.run_page().unwrap_or_default(), LONGEST)),
             ("verdict", lock.judged.verdict.word()),
             ("stale", &lock.stale().join(",")),
             // Something without an ID can lie at both places of one state.
@@ -64,7 +58,6 @@ impl<W: Write> Sheet for Prometheus<W> {
     }
 
     fn end(&mut self, summary: &Summary, now: Timestamp) -> io::Result<()> {
-        self.begin()?;
         let out = &mut self.out;
         family(out, "tfguard_locks", "Locks, by whether their holder is proven to be alive or dead")?;
         for (verdict, count) in [("alive", summary.alive), ("dead", summary.dead), ("unknown", summary.unknown)] {
@@ -98,18 +91,10 @@ fn store_of(place: &LockPlace) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 512;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 /// Label values are foreign texts: what would end them, or steer whoever looks at them, does not get through, and no two
 /// become the same.
 fn labels(pairs: &[(&str, &str)]) -> String {
-    let value = |text: &str| escaped(&text.replace("\\u", "\\u005cu")).replace('\\', "\\\\").replace('"', "\\\"");
+    let value = |text: &str| with_escapes(&text.replace("\\u", "\\u005cu")).replace('\\', "\\\\").replace('"', "\\\"");
     let pairs: Vec<_> = pairs.iter().map(|(name, text)| format!("{name}=\"{}\"", value(text))).collect();
     format!("{{{}}}", pairs.join(","))
 }
@@ -202,7 +187,7 @@ mod tests {
     fn written(locks: &[JudgedLock], places: &[String]) -> Vec<String> {
         let mut out = Vec::new();
         let now = Timestamp::UNIX_EPOCH;
-        let mut sheet = Prometheus::new(&mut out);
+        let mut sheet = Prometheus::new(&mut out).unwrap();
         for lock in locks {
             sheet.write(lock).unwrap();
         }

@@ -8,7 +8,7 @@ use anstyle::Style;
 use jiff::Timestamp;
 
 use crate::commands::judged::JudgedLock;
-use crate::commands::locks::{Sheet, Summary};
+use crate::commands::locks::{ListWriter, Summary};
 use crate::commands::page::{Page, WRONG, style_of};
 use crate::commands::to_json;
 use crate::report::operation;
@@ -126,9 +126,9 @@ fn aligned(row: Vec<String>, widths: &[usize]) -> Vec<String> {
     row.into_iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect()
 }
 
-impl<W: Write> Sheet for Text<W> {
+impl<W: Write> ListWriter for Text<W> {
     fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
-        let (judged, age, stale) = (&lock.judged, lock.age(), lock.stale());
+        let (judged, age, stale, run) = (&lock.judged, lock.age(), lock.stale(), lock.run_page());
         let mut notes = Vec::new();
         if !stale.is_empty() {
             notes.push(format!("stale ({}): {}", stale.join(", "), judged.verdict.why()));
@@ -136,7 +136,6 @@ impl<W: Write> Sheet for Text<W> {
         notes.extend(lock.noteworthy());
         let lock = &lock.lock;
         let info = lock.info();
-        let run = judged.holder.as_ref().and_then(|holder| holder.ci.as_ref()).and_then(|run| run.url.as_deref());
         let (verdict, style) = match lock.defect() {
             Some(defect) => (defect.word(), WRONG),
             None => (judged.verdict.word(), style_of(&judged.verdict)),
@@ -169,32 +168,26 @@ const SCHEMA: u32 = 1;
 
 pub struct Json<W> {
     out: W,
-    begun: bool,
+    /// What stands before the next lock.
+    separator: &'static str,
 }
 
 impl<W: Write> Json<W> {
-    pub fn new(out: W) -> Self {
-        Self { out, begun: false }
-    }
-
-    fn begin(&mut self) -> io::Result<()> {
-        if std::mem::replace(&mut self.begun, true) {
-            return Ok(());
-        }
-        write!(self.out, "{{\"schema\":{SCHEMA},\"locks\":[")
+    /// Begins the document.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        write!(out, "{{\"schema\":{SCHEMA},\"locks\":[")?;
+        Ok(Self { out, separator: "\n" })
     }
 }
 
-impl<W: Write> Sheet for Json<W> {
+impl<W: Write> ListWriter for Json<W> {
     fn write(&mut self, lock: &JudgedLock) -> io::Result<()> {
-        let separator = if self.begun { ",\n" } else { "\n" };
-        self.begin()?;
-        self.out.write_all(separator.as_bytes())?;
-        self.out.write_all(to_json(&lock.view())?.as_bytes())
+        write!(self.out, "{}{}", self.separator, to_json(&lock.view())?)?;
+        self.separator = ",\n";
+        Ok(())
     }
 
     fn end(&mut self, summary: &Summary, now: Timestamp) -> io::Result<()> {
-        self.begin()?;
         writeln!(self.out, "\n],\"looked_at\":\"{now}\",\"summary\":{}}}", to_json(summary)?)?;
         self.out.flush()
     }

@@ -25,6 +25,7 @@ use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released};
 use crate::text::{printable, printable_whole};
 use crate::{exit, model, store};
 
+const ANOTHER: &str = "another lock has taken its place and was not touched";
 const QUESTION: &str = "Delete it? Be certain that no Terraform of this state is running.";
 /// How long removing what is left of the lease of a lockfile may take: it means nothing without its lock.
 const TIDYING: Duration = Duration::from_secs(10);
@@ -108,8 +109,13 @@ struct Ended {
 }
 
 impl Ended {
-    fn undeleted(consent: Consent, outcome: Outcome, why: impl Into<String>) -> Self {
-        Self { consent, outcome, why: why.into(), halves: Vec::new() }
+    /// Without a question and without a deletion.
+    fn unasked(outcome: Outcome, why: impl Into<String>) -> Self {
+        Self { outcome, ..Self::refused(Consent::NotAsked, why) }
+    }
+
+    fn refused(consent: Consent, why: impl Into<String>) -> Self {
+        Self { consent, outcome: Outcome::Refused, why: why.into(), halves: Vec::new() }
     }
 }
 
@@ -124,11 +130,9 @@ impl Unlock<'_> {
             Finding::NotLocked => {
                 let why = format!("{} is not locked: nothing to do", printable(&path));
                 let doubts = self.state.doubts(&looks).into_iter().map(|doubt| format!("\n{}", not_read(&doubt)));
-                Ended::undeleted(Consent::NotAsked, Outcome::Gone, why + &doubts.collect::<String>())
+                Ended::unasked(Outcome::Gone, why + &doubts.collect::<String>())
             }
-            Finding::Other(seen) => {
-                Ended::undeleted(Consent::NotAsked, Outcome::Refused, self.about_another(seen, &looks)?)
-            }
+            Finding::Other(seen) => Ended::unasked(Outcome::Refused, self.about_another(seen, &looks)?),
             Finding::This(seen) => self.delete(lock.insert(seen.judge(&self.machine, started, None)), &looks).await?,
         };
         let code = match ended.outcome {
@@ -175,23 +179,21 @@ impl Unlock<'_> {
         let is_to_be_asked = match permission(self.wish, &verdict) {
             Permission::Given => false,
             Permission::ToBeAsked => true,
-            Permission::Refused => {
-                return Ok(Ended::undeleted(Consent::NotAsked, Outcome::Refused, stays(lock, &verdict)));
-            }
+            Permission::Refused => return Ok(Ended::unasked(Outcome::Refused, stays(lock, &verdict))),
         };
         let by_lease = self.args.expired && is_to_be_asked;
         if self.args.dry_run {
             let without = lock.lock.halves.iter().find(|half| by_lease && half.seen.leased.lease().is_none());
             if let Some(HalfSeen { seen, .. }) = without {
                 let why = undecided(&unleased(&seen.lock, Some(&seen.leased)));
-                return Ok(Ended::undeleted(Consent::NotAsked, Outcome::Refused, why));
+                return Ok(Ended::unasked(Outcome::Refused, why));
             }
             let why = match is_to_be_asked && !(self.args.yes && at_work.is_empty()) {
                 _ if by_lease => "dry run: nothing was deleted; tfguard would wait out its lease first",
                 true => "dry run: nothing was deleted; tfguard would ask first",
                 false => "dry run: nothing was deleted",
             };
-            return Ok(Ended::undeleted(Consent::NotAsked, Outcome::WouldDelete, why));
+            return Ok(Ended::unasked(Outcome::WouldDelete, why));
         }
         if by_lease {
             return Ok(self.outwait(lock, looks).await);
@@ -207,7 +209,7 @@ impl Unlock<'_> {
         }
         // The record of who holds a young lock may have come meanwhile. One that is dead stays so.
         if is_to_be_asked && let Some(why) = self.alive_by_now(consent).await {
-            return Ok(Ended::undeleted(consent, Outcome::Refused, why));
+            return Ok(Ended::refused(consent, why));
         }
         let mut halves = Vec::new();
         for half in &lock.lock.halves {
@@ -232,7 +234,7 @@ impl Unlock<'_> {
                 }
             },
         };
-        Err(Ended::undeleted(consent, Outcome::Refused, why))
+        Err(Ended::refused(consent, why))
     }
 
     /// Waits until the lock's lease has run out, and deletes it then.
@@ -250,9 +252,7 @@ impl Unlock<'_> {
             Ok(Expired::Renewed) => {
                 (Outcome::Refused, "the lock stays: its lease was renewed, so its run is alive".to_owned())
             }
-            Ok(Expired::Another) => {
-                (Outcome::Refused, "another lock has taken its place and was not touched".to_owned())
-            }
+            Ok(Expired::Another) => (Outcome::Refused, ANOTHER.to_owned()),
             Ok(Expired::Stays(why)) => (Outcome::Refused, undecided(&why)),
         };
         Ended { consent: Consent::ByLease, outcome, why, halves }
@@ -273,8 +273,7 @@ impl Unlock<'_> {
                         FoundLock::Held(info) => printable(&format!("{} by {}", info.id, info.who)),
                         FoundLock::Malformed(_) => "something that isn't a lock".to_owned(),
                     };
-                    let text = "another lock has taken its place and was not touched";
-                    (Outcome::Refused, format!("{text}: {place} has {another}"))
+                    (Outcome::Refused, format!("{ANOTHER}: {place} has {another}"))
                 }
                 HalfOutcome::Left { why } | HalfOutcome::NotOwn { why } => {
                     (Outcome::Left, format!("NOT deleted: {place}: {}", printable(why)))

@@ -2,7 +2,7 @@
 
 use crate::model::{Account, Ending, Unsaved};
 use crate::report::finding::{Finding, Outcome};
-use crate::text::harmless;
+use crate::text::{printable_command, shortened};
 
 /// How much something matters to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,16 +24,23 @@ impl Level {
             Self::Error => "error",
         }
     }
+}
 
-    fn of(finding: &Finding, lock_left: bool) -> Self {
-        match finding.outcome {
-            Outcome::Left | Outcome::NeedsALook => Self::Error,
-            Outcome::Unknown if lock_left => Self::Error,
-            Outcome::Kept | Outcome::TakenAway | Outcome::Unknown => Self::Warning,
-            // Terraform was refused it.
-            Outcome::Foreign if finding.next.is_some() => Self::Warning,
-            Outcome::Foreign | Outcome::Released | Outcome::Unlocked | Outcome::Gone => Self::Notice,
-        }
+/// How much a finding matters, and the title of its message; none for a lock of which all is well. `lock_left`: somebody has to
+/// do something about a lock of the run.
+fn judge(finding: &Finding, lock_left: bool) -> (Level, Option<&'static str>) {
+    use Level::{Error, Notice, Warning};
+    match finding.outcome {
+        Outcome::Left => (Error, Some("State lock left behind")),
+        Outcome::NeedsALook => (Error, Some("State needs a look")),
+        Outcome::Unknown => (if lock_left { Error } else { Warning }, Some("State lock may be left")),
+        Outcome::TakenAway => (Warning, Some("State lock taken away during the run")),
+        Outcome::Kept => (Warning, Some("State lock kept")),
+        // Where there is a next step, Terraform was refused it.
+        Outcome::Foreign if finding.next.is_some() => (Warning, Some("State locked by somebody else")),
+        Outcome::Foreign => (Notice, Some("State locked by somebody else")),
+        Outcome::Released => (Notice, Some("State lock released")),
+        Outcome::Unlocked | Outcome::Gone => (Notice, None),
     }
 }
 
@@ -78,7 +85,6 @@ const MOST_MESSAGES: usize = 10;
 
 impl Summary {
     /// The end of this run.
-    #[must_use]
     pub fn of(account: &Account) -> Self {
         let mut findings = account.findings();
         let next = account.next(&findings).map(|next| line(&next));
@@ -95,7 +101,7 @@ impl Summary {
         let lock_left = account.lock_left();
         let lost = matches!(account.ending, Some(Ending::Unknown { .. } | Ending::StillAlive));
         let least = if next.is_some() || lost { Level::Warning } else { Level::Notice };
-        let level = findings.iter().map(|finding| Level::of(finding, lock_left)).fold(least, Level::max);
+        let level = findings.iter().map(|finding| judge(finding, lock_left).0).fold(least, Level::max);
         Self {
             session: line(&account.session),
             silent: !account.is_noteworthy(),
@@ -119,7 +125,6 @@ impl Summary {
     }
 
     /// What there is to tell: one message for each lock that is not simply released, worst first, or one of how it ended.
-    #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         if self.silent {
             return Vec::new();
@@ -143,22 +148,11 @@ impl Summary {
     }
 
     fn message(&self, finding: &Finding) -> Option<Message> {
-        let title = match finding.outcome {
-            Outcome::Left => "State lock left behind",
-            Outcome::Unknown => "State lock may be left",
-            Outcome::NeedsALook => "State needs a look",
-            Outcome::Kept => "State lock kept",
-            Outcome::Released => "State lock released",
-            Outcome::Foreign => "State locked by somebody else",
-            Outcome::TakenAway => "State lock taken away during the run",
-            Outcome::Unlocked | Outcome::Gone => return None,
-        };
-        let level = match finding.outcome {
-            // Its next step is the run's. What that of another lock asks for is not done for this one.
-            Outcome::Released => self.level.min(Level::Warning),
-            _ => Level::of(finding, self.lock_left),
-        };
-        Some(Message { level, title, text: self.with_next(finding.line.clone(), finding.next.as_ref()) })
+        let (level, title) = judge(finding, self.lock_left);
+        // Its next step is the run's. What that of another lock asks for is not done for this one.
+        let is_released = finding.outcome == Outcome::Released;
+        let level = if is_released { self.level.min(Level::Warning) } else { level };
+        Some(Message { level, title: title?, text: self.with_next(finding.line.clone(), finding.next.as_ref()) })
     }
 
     fn with_next(&self, text: String, next: Option<&String>) -> String {
@@ -171,7 +165,6 @@ impl Summary {
 
 impl Message {
     /// A message with a text that anybody may have written.
-    #[must_use]
     pub fn new(level: Level, title: &'static str, text: &str) -> Self {
         Self { level, title, text: line(text) }
     }
@@ -179,10 +172,5 @@ impl Message {
 
 /// A text as one line of bounded length that steers no terminal and no page.
 pub(crate) fn line(text: &str) -> String {
-    let mut chars = text.chars();
-    let mut line: String = chars.by_ref().take(LONGEST).map(harmless).collect();
-    if chars.next().is_some() {
-        line.push('…');
-    }
-    line
+    printable_command(&shortened(text, LONGEST))
 }
