@@ -13,7 +13,6 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 
 use crate::aws::{AwsClients, GivenSettings, S3Backend, StoreError, Surroundings};
-use crate::commands::Failure;
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
 use crate::commands::locks::{Args, Below, Format, ListWriter, Looked, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
@@ -26,6 +25,17 @@ use crate::text::in_a_line;
 const AT_ONCE: usize = 16;
 /// Of so many locks it is asked whether their state exists.
 const MOST_STATES: usize = 1000;
+
+/// Why a place was not gone through to its end.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    /// It could not be read. A hint is on a line of its own.
+    #[error("{0}")]
+    Unread(String),
+    /// The list cannot be written, so no other place is looked at.
+    #[error(transparent)]
+    Unwritten(#[from] io::Error),
+}
 
 /// Goes through the places.
 pub struct Gatherer<'a> {
@@ -76,13 +86,13 @@ impl<'a> Gatherer<'a> {
     ///
     /// # Errors
     /// When the list cannot be written.
-    pub async fn gather(mut self) -> Result<Summary, Failure> {
+    pub async fn gather(mut self) -> io::Result<Summary> {
         let nothing_named = self.args.table.is_empty() && self.args.bucket.is_empty() && self.args.chdir.is_empty();
         let dirs = if nothing_named { vec![PathBuf::from(".")] } else { self.args.chdir.clone() };
         for dir in distinct(&dirs) {
             let looked = self.directory(dir).await;
             let place = format!("directory {}", dir.display());
-            self.looked(place.clone(), place, looked);
+            self.looked(place.clone(), place, looked)?;
         }
         if !self.args.bucket.is_empty() || !self.args.table.is_empty() {
             self.whole_places().await?;
@@ -97,13 +107,17 @@ impl<'a> Gatherer<'a> {
         for (error, places) in &self.errors {
             tracing::error!("could not read {}: {error}", places.join(", "));
         }
-        self.list.end(&self.summary, self.now).map_err(Failure::Output)?;
+        self.list.end(&self.summary, self.now)?;
         Ok(self.summary)
     }
 
-    /// Notes that a place was looked at. An error's hint is on a line of its own.
-    fn looked(&mut self, place: String, label: String, looked: Result<(), String>) {
-        let error = looked.err();
+    /// Notes that a place was looked at.
+    fn looked(&mut self, place: String, label: String, looked: Result<(), Stopped>) -> io::Result<()> {
+        let error = match looked {
+            Ok(()) => None,
+            Err(Stopped::Unread(error)) => Some(error),
+            Err(Stopped::Unwritten(error)) => return Err(error),
+        };
         if let Some(error) = &error {
             match self.errors.iter_mut().find(|(known, _)| known == error) {
                 Some((_, places)) => places.push(place.clone()),
@@ -112,9 +126,10 @@ impl<'a> Gatherer<'a> {
         }
         let error = error.map(|error| in_a_line(&error));
         self.summary.places.push(Looked { place, label, error });
+        Ok(())
     }
 
-    async fn whole_places(&mut self) -> Result<(), Failure> {
+    async fn whole_places(&mut self) -> io::Result<()> {
         let (buckets, tables) = (outermost(&self.args.bucket), distinct(&self.args.table));
         let surroundings = Surroundings { dir: PathBuf::from("."), env: self.env.clone() };
         // For a table or a bucket as a whole.
@@ -123,52 +138,45 @@ impl<'a> Gatherer<'a> {
         let clients = connected.map_err(|error| TargetError::from(self.given.named(error)).to_string());
         for below in buckets {
             let looked = match &clients {
-                Ok(clients) => self.bucket(clients, &below.bucket, &below.prefix).await?,
-                Err(error) => Err(error.clone()),
+                Ok(clients) => self.bucket(clients, &below.bucket, &below.prefix).await,
+                Err(error) => Err(Stopped::Unread(error.clone())),
             };
-            self.looked(below.to_string(), store_of_bucket(&below.bucket), looked);
+            self.looked(below.to_string(), store_of_bucket(&below.bucket), looked)?;
         }
         for table in tables {
             let looked = match &clients {
-                Ok(clients) => self.table(clients, table).await?,
-                Err(error) => Err(error.clone()),
+                Ok(clients) => self.table(clients, table).await,
+                Err(error) => Err(Stopped::Unread(error.clone())),
             };
-            self.looked(format!("DynamoDB table {table}"), store_of_table(table), looked);
+            self.looked(format!("DynamoDB table {table}"), store_of_table(table), looked)?;
         }
         Ok(())
     }
 
     /// The lock of a directory's state, both halves, consistently.
-    async fn directory(&mut self, dir: &Path) -> Result<(), String> {
+    async fn directory(&mut self, dir: &Path) -> Result<(), Stopped> {
         let workspace = self.args.workspace.as_deref();
         let state = State::of_directory(dir, self.env.clone(), workspace, &self.given).await;
-        let state = state.map_err(|error| error.to_string())?;
+        let state = state.map_err(|error| Stopped::Unread(error.to_string()))?;
         let looks = state.look_at_lock().await;
         for half in looks.iter().filter_map(HalfLook::half) {
             self.held.add(state.lock_id(), half);
         }
         self.readers.insert(state.bucket().to_owned(), state.clients.reader());
         self.backends.push(state.backend);
-        looks.iter().filter_map(HalfLook::unread).next_back().map_or(Ok(()), |unread| Err(unread.on_lines()))
+        let unread = looks.iter().filter_map(HalfLook::unread).next_back();
+        unread.map_or(Ok(()), |unread| Err(Stopped::Unread(unread.on_lines())))
     }
 
-    /// All lockfiles below a prefix. The inner error is the bucket's, the outer one the list's.
-    async fn bucket(
-        &mut self,
-        clients: &AwsClients,
-        bucket: &str,
-        prefix: &str,
-    ) -> Result<Result<(), String>, Failure> {
+    /// All lockfiles below a prefix.
+    async fn bucket(&mut self, clients: &AwsClients, bucket: &str, prefix: &str) -> Result<(), Stopped> {
         let reader = clients.reader();
         self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
         let mut pages = pin!(clients.bucket_pages(bucket, prefix));
         // Lockfiles that are listed and cannot be read, and why the first of them.
         let mut unread: Option<(usize, String)> = None;
         while let Some(page) = pages.next().await {
-            let page = match page {
-                Ok(page) => page,
-                Err(error) => return Ok(Err(error.on_lines())),
-            };
+            let page = page.map_err(|error| Stopped::Unread(error.on_lines()))?;
             self.progress.note(page.scanned, page.found.len());
             let looks = page.found.into_iter().map(|key| {
                 let (place, reader) = (reader.backend().lockfile(bucket, &key), &reader);
@@ -196,21 +204,18 @@ impl<'a> Gatherer<'a> {
             }
             self.hand_over(locks.into_locks()).await?;
         }
-        Ok(unread.map_or(Ok(()), |(count, first)| {
-            Err(format!("reading {count} of its lockfiles failed, the first: {first}"))
-        }))
+        unread.map_or(Ok(()), |(count, first)| {
+            Err(Stopped::Unread(format!("reading {count} of its lockfiles failed, the first: {first}")))
+        })
     }
 
-    /// All items of a table. Errors as of [`Self::bucket`].
-    async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<Result<(), String>, Failure> {
+    /// All items of a table.
+    async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<(), Stopped> {
         let reader = clients.reader();
         self.any_bucket = clients.knows_s3().then(|| reader.clone());
         let mut pages = pin!(clients.table_pages(table));
         while let Some(page) = pages.next().await {
-            let page = match page {
-                Ok(page) => page,
-                Err(error) => return Ok(Err(error.on_lines())),
-            };
+            let page = page.map_err(|error| Stopped::Unread(error.on_lines()))?;
             self.progress.note(page.scanned, page.found.len());
             let mut locks = Vec::new();
             for (state, seen) in page.found {
@@ -221,11 +226,11 @@ impl<'a> Gatherer<'a> {
             }
             self.hand_over(locks).await?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Judges locks, counts them and hands them to the list.
-    async fn hand_over(&mut self, locks: Vec<SeenLock>) -> Result<(), Failure> {
+    async fn hand_over(&mut self, locks: Vec<SeenLock>) -> io::Result<()> {
         let mut judged: Vec<_> =
             locks.into_iter().map(|lock| lock.judge(self.machine, self.now, self.args.older_than)).collect();
         // A metric does not tell of it.
@@ -250,7 +255,7 @@ impl<'a> Gatherer<'a> {
                 _ => self.summary.unknown += 1,
             }
             if is_stale || !self.args.stale {
-                self.list.write(&lock).map_err(Failure::Output)?;
+                self.list.write(&lock)?;
             }
         }
         Ok(())

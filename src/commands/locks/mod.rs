@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ValueEnum, ValueHint};
+use futures_util::TryFutureExt as _;
 use jiff::Timestamp;
 
 use crate::aws::Access;
@@ -121,11 +122,11 @@ pub enum Format {
 /// When the list cannot be written.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let machine = Machine::here(&Environment::own());
-    let summary = block_on(async {
-        let list = writer(args.format, BufWriter::new(io::stdout())).map_err(Failure::Output)?;
+    let list = async {
+        let list = writer(args.format, BufWriter::new(io::stdout()))?;
         Gatherer::new(args, &machine, list).gather().await
-    });
-    match summary {
+    };
+    match block_on(list.map_err(Failure::Output)) {
         Ok(summary) => Ok(summary.exit_code(args.fail)),
         // Whoever read the list has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
