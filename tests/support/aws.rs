@@ -143,10 +143,9 @@ impl Aws {
         }
     }
 
-    /// A name nobody else uses on this server, valid for a table and for a bucket.
+    /// A name nobody else uses, valid for a table and for a bucket.
     pub fn unique(&self, prefix: &str) -> String {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+        unique(prefix)
     }
 
     /// A lock table as Terraform wants it: the string key `LockID`.
@@ -279,6 +278,13 @@ pub fn listening(command: &mut Command) -> (Child, String) {
 
 fn credentials() -> Credentials {
     Credentials::new(Aws::ENV[0].1, Aws::ENV[1].1, None, None, "test bed")
+}
+
+/// A name nobody else uses on this machine, whatever the server: a Terraform of another test that works on a bucket of the
+/// same name may hold the same lock, as far as tfguard can see.
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{prefix}-{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A string attribute; empty if there is none.

@@ -1,10 +1,11 @@
 //! As much of Google Cloud Storage as Terraform's `gcs` backend uses: objects with generations, on loopback.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::aws::unique;
 use super::server::{Reply, Request, Server};
 
 /// A bucket.
@@ -13,8 +14,8 @@ pub struct GcsServer {
     kept: Arc<Mutex<Kept>>,
 }
 
-#[derive(Default)]
 struct Kept {
+    bucket: String,
     objects: BTreeMap<String, (u64, Vec<u8>)>,
     generation: u64,
 }
@@ -29,13 +30,13 @@ impl Kept {
     }
 }
 
-const BUCKET: &str = "states";
 const STATE: &str = "prod/default.tfstate";
 const LOCK: &str = "prod/default.tflock";
 
 impl GcsServer {
     pub fn start() -> Self {
-        let kept = Arc::new(Mutex::new(Kept::default()));
+        let kept = Kept { bucket: unique("states"), objects: BTreeMap::new(), generation: 0 };
+        let kept = Arc::new(Mutex::new(kept));
         let shared = Arc::clone(&kept);
         let server =
             Server::start(move |request| answer(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), request));
@@ -45,8 +46,9 @@ impl GcsServer {
     /// The `terraform` block.
     pub fn backend(&self) -> String {
         format!(
-            "terraform {{\n  backend \"gcs\" {{\n    bucket = \"{BUCKET}\"\n    prefix = \"prod\"\n    access_token = \"x\"\n    \
+            "terraform {{\n  backend \"gcs\" {{\n    bucket = \"{}\"\n    prefix = \"prod\"\n    access_token = \"x\"\n    \
              storage_custom_endpoint = \"{}/storage/v1/b\"\n  }}\n}}\n",
+            self.kept().bucket,
             self.server.url()
         )
     }
@@ -64,7 +66,7 @@ impl GcsServer {
 
     /// Puts a lock in the place of whatever is there.
     pub fn plant_lock(&self, info: &Value) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(LOCK, info.to_string().into_bytes());
+        self.kept().put(LOCK, info.to_string().into_bytes());
     }
 
     pub fn requests(&self) -> Vec<Request> {
@@ -72,7 +74,11 @@ impl GcsServer {
     }
 
     fn object(&self, name: &str) -> Option<(u64, Vec<u8>)> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).objects.get(name).cloned()
+        self.kept().objects.get(name).cloned()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +94,7 @@ fn answer(kept: &mut Kept, request: &Request) -> Reply {
     let wanted: Option<u64> = query("ifGenerationMatch").and_then(|generation| generation.parse().ok());
     let unmet = |found: Option<u64>| wanted.is_some_and(|wanted| wanted != found.unwrap_or(0));
     let of = |kept: &Kept, name: &str| kept.objects.get(name).map(|(generation, _)| *generation);
-    if let Some(name) = path.strip_prefix(&format!("/{BUCKET}/")) {
+    if let Some(name) = path.strip_prefix(&format!("/{}/", kept.bucket)) {
         return match kept.objects.get(name) {
             Some((generation, body)) => Reply::Answer {
                 status: 200,
@@ -101,18 +107,18 @@ fn answer(kept: &mut Kept, request: &Request) -> Reply {
             None => Reply::status(404),
         };
     }
-    if path == format!("/upload/storage/v1/b/{BUCKET}/o") {
+    if path == format!("/upload/storage/v1/b/{}/o", kept.bucket) {
         let Some((name, body)) = upload(request, query("name")) else { return Reply::status(400) };
         if unmet(of(kept, &name)) {
             return error(412);
         }
         let generation = kept.put(&name, body);
-        return Reply::json(200, &described(&name, generation));
+        return Reply::json(200, &described(kept, &name, generation));
     }
-    let objects = format!("/storage/v1/b/{BUCKET}/o");
+    let objects = format!("/storage/v1/b/{}/o", kept.bucket);
     match (request.method.as_str(), path.strip_prefix(&format!("{objects}/"))) {
         ("GET", Some(name)) => {
-            of(kept, name).map_or_else(|| error(404), |generation| Reply::json(200, &described(name, generation)))
+            of(kept, name).map_or_else(|| error(404), |generation| Reply::json(200, &described(kept, name, generation)))
         }
         ("DELETE", Some(name)) if unmet(of(kept, name)) => error(412),
         ("DELETE", Some(name)) => kept.objects.remove(name).map_or_else(|| error(404), |_| Reply::status(204)),
@@ -132,8 +138,8 @@ fn upload(request: &Request, name: Option<String>) -> Option<(String, Vec<u8>)> 
     Some((name, content.strip_suffix("\r\n").unwrap_or(content).as_bytes().to_owned()))
 }
 
-fn described(name: &str, generation: u64) -> Value {
-    json!({"kind": "storage#object", "bucket": BUCKET, "name": name, "generation": generation.to_string(), "metageneration": "1"})
+fn described(kept: &Kept, name: &str, generation: u64) -> Value {
+    json!({"kind": "storage#object", "bucket": kept.bucket, "name": name, "generation": generation.to_string(), "metageneration": "1"})
 }
 
 fn error(status: u16) -> Reply {
