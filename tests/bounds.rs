@@ -91,7 +91,12 @@ fn ten_thousand_records_cost_no_descriptor_and_little_memory() {
     child.perform("for _ in range(2500): held(1), freed(1)");
     child.perform("held(2)");
     wait_for_lock(&stage, 2);
-    assert_eq!(processes.map(descriptors), before);
+    // One that is open for a moment is no leak.
+    let deadline = Instant::now() + SOON;
+    while processes.map(descriptors).iter().zip(&before).any(|(now, before)| now > before) {
+        assert!(Instant::now() < deadline, "{:?} descriptors, {before:?} before", processes.map(descriptors));
+        thread::yield_now();
+    }
     for pid in processes {
         assert!(memory(pid) < LITTLE, "{pid}: {} KiB", memory(pid));
     }
@@ -113,7 +118,7 @@ fn a_log_that_is_never_read_to_its_end_keeps_no_stop_out() {
          global grower, enough\n\
          enough = threading.Event()\n\
          def grow():\n\
-         \x20   while not enough.wait(0.1): log.truncate(os.fstat(log.fileno()).st_size + (1 << 30))\n\
+         \x20   while not enough.wait(0.1): log.truncate(os.fstat(log.fileno()).st_size + (1 << 28))\n\
          grower = threading.Thread(target=grow)\n\
          grower.start()",
     );

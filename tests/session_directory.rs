@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
@@ -98,6 +98,19 @@ fn what_belongs_to_somebody_else_is_refused() {
     }
 }
 
+/// The one session, once all is written that is written at the start: front and supervisor may be slower than the child.
+#[track_caller]
+fn begun(stage: &Stage) -> PathBuf {
+    let [session] = stage.session_dirs().try_into().unwrap();
+    let deadline = Instant::now() + SOON;
+    let journal = || serde_json::from_slice::<Value>(&fs::read(session.join("journal.json")).unwrap()).unwrap();
+    while !session.join("progress").exists() || journal()["child"].is_null() {
+        assert!(Instant::now() < deadline, "not written");
+        thread::yield_now();
+    }
+    session
+}
+
 #[test]
 fn everything_in_it_is_private_and_gone_at_the_end() {
     let stage = Stage::new();
@@ -107,14 +120,7 @@ fn everything_in_it_is_private_and_gone_at_the_end() {
     let run = stage.script_of(script, &["--report", "report"], command.collect::<Vec<_>>());
     let run = run.env("TF_VAR_password", secret).start();
     let child = stage.enter();
-    let [session] = stage.session_dirs().try_into().unwrap();
-    // Front and supervisor may be slower than the child: what they write at the start is written then.
-    let deadline = Instant::now() + SOON;
-    let journal = || serde_json::from_slice::<Value>(&fs::read(session.join("journal.json")).unwrap()).unwrap();
-    while !session.join("progress").exists() || journal()["child"].is_null() {
-        assert!(Instant::now() < deadline, "not written");
-        thread::yield_now();
-    }
+    let session = begun(&stage);
     for dir in [session.parent().unwrap(), &session] {
         assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0o700, "{}", dir.display());
     }
@@ -524,18 +530,14 @@ fn a_link_in_a_session_is_not_followed() {
     let stage = Stage::new();
     let run = stage.guarded(&[]).start();
     let child = stage.enter();
-    let [session] = stage.session_dirs().try_into().unwrap();
+    let session = begun(&stage);
     let precious = stage.dir().join("precious");
     fs::write(&precious, "mine").unwrap();
     for name in ["journal.json.new", "journal.new", "release.lock"] {
         symlink(&precious, session.join(name)).unwrap();
     }
     for name in ["journal.json", "progress", "child"] {
-        // They may be about to be written.
-        let deadline = Instant::now() + SOON;
-        while fs::remove_file(session.join(name)).is_err() {
-            assert!(Instant::now() < deadline, "not written");
-        }
+        fs::remove_file(session.join(name)).unwrap();
         symlink(&precious, session.join(name)).unwrap();
     }
     run.signal(SIGTERM);
@@ -559,6 +561,7 @@ fn a_session_that_is_removed_meanwhile_is_told_of() {
     let stage = Stage::new();
     let run = stage.guarded(&[]).start();
     let child = stage.enter();
+    begun(&stage);
     fs::remove_dir_all(stage.sessions()).unwrap();
     crate::support::kill(child.pid.as_raw());
     let exit = run.wait(SOON).expect_code(120);

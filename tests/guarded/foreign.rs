@@ -164,7 +164,9 @@ fn a_terraform_that_succeeds_left_no_lock_of_another_state() {
 /// Guards against a lock that is left without a word because somebody wrote that it was released.
 #[test]
 fn a_forged_unlock_before_a_kill_is_not_believed() {
-    let project = forging("sleep 1; record UNLOCKED $(cat own); sleep 0.5; kill -9 $terraform; exec sleep 600");
+    let project = forging(
+        "until [ -e go ]; do sleep 0.1; done; record UNLOCKED $(cat own); sleep 0.5; kill -9 $terraform; exec sleep 600",
+    );
     let run = project.tfguard(TFGUARD, [""; 0], APPLY).start();
     let lock = project.wait_for_known_lock(SOON)["account"]["locks"][0].clone();
     let own = LockInfo {
@@ -172,7 +174,9 @@ fn a_forged_unlock_before_a_kill_is_not_believed() {
         who: who_is_here(),
         ..LockInfo::foreign(&project.lock_id())
     };
-    std::fs::write(project.work().join("own"), words(&own)).unwrap();
+    for (name, text) in [("own", words(&own)), ("go", String::new())] {
+        std::fs::write(project.work().join(name), text).unwrap();
+    }
     let exit = run.wait(SOON).expect_code(137);
     assert_eq!(project.lock(), None, "{exit}");
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");

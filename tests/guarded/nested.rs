@@ -1,5 +1,7 @@
 //! A guard for each Terraform, and one around them that keeps the run together.
 
+use std::time::Instant;
+
 use super::*;
 use nix::sys::signal::Signal::*;
 
@@ -11,6 +13,19 @@ fn script(projects: &[&Project], join: &str) -> String {
 
 fn guarded(project: &Project, options: &[&str], script: &str) -> Run {
     project.command(TFGUARD).args(options).args(["--", "bash", "-c", script])
+}
+
+/// Waits until somebody has the project's lock.
+#[track_caller]
+fn wait_for_lock(project: &Project) -> Value {
+    let begun = Instant::now();
+    loop {
+        if let Some(lock) = project.lock() {
+            return lock;
+        }
+        assert!(begun.elapsed() < SOON, "nobody took the lock");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// tfguard below tfguard, and a shim below a guarded script: one interrupt in all, whoever is asked to stop. Terraform is
@@ -78,12 +93,9 @@ fn all_guards_are_asked_at_once() {
     let projects = [table(Kind::Sleep), table(Kind::HangInApply), table(Kind::Sleep)];
     let all: Vec<&Project> = projects.iter().collect();
     let script = format!("{} & wait; exit 3", script(&all, " & "));
-    let run = guarded(&projects[0], &["--grace", "5s"], &script).start();
-    for project in &projects {
-        while project.lock().is_none() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+    // Enough for a busy machine to end what can end.
+    let run = guarded(&projects[0], &["--grace", "15s"], &script).start();
+    projects.iter().for_each(|project| drop(wait_for_lock(project)));
     projects[1].wait_for_hang(SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON);
@@ -101,8 +113,7 @@ fn the_outer_guard_finishes_what_a_killed_inner_one_left() {
     let run = guarded(&project, &["--grace", "3s"], &script).start();
     project.wait_for_hang(SOON);
     let inner = project.wait_for_known_lock(SOON);
-    kill(pid_of(&inner["supervisor"]));
-    kill(pid_of(&inner["front"]));
+    kill_guards(&[&inner]);
     let exit = run.wait(SOON);
     assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
     assert_eq!(exit.err().matches("was killed; this process takes its place").count(), 1, "{exit}");
@@ -119,10 +130,7 @@ fn the_cleanup_step_finishes_guards_within_guards() {
         project.wait_for_hang(SOON);
         let inner = project.wait_for_known_lock(SOON);
         let outer = outer_journal(&project);
-        for journal in [&outer, &inner] {
-            kill(pid_of(&journal["supervisor"]));
-            kill(pid_of(&journal["front"]));
-        }
+        kill_guards(&[&outer, &inner]);
         if kills_terraform {
             kill(pid_of(&inner["child"]["id"]));
         }
@@ -217,12 +225,12 @@ fn options_hold_for_each_terraform() {
     assert!(project.lock().is_some());
 }
 
-/// The deadline is the run's, whatever the script makes of it.
+/// The deadline is the run's, whatever the script makes of it. It is later than Terraform takes to begin its work.
 #[test]
 fn a_deadline_counts_for_the_whole_run() {
     let project = table(Kind::Sleep);
     let script = format!("{}; exit 0", script(&[&project], ""));
-    let exit = guarded(&project, &["--deadline", "8s"], &script).run().expect_code(124);
+    let exit = guarded(&project, &["--deadline", "20s"], &script).run().expect_code(124);
     assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{exit}");
     assert_clean(&project);
 }
@@ -292,7 +300,7 @@ fn a_terragrunt_that_drops_its_terraforms_leaves_no_lock() {
     let [first, second] = &projects;
     let units = format!("{}:{}", first.work().display(), second.work().display());
     let python = Tools::get().python().to_owned();
-    let run = first.command(TFGUARD).args(["--grace", "5s", "--"]).arg(python).args(["-c", TERRAGRUNT_0_67, &units]);
+    let run = first.command(TFGUARD).args(["--grace", "15s", "--"]).arg(python).args(["-c", TERRAGRUNT_0_67, &units]);
     let run = run.args(APPLY).new_group().start();
     run.wait_for_stdout("asleep", SOON);
     second.wait_for_hang(SOON);
@@ -306,15 +314,36 @@ fn a_terragrunt_that_drops_its_terraforms_leaves_no_lock() {
     projects.iter().for_each(assert_clean);
 }
 
+/// A project whose apply is interrupted once it is at work, and a command that applies it by Terraform's path.
+fn interrupted_at_work() -> (Project<'static>, String) {
+    let hcl = r#"resource "terraform_data" "work" {
+  provisioner "local-exec" {
+    command = "touch at-work; exec sleep 600"
+  }
+}
+"#;
+    let project = table(Kind::Hcl(hcl.to_owned()));
+    // The shell becomes Terraform.
+    let script = format!(
+        "cd '{}'\n(until [ -e at-work ]; do sleep 0.1; done; kill -INT $$) &\nexec '{}' {}\n",
+        project.work().display(),
+        terraform().display(),
+        APPLY.join(" ")
+    );
+    let path = project.work().join("apply.sh");
+    std::fs::write(&path, script).unwrap();
+    (project, format!("sh '{}' || true", path.display()))
+}
+
 /// Guards against one that is killed in the midst of its apply without ever having been interrupted: what a provisioner
-/// calls by a path writes to the same log, and was interrupted by its own `timeout`.
+/// calls by a path writes to the same log, and was interrupted by somebody else.
 #[test]
 fn the_interrupt_of_a_terraform_inside_a_provisioner_is_not_that_of_the_one_around_it() {
-    let inner = table(Kind::Sleep);
+    let (inner, apply) = interrupted_at_work();
     let outer = project(Kind::Hcl(format!(
         r#"resource "terraform_data" "inner" {{
   provisioner "local-exec" {{
-    command = "timeout --foreground -s INT 3 '{}' '-chdir={}' {} || true"
+    command = {apply:?}
   }}
 }}
 resource "terraform_data" "work" {{
@@ -323,10 +352,7 @@ resource "terraform_data" "work" {{
     command = "echo the inner one has ended; sleep 600"
   }}
 }}
-"#,
-        terraform().display(),
-        inner.work().display(),
-        APPLY.join(" ")
+"#
     )))
     .table()
     .init(&terraform());
@@ -345,11 +371,9 @@ resource "terraform_data" "work" {{
 /// The same of one that a script calls by a path before the next.
 #[test]
 fn the_interrupt_of_one_that_a_script_called_before_is_not_that_of_the_next() {
-    let (before, next) = (table(Kind::Sleep), table(Kind::HangInApply));
-    let call = |project: &Project| {
-        format!("'{}' '-chdir={}' {}", terraform().display(), project.work().display(), APPLY.join(" "))
-    };
-    let script = format!("timeout --foreground -s INT 3 {} || true; {}", call(&before), call(&next));
+    let ((before, first), next) = (interrupted_at_work(), table(Kind::HangInApply));
+    let second = format!("'{}' '-chdir={}' {}", terraform().display(), next.work().display(), APPLY.join(" "));
+    let script = format!("{first}; {second}");
     let run = guarded(&next, &["--grace", "5s"], &script).new_group().start();
     next.wait_for_hang(SOON);
     run.signal(SIGTERM);
@@ -384,9 +408,7 @@ done
             std::fs::create_dir(dir).unwrap();
         }
         let call = if executes { r#"exec "$dir/terraform" "$@""# } else { r#""$dir/terraform" "$@"; exit $?"# };
-        std::fs::write(manager.join("terraform"), manager_of(call)).unwrap();
-        std::fs::set_permissions(manager.join("terraform"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        make_program(&manager.join("terraform"), &manager_of(call));
         std::os::unix::fs::symlink(terraform(), real.join("terraform")).unwrap();
         project.command(TFGUARD).args(["shim", "--dir"]).arg(&links).run().expect_code(0);
         let path = format!("{}:{}:{}", manager.display(), real.display(), std::env::var("PATH").unwrap());
@@ -418,12 +440,7 @@ fn a_terraform_that_a_guarded_terraform_calls_has_its_own_guard() {
     );
     let project = table(Kind::Hcl(hcl));
     let run = guarded(&project, &[], &format!("terraform {}", APPLY.join(" "))).start();
-    let lock = loop {
-        match below.lock() {
-            Some(lock) => break lock,
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
+    let lock = wait_for_lock(&below);
     run.wait_for_stdout("asleep", SOON);
     run.signal(SIGTERM);
     let exit = run.wait(SOON);
@@ -441,8 +458,12 @@ fn a_guard_whose_session_was_removed_tells_itself_what_it_left() {
     let project = project(Kind::Sleep).table().endpoint(proxy.url()).init(&terraform());
     let run = guarded(&project, &[], &format!("terraform {}; exit 7", APPLY.join(" "))).start();
     run.wait_for_stdout("asleep", SOON);
-    let child = pid_of(&journal(&project)["child"]["id"]);
-    std::fs::remove_dir_all(project.sessions().join(".tfguard-sessions")).unwrap();
+    let child = pid_of(&project.wait_for_known_lock(SOON)["child"]["id"]);
+    let begun = Instant::now();
+    // A session may be written to just then.
+    while std::fs::remove_dir_all(project.sessions().join(".tfguard-sessions")).is_err() {
+        assert!(begun.elapsed() < SOON, "the sessions cannot be removed");
+    }
     let denied = || [Action::Answer(Answer::dynamodb("AccessDeniedException", "no"))];
     proxy.rule(Match::dynamodb("DeleteItem"), denied());
     kill(child);

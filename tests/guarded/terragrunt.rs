@@ -256,9 +256,8 @@ fn a_lock_whose_cache_is_gone_is_named_with_its_whole_place() {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
+        kill_guards(&[&outer, &inner]);
         for journal in [&outer, &inner] {
-            kill(pid_of(&journal["supervisor"]));
-            kill(pid_of(&journal["front"]));
             kill(pid_of(&journal["child"]["id"]));
         }
         drop(run);

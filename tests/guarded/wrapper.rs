@@ -20,8 +20,7 @@ impl Step {
             (name, "#!/usr/bin/env node\n"),
             ("node", "#!/bin/sh\necho the wrapper ran\nwrapper=$1; shift; exec \"$wrapper-bin\" \"$@\"\n"),
         ] {
-            std::fs::write(bin.join(file), text).unwrap();
-            std::fs::set_permissions(bin.join(file), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            make_program(&bin.join(file), text);
         }
         let outputs = project.work().join("outputs");
         std::fs::write(&outputs, "mine=1\n").unwrap();
@@ -128,8 +127,7 @@ fn of_a_long_output_the_end_is_an_output_of_the_step() {
     let project = table(Kind::Quick);
     let lines = "seq -f 'line %.0f of a long plan, with text' 500000";
     let program = project.work().join("long");
-    std::fs::write(&program, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    make_program(&program, &format!("#!/bin/sh\n{lines}\n"));
     let step = Step::new(&project, "tofu", &program);
     let exit = step.tfguard(&project, "tofu plan").run().expect_code(0);
     let [stdout, _, code] = step.wrapper_outputs();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// The environment variable by which a guard knows its processes.
 pub const MARK: &str = "TFGUARD_TEST_MARK";
@@ -115,6 +115,17 @@ pub fn kill(pid: i32) {
     let pidfd = pidfd.unwrap_or_else(|| panic!("process {pid} is gone"));
     pidfd_send_signal(&pidfd, Signal::KILL).expect("it is alive");
     assert!(wait_for_end(&pidfd, Duration::from_secs(60)), "process {pid} does not die");
+}
+
+/// Kills the fronts and supervisors of guards, as their journals name them, as if at once: none gets to act on another's death.
+#[track_caller]
+pub fn kill_guards(journals: &[&serde_json::Value]) {
+    let guards = journals.iter().flat_map(|journal| ["supervisor", "front"].map(|name| pid_of(&journal[name])));
+    let guards: Vec<_> = guards.collect();
+    for pid in &guards {
+        kill_process(Pid::from_raw(*pid).expect("a pid"), Signal::STOP).expect("it is alive");
+    }
+    guards.into_iter().for_each(kill);
 }
 
 /// The pid of a process as the journal has it.

@@ -33,7 +33,7 @@ mod watched;
 pub use aws::{Aws, listening};
 pub use black_hole::BlackHole;
 pub use gcs_server::GcsServer;
-pub use guard::{Guard, kill, pid_of};
+pub use guard::{Guard, kill, kill_guards, pid_of};
 pub use iam::Iam;
 pub use lock_info::LockInfo;
 pub use program::make_program;

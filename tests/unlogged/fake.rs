@@ -220,7 +220,7 @@ fn a_terraform_that_was_interrupted_twice_is_looked_after_too() {
         "exec sleep 600 ;;",
         "echo 'Two interrupts received. Exiting immediately. Note that data loss may have occurred.' >&2; exit 1 ;;",
     );
-    place.write("terraform", &script);
+    make_program(&place.terraform, &script);
     let exit = place.guarded(&ITEM, &APPLY).run().expect_code(1);
     assert_eq!(place.reported()["outcome"], "released", "{exit}");
     assert!(!has_lock(&place));
@@ -229,7 +229,7 @@ fn a_terraform_that_was_interrupted_twice_is_looked_after_too() {
 #[test]
 fn an_orderly_failure_is_terraforms_own_business() {
     let place = azurerm();
-    place.write("terraform", &SCRIPT.replace("exec sleep 600 ;;", "rm lock; exit 1 ;;"));
+    make_program(&place.terraform, &SCRIPT.replace("exec sleep 600 ;;", "rm lock; exit 1 ;;"));
     place.guarded(&ITEM, &APPLY).run().expect_code(1);
     assert_eq!(calls(&place), ["apply"]);
 }
@@ -243,7 +243,7 @@ fn a_refusal_by_a_lock_that_fits_is_no_strangers_and_own_only_of_one_that_did_no
                    exit 1 ;;\nuntaint";
     for (waits, code) in [("-input=false", 120), ("-lock-timeout=9s", 1)] {
         let place = azurerm();
-        place.write("terraform", &SCRIPT.replace("exec sleep 600 ;;\nuntaint", refused));
+        make_program(&place.terraform, &SCRIPT.replace("exec sleep 600 ;;\nuntaint", refused));
         let exit = place.guarded(&ITEM, &["apply", waits]).run().expect_code(code);
         assert!(exit.err().contains("all it says fits this run"), "{waits}: {exit}");
         assert!(exit.err().contains(&format!(" force-unlock {UUID}")), "{waits}: {exit}");
@@ -268,7 +268,7 @@ fn a_script_that_died_leaves_a_word() {
 #[test]
 fn a_workspace_command_that_died_leaves_a_word() {
     let place = azurerm();
-    place.write("terraform", &SCRIPT.replace("init) echo", "init|workspace) echo"));
+    make_program(&place.terraform, &SCRIPT.replace("init) echo", "init|workspace) echo"));
     let run = place.guarded(&ITEM, &["workspace", "delete", "blue"]).start();
     run.wait_for_stdout("asleep", SOON);
     place.kill_terraform();
