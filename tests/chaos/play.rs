@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::bed::{BUCKET, Bed, CREDENTIALS, KEY, TABLE, new_credentials};
 use super::recorder::{Process, now, processes};
 use super::schedule::*;
-use crate::support::{Action, Answer, BlackHole, Exit, FaultProxy, Guard, Match, Run, Running};
+use crate::support::{Action, Answer, Aws, BlackHole, Exit, FaultProxy, Guard, Match, Run, Running};
 
 /// What does not end by then never does.
 const HANGS: Duration = Duration::from_secs(300);
@@ -494,11 +494,7 @@ impl World<'_> {
                         .rule(matching.header("authorization", &job.credentials), actions(Fate::Expired, is_table));
                 }
             }
-            Deed::CutOff(time) => {
-                self.proxy.rule(Match::any().header("authorization", &job.credentials), actions(Fate::Dropped, false));
-                thread::sleep(Duration::from_millis(time));
-                self.proxy.clear_rules();
-            }
+            Deed::CutOff(time) => cut_off(&self.proxy, &job.credentials, Duration::from_millis(time)),
             Deed::FillDisk => {
                 let room = std::iter::repeat_n(0, 1 << 22).collect::<Vec<u8>>();
                 let _ = job.holder.as_ref().map(|_| fs::write(job.sessions().join("fill"), room));
@@ -725,6 +721,13 @@ fn role(job: &Job, process: &Process) -> &'static str {
     }
 }
 
+/// Drops, for so long, all that is sent with these credentials.
+fn cut_off(proxy: &FaultProxy, credentials: &str, time: Duration) {
+    let rule = proxy.rule(Match::any().header("authorization", credentials), actions(Fate::Dropped, false));
+    thread::sleep(time);
+    proxy.remove_rule(rule);
+}
+
 fn actions(fate: Fate, is_table: bool) -> Vec<Action> {
     let time = Duration::from_millis;
     let answer = |table: &str, (status, code): (u16, &str)| {
@@ -759,4 +762,19 @@ fn limit_descriptors(pid: i32, count: u64) {
     let pid = rustix::process::Pid::from_raw(pid);
     let old = rustix::process::getrlimit(Resource::Nofile);
     let _ = prlimit(pid, Resource::Nofile, limits(old));
+}
+
+/// Guards against a schedule whose other faults are over with the cut.
+#[test]
+fn the_other_faults_of_a_run_that_was_cut_off_stay() {
+    let aws = Aws::shared();
+    let (proxy, table) = (FaultProxy::start(aws.url()), aws.unique("cut-off"));
+    aws.create_table(&table);
+    let dynamodb = Aws::dynamodb_at(proxy.url());
+    let scans = || aws.block_on(dynamodb.scan().table_name(&table).send()).is_ok();
+    proxy.rule(Match::dynamodb("Scan").nth(2), actions(Fate::Denied, true));
+    assert!(scans());
+    cut_off(&proxy, Aws::ENV[0].1, Duration::ZERO);
+    assert!(!scans(), "the second one is denied");
+    assert!(scans());
 }

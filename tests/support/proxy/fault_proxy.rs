@@ -49,10 +49,20 @@ impl FaultProxy {
         &self.url
     }
 
-    /// Adds a rule. The first one that fits a request, and is not for other occurrences only, is applied.
-    pub fn rule(&self, matching: Match, actions: impl Into<Vec<Action>>) {
-        let rule = Rule { matching, actions: actions.into(), count: 0 };
-        self.state.change(|state| state.rules.push(rule));
+    /// Adds a rule. The first one that fits a request, and is not for other occurrences only, is applied. Gives what
+    /// [`Self::remove_rule`] takes.
+    pub fn rule(&self, matching: Match, actions: impl Into<Vec<Action>>) -> usize {
+        let actions = actions.into();
+        self.state.change(|state| {
+            state.made += 1;
+            state.rules.push(Rule { number: state.made, matching, actions, count: 0 });
+            state.made
+        })
+    }
+
+    /// Takes one rule back.
+    pub fn remove_rule(&self, number: usize) {
+        self.state.change(|state| state.rules.retain(|rule| rule.number != number));
     }
 
     /// Forwards everything again.

@@ -18,10 +18,13 @@ use super::rule::{Action, Match, Seen};
 #[derive(Default)]
 pub struct State {
     pub rules: Vec<Rule>,
+    /// How many rules there have been.
+    pub made: usize,
     pub seen: Vec<Seen>,
 }
 
 pub struct Rule {
+    pub number: usize,
     pub matching: Match,
     pub actions: Vec<Action>,
     pub count: usize,
