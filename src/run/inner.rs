@@ -13,6 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
 use crate::model::{Account, ProcessId, StopRequest, World};
 use crate::session::{DirectoryError, Journal, JournalError, SessionDir, SessionFile, monotonic_millis};
@@ -22,6 +23,8 @@ pub const ASK: Signal = Signal::SIGUSR2;
 
 /// How long a session without a journal is taken for one whose guard is just starting.
 const STARTING: Duration = Duration::from_secs(5);
+/// How long this process tries to take a dead guard's place where the system has no room for it, once at each look.
+const TRIED_FOR: Duration = Duration::from_secs(30);
 
 /// The guards below this one.
 pub struct InnerGuards {
@@ -29,14 +32,20 @@ pub struct InnerGuards {
     /// The sessions of those that died, and what became of each once that is known. Then nobody waits for it any more,
     /// whatever its journal says: that may have been impossible to write.
     adopted: HashMap<OsString, Adoption>,
-    /// What finishes them; gives the session and its account, if there is one.
-    finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Option<Account>)>>,
+    /// What finishes them; gives the session, when that was tried first, and how it went.
+    finishing: FuturesUnordered<LocalBoxFuture<'static, (OsString, Instant, Finished)>>,
 }
+
+/// The account of a dead guard's session, unless nothing was started in it or it cannot be finished from here. An error where the
+/// system has no descriptor or no memory for it just now.
+pub type Finished = io::Result<Option<Account>>;
 
 /// How far this process is with the session of a guard that died.
 enum Adoption {
     UnderWay,
-    /// With its account, unless nothing was started in it, or it cannot be finished from here.
+    /// To be tried again; since when it is.
+    Postponed(Instant),
+    /// With its account, if there is one.
     Over(Option<Box<Account>>),
 }
 
@@ -109,13 +118,18 @@ impl InnerGuards {
     }
 
     /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded.
-    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Option<Account>>) {
+    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Finished>) {
         for guard in self.at_work() {
             if guard.journal.is_none() {
                 continue;
             }
             let name = guard.session.name().to_owned();
-            if self.adopted.contains_key(&name) || !guard.processes().is_empty() {
+            let tried = match self.adopted.get(&name) {
+                None => None,
+                Some(Adoption::Postponed(since)) => Some(*since),
+                Some(Adoption::UnderWay | Adoption::Over(_)) => continue,
+            };
+            if !guard.processes().is_empty() {
                 continue;
             }
             // A front, or a cleanup step, may have been quicker.
@@ -125,19 +139,28 @@ impl InnerGuards {
             if journal.account.ended.is_some() || !processes_of(&journal).is_empty() {
                 continue;
             }
-            tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
+            let since = tried.unwrap_or_else(|| {
+                tracing::warn!("the tfguard of {} was killed; this process takes its place", journal.account.program);
+                Instant::now()
+            });
             self.adopted.insert(name.clone(), Adoption::UnderWay);
             let finished = finish(Orphan { session: guard.session, journal, _claim: claim });
-            self.finishing.push(Box::pin(finished.map(|account| (name, account))));
+            self.finishing.push(Box::pin(finished.map(move |finished| (name, since, finished))));
         }
     }
 
     /// Goes on finishing what dead guards left; returns when that of one is finished.
     pub async fn finish_orphans(&mut self) {
-        match self.finishing.next().await {
-            Some((session, account)) => _ = self.adopted.insert(session, Adoption::Over(account.map(Box::new))),
-            None => std::future::pending().await,
-        }
+        let Some((session, since, finished)) = self.finishing.next().await else { return std::future::pending().await };
+        let adoption = match finished {
+            Ok(account) => Adoption::Over(account.map(Box::new)),
+            Err(_) if since.elapsed() < TRIED_FOR => Adoption::Postponed(since),
+            Err(error) => {
+                tracing::warn!("this process cannot take the place of a tfguard that was killed: {error}");
+                Adoption::Over(None)
+            }
+        };
+        self.adopted.insert(session, adoption);
     }
 
     /// Whether one of their sessions, which may tell of a lock, cannot be looked at just now.
@@ -178,7 +201,7 @@ impl InnerGuards {
 }
 
 /// Whether looking again later may help: the system had no descriptor or no memory, or somebody was writing.
-fn may_pass(error: &io::Error) -> bool {
+pub fn may_pass(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
         || error.kind() == io::ErrorKind::WouldBlock
 }
@@ -189,4 +212,39 @@ pub fn outer_request(outer: &SessionDir) -> Option<StopRequest> {
     // In whole seconds, as people read it.
     let left = kill_at.saturating_sub(monotonic_millis()).div_ceil(1000);
     Some(StopRequest::Outer { left: Some(Duration::from_secs(left)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those of a session with one that is dead, and whose place this process tries to take, in vain.
+    fn not_now() -> (InnerGuards, tempfile::TempDir) {
+        let place = tempfile::tempdir().unwrap();
+        let outer = SessionDir::create(&[("TFGUARD_DIR", place.path())].into_iter().collect()).unwrap();
+        Journal::new(Account::default()).write(&outer.create_inside().unwrap()).unwrap();
+        let mut guards = InnerGuards::of(&outer);
+        guards.adopt_orphans(|_| Box::pin(async { Err(io::Error::from_raw_os_error(libc::EMFILE)) }));
+        (guards, place)
+    }
+
+    /// Guards the lock below a script whose guard died while the machine had no descriptor for another one.
+    #[tokio::test]
+    async fn a_dead_guard_whose_place_cannot_be_taken_just_now_is_tried_again() {
+        let (mut guards, _place) = not_now();
+        guards.finish_orphans().await;
+        assert_eq!(guards.at_work().len(), 1, "it is waited for");
+        guards.adopt_orphans(|_| Box::pin(async { Ok(Some(Account::default())) }));
+        guards.finish_orphans().await;
+        assert_eq!((guards.at_work().len(), guards.accounts().0.len()), (0, 1));
+    }
+
+    /// Guards against a run that waits for ever where that never changes.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_while_it_is_given_up() {
+        let (mut guards, _place) = not_now();
+        tokio::time::advance(TRIED_FOR).await;
+        guards.finish_orphans().await;
+        assert_eq!((guards.at_work().len(), guards.accounts().0.len()), (0, 1), "its journal tells");
+    }
 }

@@ -15,6 +15,7 @@ use crate::model::{
 use crate::observe::{Fact, InterruptScanner, Observer};
 use crate::run::annotate::write_holder;
 use crate::run::follow::Follow;
+use crate::run::inner::may_pass;
 use crate::run::job::{Job, expectations};
 use crate::run::locate::Started;
 use crate::run::supervisor::Supervisor;
@@ -52,6 +53,9 @@ impl Log {
     /// When there is no descriptor for it.
     pub(crate) fn open(job: &Job, journal: &Journal) -> io::Result<Self> {
         let file = journal.open_log(&job.session).or_else(|error| {
+            if may_pass(&error) {
+                return Err(error);
+            }
             tracing::error!("cannot read Terraform's log, so its lock and whether it lives will not be known: {error}");
             File::open("/dev/null")
         })?;

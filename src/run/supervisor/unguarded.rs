@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use crate::aws::Surroundings;
 use crate::machine::Event;
-use crate::model::{Account, LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
-use crate::run::inner::Orphan;
+use crate::model::{LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
+use crate::run::inner::{Finished, Orphan, may_pass};
 use crate::run::job::Job;
 use crate::run::supervisor::Supervisor;
 use crate::run::terraforms::Terraform;
@@ -225,7 +225,7 @@ impl Supervisor<'_> {
 
 /// Stops what a dead guard below this one guarded; gives its account, if there is one. `kill_at`: when what is alive then is
 /// to be killed, if a stop was requested.
-async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Option<Account> {
+async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Finished {
     let Orphan { session, journal, .. } = &orphan;
     let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
     let mut job = outer.of_journal(session, journal);
@@ -234,20 +234,21 @@ async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> 
         Adoptable::Yes => {}
         Adoptable::NothingStarted => {
             session.remove();
-            return None;
+            return Ok(None);
         }
-        Adoptable::Held | Adoptable::Unknowable => return None,
+        Adoptable::Held | Adoptable::Unknowable => return Ok(None),
     }
     let (to_us, mut requests) = unbounded_channel();
     let _ = to_us.send(StopRequest::Outer { left });
     match Supervisor::adopt(&job, journal.clone(), &mut requests).await {
         Ok(account) => {
             remove_log_of(session, &account);
-            Some(account)
+            Ok(Some(account))
         }
+        Err(error) if may_pass(&error) => Err(error),
         Err(error) => {
             tracing::warn!("this process cannot take the place of the tfguard of {}: {error}", journal.account.program);
-            None
+            Ok(None)
         }
     }
 }
