@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -22,6 +24,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
 use crate::run::job::Job;
+use crate::run::lease;
 use crate::run::options::Supervise;
 use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
@@ -120,7 +123,8 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let mut passed_on = Vec::new();
-    let told = converse(&mut incoming, &mut outgoing, &mut requests, &output, &mut passed_on).await;
+    let suspended = lease::suspended_supervisor(session, plan.lease);
+    let told = converse(&mut incoming, &mut outgoing, &mut requests, &output, &mut passed_on, suspended).await;
     let account = match told {
         Some(told) => told,
         None => {
@@ -162,15 +166,17 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
 }
 
 /// Passes on what is asked and said until the supervisor tells how it ended. None if it was killed. `passed_on`: what it may
-/// never have read.
+/// never have read. `suspended`: gives the supervisor once it is to be replaced because it stands still.
 async fn converse(
     incoming: &mut Incoming,
     outgoing: &mut Outgoing,
     requests: &mut Requests,
     output: &Output,
     passed_on: &mut Vec<StopRequest>,
+    suspended: impl Future<Output = ProcessId>,
 ) -> Option<Result<Account, Failure>> {
     let sayer = output.sayer();
+    let mut suspended = std::pin::pin!(suspended.fuse());
     loop {
         tokio::select! {
             message = incoming.next() => match message? {
@@ -185,6 +191,13 @@ async fn converse(
             Some(request) = requests.recv() => {
                 outgoing.send(&request).await;
                 passed_on.push(request);
+            }
+            supervisor = &mut suspended => {
+                tracing::warn!(
+                    "tfguard's supervisor (process {}) is suspended, so nobody renews the lease of the lock: killing it",
+                    supervisor.pid
+                );
+                supervisor.signal(Signal::SIGKILL);
             }
         }
     }

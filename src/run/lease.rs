@@ -18,10 +18,10 @@ use crate::aws::{AwsClients, S3Backend, StoreError};
 use crate::machine::lease::holder::{Action, Event, Holder as Machine};
 use crate::machine::lease::{Answer, Lease as Seen, Sight, Times};
 use crate::model::{
-    Holder, Known, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockPlace, Stage, Subject,
+    Holder, Known, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockPlace, ProcessId, Stage, Subject,
 };
 use crate::run::traced::Identified;
-use crate::session::{awaitable, boot_time};
+use crate::session::{Journal, SessionDir, awaitable, boot_time};
 use crate::store::{Leasehold, NotClaimed, Store, UnconditionalDelete};
 use crate::text::describe;
 
@@ -31,6 +31,25 @@ const LONGEST_FIRST: Duration = Duration::from_secs(10);
 const WITHOUT_ALARM: Duration = Duration::from_millis(200);
 /// How long what is left of leases may take to be removed at the end.
 const CLEAN_UP: Duration = Duration::from_secs(5);
+
+/// So often in each lease the front looks whether its supervisor is suspended, and so many looks in a row tell that it is. Who
+/// takes its place then can renew the lease before Terraform has to be stopped.
+const LOOKS: (u32, u32) = (24, 3);
+
+/// Waits until the supervisor of a run with a lease stands still, so that nobody renews it and nobody would stop Terraform.
+pub async fn suspended_supervisor(session: &SessionDir, times: Option<Times>) -> ProcessId {
+    let Some(times) = times else { return std::future::pending().await };
+    let mut looks = 0;
+    loop {
+        tokio::time::sleep(times.length / LOOKS.0).await;
+        let leased = Journal::read(session).ok().filter(|journal| !journal.leases.is_empty());
+        let supervisor = leased.and_then(|journal| journal.supervisor).filter(|supervisor| supervisor.is_suspended());
+        looks = if supervisor.is_some() { looks + 1 } else { 0 };
+        if let Some(supervisor) = supervisor.filter(|_| looks >= LOOKS.1) {
+            return supervisor;
+        }
+    }
+}
 
 /// The leases of this run's locks.
 #[derive(Debug)]

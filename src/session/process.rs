@@ -71,6 +71,11 @@ impl ProcessId {
         }
     }
 
+    /// Whether it was stopped, by SIGSTOP or the like, and not continued.
+    pub fn is_suspended(self) -> bool {
+        stat_of(self.pid).is_ok_and(|stat| stat.state == 'T' && stat.starttime == self.start_ticks)
+    }
+
     /// Sends a signal to this very process; false if it is gone or may not be signalled.
     pub fn signal(self, signal: Signal) -> bool {
         match self.pidfd() {

@@ -164,7 +164,7 @@ fn an_unlock_that_is_answered_late_is_no_loss() {
                 }
             };
             proxy.rule(unlocks.nth(1), [Action::Forward, unlock.hold()]);
-            let run = project.tfguard(TFGUARD, SHORT, APPLY).new_group().start();
+            let run = project.tfguard(TFGUARD, LEASE, APPLY).new_group().start();
             // OpenTofu up to 1.10 logs nothing of a lock in a table, which therefore has no lease.
             let has_lease = lockfile || minor > 10 || !program.ends_with("tofu");
             if has_lease {
@@ -318,6 +318,22 @@ fn whoever_takes_a_killed_supervisors_place_goes_on_with_the_lease() {
     wait_for_beats(&proxy, true, 1);
     gate.release();
     let exit = release.wait(SOON).expect_code(0);
+    assert_nothing_left(&project, &exit);
+}
+
+/// Guards the lock of a Terraform that goes on while its supervisor stands still: an observer elsewhere would take it.
+#[test]
+fn a_supervisor_that_is_suspended_alone_is_replaced_and_the_lease_goes_on() {
+    let (proxy, project) = leased(Kind::Sleep, false);
+    let run = held(&project, &proxy, false, &LEASE);
+    run.wait_for_stdout("asleep", SOON);
+    let supervisor = pid_of(&journal(&project)["supervisor"]);
+    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    run.wait_for_stderr("this process takes its place", SOON);
+    wait_for_beats(&proxy, true, 2);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(125);
+    assert!(exit.err().contains(&format!("supervisor (process {supervisor}) is suspended")), "{exit}");
     assert_nothing_left(&project, &exit);
 }
 
