@@ -9,9 +9,9 @@ use crate::support::{Aws, Exit, Gate, Kind, Match, Project, Run, Running, Tools,
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 
 /// A guarded apply that holds both halves of its lock, and its command line's front.
-fn guarded() -> (Project<'static>, Running) {
+fn guarded(options: &[&str]) -> (Project<'static>, Running) {
     let project = Project::new(Aws::shared(), Kind::Sleep).table().lockfile().init(&Tools::get().any_terraform());
-    let run = project.tfguard(TFGUARD, [""; 0], APPLY).new_group().start();
+    let run = project.tfguard(TFGUARD, options, APPLY).new_group().start();
     run.wait_for_stdout("asleep", SOON);
     project.wait_for_known_lock(SOON);
     (project, run)
@@ -40,7 +40,7 @@ fn kill_all(project: &Project, run: Running) {
 
 #[test]
 fn the_lock_of_a_living_terraform_stays_whatever_is_said() {
-    let (project, run) = guarded();
+    let (project, run) = guarded(&[]);
     let id = id(&project);
     let exit = command(&project, &["locks", "--format", "json", "--fail"]).run().expect_code(0);
     assert_eq!(verdict(&exit), "alive", "{exit}");
@@ -58,7 +58,7 @@ fn the_lock_of_a_living_terraform_stays_whatever_is_said() {
 
 #[test]
 fn the_lock_of_a_dead_terraform_needs_no_question() {
-    let (project, run) = guarded();
+    let (project, run) = guarded(&[]);
     let id = id(&project);
     kill_all(&project, run);
     assert!(project.lock().is_some() && project.lock_in_bucket().is_some(), "nobody was left to release it");
@@ -77,11 +77,11 @@ fn the_lock_of_a_dead_terraform_needs_no_question() {
     project.terraform(["plan", "-input=false", "-no-color"]).run().expect_code(0);
 }
 
-/// Nobody is left who looks after the lock, no record of its holder was written yet, and whoever unlocks knows nothing of
+/// Nobody is left who looks after the lock, no record of its holder was written, and whoever unlocks knows nothing of
 /// the place of the job's sessions. Terraform works on.
 #[test]
 fn a_young_lock_of_a_terraform_whose_guard_is_dead_stays() {
-    let (project, run) = guarded();
+    let (project, run) = guarded(&["--no-annotate"]);
     let id = id(&project);
     let [session] = session_dirs(&project.sessions()).try_into().unwrap();
     let journal: Value = serde_json::from_slice(&std::fs::read(session.join("journal.json")).unwrap()).unwrap();
