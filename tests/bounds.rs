@@ -48,7 +48,7 @@ def freed(number):
 fn wait_for_lock(stage: &Stage, number: u64) {
     let [session] = stage.session_dirs().try_into().expect("one session");
     let id = format!("4bb7d84c-f09d-7909-0219-{number:012x}");
-    let deadline = Instant::now() + 5 * SOON;
+    let deadline = Instant::now() + 2 * SOON;
     while !fs::read_to_string(session.join("journal.json")).is_ok_and(|journal| journal.contains(&id)) {
         assert!(Instant::now() < deadline, "lock {number} is not in the journal");
         thread::yield_now();
@@ -127,7 +127,7 @@ fn a_log_that_is_never_read_to_its_end_keeps_no_stop_out() {
     child.perform("enough.set(), grower.join(), log.write(b'\\n')");
     child.perform("freed(0)");
     child.exit(1);
-    run.wait(5 * SOON).expect_code(1);
+    run.wait(2 * SOON).expect_code(1);
     stage.assert_clean();
 }
 
@@ -264,7 +264,7 @@ fn figures() {
         );
         child.perform("freed(0), freed(2)");
         child.exit(0);
-        run.wait(5 * SOON).expect_code(0);
+        run.wait(2 * SOON).expect_code(0);
         println!("  and {} bytes were passed on", reader.join().unwrap());
         stage.assert_clean();
     };

@@ -21,11 +21,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::TFGUARD;
 use crate::stage::Stage;
 use crate::support::*;
+use crate::{SOON, TFGUARD};
 
-const SOON: Duration = Duration::from_secs(90);
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 
 /// Who dies at the step.

@@ -44,5 +44,5 @@ use std::time::Duration;
 pub const TFGUARD: &str = env!("CARGO_BIN_EXE_tfguard");
 /// What it answers to `--version`.
 pub const VERSION: &str = concat!("tfguard ", env!("CARGO_PKG_VERSION"), " (", env!("TFGUARD_BUILD"), ")\n");
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
+/// Longer than anything here takes, also on a machine that is out of breath, so it only bounds a hang.
+pub const SOON: Duration = Duration::from_secs(240);

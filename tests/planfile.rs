@@ -2,17 +2,14 @@
 //! one it is where the directory was configured for when it was taken.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::support::*;
 use nix::sys::signal::Signal::SIGTERM;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY_PLAN: [&str; 4] = ["apply", "-input=false", "-no-color", "tfplan"];
 const CI: [(&str, &str); 4] =
     [("GITHUB_ACTIONS", "true"), ("GITHUB_REPOSITORY", "o/r"), ("GITHUB_RUN_ID", "1"), ("GITHUB_JOB", "j")];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
 
 fn terraform() -> PathBuf {
     Tools::get().any_terraform()

@@ -15,12 +15,11 @@ mod waiting;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use crate::SOON;
 use crate::simulators::*;
 use crate::support::*;
 use serde_json::Value;
 
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
 const APPLY: &str = "terraform apply -input=false -auto-approve -no-color";
 const RELEASE: &str = "tfguard release --wait 1m";
 

@@ -6,16 +6,13 @@ mod github;
 mod others;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::support::*;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::Value;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
 
 fn project(kind: Kind) -> Project<'static> {
     Project::new(Aws::shared(), kind).table().init(&Tools::get().any_terraform())

@@ -13,10 +13,8 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 use serde_json::Value;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
 
 fn terraform() -> PathBuf {
     Tools::get().any_terraform()

@@ -12,10 +12,8 @@ use std::time::Duration;
 use crate::support::*;
 use serde_json::Value;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(180);
 /// What every AWS request of tfguard's has in its `User-Agent`.
 const OUR_AGENT: &str = "aws-sdk-rust";
 /// The attribute that holds the record.

@@ -1,17 +1,14 @@
 //! A table and a bucket with locks of every kind, and tfguard beside them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use serde_json::Value;
 
 use crate::support::{Aws, Exit, FaultProxy, Guard, LockInfo, Run};
 
-use crate::TFGUARD;
+pub use crate::{SOON, TFGUARD};
 pub const OWN: &str = "4bb7d84c-f09d-7909-0219-02f6e8d9eeb4";
-/// Longer than anything here takes, so it only bounds a hang.
-pub const SOON: Duration = Duration::from_secs(180);
 
 /// A table, a bucket, a directory; used by nobody else. tfguard reaches them through a proxy.
 pub struct Bed {

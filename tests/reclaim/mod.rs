@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::TFGUARD;
 use crate::support::*;
+use crate::{SOON, TFGUARD};
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(180);
 /// The shortest lease, and how long its observer waits.
 const LEASE: Duration = Duration::from_secs(15);
 const WAIT: Duration = Duration::from_millis(21_500);

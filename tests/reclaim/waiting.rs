@@ -231,7 +231,7 @@ fn a_lock_stays_in_both_halves_if_the_record_beside_one_tells_that_its_holder_is
     let run = bed.waiting(&[]);
     run.wait_for_stderr("the lease has run out, and the lock stays all the same: the holder is alive", SOON);
     run.signal(Signal::SIGTERM);
-    let exit = run.wait(LEASE).expect_code(143);
+    let exit = run.wait(SOON).expect_code(143);
     assert_eq!((bed.left(), bed.deletes(), lease()), (bed.whole(), 0, before), "{exit}");
 }
 
@@ -284,7 +284,7 @@ fn a_stop_ends_the_wait_and_leaves_nothing_behind() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
         let run = bed.waiting(&[]);
         run.signal(signal);
-        let exit = run.wait(LEASE).expect_code(code);
+        let exit = run.wait(SOON).expect_code(code);
         assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
         bed.assert_nothing_begun();
     }
@@ -303,7 +303,7 @@ fn on_a_terminal_it_waits_as_well() {
     let mut run = bed.apply(&["--attach"]).pty().start();
     run.wait_for_stdout(WAITING, SOON);
     run.write(b"\x03");
-    let exit = run.wait(LEASE).expect_code(130);
+    let exit = run.wait(SOON).expect_code(130);
     assert!(exit.out().contains("terraform was not started"), "{exit}");
     bed.assert_nothing_begun();
 }

@@ -13,10 +13,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY: &str = "apply -input=false -auto-approve -no-color";
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
 
 fn terraform() -> PathBuf {
     Tools::get().any_terraform()

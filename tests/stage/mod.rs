@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -22,11 +22,8 @@ use serde_json::Value;
 
 use crate::support::{Guard, Run, session_dirs};
 
-/// More than anything here takes; only a hang is longer.
-pub const SOON: Duration = Duration::from_secs(60);
-
 /// The binary under test.
-pub use crate::TFGUARD;
+pub use crate::{SOON, TFGUARD};
 
 pub struct Stage {
     pub guard: Guard,

@@ -10,8 +10,4 @@ mod read;
 mod syntax;
 pub mod tools;
 
-use std::time::Duration;
-
-use crate::TFGUARD;
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(90);
+use crate::{SOON, TFGUARD};

@@ -6,12 +6,9 @@ mod terraform;
 mod tools;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+use crate::SOON;
 use crate::support::{Aws, Kind, Project, Tools};
-
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(60);
 
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
 

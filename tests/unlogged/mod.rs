@@ -11,10 +11,8 @@ use crate::support::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::TFGUARD;
+use crate::{SOON, TFGUARD};
 const APPLY: [&str; 4] = ["apply", "-input=false", "-auto-approve", "-no-color"];
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(120);
 
 /// Says `asleep` while it applies, and sleeps until it is killed.
 const SLEEP: &str = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"echo as''leep; exec sleep 600\"\n  }\n}\n";

@@ -7,8 +7,4 @@ mod fix;
 mod guarded;
 mod states;
 
-use std::time::Duration;
-
-use crate::TFGUARD;
-/// Longer than anything here takes, so it only bounds a hang.
-const SOON: Duration = Duration::from_secs(180);
+use crate::{SOON, TFGUARD};

@@ -119,10 +119,10 @@ impl Run {
         &mut self.command
     }
 
-    /// Starts it, waits for its end: three minutes at most, longer than anything takes that is run so.
+    /// Starts it, waits for its end: ten minutes at most, longer than anything takes that is run so.
     #[track_caller]
     pub fn run(self) -> Exit {
-        self.start().wait(Duration::from_secs(180))
+        self.start().wait(Duration::from_secs(600))
     }
 
     /// Panics if it cannot be started.
