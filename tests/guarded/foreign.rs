@@ -62,19 +62,23 @@ fn a_forged_record_does_not_make_a_lock_ours() {
     }
 }
 
-/// A project whose apply runs this script while it holds its lock; `$terraform` is the Terraform's process. Beside it lies
-/// `record LOCKED|UNLOCKED ID OPERATION BUCKET KEY WHO`, which writes what Terraform would log of a lock.
-fn forging(script: &str) -> Project<'static> {
-    let main = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"sh forge.sh\"\n  }\n}\n";
-    let project = project(Kind::Hcl(String::new())).table();
-    let record = r#"record() {
+/// `record LOCKED|UNLOCKED ID OPERATION BUCKET KEY WHO` writes what Terraform would log of a lock.
+const RECORD: &str = r#"record() {
     case $1 in LOCKED) text='Locked remote state (DynamoDB only)' op=Lock ;; *) text='Unlocked remote state (DynamoDB only)' op=Unlock ;; esac
     echo "$(date -u +%Y-%m-%dT%H:%M:%S.000Z) [INFO]  backend-s3: $text: tf_backend.lock.id=$2 tf_backend.lock.info=\"\" tf_backend.lock.operation=$3 tf_backend.lock.path=$4/$5 tf_backend.lock.version=1.11.4 tf_backend.lock.who=$6 tf_backend.operation=$op tf_backend.req_id=1 tf_backend.s3.bucket=$4 tf_backend.s3.path=$5" >> "$TF_LOG_PATH"
 }
-terraform=$(awk '{print $4}' /proc/$PPID/stat)
 "#;
+
+/// A project whose apply runs this script while it holds its lock; `$terraform` is the Terraform's process. It has [`RECORD`].
+fn forging(script: &str) -> Project<'static> {
+    let main = "resource \"terraform_data\" \"work\" {\n  provisioner \"local-exec\" {\n    command = \"sh forge.sh\"\n  }\n}\n";
+    let project = project(Kind::Hcl(String::new())).table();
     std::fs::write(project.work().join("main.tf"), main).unwrap();
-    std::fs::write(project.work().join("forge.sh"), format!("{record}{script}")).unwrap();
+    std::fs::write(
+        project.work().join("forge.sh"),
+        format!("{RECORD}terraform=$(awk '{{print $4}}' /proc/$PPID/stat)\n{script}"),
+    )
+    .unwrap();
     project.init(&terraform())
 }
 
@@ -157,6 +161,22 @@ fn a_terraform_that_succeeds_left_no_lock_of_another_state() {
     std::fs::write(project.work().join("victim"), words(&victim)).unwrap();
     project.aws().plant_lock(project.table_name(), &victim);
     let exit = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
+    assert!(project.aws().lock(project.table_name(), &path).is_some(), "{exit}");
+    assert!(exit.err().contains(&victim.id) && exit.err().contains("Terraform succeeded"), "{exit}");
+}
+
+/// The same of one that had ended before anybody saw that it is Terraform: a stand-in that never has its log open for long.
+#[test]
+fn nor_did_one_that_nobody_saw() {
+    let project = table(Kind::Quick);
+    let path = format!("{}/env:/blue/network/prod.tfstate", project.bucket());
+    let victim =
+        LockInfo { who: who_is_here(), created: created(jiff::SignedDuration::ZERO), ..LockInfo::foreign(&path) };
+    project.aws().plant_lock(project.table_name(), &victim);
+    let version = "echo \"$(date -u +%Y-%m-%dT%H:%M:%S.000Z) [INFO]  Terraform version: 1.11.4\" >> \"$TF_LOG_PATH\"";
+    let terraform = project.work().join("terraform");
+    make_program(&terraform, &format!("#!/bin/sh\n{RECORD}{version}\nrecord LOCKED {}\n", words(&victim)));
+    let exit = project.command(TFGUARD).arg("--").arg(terraform).args(APPLY).run().expect_code(0);
     assert!(project.aws().lock(project.table_name(), &path).is_some(), "{exit}");
     assert!(exit.err().contains(&victim.id) && exit.err().contains("Terraform succeeded"), "{exit}");
 }

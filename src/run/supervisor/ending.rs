@@ -124,8 +124,9 @@ impl Supervisor<'_> {
         if self.may_be_unlogged() {
             self.look_for_unlogged(&mut left).await;
         }
-        let (unclean, exited_zero) = (ending.by_signal_or_kill, ending.exited_zero);
-        let terms = Terms { unclean, uploaded, exited_zero, just_ended: self.is_first };
+        // Also where it had ended before anybody saw that it was Terraform itself.
+        let exited_zero = !self.runs_guards && self.journal.account.has_succeeded();
+        let terms = Terms { unclean: ending.by_signal_or_kill, uploaded, exited_zero, just_ended: self.is_first };
         self.locator.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;
         self.write_journal();
         self.release_on_other_backends(uploaded).await;
