@@ -42,7 +42,7 @@ fn a_lock_whose_key_ends_as_digests_do_is_known_recorded_and_deleted() {
 fn a_terraform_that_cannot_stop_is_killed_after_its_grace_on_every_version() {
     for (version, terraform) in Tools::get().terraforms() {
         let project = project(Kind::HangInApply).table().init(&terraform);
-        let run = hanging(&project, &["--grace", "2s"], &APPLY);
+        let run = hanging(&project, &["--grace", "3s"], &APPLY);
         run.signal(SIGTERM);
         let exit = run.wait(SOON).expect_code(137);
         assert_eq!(exit.out().matches("Interrupt received.").count(), 1, "{version}: {exit}");
@@ -95,7 +95,7 @@ fn what_gos_runtime_ends_is_a_crash_and_its_lock_is_deleted() {
 #[test]
 fn the_next_run_works() {
     let project = table(Kind::HangInApply);
-    let run = hanging(&project, &["--grace", "1s"], &APPLY);
+    let run = hanging(&project, &["--grace", "3s"], &APPLY);
     run.signal(SIGINT);
     run.wait(SOON).expect_code(137);
     std::fs::write(project.work().join("main.tf"), "resource \"terraform_data\" \"work\" {}\n").unwrap();
@@ -112,7 +112,7 @@ fn on_death_keeps_what_it_is_told_to() {
         ("keep", Kind::HangInPlan, &PLAN[..], true),
     ] {
         let project = table(kind);
-        let run = hanging(&project, &["--grace", "1s", "--on-death", policy], command);
+        let run = hanging(&project, &["--grace", "3s", "--on-death", policy], command);
         run.signal(SIGTERM);
         let exit = run.wait(SOON).expect_code(137);
         assert_eq!(project.lock().is_some(), kept, "{policy} {command:?}: {exit}");

@@ -67,7 +67,7 @@ fn the_users_log_settings_keep_their_effect_on_every_version() {
         // Each version with two of the settings, each setting with three of the versions.
         for (variables, on_stderr, in_file) in [settings[number % 6], settings[(number + 3) % 6]] {
             let project = project(Kind::HangInApply).table().init(&terraform);
-            let run = project.tfguard(TFGUARD, ["--grace", "1s"], APPLY).envs(variables.iter().copied()).start();
+            let run = project.tfguard(TFGUARD, ["--grace", "3s"], APPLY).envs(variables.iter().copied()).start();
             project.wait_for_hang(SOON);
             assert!(project.lock().is_some());
             run.signal(nix::sys::signal::SIGTERM);

@@ -49,7 +49,9 @@ fn a_store_that_answers_slowly_is_examined_once() {
     bed.proxy.rule(Match::any(), [Action::Delay(Duration::from_secs(1))]);
     // An attempt may take a quarter of it: less than all that is to be asked.
     let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget: Duration::from_secs(16) };
-    assert_eq!(bed.aws.block_on(release(&store, &bed.claim(), None, &terms)), Released::Deleted);
+    let released = bed.aws.block_on(release(&store, &bed.claim(), None, &terms));
+    // On a busy machine the time of the attempt may be over before its delete is answered.
+    assert!(matches!(released, Released::Deleted | Released::AlreadyGone), "{released:?}");
     assert_eq!(bed.aws.keys(&bed.bucket, ""), Vec::<String>::new());
 }
 

@@ -122,6 +122,9 @@ impl Place {
     }
 }
 
+/// What is said where another test's Terraform, of which nobody can tell what it locks, may have the lock.
+const RIVAL: &str = "one that is alive on this machine may hold it";
+
 /// The holder that every Terraform writes here.
 fn own_name() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
