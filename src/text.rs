@@ -41,13 +41,17 @@ pub fn quote_hcl(text: &str) -> String {
 
 /// A text within quotes, of JSON or HCL, with `\uXXXX` for what steers a terminal or gives a CI an order.
 pub fn with_escapes(text: &str) -> String {
-    let mut before = None;
-    let escaped = |char| match before.replace(char) == Some('#') && char == '#' || harmless(char) != char {
-        // All of them are of the basic plane.
-        true => format!("\\u{:04x}", u32::from(char)),
-        false => char.to_string(),
-    };
-    text.chars().map(escaped).collect()
+    let (mut escaped, mut before) = (String::with_capacity(text.len()), None);
+    for char in text.chars() {
+        let is_order = before.replace(char) == Some('#') && char == '#';
+        if is_order || harmless(char) != char {
+            // All of them are of the basic plane.
+            escaped += &format!("\\u{:04x}", u32::from(char));
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
 }
 
 /// An error whose hint has a line of its own, as sentences in a line.

@@ -17,6 +17,8 @@ pub(crate) struct Attributes {
     pub workspace_key_prefix: Option<String>,
     pub region: Option<String>,
     pub dynamodb_table: Option<String>,
+    /// The name of `dynamodb_table` in 0.12 and before.
+    pub lock_table: Option<String>,
     pub use_lockfile: Option<bool>,
     /// Without it Terraform uses no key of its own for anything.
     pub encrypt: Option<bool>,

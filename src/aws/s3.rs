@@ -86,13 +86,14 @@ impl S3Backend {
 
     /// The same place, reached with what the environment tells alone.
     pub fn with_credentials_of_environment(&self) -> Self {
-        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, .. } = &self.attributes;
+        let Attributes { bucket, key, workspace_key_prefix, region, dynamodb_table, lock_table, .. } = &self.attributes;
         let attributes = Attributes {
             bucket: bucket.clone(),
             key: key.clone(),
             workspace_key_prefix: workspace_key_prefix.clone(),
             region: region.clone(),
             dynamodb_table: dynamodb_table.clone(),
+            lock_table: lock_table.clone(),
             use_lockfile: self.attributes.use_lockfile,
             use_path_style: Some(self.uses_path_style()),
             ..Attributes::default()
@@ -158,7 +159,7 @@ impl S3Backend {
 
     /// The lock table, if one is configured.
     pub fn table(&self) -> Option<&str> {
-        set(&self.attributes.dynamodb_table)
+        set(&self.attributes.dynamodb_table).or_else(|| set(&self.attributes.lock_table))
     }
 
     /// Whether Terraform locks by an object beside the state.

@@ -88,7 +88,7 @@ fn scan(text: &[u8], prefixed: bool, found: &mut Interrupts) {
         } else {
             continue;
         };
-        *is_found |= prefixed || is_match(follows, after) && is_match(&BEGINS, before);
+        *is_found = *is_found || prefixed || is_match(follows, after) && is_match(&BEGINS, before);
     }
 }
 

@@ -85,7 +85,7 @@ fn read_unlock(answer: &Answer) -> Result<(), String> {
 /// The first paragraphs of an error, in one line. An address is cut before its query, which can be a signature.
 fn summary(text: &str) -> String {
     let words = text.split_whitespace().map(|word| match word.split_once('?') {
-        Some((address, _)) if address.contains("://") => address,
+        Some((address, _)) if word.contains("://") => address,
         _ => word,
     });
     let line: String = words.collect::<Vec<_>>().join(" ").chars().take(300).collect();
@@ -247,6 +247,7 @@ mod tests {
         for error in [
             "Error: GET \"https://a.blob.core.windows.net/c/k?sv=1&sig=hush\": 403",
             "Error: Error acquiring the state lock\n\nError message: https://x/?sig=hush denied",
+            "Error: https://a/b then ?next=https://x/?sig=hush",
         ] {
             let Look::Unclear(why) = read_look(&answer(1, "", error)) else { panic!() };
             assert!(!why.contains("hush") && why.contains("https://"), "{why}");
