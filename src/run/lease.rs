@@ -31,23 +31,32 @@ const LONGEST_FIRST: Duration = Duration::from_secs(10);
 const WITHOUT_ALARM: Duration = Duration::from_millis(200);
 /// How long what is left of leases may take to be removed at the end.
 const CLEAN_UP: Duration = Duration::from_secs(5);
+/// How long it may take to take a lease away from a lock that stays: credentials may have to be fetched for it.
+const LONGEST_UNLEASE: Duration = Duration::from_secs(8);
 
 /// So often in each lease the front looks whether its supervisor is suspended, and so many looks in a row tell that it is. Who
 /// takes its place then can renew the lease before Terraform has to be stopped.
-const LOOKS: (u32, u32) = (24, 3);
+const LOOKS: (u32, u32) = (24, 6);
 
 /// Waits until the supervisor of a run with a lease stands still, so that nobody renews it and nobody would stop Terraform.
 pub async fn suspended_supervisor(session: &SessionDir, times: Option<Times>) -> ProcessId {
     let Some(times) = times else { return std::future::pending().await };
-    let mut looks = 0;
+    let (mut before, mut looks) = (None, 0);
     loop {
         tokio::time::sleep(times.length / LOOKS.0).await;
-        let leased = Journal::read(session).ok().filter(|journal| !journal.leases.is_empty());
-        let supervisor = leased.and_then(|journal| journal.supervisor).filter(|supervisor| supervisor.is_suspended());
-        looks = if supervisor.is_some() { looks + 1 } else { 0 };
-        if let Some(supervisor) = supervisor.filter(|_| looks >= LOOKS.1) {
+        let leased = Journal::read(session).ok().filter(|journal| journal.leases.iter().any(|lease| !lease.lost));
+        let supervisor = leased.and_then(|journal| journal.supervisor);
+        // One that is stopped and continued all the time does work in between.
+        let stands_still = supervisor.and_then(|supervisor| Some((supervisor, supervisor.suspended_at()?)));
+        looks = match stands_still {
+            None => 0,
+            still if still == before => looks + 1,
+            Some(_) => 1,
+        };
+        if let Some((supervisor, _)) = stands_still.filter(|_| looks >= LOOKS.1) {
             return supervisor;
         }
+        before = stands_still;
     }
 }
 
@@ -350,7 +359,7 @@ impl Leases {
         let left = (0..self.halves.len()).filter(|at| is_left(&self.halves[*at]) && stay(&self.state(*at)));
         let done = left.map(async |at| {
             let request = self.request(at, session(self.lock(at)));
-            let done = timeout(CLEAN_UP, async { request?.unlease().await.ok() }).await;
+            let done = timeout(LONGEST_UNLEASE, async { request?.unlease().await.ok() }).await;
             (done != Ok(Some(true))).then(|| self.state(at))
         });
         join_all(done).await.into_iter().flatten().collect()

@@ -69,6 +69,11 @@ impl Locator {
         self.start.is_replaced || self.start.state.as_ref() == Some(&claim.lock_id())
     }
 
+    /// Whether other Terraforms than the command itself were seen in its session.
+    pub fn has_seen_others(&self, command: Option<ProcessId>) -> bool {
+        self.terraforms.has_others(command)
+    }
+
     /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
     pub fn note(&mut self, tree: &Tree) {
         self.terraforms.note(tree, true);

@@ -130,6 +130,11 @@ impl Terraforms {
         self.0.drain(..self.0.len().saturating_sub(MOST));
     }
 
+    /// Whether others than this one were seen.
+    pub fn has_others(&self, than: Option<ProcessId>) -> bool {
+        self.0.iter().any(|terraform| Some(terraform.id) != than)
+    }
+
     /// Those that are alive.
     pub fn living(&self) -> impl Iterator<Item = &Terraform> {
         self.0.iter().filter(|terraform| terraform.id.is_alive())

@@ -71,9 +71,10 @@ impl ProcessId {
         }
     }
 
-    /// Whether it was stopped, by SIGSTOP or the like, and not continued.
-    pub fn is_suspended(self) -> bool {
-        stat_of(self.pid).is_ok_and(|stat| stat.state == 'T' && stat.starttime == self.start_ticks)
+    /// If it was stopped, by SIGSTOP or the like, and not continued: the CPU time that it has had, in clock ticks.
+    pub fn suspended_at(self) -> Option<u64> {
+        let stat = stat_of(self.pid).ok().filter(|stat| stat.state == 'T' && stat.starttime == self.start_ticks)?;
+        Some(stat.utime + stat.stime)
     }
 
     /// Sends a signal to this very process; false if it is gone or may not be signalled.

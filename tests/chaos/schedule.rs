@@ -327,7 +327,8 @@ impl Schedule {
                 holder.cleanup = None;
                 Some(Deed::Kill(Victim::All))
             }
-            4 | 5 => Some(Deed::Suspend(Victim::All, dice.between(10_000, 32_000))),
+            4 => Some(Deed::Suspend(Victim::All, dice.between(10_000, 32_000))),
+            5 => Some(Deed::Suspend(Victim::Supervisor, dice.between(10_000, 32_000))),
             6 | 7 => Some(Deed::CutOff(dice.between(8000, 40_000))),
             8 => Some(Deed::Kill(dice.one(&[Victim::Tfguard, Victim::Supervisor, Victim::Front]))),
             _ => None,

@@ -181,6 +181,23 @@ fn nor_did_one_that_nobody_saw() {
     assert!(exit.err().contains(&victim.id) && exit.err().contains("Terraform succeeded"), "{exit}");
 }
 
+/// A wrapper of Terraform's name that works on another state than that of its directory, and succeeds whatever becomes of its
+/// Terraform: the lock is the run's own all the same.
+#[test]
+fn a_wrapper_that_succeeds_over_its_dead_terraform_leaves_no_lock() {
+    let project = forging("until [ -e go ]; do sleep 0.1; done; kill -9 $terraform; exec sleep 600");
+    let wrapper = project.work().join("wrapper/terraform");
+    std::fs::create_dir(wrapper.parent().unwrap()).unwrap();
+    let script = format!("#!/bin/sh\ncd {}\n{} \"$@\"\nexit 0\n", project.work().display(), terraform().display());
+    make_program(&wrapper, &script);
+    let run = project.command(TFGUARD).arg("--").arg(&wrapper).args(APPLY).current_dir("/").start();
+    project.wait_for_known_lock(SOON);
+    std::fs::write(project.work().join("go"), "").unwrap();
+    let exit = run.wait(SOON).expect_code(0);
+    assert_eq!(project.lock(), None, "{exit}");
+    assert!(exit.err().contains("deleted by tfguard"), "{exit}");
+}
+
 /// Guards against a lock that is left without a word because somebody wrote that it was released.
 #[test]
 fn a_forged_unlock_before_a_kill_is_not_believed() {

@@ -283,8 +283,10 @@ fn a_stop_ends_the_wait_and_leaves_nothing_behind() {
     let bed = Leased::new(true, true);
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
         let run = bed.waiting(&[]);
+        let began = Instant::now();
         run.signal(signal);
         let exit = run.wait(SOON).expect_code(code);
+        assert!(began.elapsed() < WAIT, "{exit}");
         assert!(exit.err().contains("terraform was not started") && exit.out().is_empty(), "{exit}");
         bed.assert_nothing_begun();
     }

@@ -111,7 +111,7 @@ fn a_lock_that_terraform_ran_into_itself_is_named_and_left_on_every_version() {
             let exit = place.guarded(&ITEM, &APPLY).run();
             (!exit.err().contains(RIVAL)).then_some(exit)
         });
-        let exit = tried.expect("no rival each time").expect_code(120);
+        let exit = tried.expect("a rival each time").expect_code(120);
         assert!(exit.err().contains("Error acquiring the state lock"), "{version}: {exit}");
         let own = server.lock().expect("it is left");
         let id = own["ID"].as_str().unwrap();

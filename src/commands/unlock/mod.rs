@@ -65,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
 
-    /// Treat lockfiles in stores without conditions so
+    /// Choose what to do in stores without conditions
     ///
     /// What to do with a lockfile in a store that does not keep the condition of a conditional delete.
     #[arg(long, value_name = "POLICY", default_value = "refuse", hide_short_help = true, help_heading = "Deleting")]
