@@ -123,6 +123,28 @@ fn a_run_that_is_not_finished_is_told() {
     }
 }
 
+/// The same where a lock stays on purpose: nobody is told that it will be released.
+#[test]
+fn a_lock_that_is_kept_in_a_run_that_is_not_finished_is_told() {
+    let project = project(Kind::Sleep);
+    let step = Step::new(&project, "apply");
+    let script = format!("trap '' INT TERM; terraform {}; echo o''ver; exec sleep 600", APPLY.join(" "));
+    let run = project.command(TFGUARD).args(["--grace", "1h", "--on-death", "keep", "--", "sh", "-c", &script]);
+    let run = step.job(run).new_group().start();
+    let journal = project.wait_for_known_lock(SOON);
+    run.wait_for_stdout("asleep", SOON);
+    kill(pid_of(&journal["child"]["id"]));
+    run.wait_for_stdout("over", SOON);
+    run.signal(SIGKILL);
+    run.wait(SOON).expect_signal(SIGKILL);
+    let cleanup = Step::new(&project, "cleanup");
+    let exit = cleanup.job(project.command(TFGUARD).args(["release", "--wait", "2s"])).run().expect_code(120);
+    let held = project.lock().expect("it is kept");
+    let said =
+        format!("(lock {} of {}, which stays, as --on-death says)", held["ID"].as_str().unwrap(), project.lock_id());
+    assert!(commands(&exit.err()).iter().any(|told| told.contains(&said)), "{exit}");
+}
+
 #[test]
 fn an_ordinary_run_has_outputs_and_says_nothing() {
     let project = project(Kind::Quick);
