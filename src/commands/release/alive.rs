@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::commands::release::CleanupStep;
 use crate::commands::release::found::{Found, REMOVAL_LOOKS};
-use crate::commands::release::tell::{kept_locks, locks_that_may_be_left};
+use crate::commands::release::tell::{all_locks, may_be_left};
 use crate::exit;
-use crate::model::{LockAccount, ProcessId, World};
+use crate::model::{LockAccount, LockOutcome, ProcessId, World};
 use crate::run::{Failure, requests, spools};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, is_of_this_kernel};
 use crate::text::describe;
@@ -105,15 +105,19 @@ impl CleanupStep<'_> {
         self.conclude(found, &mut account, output).await;
         Ok(Some(account.needs_somebody().unwrap_or(0)))
     }
+
     /// The supervisor goes on, and this step does not see its end.
     fn say_that_it_waits_no_longer(&self, session: &SessionDir, program: &str, supervisor: ProcessId) {
         let account = Journal::read(session).map(|journal| journal.account).unwrap_or_default();
-        let said =
-            |(lock, _): (LockAccount, _), what| format!(" (lock {} of {}{what})", lock.claim.id, lock.claim.lock_id());
-        let left = locks_that_may_be_left(session, &account).into_iter().map(|lock| said(lock, ""));
-        let kept =
-            kept_locks(session, &account).into_iter().map(|lock| said(lock, ", which stays, as --on-death says"));
-        let left: String = left.chain(kept).collect();
+        let said = |(lock, _): (LockAccount, _)| {
+            let stays = match &lock.outcome {
+                Some(LockOutcome::Kept) => ", which stays, as --on-death says",
+                _ if may_be_left(&lock) => "",
+                _ => return None,
+            };
+            Some(format!(" (lock {} of {}{stays})", lock.claim.id, lock.claim.lock_id()))
+        };
+        let left: String = all_locks(session, &account).into_iter().filter_map(said).collect();
         let heard = if account.requests.is_empty() && account.ending.is_none() {
             format!(
                 "whether its supervisor, process {}, heard the request to stop it cannot be seen: it may be suspended \

@@ -81,28 +81,26 @@ impl CleanupStep<'_> {
     }
 }
 
-/// The locks of a run, and of the guards below it, that may be there still against anybody's will, as far as the accounts tell; each
-/// with the directory that its Terraform was started in.
+/// The locks of a run, and of the guards below it, that may be there still against anybody's will; each with the directory that
+/// its Terraform was started in.
 pub(super) fn locks_that_may_be_left(session: &SessionDir, account: &Account) -> Vec<(LockAccount, PathBuf)> {
-    let may_be_left = |lock: &LockAccount| match &lock.outcome {
-        None => lock.stage != Stage::Unlocked,
-        Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
-    };
     let mut locks = all_locks(session, account);
     locks.retain(|(lock, _)| may_be_left(lock));
     locks
 }
 
-/// Those that stay, as `--on-death keep` wants it.
-pub(super) fn kept_locks(session: &SessionDir, account: &Account) -> Vec<(LockAccount, PathBuf)> {
-    let mut locks = all_locks(session, account);
-    locks.retain(|(lock, _)| lock.outcome == Some(LockOutcome::Kept));
-    locks
-}
-
-fn all_locks(session: &SessionDir, account: &Account) -> Vec<(LockAccount, PathBuf)> {
+/// All of them.
+pub(super) fn all_locks(session: &SessionDir, account: &Account) -> Vec<(LockAccount, PathBuf)> {
     let (below, _) = InnerGuards::of(session).accounts();
     let accounts = std::iter::once(account).chain(&below);
     let of = |account: &Account, lock: &LockAccount| (lock.clone(), account.directory.clone());
     accounts.flat_map(|account| account.locks.iter().map(move |lock| of(account, lock))).collect()
+}
+
+/// Whether a lock may be there still against anybody's will, as far as its account tells.
+pub(super) fn may_be_left(lock: &LockAccount) -> bool {
+    match &lock.outcome {
+        None => lock.stage != Stage::Unlocked,
+        Some(outcome) => matches!(outcome, LockOutcome::Left(_)),
+    }
 }
