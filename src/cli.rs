@@ -3,13 +3,12 @@
 mod mistake;
 mod variables;
 
-use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use self::mistake::Refusal;
@@ -36,6 +35,22 @@ pub struct Cli {
     #[command(flatten)]
     pub run: RunOptions,
 
+    /// What is said, and how.
+    #[command(flatten)]
+    pub output: OutputOptions,
+
+    /// What to do instead of running a command.
+    #[command(subcommand)]
+    pub action: Option<Action>,
+
+    /// What the environment has that looks like a setting and is none.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
+}
+
+/// What tfguard says, and how.
+#[derive(Debug, Args)]
+pub struct OutputOptions {
     /// Print tfguard's own messages so
     #[arg(
         long,
@@ -63,14 +78,6 @@ pub struct Cli {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Output")]
     pub version: Option<bool>,
-
-    /// What to do instead of running a command.
-    #[command(subcommand)]
-    pub action: Option<Action>,
-
-    /// What the environment has that looks like a setting and is none.
-    #[arg(skip)]
-    pub warnings: Vec<String>,
 }
 
 /// What tfguard does besides running a command.
@@ -150,12 +157,12 @@ impl Cli {
     /// not the fault of a variable. Only then come the variables.
     fn parse(words: Vec<OsString>, supervise: Option<Supervise>) -> Result<Self, Refusal> {
         let line = || std::iter::once("tfguard".into()).chain(words.iter().cloned());
-        // Most runs need it for what is typed alone.
-        let command = LazyCell::new(Self::command);
-        let typed = help_wanted(Self::command(), &words)
-            .try_get_matches_from(line())
-            .map_err(|error| Refusal::of_typed(error, &words))?;
+        let typed = without_environment(Self::of_a_run()).try_get_matches_from(line());
+        let typed = typed.or_else(|_| help_wanted(Self::command(), &words).try_get_matches_from(line()));
+        let typed = typed.map_err(|error| Refusal::of_typed(error, &words))?;
+        let command = || if typed.subcommand_name().is_none() { Self::of_a_run() } else { Self::command() };
         if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
+            let command = command();
             let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
             if let Some(option) = of_a_run.and_then(Arg::get_long) {
                 return Err(Refusal::of_misplaced(option, name));
@@ -163,22 +170,28 @@ impl Cli {
         }
         let are_set = variables::are_set(std::env::vars_os());
         let matches = if are_set {
-            let parsed = variables::with_variables(Self::command(), &typed).try_get_matches_from(line());
+            let parsed = variables::with_variables(command(), &typed).try_get_matches_from(line());
             &parsed.map_err(|error| Refusal::of_variables(&error, &typed))?
         } else {
             &typed
         };
         let mut cli = Self::from_arg_matches(matches).map_err(|error| Refusal::of_typed(error, &words))?;
         if words.first().is_some_and(|word| word != "--") {
-            cli.run.inherited = variables::inherited(&command, matches);
+            cli.run.inherited = variables::inherited(&command(), matches);
         }
         // The guards below another one, and the supervisor, have the environment of one that has said it.
         if are_set && supervise.is_none() && std::env::var_os(OUTER).is_none() {
-            cli.warnings = variables::misspelt(&command, std::env::vars_os(), &typed);
+            cli.warnings = variables::misspelt(&Self::command(), std::env::vars_os(), &typed);
         }
         (cli.run.command_line, cli.run.supervise) = (words, supervise);
-        (cli.run.verbose, cli.run.quiet) = (cli.verbose, cli.quiet);
+        (cli.run.verbose, cli.run.quiet) = (cli.output.verbose, cli.output.quiet);
         Ok(cli)
+    }
+
+    /// The command of a run, without subcommands: to make their options takes longer than all else about most command lines.
+    fn of_a_run() -> Command {
+        let command = Command::new("tfguard").version(VERSION).disable_help_flag(true).disable_version_flag(true);
+        OutputOptions::augment_args(RunOptions::augment_args(command))
     }
 
     /// Prints the completions of a shell; gives tfguard's exit code.
@@ -228,6 +241,10 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        // A run is read without the rest.
+        let (run, all) = (Cli::of_a_run(), Cli::command());
+        let ids = |command: &Command| command.get_arguments().map(|arg| arg.get_id().clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&run), ids(&all));
     }
 
     #[test]

@@ -35,12 +35,12 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(refusal) => return ExitCode::from(refusal.tell()),
     };
-    let level = match (cli.quiet, cli.verbose) {
+    let level = match (cli.output.quiet, cli.output.verbose) {
         (true, _) => LevelFilter::WARN,
         (false, true) => LevelFilter::DEBUG,
         (false, false) => LevelFilter::INFO,
     };
-    log::set_up(cli.log_format, level, ci::colours_messages(std::io::stderr()));
+    log::set_up(cli.output.log_format, level, ci::colours_messages(std::io::stderr()));
     for warning in &cli.warnings {
         tracing::warn!("{warning}");
     }
