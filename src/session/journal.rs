@@ -102,7 +102,9 @@ impl Journal {
         let name = || path_of(session);
         let text = session.read_journal().map_err(|error| JournalError::Io { doing: "read", path: name(), error })?;
         let malformed = |error| JournalError::Malformed { path: name(), error };
-        let value: serde_json::Value = serde_json::from_slice(text.trim_ascii_end()).map_err(malformed)?;
+        // Many spaces keep its room on the disk, and to skip them one by one takes longer than to read it.
+        let end = memchr::memrchr(b'}', &text).map_or(text.len(), |last| last + 1);
+        let value: serde_json::Value = serde_json::from_slice(&text[..end]).map_err(malformed)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(found) if found != u64::from(SCHEMA) => Err(JournalError::UnknownVersion { path: name(), found }),
             _ => serde_json::from_value(value).map_err(malformed),
