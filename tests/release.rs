@@ -55,7 +55,7 @@ fn who_does_not_name_himself_is_awaited_no_longer_than_told() {
     let child = stage.enter();
     run.kill_with_supervisor(&journal(&stage));
     let [session] = stage.session_dirs().try_into().unwrap();
-    let claim = File::open(session.join("supervisor.lock")).unwrap();
+    let claim = File::open(session.join("tfguard-session")).unwrap();
     claim.lock().unwrap();
     let exit = release(&stage, "1s").run().expect_code(120);
     assert!(exit.err().contains("warning: "), "{exit}");
@@ -144,7 +144,7 @@ fn a_supervisor_that_comes_second_starts_nothing() {
     for name in ["child", "terraform.log"] {
         std::fs::remove_file(session.join(name)).unwrap();
     }
-    let claim = File::open(session.join("supervisor.lock")).unwrap();
+    let claim = File::open(session.join("tfguard-session")).unwrap();
     claim.lock().unwrap();
     let second = stage.run(TFGUARD).arg("--supervise").arg(&session).arg("").args(["--", "touch", "ran"]);
     second.run().expect_code(125);
@@ -191,7 +191,6 @@ fn nothing_is_waited_for_that_is_not_a_file() {
     for (name, code) in [
         ("journal.json", 125),
         ("tfguard-session", 125),
-        ("supervisor.lock", 125),
         ("terraform.log", 0),
         ("stdout", 0),
         ("progress", 0),

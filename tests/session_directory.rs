@@ -148,7 +148,6 @@ fn everything_in_it_is_private_and_gone_at_the_end() {
             "progress",
             "stderr",
             "stdout",
-            "supervisor.lock",
             "supervisor.stderr",
             "terraform.log",
             "tfguard-session"

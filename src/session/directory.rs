@@ -53,7 +53,7 @@ pub(crate) const INNER: &str = "inner";
 /// A file of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionFile {
-    /// Says that tfguard made the directory. Made first and removed last.
+    /// Says that tfguard made the directory. Made first and removed last. Locked by who supervises.
     Marker,
     /// Keeps the session out of Git, and out of what goes by its rules.
     Ignore,
@@ -70,8 +70,6 @@ pub enum SessionFile {
     Child,
     /// How much of the spools the front has passed on: the bytes of stdout and of stderr, eight bytes each.
     Progress,
-    /// Locked by who supervises.
-    SupervisorLock,
     /// Locked by a `tfguard release` that will remove the session.
     ReleaseLock,
     /// What the supervisor wrote to its stderr; nothing but a panic's words.
@@ -79,7 +77,7 @@ pub enum SessionFile {
 }
 
 impl SessionFile {
-    const NAMED: [(Self, &'static str); 12] = [
+    const NAMED: [(Self, &'static str); 11] = [
         (Self::Marker, "tfguard-session"),
         (Self::Ignore, ".gitignore"),
         (Self::Journal, "journal.json"),
@@ -89,7 +87,6 @@ impl SessionFile {
         (Self::Stderr, "stderr"),
         (Self::Child, "child"),
         (Self::Progress, "progress"),
-        (Self::SupervisorLock, "supervisor.lock"),
         (Self::ReleaseLock, "release.lock"),
         (Self::SupervisorStderr, "supervisor.stderr"),
     ];
@@ -572,9 +569,9 @@ impl SessionDir {
     /// Becomes the one that supervises the session, for as long as the file is kept: the system gives the place free
     /// when its holder dies. None while somebody else has it.
     pub fn claim(&self) -> Result<Option<File>, DirectoryError> {
-        let path = self.path_of(SessionFile::SupervisorLock);
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
-        let file = self.open_file_for(SessionFile::SupervisorLock, flags).map_err(io_error("open", &path))?;
+        let path = self.path_of(SessionFile::Marker);
+        // To write: NFS makes a lock on a range of it.
+        let file = self.append_to(SessionFile::Marker).map_err(io_error("open", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -596,7 +593,7 @@ impl SessionDir {
 
     /// Whether somebody supervises the session, on this kernel in whichever PID namespace; none where that cannot be told.
     pub fn is_claimed(&self) -> Option<bool> {
-        let file = self.open_file(SessionFile::SupervisorLock).ok()?;
+        let file = self.open_file(SessionFile::Marker).ok()?;
         // Given back at once: who claims the session at this very moment looks again a moment later.
         match file.try_lock_shared() {
             Ok(()) => Some(false),
@@ -899,7 +896,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let session = created(&place);
         drop(session.claim_first().unwrap().unwrap());
-        let looks = File::open(session.path().join("supervisor.lock")).unwrap();
+        let looks = File::open(session.path_of(SessionFile::Marker)).unwrap();
         looks.try_lock_shared().unwrap();
         assert!(session.claim().unwrap().is_none());
         std::thread::scope(|scope| {

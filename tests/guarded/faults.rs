@@ -148,7 +148,7 @@ fn a_delete_that_is_denied_leaves_the_lock_and_says_what_to_do() {
     let mut files: Vec<_> =
         std::fs::read_dir(session(&project)).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    let expected = [".gitignore", "child", "journal.json", "journal.spare", "supervisor.lock", "tfguard-session"];
+    let expected = [".gitignore", "child", "journal.json", "journal.spare", "tfguard-session"];
     assert_eq!(files, expected, "nothing that may hold secrets");
 }
 

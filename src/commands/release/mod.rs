@@ -166,7 +166,8 @@ impl CleanupStep<'_> {
             return Ok(Some(0));
         }
         let claim = match session.claim() {
-            Err(_) if !session.exists() => return Ok(Some(0)),
+            // Its front is just removing it.
+            Err(error) if error.is_not_found() || !session.exists() => return Ok(Some(0)),
             claim => claim?,
         };
         if claim.is_none() {
