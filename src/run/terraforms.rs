@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::aws::Surroundings;
 use crate::model::{Environment, LockPlace, ProcessId, StartingBackend};
@@ -15,6 +16,9 @@ use crate::{model, terraform};
 
 /// How many are remembered. Their environments take some kilobytes each.
 const MOST: usize = 1024;
+/// How often, and at which intervals, an environment that seems empty is read again.
+const EMPTY_TRIES: u32 = 3;
+const EMPTY_EVERY: Duration = Duration::from_millis(1);
 
 /// A process, as the kernel has it. The environment can hold secrets.
 pub struct Terraform {
@@ -93,15 +97,25 @@ fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, E
         let ended = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
         ended.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
     };
-    let command = words(read("cmdline")?);
-    let env = words(read("environ")?)
-        .iter()
-        .filter_map(|variable| {
-            let bytes = variable.as_bytes();
-            let at = bytes.iter().position(|byte| *byte == b'=')?;
-            Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
-        })
-        .collect();
+    // A process that is just becoming a program has neither of them yet, or the one but not the other, and one that is just
+    // ending has its directory for some milliseconds more, but neither of them any longer.
+    let line = read("cmdline").filter(|line| !line.is_empty())?;
+    let mut environ = read("environ")?;
+    for _ in 0..EMPTY_TRIES {
+        if environ.is_empty() {
+            std::thread::sleep(EMPTY_EVERY);
+            environ = read("environ")?;
+        }
+    }
+    if read("cmdline")? != line {
+        return None;
+    }
+    let variable = |variable: &OsString| {
+        let bytes = variable.as_bytes();
+        let at = bytes.iter().position(|byte| *byte == b'=')?;
+        Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
+    };
+    let (command, env) = (words(line), words(environ).iter().filter_map(variable).collect());
     // It was another process's meanwhile if that one is gone now.
     process.is_alive().then_some((cwd, command, env))
 }
@@ -178,4 +192,36 @@ pub fn surroundings_of(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, En
         command.retain(|word| !word.as_encoded_bytes().starts_with(b"-chdir="));
     }
     Some((dir, command, env))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Guards against a lock that stays for want of credentials, because its Terraform began or ended while it was looked at.
+    #[test]
+    fn a_process_that_is_just_beginning_or_ending_has_no_surroundings() {
+        // On a busy machine one may be gone before it is looked at.
+        let mut seen = 0;
+        for _ in 0..200 {
+            // To give so much memory back takes the kernel a while.
+            let mut command = Command::new("dd");
+            command.args(["if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"]).stderr(Stdio::null());
+            let mut child = command.spawn().unwrap();
+            let id = ProcessId::of(child.id().cast_signed());
+            let surroundings = || id.and_then(process_surroundings);
+            let mut looks = 0;
+            while let Some((_, command, env)) = surroundings() {
+                assert!(!command[0].is_empty() && env.iter().next().is_some(), "{command:?}");
+                looks += 1;
+            }
+            assert!(child.wait().unwrap().success());
+            seen += i32::from(looks > 0);
+            if seen == 5 {
+                return;
+            }
+        }
+        panic!("{seen} were seen");
+    }
 }

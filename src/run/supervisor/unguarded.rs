@@ -179,7 +179,7 @@ impl Supervisor<'_> {
             let read = Terraform::read(id, false);
             // Its guard stepped aside, as for `terraform version`; or nobody can tell any more whether it did.
             let lockless = read.as_ref().is_some_and(Terraform::takes_no_lock);
-            if lockless || (read.is_none() && !logs && !id.is_alive()) {
+            if lockless || (read.is_none() && !logs && (!id.is_alive() || has_no_words(id))) {
                 continue;
             }
             tracing::debug!("process {} is a Terraform without a guard of its own", id.pid);
