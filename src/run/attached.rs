@@ -16,11 +16,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::model::StopRequest;
 use crate::run::child::Output;
 use crate::run::job::Job;
+use crate::run::lease::reclaim;
 use crate::run::output::announce;
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, clean_up, conclude, new_journal, reclaim, requests};
+use crate::run::{Failure, clean_up, conclude, new_journal, requests};
 use crate::session::SessionDir;
 
 /// Runs a command on this terminal; gives tfguard's exit code.

@@ -24,14 +24,14 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
 use crate::run::job::Job;
-use crate::run::lease;
+use crate::run::lease::{holder, reclaim};
 use crate::run::options::Supervise;
 use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::spool::Spool;
 use crate::run::supervisor::Supervisor;
-use crate::run::{Failure, conclude, new_journal, reclaim, requests};
+use crate::run::{Failure, conclude, new_journal, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
 /// Runs a command detached; gives tfguard's exit code.
@@ -123,7 +123,7 @@ async fn front(mut plan: Plan) -> Result<u8, Failure> {
 
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let mut passed_on = Vec::new();
-    let suspended = lease::suspended_supervisor(session, plan.lease);
+    let suspended = holder::suspended_supervisor(session, plan.lease);
     let told = converse(&mut incoming, &mut outgoing, &mut requests, &output, &mut passed_on, suspended).await;
     let account = match told {
         Some(told) => told,

@@ -1,30 +1,22 @@
 //! The guarded run: front, supervisor, child.
 
-mod annotate;
 mod attached;
 mod child;
-mod expiry;
 mod follow;
 mod front;
 mod inner;
 mod job;
 mod lease;
-mod locate;
+mod locks;
 mod options;
 mod output;
 mod plan;
-mod reclaim;
-mod release;
-mod release_again;
 pub(crate) mod requests;
 mod settings;
 mod spool;
-mod states;
 mod supervisor;
 mod targets;
 mod terraforms;
-mod traced;
-mod unlogged;
 mod watch;
 mod wrapped;
 
@@ -37,14 +29,14 @@ use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use child::OUTER;
-pub(crate) use expiry::{Expired, Expiry, unleased};
 pub(crate) use inner::InnerGuards;
 pub use job::Job;
+pub(crate) use lease::expiry::{Expired, Expiry, unleased};
+pub(crate) use locks::again::{compare_again, release_again};
+pub(crate) use locks::release::IN_FLIGHT;
 pub use options::{OUTERMOST, RunOptions, Supervise};
 pub(crate) use output::{Output, Spools, spools};
 pub use plan::{Mode, Plan, Remark};
-pub(crate) use release::IN_FLIGHT;
-pub(crate) use release_again::{compare_again, release_again};
 pub(crate) use requests::Requests;
 pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;

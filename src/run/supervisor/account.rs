@@ -11,8 +11,8 @@ use crate::aws::Surroundings;
 use crate::machine::Finish;
 use crate::model::{Account, Ending, LockAccount, LockOutcome, OtherLock, OtherOutcome, Phase, Stage, Unsaved};
 use crate::run::job::trouble;
-use crate::run::release::IN_FLIGHT;
-use crate::run::states;
+use crate::run::locks::release::IN_FLIGHT;
+use crate::run::locks::states;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Survivor, Tree};
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::machine::Event;
 use crate::model::{Ending, Entry};
 use crate::observe::Left;
-use crate::run::release::{IN_FLIGHT, Terms};
+use crate::run::locks::release::{IN_FLIGHT, Terms};
 use crate::run::supervisor::Supervisor;
 use crate::session::{SessionFile, Tree, is_log_held};
 use crate::{files, observe};

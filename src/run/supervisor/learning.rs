@@ -13,11 +13,11 @@ use crate::model::{
     TraceAccount, TraceEntry,
 };
 use crate::observe::{Fact, InterruptScanner, Observer};
-use crate::run::annotate::write_holder;
 use crate::run::follow::Follow;
 use crate::run::inner::may_pass;
 use crate::run::job::{Job, expectations};
-use crate::run::locate::Started;
+use crate::run::locks::annotate::write_holder;
+use crate::run::locks::locate::Started;
 use crate::run::supervisor::Supervisor;
 use crate::session::{Journal, SessionFile, is_terraform};
 use crate::terraform;

@@ -13,10 +13,10 @@ use crate::model::{
 };
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Left, Migration, item};
+use crate::run::locks::unlogged;
+use crate::run::locks::unlogged::Unlogged;
 use crate::run::supervisor::{Child, Supervisor};
 use crate::run::terraforms::has_rival;
-use crate::run::unlogged;
-use crate::run::unlogged::Unlogged;
 use crate::session::monotonic_millis;
 use crate::store::{Case, Permission, Suspicion, left_by_move};
 use crate::terraform;

@@ -13,8 +13,8 @@ use crate::model::{
 use crate::observe::item::{ItemTerms, Misfit};
 use crate::observe::{Believed, item};
 use crate::run::job::Job;
+use crate::run::locks::traced::{Unseen, look_for};
 use crate::run::terraforms::has_rival;
-use crate::run::traced::{Unseen, look_for};
 use crate::store::LockStore as _;
 use crate::store::{APPEARS_WITHIN, Contested, LONGEST_ATTEMPT, UnconditionalDelete};
 use crate::terraform;

@@ -9,8 +9,7 @@ use crate::aws::{AwsClients, StoreError, within};
 use crate::model::{Entry, Half, HalfOutcome, Holder, LockClaim, LockKinds, LockOutcome, LockPlace, Stage};
 use crate::observe::Left;
 use crate::run::job::Job;
-use crate::run::lease::stays_leased;
-use crate::run::locate::{Locator, Started};
+use crate::run::locks::locate::{Locator, Started};
 use crate::session::Journal;
 use crate::store;
 use crate::store::LockStore as _;
@@ -172,6 +171,14 @@ impl Locator {
         };
         Ok((outcome, halves))
     }
+}
+
+/// Says of a lock that stays that its lease does, too.
+pub(crate) fn stays_leased(state: &str) -> String {
+    format!(
+        "the lock of {state} is to stay, and its lease could not be taken away: a run with --reclaim elsewhere may delete \
+         the lock once its lease has run out"
+    )
 }
 
 /// Whether a half of a lock is surely not there.

@@ -20,7 +20,7 @@ use crate::machine::lease::{Answer, Lease as Seen, Sight, Times};
 use crate::model::{
     Holder, Known, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockPlace, ProcessId, Stage, Subject,
 };
-use crate::run::traced::Identified;
+use crate::run::locks::traced::Identified;
 use crate::session::{Journal, SessionDir, awaitable, boot_time};
 use crate::store::{Leasehold, NotClaimed, Store, UnconditionalDelete};
 use crate::text::describe;
@@ -382,14 +382,6 @@ impl Leases {
 fn without_lease(lock: &Subject, why: &str) -> String {
     let state = lock.claim().lock_id();
     format!("the lock of {state} has no lease, so nobody can reclaim it, and Terraform goes on without one: {why}")
-}
-
-/// Says of a lock that stays that its lease does, too.
-pub(crate) fn stays_leased(state: &str) -> String {
-    format!(
-        "the lock of {state} is to stay, and its lease could not be taken away: a run with --reclaim elsewhere may delete \
-         the lock once its lease has run out"
-    )
 }
 
 impl Half {

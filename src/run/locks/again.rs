@@ -6,9 +6,9 @@ use tokio::time::Instant;
 use crate::model::{Entry, Evidence, Grade, LockOutcome};
 use crate::observe::Left;
 use crate::run::job::Job;
-use crate::run::locate::{Locator, Started};
-use crate::run::release::{IN_FLIGHT, Terms};
-use crate::run::states;
+use crate::run::locks::locate::{Locator, Started};
+use crate::run::locks::release::{IN_FLIGHT, Terms};
+use crate::run::locks::states;
 use crate::session::{Journal, goes_on, is_of_this_kernel, may_be_alive};
 
 /// Tries again to release the locks that are left, also those of the guards below, whose sessions are kept for it. Nothing

@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::observe::Left;
 use crate::run::job::{expectations, trouble};
-use crate::run::locate::{Locator, Started};
+use crate::run::locks::locate::{Locator, Started};
 use crate::session::Journal;
 use crate::store::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, Store, Traced, UnconditionalDelete};
 

@@ -10,7 +10,7 @@ use crate::model::{
     Unsaved,
 };
 use crate::run::job::Job;
-use crate::run::locate::Locator;
+use crate::run::locks::locate::Locator;
 use crate::state::{Content, Errored, Expected, Judgement, Looker, PATIENCE, Seen, StateObject, compare, errored};
 use crate::terraform::read_planned_state;
 use crate::text;

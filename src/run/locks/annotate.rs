@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::aws::{AwsClients, S3Backend, StoreError, within};
 use crate::model::{FoundLock, Holder, LockClaim, LockPlace, LockTrace, Stage, Subject};
-use crate::run::traced::Identified;
+use crate::run::locks::traced::Identified;
 use crate::store::{Claimed, NotClaimed, Store, Traced, UnconditionalDelete};
 
 /// How long a lock without a lease is held before its holder is written beside it.
