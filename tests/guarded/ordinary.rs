@@ -8,13 +8,19 @@ fn an_ordinary_run_is_left_alone_on_every_version() {
     for (version, terraform) in Tools::get().terraforms() {
         let proxy = FaultProxy::start(Aws::shared().url());
         let project = project(Kind::Quick).table().endpoint(proxy.url()).init(&terraform);
-        let apply = project.tfguard(TFGUARD, [""; 0], APPLY).run().expect_code(0);
+        // On a busy machine a run may hold its lock for so long that its holder is recorded.
+        let mut is_slow = false;
+        let mut run = |args: &[&str]| {
+            let began = std::time::Instant::now();
+            let exit = project.tfguard(TFGUARD, [""; 0], args).run();
+            is_slow |= began.elapsed() > Duration::from_secs(10);
+            exit
+        };
+        let apply = run(&APPLY).expect_code(0);
         assert!(apply.out().contains("Apply complete! Resources: 1 added"), "{version}: {apply}");
         assert_eq!(apply.err(), "", "{version}");
-        let plan = project.tfguard(TFGUARD, [""; 0], PLAN.iter().chain(&["-detailed-exitcode"])).run();
-        plan.expect_code(0);
-        let destroy = ["plan", "-destroy", "-input=false", "-detailed-exitcode"];
-        project.tfguard(TFGUARD, [""; 0], destroy).run().expect_code(2);
+        run(&[&PLAN[..], &["-detailed-exitcode"]].concat()).expect_code(0);
+        run(&["plan", "-destroy", "-input=false", "-detailed-exitcode"]).expect_code(2);
         let ours: Vec<_> = proxy
             .seen()
             .into_iter()
@@ -23,7 +29,9 @@ fn an_ordinary_run_is_left_alone_on_every_version() {
         // An exit code of 2 is no plain success, and 1.6 to 1.9 do not say that they unlocked, so there tfguard looks. But up to
         // 1.8 `init` does not record its version, so tfguard has the requests logged, and they tell.
         let looks = usize::from(version == "1.9.8");
-        assert_eq!(ours.len(), looks, "{version}: {ours:#?}");
+        assert!(ours.len() == looks || is_slow, "{version}: {ours:#?}");
+        let is_delete = |seen: &&Seen| seen.header("x-amz-target").is_some_and(|target| target.ends_with("DeleteItem"));
+        assert_eq!(ours.iter().filter(is_delete).count(), 0, "{version}: {ours:#?}");
         assert_eq!(sessions(&project), [""; 0].map(PathBuf::from), "{version}");
         assert_clean(&project);
     }
@@ -72,7 +80,9 @@ fn the_users_log_settings_keep_their_effect_on_every_version() {
             assert!(project.lock().is_some());
             run.signal(nix::sys::signal::SIGTERM);
             let exit = run.wait(SOON).expect_code(137);
-            assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{version} {variables:?}: {exit}");
+            // The delete of a busy machine may be carried out without an answer in time.
+            let deleted = ["left by Terraform, deleted by tfguard", "not there any more"];
+            assert!(deleted.iter().any(|says| exit.err().contains(says)), "{version} {variables:?}: {exit}");
             assert_eq!(exit.err().contains("[INFO]"), on_stderr, "{version} {variables:?}: {exit}");
             let log = std::fs::read_to_string(project.work().join("mine.log")).unwrap_or_default();
             assert_eq!(!log.is_empty(), in_file, "{version} {variables:?}: {log}");

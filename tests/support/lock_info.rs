@@ -1,5 +1,7 @@
 //! Locks as Terraform writes them.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use serde::{Deserialize, Serialize};
 
 /// Terraform's lock in its own field order (terraform: internal/states/statemgr/locker.go).
@@ -17,10 +19,13 @@ pub struct LockInfo {
 }
 
 impl LockInfo {
-    /// The lock of somebody else's apply. `path` is the lock's `bucket/key`.
+    /// The lock of somebody else's apply. `path` is the lock's `bucket/key`. The lock of each path has another ID, so
+    /// that tests that run side by side do not take it for theirs.
     pub fn foreign(path: &str) -> Self {
+        let mut hash = DefaultHasher::new();
+        path.hash(&mut hash);
         Self {
-            id: "5f0c1b8e-93a7-2d64-1e0f-8a7b6c5d4e3f".to_owned(),
+            id: format!("5f0c1b8e-93a7-2d64-1e0f-{:012x}", hash.finish() >> 16),
             operation: "OperationTypeApply".to_owned(),
             info: String::new(),
             who: "runner@build-7f9c4".to_owned(),
