@@ -295,7 +295,8 @@ struct Sure<'a> {
 }
 
 impl Sure<'_> {
-    /// Whether a backend puts a lock there. The claim may be of one half, and the requests of both.
+    /// Whether a backend puts a lock there. The claim may be of one half, and the requests of both. Of both halves the object
+    /// comes first, and OpenTofu 1.10 does not log the request for the other one.
     fn is_of(self, backend: &S3Backend, claim: &LockClaim) -> bool {
         let Ok(places) = backend.places(claim) else { return false };
         let asked: Vec<_> = self.asked.iter().filter(|asked| asked.lock_id == claim.lock_id()).collect();
@@ -303,7 +304,7 @@ impl Sure<'_> {
             return !places.is_empty() && places == self.places;
         }
         let all = backend.places_of_state(&claim.lock_id()).unwrap_or_default();
-        places.iter().all(|place| asked.iter().any(|asked| went_to(asked, place)))
+        places.first().is_some_and(|place| asked.iter().any(|asked| went_to(asked, place)))
             && asked.iter().all(|asked| all.iter().any(|place| went_to(asked, place)))
     }
 }
@@ -397,12 +398,14 @@ mod tests {
             host: host.to_owned(),
         };
         let (file, item) = (asked(None, "s3:1"), asked(Some("t"), "db:1"));
-        use LockKinds::{Both, DynamoDb, Lockfile};
+        use LockKinds::{Both, DynamoDb, Lockfile, Unstated};
         for (kinds, asked, is_there) in [
             (Lockfile, vec![&file], true),
             (Lockfile, vec![&file, &item], true),
             (DynamoDb, vec![&file, &item], true),
             (Both, vec![&file, &item], true),
+            (Both, vec![&file], true),
+            (Unstated, vec![&file], true),
             // It is not known where this half went.
             (DynamoDb, vec![&file], false),
             (Both, vec![&item], false),
