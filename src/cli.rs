@@ -160,24 +160,24 @@ impl Cli {
         let typed = without_environment(Self::of_a_run()).try_get_matches_from(line());
         let typed = typed.or_else(|_| help_wanted(Self::command(), &words).try_get_matches_from(line()));
         let typed = typed.map_err(|error| Refusal::of_typed(error, &words))?;
-        let command = || if typed.subcommand_name().is_none() { Self::of_a_run() } else { Self::command() };
         if let Some((name, _)) = typed.subcommand().filter(|(name, _)| *name != "release") {
-            let command = command();
-            let of_a_run = command.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
-            if let Some(option) = of_a_run.and_then(Arg::get_long) {
+            let run = Self::of_a_run();
+            let typed = run.get_arguments().filter(|arg| !arg.is_global_set()).find(|arg| is_typed(arg, &typed));
+            if let Some(option) = typed.and_then(Arg::get_long) {
                 return Err(Refusal::of_misplaced(option, name));
             }
         }
         let are_set = variables::are_set(std::env::vars_os());
         let matches = if are_set {
-            let parsed = variables::with_variables(command(), &typed).try_get_matches_from(line());
+            let command = if typed.subcommand_name().is_none() { Self::of_a_run() } else { Self::command() };
+            let parsed = variables::with_variables(command, &typed).try_get_matches_from(line());
             &parsed.map_err(|error| Refusal::of_variables(&error, &typed))?
         } else {
             &typed
         };
         let mut cli = Self::from_arg_matches(matches).map_err(|error| Refusal::of_typed(error, &words))?;
         if words.first().is_some_and(|word| word != "--") {
-            cli.run.inherited = variables::inherited(&command(), matches);
+            cli.run.inherited = variables::inherited(&Self::of_a_run(), matches);
         }
         // The guards below another one, and the supervisor, have the environment of one that has said it.
         if are_set && supervise.is_none() && std::env::var_os(OUTER).is_none() {

@@ -575,5 +575,7 @@ fn beats_cost_no_descriptor() {
     }
     println!("{} descriptors after {beats} beats, {most} at most", descriptors());
     run.signal(SIGTERM);
-    run.wait(SOON);
+    // On a busy machine a lease of 15 s can end while Terraform stops, and then it is killed.
+    let exit = run.wait(SOON);
+    assert!(matches!(exit.code, Some(1 | 124 | 137)), "{exit}");
 }
