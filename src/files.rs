@@ -84,7 +84,8 @@ pub fn create(dir: impl AsFd, name: &OsStr, mode: u32) -> io::Result<File> {
 
 /// Reads a file to its end, which is no further than `limit` bytes from its start.
 pub fn read(mut file: impl io::Read, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(8 * 1024);
+    // A journal, with the room that it keeps, is read at once.
+    let mut bytes = Vec::with_capacity(40 * 1024);
     file.by_ref().take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));

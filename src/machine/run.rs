@@ -127,8 +127,9 @@ impl Terms {
 }
 
 /// How long the machine waits for Terraform's own "Interrupt received." before it interrupts. Terraform prints it
-/// within milliseconds of the signal; a busy machine needs some more.
-pub const LOOK: Duration = Duration::from_millis(300);
+/// within milliseconds of the signal; a busy machine needs some more. 300 ms, less what a timer of tokio's is late: it counts
+/// in whole milliseconds and rounds up.
+pub const LOOK: Duration = Duration::from_millis(298);
 /// As [`LOOK`], when everybody is being signalled, the supervisor too, so that it is nearly certain that Terraform was: it
 /// may be that only the machine is slow. GitLab's docker executor goes from process to process, and Terraform's turn came
 /// before ours (gitlab-runner, `executors/docker/docker.go`).

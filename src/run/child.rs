@@ -2,14 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use jiff::Timestamp;
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 use tokio::process::Command;
 
 use crate::model::{ChildRecord, Ending, Environment, ProcessId, World};
@@ -171,9 +169,11 @@ impl Child {
             };
             child.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
         }
-        let record = session.create_file(SessionFile::Child)?;
+        let mut record = session.create_file(SessionFile::Child)?;
+        // Takes the room for it: without the record the child could be neither interrupted nor taken over.
         let path = || session.path_of(SessionFile::Child);
-        reserve(&record).map_err(|error| DirectoryError::Io { doing: "write", path: path(), error })?;
+        let room = record.write_all(&[b' '; RECORD_SIZE]);
+        room.map_err(|error| DirectoryError::Io { doing: "write", path: path(), error })?;
         let record_fd = record.as_raw_fd();
         // SAFETY: between fork and exec only async-signal-safe functions are called, on memory of the stack.
         unsafe {
@@ -220,15 +220,6 @@ impl Child {
     }
 }
 
-/// Sees to it that the record fits the disk: without it the child could be neither interrupted nor taken over.
-fn reserve(record: &File) -> io::Result<()> {
-    match rustix::fs::fallocate(record, FallocateFlags::KEEP_SIZE, 0, RECORD_SIZE as u64) {
-        Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
-        // Not every file system can do it.
-        _ => Ok(()),
-    }
-}
-
 fn display(program: &OsStr) -> String {
     program.to_string_lossy().into_owned()
 }
@@ -256,7 +247,7 @@ fn record_own_stat(to: i32) {
         let from = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         let length = libc::read(from, line.as_mut_ptr().cast(), line.len());
         if let Ok(length @ 1..) = usize::try_from(length) {
-            libc::write(to, line.as_ptr().cast(), length);
+            libc::pwrite(to, line.as_ptr().cast(), length, 0);
         }
         libc::close(from);
     }

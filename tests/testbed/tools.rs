@@ -43,8 +43,9 @@ fn every_program_that_is_built_tells_its_version() {
         for (version, program) in Tools::get().programs(product) {
             let run = Run::new(&program, &Guard::new()).arg("--version");
             let said = run.envs([("HOME", "/nonexistent"), ("CHECKPOINT_DISABLE", "1")]).run().expect_code(0).out();
-            let first = said.lines().next().unwrap_or_default();
-            assert!(first.trim_end_matches(version).ends_with([' ', 'v']), "{product} {version}: {said}");
+            // Not always in the first line: OpenTofu warns of a configuration file that it cannot read.
+            let tells = |line: &str| line.strip_suffix(version).is_some_and(|before| before.ends_with([' ', 'v']));
+            assert!(said.lines().any(tells), "{product} {version}: {said}");
         }
     }
 }
