@@ -276,3 +276,25 @@ fn figures() {
     measure("5 GB of log in one line", "log.truncate(5 << 30), log.write(b'\\n')", true);
     measure("1 GB of output", "for piece in [b'x' * 1023 + b'\\n'] * (1 << 20): os.write(1, piece)", true);
 }
+
+/// Something that the command leaves behind, and that makes a file longer for ever, with nothing on the disk.
+fn flood(file: &str) -> String {
+    format!("(while :; do truncate -s +4M {file}; done) & while [ ! -s {file} ]; do :; done")
+}
+
+/// Guards against a run that goes on for as long as a background process writes faster than the output is read.
+#[test]
+fn a_flood_of_output_that_outlives_the_command_is_not_waited_for() {
+    let stage = Stage::new();
+    let guarded = ["sh", "-c", "\"$@\" | cat > /dev/null", "sh"];
+    let run = stage.run(guarded[0]).args(&guarded[1..]).args([TFGUARD, "--detach", "--", "sh", "-c"]);
+    run.arg(flood("/dev/stdout")).start().wait(SOON).expect_code(0);
+}
+
+/// The same for who writes to the log.
+#[test]
+fn nor_is_one_into_the_log() {
+    let stage = Stage::new();
+    let script = flood("\"$TF_TEMP_LOG_PATH\"");
+    stage.tfguard(&[], ["sh", "-c", &script]).start().wait(SOON).expect_code(0);
+}

@@ -94,10 +94,10 @@ fn is_tfguard(process: Pid) -> bool {
 }
 
 /// Traces the process, and what tfguard starts of itself, to the end; kills at the step of this number, counted from 1 as soon
-/// as `counts`. The number of steps that were counted.
+/// as `counts`. The number of steps that were counted, and who was killed.
 ///
 /// Runs in a thread of its own, which waits for nobody but those that it traces.
-fn trace(first: Pid, counts: &AtomicBool, kill_at: usize, victim: Victim) -> usize {
+fn trace(first: Pid, counts: &AtomicBool, kill_at: usize, victim: Victim) -> (usize, BTreeSet<Pid>) {
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
@@ -105,12 +105,12 @@ fn trace(first: Pid, counts: &AtomicBool, kill_at: usize, victim: Victim) -> usi
         | Options::PTRACE_O_TRACEEXEC;
     ptrace::seize(first, options).expect("a process of this test can be traced");
     ptrace::interrupt(first).expect("it is alive");
-    let (mut steps, mut killed) = (0, false);
+    let (mut steps, mut killed) = (0, BTreeSet::new());
     let mut guards = BTreeSet::new();
     loop {
         let status = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
             Ok(status) => status,
-            Err(Errno::ECHILD) => return steps,
+            Err(Errno::ECHILD) => return (steps, killed),
             Err(Errno::EINTR) => continue,
             Err(error) => panic!("cannot wait for who is traced: {error}"),
         };
@@ -121,9 +121,10 @@ fn trace(first: Pid, counts: &AtomicBool, kill_at: usize, victim: Victim) -> usi
                 if enters && is_tfguard(thread) && is_step(thread) {
                     guards.extend(group_of(thread));
                     steps += usize::from(counts.load(Ordering::SeqCst));
-                    if steps == kill_at && !std::mem::replace(&mut killed, true) {
-                        let all = guards.iter().filter(|_| victim == Victim::Everybody);
-                        for process in group_of(thread).iter().chain(all) {
+                    if steps == kill_at && killed.is_empty() {
+                        let all = guards.iter().copied().filter(|_| victim == Victim::Everybody);
+                        killed = group_of(thread).into_iter().chain(all).collect();
+                        for process in &killed {
                             let _ = kill(*process, Signal::SIGKILL);
                         }
                     }
@@ -167,10 +168,12 @@ fn project(lockfile: bool) -> Project<'static> {
 /// One run whose guard dies at a step, and the cleanup step after it; the number of steps it had.
 fn killed_at(project: &Project, lockfile: bool, mode: &str, victim: Victim, step: usize) -> usize {
     let terraform = Tools::get().any_terraform();
-    let run = project.command("sh").args(TRACED).args([TFGUARD, mode, "--"]);
+    let report = project.work().join("report");
+    let _ = fs::remove_file(&report);
+    let run = project.command("sh").args(TRACED).args([TFGUARD, mode, "--report", "report", "--"]);
     let mut run = run.arg(terraform).args(APPLY).stdin(Stdin::Open).start();
     let traced = traced(&run);
-    let steps = thread::scope(|scope| {
+    let (steps, killed) = thread::scope(|scope| {
         let tracer = scope.spawn(move || trace(traced, &AtomicBool::new(true), step, victim));
         run.write(b"\n");
         run.close_stdin();
@@ -178,6 +181,8 @@ fn killed_at(project: &Project, lockfile: bool, mode: &str, victim: Victim, step
     });
     let exit = run.wait(SOON);
     let case = format!("{mode} {victim:?} {step}: {exit}");
+    // Else the front lived on, and the command ran.
+    assert!(killed.contains(&traced) || exit.code == Some(125) || report.exists(), "no report: {case}");
     // Of a run without a guard, Terraform's own end has to be awaited.
     project.guard().assert_no_process_left(SOON);
     let release = || project.command(TFGUARD).args(["release", "-v", "--wait", "1m"]).run();
@@ -284,7 +289,7 @@ fn stopped_at(victim: Victim, step: usize, uninterrupted: &AtomicUsize) -> usize
                 assert_eq!(signals, ["SIGINT"], "{case} {}", released.map(|exit| exit.to_string()).unwrap_or_default())
             }
         }
-        tracer.join().expect("the tracer comes to its end")
+        tracer.join().expect("the tracer comes to its end").0
     });
     run.wait(SOON);
     let release = || stage.run(TFGUARD).args(["release", "--wait", "1m"]).run();

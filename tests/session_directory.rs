@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
+use crate::bounds::{terraform, under_lock};
 use crate::stage::*;
 use crate::support::*;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
@@ -584,4 +585,17 @@ fn a_log_that_lacks_its_end_is_no_word_that_there_is_no_lock() {
         assert_eq!(told, code == 120, "{logged:?}: {exit}");
         stage.guard.assert_no_process_left(SOON);
     }
+}
+
+/// Guards against silence over a second lock, whose record was lost, where the log tells of one.
+#[test]
+fn nor_is_it_where_the_log_tells_of_another_lock() {
+    let stage = Stage::new();
+    let run = stage.tfguard(&["--on-death", "keep"], [terraform(&stage)]).args(["apply"]).start();
+    let child = under_lock(&stage);
+    child.perform("log.write(b'2026-11-20T04:11:21.822Z [INFO]  backend-s3: Attem')");
+    crate::support::kill(child.pid.as_raw());
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("the end of Terraform's log is torn"), "{exit}");
+    stage.guard.assert_no_process_left(SOON);
 }

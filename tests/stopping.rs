@@ -2,7 +2,7 @@
 //! tested elsewhere; here the children are actors.
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::stage::*;
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
@@ -380,15 +380,20 @@ fn a_front_whose_run_was_finished_by_the_cleanup_step_says_so() {
     stage.assert_clean();
 }
 
+/// Guards against a grace that begins anew, too.
 #[test]
 fn the_grace_goes_on_below_the_front_that_took_over() {
     let stage = Stage::new();
-    let run = stage.guarded(&["--grace", "6s"]).start();
+    let run = stage.guarded(&["--grace", "30s"]).start();
     let child = stage.enter();
     run.signal(SIGTERM);
     child.wait_for_signal(SIGINT);
+    // After 15 seconds.
+    run.wait_for_stderr("of 30s left", SOON);
+    let begun = Instant::now();
     kill(child.parent, SIGKILL).unwrap();
     run.wait(SOON).expect_code(125);
+    assert!(begun.elapsed() < Duration::from_secs(26), "{:?}", begun.elapsed());
     child.wait_for_end();
     assert_eq!(child.signals(), ["SIGINT"]);
     stage.guard.assert_no_process_left(SOON);

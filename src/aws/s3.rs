@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::aws::attributes::{Attributes, Endpoints, set};
 use crate::aws::paths;
 use crate::aws::paths::Surroundings;
-use crate::model::{LockClaim, LockKinds, LockPlace, lockfile_key};
+use crate::model::{LockClaim, LockKinds, LockPlace, bucket_and_key, lockfile_key};
 use crate::text::without_user;
 
 /// The last credentials that a backend's source gave, in memory only.
@@ -247,7 +247,7 @@ impl S3Backend {
     /// Where the lock of a state lives by what is configured, the file half first; none if the state is none of this
     /// backend's. `path`: `<bucket>/<state key>`.
     pub fn places_of_state(&self, path: &str) -> Option<Vec<LockPlace>> {
-        let (_, state_key) = path.split_once('/').filter(|(bucket, key)| self.stores_state(bucket, key))?;
+        let (_, state_key) = bucket_and_key(path).filter(|(bucket, key)| self.stores_state(bucket, key))?;
         let file = self.uses_lockfile().then(|| self.file_place(state_key));
         Some(file.into_iter().chain(self.table_place(state_key)).collect())
     }

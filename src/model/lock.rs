@@ -202,6 +202,16 @@ impl LockClaim {
     }
 }
 
+/// The bucket and the state key in the path of a lock. The ARN of an access point, which can stand for a bucket, has a slash of
+/// its own, or several (S3 on Outposts).
+pub fn bucket_and_key(path: &str) -> Option<(&str, &str)> {
+    static POINT: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("^arn:[^/]+:(?:outpost/[^/]+/)?accesspoint/").expect("a pattern"));
+    let name = POINT.find(path).map_or(0, |point| point.end());
+    let slash = name + path[name..].find('/')?;
+    Some((&path[..slash], &path[slash + 1..]))
+}
+
 /// A lockfile that is held to be the child's own, known by its content's checksum or its ETag and not by its ID.
 ///
 /// It deletes nothing by itself: the object is read, and if it is this one, its ID makes a [`LockClaim`].
@@ -449,6 +459,18 @@ mod tests {
     use super::*;
 
     const REAL: &str = r#"{"ID":"4bb7d84c-f09d-7909-0219-02f6e8d9eeb4","Operation":"OperationTypeApply","Info":"","Who":"root@vm","Version":"1.11.4","Created":"2026-11-20T04:11:21.810982632Z","Path":"tfstate/ddb/terraform.tfstate"}"#;
+
+    #[test]
+    fn a_bucket_can_be_the_arn_of_an_access_point() {
+        let point = "arn:aws:s3:eu-west-1:1:accesspoint/x";
+        let outpost = "arn:aws:s3-outposts:eu-west-1:1:outpost/op-1/accesspoint/x";
+        for bucket in ["b", point, outpost, "arn:aws:s3:eu-west-1:1:accesspoint:x"] {
+            for key in ["k", "env:/w/k", "accesspoint/k"] {
+                assert_eq!(bucket_and_key(&format!("{bucket}/{key}")), Some((bucket, key)));
+            }
+            assert_eq!(bucket_and_key(bucket), None);
+        }
+    }
 
     #[test]
     fn a_lock_survives_parsing_and_writing_byte_for_byte() {

@@ -28,7 +28,8 @@ pub(crate) use lease::{Beat, Known, LeaseNote};
 pub(crate) use lease::{LARGEST as LARGEST_LEASE, LEASE_ATTRIBUTE};
 pub use lease::{Lease, LeaseVersion, Leased};
 pub(crate) use lock::{
-    CLOCK_SLACK, InvalidLockId, LEASE_SUFFIX, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, lockfile_key,
+    CLOCK_SLACK, InvalidLockId, LEASE_SUFFIX, LOCKFILE_SUFFIX, LockId, LockPlace, MIGRATION, bucket_and_key,
+    lockfile_key,
 };
 pub use lock::{Entry, FoundLock, Grade, LockClaim, LockInfo, LockKinds, LockTrace, Stage, Subject, TraceEntry};
 pub use policy::UnconditionalDelete;

@@ -12,7 +12,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::model::{LOCKFILE_SUFFIX, LockClaim, LockInfo, LockKinds, LockTrace, Stage};
+use crate::model::{LOCKFILE_SUFFIX, LockClaim, LockInfo, LockKinds, LockTrace, Stage, bucket_and_key};
 use crate::observe::hclog::{Level, Record, SDK_V1};
 use crate::observe::ledger::Ledger;
 use crate::observe::locks::{LockEvent, LoggedPlace, Refusal, Refused};
@@ -139,7 +139,7 @@ impl Requests {
             return if is_it(&state) { Ok(state) } else { Err(Refusal::PathMismatch) };
         }
         if !path.contains("****") {
-            let (bucket, key) = path.split_once('/').ok_or(Refusal::PathMismatch)?;
+            let (bucket, key) = bucket_and_key(path).ok_or(Refusal::PathMismatch)?;
             return Ok((bucket.to_owned(), key.to_owned()));
         }
         let mut fitting = self.states.iter().filter(|state| is_it(state));

@@ -56,7 +56,7 @@ async fn supervised(
     let Some(_claim) = session.claim_first()? else { return Err(Failure::SupervisorDied) };
     let mut journal = new_journal(plan, session);
     journal.supervisor = journal.front;
-    let job = Job::new(plan, session.clone(), &journal.account);
+    let job = Job::new(plan, session.clone(), &journal);
     journal.create_log(session)?;
 
     let terminal = Terminal::of_this_session().map_err(Failure::Start)?;

@@ -224,9 +224,11 @@ async fn take_over(plan: &Plan, session: &SessionDir, requests: &mut Requests) -
     };
     let journal = Journal::read(session)?;
     if journal.account.ended.is_some() {
+        // Its supervisor may not have come so far.
+        conclude(plan, session, &journal.account);
         return Ok(journal.account);
     }
-    let job = Job::new(plan, session.clone(), &journal.account);
+    let job = Job::new(plan, session.clone(), &journal);
     let supervisor = Supervisor::take_over(&job, journal);
     let supervisor = supervisor.map_err(|error| Failure::NotTakenOver(error.to_string()))?;
     let supervisor = supervisor.ok_or(Failure::SupervisorDied)?;
@@ -287,7 +289,7 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
         crate::log::mute(plan.is_muted());
         let mut journal = Journal::read(&session)?;
         journal.supervisor = ProcessId::own();
-        let job = Job::new(plan, session.clone(), &journal.account);
+        let job = Job::new(plan, session.clone(), &journal);
         let mut front = None;
         let message = match started(&job, journal) {
             Ok(supervisor) => {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::aws::Surroundings;
@@ -14,7 +13,7 @@ use crate::model::{Account, Environment, Product, product};
 use crate::observe::Expectations;
 use crate::run::options::LockOptions;
 use crate::run::plan::{Plan, patience_for};
-use crate::session::{Journal, SessionDir};
+use crate::session::{Journal, SessionDir, passed_since};
 use crate::terraform;
 use crate::terraform::{Flavour, InitRecord};
 
@@ -46,17 +45,17 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job of a plan, as the account of its run began.
-    pub fn new(plan: &Plan, session: SessionDir, account: &Account) -> Self {
+    /// The job of a plan, as the journal of its run began.
+    pub fn new(plan: &Plan, session: SessionDir, journal: &Journal) -> Self {
         // A supervisor that takes over counts from the same beginning.
-        let passed = Timestamp::now().duration_since(account.started).try_into().unwrap_or_default();
+        let passed = journal.began.map_or(Duration::ZERO, passed_since);
         let directory = std::env::current_dir().unwrap_or_default();
         Self {
             command: plan.command.clone(),
             env: plan.env.clone(),
             inherited: plan.options.inherited.clone(),
             session,
-            terms: plan.terms.as_decided(account),
+            terms: plan.terms.as_decided(&journal.account),
             locks: plan.options.locks.clone(),
             flavour: flavour(&plan.command, &directory, &plan.env),
             directory,

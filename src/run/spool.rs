@@ -185,7 +185,8 @@ impl Spool {
         (free == 0 && space.f_blocks > 0).then_some("no space is left for it (set TFGUARD_DIR to a place with some)")
     }
 
-    /// Copies what is there. What goes into a file that was `deleted` is not noted as passed on.
+    /// Copies what is there now: what something adds meanwhile is left, or a flood would never end. What goes into a file that
+    /// was `deleted` is not noted as passed on.
     fn copy(
         &mut self,
         to: BorrowedFd<'_>,
@@ -193,6 +194,7 @@ impl Spool {
         orders: &Orders,
         buffer: &mut [u8],
     ) -> io::Result<()> {
+        let end = self.file.file().metadata()?.len();
         loop {
             match self.file.read(buffer) {
                 Ok(0) => return Ok(()),
@@ -202,6 +204,9 @@ impl Spool {
             }
             if let Some(progress) = self.progress.as_ref().filter(|_| !deleted()) {
                 let _ = progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
+            }
+            if self.file.position() >= end {
+                return Ok(());
             }
         }
     }

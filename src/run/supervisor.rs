@@ -39,7 +39,7 @@ use crate::run::supervisor::unguarded::{Looks, Unguarded};
 use crate::run::supervisor::unlogged::OtherBackends;
 use crate::run::terraforms::surroundings_of;
 use crate::run::watch::{Change, Watch};
-use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis};
+use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis, passed_since};
 use crate::{model, terraform};
 
 /// The most requests to stop that are written down.
@@ -139,6 +139,8 @@ impl<'a> Supervisor<'a> {
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> io::Result<Self> {
         journal.world = World::here();
         journal.supervisor = ProcessId::own();
+        // What a supervisor that is dead saw is looked at again.
+        journal.account.other_locks.clear();
         journal.intent = journal.intent.or_else(|| Some(job.intent(true, false)));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
         let log = Log::open(job, &journal)?;
@@ -155,7 +157,9 @@ impl<'a> Supervisor<'a> {
         }
         if let Some(request) = stopped_for {
             supervisor.follow_output();
-            supervisor.handle(Event::StopRequested(request));
+            let since = supervisor.journal.stopping_since.map_or(Duration::ZERO, passed_since);
+            let then = supervisor.now().saturating_sub(since);
+            supervisor.machine.handle(Event::StopRequested(request), then);
         }
         supervisor.write_journal();
         Ok(supervisor)

@@ -48,6 +48,10 @@ pub struct Journal {
     pub backend: StartingBackend,
     /// Who was interrupted. Set before the signal is sent, so that nobody sends a second one.
     pub interrupted: Vec<ProcessId>,
+    /// When that was, or when it was seen that somebody else had done it, in milliseconds of the kernel's monotonic clock: the
+    /// grace counts from there.
+    #[serde(default)]
+    pub stopping_since: Option<u64>,
     /// When what is still alive will be killed, in milliseconds of the kernel's monotonic clock. Set once a stop is
     /// requested, for the guards inside this one.
     pub kill_at: Option<u64>,

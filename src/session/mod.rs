@@ -17,5 +17,5 @@ pub use holder::{Judged, Machine};
 pub use journal::{Journal, JournalError};
 pub use place::DirectoryError;
 pub(crate) use process::POLL_INTERVAL;
-pub use process::{awaitable, boot_time, monotonic_millis, nodename};
+pub use process::{awaitable, boot_time, monotonic_millis, nodename, passed_since};
 pub(crate) use takeover::{Adoptable, goes_on, is_of_this_kernel, may_be_alive};

@@ -164,6 +164,11 @@ pub fn monotonic_millis() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How long ago that clock had a time.
+pub fn passed_since(millis: u64) -> Duration {
+    Duration::from_millis(monotonic_millis().saturating_sub(millis))
+}
+
 /// How long ago this machine was booted, suspended or not: a clock that nobody can set.
 pub fn boot_time() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()

@@ -16,7 +16,7 @@ use crate::aws::{AwsClients, GivenSettings, S3Backend, StoreError, Surroundings}
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, Merged, SeenLock};
 use crate::commands::locks::{Args, Below, Format, ListWriter, Looked, Summary, store_of_bucket, store_of_table};
 use crate::commands::target::{State, TargetError};
-use crate::model::Environment;
+use crate::model::{Environment, bucket_and_key};
 use crate::session::Machine;
 use crate::store::Reader;
 use crate::text::in_a_line;
@@ -265,7 +265,7 @@ impl<'a> Gatherer<'a> {
     /// been changed.
     fn is_nobodys(&self, state: &str) -> bool {
         let of =
-            |backend: &S3Backend| state.split_once('/').is_some_and(|(bucket, key)| backend.stores_state(bucket, key));
+            |backend: &S3Backend| bucket_and_key(state).is_some_and(|(bucket, key)| backend.stores_state(bucket, key));
         !self.backends.is_empty() && !self.backends.iter().any(of)
     }
 
@@ -275,7 +275,7 @@ impl<'a> Gatherer<'a> {
         self.states_asked += locks.len().min(left);
         let (readers, any_bucket, mute) = (&self.readers, self.any_bucket.as_ref(), &self.mute);
         let asked = locks.iter_mut().take(left).map(|lock| async move {
-            let (bucket, key) = lock.lock.state.split_once('/')?;
+            let (bucket, key) = bucket_and_key(&lock.lock.state)?;
             let reader = readers.get(bucket).or(any_bucket).filter(|_| !mute.contains(bucket))?;
             match reader.state_exists(bucket, key).await {
                 Ok(exists) => lock.state_exists = Some(exists),

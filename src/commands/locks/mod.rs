@@ -19,7 +19,7 @@ use crate::commands::locks::text::{Json, Text};
 use crate::commands::page::Page;
 use crate::commands::{Failure, block_on};
 use crate::exit;
-use crate::model::Environment;
+use crate::model::{Environment, bucket_and_key};
 use crate::session::Machine;
 use crate::text::duration;
 
@@ -97,7 +97,7 @@ fn table(name: &str) -> Result<String, &'static str> {
 
 fn bucket(named: &str) -> Result<Below, &'static str> {
     let named = named.strip_prefix("s3://").unwrap_or(named);
-    let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
+    let (bucket, prefix) = bucket_and_key(named).unwrap_or((named, ""));
     if bucket.is_empty() {
         return Err("a bucket has a name");
     }

@@ -86,7 +86,7 @@ impl CleanupStep<'_> {
 
     /// The run as this process goes on with it, or tries again to release what it left.
     pub(super) fn job(&self, session: &SessionDir, journal: &Journal) -> Job {
-        let mut job = Job::new(self.plan, session.clone(), &journal.account).of_journal(session, journal);
+        let mut job = Job::new(self.plan, session.clone(), journal).of_journal(session, journal);
         let (grace, none) = (self.grace().duration, Duration::ZERO);
         job.until = Some(self.end);
         job.terms = Terms { grace, cleanup_grace: none, own_grace: none, ..job.terms };

@@ -132,7 +132,7 @@ impl Supervisor<'_> {
                 trace.outcome = Some(left.clone());
             }
             let not_looked = self.others.suspect.as_ref().map(|case| case.not_looked(alive.clone()));
-            self.journal.account.other_locks = not_looked.into_iter().collect();
+            self.journal.account.other_locks.extend(not_looked);
             if self.may_be_unlogged() {
                 self.note_unseen(&alive);
             }

@@ -116,8 +116,6 @@ impl Supervisor<'_> {
         self.leases.settle(IN_FLIGHT).await;
         let ending = self.observed_ending();
         let (mut left, traces) = (self.left(), self.traces_left());
-        // What a supervisor that is dead saw is looked at again.
-        self.journal.account.other_locks.clear();
         let started = self.log.started(self.job, self.journal.child);
         self.locator.identify_traces(traces, &mut left, started, self.is_first, &mut self.journal).await;
         self.write_journal();

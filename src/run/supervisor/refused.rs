@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::aws::{AwsClients, S3Backend};
 use crate::model::{
     Ending, FoundLock, HalfOutcome, Holder, Liveness, LockAccount, LockId, LockInfo, LockPlace, Recorded, RefusedLock,
-    Settings, Sighting, Stage, TraceAccount,
+    Settings, Sighting, Stage, TraceAccount, bucket_and_key,
 };
 use crate::observe::item::ItemTerms;
 use crate::observe::{PrintedHolder, PrintedRefusal};
@@ -131,7 +131,7 @@ impl Supervisor<'_> {
         let surroundings = self.job.surroundings();
         let (plan_file, backend) = terraform::read_backend_of(self.job.arguments(), &surroundings);
         let Ok(Backend::S3(backend)) = backend else { return None };
-        let (halves, (_, state_key)) = (backend.places_of_state(path)?, path.split_once('/')?);
+        let (halves, (_, state_key)) = (backend.places_of_state(path)?, bucket_and_key(path)?);
         let settings = Settings::of(&backend, state_key, surroundings.dir, plan_file);
         Some(Places { backend: *backend, halves, settings })
     }

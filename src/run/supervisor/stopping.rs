@@ -11,7 +11,7 @@ use crate::model::{Interrupt, InterruptedBy, ProcessId};
 use crate::run::inner::InnerGuard;
 use crate::run::supervisor::Supervisor;
 use crate::run::targets::{Scene, targets};
-use crate::session::Tree;
+use crate::session::{Tree, monotonic_millis};
 use crate::text::describe;
 
 /// A command that is to be interrupted when no Terraform is at work any more.
@@ -55,12 +55,13 @@ impl Supervisor<'_> {
         let is_first = self.journal.account.interrupt.is_none();
         let now = Interrupt { at: Timestamp::now(), by: InterruptedBy::Tfguard };
         self.journal.account.interrupt.get_or_insert(now);
+        self.journal.stopping_since.get_or_insert_with(monotonic_millis);
         let reached = self.interrupt_processes();
         if !is_first {
             return;
         }
         let Some(Reached { guards, relayed }) = reached else {
-            self.journal.account.interrupt = None;
+            (self.journal.account.interrupt, self.journal.stopping_since) = (None, None);
             return self.write_journal();
         };
         let grace = self.machine.grace();
@@ -150,6 +151,7 @@ impl Supervisor<'_> {
             return self.interrupt();
         }
         self.journal.account.interrupt = Some(Interrupt { at: Timestamp::now(), by: InterruptedBy::SomebodyElse });
+        self.journal.stopping_since = Some(monotonic_millis());
         let grace = describe(self.machine.grace());
         tracing::info!(
             "{} was interrupted already, so it is not interrupted again; it has {grace} to end gracefully",

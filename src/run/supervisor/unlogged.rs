@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::run::locks::unlogged;
 use crate::run::locks::unlogged::Unlogged;
 use crate::run::supervisor::{Child, Supervisor};
 use crate::run::terraforms::has_rival;
-use crate::session::monotonic_millis;
+use crate::session::passed_since;
 use crate::store::{Case, Permission, Suspicion, left_by_move};
 use crate::terraform;
 use crate::terraform::{Backend, Flavour};
@@ -97,8 +98,8 @@ impl Supervisor<'_> {
         let ended = account.ending.and_then(Ending::at).unwrap_or(now);
         let written = || Timestamp::try_from(self.log.file().metadata().and_then(|log| log.modified()).ok()?).ok();
         let last_seen = || written().map_or(account.started, |written| written + LAST_WORD);
-        let lived = self.journal.began.map(|began| monotonic_millis().saturating_sub(began));
-        let lived = SignedDuration::from_millis(lived.and_then(|lived| i64::try_from(lived).ok()).unwrap_or_default());
+        let lived = self.journal.began.map_or(Duration::ZERO, passed_since);
+        let lived = SignedDuration::try_from(lived).unwrap_or_default();
         let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
         let env_user = self.job.env.get("USER");
         let nodename = self.journal.nodename.as_deref();
