@@ -298,3 +298,12 @@ fn nor_is_one_into_the_log() {
     let script = flood("\"$TF_TEMP_LOG_PATH\"");
     stage.tfguard(&[], ["sh", "-c", &script]).start().wait(SOON).expect_code(0);
 }
+
+/// Guards against a supervisor that takes thirty times what a flood of short lines has, to look who has the lock.
+#[test]
+fn short_lines_take_no_more_memory_than_long_ones() {
+    let stage = Stage::new();
+    let run = stage.run("sh").args(["-c", "ulimit -d 20480; exec \"$@\"", "sh", TFGUARD, "--detach", "--", "sh", "-c"]);
+    let exit = run.arg("yes '' | head -c 1048576 >&2; exit 1").run().expect_code(1);
+    assert!(!exit.err().contains("supervisor"), "{exit}");
+}

@@ -47,6 +47,8 @@ const OPENINGS: [&str; 3] = ["Error acquiring the state lock", "Error locking st
 const LOADING: [&str; 2] = ["ailed to load state", "rror loading state"];
 /// The last line before the fixed advice, which is not part of the reason.
 const ADVICE: [&str; 2] = ["Terraform acquires a", "OpenTofu acquires a"];
+/// No refusal has so many lines, its reason and its block together.
+const MOST_LINES: usize = 1000;
 /// The line above the block.
 const BLOCK: &str = "Lock Info:";
 /// The block's fields, in their order.
@@ -55,7 +57,11 @@ const FIELDS: [&str; 7] = ["ID", "Path", "Operation", "Who", "Version", "Created
 impl PrintedRefusal {
     /// Finds the first refusal in what a Terraform or OpenTofu printed, in whichever layout. `None`: there is none.
     pub fn find(output: &str) -> Option<Self> {
-        let lines: Vec<String> = output.lines().flat_map(plain).collect();
+        // Only from there on: a flood of short lines takes many times its size.
+        let first = |openings: &[&str]| openings.iter().filter_map(|text| output.find(text)).min();
+        let at = first(&OPENINGS).or_else(|| first(&LOADING))?;
+        let line = output[..at].rfind('\n').map_or(0, |end| end + 1);
+        let lines: Vec<String> = output[line..].lines().flat_map(plain).take(MOST_LINES).collect();
         let begins = |openings: &[&str]| lines.iter().position(|line| openings.iter().any(|text| line.contains(text)));
         let blocked = |opening: &usize| lines[*opening..].iter().any(|line| line.trim() == BLOCK);
         let opening = begins(&OPENINGS).or_else(|| begins(&LOADING).filter(blocked))?;

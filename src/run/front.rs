@@ -30,7 +30,7 @@ use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
 use crate::run::spool::Spool;
-use crate::run::supervisor::Supervisor;
+use crate::run::supervisor::{MOST_REQUESTS, Supervisor};
 use crate::run::{Failure, conclude, new_journal, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
 
@@ -188,10 +188,11 @@ async fn converse(
                     return Some(Ok(*account));
                 }
             },
-            Some(request) = requests.recv() => {
+            // More than the socket takes would wait for a supervisor that stands still.
+            Some(request) = requests.recv() => if passed_on.len() < MOST_REQUESTS {
                 outgoing.send(&request).await;
                 passed_on.push(request);
-            }
+            },
             supervisor = &mut suspended => {
                 tracing::warn!(
                     "tfguard's supervisor (process {}) is suspended, so nobody renews the lease of the lock: killing it",

@@ -42,8 +42,8 @@ use crate::run::watch::{Change, Watch};
 use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis, passed_since};
 use crate::{model, terraform};
 
-/// The most requests to stop that are written down.
-const MOST_REQUESTS: usize = 100;
+/// The most requests to stop that are passed on and written down.
+pub(crate) const MOST_REQUESTS: usize = 100;
 
 /// Supervises a child from its start to the end of its locks.
 pub struct Supervisor<'a> {

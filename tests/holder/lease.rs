@@ -346,6 +346,23 @@ fn a_supervisor_that_is_suspended_alone_is_replaced_and_the_lease_goes_on() {
     assert_nothing_left(&project, &exit);
 }
 
+/// Guards against a front that waits for who stands still.
+#[test]
+fn so_is_one_that_many_requests_are_waiting_for() {
+    let (proxy, project) = leased(Kind::Sleep, false);
+    let run = held(&project, &proxy, false, &LEASE);
+    run.wait_for_stdout("asleep", SOON);
+    let supervisor = pid_of(&journal(&project)["supervisor"]);
+    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    let deadline = Instant::now() + SOON;
+    while !run.stderr().contains("this process takes its place") {
+        assert!(Instant::now() < deadline, "{}", run.stderr());
+        [SIGTERM, SIGINT].into_iter().for_each(|signal| run.signal(signal));
+    }
+    let exit = run.wait(SOON).expect_code(125);
+    assert_nothing_left(&project, &exit);
+}
+
 /// A supervisor that is dead renews nothing: its successor kills at the old deadline, which is over.
 #[test]
 fn a_successor_that_comes_too_late_kills() {
