@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::thread;
 
 use crate::stage::*;
@@ -321,6 +322,44 @@ fn two_installations_do_not_call_each_other() {
             assert_eq!((exit.out(), exit.err()), (format!("real {argument}\n"), String::new()));
         }
     }
+    stage.assert_clean();
+}
+
+/// Guards against a shim that took away the link by which another tool puts its Terraform on PATH.
+#[test]
+fn a_shim_replaces_only_links_to_tfguard() {
+    let stage = Stage::new();
+    let links = stage.dir().join("links");
+    let at = |name: &str| links.join(name);
+    let shim = || stage.run(TFGUARD).args(["shim", "--dir"]).arg(&links).run();
+    let targets = || ["terraform", "tofu"].map(|name| fs::read_link(at(name)).ok());
+    let own = Some(PathBuf::from(TFGUARD));
+    fs::create_dir(&links).unwrap();
+    // Old installations, one of which is gone.
+    symlink(stage.dir().join("gone/tfguard-0.0.9"), at("terraform")).unwrap();
+    symlink(TFGUARD, at("tofu")).unwrap();
+    shim().expect_code(0);
+    assert_eq!(targets(), [own.clone(), own.clone()]);
+
+    make_program(&stage.dir().join("chosen"), "#!/bin/sh\n");
+    for target in [stage.dir().join("chosen"), stage.dir().join("gone/tofu")] {
+        fs::remove_file(at("terraform")).unwrap();
+        symlink(stage.dir().join("gone/tfguard"), at("terraform")).unwrap();
+        fs::remove_file(at("tofu")).unwrap();
+        symlink(&target, at("tofu")).unwrap();
+        let before = targets();
+        let exit = shim().expect_code(125);
+        assert_eq!(targets(), before, "{exit}");
+        for part in [at("tofu").display(), target.display()] {
+            assert!(exit.err().contains(&part.to_string()), "{part} {exit}");
+        }
+        assert!(exit.err().contains("hint: "), "{exit}");
+    }
+    fs::remove_file(at("tofu")).unwrap();
+    fs::write(at("tofu"), "a program").unwrap();
+    let before = targets();
+    shim().expect_code(125);
+    assert_eq!((targets(), fs::read(at("tofu")).unwrap()), (before, b"a program".to_vec()));
     stage.assert_clean();
 }
 

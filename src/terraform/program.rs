@@ -33,6 +33,18 @@ pub enum ShimError {
     /// The variable names tfguard itself, or nothing.
     #[error("{REAL_PROGRAM} is {0}, which is not a program that tfguard could guard")]
     NotAProgram(PathBuf),
+    /// Something that isn't tfguard's has the name of a link.
+    #[error(
+        "cannot make the link {path}: there is {found}, which isn't tfguard's, so nothing was changed\n\
+         hint: tfguard shim --dir <DIR>, with a directory that has no terraform or tofu in it",
+        path = .path.display()
+    )]
+    Taken {
+        /// Which.
+        path: PathBuf,
+        /// What has it, in words.
+        found: String,
+    },
     /// The links cannot be made.
     #[error("cannot make the link {path}: {error}", path = .path.display())]
     Link {
@@ -141,16 +153,31 @@ fn all_on_path(name: &OsStr, env: &Environment) -> impl Iterator<Item = PathBuf>
 /// Whether a path is this very program, or a link to another installation of it: two would call each other for ever.
 fn is_self(path: &Path) -> bool {
     let file = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let is_named_so =
-        |real: &Path| real.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tfguard"));
     file(path).is_some_and(|found| Some(found) == file(Path::new("/proc/self/exe")))
-        || std::fs::canonicalize(path).is_ok_and(|real| is_named_so(&real))
+        || std::fs::canonicalize(path).is_ok_and(|real| is_named_tfguard(&real))
 }
 
-/// Puts the links into a directory, over links that are there.
+/// Whether a program has the name of an installation of tfguard.
+fn is_named_tfguard(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tfguard"))
+}
+
+/// What has the name of a link and isn't tfguard's own, in words. A link to an installation that is gone is its own, too.
+fn in_the_way(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_link(path) {
+        Ok(target) if is_self(path) || is_named_tfguard(&target) => Ok(None),
+        Ok(target) => Ok(Some(format!("a link to {}", target.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // It isn't a link.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Some("a file or directory".to_owned())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts the links into a directory, over tfguard's own links that are there.
 ///
 /// # Errors
-/// When that is not possible; a file that is no link is never replaced.
+/// When that is not possible. Where something else has one of the names, nothing is changed.
 pub fn make_links(dir: &Path) -> Result<Vec<PathBuf>, ShimError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
@@ -158,16 +185,20 @@ pub fn make_links(dir: &Path) -> Result<Vec<PathBuf>, ShimError> {
     };
     let own = std::env::current_exe().map_err(fail(dir))?;
     std::fs::create_dir_all(dir).map_err(fail(dir))?;
-    let links = NAMES.iter().map(|name| {
-        debug_assert!(product(OsStr::new(name)).is_some());
-        let path = dir.join(name);
-        if path.is_symlink() {
-            std::fs::remove_file(&path).map_err(fail(&path))?;
+    let links: Vec<_> = NAMES.iter().map(|name| dir.join(name)).collect();
+    for path in &links {
+        debug_assert!(product(path.as_os_str()).is_some());
+        if let Some(found) = in_the_way(path).map_err(fail(path))? {
+            return Err(ShimError::Taken { path: path.clone(), found });
         }
-        std::os::unix::fs::symlink(&own, &path).map_err(fail(&path))?;
-        Ok(path)
-    });
-    links.collect()
+    }
+    for path in &links {
+        if path.is_symlink() {
+            std::fs::remove_file(path).map_err(fail(path))?;
+        }
+        std::os::unix::fs::symlink(&own, path).map_err(fail(path))?;
+    }
+    Ok(links)
 }
 
 /// The program behind the Node script that setup-terraform and setup-opentofu put on PATH in its place, if `program` is that.
