@@ -68,6 +68,29 @@ fn who_does_not_name_himself_is_awaited_no_longer_than_told() {
     stage.assert_clean();
 }
 
+/// Guards against a step with no time to wait that killed at once what nobody supervises.
+#[test]
+fn who_waits_for_nothing_kills_nothing() {
+    for wait in ["option", "variable"] {
+        let stage = Stage::new();
+        let run = stage.guarded(&[]).start();
+        let child = stage.enter();
+        run.kill_with_supervisor(&journal(&stage));
+        let release = || stage.run(TFGUARD).arg("release");
+        let hasty =
+            if wait == "option" { release().args(["--wait", "0s"]) } else { release().env("TFGUARD_WAIT", "0s") };
+        let exit = hasty.run().expect_code(120);
+        assert!(exit.err().contains("nobody supervises it") && exit.err().contains("tfguard release"), "{exit}");
+        child.perform("'it is alive'");
+        assert_eq!(child.signals(), [""; 0], "{wait}");
+        let cleanup = release().args(["--wait", "1m"]).start();
+        child.wait_for_signal(SIGINT);
+        child.exit(0);
+        cleanup.wait(SOON).expect_code(0);
+        stage.assert_clean();
+    }
+}
+
 /// Guards against the word that a run is being stopped where nobody has heard the request.
 #[test]
 fn a_supervisor_that_does_not_answer_is_said_to_be_silent() {

@@ -12,7 +12,7 @@ use crate::model::{self, StopRequest};
 use crate::run::{Failure, InnerGuards, Job, Supervisor, compare_again, conclude, release_again};
 use crate::session::{Adoptable, Journal, SessionDir, goes_on, may_be_alive};
 
-/// With less time than this for a Terraform that nobody supervises, it is left alone: a kill would come at once.
+/// With no more time than this for a Terraform that nobody supervises, it is left alone: a kill would come at once.
 const SHORTEST_GRACE: Duration = Duration::from_secs(10);
 
 impl CleanupStep<'_> {
@@ -35,11 +35,11 @@ impl CleanupStep<'_> {
             }
         }
         if journal.child.is_some_and(|child| child.id.is_alive())
-            && self.grace().duration < SHORTEST_GRACE.min(self.asked.wait / 4)
+            && self.grace().duration <= SHORTEST_GRACE.min(self.asked.wait / 4)
         {
             self.warn(&format!(
-                "{} is still running and nobody supervises it, and the time of this step is over: run \
-                 `tfguard release` again",
+                "{} is still running and nobody supervises it, and this step has no time left for it: run \
+                 `tfguard release` again, with a longer --wait",
                 journal.account.program
             ));
             return Ok(exit::LOCK_LEFT);
