@@ -7,7 +7,8 @@ use serde::Serialize;
 /// What became of a lock, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Its ID, if it is known. A stranger may have written it.
+    /// Its ID, if it is known. Only in the line where the lock may be the run's or somebody else's: scripts are told
+    /// this one. A stranger may have written it.
     pub id: Option<String>,
     /// Its state: `bucket/key`, or the backend where it is not in S3.
     pub state: String,

@@ -71,7 +71,10 @@ impl LockAccount {
         halves.dedup();
         let state = self.claim.lock_id();
         let line = format!("lock {id} of {state} ({operation}): {what}{grade}{}", halves.concat());
-        Finding { id: Some(id.to_string()), next: self.next(account, sure), ..Finding::new(state, outcome, line) }
+        // Nothing but its own text speaks for it, and that was not enough to try a release.
+        let is_doubtful = self.grade == Grade::Item && self.halves.is_empty() && outcome == Outcome::Left;
+        let id = (!is_doubtful).then(|| id.to_string());
+        Finding { id, next: self.next(account, sure), ..Finding::new(state, outcome, line) }
     }
 
     /// What became of it, as a word and as a clause.
@@ -206,7 +209,9 @@ impl OtherLock {
                 (Outcome::Unknown, format!("NOT known whether this run left it: {why}"))
             }
         };
-        let id = self.holder.as_ref().map(|holder| holder.id.clone());
+        // Where tfguard did not come to act on it, nothing proves that the lock is this run's.
+        let is_doubtful = matches!(outcome, Outcome::Left | Outcome::Unknown);
+        let id = self.holder.as_ref().filter(|_| !is_doubtful).map(|holder| holder.id.clone());
         Finding { id, next: self.next(), ..Finding::new(format!("backend {}", self.backend), outcome, line + &what) }
     }
 

@@ -50,7 +50,7 @@ fn silent(project: &Project, options: &[&str]) -> Running {
 fn a_lock_that_no_log_names_is_only_reported() {
     let Some(tofu) = tofu() else { return };
     let project = project(Kind::Sleep).table().init(&tofu);
-    let run = silent(&project, &["--report", "report.json"]);
+    let run = silent(&project, &["--report", "report.json", "--dotenv", "tfguard.env"]);
     let lock = project.lock().expect("it is locked");
     kill_child(&project);
     let exit = run.wait(SOON).expect_code(120);
@@ -62,6 +62,8 @@ fn a_lock_that_no_log_names_is_only_reported() {
     let report = report(&project);
     assert_eq!((&report["locks"][0]["grade"], &report["lock_left"]), (&"item".into(), &true.into()), "{report}");
     assert_eq!(report["locks"][0]["id"], id);
+    let told = std::fs::read_to_string(project.work().join("tfguard.env")).unwrap();
+    assert!(told.contains("OUTCOME=left\n") && told.contains("LOCK_ID=\n"), "no script is told it: {told}");
     // The cleanup step knows no more.
     for evidence in ["logged", "item"] {
         project.command(TFGUARD).args(["release"]).env("TFGUARD_EVIDENCE", evidence).run().expect_code(120);

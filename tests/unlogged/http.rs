@@ -40,6 +40,28 @@ fn the_lock_of_a_killed_terraform_is_told_and_left_on_every_version() {
     }
 }
 
+/// What may be another run's lock is shown to people only.
+#[test]
+fn scripts_are_not_told_the_id_of_a_lock_that_may_be_somebody_elses() {
+    for flavour in [Careless, GitLab] {
+        let server = StateServer::start(flavour);
+        let place = place(&server);
+        place.write("outputs", "");
+        let run = place.guarded(&["--dotenv", "tfguard.env"], &APPLY);
+        let run = run.env("GITHUB_ACTIONS", "true").env("GITHUB_OUTPUT", place.work().join("outputs")).start();
+        run.wait_for_stdout("asleep", SOON);
+        let own = server.lock().expect("an apply holds its lock");
+        let id = own["ID"].as_str().unwrap();
+        place.kill_terraform();
+        let exit = run.wait(SOON).expect_code(120);
+        assert!(exit.err().contains(&format!("force-unlock {id}")), "{exit}");
+        for name in ["tfguard.env", "outputs"] {
+            let told = std::fs::read_to_string(place.work().join(name)).unwrap();
+            assert!(told.contains("left") && !told.contains(id), "{flavour:?} {name}: {told}");
+        }
+    }
+}
+
 #[test]
 fn the_settings_of_the_environment_count_too() {
     let server = StateServer::start(Careless);
