@@ -136,6 +136,22 @@ fn an_id_that_is_not_there_deletes_nothing() {
     bed.assert_only_read();
 }
 
+/// Guards against calling a state free of a lock that may be in the half which could not be read.
+#[test]
+fn beside_another_lock_what_could_not_be_read_is_told() {
+    let bed = locked();
+    bed.aws.plant_lockfile(&bed.lock("a/k", OTHER));
+    let denied = Answer::dynamodb("AccessDeniedException", "no");
+    bed.proxy.rule(Match::dynamodb("GetItem"), [denied.into()]);
+    for (id, said) in [(OWN, "where tfguard could look, so nothing was deleted"), ("--broken", "nothing was deleted")] {
+        let exit = bed.about("a/k", &["unlock", "--yes", id]).run().expect_code(120);
+        assert!(exit.out().contains(OTHER) && exit.err().contains(said), "{exit}");
+        assert!(exit.out().contains("not read: ") && exit.out().contains("dynamodb:GetItem"), "{exit}");
+    }
+    bed.proxy.clear_rules();
+    assert_locked(&bed);
+}
+
 #[test]
 fn what_else_blocks_the_state_is_told() {
     let bed = locked();

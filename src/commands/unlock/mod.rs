@@ -371,10 +371,13 @@ impl Unlock<'_> {
             let line = printable(&format!("stays, and blocks the state: {what}, at {}{how}", other.place));
             text += &format!("{line}\n");
         }
-        for unread in looks.iter().filter_map(HalfLook::unread).chain(self.state.doubts(looks)) {
-            text += &format!("{}\n", not_read(&unread));
-        }
-        text
+        text + &self.unseen(looks)
+    }
+
+    /// What could not be looked at, a line for each.
+    fn unseen(&self, looks: &[HalfLook]) -> String {
+        let unread = looks.iter().filter_map(HalfLook::unread).chain(self.state.doubts(looks));
+        unread.map(|unread| format!("{}\n", not_read(&unread))).collect()
     }
 
     fn describe(&self, half: HalfSeen) -> String {
@@ -395,7 +398,9 @@ impl Unlock<'_> {
     /// Something is there, and not what was asked for.
     fn about_another(&self, seen: &Sighting, looks: &[HalfLook]) -> Result<String, Failure> {
         let path = self.state.lock_id();
-        print(&looks.iter().filter_map(HalfLook::half).map(|half| self.describe(half)).collect::<String>())?;
+        let found = looks.iter().filter_map(HalfLook::half).map(|half| self.describe(half));
+        print(&(found.collect::<String>() + &self.unseen(looks)))?;
+        let all_read = looks.iter().all(|look| look.unread().is_none());
         Ok(match self.wish {
             Wish::Lock(id) if seen.id() == Some(id) && is_of_another(seen, &path) => format!(
                 "the lock {} says that it is another state's, so nothing was deleted. Check bucket and key; if the \
@@ -403,7 +408,8 @@ impl Unlock<'_> {
                 printable(id)
             ),
             Wish::Lock(id) => {
-                format!("{} is not locked by {}, so nothing was deleted", printable(&path), printable(id))
+                let by = if all_read { printable(id) } else { format!("{} where tfguard could look", printable(id)) };
+                format!("{} is not locked by {by}, so nothing was deleted", printable(&path))
             }
             Wish::Broken => {
                 "the lock isn't broken, so nothing was deleted. To delete it, give its ID instead of --broken"
