@@ -327,6 +327,22 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!((exit.code, exit.err().as_str()), (Some(7), ""), "{exit}");
 }
 
+/// Guards against "no stale lock" where nobody read the list to its end.
+#[test]
+fn fail_says_so_also_where_the_reader_has_gone() {
+    let bed = Bed::new();
+    let long = "x".repeat(100_000);
+    bed.many((0..10).map(|n| LockInfo { who: long.clone(), ..bed.lock(&n.to_string(), OWN) }));
+    bed.item(&bed.path("ghost"), &[]);
+    for format in ["json", "table"] {
+        let script =
+            ["-c", "{ \"$@\"; echo $? >&2; } | head -c 10", "sh", TFGUARD, "locks", "--fail", "--format", format];
+        let run = Run::new("sh", &bed.guard).args(script).args(["--table", &bed.table]);
+        let exit = run.args(reach(bed.proxy.url())).envs(Aws::ENV).run();
+        assert_eq!(exit.err(), "122\n", "{format}: {exit}");
+    }
+}
+
 /// A table of 100 000 locks is gone through in pages: what is held does not grow with it, nor with the number of buckets.
 /// (The table is played: moto goes through all of it for each page.)
 #[test]

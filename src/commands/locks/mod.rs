@@ -123,7 +123,7 @@ pub enum Format {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let machine = Machine::here(&Environment::own());
     let list = async {
-        let list = writer(args.format, BufWriter::new(io::stdout()))?;
+        let list = writer(args.format, BufWriter::new(Stdout { to_the_end: args.fail }))?;
         Gatherer::new(args, &machine, list).gather().await
     };
     match block_on(list.map_err(Failure::Output)) {
@@ -131,6 +131,30 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         // Whoever read the list has seen enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Where the list goes. `to_the_end`: a reader that has gone is no reason to stop, because the exit code is asked for.
+struct Stdout {
+    to_the_end: bool,
+}
+
+impl Stdout {
+    fn unless_gone<T>(&self, written: io::Result<T>, otherwise: T) -> io::Result<T> {
+        match written {
+            Err(error) if self.to_the_end && error.kind() == io::ErrorKind::BrokenPipe => Ok(otherwise),
+            written => written,
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unless_gone(io::stdout().write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.unless_gone(io::stdout().flush(), ())
     }
 }
 
