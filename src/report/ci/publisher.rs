@@ -21,43 +21,20 @@ const AGENT_TIME: Duration = Duration::from_secs(10);
 /// Who tells the CI.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    language: Language,
+    /// Whose language is spoken, besides plain text.
+    provider: Option<Provider>,
+    env: Environment,
     /// What matters less is not said.
     least: Level,
     /// The file for variables that the user asked for (`--dotenv`), replaced at the end.
     dotenv: Option<PathBuf>,
 }
 
-/// What is understood around here, besides plain text.
-#[derive(Debug, Clone)]
-enum Language {
-    Plain,
-    Github { output: Option<PathBuf>, summary: Option<PathBuf> },
-    Gitlab,
-    Buildkite { agent: PathBuf, job: String },
-    Azure,
-}
-
 impl Publisher {
     /// For a run in this environment. `provider`: whose language is to be spoken, if any.
     pub fn new(provider: Option<Provider>, env: &Environment, quiet: bool, dotenv: Option<PathBuf>) -> Self {
-        let path = |name: &str| env.path(name).map(PathBuf::from);
-        let buildkite = || {
-            let job = env.text("BUILDKITE_JOB_ID")?.to_owned();
-            Some(Language::Buildkite { agent: terraform::on_path(OsStr::new("buildkite-agent"), env)?, job })
-        };
-        let language = match provider {
-            Some(Provider::GithubActions) => {
-                // act has no page for a summary and prints it into the log, where it would be twice, or thrice.
-                let summary = path("GITHUB_STEP_SUMMARY").filter(|_| !ci::is_act(env));
-                Language::Github { output: path("GITHUB_OUTPUT"), summary }
-            }
-            Some(Provider::Gitlab) => Language::Gitlab,
-            Some(Provider::Azure) => Language::Azure,
-            Some(Provider::Buildkite) => buildkite().unwrap_or(Language::Plain),
-            Some(Provider::Jenkins | Provider::Circleci | Provider::Other) | None => Language::Plain,
-        };
-        Self { language, least: if quiet { Level::Warning } else { Level::Notice }, dotenv }
+        let least = if quiet { Level::Warning } else { Level::Notice };
+        Self { provider, env: env.clone(), least, dotenv }
     }
 
     /// What is to be written to stderr before and after tfguard's own words about a run, each beginning and ending with
@@ -66,22 +43,22 @@ impl Publisher {
         if summary.silent || summary.level < self.least {
             return Default::default();
         }
-        match &self.language {
-            Language::Github { .. } | Language::Azure => {
+        match self.provider {
+            Some(Provider::GithubActions | Provider::Azure) => {
                 (String::new(), summary.messages().iter().map(|message| self.command(message)).collect())
             }
-            Language::Gitlab => language::gitlab_section(summary, now.as_second()),
-            Language::Buildkite { .. } | Language::Plain => Default::default(),
+            Some(Provider::Gitlab) => language::gitlab_section(summary, now.as_second()),
+            _ => Default::default(),
         }
     }
 
     /// One message as a line in the CI's language, empty where that has none.
     pub fn command(&self, message: &Message) -> String {
-        match &self.language {
+        match self.provider {
             _ if message.level < self.least => String::new(),
-            Language::Github { .. } => language::github_command(message),
-            Language::Azure => language::azure_command(message),
-            Language::Gitlab | Language::Buildkite { .. } | Language::Plain => String::new(),
+            Some(Provider::GithubActions) => language::github_command(message),
+            Some(Provider::Azure) => language::azure_command(message),
+            _ => String::new(),
         }
     }
 
@@ -93,21 +70,25 @@ impl Publisher {
                 tracing::warn!("cannot write {} (--dotenv): {error}", path.display());
             }
         }
-        match &self.language {
-            Language::Github { output, summary } => {
-                append("GITHUB_OUTPUT", output.as_deref(), || outputs::for_github(summaries, &unguessable()));
-                if let Some(section) = markdown::section(summaries) {
-                    append("GITHUB_STEP_SUMMARY", summary.as_deref(), || format!("\n{section}"));
+        let env = &self.env;
+        match self.provider {
+            Some(Provider::GithubActions) => {
+                append("GITHUB_OUTPUT", env, || outputs::for_github(summaries, &unguessable()));
+                // act has no page for a summary and prints it into the log, where it would be twice, or thrice.
+                if let Some(section) = markdown::section(summaries).filter(|_| !ci::is_act(env)) {
+                    append("GITHUB_STEP_SUMMARY", env, || format!("\n{section}"));
                 }
             }
-            Language::Buildkite { agent, job } => {
+            Some(Provider::Buildkite) => {
+                let Some(agent) = terraform::on_path(OsStr::new("buildkite-agent"), env) else { return };
+                let Some(job) = env.text("BUILDKITE_JOB_ID") else { return };
                 let Some(annotation) = language::buildkite_annotation(summaries, job) else { return };
-                let ended = tokio::time::timeout(AGENT_TIME, annotate(agent, &annotation)).await;
+                let ended = tokio::time::timeout(AGENT_TIME, annotate(&agent, &annotation)).await;
                 if let Err(error) = ended.unwrap_or_else(|elapsed| Err(elapsed.into())) {
                     tracing::debug!("the build is not annotated: buildkite-agent: {error}");
                 }
             }
-            Language::Gitlab | Language::Azure | Language::Plain => {}
+            _ => {}
         }
     }
 }
@@ -120,8 +101,8 @@ pub fn set_outputs(path: &Path, values: &[(&str, String)]) {
 }
 
 /// The same; what of tfguard's own cannot be written there is nobody's trouble.
-fn append(variable: &str, path: Option<&Path>, text: impl FnOnce() -> String) {
-    let Some(path) = path else { return };
+fn append(variable: &str, env: &Environment, text: impl FnOnce() -> String) {
+    let Some(path) = env.path(variable) else { return };
     if let Err(error) = append_to(path, &text()) {
         tracing::debug!("cannot write {} ({variable}): {error}", path.display());
     }
