@@ -4,7 +4,6 @@ mod mistake;
 mod variables;
 
 use std::ffi::OsString;
-use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::parser::ValueSource;
@@ -12,11 +11,10 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _, FromA
 use clap_complete::Shell;
 
 pub use self::mistake::Refusal;
-use crate::commands::{Failure, Task, print};
+use crate::commands::{Failure, Task, print, release};
 use crate::exit;
 use crate::log::LogFormat;
 use crate::run::{OUTER, RunOptions, Supervise};
-use crate::text::duration;
 
 /// The version, and in brackets what it was built from and for.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TFGUARD_BUILD"), ")");
@@ -89,23 +87,7 @@ pub enum Action {
     /// if its tfguard is dead, and release its lock. Run it in a step of the same job that always runs. It says nothing
     /// where there is nothing to do.
     #[command(after_help = "Example: tfguard release --wait 4m")]
-    Release {
-        /// Wait this long for a Terraform that is still alive
-        ///
-        /// Half a minute of it is kept for the kill and the release.
-        #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
-        wait: Duration,
-
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-
-        /// Print only import blocks for what was not saved
-        ///
-        /// Print, and print nothing else on stdout, `import` blocks for what a killed Terraform had made and not saved.
-        #[arg(long)]
-        imports: bool,
-    },
+    Release(release::Args),
     /// What a person runs by hand.
     #[command(flatten)]
     Task(Box<Task>),
@@ -235,6 +217,8 @@ fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::text::Setting;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tfguard::cli::{Action, Cli};
-use tfguard::commands::release::{self, Cleanup};
+use tfguard::commands::release;
 use tfguard::model::Environment;
 use tfguard::run::Plan;
 use tfguard::{ci, exit, log, run, terraform};
@@ -52,9 +52,7 @@ fn main() -> ExitCode {
             return Cli::completions(*shell)
                 .map_or_else(|failure| fail(&failure, exit::TFGUARD_FAILED), ExitCode::from);
         }
-        Some(Action::Release { wait, dry_run, imports }) => {
-            Some(Cleanup { wait: *wait, dry_run: *dry_run, imports: *imports })
-        }
+        Some(Action::Release(asked)) => Some(*asked),
         None => None,
     };
     let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {

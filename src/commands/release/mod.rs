@@ -29,7 +29,7 @@ use crate::model::{Account, Environment, ProcessId, StopRequest, World};
 use crate::report::ci::Summary;
 use crate::run::{Failure, InnerGuards, Plan, Requests, requests};
 use crate::session::{SessionDir, goes_on, is_of_this_kernel};
-use crate::text::in_a_line;
+use crate::text::{duration, in_a_line};
 use crate::{ci, exit};
 
 /// What is kept of the time to wait for the kill and the release.
@@ -40,19 +40,28 @@ const TO_TELL: Duration = Duration::from_secs(5);
 const COPY: &str = "is a copy of a session's directory: whether its Terraform runs is told only by the original, so its \
                     locks are not touched";
 
-/// What `tfguard release` was asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Cleanup {
-    /// How long to wait for a Terraform that is still alive.
+/// The options of `tfguard release`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Args {
+    /// Wait this long for a Terraform that is still alive
+    ///
+    /// Half a minute of it is kept for the kill and the release.
+    #[arg(long, env = "TFGUARD_WAIT", value_name = "DURATION", value_parser = duration, default_value = "4m")]
     pub wait: Duration,
-    /// Only says what would be done.
+
+    /// Only say what would be done
+    #[arg(long)]
     pub dry_run: bool,
-    /// Prints `import` blocks, and nothing else on stdout.
+
+    /// Print only import blocks for what was not saved
+    ///
+    /// Print, and print nothing else on stdout, `import` blocks for what a killed Terraform had made and not saved.
+    #[arg(long)]
     pub imports: bool,
 }
 
 /// Finishes the sessions of this job; gives tfguard's exit code: 0 when nothing is left.
-pub fn run(plan: &Plan, asked: Cleanup) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, asked: Args) -> Result<u8, Failure> {
     crate::aws::distrust_checkout();
     let runtime = crate::run::runtime().map_err(Failure::Start)?;
     let code = runtime.block_on(async {
@@ -77,7 +86,7 @@ fn worse(one: u8, other: u8) -> u8 {
 /// The cleanup step of a job.
 struct CleanupStep<'a> {
     plan: &'a Plan,
-    asked: Cleanup,
+    asked: Args,
     /// When its wait is over, for all sessions together.
     until: Instant,
     /// When all is to be over, whatever comes.
