@@ -59,8 +59,8 @@ struct Found {
     unread: Vec<Unread>,
     /// The same, where it is not known whether Terraform locks there.
     doubts: Vec<Unread>,
-    object: Option<StateObject>,
-    object_seen: bool,
+    /// None where it could not be read.
+    object: Option<Option<StateObject>>,
     digest: StoredDigest,
 }
 
@@ -77,11 +77,10 @@ impl Found {
         let (caller, looks, object, digest) =
             tokio::join!(state.clients.caller(), state.look_at_lock(), store.read(None), digest);
         let mut unread: Vec<_> = looks.iter().filter_map(HalfLook::unread).collect();
-        let object_seen = object.is_ok();
-        let object = object.unwrap_or_else(|error| {
+        let object = object.map_err(|error| {
             unread.push(Unread { what: format!("state s3://{}", state.lock_id()), error: Some(error) });
-            None
         });
+        let object = object.ok();
         let digest = digest.unwrap_or_else(|error| {
             unread.push(Unread { what: "its digest".to_owned(), error: Some(error) });
             StoredDigest::NotKept
@@ -92,14 +91,14 @@ impl Found {
         for half in looks.iter().filter_map(HalfLook::half) {
             merged.add(state.lock_id(), half);
         }
-        let state_exists = object_seen.then_some(object.is_some());
+        let state_exists = object.as_ref().map(Option::is_some);
         let judged = merged
             .into_locks()
             .into_iter()
             .map(|lock| JudgedLock { state_exists, ..lock.judge(&machine, now, older_than) });
         let locks = judged.collect();
         let doubts = state.doubts(&looks);
-        Self { now, caller, locks, unread, doubts, object, object_seen, digest }
+        Self { now, caller, locks, unread, doubts, object, digest }
     }
 
     fn exit_code(&self) -> u8 {
@@ -114,8 +113,7 @@ impl Found {
 
     /// None where there is nothing to compare.
     fn digest_fits(&self) -> Option<bool> {
-        let md5 = self.digest.md5().filter(|_| self.object_seen)?;
-        Some(!is_at_odds(self.object.as_ref(), Some(md5)))
+        Some(!is_at_odds(self.object.as_ref()?.as_ref(), Some(self.digest.md5()?)))
     }
 
     fn text(&self, state: &State, verify: &str) -> String {
@@ -127,8 +125,8 @@ impl Found {
         }
         line("reached as", &self.access(state));
         match &self.object {
-            Some(object) => line("object", &state::describe(object)),
-            None if self.object_seen => line("object", "none yet"),
+            Some(Some(object)) => line("object", &state::describe(object)),
+            Some(None) => line("object", "none yet"),
             None => {}
         }
         let fits = self.digest_fits();
@@ -137,7 +135,7 @@ impl Found {
             (Some(false), _) => Some(format!("does not fit, but a write may be under way: `{verify}` waits for it")),
             // The state could not be read.
             (None, Some(md5)) => Some(md5.to_owned()),
-            _ => state::describe_digest(self.object.as_ref(), &self.digest),
+            _ => state::describe_digest(self.object.as_ref().and_then(Option::as_ref), &self.digest),
         };
         if let Some(digest) = digest {
             let style = if fits == Some(false) { WRONG } else { Style::new() };
