@@ -56,12 +56,12 @@ static THROUGH: RwLock<Option<Box<Take>>> = RwLock::new(None);
 
 /// From now on lines go to `take`.
 pub fn through(take: impl Fn(String) + Send + Sync + 'static) {
-    set_through(Some(Box::new(take)));
+    *THROUGH.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(take));
 }
 
 /// From now on lines go straight to stderr again.
 pub fn directly() {
-    set_through(None);
+    *THROUGH.write().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// Whether tfguard's own lines are kept back.
@@ -80,17 +80,9 @@ pub fn raw(text: String) {
     }
     match &*THROUGH.read().unwrap_or_else(PoisonError::into_inner) {
         Some(take) => take(text),
-        None => to_stderr(&text),
+        // That stderr is gone or full is nothing that could be told to anybody.
+        None => drop(io::stderr().write_all(text.as_bytes())),
     }
-}
-
-fn set_through(take: Option<Box<Take>>) {
-    *THROUGH.write().unwrap_or_else(PoisonError::into_inner) = take;
-}
-
-/// Writes straight to stderr. That it is gone or full is nothing that could be told to anybody.
-fn to_stderr(line: &str) {
-    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Takes what is said through `tracing`.
