@@ -52,23 +52,13 @@ pub fn is_of_another(seen: &Sighting, state: &str) -> bool {
     matches!(&seen.lock, FoundLock::Held(info) if !info.path.is_empty() && info.path != state)
 }
 
-/// Whether it may be deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Permission {
-    /// Its holder is proven to be dead.
-    Given,
-    /// A person has to say so.
-    ToBeAsked,
-    /// Its holder is proven to be alive: no option makes that right.
-    Refused,
-}
-
-/// Decides by the holder. The age of a lock has no part in it.
-pub fn permission(wish: Wish, verdict: &Liveness) -> Permission {
+/// Whether a person has to allow that it is deleted. None where its holder is proven to be alive: no option makes that
+/// right. The age of a lock has no part in it.
+pub fn needs_a_yes(wish: Wish, verdict: &Liveness) -> Option<bool> {
     match (verdict, wish) {
-        (Liveness::Alive { .. }, _) => Permission::Refused,
-        (Liveness::Dead { .. }, Wish::Lock(_)) => Permission::Given,
-        _ => Permission::ToBeAsked,
+        (Liveness::Alive { .. }, _) => None,
+        (Liveness::Dead { .. }, Wish::Lock(_)) => Some(false),
+        _ => Some(true),
     }
 }
 
@@ -177,10 +167,10 @@ mod tests {
     fn a_living_holder_is_never_robbed_and_only_a_dead_one_needs_no_question() {
         let why = String::new;
         for wish in [Wish::Lock(ID), Wish::Broken] {
-            assert_eq!(permission(wish, &Liveness::Alive { why: why() }), Permission::Refused);
-            assert_eq!(permission(wish, &Liveness::Unknown { why: why() }), Permission::ToBeAsked);
+            assert_eq!(needs_a_yes(wish, &Liveness::Alive { why: why() }), None);
+            assert_eq!(needs_a_yes(wish, &Liveness::Unknown { why: why() }), Some(true));
         }
-        assert_eq!(permission(Wish::Lock(ID), &Liveness::Dead { why: why() }), Permission::Given);
-        assert_eq!(permission(Wish::Broken, &Liveness::Dead { why: why() }), Permission::ToBeAsked);
+        assert_eq!(needs_a_yes(Wish::Lock(ID), &Liveness::Dead { why: why() }), Some(false));
+        assert_eq!(needs_a_yes(Wish::Broken, &Liveness::Dead { why: why() }), Some(true));
     }
 }

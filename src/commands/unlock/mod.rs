@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::commands::judged::{HalfLook, HalfSeen, JudgedLock, SeenLock, Unread};
 use crate::commands::page::Page;
 use crate::commands::target::{State, Target};
-use crate::commands::unlock::decide::{Finding, Permission, Wish, find, is_broken, is_of_another, permission};
+use crate::commands::unlock::decide::{Finding, Wish, find, is_broken, is_of_another, needs_a_yes};
 use crate::commands::{Answer, Failure, block_on, confirm, describe, print};
 use crate::model::{
     Environment, FoundLock, Half, HalfOutcome, Holder, Liveness, LockClaim, LockId, Sighting, UnconditionalDelete,
@@ -176,10 +176,8 @@ impl Unlock<'_> {
         let living = at_work.iter().map(|terraform| format!("at work on this machine: {}\n", printable(terraform)));
         print(&(self.intention(lock, looks) + &living.collect::<String>()))?;
         let verdict = self.verdict(lock);
-        let is_to_be_asked = match permission(self.wish, &verdict) {
-            Permission::Given => false,
-            Permission::ToBeAsked => true,
-            Permission::Refused => return Ok(Ended::unasked(Outcome::Refused, stays(lock, &verdict))),
+        let Some(is_to_be_asked) = needs_a_yes(self.wish, &verdict) else {
+            return Ok(Ended::unasked(Outcome::Refused, stays(lock, &verdict)));
         };
         let by_lease = self.args.expired && is_to_be_asked;
         if self.args.dry_run {
