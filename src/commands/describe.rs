@@ -4,7 +4,7 @@ use anstyle::Style;
 
 use crate::commands::judged::JudgedLock;
 use crate::commands::page::{Page, WRONG, style_of};
-use crate::model::{Defect, FoundLock, Sighting};
+use crate::model::{FoundLock, Sighting};
 use crate::report::operation;
 use crate::text::{ago, printable};
 
@@ -17,13 +17,13 @@ pub fn lock(lock: &JudgedLock, page: Page) -> String {
 pub fn lock_only(lock: &JudgedLock, page: Page) -> String {
     let plain = Style::new();
     let verdict = &lock.judged.verdict;
-    let mut entries = match lock.lock.info() {
-        Some(info) => vec![
+    let mut entries = match lock.lock.held() {
+        Ok(info) => vec![
             ("lock", info.id.clone(), plain.bold()),
             ("operation", format!("{} by version {}", operation(&info.operation), info.version), plain),
             ("who", info.who.clone(), plain),
         ],
-        None => vec![("lock", format!("none: {}", lock.lock.defect().map_or("it has no ID", Defect::told)), WRONG)],
+        Err(defect) => vec![("lock", format!("none: {}", defect.told()), WRONG)],
     };
     if let FoundLock::Malformed(content) = &lock.lock.first().seen.lock
         && !content.is_empty()
@@ -40,8 +40,8 @@ pub fn lock_only(lock: &JudgedLock, page: Page) -> String {
 
 /// What was seen in its place, in a few words.
 pub fn in_a_line(seen: &Sighting) -> String {
-    match (&seen.lock, seen.defect()) {
-        (FoundLock::Held(info), None) => printable(&format!("lock {} by {} ({})", info.id, info.who, info.operation)),
-        (_, defect) => defect.map_or("something without an ID", Defect::told).to_owned(),
+    match seen.held() {
+        Ok(info) => printable(&format!("lock {} by {} ({})", info.id, info.who, info.operation)),
+        Err(defect) => defect.told().to_owned(),
     }
 }

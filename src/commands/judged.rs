@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::aws::StoreError;
 use crate::commands::target::{HalfPlace, State};
-use crate::model::{Defect, FoundLock, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
+use crate::model::{Defect, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
 use crate::session::{Judged, Machine};
 use crate::text::{describe, in_a_line};
 
@@ -53,17 +53,19 @@ impl SeenLock {
         &self.halves[0]
     }
 
-    /// The lock's ID, if it has one.
-    pub fn id(&self) -> Option<&str> {
-        self.first().seen.id()
+    /// What it says, or why it is no lock.
+    pub fn held(&self) -> Result<&LockInfo, Defect> {
+        self.first().seen.held()
     }
 
     /// What it says, if it is a lock.
     pub fn info(&self) -> Option<&LockInfo> {
-        match &self.first().seen.lock {
-            FoundLock::Held(info) if self.id().is_some() => Some(info),
-            _ => None,
-        }
+        self.held().ok()
+    }
+
+    /// The lock's ID, if it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.first().seen.id()
     }
 
     /// The lease that stands beside it, if there is one.
@@ -71,15 +73,10 @@ impl SeenLock {
         self.halves.iter().find_map(|half| half.seen.leased.lease())
     }
 
-    /// Why it is no lock, if it is none.
-    pub fn defect(&self) -> Option<Defect> {
-        self.first().seen.defect()
-    }
-
     /// Judges it by what stands beside it and by what this machine knows.
     pub fn judge(self, machine: &Machine, now: Timestamp, older_than: Option<Duration>) -> JudgedLock {
-        let judged = match self.info() {
-            Some(info) => {
+        let judged = match self.held() {
+            Ok(info) => {
                 // The run may not have been allowed to write its record beside both halves.
                 let rank = |recorded: &&Recorded| match recorded {
                     Recorded::Holder(_) => 2,
@@ -89,10 +86,7 @@ impl SeenLock {
                 let recorded = self.halves.iter().map(|half| &half.seen.recorded).max_by_key(rank);
                 machine.judge(info, recorded.unwrap_or(&Recorded::Nothing))
             }
-            None => {
-                let why = self.defect().map_or("it has no ID", Defect::told).to_owned();
-                Judged { holder: None, verdict: Liveness::Unknown { why } }
-            }
+            Err(defect) => Judged { holder: None, verdict: Liveness::Unknown { why: defect.told().to_owned() } },
         };
         let other = self.info().filter(|info| !info.path.is_empty() && info.path != self.state);
         let notes = other.map(|info| format!("it says that it locks {}", info.path)).into_iter().collect();
@@ -121,7 +115,7 @@ impl JudgedLock {
     pub fn stale(&self) -> Vec<&'static str> {
         let dead = self.judged.verdict.is_dead().then_some("dead");
         let old = self.older_than.zip(self.age()).is_some_and(|(limit, age)| age > limit).then_some("old");
-        [self.lock.defect().map(Defect::word), dead, old].into_iter().flatten().collect()
+        [self.lock.held().err().map(Defect::word), dead, old].into_iter().flatten().collect()
     }
 
     /// All that is noteworthy, as clauses.
@@ -161,7 +155,7 @@ impl JudgedLock {
             "version": info.map(|info| &info.version),
             "created": info.map(|info| &info.created),
             "age_seconds": self.age().map(|age| age.as_secs()),
-            "defect": self.lock.defect(),
+            "defect": self.lock.held().err(),
             "content": self.lock.first().seen.content(),
             "verdict": self.judged.verdict.word(),
             "why": self.judged.verdict.why(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::model::holder::Recorded;
 use crate::model::lease::Leased;
-use crate::model::lock::FoundLock;
+use crate::model::lock::{FoundLock, LockInfo};
 
 /// What was seen at a lock's place at one time.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,12 +45,19 @@ pub enum Defect {
 }
 
 impl Sighting {
+    /// The lock, or why what is there is none.
+    pub fn held(&self) -> Result<&LockInfo, Defect> {
+        match (&self.lock, &self.content) {
+            (FoundLock::Held(info), _) if !info.id.is_empty() => Ok(info),
+            (_, Content::Item { info: None, .. }) => Err(Defect::Ghost),
+            (FoundLock::Malformed(text), Content::Object { .. }) if text.is_empty() => Err(Defect::Empty),
+            _ => Err(Defect::Malformed),
+        }
+    }
+
     /// The lock's ID, if it has one.
     pub fn id(&self) -> Option<&str> {
-        match &self.lock {
-            FoundLock::Held(info) if !info.id.is_empty() => Some(&info.id),
-            _ => None,
-        }
+        Some(&self.held().ok()?.id)
     }
 
     /// What is there, as a text, of what is no lock. None of what is empty.
@@ -67,16 +74,6 @@ impl Sighting {
             (FoundLock::Malformed(text), _) => text.clone(),
         };
         (!text.is_empty()).then_some(text)
-    }
-
-    /// Why it is no lock, if it is none.
-    pub fn defect(&self) -> Option<Defect> {
-        match (&self.lock, &self.content) {
-            _ if self.id().is_some() => None,
-            (_, Content::Item { info: None, .. }) => Some(Defect::Ghost),
-            (FoundLock::Malformed(text), Content::Object { .. }) if text.is_empty() => Some(Defect::Empty),
-            _ => Some(Defect::Malformed),
-        }
     }
 }
 
@@ -122,7 +119,7 @@ mod tests {
         ];
         for (info, expected) in cases {
             let seen = of_item(info.clone());
-            assert_eq!((seen.defect(), seen.id().is_some()), (expected, expected.is_none()), "{info:?}");
+            assert_eq!(seen.held().err(), expected, "{info:?}");
             let empty = info.is_none() || info == text("");
             assert_eq!(seen.content().is_some(), expected.is_some() && !empty, "{info:?}");
         }
@@ -134,8 +131,8 @@ mod tests {
             written: None,
             content: content.clone(),
         };
-        assert_eq!(object(b"").defect(), Some(Defect::Empty));
-        assert_eq!(object(b"x").defect(), Some(Defect::Malformed));
-        assert_eq!(object(br#"{"ID":"x"}"#).defect(), None);
+        assert_eq!(object(b"").held().err(), Some(Defect::Empty));
+        assert_eq!(object(b"x").held().err(), Some(Defect::Malformed));
+        assert_eq!(object(br#"{"ID":"x"}"#).held().err(), None);
     }
 }

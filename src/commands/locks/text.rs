@@ -136,9 +136,9 @@ impl<W: Write> ListWriter for Text<W> {
         notes.extend(lock.noteworthy());
         let lock = &lock.lock;
         let info = lock.info();
-        let (verdict, style) = match lock.defect() {
-            Some(defect) => (defect.word(), WRONG),
-            None => (judged.verdict.word(), style_of(&judged.verdict)),
+        let (verdict, style) = match lock.held() {
+            Err(defect) => (defect.word(), WRONG),
+            Ok(_) => (judged.verdict.word(), style_of(&judged.verdict)),
         };
         let cells = [
             lock.state.clone(),

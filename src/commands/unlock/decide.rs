@@ -44,7 +44,7 @@ pub fn find<'a>(wish: Wish, state: &str, looks: &'a [HalfLook]) -> Finding<'a> {
 /// Whether it blocks the state and is not a lock of it, or not one of Terraform's.
 pub fn is_broken(seen: &Sighting, state: &str) -> bool {
     let is_terraforms = |id: &str| id.parse::<LockId>().is_ok();
-    !seen.id().is_some_and(is_terraforms) || seen.defect().is_some() || is_of_another(seen, state)
+    !seen.id().is_some_and(is_terraforms) || is_of_another(seen, state)
 }
 
 /// Whether a lock says itself that it is the lock of another state: a copy of a bucket has such.
