@@ -8,19 +8,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::aws::StoreError;
-use crate::commands::target::{HalfPlace, State};
-use crate::model::{Defect, Lease, Leased, Liveness, LockInfo, LockPlace, Recorded, Sighting};
+use crate::commands::target::{HalfOf, State};
+use crate::model::{Defect, Lease, Leased, Liveness, LockInfo, Recorded, Sighting};
 use crate::session::{Judged, Machine};
 use crate::text::{describe, in_a_line};
 
 /// One half of a lock as it was seen.
-#[derive(Debug, Clone)]
-pub struct HalfSeen {
-    pub place: LockPlace,
-    pub seen: Sighting,
-    /// Whether Terraform is set up to lock there, as far as it is known.
-    pub expected: bool,
-}
+pub type HalfSeen = HalfOf<Sighting>;
+/// What was there when somebody looked, if it could be seen.
+pub type HalfLook = HalfOf<Result<Option<Sighting>, StoreError>>;
 
 /// A lock, or what blocks like one, as it was seen.
 #[derive(Debug, Clone)]
@@ -223,15 +219,6 @@ impl fmt::Display for Unread {
     }
 }
 
-/// What was seen at one half.
-#[derive(Debug)]
-pub struct HalfLook {
-    /// Where was looked.
-    pub at: HalfPlace,
-    /// What was there.
-    pub seen: Result<Option<Sighting>, StoreError>,
-}
-
 impl HalfLook {
     /// What was there, if something was.
     pub fn found(&self) -> Option<&Sighting> {
@@ -240,18 +227,18 @@ impl HalfLook {
 
     /// What could not be looked at, and why, where Terraform locks there.
     pub fn unread(&self) -> Option<Unread> {
-        self.failure().filter(|_| self.at.expected)
+        self.failure().filter(|_| self.expected)
     }
 
     fn failure(&self) -> Option<Unread> {
         let error = self.seen.as_ref().err()?.clone();
-        Some(Unread { what: self.at.place.to_string(), error: Some(error) })
+        Some(Unread { what: self.place.to_string(), error: Some(error) })
     }
 
     /// What was there, with its place.
     pub fn half(&self) -> Option<HalfSeen> {
         let seen = self.found()?.clone();
-        Some(HalfSeen { place: self.at.place.clone(), seen, expected: self.at.expected })
+        Some(HalfSeen { place: self.place.clone(), seen, expected: self.expected })
     }
 }
 
@@ -259,15 +246,12 @@ impl State {
     /// Looks at both halves of the lock, a table consistently.
     pub async fn look_at_lock(&self) -> Vec<HalfLook> {
         let reader = self.clients.reader();
-        let looks = self.halves().into_iter().map(|at| {
-            let reader = &reader;
-            async move {
-                let seen = reader.look(&at.place).await;
-                if let Err(error) = &seen {
-                    tracing::debug!("{}: {error}", at.place);
-                }
-                HalfLook { at, seen }
+        let looks = self.halves().into_iter().map(async |HalfOf { place, expected, .. }| {
+            let seen = reader.look(&place).await;
+            if let Err(error) = &seen {
+                tracing::debug!("{place}: {error}");
             }
+            HalfLook { place, seen, expected }
         });
         futures_util::future::join_all(looks).await
     }
@@ -277,7 +261,7 @@ impl State {
         if self.dir.is_some() {
             return Vec::new();
         }
-        let unread = looks.iter().filter(|look| !look.at.expected).filter_map(HalfLook::failure);
+        let unread = looks.iter().filter(|look| !look.expected).filter_map(HalfLook::failure);
         let what = "a DynamoDB table: none was named. If the state locks in one, give --table".to_owned();
         let table = self.backend.table().is_none().then_some(Unread { what, error: None });
         unread.chain(table).collect()
@@ -292,6 +276,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::LockPlace;
 
     fn lock(info: Option<&str>) -> JudgedLock {
         let item = info.map(|info| ("Info".to_owned(), AttributeValue::S(info.to_owned())));

@@ -25,7 +25,7 @@ pub mod unlock;
 pub mod verify;
 
 use judged::Unread;
-pub use target::{HalfPlace, State, Target, TargetError};
+pub use target::{State, Target, TargetError};
 
 /// Why a command did not come about.
 #[derive(Debug, thiserror::Error)]

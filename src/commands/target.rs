@@ -49,12 +49,13 @@ pub struct State {
     pub clients: AwsClients,
 }
 
-/// Where one half of the state's lock would live.
+/// One half of a state's lock: where it would live, and what was seen there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HalfPlace {
+pub struct HalfOf<Seen> {
     pub place: LockPlace,
-    /// Whether Terraform is set up to lock there. Elsewhere a lock can lie that was taken with other settings, and
-    /// often nobody may look.
+    pub seen: Seen,
+    /// Whether Terraform is set up to lock there, as far as it is known. Elsewhere a lock can lie that was taken with other
+    /// settings, and often nobody may look.
     pub expected: bool,
 }
 
@@ -229,12 +230,12 @@ impl State {
     }
 
     /// Where the halves of its lock would live, the file half first, as Terraform unlocks.
-    pub fn halves(&self) -> Vec<HalfPlace> {
+    pub fn halves(&self) -> Vec<HalfOf<()>> {
         let table = self.backend.table_place(&self.key);
         // By flags alone, a state without a table can only have a lockfile.
         let expected = self.backend.uses_lockfile() || (self.dir.is_none() && table.is_none());
-        let file = HalfPlace { place: self.backend.file_place(&self.key), expected };
-        [file].into_iter().chain(table.map(|place| HalfPlace { place, expected: true })).collect()
+        let file = HalfOf { place: self.backend.file_place(&self.key), seen: (), expected };
+        [file].into_iter().chain(table.map(|place| HalfOf { place, seen: (), expected: true })).collect()
     }
 }
 

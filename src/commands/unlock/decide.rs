@@ -70,7 +70,6 @@ mod tests {
 
     use super::*;
     use crate::aws::StoreError;
-    use crate::commands::target::HalfPlace;
     use crate::model::LockPlace;
 
     const STATE: &str = "b/k";
@@ -114,7 +113,7 @@ mod tests {
             region: "r".to_owned(),
             endpoint: None,
         };
-        HalfLook { at: HalfPlace { place, expected }, seen }
+        HalfLook { place, seen, expected }
     }
 
     /// Every pair of halves, for every wish: only what was asked for is deleted, all of it, and nothing is called
