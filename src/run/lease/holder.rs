@@ -504,16 +504,12 @@ impl Request {
         let backend = self.target.backend.as_ref().ok_or("its backend is not known")?;
         let clients = AwsClients::connect_trusting_no_checkout(backend).await.map_err(|error| error.to_string())?;
         let store = clients.open(&self.target.place, UnconditionalDelete::Refuse);
-        let claim = match (&self.target.lock, &store) {
-            (Subject::Lock(claim), _) => claim.clone(),
-            (Subject::Trace(trace), Store::Lockfile(file)) => {
-                let there = file.compare(trace).await.map_err(|error| error.in_a_line())?;
-                match Identified::of(trace, there)? {
-                    Identified::Own(claim) => claim,
-                    Identified::Gone(_) => return Err("the lockfile is not the one that was logged".to_owned()),
-                }
-            }
-            (Subject::Trace(_), Store::Table(_)) => return Err("its place is not a lockfile".to_owned()),
+        let claim = match &self.target.lock {
+            Subject::Lock(claim) => claim.clone(),
+            Subject::Trace(trace) => match Identified::look(trace, &store).await.map_err(|unseen| unseen.why)? {
+                Identified::Own(claim) => claim,
+                Identified::Gone(_) => return Err("the lockfile is not the one that was logged".to_owned()),
+            },
         };
         self.session = self.session.clone().of_lock(claim.id.clone());
         Ok(self.target.opened.insert(Opened { store, claim }).clone())

@@ -7,26 +7,20 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use crate::aws::{AwsClients, S3Backend, StoreError, within};
+use crate::aws::{AwsClients, S3Backend, within};
 use crate::model::{FoundLock, Holder, LockClaim, LockPlace, LockTrace, Stage, Subject};
-use crate::run::locks::traced::Identified;
-use crate::store::{Claimed, NotClaimed, Store, Traced, UnconditionalDelete};
+use crate::run::locks::traced::{Identified, look_for};
+use crate::store::{Claimed, LONGEST_ATTEMPT, NotClaimed, Store, UnconditionalDelete};
 
 /// How long a lock without a lease is held before its holder is written beside it.
 const HELD_FOR: Duration = Duration::from_secs(10);
-/// The limit of one request. All requests of a place take less than three times as long.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(10);
 /// Terraform 1.6 to 1.9 do not say that they have the lock. Where it is not there, they may be waiting for it
-/// (`-lock-timeout`): this many looks, this far apart.
-const LOOKS: (u32, Duration) = (20, Duration::from_secs(30));
+/// (`-lock-timeout`): it is looked for so long, so often.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(19 * 30), Duration::from_secs(30));
 /// As [`LOOKS`], for a lock that Terraform said it has. Where it is not there, Terraform may be releasing it just now.
-const LOOKS_AT_A_HELD_ONE: (u32, Duration) = (2, Duration::from_secs(2));
-/// How often a request is tried that may succeed a little later.
-const TRIES: u32 = 3;
-/// Between two tries.
-const PAUSE: Duration = Duration::from_secs(3);
+const LOOKS_AT_A_HELD_ONE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 
 /// The locks of this run beside which their holder is written, or was.
 #[derive(Debug)]
@@ -120,10 +114,8 @@ async fn write_halves(lock: &Subject, backend: &S3Backend, holder: Holder) -> Re
 
 /// Which lock the traced lockfile is.
 async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String> {
-    let Store::Lockfile(store) = store else { return Err("its place is not a lockfile".to_owned()) };
-    let is_there = |there: &Traced| matches!(there, Traced::Same(_));
-    let there = look(LOOKS_AT_A_HELD_ONE, || store.compare(trace), is_there).await?;
-    match Identified::of(trace, there)? {
+    let is_there = |identified: &_| matches!(identified, Identified::Own(_));
+    match look_for(LOOKS_AT_A_HELD_ONE, || Identified::look(trace, store), is_there).await? {
         Identified::Own(claim) => Ok(claim),
         Identified::Gone(found) => {
             warn_of_loss(&trace.lock_id(), found);
@@ -136,7 +128,8 @@ async fn identify(store: &Store, trace: &LockTrace) -> Result<LockClaim, String>
 async fn annotate(store: &Store, claim: &LockClaim, holder: &Holder, may_wait: bool) -> Result<(), String> {
     let looks = if may_wait { LOOKS } else { LOOKS_AT_A_HELD_ONE };
     let is_there = |written: &Claimed<()>| !matches!(written, Err(NotClaimed::NotThere(_)));
-    match look(looks, || store.annotate(claim, holder), is_there).await? {
+    let write = || async { Ok(within(LONGEST_ATTEMPT, store.annotate(claim, holder)).await?) };
+    match look_for(looks, write, is_there).await? {
         Ok(()) => Ok(()),
         Err(NotClaimed::NotOwn(stranger)) => Err(stranger.to_string()),
         Err(NotClaimed::NotThere(found)) => {
@@ -161,36 +154,6 @@ pub(crate) fn warn_of_loss(state: &str, found: Option<FoundLock>) {
         "the lock of {state} was taken away while Terraform is at work, so two may write{now}. Run `tfguard verify` when \
          both have ended"
     );
-}
-
-/// Repeats a request until its answer tells that the lock `is_there`: this many times at most, this far apart.
-async fn look<T, F>(
-    (times, every): (u32, Duration),
-    request: impl Fn() -> F,
-    is_there: impl Fn(&T) -> bool,
-) -> Result<T, String>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let (mut looks, mut failed) = (0, 0);
-    loop {
-        let answer = within(LONGEST_ATTEMPT, request()).await;
-        let pause = match &answer {
-            Ok(answer) if !is_there(answer) => {
-                looks += 1;
-                every
-            }
-            Err(error) if error.is_retryable() => {
-                failed += 1;
-                PAUSE
-            }
-            _ => return answer.map_err(|error| error.to_string()),
-        };
-        if looks == times || failed == TRIES {
-            return answer.map_err(|error| error.to_string());
-        }
-        sleep(pause).await;
-    }
 }
 
 #[cfg(test)]
@@ -227,7 +190,7 @@ mod tests {
                     note(&mut annotator, "k", Stage::Held);
                     note(&mut annotator, "other", Stage::Held);
                 }
-                sleep(2 * HELD_FOR).await;
+                tokio::time::sleep(2 * HELD_FOR).await;
                 let expected = if due && !stopped { vec![HELD_FOR] } else { Vec::new() };
                 assert_eq!(*written.lock().unwrap(), expected, "{kinds:?} {stages:?}");
             }

@@ -14,7 +14,7 @@ use crate::run::locks::locate::{Locator, Started};
 use crate::session::Journal;
 use crate::store::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, Store, Traced, UnconditionalDelete};
 
-/// How long a place is asked in all, where it does not answer.
+/// How long a place that does not answer is asked.
 const BUDGET: Duration = Duration::from_secs(20);
 
 /// Why a look at the place of a lock failed.
@@ -30,27 +30,32 @@ impl From<StoreError> for Unseen {
     }
 }
 
-/// Looks again and again, at most for this time until what `is_there` is there, and until there is an answer.
+/// Looks until what `is_there` is there, or until a look shows that it is not when the time to `watch` has passed. Where there
+/// is no answer, asks again. Pauses `every` time.
 ///
 /// # Errors
-/// Why there was none.
-pub async fn look_for<T>(
-    watch: Duration,
-    look: impl AsyncFn() -> Result<T, Unseen>,
+/// Why there was no answer.
+pub async fn look_for<T, L: Future<Output = Result<T, Unseen>>>(
+    (watch, every): (Duration, Duration),
+    look: impl Fn() -> L,
     is_there: impl Fn(&T) -> bool,
 ) -> Result<T, String> {
     let start = Instant::now();
+    let mut answered = start;
     loop {
+        let asked = Instant::now();
         let looked = look().await;
-        let patience = match &looked {
-            Ok(found) if !is_there(found) => watch,
-            Err(Unseen { again: true, .. }) => BUDGET,
-            Ok(_) | Err(_) => Duration::ZERO,
+        let is_over = match &looked {
+            Ok(found) => {
+                answered = Instant::now();
+                is_there(found) || asked - start >= watch
+            }
+            Err(unseen) => !unseen.again || answered.elapsed() >= BUDGET,
         };
-        if start.elapsed() >= patience {
+        if is_over {
             return looked.map_err(|unseen| unseen.why);
         }
-        sleep(LOOK_EVERY).await;
+        sleep(every).await;
     }
 }
 
@@ -64,11 +69,18 @@ pub enum Identified {
 }
 
 impl Identified {
-    /// What the lockfile is, by what is in its place.
+    /// Reads what is in the place of the lockfile and compares.
     ///
     /// # Errors
-    /// Why that does not tell.
-    pub fn of(trace: &LockTrace, there: Traced) -> Result<Self, String> {
+    /// Why it could not be found out.
+    pub async fn look(trace: &LockTrace, store: &Store) -> Result<Self, Unseen> {
+        let for_good = |why| Unseen { why, again: false };
+        let Store::Lockfile(store) = store else { return Err(for_good("its place is not a lockfile".to_owned())) };
+        let there = within(LONGEST_ATTEMPT, store.compare(trace)).await?;
+        Self::of(trace, there).map_err(for_good)
+    }
+
+    fn of(trace: &LockTrace, there: Traced) -> Result<Self, String> {
         match there {
             Traced::Same(FoundLock::Held(info)) if info.path == trace.lock_id() => {
                 trace.claim(info).map(Self::Own).map_err(|error| error.to_string())
@@ -95,21 +107,15 @@ impl Identified {
 }
 
 impl Locator {
-    /// Finds out which lock a traced lockfile is, once its Terraform is dead: reads the object and compares.
-    ///
-    /// # Errors
-    /// Why it could not be found out.
+    /// Finds out which lock a traced lockfile is, once its Terraform is dead. Errors: why it could not be found out.
     async fn identify(&self, left: &Left<TraceEntry>) -> Result<Identified, String> {
         let trace = &left.entry.trace;
         let (clients, places) = self.reach(&trace.without_id()).await?;
-        let opened = places.first().map(|place| clients.open(place, UnconditionalDelete::Refuse));
-        let Some(Store::Lockfile(store)) = opened else { return Err("its place is not a lockfile".to_owned()) };
+        let place = places.first().ok_or("it has no place")?;
+        let store = clients.open(place, UnconditionalDelete::Refuse);
         let watch = if left.may_still_appear { APPEARS_WITHIN } else { Duration::ZERO };
-        let look = async || {
-            let there = within(LONGEST_ATTEMPT, store.compare(trace)).await?;
-            Identified::of(trace, there).map_err(|why| Unseen { why, again: false })
-        };
-        look_for(watch, look, |identified| matches!(identified, Identified::Own(_))).await
+        let is_there = |identified: &_| matches!(identified, Identified::Own(_));
+        look_for((watch, LOOK_EVERY), || Identified::look(trace, &store), is_there).await
     }
 
     /// Finds out which locks the traced lockfiles are. Those become locks of the account like others, and are `left`.
@@ -165,6 +171,39 @@ impl Locator {
             let entry = Entry { claim, stage: trace.entry.stage, grade: Grade::Request };
             account.locks.push(LockAccount::new(&entry, places, settings));
             left.push(Left { entry, may_still_appear: false, unlock_in_flight: trace.unlock_in_flight });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a lock that is said to be taken away because the first look was slow and no other one followed.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_is_looked_for_once_more_however_slow_the_first_look_was() {
+        for (slow, (watch, every), expected) in [(0, (2, 2), 2), (5, (2, 2), 2), (0, (19 * 30, 30), 20), (3, (0, 2), 1)]
+        {
+            let looks = std::cell::Cell::new(0);
+            let look = async || {
+                looks.set(looks.get() + 1);
+                sleep(Duration::from_secs(slow)).await;
+                Ok(false)
+            };
+            let times = (Duration::from_secs(watch), Duration::from_secs(every));
+            assert_eq!(look_for(times, look, |found| *found).await, Ok(false));
+            assert_eq!(looks.get(), expected, "{slow} s each, {times:?}");
+        }
+    }
+
+    /// Guards against a cleanup step that waits for a store that is gone.
+    #[tokio::test(start_paused = true)]
+    async fn a_place_that_does_not_answer_is_given_up() {
+        let start = Instant::now();
+        for (again, longest) in [(false, Duration::ZERO), (true, 2 * BUDGET)] {
+            let look = async || Err::<(), _>(Unseen { why: "no answer".to_owned(), again });
+            assert!(look_for((Duration::ZERO, LOOK_EVERY), look, |()| true).await.is_err());
+            assert!(start.elapsed() <= longest, "{again}");
         }
     }
 }

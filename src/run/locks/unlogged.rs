@@ -16,7 +16,7 @@ use crate::run::job::Job;
 use crate::run::locks::traced::{Unseen, look_for};
 use crate::run::terraforms::has_rival;
 use crate::store::LockStore as _;
-use crate::store::{APPEARS_WITHIN, Contested, LONGEST_ATTEMPT, UnconditionalDelete};
+use crate::store::{APPEARS_WITHIN, Contested, LONGEST_ATTEMPT, LOOK_EVERY, UnconditionalDelete};
 use crate::terraform;
 use crate::terraform::{Backend, INIT, Purpose};
 
@@ -154,7 +154,7 @@ pub async fn look_again(
         _ => return Err(elsewhere.to_owned()),
     };
     let watch = if may_land { APPEARS_WITHIN } else { Duration::ZERO };
-    let found = look_for(watch, async || state.look().await, Option::is_some).await?;
+    let found = look_for((watch, LOOK_EVERY), || state.look(), Option::is_some).await?;
     let State { backend, key, places, guessed } = state;
     let info = match found {
         Some(FoundLock::Held(info)) => info,
