@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Some(Action::Release(asked)) => Some(*asked),
         None => None,
     };
-    let ended = Plan::new(&cli.run).map_err(run::Failure::from).and_then(|plan| match (cleanup, &cli.run.supervise) {
+    let ended = Plan::new(&cli.run).and_then(|plan| match (cleanup, &cli.run.supervise) {
         (Some(cleanup), _) => release::run(&plan, cleanup),
         (None, Some(supervise)) => run::supervise(&plan, supervise),
         (None, None) => run::run(plan),

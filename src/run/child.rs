@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::process::Command;
 
 use crate::model::{ChildRecord, Ending, Environment, ProcessId, World};
+use crate::run::Failure;
 use crate::run::options::OUTERMOST;
 use crate::session::{DirectoryError, Journal, SessionDir, SessionFile, runs_terraform};
 use crate::terraform::Flavour;
@@ -81,45 +82,6 @@ pub fn environment_of_terraform(env: &Environment, log: &Path, flavour: Flavour)
     (child, logs)
 }
 
-/// The command could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no such command.
-    #[error("{0}: command not found")]
-    NotFound(String),
-    /// The command is there and the system will not run it.
-    #[error("{0}: cannot execute: {1}")]
-    CannotExecute(String, io::Error),
-    /// The session directory does not take what must be in it.
-    #[error(transparent)]
-    Session(#[from] crate::session::DirectoryError),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] crate::session::JournalError),
-    /// There is no descriptor for the log.
-    #[error("cannot read the log that the command is to write: {0}")]
-    Log(io::Error),
-}
-
-impl StartError {
-    /// Why a program could not be executed.
-    pub fn new(program: &OsStr, error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::NotFound(display(program)),
-            _ => Self::CannotExecute(display(program), error),
-        }
-    }
-
-    /// The exit code that says it, as shells do.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::NotFound(_) => exit::NOT_FOUND,
-            Self::CannotExecute(..) => exit::CANNOT_EXECUTE,
-            Self::Session(_) | Self::Journal(_) | Self::Log(_) => exit::TFGUARD_FAILED,
-        }
-    }
-}
-
 /// Where the child's output goes.
 #[derive(Debug)]
 pub enum Output {
@@ -156,7 +118,7 @@ impl Child {
         env: &Environment,
         output: Output,
         session: &SessionDir,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, Failure> {
         let (program, arguments) = command.split_first().expect("the command line requires a command");
         let attached = matches!(output, Output::Terminal { .. });
         let foreground = matches!(output, Output::Terminal { foreground: true });
@@ -165,7 +127,7 @@ impl Child {
         if let Output::Spool { stdout, stderr } = output {
             let stderr = match stderr {
                 Some(stderr) => stderr,
-                None => stdout.try_clone().map_err(|error| StartError::CannotExecute(display(program), error))?,
+                None => stdout.try_clone().map_err(|error| Failure::of_command(program, error))?,
             };
             child.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
         }
@@ -188,7 +150,7 @@ impl Child {
                 Ok(())
             });
         }
-        child.spawn().map(Self::Own).map_err(|error| StartError::new(program, error))
+        child.spawn().map(Self::Own).map_err(|error| Failure::of_command(program, error))
     }
 
     /// The child as the system sees it now, for when its own record could not be written.
@@ -218,10 +180,6 @@ impl Child {
             Self::Gone => Ending::Unknown { at: Timestamp::now() },
         }
     }
-}
-
-fn display(program: &OsStr) -> String {
-    program.to_string_lossy().into_owned()
 }
 
 fn ending(status: ExitStatus) -> Ending {

@@ -20,6 +20,7 @@ mod terraforms;
 mod watch;
 mod wrapped;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -57,13 +58,36 @@ pub enum Failure {
     /// The system has no process, socket or thread for it.
     #[error("tfguard cannot start: {0}")]
     Start(io::Error),
-    /// The user does not want it so.
-    #[error(transparent)]
-    Forbidden(#[from] plan::Forbidden),
-    /// The command could not be started.
-    #[error(transparent)]
-    Command(#[from] child::StartError),
-    /// The same, as the supervisor told it.
+    /// `-lock=false` under `--forbid-lock-false`.
+    #[error(
+        "-lock=false ({0}) is forbidden by --forbid-lock-false\nhint: Leave it out, so that Terraform takes its lock"
+    )]
+    LockFalse(String),
+    /// There is no lease of this length.
+    #[error("--lease: {0}")]
+    Lease(String),
+    /// Ctrl-Z would stop whoever renews the lease.
+    #[error(
+        "--lease cannot be kept on a terminal: Ctrl-Z suspends tfguard with Terraform, and the lease runs out meanwhile\n\
+         hint: add --detach"
+    )]
+    LeaseAttached,
+    /// Whoever finds the lease run out would delete what is to stay.
+    #[error(
+        "--lease and --on-death keep contradict each other: a lock that is kept is not renewed, and the next `tfguard \
+         --reclaim` deletes it\nhint: leave one of them out"
+    )]
+    LeaseKept,
+    /// There is no such command.
+    #[error("{0}: command not found")]
+    NotFound(String),
+    /// The command is there and the system will not run it.
+    #[error("{0}: cannot execute: {1}")]
+    CannotExecute(String, io::Error),
+    /// There is no descriptor for the log.
+    #[error("cannot read the log that the command is to write: {0}")]
+    Log(io::Error),
+    /// The command could not be started, as the supervisor told it.
     #[error("{error}")]
     NotStarted {
         /// What went wrong.
@@ -89,11 +113,21 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Why a command could not be executed.
+    pub(crate) fn of_command(program: &OsStr, error: io::Error) -> Self {
+        let name = program.to_string_lossy().into_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound(name),
+            _ => Self::CannotExecute(name, error),
+        }
+    }
+
     /// tfguard's exit code.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Command(error) => error.exit_code(),
+            Self::NotFound(_) => exit::NOT_FOUND,
+            Self::CannotExecute(..) => exit::CANNOT_EXECUTE,
             Self::NotStarted { code, .. } => *code,
             Self::NotTakenOver(_) => exit::LOCK_LEFT,
             _ => exit::TFGUARD_FAILED,
@@ -132,7 +166,7 @@ pub fn run(plan: Plan) -> Result<u8, Failure> {
     if plan.unguarded {
         let mut command = std::process::Command::new(&plan.command[0]);
         let failed = command.args(&plan.command[1..]).env_clear().envs(plan.env.iter()).exec();
-        return Err(child::StartError::new(&plan.command[0], failed).into());
+        return Err(Failure::of_command(&plan.command[0], failed));
     }
     match plan.mode {
         Mode::Detached => front::run(plan),
@@ -156,7 +190,7 @@ pub fn pass_on(program: &Path, env: &Environment) -> Result<(), Failure> {
         command.env("PATH", terraform::path_without_links(path));
     }
     let failed = command.args(std::env::args_os().skip(1)).exec();
-    Err(child::StartError::new(program.as_os_str(), failed).into())
+    Err(Failure::of_command(program.as_os_str(), failed))
 }
 
 /// The journal of a run that this process begins.

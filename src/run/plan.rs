@@ -9,8 +9,8 @@ use crate::machine::lease::Times;
 use crate::machine::{PATIENCE, Terms};
 use crate::model::{Account, CiMessages, Environment, OnDeath, ProcessId, StopRequest};
 use crate::report::ci::Publisher;
-use crate::run::child;
 use crate::run::options::RunOptions;
+use crate::run::{Failure, child};
 use crate::session::SessionDir;
 use crate::store::RELEASE_BUDGET;
 use crate::text::{Setting, describe};
@@ -80,33 +80,9 @@ pub enum Remark {
     Detail(String),
 }
 
-/// A run that is not to be.
-#[derive(Debug, thiserror::Error)]
-pub enum Forbidden {
-    /// `-lock=false` under `--forbid-lock-false`.
-    #[error(
-        "-lock=false ({0}) is forbidden by --forbid-lock-false\nhint: Leave it out, so that Terraform takes its lock"
-    )]
-    LockFalse(String),
-    #[error("--lease: {0}")]
-    Lease(String),
-    /// Ctrl-Z would stop whoever renews the lease.
-    #[error(
-        "--lease cannot be kept on a terminal: Ctrl-Z suspends tfguard with Terraform, and the lease runs out meanwhile\n\
-         hint: add --detach"
-    )]
-    LeaseAttached,
-    /// Whoever finds the lease run out would delete what is to stay.
-    #[error(
-        "--lease and --on-death keep contradict each other: a lock that is kept is not renewed, and the next `tfguard \
-         --reclaim` deletes it\nhint: leave one of them out"
-    )]
-    LeaseKept,
-}
-
 impl Plan {
     /// Decides a run.
-    pub fn new(options: &RunOptions) -> Result<Self, Forbidden> {
+    pub fn new(options: &RunOptions) -> Result<Self, Failure> {
         let RunOptions { stopping, locks, .. } = options;
         let env = terraform::without_outer_log(Environment::own());
         let ci = model::Run::detect(&env);
@@ -263,13 +239,13 @@ fn deadline(
     }
 }
 
-fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Remark>) -> Result<Times, Forbidden> {
-    let times = Times::of(length).map_err(|error| Forbidden::Lease(error.to_string()))?;
+fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Remark>) -> Result<Times, Failure> {
+    let times = Times::of(length).map_err(|error| Failure::Lease(error.to_string()))?;
     if mode == Mode::Attached {
-        return Err(Forbidden::LeaseAttached);
+        return Err(Failure::LeaseAttached);
     }
     if on_death != OnDeath::Release {
-        return Err(Forbidden::LeaseKept);
+        return Err(Failure::LeaseKept);
     }
     if times.is_short() {
         remarks.push(Remark::Warning(format!(
@@ -283,14 +259,14 @@ fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Rema
 }
 
 /// The command that is really run.
-fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> Result<Vec<OsString>, Forbidden> {
+fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> Result<Vec<OsString>, Failure> {
     let mut command = options.command.clone();
     if let Some(real) = command.first().and_then(|program| terraform::behind_links(program, env)) {
         command[0] = real.into();
     }
     if let Some(from) = terraform::lock_disabled(&command, env) {
         if options.locks.forbid_lock_false {
-            return Err(Forbidden::LockFalse(from));
+            return Err(Failure::LockFalse(from));
         }
         remarks.push(Remark::Warning(format!(
             "-lock=false ({from}): Terraform takes no lock for its work, so nothing keeps others from changing the state \

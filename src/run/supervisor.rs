@@ -24,8 +24,9 @@ use tokio::time::Instant;
 use crate::machine::{Action, Event, Finish, Machine};
 use crate::model::{Account, Baseline, Ending, ProcessId, Requested, StopRequest, World};
 
+use crate::run::Failure;
 use crate::run::child;
-use crate::run::child::{Child, StartError};
+use crate::run::child::Child;
 use crate::run::inner::InnerGuards;
 use crate::run::job::{Job, trouble};
 use crate::run::lease::holder::Leases;
@@ -80,7 +81,7 @@ pub struct Supervisor<'a> {
 
 impl<'a> Supervisor<'a> {
     /// Writes the journal, starts the command, and writes the journal again with the child in it. The log is there.
-    pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, StartError> {
+    pub fn start(job: &'a Job, mut journal: Journal, output: child::Output) -> Result<Self, Failure> {
         let (env, logs) = if job.runs_guards() {
             (child::environment_with_guards(&job.env, &job.session, &job.inherited)?, true)
         } else {
@@ -100,7 +101,7 @@ impl<'a> Supervisor<'a> {
         // Whoever finds this run with its supervisor killed from here on knows whom to ask, and what its Terraform started with.
         journal.write(&job.session)?;
         // What cannot be followed is not started.
-        let log = Log::open(job, &journal).map_err(StartError::Log)?;
+        let log = Log::open(job, &journal).map_err(Failure::Log)?;
         let child = Child::start(&job.command, &env, output, &job.session)?;
         journal.child = child::read_record(&job.session).or_else(|| child.record());
         let mut supervisor = Self::new(job, journal, child, log);
