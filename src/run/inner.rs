@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -56,15 +55,6 @@ pub struct InnerGuard {
     pub session: SessionDir,
     /// Its journal; none while it is just starting.
     pub journal: Option<Journal>,
-}
-
-/// A guard of which every process is dead, and whose place this process takes.
-#[derive(Debug)]
-pub struct Orphan {
-    pub session: SessionDir,
-    pub journal: Journal,
-    /// Nobody else takes its place meanwhile.
-    _claim: File,
 }
 
 impl InnerGuard {
@@ -118,7 +108,7 @@ impl InnerGuards {
     }
 
     /// Takes the place of each guard of which every process is dead: `finish` stops what it guarded.
-    pub fn adopt_orphans(&mut self, finish: impl Fn(Orphan) -> LocalBoxFuture<'static, Finished>) {
+    pub fn adopt_orphans(&mut self, finish: impl Fn(SessionDir, Journal) -> LocalBoxFuture<'static, Finished>) {
         for guard in self.at_work() {
             if guard.journal.is_none() {
                 continue;
@@ -144,8 +134,12 @@ impl InnerGuards {
                 Instant::now()
             });
             self.adopted.insert(name.clone(), Adoption::UnderWay);
-            let finished = finish(Orphan { session: guard.session, journal, _claim: claim });
-            self.finishing.push(Box::pin(finished.map(move |finished| (name, since, finished))));
+            let finished = finish(guard.session, journal).map(move |finished| {
+                // Until then nobody else takes its place.
+                drop(claim);
+                (name, since, finished)
+            });
+            self.finishing.push(Box::pin(finished));
         }
     }
 
@@ -224,7 +218,7 @@ mod tests {
         let outer = SessionDir::create(&[("TFGUARD_DIR", place.path())].into_iter().collect()).unwrap();
         Journal::new(Account::default()).write(&outer.create_inside().unwrap()).unwrap();
         let mut guards = InnerGuards::of(&outer);
-        guards.adopt_orphans(|_| Box::pin(async { Err(io::Error::from_raw_os_error(libc::EMFILE)) }));
+        guards.adopt_orphans(|_, _| Box::pin(async { Err(io::Error::from_raw_os_error(libc::EMFILE)) }));
         (guards, place)
     }
 
@@ -234,7 +228,7 @@ mod tests {
         let (mut guards, _place) = not_now();
         guards.finish_orphans().await;
         assert_eq!(guards.at_work().len(), 1, "it is waited for");
-        guards.adopt_orphans(|_| Box::pin(async { Ok(Some(Account::default())) }));
+        guards.adopt_orphans(|_, _| Box::pin(async { Ok(Some(Account::default())) }));
         guards.finish_orphans().await;
         assert_eq!((guards.at_work().len(), guards.accounts().0.len()), (0, 1));
     }

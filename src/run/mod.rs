@@ -28,6 +28,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
+use tracing::Level;
 
 pub(crate) use child::OUTER;
 pub(crate) use inner::InnerGuards;
@@ -37,7 +38,7 @@ pub(crate) use locks::again::{compare_again, release_again};
 pub(crate) use locks::release::IN_FLIGHT;
 pub use options::{OUTERMOST, RunOptions, Supervise};
 pub(crate) use output::{Output, Spools, spools};
-pub use plan::{Mode, Plan, Remark};
+pub use plan::{Mode, Plan};
 pub(crate) use requests::Requests;
 pub(crate) use supervisor::Supervisor;
 pub use terraforms::Terraform;
@@ -156,11 +157,11 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 /// Runs the plan; gives tfguard's exit code.
 pub fn run(plan: Plan) -> Result<u8, Failure> {
     // What a guard below another one has to say is in its account.
-    for remark in plan.remarks.iter().filter(|_| plan.outer.is_none()) {
-        match remark {
-            Remark::Notice(text) => tracing::info!("{text}"),
-            Remark::Warning(text) => tracing::warn!("{text}"),
-            Remark::Detail(text) => tracing::debug!("{text}"),
+    for (level, text) in plan.remarks.iter().filter(|_| plan.outer.is_none()) {
+        match *level {
+            Level::WARN => tracing::warn!("{text}"),
+            Level::INFO => tracing::info!("{text}"),
+            _ => tracing::debug!("{text}"),
         }
     }
     if plan.unguarded {
@@ -204,10 +205,7 @@ fn new_journal(plan: &Plan, session: &SessionDir) -> Journal {
 
 fn new_account(plan: &Plan, session: &SessionDir) -> Account {
     let program = plan.command.first().map(Path::new).and_then(Path::file_name);
-    let warning = |remark: &Remark| match remark {
-        Remark::Warning(text) => Some(text.clone()),
-        Remark::Notice(_) | Remark::Detail(_) => None,
-    };
+    let warnings = plan.remarks.iter().filter(|(level, _)| plan.outer.is_some() && *level == Level::WARN);
     Account {
         tfguard: env!("CARGO_PKG_VERSION").to_owned(),
         session: session.name().to_string_lossy().into_owned(),
@@ -218,7 +216,7 @@ fn new_account(plan: &Plan, session: &SessionDir) -> Account {
         program: program.unwrap_or_default().to_string_lossy().into_owned(),
         wrapped: plan.wrapped,
         directory: std::env::current_dir().unwrap_or_default(),
-        troubles: plan.remarks.iter().filter(|_| plan.outer.is_some()).filter_map(warning).collect(),
+        troubles: warnings.map(|(_, text)| text.clone()).collect(),
         ..Account::default()
     }
 }

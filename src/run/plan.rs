@@ -5,6 +5,8 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing::Level;
+
 use crate::machine::lease::Times;
 use crate::machine::{PATIENCE, Terms};
 use crate::model::{Account, CiMessages, Environment, OnDeath, ProcessId, StopRequest};
@@ -29,6 +31,9 @@ pub enum Mode {
     /// On this terminal.
     Attached,
 }
+
+/// Something the user should know, and how much it matters.
+type Remark = (Level, String);
 
 /// A run, decided.
 #[derive(Debug)]
@@ -65,19 +70,8 @@ pub struct Plan {
     pub unguarded: bool,
     /// The command is what stands behind a setup action's wrapper, which was typed.
     pub wrapped: bool,
-    /// What the user should know before the command runs.
+    /// What the user should know before the command runs. `DEBUG`: what tfguard decided by itself, and why.
     pub remarks: Vec<Remark>,
-}
-
-/// Something the user should know.
-#[derive(Debug)]
-pub enum Remark {
-    /// tfguard does something else than was typed.
-    Notice(String),
-    /// The command does something that it better did not.
-    Warning(String),
-    /// What tfguard decided by itself, and why.
-    Detail(String),
 }
 
 impl Plan {
@@ -203,12 +197,12 @@ fn grace(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -> 
     let (what, why) = (describe(fitting.duration), &fitting.why);
     match options.stopping.grace {
         Setting::Auto => {
-            remarks.push(Remark::Detail(format!("grace: {what} ({why})")));
+            remarks.push((Level::DEBUG, format!("grace: {what} ({why})")));
             fitting
         }
         Setting::Fixed(duration) => {
             if duration > fitting.duration {
-                remarks.push(Remark::Detail(format!("--grace is longer than the {what} that fit here ({why})")));
+                remarks.push((Level::DEBUG, format!("--grace is longer than the {what} that fit here ({why})")));
             }
             model::Term { duration, why: "chosen by --grace".to_owned() }
         }
@@ -226,14 +220,14 @@ fn deadline(
         Setting::Auto => {
             let age = || ci::job_age("BUILDKITE_JOB_ID", env.text("BUILDKITE_JOB_ID")?);
             let Some(limit) = ci::time_left(env, jiff::Timestamp::now(), age) else {
-                remarks.push(Remark::Detail("no deadline: this CI does not tell its time limit".to_owned()));
+                remarks.push((Level::DEBUG, "no deadline: this CI does not tell its time limit".to_owned()));
                 return None;
             };
             // Of a short time, half is for the command.
             let kept = (grace + RESERVE).min(limit.left / 2);
             let why = format!("the job ends in {}, by {}", describe(limit.left), limit.says);
             let duration = limit.left.saturating_sub(kept);
-            remarks.push(Remark::Detail(format!("deadline: in {} ({why})", describe(duration))));
+            remarks.push((Level::DEBUG, format!("deadline: in {} ({why})", describe(duration))));
             Some(model::Term { duration, why })
         }
     }
@@ -248,12 +242,11 @@ fn lease(length: Duration, on_death: OnDeath, mode: Mode, remarks: &mut Vec<Rema
         return Err(Failure::LeaseKept);
     }
     if times.is_short() {
-        remarks.push(Remark::Warning(format!(
-            "--lease {} is short: where AWS does not answer for {}, Terraform is stopped, and {} later killed",
-            describe(length),
-            describe(times.renew),
-            describe(times.kill - times.renew)
-        )));
+        let (length, renew, kill) = (describe(length), describe(times.renew), describe(times.kill - times.renew));
+        let text = format!(
+            "--lease {length} is short: where AWS does not answer for {renew}, Terraform is stopped, and {kill} later killed"
+        );
+        remarks.push((Level::WARN, text));
     }
     Ok(times)
 }
@@ -268,10 +261,11 @@ fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -
         if options.locks.forbid_lock_false {
             return Err(Failure::LockFalse(from));
         }
-        remarks.push(Remark::Warning(format!(
+        let text = format!(
             "-lock=false ({from}): Terraform takes no lock for its work, so nothing keeps others from changing the state \
              meanwhile. (A new workspace is locked for a moment all the same.)"
-        )));
+        );
+        remarks.push((Level::WARN, text));
     }
     if let Some(timeout) = options.locks.lock_timeout {
         terraform::with_lock_timeout(&mut command, env, timeout);
@@ -283,11 +277,12 @@ fn command(options: &RunOptions, env: &Environment, remarks: &mut Vec<Remark>) -
 fn step_over_wrapper(command: &mut [OsString], env: &Environment, remarks: &mut Vec<Remark>) -> bool {
     let Some(first) = command.first_mut() else { return false };
     let Some(program) = terraform::behind_wrapper(first, env) else { return false };
-    remarks.push(Remark::Notice(format!(
+    let text = format!(
         "{} is the Node wrapper of a setup action, which passes no signals on; running {} in its place",
         first.display(),
         program.display()
-    )));
+    );
+    remarks.push((Level::INFO, text));
     *first = program.into();
     true
 }

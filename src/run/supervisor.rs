@@ -39,7 +39,7 @@ use crate::run::supervisor::stopping::Waiting;
 use crate::run::supervisor::unguarded::{Looks, Unguarded};
 use crate::run::supervisor::unlogged::OtherBackends;
 use crate::run::terraforms::surroundings_of;
-use crate::run::watch::{Change, Watch};
+use crate::run::watch::Watch;
 use crate::session::{Journal, JournalError, POLL_INTERVAL, SessionFile, monotonic_millis, passed_since};
 use crate::{model, terraform};
 
@@ -251,7 +251,7 @@ impl<'a> Supervisor<'a> {
                     }
                     self.time_passed();
                 }
-                change = self.watch.changed(), if !self.log.is_read => self.files_changed(change),
+                opened = self.watch.changed(), if !self.log.is_read => self.files_changed(opened),
                 () = self.looks.due() => self.look_around(),
                 () = sleep_until(reminder) => self.remind(),
                 () = self.inner.finish_orphans() => self.interrupt_waiting_command(),
@@ -264,8 +264,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn files_changed(&mut self, change: Change) {
-        if change.opened {
+    fn files_changed(&mut self, opened: bool) {
+        if opened {
             // First: what is read afterwards may be of those that have just started.
             self.looks.due = Looks::MOST;
             self.look_around();

@@ -36,13 +36,6 @@ pub enum Watch {
     Closed,
 }
 
-/// What happened to the files since the last time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Change {
-    /// One was opened, or nobody knows whether one was.
-    pub opened: bool,
-}
-
 impl Watch {
     /// Watches nothing yet.
     #[must_use]
@@ -99,33 +92,33 @@ impl Watch {
         }
     }
 
-    /// Waits until a watched file changed.
-    pub async fn changed(&mut self) -> Change {
+    /// Waits until a watched file changed; whether one was opened, also where nobody knows.
+    pub async fn changed(&mut self) -> bool {
         match self {
             Self::Late { from, files } => {
                 tokio::time::sleep_until(*from).await;
                 let files = std::mem::take(files);
                 self.begin(files);
                 // What happened before nobody told.
-                Change { opened: true }
+                true
             }
             Self::Inotify { inotify, from } => {
                 tokio::time::sleep_until(*from).await;
-                let mut change = Change::default();
+                let mut opened = false;
                 let mut buffer = [MaybeUninit::uninit(); 4096];
                 if let Ok(mut ready) = inotify.readable().await {
                     let mut reader = Reader::new(inotify.get_ref(), &mut buffer);
                     while let Ok(event) = reader.next() {
-                        change.opened |= event.events().intersects(ReadFlags::OPEN | ReadFlags::QUEUE_OVERFLOW);
+                        opened |= event.events().intersects(ReadFlags::OPEN | ReadFlags::QUEUE_OVERFLOW);
                     }
                     ready.clear_ready();
                 }
                 *from = Instant::now() + PAUSE;
-                change
+                opened
             }
             Self::Polling => {
                 tokio::time::sleep(WITHOUT_INOTIFY).await;
-                Change { opened: true }
+                true
             }
             Self::Closed => std::future::pending().await,
         }
@@ -141,7 +134,7 @@ mod tests {
     /// How long nothing is awaited before it counts as not coming.
     const NOTHING: Duration = Duration::from_millis(100);
 
-    async fn change(watch: &mut Watch) -> Change {
+    async fn change(watch: &mut Watch) -> bool {
         tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("nothing is told")
     }
 
@@ -153,11 +146,11 @@ mod tests {
         watch.add(file.path());
         assert!(matches!(watch, Watch::Late { .. }));
         file.as_file().write_all(b"early").unwrap();
-        assert!(change(&mut watch).await.opened, "everything is looked at once it begins");
+        assert!(change(&mut watch).await, "everything is looked at once it begins");
         file.as_file().write_all(b"later").unwrap();
-        assert!(!change(&mut watch).await.opened);
+        assert!(!change(&mut watch).await);
         drop(File::open(file.path()).unwrap());
-        assert!(change(&mut watch).await.opened);
+        assert!(change(&mut watch).await);
         watch.close();
         assert!(tokio::time::timeout(NOTHING, watch.changed()).await.is_err());
     }
@@ -204,7 +197,7 @@ mod tests {
         let mut watch = Watch::new();
         watch.add(Path::new("/nowhere"));
         for _ in 0..2 {
-            assert!(change(&mut watch).await.opened);
+            assert!(change(&mut watch).await);
         }
         assert!(matches!(watch, Watch::Polling));
     }

@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use crate::aws::Surroundings;
 use crate::machine::Event;
 use crate::model::{LockInfo, OtherLock, OtherOutcome, ProcessId, Product, StopRequest, product};
-use crate::run::inner::{Finished, Orphan, may_pass};
+use crate::run::inner::{Finished, may_pass};
 use crate::run::job::Job;
 use crate::run::locks::unlogged;
 use crate::run::remove_log_of;
 use crate::run::supervisor::Supervisor;
 use crate::run::terraforms::Terraform;
-use crate::session::{Adoptable, POLL_INTERVAL, Tree, awaitable};
+use crate::session::{Adoptable, Journal, POLL_INTERVAL, SessionDir, Tree, awaitable};
 use crate::terraform::Backend;
 use crate::{terraform, text};
 
@@ -144,7 +144,8 @@ impl Supervisor<'_> {
             self.interrupt_waiting_command();
         }
         let kill_at = self.machine.kill_at().map(|at| self.job.began + at);
-        self.inner.adopt_orphans(|orphan| Box::pin(finish_orphan(self.job.clone(), orphan, kill_at)));
+        let finish = |session, journal| Box::pin(finish_orphan(self.job.clone(), session, journal, kill_at)) as _;
+        self.inner.adopt_orphans(finish);
         self.looks.due = self.looks.due.saturating_sub(1);
         match (self.looks.due > 0, stopping, self.runs_guards) {
             (true, ..) => self.looks.next = Some(Instant::now() + POLL_INTERVAL),
@@ -226,12 +227,11 @@ impl Supervisor<'_> {
 
 /// Stops what a dead guard below this one guarded; gives its account, if there is one. `kill_at`: when what is alive then is
 /// to be killed, if a stop was requested.
-async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> Finished {
-    let Orphan { session, journal, .. } = &orphan;
+async fn finish_orphan(outer: Job, session: SessionDir, journal: Journal, kill_at: Option<Instant>) -> Finished {
     let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-    let mut job = outer.of_journal(session, journal);
+    let mut job = outer.of_journal(&session, &journal);
     job.terms.grace = left.unwrap_or(job.terms.grace);
-    match Adoptable::look(session, journal, Instant::now() + job.terms.patience).await {
+    match Adoptable::look(&session, &journal, Instant::now() + job.terms.patience).await {
         Adoptable::Yes => {}
         Adoptable::NothingStarted => {
             session.remove();
@@ -243,7 +243,7 @@ async fn finish_orphan(outer: Job, orphan: Orphan, kill_at: Option<Instant>) -> 
     let _ = to_us.send(StopRequest::Outer { left });
     match Supervisor::adopt(&job, journal.clone(), &mut requests).await {
         Ok(account) => {
-            remove_log_of(session, &account);
+            remove_log_of(&session, &account);
             Ok(Some(account))
         }
         Err(error) if may_pass(&error) => Err(error),
