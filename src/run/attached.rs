@@ -11,12 +11,11 @@ use nix::sys::signal::{SigHandler, Signal, kill, killpg, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal as signals};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::model::StopRequest;
 use crate::run::child::Output;
 use crate::run::job::Job;
-use crate::run::lease::reclaim;
 use crate::run::output::announce;
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
@@ -25,28 +24,7 @@ use crate::run::{Failure, clean_up, conclude, new_journal, requests};
 use crate::session::SessionDir;
 
 /// Runs a command on this terminal; gives tfguard's exit code.
-pub fn run(plan: Plan) -> Result<u8, Failure> {
-    let runtime = super::runtime().map_err(Failure::Start)?;
-    runtime.block_on(begun(plan))
-}
-
-async fn begun(mut plan: Plan) -> Result<u8, Failure> {
-    let (to_us, mut requests) = unbounded_channel();
-    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    requests::from_waiting(to_us.clone(), &plan);
-    if let Some(code) = reclaim::before_start(&mut plan, &mut requests).await {
-        return Ok(code);
-    }
-    let session = crate::run::new_session(&plan)?;
-    crate::log::mute(plan.is_muted());
-    let ended = supervised(&plan, &session, to_us, requests).await;
-    if ended.is_err() {
-        session.remove();
-    }
-    ended
-}
-
-async fn supervised(
+pub async fn supervised(
     plan: &Plan,
     session: &SessionDir,
     to_us: UnboundedSender<StopRequest>,

@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::ci;
 use crate::model::{Account, ProcessId, StopRequest};
 use crate::run::job::Job;
-use crate::run::lease::{holder, reclaim};
+use crate::run::lease::holder;
 use crate::run::options::Supervise;
 use crate::run::output::{Output, same_file, spools};
 use crate::run::plan::Plan;
@@ -33,15 +33,6 @@ use crate::run::spool::Spool;
 use crate::run::supervisor::{MOST_REQUESTS, Supervisor};
 use crate::run::{Failure, conclude, new_journal, requests};
 use crate::session::{Journal, POLL_INTERVAL, SessionDir, SessionFile};
-
-/// Runs a command detached; gives tfguard's exit code.
-pub fn run(plan: Plan) -> Result<u8, Failure> {
-    let runtime = super::runtime().map_err(Failure::Start)?;
-    let ended = runtime.block_on(front(plan));
-    // What still waits in a thread (a stalled reader) is not waited for.
-    runtime.shutdown_background();
-    ended
-}
 
 /// How long the supervisor waits for the front at most when all is over.
 const FRONT_ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -104,17 +95,13 @@ fn spawn_supervisor(plan: &Plan, session: &SessionDir, socket: OwnedFd, watches:
     Ok(())
 }
 
-async fn front(mut plan: Plan) -> Result<u8, Failure> {
-    let (to_us, mut requests) = unbounded_channel();
-    // First, so that from here on no signal kills this process.
-    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
-    requests::from_waiting(to_us.clone(), &plan);
-    if let Some(code) = reclaim::before_start(&mut plan, &mut requests).await {
-        return Ok(code);
-    }
-    let plan = &plan;
-    let session = &crate::run::new_session(plan)?;
-    crate::log::mute(plan.is_muted());
+/// Runs a command detached; gives tfguard's exit code.
+pub async fn front(
+    plan: &Plan,
+    session: &SessionDir,
+    to_us: UnboundedSender<StopRequest>,
+    mut requests: Requests,
+) -> Result<u8, Failure> {
     let (socket, output) = start(plan, session).inspect_err(|_| {
         crate::log::directly();
         session.remove();

@@ -28,6 +28,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::unbounded_channel;
 use tracing::Level;
 
 pub(crate) use child::OUTER;
@@ -169,9 +170,28 @@ pub fn run(plan: Plan) -> Result<u8, Failure> {
         let failed = command.args(&plan.command[1..]).env_clear().envs(plan.env.iter()).exec();
         return Err(Failure::of_command(&plan.command[0], failed));
     }
+    let runtime = runtime().map_err(Failure::Start)?;
+    let ended = runtime.block_on(begun(plan));
+    // What still waits in a thread (a look-up of a name) is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn begun(mut plan: Plan) -> Result<u8, Failure> {
+    let (to_us, mut requests) = unbounded_channel();
+    // First, so that from here on no signal kills this process.
+    requests::from_signals(to_us.clone(), plan.heed_hangup, false, plan.outer.clone()).map_err(Failure::Start)?;
+    requests::from_waiting(to_us.clone(), &plan);
+    if let Some(code) = lease::reclaim::before_start(&mut plan, &mut requests).await {
+        return Ok(code);
+    }
+    let session = new_session(&plan)?;
+    crate::log::mute(plan.is_muted());
     match plan.mode {
-        Mode::Detached => front::run(plan),
-        Mode::Attached => attached::run(plan),
+        Mode::Detached => front::front(&plan, &session, to_us, requests).await,
+        Mode::Attached => {
+            attached::supervised(&plan, &session, to_us, requests).await.inspect_err(|_| session.remove())
+        }
     }
 }
 
