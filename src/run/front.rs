@@ -111,7 +111,7 @@ pub async fn front(
     let (mut incoming, mut outgoing) = open_socket(socket).map_err(Failure::Start)?;
     let mut passed_on = Vec::new();
     let suspended = holder::suspended_supervisor(session, plan.lease);
-    let told = converse(&mut incoming, &mut outgoing, &mut requests, &output, &mut passed_on, suspended).await;
+    let told = converse(&mut incoming, &mut outgoing, &mut requests, &mut passed_on, suspended).await;
     let account = match told {
         Some(told) => told,
         None => {
@@ -158,16 +158,14 @@ async fn converse(
     incoming: &mut Incoming,
     outgoing: &mut Outgoing,
     requests: &mut Requests,
-    output: &Output,
     passed_on: &mut Vec<StopRequest>,
     suspended: impl Future<Output = ProcessId>,
 ) -> Option<Result<Account, Failure>> {
-    let sayer = output.sayer();
     let mut suspended = std::pin::pin!(suspended.fuse());
     loop {
         tokio::select! {
             message = incoming.next() => match message? {
-                ToFront::Say(line) => sayer.say(crate::log::painted(&line)),
+                ToFront::Say(line) => crate::log::raw(crate::log::painted(&line)),
                 ToFront::NotStarted { error, code } => return Some(Err(Failure::NotStarted { error, code })),
                 ToFront::Ended(account) => {
                     // As PID 1 of a container this process must not end before the supervisor has.

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::pin::pin;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -14,15 +12,12 @@ use crate::model::{Account, ProcessId};
 use crate::report::ci::Summary;
 use crate::run::plan::Plan;
 use crate::run::requests::Requests;
-use crate::run::spool::{Relay, Sayer, Spool};
+use crate::run::spool::{Relay, Spool};
 use crate::run::{is_accounted_for, wrapped};
 use crate::session::{Journal, SessionDir, SessionFile};
 
 /// The most that is shown of the end of a Terraform's output where what called it is dead, in bytes.
 const MOST_OF_A_REST: u64 = 64 * 1024;
-
-/// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
-const STALLED: Duration = Duration::from_secs(1);
 
 /// The spools of stdout and stderr, of which the second may go into the first.
 pub type Spools = [Option<Spool>; 2];
@@ -52,15 +47,8 @@ impl Output {
     pub fn relay([stdout, stderr]: Spools, apart: bool) -> io::Result<Self> {
         let stdout = if apart { Relay::start(stdout, io::stderr())? } else { Relay::start(stdout, io::stdout())? };
         let stderr = Relay::start(stderr, io::stderr())?;
-        let sayer = stderr.sayer();
-        crate::log::through(move |line| sayer.say(line));
+        crate::log::through(stderr.sayer());
         Ok(Self { stdout, stderr })
-    }
-
-    /// For tfguard's own lines.
-    #[must_use]
-    pub fn sayer(&self) -> Sayer {
-        self.stderr.sayer()
     }
 
     /// Passes on the rest.
@@ -68,8 +56,8 @@ impl Output {
         let mut hurried = false;
         self.stdout.complete();
         self.stderr.complete();
-        join(self.stdout, requests, &mut hurried).await;
-        join(self.stderr, requests, &mut hurried).await;
+        self.stdout.join(requests, &mut hurried).await;
+        self.stderr.join(requests, &mut hurried).await;
         crate::log::directly();
     }
 
@@ -88,19 +76,19 @@ impl Output {
         let of_wrapper = wrapped::conclude(plan, session, account);
         let together = same_file(io::stdout().as_fd(), io::stderr().as_fd());
         if let Some(line) = of_wrapper.clone().filter(|_| !together) {
-            stdout.sayer().say(line);
+            stdout.say(line);
         }
         stdout.complete();
-        join(stdout, requests, &mut hurried).await;
+        stdout.join(requests, &mut hurried).await;
         if let Some(line) = of_wrapper.filter(|_| together) {
-            stderr.sayer().say(line);
+            stderr.say(line);
         }
         if plan.outer.is_none() {
             show_the_rest_of_guards(session, &stderr);
         }
         let summary = announce(plan, session, account, ends_within_a_line(session));
         stderr.complete();
-        let heard = join(stderr, requests, &mut hurried).await;
+        let heard = stderr.join(requests, &mut hurried).await;
         crate::log::directly();
         (summary, heard)
     }
@@ -147,7 +135,7 @@ fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
         let rest: String = spools.filter_map(|spool| spool.rest(MOST_OF_A_REST)).collect();
         if !rest.trim().is_empty() {
             let (program, directory) = (&journal.account.program, journal.account.directory.display());
-            stderr.sayer().say(format!("tfguard: {program} in {directory} went on to say:\n{}\n", rest.trim_end()));
+            stderr.say(format!("tfguard: {program} in {directory} went on to say:\n{}\n", rest.trim_end()));
         }
     }
 }
@@ -156,25 +144,4 @@ fn show_the_rest_of_guards(session: &SessionDir, stderr: &Relay) {
 fn ends_within_a_line(session: &SessionDir) -> bool {
     let is_torn = |file| files::ends_within_a_line(&session.open_file(file).ok()?).ok();
     [SessionFile::Stdout, SessionFile::Stderr].into_iter().any(|file| is_torn(file) == Some(true))
-}
-
-/// Waits until a stream is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
-/// read at all. Whether all was read.
-async fn join(relay: Relay, requests: &mut Requests, hurried: &mut bool) -> bool {
-    let taken = relay.taken();
-    let mut copied = pin!(relay.join());
-    while !*hurried {
-        tokio::select! {
-            heard = &mut copied => return heard,
-            Some(_) = requests.recv() => *hurried = true,
-        }
-    }
-    loop {
-        let before = taken();
-        match tokio::time::timeout(STALLED, &mut copied).await {
-            Ok(heard) => return heard,
-            Err(_) if taken() == before => return false,
-            Err(_) => {}
-        }
-    }
 }

@@ -11,16 +11,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use tokio::sync::oneshot;
 
 use crate::run::follow::Follow;
+use crate::run::requests::Requests;
 use crate::session::{SessionDir, SessionFile};
 
 /// The pause after a copied piece. Waking the relay for each line of a flood costs the child more time than writing it.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// Who takes nothing for so long does not read. Less than a CI gives between its last signal and SIGKILL (GitHub 2.5 s).
+const STALLED: Duration = Duration::from_secs(1);
 
 /// One stream on its way to the CI.
 #[derive(Debug)]
@@ -52,20 +56,13 @@ impl Orders {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn say(&self, line: String) {
+        self.lock().lines.push_back(line);
+        self.wake();
+    }
+
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-}
-
-/// Lets any thread add lines to a stream.
-#[derive(Debug, Clone)]
-pub struct Sayer(Arc<Orders>);
-
-impl Sayer {
-    /// Adds a line.
-    pub fn say(&self, line: String) {
-        self.0.lock().lines.push_back(line);
-        self.0.wake();
     }
 }
 
@@ -82,10 +79,15 @@ impl Relay {
         Ok(Self { copied, orders })
     }
 
-    /// For tfguard's own lines.
-    #[must_use]
-    pub fn sayer(&self) -> Sayer {
-        Sayer(self.orders.clone())
+    /// Adds a line of tfguard's own.
+    pub fn say(&self, line: String) {
+        self.orders.say(line);
+    }
+
+    /// Lets any thread add such lines.
+    pub fn sayer(&self) -> impl Fn(String) + use<> {
+        let orders = self.orders.clone();
+        move |line| orders.say(line)
     }
 
     /// The spool is complete and so are the lines; the thread ends once everything is copied.
@@ -94,15 +96,23 @@ impl Relay {
         self.orders.wake();
     }
 
-    /// How many bytes the reader has taken so far.
-    pub fn taken(&self) -> impl Fn() -> u64 + use<> {
-        let orders = self.orders.clone();
-        move || orders.taken.load(Ordering::Relaxed)
-    }
-
-    /// Waits until everything is copied, or the reader is gone; whether it was there to the end.
-    pub async fn join(self) -> bool {
-        self.copied.await.unwrap_or(false)
+    /// Waits until everything is copied, however slowly it is read. Once somebody asks for a stop (`hurried`), only while it is
+    /// read at all. Whether the reader was there to the end.
+    pub async fn join(mut self, requests: &mut Requests, hurried: &mut bool) -> bool {
+        while !*hurried {
+            tokio::select! {
+                heard = &mut self.copied => return heard.unwrap_or(false),
+                Some(_) = requests.recv() => *hurried = true,
+            }
+        }
+        loop {
+            let before = self.orders.taken.load(Ordering::Relaxed);
+            match tokio::time::timeout(STALLED, &mut self.copied).await {
+                Ok(heard) => return heard.unwrap_or(false),
+                Err(_) if self.orders.taken.load(Ordering::Relaxed) == before => return false,
+                Err(_) => {}
+            }
+        }
     }
 }
 
