@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, dup2_stdin, dup2_stdout};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -55,7 +55,7 @@ fn start(plan: &Plan, session: &SessionDir) -> Result<(StdStream, Output), Failu
     let output = Output::relay(spools, false).map_err(Failure::Start)?;
     spawn_supervisor(plan, session, theirs.into(), &watches).map_err(Failure::Start)?;
     // Terraform's alone: who feeds it must see when it reads no more.
-    let _ = null_over(0);
+    let _ = null().map(dup2_stdin);
     Ok((ours, output))
 }
 
@@ -309,22 +309,19 @@ fn started(job: &Job, mut journal: Journal) -> Result<Supervisor<'_>, Failure> {
     let stderr = job.session.append_to(SessionFile::Stderr).ok();
     let supervisor = Supervisor::start(job, journal, crate::run::child::Output::Spool { stdout, stderr })?;
     // Terraform has its own copy; ours would keep the CI's pipe open after the front is gone.
-    let _ = null_over(0);
+    let _ = null().map(dup2_stdin);
     Ok(supervisor)
 }
 
 /// Takes the control socket from stdout, where the front put it, and leaves /dev/null there.
 fn take_stdout() -> io::Result<StdStream> {
     let socket = io::stdout().as_fd().try_clone_to_owned()?;
-    null_over(1)?;
+    dup2_stdout(null()?)?;
     Ok(socket.into())
 }
 
-fn null_over(descriptor: i32) -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    // SAFETY: replaces one of the standard descriptors, which nobody here owns, by a copy of `null`.
-    let done = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), descriptor) };
-    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn null() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
 }
 
 /// From the supervisor to the front.

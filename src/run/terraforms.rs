@@ -3,9 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use procfs::process::{Process, all_processes};
 
 use crate::aws::Surroundings;
 use crate::model::{Environment, LockPlace, ProcessId, StartingBackend};
@@ -90,34 +92,27 @@ impl Terraform {
 
 /// A living process's directory, command line and environment, as the kernel has them.
 fn process_surroundings(process: ProcessId) -> Option<(PathBuf, Vec<OsString>, Environment)> {
-    let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", process.pid)).ok();
-    let cwd = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
-    // An argument may be empty.
-    let words = |bytes: Vec<u8>| -> Vec<OsString> {
-        let ended = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-        ended.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
-    };
+    let opened = Process::new(process.pid).ok()?;
+    let cwd = opened.cwd().ok()?;
+    // An argument may be empty, or not UTF-8.
+    let cmdline = || std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok();
     // A process that is just becoming a program has neither of them yet, or the one but not the other, and one that is just
     // ending has its directory for some milliseconds more, but neither of them any longer.
-    let line = read("cmdline").filter(|line| !line.is_empty())?;
-    let mut environ = read("environ")?;
+    let line = cmdline().filter(|line| !line.is_empty())?;
+    let mut environ = opened.environ().ok()?;
     for _ in 0..EMPTY_TRIES {
         if environ.is_empty() {
             std::thread::sleep(EMPTY_EVERY);
-            environ = read("environ")?;
+            environ = opened.environ().ok()?;
         }
     }
-    if read("cmdline")? != line {
+    if cmdline()? != line {
         return None;
     }
-    let variable = |variable: &OsString| {
-        let bytes = variable.as_bytes();
-        let at = bytes.iter().position(|byte| *byte == b'=')?;
-        Some((OsStr::from_bytes(&bytes[..at]).to_owned(), OsStr::from_bytes(&bytes[at + 1..]).to_owned()))
-    };
-    let (command, env) = (words(line), words(environ).iter().filter_map(variable).collect());
+    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+    let command = words.map(|word| OsStr::from_bytes(word).to_owned()).collect();
     // It was another process's meanwhile if that one is gone now.
-    process.is_alive().then_some((cwd, command, env))
+    process.is_alive().then(|| (cwd, command, environ.into_iter().collect()))
 }
 
 /// Those that were seen. They are remembered, because one may be dead when its lock is read of in the log.
@@ -165,7 +160,7 @@ impl Terraforms {
 pub fn has_rival(lock: &Contested, operation: &str) -> bool {
     // Whom nobody can look at, for want of a descriptor, may be one.
     let room: io::Result<Vec<_>> = (0..4).map(|_| File::open("/dev/null")).collect();
-    let (Ok(processes), Ok(_)) = (procfs::process::all_processes(), room) else { return true };
+    let (Ok(processes), Ok(_)) = (all_processes(), room) else { return true };
     let user = nix::unistd::getuid().as_raw();
     let mut others = processes.flatten().filter(|process| process.uid().is_ok_and(|uid| uid == user));
     let rival = others.find(|process| {
