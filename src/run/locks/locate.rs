@@ -1,7 +1,6 @@
 //! Finds where each lock lives, while Terraform lives: the backend to which it belongs, and the places of its halves.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -50,7 +49,8 @@ impl<'a> Started<'a> {
 pub struct Locator {
     /// What the command's directory was configured for when it started.
     pub start: StartingBackend,
-    terraforms: Terraforms,
+    /// Those that were seen in its session.
+    pub(crate) terraforms: Terraforms,
     /// When every process of the machine was looked at last.
     looked: Option<Instant>,
     backends: HashMap<LockClaim, Result<Box<S3Backend>, String>>,
@@ -67,16 +67,6 @@ impl Locator {
     /// Whether a lock may be of the state that the command started with.
     pub fn may_start_with(&self, claim: &LockClaim) -> bool {
         self.start.is_replaced || self.start.state.as_ref() == Some(&claim.lock_id())
-    }
-
-    /// Whether other Terraforms than the command itself were seen in its session.
-    pub fn has_seen_others(&self, command: Option<ProcessId>) -> bool {
-        self.terraforms.has_others(command)
-    }
-
-    /// Remembers the Terraforms that live, one of which has just started: it may be dead when its lock is read of.
-    pub fn note(&mut self, tree: &Tree) {
-        self.terraforms.note(tree, true);
     }
 
     /// Remembers a lock of a state that is being moved elsewhere, if it is one. What stores that state is not where it is
@@ -181,13 +171,15 @@ impl Locator {
             return Ok(found);
         }
         let own = || {
-            if let Some(Settings { directory, plan_file, .. }) = settings {
-                let surroundings = Surroundings { dir: directory.clone(), env: job.env.clone() };
-                let found = backend_in(claim, &surroundings, plan_file.clone(), sure);
-                // Its places were found while Terraform lived, and are compared.
-                return if places.is_empty() { checked(claim, &[&self.start], found) } else { found };
-            }
-            checked(claim, &[&self.start], backend_of(claim, &job.surroundings(), job.arguments(), sure))
+            let Some(Settings { directory, plan_file, .. }) = settings else {
+                let surroundings = job.surroundings();
+                let plan_file = terraform::plan_file(job.arguments(), &surroundings);
+                return checked(claim, &[&self.start], backend_in(claim, &surroundings, plan_file, sure));
+            };
+            let surroundings = Surroundings { dir: directory.clone(), env: job.env.clone() };
+            let found = backend_in(claim, &surroundings, plan_file.clone(), sure);
+            // Its places were found while Terraform lived, and are compared.
+            if places.is_empty() { checked(claim, &[&self.start], found) } else { found }
         };
         if started.is_terraform
             && let Some(found) = misses.note(own())
@@ -327,22 +319,13 @@ fn went_to(asked: &Asked, place: &LockPlace) -> bool {
 fn backend_of_process(claim: &LockClaim, terraform: &Terraform, sure: Sure) -> Result<Found, BackendError> {
     let mut found = Err(BackendError::ForeignState(claim.lock_id()));
     for surroundings in terraform.surroundings() {
-        found = found.or_else(|_| backend_of(claim, &surroundings, terraform.args(), sure));
+        let plan_file = || terraform::plan_file(terraform.args(), &surroundings);
+        found = found.or_else(|_| backend_in(claim, &surroundings, plan_file(), sure));
     }
     found
 }
 
-/// The backend of a Terraform that runs there with these arguments, if it has the lock's state.
-fn backend_of(
-    claim: &LockClaim,
-    surroundings: &Surroundings,
-    args: &[OsString],
-    sure: Sure,
-) -> Result<Found, BackendError> {
-    backend_in(claim, surroundings, terraform::plan_file(args, surroundings), sure)
-}
-
-/// As [`backend_of`], where the arguments may be unknown and the plan file is not.
+/// The backend of a Terraform that runs there with this plan file, if it has the lock's state.
 ///
 /// An `apply` of a plan file does not look at what its directory is configured for, so that is not looked at here
 /// either; but where the plan is encrypted, and what is known of the lock's place is what the directory has.

@@ -125,7 +125,7 @@ impl Supervisor<'_> {
         // Also where it had ended before anybody saw that it was Terraform itself. A wrapper of that name may succeed over a dead
         // Terraform.
         let child = self.journal.child.map(|child| child.id);
-        let is_terraform = !self.runs_guards && !self.locator.has_seen_others(child);
+        let is_terraform = !self.runs_guards && !self.locator.terraforms.has_others(child);
         let exited_zero = ending.exited_zero || (is_terraform && self.journal.account.has_succeeded());
         let terms = Terms { unclean: ending.by_signal_or_kill, uploaded, exited_zero, just_ended: self.is_first };
         self.locator.settle(&left, self.log.started(self.job, self.journal.child), terms, &mut self.journal).await;

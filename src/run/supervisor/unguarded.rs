@@ -132,7 +132,8 @@ impl Supervisor<'_> {
         self.looks.newest = newest;
         if !is_quiet {
             let tree = self.look();
-            self.locator.note(&tree);
+            // One of them may be dead when its lock is read of.
+            self.locator.terraforms.note(&tree, true);
             self.note_unguarded(&tree);
             let interrupted = &self.journal.interrupted;
             if stopping && tree.terraforms().any(|terraform| !interrupted.contains(&terraform.id)) {
