@@ -156,7 +156,7 @@ pub async fn front(
 /// never have read. `suspended`: gives the supervisor once it is to be replaced because it stands still.
 async fn converse(
     incoming: &mut Incoming,
-    outgoing: &mut Outgoing,
+    outgoing: &mut OwnedWriteHalf,
     requests: &mut Requests,
     passed_on: &mut Vec<StopRequest>,
     suspended: impl Future<Output = ProcessId>,
@@ -164,18 +164,18 @@ async fn converse(
     let mut suspended = std::pin::pin!(suspended.fuse());
     loop {
         tokio::select! {
-            message = incoming.next() => match message? {
+            message = next(incoming) => match message? {
                 ToFront::Say(line) => crate::log::raw(crate::log::painted(&line)),
                 ToFront::NotStarted { error, code } => return Some(Err(Failure::NotStarted { error, code })),
                 ToFront::Ended(account) => {
                     // As PID 1 of a container this process must not end before the supervisor has.
-                    while incoming.next::<ToFront>().await.is_some() {}
+                    while next::<ToFront>(incoming).await.is_some() {}
                     return Some(Ok(*account));
                 }
             },
             // More than the socket takes would wait for a supervisor that stands still.
             Some(request) = requests.recv() => if passed_on.len() < MOST_REQUESTS {
-                outgoing.send(&request).await;
+                send(outgoing, &request).await;
                 passed_on.push(request);
             },
             supervisor = &mut suspended => {
@@ -264,7 +264,7 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
             // The front may be gone; what is said then stays in the journal.
             while let Some(message) = messages.recv().await {
                 let last = matches!(message, ToFront::Ended(_) | ToFront::NotStarted { .. });
-                outgoing.send(&message).await;
+                send(&mut outgoing, &message).await;
                 if last {
                     return;
                 }
@@ -281,7 +281,7 @@ pub fn supervise(plan: &Plan, Supervise { session, watches }: &Supervise) -> Res
             Ok(supervisor) => {
                 requests::once_started(plan, &job, &to_us);
                 front = Some(tokio::spawn(async move {
-                    while let Some(request) = incoming.next().await {
+                    while let Some(request) = next(&mut incoming).await {
                         let _ = to_us.send(request);
                     }
                     let _ = to_us.send(StopRequest::FrontDied);
@@ -341,39 +341,30 @@ enum ToFront {
     Ended(Box<Account>),
 }
 
-/// One end of the socket, to read from.
-#[derive(Debug)]
-struct Incoming(Lines<BufReader<OwnedReadHalf>>);
-
-/// One end of the socket, to write to.
-#[derive(Debug)]
-struct Outgoing(OwnedWriteHalf);
+/// The messages of the other side, one a line.
+type Incoming = Lines<BufReader<OwnedReadHalf>>;
 
 /// Makes both ends of a side's socket.
-fn open_socket(socket: StdStream) -> std::io::Result<(Incoming, Outgoing)> {
+fn open_socket(socket: StdStream) -> io::Result<(Incoming, OwnedWriteHalf)> {
     socket.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(socket)?.into_split();
-    Ok((Incoming(BufReader::new(read).lines()), Outgoing(write)))
+    Ok((BufReader::new(read).lines(), write))
 }
 
-impl Incoming {
-    /// The next message; none when the other side is gone. What is no message (a newer tfguard's) is passed over.
-    async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
-        loop {
-            let line = self.0.next_line().await.ok()??;
-            match serde_json::from_str(&line) {
-                Ok(message) => return Some(message),
-                Err(error) => tracing::debug!("message not understood: {error}"),
-            }
+/// The next message; none when the other side is gone. What isn't a message (a newer tfguard's) is passed over.
+async fn next<T: DeserializeOwned>(incoming: &mut Incoming) -> Option<T> {
+    loop {
+        let line = incoming.next_line().await.ok()??;
+        match serde_json::from_str(&line) {
+            Ok(message) => return Some(message),
+            Err(error) => tracing::debug!("message not understood: {error}"),
         }
     }
 }
 
-impl Outgoing {
-    /// Sends a message; false when the other side is gone.
-    async fn send(&mut self, message: &impl Serialize) -> bool {
-        let Ok(mut line) = serde_json::to_vec(message) else { return false };
-        line.push(b'\n');
-        self.0.write_all(&line).await.is_ok()
-    }
+/// Sends a message, if the other side is there.
+async fn send(outgoing: &mut OwnedWriteHalf, message: &impl Serialize) {
+    let Ok(mut line) = serde_json::to_vec(message) else { return };
+    line.push(b'\n');
+    let _ = outgoing.write_all(&line).await;
 }
