@@ -111,7 +111,7 @@ impl Supervisor<'_> {
             child,
             before: &self.journal.interrupted,
             guards: !guards.is_empty(),
-            command_is_terraform: !self.runs_guards && !self.job.runs_guards(),
+            command_is_terraform: !self.runs_guards,
         });
         self.waiting = Waiting { command: targets.command_waits, processes: Vec::new() };
         if targets.command_waits {
