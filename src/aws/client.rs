@@ -157,11 +157,33 @@ fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().operation_attempt_timeout(TRY_TIMEOUT).operation_timeout(TIMEOUT).build()
 }
 
-/// Whether an endpoint is AWS's own, whose conditional deletes are known: a VPC endpoint, for instance.
+/// Whether an endpoint is AWS's own S3 or DynamoDB, whose conditional deletes are known: a VPC endpoint, for instance. Hosts
+/// of customers are below AWS's domains, too: load balancers, machines, API gateways, endpoint services.
 pub(crate) fn is_aws(endpoint: &str) -> bool {
+    const OF_A_REGION: [&str; 8] =
+        ["s3", "s3-fips", "s3-accesspoint", "s3-accesspoint-fips", "dynamodb", "dynamodb-fips", "ddb", "ddb-fips"];
     let host = endpoint.parse::<::http::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
-    host.is_some_and(|host| {
-        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|suffix| host.ends_with(suffix))
+    let name = host.as_deref().and_then(|host| {
+        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().find_map(|suffix| host.strip_suffix(suffix))
+    });
+    // Before a service can stand a bucket, an access point, an account, a VPC endpoint.
+    let labels: Vec<&str> = name.unwrap_or_default().split('.').collect();
+    match labels.strip_suffix(&["vpce"]).unwrap_or(&labels) {
+        [.., "s3-accelerate", "dualstack"] | [.., "s3" | "s3-accelerate" | "s3-external-1"] => true,
+        [.., service, "dualstack", region] | [.., service, region] if is_region(region) => {
+            OF_A_REGION.contains(service) || service.starts_with("s3express-")
+        }
+        // The older form: `s3-eu-west-1`.
+        [.., service] => ["s3-", "s3-fips-"].iter().any(|of| service.strip_prefix(of).is_some_and(is_region)),
+        [] => false,
+    }
+}
+
+/// Whether a text has the form of a region's name, of two words or more and a number.
+fn is_region(text: &str) -> bool {
+    text.rsplit_once('-').is_some_and(|(words, number)| {
+        let are_words = words.contains('-') && words.bytes().all(|byte| byte == b'-' || byte.is_ascii_lowercase());
+        are_words && number.parse::<u8>().is_ok()
     })
 }
 
@@ -241,9 +263,36 @@ mod tests {
 
     #[test]
     fn only_aws_is_taken_for_aws() {
-        for aws in ["https://s3.eu-west-1.amazonaws.com", "https://bucket.vpce-1.s3.eu-west-1.vpce.amazonaws.com:443/x"]
-        {
-            assert!(is_aws(aws), "{aws}");
+        for aws in [
+            "s3.amazonaws.com",
+            "bucket.s3.amazonaws.com",
+            "s3.eu-west-1.amazonaws.com",
+            "S3.EU-West-1.amazonaws.com",
+            "my.bucket.s3.us-gov-west-1.amazonaws.com",
+            "s3-eu-west-1.amazonaws.com",
+            "bucket.s3-eu-west-1.amazonaws.com",
+            "s3-external-1.amazonaws.com",
+            "s3-fips.us-east-1.amazonaws.com",
+            "s3-fips-us-gov-west-1.amazonaws.com",
+            "s3.dualstack.eu-west-1.amazonaws.com",
+            "bucket.s3-fips.dualstack.us-east-1.amazonaws.com",
+            "bucket.s3-accelerate.amazonaws.com",
+            "bucket.s3-accelerate.dualstack.amazonaws.com",
+            "ap-123456789012.s3-accesspoint.eu-west-1.amazonaws.com",
+            "ap-123456789012.s3-accesspoint-fips.dualstack.us-east-1.amazonaws.com",
+            "bucket--use1-az4--x-s3.s3express-use1-az4.us-east-1.amazonaws.com",
+            "bucket.vpce-0abc-xyz.s3.eu-west-1.vpce.amazonaws.com:443/x",
+            "vpce-0abc-xyz-eu-west-1a.s3.eu-west-1.vpce.amazonaws.com",
+            "vpce-0abc-xyz.dynamodb.eu-west-1.vpce.amazonaws.com",
+            "s3.cn-north-1.amazonaws.com.cn",
+            "dynamodb.cn-north-1.amazonaws.com.cn",
+            "dynamodb.eusc-de-east-1.amazonaws.com",
+            "dynamodb-fips.us-east-1.amazonaws.com",
+            "123456789012.ddb.eu-west-1.amazonaws.com",
+            "dynamodb.eu-west-1.api.aws",
+            "123456789012.ddb.eu-west-1.api.aws",
+        ] {
+            assert!(is_aws(&format!("https://{aws}")), "{aws}");
         }
         for other in [
             "http://127.0.0.1:5000",
@@ -251,6 +300,23 @@ mod tests {
             "https://s3.example.net/.amazonaws.com",
             "https://user.amazonaws.com@example.net",
             "https://notamazonaws.com",
+            "https://nots3.amazonaws.com",
+            "https://amazonaws.com",
+            // Load balancers, old and new, machines, gateways, and the services of customers behind a VPC endpoint.
+            "https://minio-1.eu-west-1.elb.amazonaws.com",
+            "https://s3.eu-west-1.elb.amazonaws.com",
+            "https://dualstack.s3-1.eu-west-1.elb.amazonaws.com",
+            "https://s3-0abc.elb.eu-west-1.amazonaws.com",
+            "https://ec2-1-2-3-4.compute-1.amazonaws.com",
+            "https://ec2-1-2-3-4.eu-west-1.compute.amazonaws.com",
+            "https://ec2-1-2-3-4.cn-north-1.compute.amazonaws.com.cn",
+            "https://abc.execute-api.eu-west-1.amazonaws.com",
+            "https://abc-vpce-0abc.execute-api.eu-west-1.amazonaws.com",
+            "https://vpce-0abc-xyz.execute-api.eu-west-1.vpce.amazonaws.com",
+            "https://vpce-0abc-xyz.vpce-svc-0abc.eu-west-1.vpce.amazonaws.com",
+            "https://vpce-svc-0abc.eu-west-1.vpce.amazonaws.com",
+            "https://lambda-123456789012.s3-object-lambda.eu-west-1.amazonaws.com",
+            "https://abc.execute-api.eu-west-1.api.aws",
             "no url",
         ] {
             assert!(!is_aws(other), "{other}");
