@@ -1,7 +1,8 @@
 //! What the bytes of a state say: whole or not, serial, lineage.
 //!
 //! Terraform (`internal/states/statefile/version4.go`) takes a missing field for an empty one, so a state without
-//! `resources` for one without resources. No version of it writes such a state, so here every field has to be there.
+//! `resources` for one without resources. No version of it writes such a state, so here every field has to be there. Only the
+//! `provider` of a resource need not: OpenTofu writes it into the instances, where the provider has `for_each`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -69,8 +70,6 @@ struct Resource<'a> {
     mode: String,
     r#type: String,
     name: String,
-    #[expect(dead_code, reason = "to be there, and of the right type")]
-    provider: String,
     #[serde(borrow)]
     instances: Vec<HashMap<Cow<'a, str>, &'a RawValue>>,
 }
@@ -273,6 +272,16 @@ mod tests {
                 ("b.n", &ids(None, None), false),
             ]
         );
+    }
+
+    /// As OpenTofu 1.9 writes it of a provider with `for_each`.
+    #[test]
+    fn a_resource_whose_instances_name_their_providers_is_whole() {
+        let resources = json!([{"mode": "managed", "type": "a", "name": "n", "instances": [
+            {"index_key": "x", "attributes": {"id": "1"}, "instance_provider": "provider[\"p\"].by[\"x\"]"},
+        ]}]);
+        let content = read(&with("resources", resources)).unwrap();
+        assert_eq!((content.resources, content.instances[0].address.as_str()), (Some(1), "a.n[\"x\"]"));
     }
 
     #[test]
