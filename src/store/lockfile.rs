@@ -334,7 +334,7 @@ fn is_web_page(bytes: &[u8]) -> bool {
         .any(|page| start.get(..page.len()).is_some_and(|start| start.eq_ignore_ascii_case(page.as_bytes())))
 }
 
-/// Reads an object to its end, or until it is larger than `most` bytes, which then are followed by some more.
+/// Reads an object to its end, or of one that is larger than `most` bytes those and the next one, in whichever pieces it comes.
 pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Duration) -> Result<Vec<u8>, StoreError> {
     let read = async {
         let mut bytes = Vec::new();
@@ -345,6 +345,7 @@ pub(crate) async fn read_body(mut body: ByteStream, most: usize, longest: Durati
                 break;
             }
         }
+        bytes.truncate(most + 1);
         Ok(bytes)
     };
     let read = timeout(longest, read).await;
@@ -386,5 +387,34 @@ pub(super) fn outcome(
         ("NotImplemented", _) | (_, Some(501)) => Ok(Outcome::Unsupported("HTTP 501".to_owned())),
         ("NoSuchKey", _) | ("", Some(404)) => Ok(Outcome::NoSuchKey),
         _ => Err(classify("s3:DeleteObject", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::body::SdkBody;
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// What is too large is told from another by the checksum of what was read of it.
+    #[tokio::test]
+    async fn of_what_is_too_large_the_same_is_read_in_whichever_pieces_it_comes() {
+        for (sizes, expected) in [
+            (vec![7, 9, 40], 21),
+            (vec![20, 36], 21),
+            (vec![21, 35], 21),
+            (vec![56], 21),
+            (vec![7, 13], 20),
+            (vec![7], 7),
+            (vec![], 0),
+        ] {
+            let pieces = sizes.iter().map(|size| Ok::<_, std::io::Error>(Frame::data(vec![b'x'; *size].into())));
+            let body = StreamBody::new(stream::iter(pieces.collect::<Vec<_>>()));
+            let read = read_body(ByteStream::new(SdkBody::from_body_1_x(body)), 20, LONGEST).await.unwrap();
+            assert_eq!(read.len(), expected, "{sizes:?}");
+        }
     }
 }
