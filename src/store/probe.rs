@@ -92,6 +92,9 @@ fn summary(text: &str) -> String {
     if line.is_empty() { "Terraform did not say why".to_owned() } else { line.escape_debug().to_string() }
 }
 
+/// How long a process that was killed is waited for.
+const LONGEST_DEATH: Duration = Duration::from_secs(3);
+
 /// What is read of its output: more than any of the commands run here prints.
 const LONGEST_OUTPUT: u64 = 1024 * 1024;
 
@@ -182,7 +185,8 @@ impl Terraform {
         if let Some(group) = group.filter(|_| child.id().is_some()).and_then(|group| i32::try_from(group).ok()) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        let _ = child.wait().await;
+        // Nobody can kill a process that is another user's, or that the kernel does not let go.
+        let _ = tokio::time::timeout(LONGEST_DEATH, child.wait()).await;
         Err(NoAnswer::TimedOut { command: format!("{} {}", self.name(), arguments.first().unwrap_or(&"")), limit })
     }
 
@@ -334,6 +338,34 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("{pid} lives on");
+    }
+
+    /// A process that is traced by somebody else is not reaped before that lets it go, like one that the kernel does not.
+    #[tokio::test]
+    async fn one_that_does_not_die_of_its_kill_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        nix::unistd::mkfifo(&pids, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (is_traced, traced) = tokio::sync::oneshot::channel();
+        let (let_go, is_let_go) = std::sync::mpsc::channel::<()>();
+        let pipe = pids.clone();
+        let tracer = std::thread::spawn(move || {
+            let pid = Pid::from_raw(std::fs::read_to_string(pipe).unwrap().trim().parse().unwrap());
+            nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).unwrap();
+            is_traced.send(()).unwrap();
+            let _ = is_let_go.recv();
+            nix::sys::wait::waitpid(pid, None).unwrap();
+        });
+        let shell = shell(&[]);
+        let script = ["-c", &format!("echo $$ >{}; exec sleep 600", pids.display())];
+        // Time is no matter from when it is traced.
+        let pause = async { traced.await.map(|()| tokio::time::pause()) };
+        let run = tokio::time::timeout(Duration::from_secs(7200), shell.run(&script, Duration::from_secs(3600)));
+        let (answer, paused) = tokio::join!(run, pause);
+        drop(let_go);
+        tracer.join().unwrap();
+        paused.unwrap();
+        assert!(matches!(answer, Ok(Err(NoAnswer::TimedOut { .. }))), "{answer:?}");
     }
 
     #[tokio::test]
