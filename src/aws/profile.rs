@@ -65,7 +65,7 @@ pub(crate) async fn read(backend: &S3Backend, env: &Env) -> Result<(EnvConfigFil
             && is_in_checkout(&path, &backend.surroundings.dir)
             && let Some(property) = text.lines().find_map(more_than_a_key)
         {
-            return Err(BackendError::InCheckout { path, property: property.to_owned() });
+            return Err(BackendError::InCheckout { path, property });
         }
         if let Some((line, flaw)) = misread(&text) {
             return Err(unusable(format!("tfguard cannot read line {line} as Terraform does: {flaw}")));
@@ -104,8 +104,9 @@ fn is_in_checkout(file: &Path, directory: &Path) -> bool {
     file.starts_with(&checkout) || file.canonicalize().is_ok_and(|file| file.starts_with(&checkout))
 }
 
-/// What a line of a shared file says, if it is more than a section, a key, or which role the key assumes where.
-fn more_than_a_key(line: &str) -> Option<&str> {
+/// What a line of a shared file says, if it is more than a section, a key, or which role the key assumes where. Shown is only
+/// what has the form of a property's name: the rest can be a secret.
+fn more_than_a_key(line: &str) -> Option<String> {
     const OF_A_KEY: [&str; 10] = [
         "aws_access_key_id",
         "aws_secret_access_key",
@@ -122,8 +123,12 @@ fn more_than_a_key(line: &str) -> Option<&str> {
     if line.is_empty() || line.starts_with(['#', ';', '[']) {
         return None;
     }
-    let name = line.split('=').next().unwrap_or(line).trim();
-    (!OF_A_KEY.iter().any(|of_a_key| name.eq_ignore_ascii_case(of_a_key))).then_some(name)
+    let (name, has_value) = line.split_once('=').map_or((line, false), |(name, _)| (name.trim(), true));
+    if OF_A_KEY.iter().any(|of_a_key| name.eq_ignore_ascii_case(of_a_key)) {
+        return None;
+    }
+    let is_name = has_value && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+    Some(if is_name { format!("`{name}`") } else { "something else than `property = value`".to_owned() })
 }
 
 /// What a name may consist of (`validate_identifier` in the SDK), which passes over profiles with others.

@@ -410,7 +410,7 @@ pub enum BackendError {
     Changed { directory: PathBuf, settings: String },
     /// A cleanup step does not follow a file of the checkout, which may have been changed since the run began.
     #[error(
-        "{path} is in the checkout and says `{property}`: a cleanup step doesn't run a command or send a token \
+        "{path} is in the checkout and says {property}: a cleanup step doesn't run a command or send a token \
          because of such a file"
     )]
     InCheckout { path: PathBuf, property: String },
