@@ -19,6 +19,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_credential_types::{Credentials, provider};
@@ -29,7 +30,7 @@ use aws_types::os_shim_internal::Env;
 
 use crate::aws::attributes::{Role, WebIdentity, set};
 use crate::aws::paths::{check, read};
-use crate::aws::s3::{BackendError, Kept, S3Backend};
+use crate::aws::s3::{BackendError, Kept, NOT_SENDABLE, S3Backend, sendable};
 use crate::aws::{http, profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -56,6 +57,9 @@ pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
     match base(backend, &config)? {
         Some(base) => config = config.into_builder().credentials_provider(base).build(),
         None => profile::check(backend, &profiles)?,
+    }
+    if let Some(source) = config.credentials_provider() {
+        config = config.into_builder().credentials_provider(checked(source)).build();
     }
     for role in backend.attributes.roles() {
         let assumed = assume(backend, &role, &config).await?;
@@ -201,11 +205,25 @@ fn environment(backend: &S3Backend) -> HashMap<String, String> {
 }
 
 /// The keys in the environment. Half a key is none.
-fn keys(backend: &S3Backend) -> Option<Credentials> {
-    let variable = |name: &&str| backend.surroundings.env.text(name);
-    let (id, secret) = (KEY_ID.iter().find_map(variable)?, SECRET.iter().find_map(variable)?);
-    let token = variable(&"AWS_SESSION_TOKEN").map(str::to_owned);
-    Some(Credentials::new(id, secret, token, None, "environment"))
+fn keys(backend: &S3Backend) -> Result<Option<Credentials>, BackendError> {
+    let variable = |name: &'static str| Some((name, backend.surroundings.env.text(name)?));
+    let [id, secret] = [KEY_ID, SECRET].map(|names| names.into_iter().find_map(variable));
+    let (Some((setting, id)), Some((_, secret))) = (id, secret) else { return Ok(None) };
+    let token = variable("AWS_SESSION_TOKEN").map(|(_, token)| token.to_owned());
+    Ok(Some(Credentials::new(sendable(setting, id)?, secret, token, None, "environment")))
+}
+
+/// Credentials of a source, if a request can be signed with them.
+fn checked(source: SharedCredentialsProvider) -> SharedCredentialsProvider {
+    SharedCredentialsProvider::new(provide_credentials_fn(move || {
+        let source = source.clone();
+        async move {
+            let credentials = source.provide_credentials().await?;
+            sendable("access_key", credentials.access_key_id())
+                .map_err(|_| CredentialsError::invalid_configuration(format!("the ID of the key: {NOT_SENDABLE}")))?;
+            Ok(credentials)
+        }
+    }))
 }
 
 /// The first source, where it is not the SDK's own chain.
@@ -216,14 +234,15 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
         let missing = |setting| BackendError::unusable(setting, "only a part of a key is set");
         let id = id.ok_or(missing("access_key"))?;
         let secret = secret.ok_or(missing("secret_key"))?;
-        let keys = Credentials::new(id, secret, token.map(str::to_owned), None, "backend block");
+        let keys =
+            Credentials::new(sendable("access_key", id)?, secret, token.map(str::to_owned), None, "backend block");
         return Ok(Some(SharedCredentialsProvider::new(keys)));
     }
     let variable = |name: &str| backend.surroundings.env.text(name);
     let identity = match attributes.assume_role_with_web_identity.first() {
         Some(block) => block.clone(),
         None if set(&attributes.profile).is_some() => return Ok(None),
-        None => match keys(backend) {
+        None => match keys(backend)? {
             Some(keys) => return Ok(Some(SharedCredentialsProvider::new(keys))),
             None if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_none() => return Ok(None),
             None => WebIdentity::default(),

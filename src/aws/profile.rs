@@ -15,7 +15,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use crate::aws::answer::with_causes;
 use crate::aws::attributes::set;
 use crate::aws::paths;
-use crate::aws::s3::{BackendError, S3Backend};
+use crate::aws::s3::{BackendError, NOT_SENDABLE, S3Backend, sendable};
 use crate::files::checkout_of;
 
 /// A file of one kind, the setting that names it, and whether it may be missing.
@@ -200,7 +200,11 @@ pub(crate) fn check(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), Ba
     }
     // No chain is longer than there are profiles.
     for _ in profiles.profiles() {
-        let Some(role) = profiles.get_profile(name).filter(|profile| profile.get("role_arn").is_some()) else { break };
+        let Some(profile) = profiles.get_profile(name) else { break };
+        if profile.get("aws_access_key_id").is_some_and(|id| sendable(setting, id).is_err()) {
+            return unusable(format!("the aws_access_key_id of the profile {name:?}: {NOT_SENDABLE}"));
+        }
+        let Some(role) = Some(profile).filter(|profile| profile.get("role_arn").is_some()) else { break };
         if in_block && role.get("credential_source").is_some_and(|source| source.eq_ignore_ascii_case("Environment")) {
             return unusable(format!(
                 "the profile {name:?} says `credential_source = Environment`, which tfguard follows in no profile of a backend \

@@ -8,6 +8,7 @@ use std::{fmt, io};
 use aws_credential_types::Credentials;
 use aws_sdk_s3::types::ServerSideEncryption;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use http::HeaderValue;
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
@@ -111,11 +112,14 @@ impl S3Backend {
 
     /// The settings by which AWS is reached; bucket and key may be empty.
     pub(crate) fn without_state(attributes: Attributes, surroundings: Surroundings) -> Result<Self, BackendError> {
-        let region = set(&attributes.region)
-            .or_else(|| surroundings.env.text("AWS_REGION"))
-            .or_else(|| surroundings.env.text("AWS_DEFAULT_REGION"))
-            .ok_or(BackendError::unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?
-            .to_owned();
+        let variable = |name| Some((name, surroundings.env.text(name)?));
+        let (setting, region) = set(&attributes.region)
+            .map(|region| ("region", region))
+            .or_else(|| variable("AWS_REGION"))
+            .or_else(|| variable("AWS_DEFAULT_REGION"))
+            .ok_or(BackendError::unusable("region", "neither it nor AWS_REGION or AWS_DEFAULT_REGION is set"))?;
+        let region = sendable(setting, region)?.to_owned();
+        set(&attributes.sts_region).map(|region| sendable("sts_region", region)).transpose()?;
         let customer_key = set(&attributes.sse_customer_key).or_else(|| surroundings.env.text("AWS_SSE_CUSTOMER_KEY"));
         // With `encrypt = false` Terraform sends no key, and S3 refuses one for an object that has none.
         let flaw = "it, or AWS_SSE_CUSTOMER_KEY, is not 32 bytes in base64";
@@ -334,6 +338,14 @@ fn endpoints(attributes: &Attributes, surroundings: &Surroundings) -> Endpoints 
         sts: pick(nested.sts, sts_endpoint, &["AWS_ENDPOINT_URL_STS", "AWS_STS_ENDPOINT"]),
     }
 }
+
+/// What is part of a request's header, as a region and the ID of a key are. The AWS SDK panics at what cannot be in one.
+pub(crate) fn sendable<'a>(setting: &'static str, text: &'a str) -> Result<&'a str, BackendError> {
+    HeaderValue::from_str(text).map(|_| text).map_err(|_| BackendError::unusable(setting, NOT_SENDABLE))
+}
+
+/// What is wrong with what is not [`sendable`]. It is not shown: it can be a secret in a wrong place.
+pub(crate) const NOT_SENDABLE: &str = "it has a line break or another character that cannot be sent. Take that away";
 
 /// The key of server-side encryption with a customer's key (SSE-C).
 #[derive(Clone, PartialEq, Eq)]

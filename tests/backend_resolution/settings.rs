@@ -21,6 +21,9 @@ fn settings_that_cannot_be_followed_are_errors_that_show_no_secret() {
         ("https_proxy", "socks5://user:hush@proxy".into()),
         ("http_proxy", "http://user:hush@[".into()),
         ("sse_customer_key", "hush".into()),
+        ("access_key", "hush\n".into()),
+        ("region", "us-east-1\n".into()),
+        ("sts_region", "us-east-1\n".into()),
         ("assume_role", serde_json::json!({"role_arn": "arn", "duration": "long"})),
         ("assume_role", serde_json::json!({"session_name": "x"})),
         ("assume_role", serde_json::json!({"role_arn": "arn", "duration": "20h"})),
@@ -31,6 +34,9 @@ fn settings_that_cannot_be_followed_are_errors_that_show_no_secret() {
     ] {
         let mut config = serde_json::json!({"bucket": "b", "key": "k", "region": "us-east-1", "encrypt": true});
         config[name.split('.').next().unwrap()] = value;
+        if name == "access_key" {
+            config["secret_key"] = "hush".into();
+        }
         if name == "assume_role_transitive_tag_keys" {
             config["role_arn"] = "arn".into();
         }

@@ -359,6 +359,9 @@ fn it_releases_what_a_run_left_whose_directory_is_gone() {
         let state = format!("--bucket {} --key {} --region {region}", project.bucket(), project.state_key());
         let advice = format!("run: tfguard unlock {id} {state} --table {table} --s3-endpoint ");
         assert!(exit.err().contains(&advice), "{advice}: {exit}");
+        let exit = release().env("AWS_ACCESS_KEY_ID", "AKIATESTBEDTESTBED00\n").run().expect_code(120);
+        assert!(exit.err().contains("the variable AWS_ACCESS_KEY_ID cannot be used"), "{exit}");
+        assert!(exit.err().contains(&advice) && !exit.err().contains("panicked"), "{advice}: {exit}");
         let exit = release().run().expect_code(0);
         assert!(exit.err().contains("left by Terraform, deleted by tfguard"), "{exit}");
         assert_clean(&project);

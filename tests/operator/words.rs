@@ -48,6 +48,43 @@ fn a_setting_is_named_by_where_it_came_from() {
     assert!(by_flag.err().contains("error: --profile cannot be used: "), "{by_flag}");
 }
 
+/// The SDK panics at these.
+#[test]
+fn what_cannot_be_sent_is_an_error_that_names_its_setting() {
+    let bed = Bed::new();
+    let file = bed.dir.path().join("credentials");
+    let keys = "aws_secret_access_key = hush";
+    std::fs::write(&file, format!("[bad]\naws_access_key_id = AKIAHUSH\u{1}\n{keys}\n")).unwrap();
+    std::fs::write(
+        bed.dir.path().join("config"),
+        "[default]\ncredential_process = printf '%s' \
+        '{\"Version\":1,\"AccessKeyId\":\"AKIAHUSH\\n\",\"SecretAccessKey\":\"hush\"}'\n",
+    )
+    .unwrap();
+    let inspect = |region: &[&str]| {
+        let url = bed.proxy.url();
+        let state = ["inspect", "--bucket", &bed.bucket, "--key", "k", "--path-style", "--s3-endpoint", url];
+        let run = tfguard(&bed.guard, bed.dir.path(), &state).args(["--table", &bed.table, "--dynamodb-endpoint", url]);
+        run.args(region).envs([("AWS_ACCESS_KEY_ID", "AKIAHUSH"), ("AWS_SECRET_ACCESS_KEY", "hush")])
+    };
+    let region = ["--region", Aws::REGION];
+    let by_file = |variable: &str, file: &str| {
+        inspect(&region).env_remove("AWS_ACCESS_KEY_ID").env(variable, bed.dir.path().join(file))
+    };
+    for (run, told) in [
+        (inspect(&region).env("AWS_ACCESS_KEY_ID", "AKIAHUSH\n"), "the variable AWS_ACCESS_KEY_ID cannot be used"),
+        (inspect(&["--region", "us-east-1\n"]), "--region cannot be used"),
+        (inspect(&[]).env("AWS_REGION", "us-east-1\r"), "the variable AWS_REGION cannot be used"),
+        (by_file("AWS_SHARED_CREDENTIALS_FILE", "credentials").env("AWS_PROFILE", "bad"), "aws_access_key_id"),
+        (by_file("AWS_CONFIG_FILE", "config"), "the ID of the key"),
+    ] {
+        let exit = run.run().expect_code(125);
+        let said = exit.out() + &exit.err();
+        assert!(said.contains(told) && said.contains("cannot be sent"), "{told}: {exit}");
+        assert!(!said.contains("panicked") && !said.to_lowercase().contains("hush"), "{exit}");
+    }
+}
+
 /// A lock of another backend is one that nobody has looked at.
 #[test]
 fn a_dangerous_remedy_carries_its_precondition() {
