@@ -66,8 +66,8 @@ struct Found {
 
 impl Found {
     async fn look(state: &State, older_than: Option<Duration>) -> Self {
-        let store = StateStore::new(&state.clients, &state.backend, &state.key);
-        let digest = DigestStore::new(&state.clients, &state.backend, &state.key);
+        let store = StateStore::new(&state.clients, &state.key);
+        let digest = DigestStore::new(&state.clients, &state.key);
         let digest = async {
             match &digest {
                 Some(digest) => digest.read().await.map(|item| item.digest),

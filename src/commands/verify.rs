@@ -15,8 +15,8 @@ use crate::files;
 use crate::model::{Account, Environment, StateVerdict, Unsaved};
 use crate::session::{Journal, Machine, SessionDir};
 use crate::state::{
-    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, Written, compare, describe, describe_digest,
-    errored, fix, imports, step,
+    Expected, Fix, Judgement, Look, Looker, PATIENCE, Seen, Site, Step, compare, describe, describe_digest, errored,
+    fix, imports, step,
 };
 use crate::text::{printable, printable_command, printable_whole};
 
@@ -146,7 +146,7 @@ struct Verify<'a> {
 impl<'a> Verify<'a> {
     fn new(args: &'a Args, state: State) -> Self {
         let halves = state.halves().into_iter().map(|half| (half.place, half.expected));
-        let looker = Looker::new(&state.clients, &state.backend, &state.key, halves);
+        let looker = Looker::new(&state.clients, &state.key, halves);
         let expected = Expected { lineage: args.lineage.clone(), serial: args.serial };
         let machine = Machine::here(&Environment::own());
         Self { args, state, looker, expected, machine }
@@ -275,18 +275,14 @@ impl<'a> Verify<'a> {
         let now = self.look_for(Duration::ZERO).await?;
         let written = match &now.digest {
             Some(item) if fix_of(&now) == Ok(Some(fix.clone())) => store.replace(item, &fix.new).await,
-            _ => Ok(Written::Changed),
+            _ => Ok(false),
         };
-        match written.map_err(|error| Failure::NotWritten { state: self.name(), error })? {
-            Written::Done => {
-                let text = format!("Digest {} is written{}. Looked again:", fix.new, self.in_table());
-                done(Outcome::Written, Some(fix), &text)
-            }
-            Written::Changed => {
-                let text = "Nothing was written: state, digest or lock have changed meanwhile. Look again.";
-                done(Outcome::Changed, Some(fix), text)
-            }
+        if written.map_err(|error| Failure::NotWritten { state: self.name(), error })? {
+            let text = format!("Digest {} is written{}. Looked again:", fix.new, self.in_table());
+            return done(Outcome::Written, Some(fix), &text);
         }
+        let text = "Nothing was written: state, digest or lock have changed meanwhile. Look again.";
+        done(Outcome::Changed, Some(fix), text)
     }
 
     fn in_table(&self) -> String {

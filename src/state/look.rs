@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustix::fs::{CWD, OFlags};
 use tokio::time::Instant;
 
-use crate::aws::{AwsClients, S3Backend, StoreError};
+use crate::aws::{AwsClients, StoreError};
 use crate::files;
 use crate::model::{Flaw, FoundLock, LockInfo, LockPlace, Recorded, Sighting, StateFinding};
 use crate::state::judge::{Judgement, is_at_odds, judge};
@@ -47,15 +47,10 @@ pub struct Look {
 
 impl Looker {
     /// Opens a state. `locks`: where the halves of its lock live, each with whether Terraform locks there.
-    pub fn new(
-        clients: &AwsClients,
-        backend: &S3Backend,
-        key: &str,
-        locks: impl IntoIterator<Item = (LockPlace, bool)>,
-    ) -> Self {
+    pub fn new(clients: &AwsClients, key: &str, locks: impl IntoIterator<Item = (LockPlace, bool)>) -> Self {
         Self {
-            state: StateStore::new(clients, backend, key),
-            digest: DigestStore::new(clients, backend, key),
+            state: StateStore::new(clients, key),
+            digest: DigestStore::new(clients, key),
             reader: clients.reader(),
             locks: locks.into_iter().collect(),
         }

@@ -22,5 +22,5 @@ pub(crate) use fix::{Fix, fix};
 pub(crate) use judge::{Judgement, is_at_odds};
 pub(crate) use look::{Look, Looker, PATIENCE, errored};
 pub(crate) use seen::{Errored, Expected, Seen, StateObject, StoredDigest};
-pub(crate) use store::{DigestStore, StateStore, Written};
+pub(crate) use store::{DigestStore, StateStore};
 pub(crate) use unsaved::{compare, imports};

@@ -6,9 +6,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use jiff::Timestamp;
 
-use crate::aws::{AwsClients, S3Backend, SseCustomerKey, StoreError, classify};
+use crate::aws::{AwsClients, SseCustomerKey, StoreError, classify};
 use crate::state::seen::{StateObject, StoredDigest};
-use crate::store::{DIGEST_SUFFIX, read_body, unreadable};
+use crate::store::{DIGEST_SUFFIX, TableStore, is_done, read_body, unreadable};
 
 /// The versions that are listed: one page. The present one comes first.
 const LISTED: i32 = 100;
@@ -26,7 +26,8 @@ pub struct StateStore {
 
 impl StateStore {
     /// The object of a state. `key`: with the workspace's prefix.
-    pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Self {
+    pub fn new(clients: &AwsClients, key: &str) -> Self {
+        let backend = &clients.backend;
         Self {
             client: clients.s3(),
             bucket: backend.bucket().to_owned(),
@@ -76,11 +77,7 @@ impl StateStore {
 
 /// The item that holds the digest. The only thing in tfguard that writes it.
 #[derive(Debug)]
-pub struct DigestStore {
-    client: aws_sdk_dynamodb::Client,
-    table: String,
-    lock_id: String,
-}
+pub struct DigestStore(TableStore);
 
 /// The item as it was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,23 +88,14 @@ pub struct DigestItem {
     attribute: Option<AttributeValue>,
 }
 
-/// What came of writing a digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// It is written.
-    Done,
-    /// The item is not the one that was read any more, and stays as it is.
-    Changed,
-}
-
 impl DigestStore {
     /// The digest of a state. None without a table.
-    pub fn new(clients: &AwsClients, backend: &S3Backend, key: &str) -> Option<Self> {
-        Some(Self {
+    pub fn new(clients: &AwsClients, key: &str) -> Option<Self> {
+        Some(Self(TableStore {
             client: clients.dynamodb(),
-            table: backend.table()?.to_owned(),
-            lock_id: format!("{}/{key}{DIGEST_SUFFIX}", backend.bucket()),
-        })
+            table: clients.backend.table()?.to_owned(),
+            lock_id: format!("{}/{key}{DIGEST_SUFFIX}", clients.backend.bucket()),
+        }))
     }
 
     /// Reads the digest, consistently.
@@ -115,17 +103,7 @@ impl DigestStore {
     /// # Errors
     /// When DynamoDB could not be asked.
     pub async fn read(&self) -> Result<DigestItem, StoreError> {
-        let answer = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .key("LockID", AttributeValue::S(self.lock_id.clone()))
-            .consistent_read(true)
-            .projection_expression("LockID, Digest")
-            .send()
-            .await
-            .map_err(|error| classify("dynamodb:GetItem", error))?;
-        let Some(item) = answer.item().filter(|item| !item.is_empty()) else {
+        let Some(item) = self.0.get("LockID, Digest").await? else {
             return Ok(DigestItem { digest: StoredDigest::Absent, attribute: None });
         };
         let attribute = item.get("Digest").cloned();
@@ -133,17 +111,18 @@ impl DigestStore {
         Ok(DigestItem { digest: StoredDigest::read(text), attribute })
     }
 
-    /// Writes a digest in place of the one that was read, if that is still there.
+    /// Writes a digest in place of the one that was read, if that is still there; whether it was.
     ///
     /// # Errors
     /// When DynamoDB could not be asked, or its answer is not known.
-    pub async fn replace(&self, old: &DigestItem, md5: &str) -> Result<Written, StoreError> {
+    pub async fn replace(&self, old: &DigestItem, md5: &str) -> Result<bool, StoreError> {
         // As Terraform does: an item of these two attributes.
         let request = self
+            .0
             .client
             .put_item()
-            .table_name(&self.table)
-            .item("LockID", AttributeValue::S(self.lock_id.clone()))
+            .table_name(&self.0.table)
+            .item("LockID", self.0.key())
             .item("Digest", AttributeValue::S(md5.to_owned()));
         // Where a key ends as digests' do, the lock of that state is in the same place.
         let request = match &old.attribute {
@@ -152,14 +131,7 @@ impl DigestStore {
                 .condition_expression("Digest = :old AND attribute_not_exists(Info)")
                 .expression_attribute_values(":old", attribute.clone()),
         };
-        match request.send().await {
-            Ok(_) => Ok(Written::Done),
-            Err(error) if error.code() == Some("ConditionalCheckFailedException") => {
-                // By a repetition of this very request, whose answer was lost, or by somebody else's.
-                let ours = self.read().await?.digest.md5() == Some(md5);
-                Ok(if ours { Written::Done } else { Written::Changed })
-            }
-            Err(error) => Err(classify("dynamodb:PutItem", error)),
-        }
+        // If it was not: by a repetition of this very request, whose answer was lost, or by somebody else's.
+        Ok(is_done("dynamodb:PutItem", request.send().await)? || self.read().await?.digest.md5() == Some(md5))
     }
 }

@@ -45,7 +45,7 @@ pub struct TableStore {
 }
 
 impl TableStore {
-    fn key(&self) -> AttributeValue {
+    pub(crate) fn key(&self) -> AttributeValue {
         AttributeValue::S(self.lock_id.clone())
     }
 
@@ -153,7 +153,7 @@ impl TableStore {
     }
 
     /// Reads attributes of the item, consistently.
-    async fn get(&self, attributes: &str) -> Result<Option<Item>, StoreError> {
+    pub(crate) async fn get(&self, attributes: &str) -> Result<Option<Item>, StoreError> {
         let request = self.client.get_item().table_name(&self.table).key("LockID", self.key());
         let answer = request.consistent_read(true).projection_expression(attributes).send().await;
         let item = answer.map_err(|error| classify("dynamodb:GetItem", error))?.item;
@@ -233,7 +233,10 @@ impl Sighting {
 }
 
 /// Whether a conditional request was carried out; false if its condition did not hold.
-fn is_done<T, E>(action: &'static str, answer: Result<T, SdkError<E, HttpResponse>>) -> Result<bool, StoreError>
+pub(crate) fn is_done<T, E>(
+    action: &'static str,
+    answer: Result<T, SdkError<E, HttpResponse>>,
+) -> Result<bool, StoreError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {

@@ -20,7 +20,7 @@ mod release;
 mod tags;
 
 pub(crate) use contested::Contested;
-pub(crate) use dynamodb::DIGEST_SUFFIX;
+pub(crate) use dynamodb::{DIGEST_SUFFIX, TableStore, is_done};
 pub use lease::Leasehold;
 pub use lockfile::Traced;
 pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;

@@ -155,7 +155,7 @@ async fn examine(
     expected: &Expected,
     dead: impl Fn(&LockInfo, &Recorded) -> bool,
 ) -> Result<(Judgement, Seen), String> {
-    let looker = Looker::new(clients, &clients.backend, state_key, places.into_iter().map(|place| (place, true)));
+    let looker = Looker::new(clients, state_key, places.into_iter().map(|place| (place, true)));
     let look = looker.look(PATIENCE, errored, false, dead).await;
     let mut seen = look.map_err(|error| error.in_a_line())?.seen;
     Ok((looker.judge(&mut seen, expected).await, seen))
