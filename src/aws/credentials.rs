@@ -8,10 +8,10 @@
 //! environment of this process, and the system's certificates are looked for by it.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
-use std::{fmt, io};
 
 use aws_config::identity::IdentityCache;
 use aws_config::profile::ProfileSet;
@@ -21,7 +21,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_credential_types::{Credentials, provider};
 use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_sdk_sts::types::PolicyDescriptorType;
@@ -71,8 +71,7 @@ pub(crate) async fn sdk_config(backend: &S3Backend) -> Result<SdkConfig, Backend
             .build();
     }
     let Some(source) = config.credentials_provider() else { return Ok(config) };
-    let keeping = Keeping { source, kept: backend.kept.clone() };
-    let builder = config.into_builder().credentials_provider(SharedCredentialsProvider::new(keeping));
+    let builder = config.into_builder().credentials_provider(keeping(source, backend.kept.clone()));
     Ok(builder.identity_cache(identity_cache()).build())
 }
 
@@ -101,38 +100,26 @@ fn check_tokens(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), Backen
 
 /// A source of credentials. Where it gives none any more (a token that was removed, a service that does not answer), the
 /// last ones are given as long as they are valid.
-#[derive(Debug)]
-struct Keeping {
-    source: SharedCredentialsProvider,
-    kept: Kept,
-}
-
-impl Keeping {
-    async fn credentials(&self) -> provider::Result {
-        let fetched = tokio::time::timeout(SOURCE_TIMEOUT, self.source.provide_credentials()).await;
-        let fetched = fetched.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match (fetched, &*kept) {
-            (Ok(credentials), _) => {
-                *kept = Some(credentials.clone());
-                Ok(credentials)
+fn keeping(source: SharedCredentialsProvider, kept: Kept) -> SharedCredentialsProvider {
+    SharedCredentialsProvider::new(provide_credentials_fn(move || {
+        let (source, kept) = (source.clone(), kept.clone());
+        async move {
+            let fetched = tokio::time::timeout(SOURCE_TIMEOUT, source.provide_credentials()).await;
+            let fetched = fetched.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(SOURCE_TIMEOUT)));
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            match (fetched, &*kept) {
+                (Ok(credentials), _) => {
+                    *kept = Some(credentials.clone());
+                    Ok(credentials)
+                }
+                (Err(error), Some(last)) if last.expiry().is_none_or(|end| end > SystemTime::now()) => {
+                    tracing::debug!("the last AWS credentials are used again: fetching new ones failed: {error}");
+                    Ok(last.clone())
+                }
+                (Err(error), _) => Err(error),
             }
-            (Err(error), Some(last)) if last.expiry().is_none_or(|end| end > SystemTime::now()) => {
-                tracing::debug!("the last AWS credentials are used again, because fetching new ones failed: {error}");
-                Ok(last.clone())
-            }
-            (Err(error), _) => Err(error),
         }
-    }
-}
-
-impl ProvideCredentials for Keeping {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
+    }))
 }
 
 /// What the SDK finds by itself in Terraform's environment and in the shared files.
@@ -265,8 +252,12 @@ fn base(backend: &S3Backend, config: &SdkConfig) -> Result<Option<SharedCredenti
         session_name: or(&identity.session_name, "AWS_ROLE_SESSION_NAME"),
         ..identity
     };
+    let setting = "assume_role_with_web_identity";
+    set(&identity.role_arn).ok_or(BackendError::unusable(setting, "it has no role_arn"))?;
+    let seconds = seconds(setting, &identity.duration)?;
     let sts = aws_sdk_sts::Client::new(&of_sts(backend, config));
-    Ok(Some(SharedCredentialsProvider::new(WebIdentityRole::new(sts, identity, token)?)))
+    let assume = move || assume_by_web(sts.clone(), identity.clone(), seconds, token.clone());
+    Ok(Some(SharedCredentialsProvider::new(provide_credentials_fn(assume))))
 }
 
 /// Assumes a role by the credentials of `config`.
@@ -328,7 +319,8 @@ pub(crate) fn of_sts(backend: &S3Backend, config: &SdkConfig) -> SdkConfig {
 }
 
 /// A web identity.
-pub(crate) enum Token {
+#[derive(Clone)]
+enum Token {
     Text(String),
     /// Read anew each time, because it is replaced before it expires.
     File(PathBuf),
@@ -336,61 +328,33 @@ pub(crate) enum Token {
 
 /// Assumes a role by a web identity. The SDK's own provider knows neither a token's text, nor a duration, nor an STS
 /// endpoint that only the backend block names.
-pub(crate) struct WebIdentityRole {
+async fn assume_by_web(
     sts: aws_sdk_sts::Client,
-    arn: String,
-    seconds: Option<u16>,
     identity: WebIdentity,
+    seconds: Option<u16>,
     token: Token,
-}
-
-impl fmt::Debug for WebIdentityRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebIdentityRole").field("arn", &self.arn).finish_non_exhaustive()
-    }
-}
-
-impl WebIdentityRole {
-    pub(crate) fn new(sts: aws_sdk_sts::Client, identity: WebIdentity, token: Token) -> Result<Self, BackendError> {
-        let setting = "assume_role_with_web_identity";
-        let missing = BackendError::unusable(setting, "it has no role_arn");
-        let arn = set(&identity.role_arn).ok_or(missing)?.to_owned();
-        Ok(Self { sts, arn, seconds: seconds(setting, &identity.duration)?, identity, token })
-    }
-
-    async fn assume(&self) -> provider::Result {
-        let token = match &self.token {
-            Token::Text(token) => token.clone(),
-            Token::File(path) => {
-                let text = read(path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
-                let unusable = |error| format!("web identity token {}: {error}", path.display());
-                text.map_err(|error| CredentialsError::invalid_configuration(unusable(error)))?
-            }
-        };
-        let arns = self.identity.policy_arns.iter().flatten();
-        let arns: Vec<_> = arns.map(|arn| PolicyDescriptorType::builder().arn(arn).build()).collect();
-        let request = self
-            .sts
-            .assume_role_with_web_identity()
-            .role_arn(&self.arn)
-            .role_session_name(set(&self.identity.session_name).unwrap_or(SESSION_NAME))
-            .web_identity_token(token)
-            .set_duration_seconds(self.seconds.map(i32::from))
-            .set_policy(policy(&self.identity.policy))
-            .set_policy_arns((!arns.is_empty()).then_some(arns));
-        let issued = request.send().await.map_err(CredentialsError::provider_error)?.credentials;
-        let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS answered without credentials"))?;
-        let expires = SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
-        let token = Some(issued.session_token);
-        Ok(Credentials::new(issued.access_key_id, issued.secret_access_key, token, Some(expires), "web identity"))
-    }
-}
-
-impl ProvideCredentials for WebIdentityRole {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.assume())
-    }
+) -> provider::Result {
+    let token = match token {
+        Token::Text(token) => token,
+        Token::File(path) => {
+            let text = read(&path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+            let unusable = |error| format!("web identity token {}: {error}", path.display());
+            text.map_err(|error| CredentialsError::invalid_configuration(unusable(error)))?
+        }
+    };
+    let arns = identity.policy_arns.iter().flatten();
+    let arns: Vec<_> = arns.map(|arn| PolicyDescriptorType::builder().arn(arn).build()).collect();
+    let request = sts
+        .assume_role_with_web_identity()
+        .set_role_arn(identity.role_arn)
+        .role_session_name(set(&identity.session_name).unwrap_or(SESSION_NAME))
+        .web_identity_token(token)
+        .set_duration_seconds(seconds.map(i32::from))
+        .set_policy(policy(&identity.policy))
+        .set_policy_arns((!arns.is_empty()).then_some(arns));
+    let issued = request.send().await.map_err(CredentialsError::provider_error)?.credentials;
+    let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS answered without credentials"))?;
+    let expires = SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
+    let token = Some(issued.session_token);
+    Ok(Credentials::new(issued.access_key_id, issued.secret_access_key, token, Some(expires), "web identity"))
 }
