@@ -1,6 +1,5 @@
 //! The record beside a lock by which others see that its holder lives: it has a new version at each beat.
 
-use std::fmt;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -28,25 +27,13 @@ pub struct Lease {
 }
 
 /// What a beat writes: a random number that no other beat has. In JSON 32 lowercase hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LeaseVersion(pub(crate) u128);
 
-impl fmt::Display for LeaseVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for LeaseVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 impl From<LeaseVersion> for String {
     fn from(version: LeaseVersion) -> Self {
-        version.to_string()
+        format!("{:032x}", version.0)
     }
 }
 
@@ -55,7 +42,7 @@ impl TryFrom<String> for LeaseVersion {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let number = u128::from_str_radix(&text, 16).ok().map(Self);
-        number.filter(|version| version.to_string() == text).ok_or("a version has 32 lowercase hexadecimal digits")
+        number.filter(|version| String::from(*version) == text).ok_or("a version has 32 lowercase hexadecimal digits")
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// It is shaped like a UUID but is none (its version digit is random), so no UUID parser is used. The shape is
 /// checked, because the ID becomes part of a condition and of a command that people are told to run.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct LockId(String);
 
@@ -57,12 +57,6 @@ impl TryFrom<String> for LockId {
 }
 
 impl fmt::Display for LockId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for LockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
