@@ -245,9 +245,8 @@ impl HalfLook {
 impl State {
     /// Looks at both halves of the lock, a table consistently.
     pub async fn look_at_lock(&self) -> Vec<HalfLook> {
-        let reader = self.clients.reader();
         let looks = self.halves().into_iter().map(async |HalfOf { place, expected, .. }| {
-            let seen = reader.look(&place).await;
+            let seen = self.clients.look(&place).await;
             if let Err(error) = &seen {
                 tracing::debug!("{place}: {error}");
             }

@@ -13,7 +13,6 @@ use crate::model::{Flaw, FoundLock, LockInfo, LockPlace, Recorded, Sighting, Sta
 use crate::state::judge::{Judgement, is_at_odds, judge};
 use crate::state::seen::{Errored, Expected, Held, Seen, StateObject, StoredDigest};
 use crate::state::store::{DigestItem, DigestStore, StateStore};
-use crate::store::Reader;
 
 /// How long state and digest may be at odds before that is said. Terraform itself waits as long before it gives up
 /// (`consistencyRetryTimeout` in its S3 client).
@@ -30,7 +29,7 @@ const ERRORED: &str = "errored.tfstate";
 pub struct Looker {
     state: StateStore,
     digest: Option<DigestStore>,
-    reader: Reader,
+    clients: AwsClients,
     /// Where the halves of its lock live, each with whether Terraform locks there. Elsewhere one is looked at if that is
     /// allowed.
     locks: Vec<(LockPlace, bool)>,
@@ -51,7 +50,7 @@ impl Looker {
         Self {
             state: StateStore::new(clients, key),
             digest: DigestStore::new(clients, key),
-            reader: clients.reader(),
+            clients: clients.clone(),
             locks: locks.into_iter().collect(),
         }
     }
@@ -99,7 +98,7 @@ impl Looker {
     async fn lock(&self, dead: impl Fn(&LockInfo, &Recorded) -> bool) -> Result<Option<Held>, StoreError> {
         let mut found: Option<Held> = None;
         for (place, expected) in &self.locks {
-            match self.reader.look(place).await {
+            match self.clients.look(place).await {
                 Ok(Some(Sighting { lock, recorded, .. })) => {
                     let dead = matches!(&lock, FoundLock::Held(info) if dead(info, &recorded));
                     let held = Held { lock, dead };

@@ -25,7 +25,6 @@ pub use lease::Leasehold;
 pub use lockfile::Traced;
 pub(crate) use lockfile::examination::IMPOSSIBLE_ETAG;
 pub(crate) use lockfile::{read_body, unreadable};
-pub(crate) use open::Reader;
 pub use open::Store;
 pub(crate) use other_backend::{Case, Permission, RefusedItself, Suspicion, left_by_move};
 pub use own::Stranger;

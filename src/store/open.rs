@@ -9,7 +9,7 @@ use futures_util::stream;
 use futures_util::stream::Stream;
 use tokio::sync::OnceCell;
 
-use crate::aws::{AwsClients, S3Backend, StoreError, classify, is_aws};
+use crate::aws::{AwsClients, StoreError, classify, is_aws};
 use crate::model::{FoundLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete};
 use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
 use crate::store::lockfile;
@@ -48,9 +48,29 @@ impl AwsClients {
         })
     }
 
-    /// Opens many places of this region and endpoint, to be looked at only.
-    pub fn reader(&self) -> Reader {
-        Reader { clients: self.clone(), s3: self.s3(), dynamodb: self.dynamodb() }
+    /// Looks at one half of a lock of this region and endpoint. A table is read consistently.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn look(&self, place: &LockPlace) -> Result<Option<Sighting>, StoreError> {
+        match place {
+            LockPlace::DynamoDb { table, lock_id, .. } => {
+                let (client, table, lock_id) = (self.dynamodb(), table.clone(), lock_id.clone());
+                TableStore { client, table, lock_id }.look().await
+            }
+            LockPlace::Lockfile { bucket, key, .. } => {
+                LockfileStore::new(self.s3(), &self.backend, bucket, key).look().await
+            }
+        }
+    }
+
+    /// Whether a state's object is there.
+    ///
+    /// # Errors
+    /// When the bucket could not be asked. S3 denies the question about a missing object to those who may not list
+    /// the bucket.
+    pub async fn state_exists(&self, bucket: &str, state_key: &str) -> Result<bool, StoreError> {
+        Ok(lockfile::head(&self.s3(), bucket, state_key, self.backend.customer_key.as_ref()).await?.is_some())
     }
 
     /// Opens one half of a lock, in the region and at the endpoint that the place names. `unconditional` says what to
@@ -76,47 +96,6 @@ impl AwsClients {
                 })
             }
         }
-    }
-}
-
-/// Looks at locks and states, many at a time.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    clients: AwsClients,
-    s3: aws_sdk_s3::Client,
-    dynamodb: aws_sdk_dynamodb::Client,
-}
-
-impl Reader {
-    /// The settings by which it reads.
-    pub fn backend(&self) -> &S3Backend {
-        &self.clients.backend
-    }
-
-    /// Looks at one half of a lock. A table is read consistently.
-    ///
-    /// # Errors
-    /// When the store could not be asked or its answer makes no sense.
-    pub async fn look(&self, place: &LockPlace) -> Result<Option<Sighting>, StoreError> {
-        match place {
-            LockPlace::DynamoDb { table, lock_id, .. } => {
-                let (client, table, lock_id) = (self.dynamodb.clone(), table.clone(), lock_id.clone());
-                TableStore { client, table, lock_id }.look().await
-            }
-            LockPlace::Lockfile { bucket, key, .. } => {
-                LockfileStore::new(self.s3.clone(), self.backend(), bucket, key).look().await
-            }
-        }
-    }
-
-    /// Whether a state's object is there.
-    ///
-    /// # Errors
-    /// When the bucket could not be asked. S3 denies the question about a missing object to those who may not list
-    /// the bucket.
-    pub async fn state_exists(&self, bucket: &str, state_key: &str) -> Result<bool, StoreError> {
-        let customer_key = self.clients.backend.customer_key.as_ref();
-        Ok(lockfile::head(&self.s3, bucket, state_key, customer_key).await?.is_some())
     }
 }
 

@@ -50,7 +50,7 @@ fn a_customers_key_is_sent_where_terraform_sends_it() {
         let backend = prepared.backend();
         prepared.aws.block_on(async {
             let clients = AwsClients::connect(&backend).await.unwrap();
-            clients.reader().state_exists(backend.bucket(), "a/k").await.unwrap()
+            clients.state_exists(backend.bucket(), "a/k").await.unwrap()
         });
         let by_tfguard = &prepared.proxy.seen()[by_terraform.len()..];
         assert_eq!(sent(by_tfguard), sent(&by_terraform), "{block}: {answers:?} {said:?}");

@@ -18,7 +18,6 @@ use crate::commands::locks::{Args, Below, Format, ListWriter, Looked, Summary, s
 use crate::commands::target::{State, TargetError};
 use crate::model::{Environment, bucket_and_key};
 use crate::session::Machine;
-use crate::store::Reader;
 use crate::text::in_a_line;
 
 /// So many requests are under way at a time.
@@ -49,8 +48,8 @@ pub struct Gatherer<'a> {
     /// Locks that may have another half elsewhere.
     held: Merged,
     /// By whom the buckets of directories and those that were listed are read, and by whom any other.
-    readers: HashMap<String, Reader>,
-    any_bucket: Option<Reader>,
+    readers: HashMap<String, AwsClients>,
+    any_bucket: Option<AwsClients>,
     /// The backends of the directories.
     backends: Vec<S3Backend>,
     /// Buckets that cannot be asked whether a state exists.
@@ -162,7 +161,7 @@ impl<'a> Gatherer<'a> {
         for half in looks.iter().filter_map(HalfLook::half) {
             self.held.add(state.lock_id(), half);
         }
-        self.readers.insert(state.bucket().to_owned(), state.clients.reader());
+        self.readers.insert(state.bucket().to_owned(), state.clients);
         self.backends.push(state.backend);
         let unread = looks.iter().filter_map(HalfLook::unread).next_back();
         unread.map_or(Ok(()), |unread| Err(Stopped::Unread(unread.on_lines())))
@@ -170,8 +169,7 @@ impl<'a> Gatherer<'a> {
 
     /// All lockfiles below a prefix.
     async fn bucket(&mut self, clients: &AwsClients, bucket: &str, prefix: &str) -> Result<(), Stopped> {
-        let reader = clients.reader();
-        self.readers.entry(bucket.to_owned()).or_insert_with(|| reader.clone());
+        self.readers.entry(bucket.to_owned()).or_insert_with(|| clients.clone());
         let mut pages = pin!(clients.bucket_pages(bucket, prefix));
         // Lockfiles that are listed and cannot be read, and why the first of them.
         let mut unread: Option<(usize, String)> = None;
@@ -179,8 +177,8 @@ impl<'a> Gatherer<'a> {
             let page = page.map_err(|error| Stopped::Unread(error.on_lines()))?;
             self.progress.note(page.scanned, page.found.len());
             let looks = page.found.into_iter().map(|key| {
-                let (place, reader) = (reader.backend().lockfile(bucket, &key), &reader);
-                async move { (reader.look(&place).await, key, place) }
+                let place = clients.backend.lockfile(bucket, &key);
+                async move { (clients.look(&place).await, key, place) }
             });
             let looks: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
             let mut locks = Merged::default();
@@ -211,15 +209,14 @@ impl<'a> Gatherer<'a> {
 
     /// All items of a table.
     async fn table(&mut self, clients: &AwsClients, table: &str) -> Result<(), Stopped> {
-        let reader = clients.reader();
-        self.any_bucket = clients.knows_s3().then(|| reader.clone());
+        self.any_bucket = clients.knows_s3().then(|| clients.clone());
         let mut pages = pin!(clients.table_pages(table));
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| Stopped::Unread(error.on_lines()))?;
             self.progress.note(page.scanned, page.found.len());
             let mut locks = Vec::new();
             for (state, seen) in page.found {
-                let half = HalfSeen { place: reader.backend().item(table, state.clone()), seen, expected: true };
+                let half = HalfSeen { place: clients.backend.item(table, state.clone()), seen, expected: true };
                 if let Some(half) = self.held.absorb(&state, half) {
                     locks.push(SeenLock { state, halves: vec![half] });
                 }
@@ -276,8 +273,8 @@ impl<'a> Gatherer<'a> {
         let (readers, any_bucket, mute) = (&self.readers, self.any_bucket.as_ref(), &self.mute);
         let asked = locks.iter_mut().take(left).map(|lock| async move {
             let (bucket, key) = bucket_and_key(&lock.lock.state)?;
-            let reader = readers.get(bucket).or(any_bucket).filter(|_| !mute.contains(bucket))?;
-            match reader.state_exists(bucket, key).await {
+            let clients = readers.get(bucket).or(any_bucket).filter(|_| !mute.contains(bucket))?;
+            match clients.state_exists(bucket, key).await {
                 Ok(exists) => lock.state_exists = Some(exists),
                 // It may be only this one that is missing.
                 Err(StoreError::Denied { .. }) => {}

@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::run::IN_FLIGHT;
 use crate::session::{Judged, Machine, boot_time};
-use crate::store::{Leasehold, Reader, Store, UnconditionalDelete};
+use crate::store::{Leasehold, Store, UnconditionalDelete};
 use crate::text::{describe, printable};
 
 /// The limit of one request.
@@ -28,7 +28,7 @@ const FIRST_LOOKS: u32 = 3;
 
 /// Watches the halves of a state's lock.
 pub(crate) struct Expiry {
-    reader: Reader,
+    clients: AwsClients,
     halves: Vec<Watched>,
     /// The only lock that may be deleted; any that has a lease where it is none.
     only: Option<String>,
@@ -98,7 +98,7 @@ impl Expiry {
             end: None,
         });
         Self {
-            reader: clients.reader(),
+            clients: clients.clone(),
             halves: halves.collect(),
             only: None,
             told: Vec::new(),
@@ -242,7 +242,7 @@ impl Expiry {
     async fn read(&self, at: usize) -> Result<Option<Found>, StoreError> {
         let half = &self.halves[at];
         let read = async {
-            let Some(seen) = self.reader.look(&half.place).await? else { return Ok(None) };
+            let Some(seen) = self.clients.look(&half.place).await? else { return Ok(None) };
             let lease = match seen.id() {
                 Some(_) => Some(half.store.lease_of(&seen).await?),
                 None => None,

@@ -197,7 +197,7 @@ async fn sees_account_of(clients: &AwsClients, claim: &LockClaim, place: &LockPl
 }
 
 async fn sees_state(clients: &AwsClients, claim: &LockClaim) -> bool {
-    within(LONGEST_LOOK, clients.reader().state_exists(&claim.bucket, &claim.state_key)).await == Ok(true)
+    within(LONGEST_LOOK, clients.state_exists(&claim.bucket, &claim.state_key)).await == Ok(true)
 }
 
 /// Whether a half of a lock is gone with its table or bucket. A cleanup step may be of another account, which has no such
