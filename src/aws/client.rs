@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -16,9 +15,7 @@ use crate::aws::answer::{StoreError, classify, classify_credentials};
 use crate::aws::credentials;
 use crate::aws::s3::{BackendError, S3Backend};
 
-/// How often a question is asked at most that a person waits for, where the service is busy or does not answer.
-const TRIES: u32 = 3;
-/// How long one try and all of them may take.
+/// How long one try of a question that a person waits for, and all of them may take.
 const TRY_TIMEOUT: Duration = Duration::from_secs(20);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -80,19 +77,19 @@ impl AwsClients {
     /// given up within a minute. Not for the deletion of locks: see [`Self::open`].
     pub fn s3(&self) -> aws_sdk_s3::Client {
         let config = self.s3_config(self.backend.region(), self.backend.s3_endpoint().as_deref());
-        aws_sdk_s3::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+        aws_sdk_s3::Client::from_conf(config.timeout_config(timeouts()).build())
     }
 
     /// The same for DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let config = self.dynamodb_config(self.backend.region(), self.backend.dynamodb_endpoint().as_deref());
-        aws_sdk_dynamodb::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+        aws_sdk_dynamodb::Client::from_conf(config.timeout_config(timeouts()).build())
     }
 
     /// The same for STS.
     pub fn sts(&self) -> aws_sdk_sts::Client {
         let config = aws_sdk_sts::config::Builder::from(&credentials::of_sts(&self.backend, &self.config));
-        aws_sdk_sts::Client::from_conf(config.retry_config(retries()).timeout_config(timeouts()).build())
+        aws_sdk_sts::Client::from_conf(config.timeout_config(timeouts()).build())
     }
 
     /// When the credentials end, as far as their source tells. Fetches them.
@@ -147,10 +144,6 @@ impl AwsClients {
 /// for Go puts one (`NormalizedPath` of an endpoint's rules ends with it).
 fn as_directory(endpoint: &str) -> Cow<'_, str> {
     if endpoint.ends_with('/') { endpoint.into() } else { format!("{endpoint}/").into() }
-}
-
-fn retries() -> RetryConfig {
-    RetryConfig::standard().with_max_attempts(TRIES)
 }
 
 fn timeouts() -> TimeoutConfig {

@@ -130,6 +130,7 @@ async fn load(backend: &S3Backend, env: Env, http: SharedHttpClient, files: EnvC
         .http_client(http)
         .profile_files(files)
         .region(Region::new(backend.region().to_owned()))
+        // Three tries, whatever the environment says.
         .retry_config(RetryConfig::standard())
         .identity_cache(identity_cache())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
