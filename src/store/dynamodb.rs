@@ -72,7 +72,7 @@ impl TableStore {
         Ok(self.get(ATTRIBUTES).await?.as_ref().map(Sighting::of_item))
     }
 
-    /// As of [`crate::store::LockStore`].
+    /// As of [`crate::store::Store`].
     pub(crate) async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
         Ok(self.get("LockID, Info").await?.map(|item| Sighting::of_item(&item).lock))
     }
@@ -91,7 +91,7 @@ impl TableStore {
         Ok(Err(NotClaimed::NotThere(self.read().await?)))
     }
 
-    /// As of [`crate::store::LockStore`].
+    /// As of [`crate::store::Store`].
     pub(crate) async fn delete_if(
         &self,
         claim: &LockClaim,

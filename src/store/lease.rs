@@ -3,7 +3,7 @@
 //! An item has its lease in an attribute, so that one request beats it on the condition that the lock is the very one. A
 //! lockfile has an object of its own beside it: the lockfile itself, its ETag and its versions stay as Terraform made them.
 //! Nothing here is sent without a condition. Each call is bounded in time by its caller, as those of
-//! [`crate::store::LockStore`].
+//! [`crate::store::Store`].
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::error::ProvideErrorMetadata as _;

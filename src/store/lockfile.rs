@@ -222,7 +222,7 @@ impl LockfileStore {
         }
     }
 
-    /// As of [`crate::store::LockStore`].
+    /// As of [`crate::store::Store`].
     pub(crate) async fn delete_if(
         &self,
         claim: &LockClaim,
@@ -256,7 +256,7 @@ impl LockfileStore {
         Ok(check_tags(&object, session, &tags.unwrap_or_default()).map(|()| object).map_err(NotClaimed::NotOwn))
     }
 
-    /// As of [`crate::store::LockStore`].
+    /// As of [`crate::store::Store`].
     pub(crate) async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
         Ok(self.get().await?.map(|object| object.lock()))
     }

@@ -1,12 +1,10 @@
 //! Where state locks live, and how tfguard deletes its own under the store's condition.
 //!
-//! * [`Store`]: one half of a lock, opened, an item of a table or a lockfile, with the record of its holder;
-//!   [`LockStore`] is what the release needs of it.
+//! * [`Store`]: one half of a lock, opened, an item of a table or a lockfile, with the record of its holder.
 //! * [`release()`]: the one algorithm by which a lock is removed.
 
-use crate::aws::StoreError;
+use crate::model::FoundLock;
 pub use crate::model::UnconditionalDelete;
-use crate::model::{FoundLock, Holder, LockClaim};
 
 mod contested;
 mod dynamodb;
@@ -30,25 +28,6 @@ pub(crate) use other_backend::{Case, Permission, RefusedItself, Suspicion, left_
 pub use own::Stranger;
 pub(crate) use release::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, RELEASE_BUDGET, release_seen};
 pub use release::{ReleaseTerms, Released, release};
-
-/// One half of a lock, reachable. Each call sends its request once and is bounded in time by the caller; dropping the
-/// future gives the request up, though the server may still carry it out.
-#[allow(async_fn_in_trait, reason = "its futures are sent to other threads as those of Store only")]
-pub trait LockStore {
-    /// Deletes the lock if, at that very moment and by the server's own judgement, it is the claimed one, and, where a
-    /// session claims it, if the session's Terraform can have taken it. `session`: the record that it writes beside its
-    /// locks; none where a person decides.
-    ///
-    /// # Errors
-    /// When the store could not be asked, or its answer is not known.
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Claimed<()>, StoreError>;
-
-    /// Reads the lock, consistently.
-    ///
-    /// # Errors
-    /// When the store could not be asked or its answer makes no sense.
-    async fn read(&self) -> Result<Option<FoundLock>, StoreError>;
-}
 
 /// What came of a request about a claimed lock that was answered. The error: the lock is not there, or is not the session's,
 /// and nothing was done.

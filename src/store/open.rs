@@ -11,11 +11,11 @@ use tokio::sync::OnceCell;
 
 use crate::aws::{AwsClients, StoreError, classify, is_aws};
 use crate::model::{FoundLock, Holder, LOCKFILE_SUFFIX, LockClaim, LockPlace, Sighting, UnconditionalDelete};
+use crate::store::Claimed;
 use crate::store::dynamodb::{ATTRIBUTES, DIGEST_SUFFIX, TableStore};
 use crate::store::lockfile;
 use crate::store::lockfile::LockfileStore;
 use crate::store::lockfile::examination::Conditions;
-use crate::store::{Claimed, LockStore};
 
 /// What these clients open.
 impl AwsClients {
@@ -99,7 +99,8 @@ impl AwsClients {
     }
 }
 
-/// One half of a lock, opened.
+/// One half of a lock, opened. Each call sends its request once and is bounded in time by the caller; dropping the future
+/// gives the request up, though the server may still carry it out.
 #[derive(Debug, Clone)]
 pub enum Store {
     /// In a table.
@@ -109,10 +110,34 @@ pub enum Store {
 }
 
 impl Store {
+    /// Deletes the lock if, at that very moment and by the server's own judgement, it is the claimed one, and, where a
+    /// session claims it, if the session's Terraform can have taken it. `session`: the record that it writes beside its
+    /// locks; none where a person decides.
+    ///
+    /// # Errors
+    /// When the store could not be asked, or its answer is not known.
+    pub async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Claimed<()>, StoreError> {
+        match self {
+            Self::Table(store) => store.delete_if(claim, session).await,
+            Self::Lockfile(store) => store.delete_if(claim, session).await,
+        }
+    }
+
+    /// Reads the lock, consistently.
+    ///
+    /// # Errors
+    /// When the store could not be asked or its answer makes no sense.
+    pub async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
+        match self {
+            Self::Table(store) => store.read().await,
+            Self::Lockfile(store) => store.read().await,
+        }
+    }
+
     /// Deletes what is there if it is still exactly what was seen, by the server's own judgement.
     ///
     /// # Errors
-    /// As of [`LockStore::delete_if`].
+    /// As of [`Self::delete_if`].
     pub async fn delete_seen(&self, seen: &Sighting) -> Result<Claimed<()>, StoreError> {
         match self {
             Self::Table(store) => store.delete_seen(seen).await,
@@ -141,22 +166,6 @@ impl Store {
         match self {
             Self::Table(store) => store.look().await,
             Self::Lockfile(store) => store.look().await,
-        }
-    }
-}
-
-impl LockStore for Store {
-    async fn delete_if(&self, claim: &LockClaim, session: Option<&Holder>) -> Result<Claimed<()>, StoreError> {
-        match self {
-            Self::Table(store) => store.delete_if(claim, session).await,
-            Self::Lockfile(store) => store.delete_if(claim, session).await,
-        }
-    }
-
-    async fn read(&self) -> Result<Option<FoundLock>, StoreError> {
-        match self {
-            Self::Table(store) => store.read().await,
-            Self::Lockfile(store) => store.read().await,
         }
     }
 }

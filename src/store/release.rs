@@ -9,7 +9,7 @@ use crate::aws::{StoreError, within};
 use crate::model::{FoundLock, HalfOutcome, Holder, LockClaim, Sighting};
 use crate::store::open::Store;
 use crate::store::own::Stranger;
-use crate::store::{Claimed, LockStore, NotClaimed};
+use crate::store::{Claimed, NotClaimed};
 
 /// How long the release of one half of a lock may take, retries and all.
 pub(crate) const RELEASE_BUDGET: Duration = Duration::from_secs(45);
@@ -59,26 +59,23 @@ pub enum Released {
 ///
 /// To be called only when no process can use the lock any more. Every delete carries the store's own condition, so
 /// repeating it is harmless; what is not known at the end is settled by reading.
-/// `session`: as of [`LockStore::delete_if`].
-pub async fn release<S: LockStore>(
-    store: &S,
-    claim: &LockClaim,
-    session: Option<&Holder>,
-    terms: &ReleaseTerms,
-) -> Released {
-    settle(store, async || store.delete_if(claim, session).await, |found| found.is_of(claim), terms).await
+/// `session`: as of [`Store::delete_if`].
+pub async fn release(store: &Store, claim: &LockClaim, session: Option<&Holder>, terms: &ReleaseTerms) -> Released {
+    let delete = async || store.delete_if(claim, session).await;
+    settle(delete, async || store.read().await, |found| found.is_of(claim), terms).await
 }
 
 /// Removes exactly what was seen in the store, within a time: for what has no ID that a claim could name.
 pub async fn release_seen(store: &Store, seen: &Sighting, budget: Duration) -> Released {
     let terms = ReleaseTerms { may_still_appear: false, unlock_in_flight: false, budget };
-    settle(store, async || store.delete_seen(seen).await, |found| *found == seen.lock, &terms).await
+    let delete = async || store.delete_seen(seen).await;
+    settle(delete, async || store.read().await, |found| *found == seen.lock, &terms).await
 }
 
-/// The algorithm: `delete` deletes under a condition, `is_it` tells whether what is there is what is to go.
-async fn settle<S: LockStore>(
-    store: &S,
+/// The algorithm: `delete` deletes under a condition, `read` reads what is there, `is_it` tells whether what is there is what is to go.
+async fn settle(
     delete: impl AsyncFn() -> Result<Claimed<()>, StoreError>,
+    read: impl AsyncFn() -> Result<Option<FoundLock>, StoreError>,
     is_it: impl Fn(&FoundLock) -> bool,
     terms: &ReleaseTerms,
 ) -> Released {
@@ -88,7 +85,7 @@ async fn settle<S: LockStore>(
     let until = start + (terms.budget - longest);
     if terms.unlock_in_flight {
         let unlock_lands = (start + UNLOCK_LANDS_WITHIN).min(start + terms.budget / 2);
-        if let_unlock_land(store, &is_it, longest, unlock_lands).await && !terms.may_still_appear {
+        if let_unlock_land(&read, &is_it, longest, unlock_lands).await && !terms.may_still_appear {
             return Released::AlreadyGone;
         }
     }
@@ -121,7 +118,7 @@ async fn settle<S: LockStore>(
     };
     // Also where deleting is denied: a lock that is gone needs nobody.
     tokio::time::sleep_until(watch_until).await;
-    match bounded(longest, start + terms.budget, store.read()).await {
+    match bounded(longest, start + terms.budget, read()).await {
         Ok(None) if deleted => Released::Deleted,
         Ok(None) => Released::AlreadyGone,
         Ok(Some(found)) if !is_it(&found) => Released::NotOurs(found),
@@ -131,14 +128,14 @@ async fn settle<S: LockStore>(
 }
 
 /// Waits until the lock is no longer the one to go, or until the given time. Whether it is surely gone.
-async fn let_unlock_land<S: LockStore>(
-    store: &S,
+async fn let_unlock_land(
+    read: impl AsyncFn() -> Result<Option<FoundLock>, StoreError>,
     is_it: impl Fn(&FoundLock) -> bool,
     longest: Duration,
     until: Instant,
 ) -> bool {
     loop {
-        match bounded(longest, until, store.read()).await {
+        match bounded(longest, until, read()).await {
             Ok(None) => return true,
             Ok(Some(found)) if !is_it(&found) => return false,
             Ok(Some(_)) | Err(_) => {}

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use tfguard::aws::{AwsClients, BackendError, S3Backend, StoreError, Surroundings};
 use tfguard::model::{LockClaim, LockKinds};
-use tfguard::store::{LockStore, UnconditionalDelete};
+use tfguard::store::UnconditionalDelete;
 use tfguard::terraform::{Backend, read_backend, workspace};
 
 use crate::support::{Answer, Aws, FaultProxy, Match, Seen, Tools};

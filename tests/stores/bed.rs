@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tfguard::aws::{AwsClients, StoreError, Surroundings};
 use tfguard::model::{FoundLock, Holder, LockClaim, LockInfo, LockKinds};
-use tfguard::store::{Claimed, LockStore, ReleaseTerms, Released, Store, UnconditionalDelete, release};
+use tfguard::store::{Claimed, ReleaseTerms, Released, Store, UnconditionalDelete, release};
 use tfguard::terraform::{Backend, read_backend};
 
 use crate::support::{Aws, FaultProxy, LockInfo as Planted};

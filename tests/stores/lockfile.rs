@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sha2::{Digest as _, Sha256};
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, LockTrace};
-use tfguard::store::{LockStore, NotClaimed, ReleaseTerms, Released, Store, Traced, UnconditionalDelete, release};
+use tfguard::store::{NotClaimed, ReleaseTerms, Released, Store, Traced, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, CUSTOMER_KEY, found};
 use crate::support::{Action, Answer, Gate, Match};

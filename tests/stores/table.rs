@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use tfguard::aws::StoreError;
 use tfguard::model::{FoundLock, Holder, LockClaim};
-use tfguard::store::{LockStore, NotClaimed, Released, Store, Stranger, UnconditionalDelete, release};
+use tfguard::store::{NotClaimed, Released, Store, Stranger, UnconditionalDelete, release};
 
 use crate::stores::bed::{Bed, OWN, TERMS, found, holder};
 use crate::support::{Action, Answer, Gate, LockInfo as Planted, Match};
@@ -145,7 +145,7 @@ fn a_lock_that_is_not_the_sessions_is_neither_deleted_nor_written_to() {
         bed.aws.plant_lock(&bed.table, &bed.own());
         bed.aws.plant_lockfile(&bed.own());
     };
-    let delete = |store, session: &Holder| bed.aws.block_on(LockStore::delete_if(store, &bed.claim(), Some(session)));
+    let delete = |store, session: &Holder| bed.aws.block_on(Store::delete_if(store, &bed.claim(), Some(session)));
     let annotate = |store, session: &Holder| bed.aws.block_on(Store::annotate(store, &bed.claim(), session));
     for store in [&file, &table] {
         plant();

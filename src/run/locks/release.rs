@@ -12,7 +12,6 @@ use crate::run::job::Job;
 use crate::run::locks::locate::{Locator, Started};
 use crate::session::Journal;
 use crate::store;
-use crate::store::LockStore as _;
 use crate::store::{RELEASE_BUDGET, ReleaseTerms, Released, Store, UnconditionalDelete};
 
 /// The limit of a look whether something is there.

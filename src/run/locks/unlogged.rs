@@ -15,7 +15,6 @@ use crate::observe::{Believed, item};
 use crate::run::job::Job;
 use crate::run::locks::traced::{Unseen, look_for};
 use crate::run::terraforms::has_rival;
-use crate::store::LockStore as _;
 use crate::store::{APPEARS_WITHIN, Contested, LONGEST_ATTEMPT, LOOK_EVERY, UnconditionalDelete};
 use crate::terraform;
 use crate::terraform::{Backend, INIT, Purpose};

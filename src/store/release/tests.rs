@@ -122,8 +122,8 @@ async fn treat<T>(treatment: Treatment, answer: T) -> Result<T, StoreError> {
     }
 }
 
-impl LockStore for Scripted {
-    async fn delete_if(&self, _: &LockClaim, _: Option<&crate::model::Holder>) -> Result<Claimed<()>, StoreError> {
+impl Scripted {
+    async fn delete(&self) -> Result<Claimed<()>, StoreError> {
         let (holder, treatment) = self.arrive(true);
         let answer = match holder {
             Holder::Nobody => Err(NotClaimed::NotThere(None)),
@@ -141,6 +141,11 @@ impl LockStore for Scripted {
             Holder::Other => Some(lock("other")),
         };
         treat(treatment, found).await
+    }
+
+    async fn release(&self, terms: &ReleaseTerms) -> Released {
+        let claim = claim();
+        settle(async || self.delete().await, async || self.read().await, |found| found.is_of(&claim), terms).await
     }
 }
 
@@ -165,7 +170,7 @@ async fn release_in(world: World, terms: ReleaseTerms) -> (Released, World) {
     let script = world.clone();
     let case = || format!("{script:?}\n{terms:?}");
     let store = Scripted::new(world);
-    let released = release(&store, &claim(), None, &terms).await;
+    let released = store.release(&terms).await;
     assert!(store.start.elapsed() <= terms.budget, "longer than the budget\n{}", case());
 
     let mut after = store.world.into_inner().unwrap();
@@ -211,7 +216,7 @@ async fn whatever_the_store_answers_the_end_is_true_and_in_time() {
                         release_in(world, terms).await;
                     } else {
                         let store = Scripted::new(world);
-                        let released = release(&store, &claim(), None, &terms).await;
+                        let released = store.release(&terms).await;
                         assert!(store.start.elapsed() <= budget);
                         let holder = store.world.into_inner().unwrap().holder;
                         assert!(
@@ -292,7 +297,7 @@ async fn each_ending_is_named_for_what_it_is() {
 async fn an_ordinary_release_is_one_request() {
     for holder in [Holder::Nobody, Holder::Ours, Holder::Other] {
         let store = Scripted::new(world(holder, Vec::new()));
-        release(&store, &claim(), None, &PLAIN).await;
+        store.release(&PLAIN).await;
         assert_eq!((store.world.into_inner().unwrap().deletes, store.start.elapsed()), (1, Duration::ZERO));
     }
 }
