@@ -22,21 +22,17 @@ pub struct PrintedRefusal {
 
 /// The holder of a lock, as far as Terraform shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PrintedHolder {
-    /// All of it.
-    Known(LockInfo),
-    /// The lock's ID only: on the http backend Terraform up to 1.14 and OpenTofu up to 1.8 show in place of the holder
-    /// what they had asked for themselves (`Info: info` in `internal/backend/remote-state/http/client.go`).
-    IdOnly(String),
+pub struct PrintedHolder {
+    /// The lock's ID.
+    pub id: String,
+    /// The whole lock. `None` on the http backend, where Terraform up to 1.14 and OpenTofu up to 1.8 show in place of the
+    /// holder what they had asked for themselves (`Info: info` in `internal/backend/remote-state/http/client.go`).
+    pub info: Option<LockInfo>,
 }
 
-impl PrintedHolder {
-    /// The lock's ID.
-    pub fn id(&self) -> &str {
-        match self {
-            Self::Known(info) => &info.id,
-            Self::IdOnly(id) => id,
-        }
+impl From<LockInfo> for PrintedHolder {
+    fn from(info: LockInfo) -> Self {
+        Self { id: info.id.clone(), info: Some(info) }
     }
 }
 
@@ -83,14 +79,11 @@ impl PrintedRefusal {
 /// Whom the text and the block name, taken together.
 fn holder(reason: &str, block: Option<LockInfo>) -> Option<PrintedHolder> {
     let Some((_, told)) = reason.split_once("HTTP remote state already locked") else {
-        return block.map(PrintedHolder::Known);
+        return block.map(PrintedHolder::from);
     };
     // `, failed to …`: the block is the asker's own, as it is where its ID is not the one that the text names.
     let id = told.strip_prefix(": ID=")?.split_whitespace().next()?;
-    match block {
-        Some(info) if info.id == id => Some(PrintedHolder::Known(info)),
-        _ => Some(PrintedHolder::IdOnly(id.to_owned())),
-    }
+    Some(PrintedHolder { id: id.to_owned(), info: block.filter(|info| info.id == id) })
 }
 
 /// Reads the seven lines of a block.
@@ -213,7 +206,7 @@ mod tests {
             );
             for output in [no_color(&detail), boxed(&detail, true), boxed(&detail, false), json(&detail), old] {
                 let refusal = PrintedRefusal::find(&output).unwrap_or_else(|| panic!("{output}"));
-                assert_eq!(refusal.holder, Some(PrintedHolder::Known(info.clone())), "{output}");
+                assert_eq!(refusal.holder, Some(info.clone().into()), "{output}");
                 let first = reason.split_whitespace().next().unwrap();
                 assert!(refusal.reason.contains(first) && !refusal.reason.contains("Lock Info"), "{}", refusal.reason);
             }
@@ -230,11 +223,7 @@ mod tests {
             "Error: Error loading state: failed to lock s3 state: operation error DynamoDB: PutItem",
         ] {
             let output = format!("{text}\n{}", block(&info));
-            assert_eq!(
-                PrintedRefusal::find(&output).unwrap().holder,
-                Some(PrintedHolder::Known(info.clone())),
-                "{text}"
-            );
+            assert_eq!(PrintedRefusal::find(&output).unwrap().holder, Some(info.clone().into()), "{text}");
         }
     }
 
@@ -246,9 +235,9 @@ mod tests {
         let reason = format!("HTTP remote state already locked:\nID={other}");
         for layout in [no_color, json, |detail: &str| boxed(detail, true)] {
             let asker = PrintedRefusal::find(&layout(&detail(&reason, &sample(ID)))).unwrap();
-            assert_eq!(asker.holder, Some(PrintedHolder::IdOnly(other.into())));
+            assert_eq!(asker.holder, Some(PrintedHolder { id: other.into(), info: None }));
             let holder = PrintedRefusal::find(&layout(&detail(&reason, &sample(other)))).unwrap();
-            assert_eq!(holder.holder, Some(PrintedHolder::Known(sample(other))));
+            assert_eq!(holder.holder, Some(sample(other).into()));
             let unread = "HTTP remote state already locked, failed to unmarshal body";
             assert_eq!(PrintedRefusal::find(&layout(&detail(unread, &sample(ID)))).unwrap().holder, None);
         }
@@ -313,7 +302,7 @@ mod tests {
         fn fields_do_not_spill(who in "[^\n\r\u{1b}]{0,40}", path in "[^\n\r\u{1b}]{0,40}") {
             let info = LockInfo { who: who.trim().into(), path: path.trim().into(), ..sample(ID) };
             let refusal = PrintedRefusal::find(&no_color(&detail("held", &info))).unwrap();
-            prop_assert_eq!(refusal.holder, Some(PrintedHolder::Known(info)));
+            prop_assert_eq!(refusal.holder, Some(info.into()));
         }
     }
 }

@@ -271,12 +271,12 @@ impl Case {
             let info = match (probe::look(&self.terraform, LOOK_LIMIT).await, failed) {
                 (Look::Free, None) => return self.account(None, OtherOutcome::Free),
                 (Look::Free, Some((info, _))) => return self.account(Some(info), OtherOutcome::Gone),
-                (Look::Held(PrintedHolder::Known(found)), Some((info, _))) if found.id != info.id => {
+                (Look::Held(PrintedHolder { info: Some(found), .. }), Some((info, _))) if found.id != info.id => {
                     return self.account(Some(info), OtherOutcome::Gone);
                 }
-                (Look::Held(PrintedHolder::Known(found)), _) => found,
+                (Look::Held(PrintedHolder { info: Some(found), .. }), _) => found,
                 (_, Some((info, why))) => return self.account(Some(info), OtherOutcome::Left { why }),
-                (Look::Held(PrintedHolder::IdOnly(id)), None) => {
+                (Look::Held(PrintedHolder { id, info: None }), None) => {
                     let why = "it may be this run's, but that is not sure: Terraform before 1.15 and OpenTofu before 1.9 \
                                show only the ID of a lock of this backend";
                     let info = LockInfo { id, ..LockInfo::default() };

@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_holder() {
-        let Look::Held(PrintedHolder::Known(info)) = read_look(&answer(1, "", REFUSED)) else { panic!() };
+        let Look::Held(PrintedHolder { info: Some(info), .. }) = read_look(&answer(1, "", REFUSED)) else { panic!() };
         assert_eq!((info.who.as_str(), info.created.as_str()), ("root@vm", "2026-11-20T04:11:22Z"));
     }
 

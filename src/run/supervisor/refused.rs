@@ -51,10 +51,8 @@ impl Supervisor<'_> {
             return;
         }
         let Some(refused) = self.refused_by_log().or_else(|| self.refused_by_words()) else { return };
-        let itself = match &refused.holder {
-            PrintedHolder::Known(info) => self.refused_itself(info),
-            PrintedHolder::IdOnly(_) => RefusedItself::No,
-        };
+        let info = refused.holder.info.as_ref();
+        let itself = info.map_or(RefusedItself::No, |info| self.refused_itself(info));
         if let RefusedItself::Likely(lock) = itself {
             self.journal.account.other_locks.push(*lock);
             return;
@@ -101,7 +99,7 @@ impl Supervisor<'_> {
         let by_lock = account.locks.iter().filter(|lock| lock.stage == Stage::Attempted).filter_map(of_lock);
         let by_trace = account.traces.iter().filter(|trace| trace.entry.stage == Stage::Attempted).filter_map(of_trace);
         let (info, places) = by_lock.chain(by_trace).next()?;
-        Some(Refused { holder: PrintedHolder::Known(info), places })
+        Some(Refused { holder: info.into(), places })
     }
 
     /// It said so on its stderr, or with `-json` on its stdout.
@@ -112,13 +110,10 @@ impl Supervisor<'_> {
             .find_map(|spool| PrintedRefusal::find(&String::from_utf8_lossy(&files::tail(&spool, TAIL).ok()?)));
         let holder = found?.holder?;
         // Its own, after the answer to its request was lost: that one was looked after.
-        if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id()) {
+        if self.journal.account.locks.iter().any(|lock| lock.claim.id.as_str() == holder.id) {
             return None;
         }
-        let places = match &holder {
-            PrintedHolder::Known(info) => self.places_of(&info.path),
-            PrintedHolder::IdOnly(_) => None,
-        };
+        let places = holder.info.as_ref().and_then(|info| self.places_of(&info.path));
         Some(Refused { holder, places })
     }
 
@@ -144,20 +139,16 @@ impl Supervisor<'_> {
 
     fn explain(&self, Refused { holder, places }: Refused, found: Option<Option<Sighting>>) -> RefusedLock {
         let is_free = found == Some(None);
-        let (holder, recorded) = match found.flatten() {
-            Some(Sighting { lock: FoundLock::Held(info), recorded, .. }) => (PrintedHolder::Known(info), recorded),
+        let (PrintedHolder { id, info: lock }, recorded) = match found.flatten() {
+            Some(Sighting { lock: FoundLock::Held(info), recorded, .. }) => (info.into(), recorded),
             _ => (holder, Recorded::Nothing),
         };
-        let id = holder.id().to_owned();
         let machine = Machine::here(&self.job.env);
-        let (info, Judged { holder, verdict }) = match holder {
-            PrintedHolder::Known(info) => {
-                let judged = machine.judge(&info, &recorded);
-                (Some(info), judged)
-            }
-            PrintedHolder::IdOnly(_) => {
+        let Judged { holder, verdict } = match &lock {
+            Some(info) => machine.judge(info, &recorded),
+            None => {
                 let why = "only the ID of its lock could be read".to_owned();
-                (None, Judged { holder: None, verdict: Liveness::Unknown { why } })
+                Judged { holder: None, verdict: Liveness::Unknown { why } }
             }
         };
         let ci = self.journal.account.ci.as_ref();
@@ -180,7 +171,7 @@ impl Supervisor<'_> {
             }
         };
         let next = next(is_free, &verdict, is_of_job, link.as_deref(), &unlock);
-        RefusedLock { id, lock: info, holder, verdict, free: is_free, at: Timestamp::now(), next }
+        RefusedLock { id, lock, holder, verdict, free: is_free, at: Timestamp::now(), next }
     }
 }
 

@@ -151,7 +151,7 @@ impl Supervisor<'_> {
         }
         let is_traced = traces.next().is_some();
         // It said who has the lock, and that it has none. Its words can only keep a lock from being taken for its own.
-        if self.refused_by_words().is_some_and(|refused| refused.holder.id() == claim.id.as_str()) {
+        if self.refused_by_words().is_some_and(|refused| refused.holder.id == claim.id.as_str()) {
             return tracing::debug!("lock {} is the one that the command was refused", claim.id);
         }
         let asked = self.job.locks.evidence == Evidence::Item;
