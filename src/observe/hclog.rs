@@ -129,15 +129,9 @@ impl Splitter {
         out
     }
 
-    /// Ends the log: returns the record that was waiting for more lines, unless the log stops in the middle of a line.
+    /// Ends the log, as far as it is fed: returns the record that was waiting for more lines. Each record is written at once,
+    /// so that record is whole, unless the log stops in the middle of a line: then it goes on waiting.
     pub fn finish(&mut self) -> Option<Record> {
-        let torn = self.lines.finish();
-        let open = self.open.take()?;
-        (!torn).then(|| open.close())
-    }
-
-    /// The record that waits for more lines, taken for whole: each is written at once, and the log was read to its end.
-    pub fn settle(&mut self) -> Option<Record> {
         self.open.take_if(|_| self.lines.is_whole()).map(Open::close)
     }
 
@@ -349,11 +343,11 @@ mod tests {
         assert_eq!(splitter.feed(format!("{INFO}uninteresting").as_bytes()).len(), 0);
         assert_eq!(splitter.feed(b"\n").len(), 1);
         splitter.feed(format!("{DEBUG}backend-s3: z:\n  body=\n  | half a li").as_bytes());
-        assert_eq!(splitter.settle(), None, "more of it is to come");
         assert_eq!(splitter.finish(), None, "a record whose end is missing is not interpreted");
-        assert_eq!(splitter.feed(format!("{DEBUG}backend-s3: z: a=1\n").as_bytes()).len(), 0);
-        assert_eq!(splitter.settle().map(|record| record.message), Some("z".to_owned()));
-        assert_eq!((splitter.settle(), splitter.finish()), (None, None), "once");
+        assert_eq!(splitter.feed(b"ne\n").len(), 0);
+        let record = splitter.finish().unwrap();
+        assert_eq!((&*record.message, record.field("body"), record.torn), ("z", Some("half a line"), false));
+        assert_eq!(splitter.finish(), None, "once");
     }
 
     #[test]

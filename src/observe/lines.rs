@@ -39,9 +39,4 @@ impl Lines {
     pub(crate) fn is_whole(&self) -> bool {
         self.partial.is_empty()
     }
-
-    /// Drops the beginning of a line whose end did not come; whether there was one.
-    pub(crate) fn finish(&mut self) -> bool {
-        !std::mem::take(&mut self.partial).is_empty()
-    }
 }

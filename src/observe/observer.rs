@@ -119,15 +119,9 @@ impl Observer {
         self.enter_all(records, now)
     }
 
-    /// Ends the log once the child is dead and everything was fed: the record at its end may have waited for more lines.
+    /// Ends the log once everything was fed that is there up to now: the record at its end may have waited for more lines.
     pub fn finish(&mut self, now: Timestamp) -> Vec<Fact> {
         let record = self.splitter.finish();
-        self.enter_all(record, now)
-    }
-
-    /// Takes all that was fed for whole records: what was read is all there is up to now.
-    pub fn settle(&mut self, now: Timestamp) -> Vec<Fact> {
-        let record = self.splitter.settle();
         self.enter_all(record, now)
     }
 

@@ -38,7 +38,7 @@ impl Supervisor<'_> {
                 Action::Stop(why) => self.stop_for_lease(at, why),
                 Action::ReadLog => {
                     self.read_log();
-                    let facts = self.log.observer.settle(Timestamp::now());
+                    let facts = self.log.observer.finish(Timestamp::now());
                     self.learn(facts);
                     let ended = self.journal.account.ending.is_some() && !self.runs_guards;
                     // A wrapper named terraform may be dead, and its Terraform not.
