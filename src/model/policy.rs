@@ -6,18 +6,18 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::lock::{LockClaim, LockPlace};
+use crate::model::lock::LockPlace;
 
-/// What to do with the lock of a child that died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+/// What to do with the lock of a child that died. The greater of two satisfies both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDeath {
     /// Release it.
-    Release,
+    Release = 0,
     /// Leave it for a person to look at.
-    Keep,
+    Keep = 2,
     /// Leave it if an apply held it, release it if a plan did.
-    KeepApply,
+    KeepApply = 1,
 }
 
 /// What to do with a lockfile in a store that does not keep conditions.
@@ -32,22 +32,8 @@ pub enum UnconditionalDelete {
 }
 
 impl OnDeath {
-    /// Whether such a lock stays.
-    pub fn keeps(self, claim: &LockClaim) -> bool {
-        self.keeps_operation(&claim.operation)
-    }
-
-    /// What satisfies both.
-    pub fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Keep, _) | (_, Self::Keep) => Self::Keep,
-            (Self::KeepApply, _) | (_, Self::KeepApply) => Self::KeepApply,
-            (Self::Release, Self::Release) => Self::Release,
-        }
-    }
-
     /// Whether a lock that was taken for this operation stays.
-    pub fn keeps_operation(self, operation: &str) -> bool {
+    pub fn keeps(self, operation: &str) -> bool {
         match self {
             Self::Release => false,
             Self::Keep => true,

@@ -69,7 +69,7 @@ impl Job {
     #[must_use]
     pub fn of_journal(&self, session: &SessionDir, journal: &Journal) -> Self {
         let account = &journal.account;
-        let on_death = journal.on_death.map_or(self.locks.on_death, |policy| policy.and(self.locks.on_death));
+        let on_death = journal.on_death.map_or(self.locks.on_death, |policy| policy.max(self.locks.on_death));
         Self {
             command: Vec::new(),
             inherited: Vec::new(),

@@ -247,7 +247,7 @@ impl Case {
             Err(doubt) if doubt.is_doubt() => unsure(&doubt.to_string()),
             Err(misfit) => Some(OtherOutcome::Foreign { why: misfit.to_string() }),
             Ok(()) if !is_id(&self.backend, &info.id) => left("its ID has not the shape that this backend gives"),
-            Ok(()) if self.operations.iter().any(|operation| permission.on_death.keeps_operation(operation)) => {
+            Ok(()) if self.operations.iter().any(|operation| permission.on_death.keeps(operation)) => {
                 Some(OtherOutcome::Kept)
             }
             Ok(()) if is_http => left(

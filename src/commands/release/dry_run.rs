@@ -39,7 +39,7 @@ impl CleanupStep<'_> {
         tracing::info!("{name}: {next}");
         let on_death = self.job(session, journal).locks.on_death;
         let left = locks_that_may_be_left(session, &journal.account).into_iter();
-        for claim in left.map(|(lock, _)| lock.claim).filter(|claim| !on_death.keeps(claim)) {
+        for claim in left.map(|(lock, _)| lock.claim).filter(|claim| !on_death.keeps(&claim.operation)) {
             tracing::info!(
                 "lock {} of {}: would delete it conditionally, if it is still there once everything of the run is dead",
                 claim.id,

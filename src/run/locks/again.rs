@@ -37,7 +37,7 @@ pub(crate) async fn release_again(job: &Job, journal: &mut Journal, until: Insta
     let mut left = Vec::new();
     for lock in &mut journal.account.locks {
         locator.note_moved(&lock.claim);
-        if !is_left(&lock.outcome) || job.locks.on_death.keeps(&lock.claim) {
+        if !is_left(&lock.outcome) || job.locks.on_death.keeps(&lock.claim.operation) {
             continue;
         }
         // What is known of a lock only by what it says itself was judged when its Terraform had just died. To judge it

@@ -97,7 +97,7 @@ impl Locator {
             let why = "Terraform succeeded, so it left no lock of another state".to_owned();
             return Err(LockOutcome::NotOwn(why));
         }
-        if job.locks.on_death.keeps(claim) {
+        if job.locks.on_death.keeps(&claim.operation) {
             if *stage == Stage::Unlocked {
                 return Err(LockOutcome::Unlocked);
             }
