@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use procfs::ProcError;
-use procfs::process::Process;
+use procfs::process::Stat;
 use rustix::fs::{Mode, OFlags};
 
 use crate::files;
@@ -103,23 +102,14 @@ impl Tree {
             if !is_own && !may_hold {
                 continue;
             }
-            let process = match Process::new(pid) {
-                Ok(process) => process,
-                Err(ProcError::Io(..)) => {
-                    tree.hidden = true;
-                    continue;
-                }
-                Err(_) => continue,
-            };
             let holds_log = may_hold
                 && holds_for_writing(stat.pid, log_file).unwrap_or_else(|error| {
-                    // Not ours to look into, as with `sudo terraform`. Or nobody can look: then it may be anybody.
-                    let is_anothers = error.kind() == io::ErrorKind::PermissionDenied;
-                    tree.hidden |= open.is_none() && !is_own && (in_session || !is_anothers);
+                    // Nobody can look: then it may be anybody. Or not ours to look into, as with `sudo terraform`.
+                    tree.hidden |= nobody_can_look(&error) || (open.is_none() && !is_own && in_session);
                     false
                 });
             if is_own || holds_log {
-                let is_terraform = holds_log || is_called_terraform(&process, &stat.comm);
+                let is_terraform = holds_log || is_called_terraform(stat.pid, &stat.comm);
                 if is_terraform {
                     parents.push(stat.ppid);
                 }
@@ -155,8 +145,7 @@ impl Tree {
 
 /// Whether a process is a Terraform by what it runs, or by having the log open for writing.
 pub fn runs_terraform(process: ProcessId, log: &File) -> bool {
-    let named = Process::new(process.pid).is_ok_and(|found| is_called_terraform(&found, ""));
-    named || is_terraform(process, log)
+    is_called_terraform(process.pid, "") || is_terraform(process, log)
 }
 
 /// Whether a process has the log open for writing, so that it is a Terraform.
@@ -166,12 +155,12 @@ pub fn is_terraform(process: ProcessId, log: &File) -> bool {
 }
 
 /// Whether a process runs a program that is called as Terraform or OpenTofu is. A script of that name is none, and tfguard
-/// itself can be called so.
-fn is_called_terraform(process: &Process, name: &str) -> bool {
-    match process.exe() {
-        Ok(program) => product(without_deleted(&program)).is_some() && !is_tfguard(process.pid),
+/// itself can be called so. `name`: as the kernel has it.
+fn is_called_terraform(pid: i32, name: &str) -> bool {
+    match std::fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(program) => product(without_deleted(&program)).is_some() && !is_tfguard(pid),
         // Not ours to look into.
-        Err(ProcError::PermissionDenied(_)) => product(OsStr::new(name)).is_some(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => product(OsStr::new(name)).is_some(),
         // It has ended.
         Err(_) => false,
     }
@@ -192,8 +181,8 @@ pub fn is_tfguard(pid: i32) -> bool {
 
 /// The processes of this machine whose program is called as Terraform or OpenTofu is, guarded or not.
 pub fn terraforms() -> Vec<(ProcessId, String)> {
-    let called = |process: &Process, stat: &procfs::process::Stat| is_called_terraform(process, &stat.comm);
-    processes(called).map(|(id, stat, _)| (id, stat.comm)).collect()
+    let found = processes().filter(|(_, stat)| is_called_terraform(stat.pid, &stat.comm));
+    found.map(|(id, stat)| (id, stat.comm)).collect()
 }
 
 /// A process that has the log of a session open for writing, as each Terraform of the session has.
@@ -217,7 +206,7 @@ impl LogHolder {
                 Some((path.parent()?.to_owned(), descriptor))
             })
         };
-        let found = processes(|_, _| true).filter_map(|(id, stat, _)| {
+        let found = processes().filter_map(|(id, stat)| {
             let (session, descriptor) = log(id.pid)?;
             Some(Self { id, name: stat.comm, session, descriptor })
         });
@@ -260,14 +249,11 @@ fn is_log(path: &Path) -> bool {
 /// How much of a log is looked through at most: at its lowest level it grows for hours.
 const MOST_LOOKED_THROUGH: u64 = 256 * 1024 * 1024;
 
-/// The running processes of this machine that are wanted.
-fn processes(
-    wanted: impl Fn(&Process, &procfs::process::Stat) -> bool,
-) -> impl Iterator<Item = (ProcessId, procfs::process::Stat, Process)> {
-    procfs::process::all_processes().into_iter().flatten().flatten().filter_map(move |process| {
-        let stat = process.stat().ok().filter(is_running)?;
-        let id = ProcessId { pid: stat.pid, start_ticks: stat.starttime };
-        wanted(&process, &stat).then_some((id, stat, process))
+/// The running processes of this machine.
+fn processes() -> impl Iterator<Item = (ProcessId, Stat)> {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let stat = stat_of(entry.file_name().to_str()?.parse().ok()?).ok().filter(is_running)?;
+        Some((ProcessId { pid: stat.pid, start_ticks: stat.starttime }, stat))
     })
 }
 
