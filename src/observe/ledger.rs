@@ -1,7 +1,7 @@
 //! The locks of this session, and which of them are left when the child has ended.
 
 use crate::model::{Entry, Grade, LockClaim, LockKinds, Stage};
-use crate::observe::locks::{LockEvent, LoggedPlace};
+use crate::observe::locks::{LockEvent, LoggedPlace, Refusal, Refused};
 
 /// Most locks that one session's log can tell of: more than any script takes past its guards. What makes up more is noise, or
 /// wants to fill the memory and the journal.
@@ -62,23 +62,18 @@ impl Ledger {
         &self.entries
     }
 
-    /// Whether there is room for what an event tells of.
-    pub(crate) fn has_room_for(&self, event: &LockEvent) -> bool {
-        match event {
-            LockEvent::Take { claim, .. } => self.entries.len() < MOST || self.stage(&LoggedPlace::of(claim)).is_some(),
-            LockEvent::Release { .. } => true,
-        }
-    }
-
     /// Enters an event that was judged to be the child's own. Returns the lock if that changed anything about it.
-    pub fn enter(&mut self, event: &LockEvent, grade: Grade) -> Option<&Entry> {
+    ///
+    /// # Errors
+    /// When there is no room for another lock.
+    pub fn enter(&mut self, event: &LockEvent, grade: Grade) -> Result<Option<&Entry>, Refused> {
         match event {
             LockEvent::Take { claim, done } => {
                 self.take(claim, if *done { Stage::Held } else { Stage::Attempted }, grade)
             }
             LockEvent::Release { place, done } => {
-                let entry = self.entries.iter_mut().find(|entry| place.is_of(&entry.claim))?;
-                entry.step(if *done { Stage::Unlocked } else { Stage::Unlocking })
+                let entry = self.entries.iter_mut().find(|entry| place.is_of(&entry.claim));
+                Ok(entry.and_then(|entry| entry.step(if *done { Stage::Unlocked } else { Stage::Unlocking })))
             }
         }
     }
@@ -88,11 +83,12 @@ impl Ledger {
         self.entries.iter().find(|entry| place.is_of(&entry.claim)).map(|entry| entry.stage)
     }
 
-    fn take(&mut self, claim: &LockClaim, stage: Stage, grade: Grade) -> Option<&Entry> {
+    fn take(&mut self, claim: &LockClaim, stage: Stage, grade: Grade) -> Result<Option<&Entry>, Refused> {
         let place = LoggedPlace::of(claim);
         let Some(at) = self.entries.iter().position(|entry| place.is_of(&entry.claim)) else {
+            check_room(self.entries.len())?;
             self.entries.push(Entry { claim: claim.clone(), stage, grade });
-            return self.entries.last();
+            return Ok(self.entries.last());
         };
         let entry = &mut self.entries[at];
         entry.grade = entry.grade.max(grade);
@@ -101,7 +97,7 @@ impl Ledger {
             (Stage::Held, _) => Stage::Held,
             _ => stage,
         };
-        entry.step(next)
+        Ok(entry.step(next))
     }
 
     /// The locks that are to be looked after, in the order they were taken, once the child is dead and its log was read to the
@@ -110,6 +106,14 @@ impl Ledger {
         let left = self.entries.iter().filter(|entry| !entry.is_released(ending));
         left.map(|entry| Left::new(entry.clone(), entry.stage, ending)).collect()
     }
+}
+
+/// Whether there is room for one more, beside so many locks.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn check_room(locks: usize) -> Result<(), Refused> {
+    if locks < MOST { Ok(()) } else { Err(Refused::of(None, Refusal::TooMany(MOST))) }
 }
 
 /// How a lock comes along.
@@ -177,7 +181,7 @@ mod tests {
                     let mut ledger = Ledger::default();
                     for &event in &order {
                         let before = ledger.entries().first().map(|entry| entry.stage);
-                        let changed = ledger.enter(&events[event], Grade::Record).is_some();
+                        let changed = ledger.enter(&events[event], Grade::Record).unwrap().is_some();
                         assert_eq!(changed, before != ledger.entries().first().map(|entry| entry.stage));
                     }
                     let taken = order.iter().position(|event| *event < 2);
@@ -215,13 +219,13 @@ mod tests {
         ];
         for other in others {
             let mut ledger = Ledger::default();
-            ledger.enter(&LockEvent::Take { claim: one.clone(), done: true }, Grade::Record);
+            ledger.enter(&LockEvent::Take { claim: one.clone(), done: true }, Grade::Record).unwrap();
             assert_eq!(
                 ledger.enter(&LockEvent::Release { place: LoggedPlace::of(&other), done: true }, Grade::Record),
-                None
+                Ok(None)
             );
-            ledger.enter(&LockEvent::Take { claim: other.clone(), done: true }, Grade::Record);
-            ledger.enter(&LockEvent::Release { place: LoggedPlace::of(&one), done: true }, Grade::Record);
+            ledger.enter(&LockEvent::Take { claim: other.clone(), done: true }, Grade::Record).unwrap();
+            ledger.enter(&LockEvent::Release { place: LoggedPlace::of(&one), done: true }, Grade::Record).unwrap();
             let left = ledger.left(ENDINGS[0]);
             assert_eq!(left.len(), 1);
             assert_eq!(left[0].entry.claim, other);
@@ -232,7 +236,7 @@ mod tests {
     fn a_repeated_attempt_is_the_same_lock_and_news_only_once() {
         let events = events(&claim(1, LockKinds::DynamoDb));
         let mut ledger = Ledger::default();
-        let news: Vec<_> = [0, 0, 0, 1, 0].map(|event| ledger.enter(&events[event], Grade::Record).is_some()).into();
+        let news = [0, 0, 0, 1, 0].map(|event| ledger.enter(&events[event], Grade::Record).unwrap().is_some());
         assert_eq!(news, [true, false, false, true, false]);
         assert_eq!(ledger.entries()[0].stage, Stage::Held);
     }

@@ -211,19 +211,15 @@ impl Observer {
         } else if is_stop(record) {
             facts.push(Fact::CoreStopped { alone: self.begins <= 1 });
         } else if let Some(read) = self.records.then(|| locks::read(record)).flatten() {
-            let judged = read.and_then(|event| {
-                self.expectations.check(record.time, &event, now)?;
-                Ok(event)
-            });
-            match judged {
-                Ok(event) => self.enter_lock(&event, Grade::Record, facts),
+            match read {
+                Ok(event) => self.told(record, &Told::Lock(event), Grade::Record, now, facts),
                 Err(refused) => self.refuse(refused, facts),
             }
         } else if let Some(read) = self.requests.as_mut().and_then(|requests| {
             requests.read(record, &self.ledger, |created| self.expectations.check_time(created, now))
         }) {
             match read {
-                Ok(told) => told.into_iter().for_each(|told| self.told(record, told, now, facts)),
+                Ok(told) => told.iter().for_each(|told| self.told(record, told, Grade::Request, now, facts)),
                 Err(refused) => self.refuse(refused, facts),
             }
         }
@@ -248,36 +244,29 @@ impl Observer {
         self.begins = self.begins.saturating_add(1);
     }
 
-    /// Enters what a request or its answer told.
-    fn told(&mut self, record: &Record, told: Told, now: Timestamp, facts: &mut Vec<Fact>) {
-        let judged = match &told {
+    /// Enters what a record, a request or its answer told.
+    fn told(&mut self, record: &Record, told: &Told, grade: Grade, now: Timestamp, facts: &mut Vec<Fact>) {
+        let judged = match told {
             Told::Lock(event) => self.expectations.check(record.time, event, now),
             Told::Trace(_) => {
                 self.expectations.check_time(record.time, now).map_err(|reason| Refused::of(None, reason))
             }
         };
         if judged.is_ok()
-            && let Some(asked) = asked(record, &told)
+            && grade == Grade::Request
+            && let Some(asked) = asked(record, told)
             && !self.asked.contains(&asked)
             && self.asked.len() < MOST
         {
             self.asked.push(asked);
         }
-        match (judged, told) {
-            (Ok(()), Told::Lock(event)) => self.enter_lock(&event, Grade::Request, facts),
-            (Ok(()), Told::Trace(event)) if self.traces.has_room_for(&event) => {
-                facts.extend(self.traces.enter(&event).into_iter().map(Fact::Trace));
-            }
-            (Ok(()), Told::Trace(_)) => self.refuse(Refused::of(None, Refusal::TooMany(MOST)), facts),
-            (Err(refused), _) => self.refuse(refused, facts),
-        }
-    }
-
-    fn enter_lock(&mut self, event: &LockEvent, grade: Grade, facts: &mut Vec<Fact>) {
-        if self.ledger.has_room_for(event) {
-            facts.extend(self.ledger.enter(event, grade).cloned().map(Fact::Lock));
-        } else {
-            self.refuse(Refused::of(None, Refusal::TooMany(MOST)), facts);
+        let news: Result<Vec<_>, _> = judged.and_then(|()| match told {
+            Told::Lock(event) => Ok(self.ledger.enter(event, grade)?.cloned().map(Fact::Lock).into_iter().collect()),
+            Told::Trace(event) => Ok(self.traces.enter(event)?.into_iter().map(Fact::Trace).collect()),
+        });
+        match news {
+            Ok(news) => facts.extend(news),
+            Err(refused) => self.refuse(refused, facts),
         }
     }
 

@@ -149,13 +149,12 @@ mod tests {
                 Begin => tracker.begin(),
                 Mark(marker) => tracker.enter(*marker),
                 Take(n, operation) => {
-                    ledger.enter(&LockEvent::Take { claim: claim(*n, operation), done: false }, Grade::Record);
+                    let event = LockEvent::Take { claim: claim(*n, operation), done: false };
+                    ledger.enter(&event, Grade::Record).unwrap();
                 }
                 Free(n, operation) => {
-                    ledger.enter(
-                        &LockEvent::Release { place: LoggedPlace::of(&claim(*n, operation)), done: false },
-                        Grade::Record,
-                    );
+                    let place = LoggedPlace::of(&claim(*n, operation));
+                    ledger.enter(&LockEvent::Release { place, done: false }, Grade::Record).unwrap();
                 }
             }
             assert_eq!(tracker.phase(&ledger), *phase, "step {at}");

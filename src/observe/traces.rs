@@ -5,7 +5,8 @@
 //! content has the lock's own random ID. So an object with that checksum or that ETag is the child's own lock.
 
 use crate::model::{LockTrace, Stage, TraceEntry};
-use crate::observe::ledger::{Ending, Left, MOST};
+use crate::observe::ledger::{Ending, Left, check_room};
+use crate::observe::locks::Refused;
 
 /// A step in the life of a lockfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,33 +24,25 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Whether there is room for what an event tells of.
-    pub(crate) fn has_room_for(&self, event: &TraceEvent) -> bool {
-        match event {
-            TraceEvent::Take { trace, .. } => self.entries.len() < MOST || self.position(trace).is_some(),
-            TraceEvent::Release { .. } => true,
-        }
-    }
-
-    fn position(&self, trace: &LockTrace) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.trace.is_of(trace) && entry.stage != Stage::Unlocked)
-    }
-
     /// Enters an event; returns what it changed.
-    pub(crate) fn enter(&mut self, event: &TraceEvent) -> Vec<TraceEntry> {
+    ///
+    /// # Errors
+    /// When there is no room for another lockfile.
+    pub(crate) fn enter(&mut self, event: &TraceEvent) -> Result<Vec<TraceEntry>, Refused> {
         match event {
             TraceEvent::Take { trace, done } => self.take(trace, if *done { Stage::Held } else { Stage::Attempted }),
-            TraceEvent::Release { bucket, state_key, done } => self.release(bucket, state_key, *done),
+            TraceEvent::Release { bucket, state_key, done } => Ok(self.release(bucket, state_key, *done)),
         }
     }
 
-    fn take(&mut self, trace: &LockTrace, stage: Stage) -> Vec<TraceEntry> {
-        let known = self.position(trace);
-        let at = known.unwrap_or_else(|| {
-            self.entries.push(TraceEntry { trace: trace.clone(), stage: Stage::Attempted });
-            self.entries.len() - 1
-        });
-        let entry = &mut self.entries[at];
+    fn take(&mut self, trace: &LockTrace, stage: Stage) -> Result<Vec<TraceEntry>, Refused> {
+        let is_it = |entry: &TraceEntry| entry.trace.is_of(trace) && entry.stage != Stage::Unlocked;
+        let Some(entry) = self.entries.iter_mut().find(|entry| is_it(entry)) else {
+            check_room(self.entries.len())?;
+            let entry = TraceEntry { trace: trace.clone(), stage };
+            self.entries.push(entry.clone());
+            return Ok(vec![entry]);
+        };
         let before = entry.clone();
         // A repeated attempt does not undo what is known to be held.
         if entry.stage != Stage::Held {
@@ -58,7 +51,7 @@ impl Traces {
         if trace.etag.is_some() {
             entry.trace.etag.clone_from(&trace.etag);
         }
-        if known.is_none() || *entry != before { vec![entry.clone()] } else { Vec::new() }
+        Ok(if *entry != before { vec![entry.clone()] } else { Vec::new() })
     }
 
     fn release(&mut self, bucket: &str, state_key: &str, done: bool) -> Vec<TraceEntry> {
@@ -125,7 +118,7 @@ mod tests {
                 let mut traces = Traces::default();
                 let mut stage = None;
                 for event in (0..length).map(|n| order / 4usize.pow(n) % 4) {
-                    traces.enter(&events[event]);
+                    traces.enter(&events[event]).unwrap();
                     stage = next(stage, event);
                 }
                 let left = traces.left(KILLED);
@@ -144,11 +137,11 @@ mod tests {
         let mut traces = Traces::default();
         let refused = LockTrace { sha256: Some("another's".into()), ..trace("k") };
         for event in [&events("k")[1], &events("other")[1], &TraceEvent::Take { trace: refused.clone(), done: false }] {
-            assert_eq!(traces.enter(event).len(), 1);
+            assert_eq!(traces.enter(event).unwrap().len(), 1);
         }
         // Of one place, the one that is held is the one that is released.
-        traces.enter(&events("k")[2]);
-        traces.enter(&events("k")[3]);
+        traces.enter(&events("k")[2]).unwrap();
+        traces.enter(&events("k")[3]).unwrap();
         let left: Vec<_> = traces.left(KILLED).into_iter().map(|left| left.entry.trace).collect();
         assert_eq!(left, [LockTrace { etag: Some("etag".into()), ..trace("other") }, refused]);
     }
@@ -156,7 +149,7 @@ mod tests {
     #[test]
     fn what_changes_nothing_is_no_news() {
         let mut traces = Traces::default();
-        let news: Vec<_> = [0, 0, 1, 0, 1, 2, 2, 3, 3].map(|event| traces.enter(&events("k")[event]).len()).into();
+        let news = [0, 0, 1, 0, 1, 2, 2, 3, 3].map(|event| traces.enter(&events("k")[event]).unwrap().len());
         assert_eq!(news, [1, 0, 1, 0, 0, 1, 0, 1, 0]);
     }
 }
