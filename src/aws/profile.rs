@@ -204,14 +204,17 @@ pub(crate) fn check(backend: &S3Backend, profiles: &ProfileSet) -> Result<(), Ba
         if profile.get("aws_access_key_id").is_some_and(|id| sendable(setting, id).is_err()) {
             return unusable(format!("the aws_access_key_id of the profile {name:?}: {NOT_SENDABLE}"));
         }
-        let Some(role) = Some(profile).filter(|profile| profile.get("role_arn").is_some()) else { break };
-        if in_block && role.get("credential_source").is_some_and(|source| source.eq_ignore_ascii_case("Environment")) {
+        if profile.get("role_arn").is_none() {
+            break;
+        }
+        if in_block && profile.get("credential_source").is_some_and(|source| source.eq_ignore_ascii_case("Environment"))
+        {
             return unusable(format!(
                 "the profile {name:?} says `credential_source = Environment`, which tfguard follows in no profile of a backend \
                  block. Name the role in the block's `assume_role` in its place"
             ));
         }
-        let Some(source) = role.get("source_profile") else { break };
+        let Some(source) = profile.get("source_profile") else { break };
         if profiles.get_profile(source).is_none() {
             return unusable(format!(
                 "the source_profile {source:?} of the profile {name:?} is in none of the shared files, or its name has other \
