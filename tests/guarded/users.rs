@@ -95,7 +95,7 @@ fn a_terraform_that_may_not_be_signalled_is_told_of_and_keeps_its_lock() {
         out_of_reach(
             &project,
             if below_a_shell {
-                below_shell(&project, &sudo, &options)
+                below_shell(&project, &format!("{} full", sudo.display()), &options)
             } else {
                 guarded(&project, &sudo, "full", &options)
             },
@@ -103,8 +103,22 @@ fn a_terraform_that_may_not_be_signalled_is_told_of_and_keeps_its_lock() {
     }
 }
 
-fn below_shell(project: &Project, sudo: &Path, options: &[&str]) -> Running {
-    let script = format!("{} full {} {}; exit 1", sudo.display(), terraform().display(), APPLY.join(" "));
+/// The same of one that does not log to the session, so that nobody knows of its lock.
+#[test]
+fn nor_is_one_forgotten_that_does_not_log() {
+    let project = table(Kind::Sleep);
+    let Some(sudo) = sudo(&project) else { return };
+    let unlogged = format!("{} full env -u TF_TEMP_LOG_PATH", sudo.display());
+    let run = below_shell(&project, &unlogged, &["--grace", "1s"]);
+    run.wait_for_stdout("asleep", SOON);
+    run.signal(SIGTERM);
+    let exit = run.wait(SOON).expect_code(120);
+    assert!(exit.err().contains("ran unguarded") && exit.err().contains("still alive: sudo ("), "{exit}");
+    assert!(project.guard().kill_all());
+}
+
+fn below_shell(project: &Project, by: &str, options: &[&str]) -> Running {
+    let script = format!("{by} {} {}; exit 1", terraform().display(), APPLY.join(" "));
     as_user(project, TFGUARD).args(options).args(["--", "bash", "-c", &script]).new_group().start()
 }
 

@@ -132,7 +132,12 @@ impl Supervisor<'_> {
                 trace.outcome = Some(left.clone());
             }
             let not_looked = self.others.suspect.as_ref().map(|case| case.not_looked(alive.clone()));
-            self.journal.account.other_locks.extend(not_looked);
+            let account = &mut self.journal.account;
+            // Where the log told of a lock, it is that of who lives.
+            if !account.locks.is_empty() || !account.traces.is_empty() {
+                account.other_locks.clear();
+            }
+            account.other_locks.extend(not_looked);
             if self.may_be_unlogged() {
                 self.note_unseen(&alive);
             }
