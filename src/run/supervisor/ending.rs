@@ -60,7 +60,10 @@ impl Supervisor<'_> {
             if self.inner.accounts().0.is_empty() {
                 self.suspect();
             }
-            self.note_what_the_log_lacks();
+            // Where the place of its lock is known, that is looked at.
+            if !self.may_be_unlogged() && self.others.suspect.is_none() {
+                self.note_what_the_log_lacks();
+            }
         }
         let killed = matches!(self.journal.account.ending, Some(Ending::Died { .. } | Ending::Crashed { .. }));
         let locks_left = self.holds_locks() || self.may_be_unlogged() || self.others.suspect.is_some();
