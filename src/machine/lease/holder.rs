@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Answer, Moment, Sight, Times};
+use super::{Answer, Moment, Times};
 use crate::model::{Beat, Known};
 
 impl<V> Known<V> {
@@ -25,11 +25,12 @@ impl<V> Known<V> {
 
 /// What happened in the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event<I, V> {
+pub(crate) enum Event<V> {
     /// Answer to [`Action::Beat`].
     Answered(Answer),
-    /// Answer to [`Action::Read`]: what is there. None: no lock.
-    Read(Option<Sight<I, V>>),
+    /// Answer to [`Action::Read`]: whether this lock is there, and the version of its lease. Another lock, and the lease of
+    /// another, count as none.
+    Read { there: bool, version: Option<V> },
     /// Answer to [`Action::Read`]: nobody knows what is there.
     ReadFailed,
     /// Answer to [`Action::ReadLog`]: whether Terraform says that it is unlocking or has unlocked this lock, or has ended.
@@ -48,19 +49,11 @@ pub(crate) enum Action<V> {
     Read,
     /// The lock is not there, or not under this lease. Read Terraform's log to its end and answer with [`Event::LogRead`].
     ReadLog,
-    /// Ask Terraform to stop, as for any other request to stop. Beats go on unless the lock is lost.
-    Stop(Why),
+    /// Ask Terraform to stop, as for any other request to stop. The lock is `lost`: it is gone, or another's. Otherwise no
+    /// beat was confirmed for too long, and beats go on.
+    Stop { lost: bool },
     /// Send SIGKILL to the child's whole group, before anything else: before a SIGCONT, and before a log is read.
     Kill,
-}
-
-/// Why Terraform has to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Why {
-    /// No beat was confirmed for too long.
-    NotRenewed,
-    /// The lock is gone, or another's.
-    Lost,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,9 +69,8 @@ pub(super) enum State {
 
 /// The machine. See the module's documentation.
 #[derive(Debug, Clone)]
-pub(crate) struct Holder<I, V> {
+pub(crate) struct Holder<V> {
     pub(super) times: Times,
-    pub(super) lock: I,
     fresh: fn() -> V,
     pub(super) known: Known<V>,
     pub(super) stopped: bool,
@@ -88,13 +80,12 @@ pub(crate) struct Holder<I, V> {
     pub(super) actions: VecDeque<Action<V>>,
 }
 
-impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
+impl<V: Clone + PartialEq> Holder<V> {
     /// A holder of a lock that Terraform has just taken, with [`Known::default`], or one that takes over from a dead one of
     /// the same boot, with what that one wrote down. It wants to be called at once. `fresh` gives a version unlike any other.
-    pub fn new(times: Times, lock: I, known: Known<V>, fresh: fn() -> V) -> Self {
+    pub fn new(times: Times, known: Known<V>, fresh: fn() -> V) -> Self {
         Self {
             times,
-            lock,
             fresh,
             known,
             stopped: false,
@@ -105,8 +96,8 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
     }
 
     /// A holder that takes over a lock that was lost, of which the run knows. It only kills.
-    pub fn lost(times: Times, lock: I, known: Known<V>, fresh: fn() -> V) -> Self {
-        Self { stopped: true, state: State::Lost, ..Self::new(times, lock, known, fresh) }
+    pub fn lost(times: Times, known: Known<V>, fresh: fn() -> V) -> Self {
+        Self { stopped: true, state: State::Lost, ..Self::new(times, known, fresh) }
     }
 
     /// The next action, if there is one.
@@ -136,7 +127,7 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
     }
 
     /// Takes an event that happened `now`.
-    pub fn handle(&mut self, event: Event<I, V>, now: Moment) {
+    pub fn handle(&mut self, event: Event<V>, now: Moment) {
         if matches!(event, Event::Ended) {
             self.end(None);
         }
@@ -158,12 +149,12 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
                 self.state = State::Reading;
                 self.actions.push_back(Action::Read);
             }
-            (State::Reading, Event::Read(seen)) => self.judge(seen.as_ref()),
+            (State::Reading, Event::Read { there, version }) => self.judge(there, version.as_ref()),
             (State::Reading, Event::ReadFailed) => self.state = State::Resting,
             (State::ReadingLog, Event::LogRead { over: true }) => self.end(None),
             (State::ReadingLog, Event::LogRead { over: false }) => {
                 self.state = State::Lost;
-                self.stop(Why::Lost);
+                self.stop(true);
             }
             _ => {}
         }
@@ -175,7 +166,7 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
             return;
         }
         if self.stop_at().is_some_and(|at| at <= now) {
-            self.stop(Why::NotRenewed);
+            self.stop(false);
         }
         if self.state == State::Resting && self.beat_at <= now {
             let previous = self.known.confirmed.as_ref().map(|beat| beat.version.clone());
@@ -188,13 +179,11 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
     }
 
     /// What is there after a beat that may have landed or not.
-    fn judge(&mut self, seen: Option<&Sight<I, V>>) {
-        let ours = seen.filter(|seen| seen.lock == self.lock);
-        let version = ours.and_then(Sight::own_lease).map(|lease| &lease.version);
+    fn judge(&mut self, there: bool, version: Option<&V>) {
         let confirmed = self.known.confirmed.as_ref().map(|beat| &beat.version);
         if let Some(landed) = self.known.sent.iter().find(|beat| Some(&beat.version) == version).cloned() {
             self.confirm(Some(landed));
-        } else if ours.is_some() && version == confirmed {
+        } else if there && version == confirmed {
             self.state = State::Resting;
         } else {
             self.state = State::ReadingLog;
@@ -208,9 +197,9 @@ impl<I: PartialEq, V: Clone + PartialEq> Holder<I, V> {
         self.state = State::Resting;
     }
 
-    fn stop(&mut self, why: Why) {
+    fn stop(&mut self, lost: bool) {
         self.stopped = true;
-        self.actions.push_back(Action::Stop(why));
+        self.actions.push_back(Action::Stop { lost });
     }
 
     /// Whether it is time to kill, or was.

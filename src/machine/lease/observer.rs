@@ -92,17 +92,9 @@ pub(crate) struct Observer<I, V> {
 }
 
 impl<I: Clone + PartialEq, V: Clone + PartialEq> Observer<I, V> {
-    /// An observer of an item, whose delete has ID and version as its condition.
-    pub fn of_item() -> Self {
-        Self::new(None)
-    }
-
-    /// An observer of a lockfile with its lease in an object of its own. `fresh` gives a version unlike any other.
-    pub fn of_lockfile(fresh: fn() -> V) -> Self {
-        Self::new(Some(fresh))
-    }
-
-    fn new(fence: Option<fn() -> V>) -> Self {
+    /// An observer of an item, whose delete has ID and version as its condition; with `fence`, which gives a version unlike any
+    /// other, of a lockfile with its lease in an object of its own.
+    pub fn new(fence: Option<fn() -> V>) -> Self {
         let state = State::Resting { until: Moment::ZERO };
         Self { fence, watch: None, deleted: false, state, actions: VecDeque::new() }
     }

@@ -85,8 +85,8 @@ impl Expiry {
     pub(crate) fn of_state(clients: &AwsClients, places: impl IntoIterator<Item = LockPlace>) -> Self {
         let halves = places.into_iter().map(|place| Watched {
             observer: match place {
-                LockPlace::DynamoDb { .. } => Observer::of_item(),
-                LockPlace::Lockfile { .. } => Observer::of_lockfile(LeaseVersion::fresh),
+                LockPlace::DynamoDb { .. } => Observer::new(None),
+                LockPlace::Lockfile { .. } => Observer::new(Some(LeaseVersion::fresh)),
             },
             store: clients.open(&place, UnconditionalDelete::Refuse),
             place,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::aws::{AwsClients, S3Backend, StoreError};
 use crate::machine::lease::holder::{Action, Event, Holder as Machine};
-use crate::machine::lease::{Answer, Lease as Seen, Sight, Times};
+use crate::machine::lease::{Answer, Times};
 use crate::model::{
     Holder, Known, Lease, LeaseNote, LeaseVersion, Leased, LockClaim, LockId, LockPlace, ProcessId, Stage, Subject,
 };
@@ -81,8 +81,7 @@ struct Half {
     target: Target,
     /// How far Terraform has come with the lock.
     stage: Stage,
-    /// It counts which lock is there as this one or none: whoever reads judges that.
-    machine: Machine<(), LeaseVersion>,
+    machine: Machine<LeaseVersion>,
     is_asking: bool,
     is_stopped: bool,
     lost: bool,
@@ -132,7 +131,7 @@ pub struct Reply {
     at: usize,
     opened: Option<Opened>,
     hold: Option<Leasehold>,
-    event: Event<(), LeaseVersion>,
+    event: Event<LeaseVersion>,
     why: Option<String>,
 }
 
@@ -160,7 +159,7 @@ impl Leases {
             self.alarm = alarm.inspect_err(|error| tracing::debug!("no timer ({error}); looking at the time")).ok();
         }
         let last_beat = known.confirmed.as_ref().map(|beat| beat.version);
-        let machine = if lost { Machine::lost } else { Machine::new }(times, (), known, LeaseVersion::fresh);
+        let machine = if lost { Machine::lost } else { Machine::new }(times, known, LeaseVersion::fresh);
         let target = Target { lock, place, backend: None, opened: None, hold: None };
         let (is_asking, told_failing) = (false, false);
         self.halves.push(Half { target, stage, machine, is_asking, is_stopped: lost, lost, last_beat, told_failing });
@@ -429,13 +428,10 @@ impl Request {
                     if self.is_sent { Answer::Unknown } else { Answer::NotDone }
                 }))
             }
-            _ => match timeout(limit, self.read()).await.unwrap_or_else(|_| Err(silence())) {
-                Ok(sight) => Event::Read(sight),
-                Err(why) => {
-                    self.why = Some(why);
-                    Event::ReadFailed
-                }
-            },
+            _ => timeout(limit, self.read()).await.unwrap_or_else(|_| Err(silence())).unwrap_or_else(|why| {
+                self.why = Some(why);
+                Event::ReadFailed
+            }),
         };
         let Self { at, target: Target { opened, hold, .. }, why, .. } = self;
         Reply { at, opened, hold, event, why }
@@ -484,17 +480,14 @@ impl Request {
         store.unlease(&claim, &self.session).await.map_err(|error| error.in_a_line())
     }
 
-    /// Reads the lock and its lease; none if another lock is there, or none.
-    async fn read(&mut self) -> Result<Option<Sight<(), LeaseVersion>>, String> {
+    /// Reads the lock and its lease.
+    async fn read(&mut self) -> Result<Event<LeaseVersion>, String> {
         let Opened { store, claim } = self.open().await?;
         let held = store.held_lease(&claim, &self.session).await.map_err(|error| error.in_a_line())?;
-        let Ok(hold) = held else { return Ok(None) };
-        let lease = hold
-            .leased
-            .lease()
-            .and_then(|lease| Some(Seen { lock: (), version: lease.version, times: Times::of(lease.length()).ok()? }));
+        let Ok(hold) = held else { return Ok(Event::Read { there: false, version: None }) };
+        let version = hold.leased.lease().map(|lease| lease.version);
         self.target.hold = Some(hold);
-        Ok(Some(Sight { lock: (), lease }))
+        Ok(Event::Read { there: true, version })
     }
 
     async fn open(&mut self) -> Result<Opened, String> {

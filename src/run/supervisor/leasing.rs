@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 
-use crate::machine::lease::holder::{Action, Why};
+use crate::machine::lease::holder::Action;
 use crate::machine::{Event, Finish};
 use crate::model::{LockAccount, LockOutcome, StopRequest};
 use crate::run::lease::holder::Reply;
@@ -35,7 +35,7 @@ impl Supervisor<'_> {
         while let Some((at, action)) = self.leases.poll_action() {
             match action {
                 Action::Kill => self.kill_for_lease(at),
-                Action::Stop(why) => self.stop_for_lease(at, why),
+                Action::Stop { lost } => self.stop_for_lease(at, lost),
                 Action::ReadLog => {
                     self.read_log();
                     let facts = self.log.observer.finish(Timestamp::now());
@@ -57,8 +57,8 @@ impl Supervisor<'_> {
         }
     }
 
-    fn stop_for_lease(&mut self, at: usize, why: Why) {
-        let (lost, state) = (why == Why::Lost, self.leases.state(at));
+    fn stop_for_lease(&mut self, at: usize, lost: bool) {
+        let state = self.leases.state(at);
         self.leases.stopped(at, lost);
         let left = describe(self.leases.left().unwrap_or_default());
         let request = if lost { StopRequest::LockLost } else { StopRequest::LeaseNotRenewed };

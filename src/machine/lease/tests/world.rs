@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
-use crate::machine::lease::holder::{self, Holder, Why};
+use crate::machine::lease::holder::{self, Holder};
 use crate::machine::lease::observer::{self, Observer};
 use crate::machine::lease::{Answer, Lease, Moment, Sight, Times};
 use crate::model::Known;
@@ -188,7 +188,7 @@ struct Party {
     /// Terraform's log says so.
     unlocking: bool,
     observer: Option<Observer<Id, Version>>,
-    holder: Option<Holder<Id, Version>>,
+    holder: Option<Holder<Version>>,
     asked: Option<Asked>,
     journal: Known<Version>,
     lock: Option<Id>,
@@ -534,7 +534,7 @@ impl World {
                 let times = self.setting.times;
                 let party = &mut self.parties[p];
                 party.guard = Being::Alive;
-                party.holder = Some(Holder::new(times, party.lock.expect("one"), known, fresh));
+                party.holder = Some(Holder::new(times, known, fresh));
                 (party.stopped, party.lost) = (false, false);
                 self.look_at_clock(p)?;
             }
@@ -572,8 +572,8 @@ impl World {
 
     fn start(&mut self, p: usize) -> Checked {
         let observer = match self.setting.protocol {
-            Protocol::Item => Observer::of_item(),
-            Protocol::Lockfile => Observer::of_lockfile(fresh),
+            Protocol::Item => Observer::new(None),
+            Protocol::Lockfile => Observer::new(Some(fresh)),
         };
         let party = &mut self.parties[p];
         (party.stage, party.guard, party.observer) = (Stage::Observing, Being::Alive, Some(observer));
@@ -587,7 +587,7 @@ impl World {
         let party = &mut self.parties[p];
         (party.stage, party.child, party.lock) = (Stage::Running, Being::Alive, Some(lock));
         if party.role != Role::Plain {
-            party.holder = Some(Holder::new(times, lock, Known::default(), fresh));
+            party.holder = Some(Holder::new(times, Known::default(), fresh));
         }
         self.drain(p)
     }
@@ -735,7 +735,12 @@ impl World {
             let reads = holder.state == holder::State::Reading;
             holder.handle(
                 match outcome {
-                    Outcome::Sight(seen) => holder::Event::Read(sight(seen)),
+                    // As `Store::held_lease` judges it.
+                    Outcome::Sight(seen) => {
+                        let seen = sight(seen).filter(|seen| Some(seen.lock) == party.lock);
+                        let version = seen.as_ref().and_then(Sight::own_lease).map(|lease| lease.version);
+                        holder::Event::Read { there: seen.is_some(), version }
+                    }
                     Outcome::Answer(_) if reads => holder::Event::ReadFailed,
                     Outcome::Answer(answer) => holder::Event::Answered(match (answer, bug) {
                         (Answer::Unknown, Some(Bug::UnknownIsDone)) => Answer::Done,
@@ -855,14 +860,14 @@ impl World {
                 }
                 Ok(())
             }
-            holder::Action::Stop(why) => {
+            holder::Action::Stop { lost } => {
                 // The first beat of a lockfile may have to be sent twice: the lease of the lock before is tidied away.
                 let amiss = faults > 0 || party.unlocking || holder.known().confirmed.is_none();
-                ensure(amiss, || format!("{p} has Terraform stop, {why:?}, and nothing is amiss"))?;
-                let again = if why == Why::Lost { party.lost } else { party.stopped };
+                ensure(amiss, || format!("{p} has Terraform stop (lost: {lost}), and nothing is amiss"))?;
+                let again = if lost { party.lost } else { party.stopped };
                 ensure(!again, || format!("{p} asks twice to stop"))?;
                 party.stopped = true;
-                party.lost = why == Why::Lost;
+                party.lost = lost;
                 let over = party.unlocking || party.child == Being::None;
                 ensure(!(party.lost && over), || format!("{p} counts a lock as lost that Terraform gave back"))?;
                 let ours = |version: Version| {
