@@ -155,10 +155,25 @@ fn timeouts() -> TimeoutConfig {
 pub(crate) fn is_aws(endpoint: &str) -> bool {
     const OF_A_REGION: [&str; 8] =
         ["s3", "s3-fips", "s3-accesspoint", "s3-accesspoint-fips", "dynamodb", "dynamodb-fips", "ddb", "ddb-fips"];
+    // Of each partition, without and with IPv6 (the SDK's `partitions.json`).
+    const DOMAINS: [&str; 14] = [
+        ".amazonaws.com",
+        ".api.aws",
+        ".amazonaws.com.cn",
+        ".api.amazonwebservices.com.cn",
+        ".amazonaws.eu",
+        ".api.amazonwebservices.eu",
+        ".c2s.ic.gov",
+        ".api.aws.ic.gov",
+        ".sc2s.sgov.gov",
+        ".api.aws.scloud",
+        ".cloud.adc-e.uk",
+        ".api.cloud-aws.adc-e.uk",
+        ".csp.hci.ic.gov",
+        ".api.aws.hci.ic.gov",
+    ];
     let host = endpoint.parse::<::http::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
-    let name = host.as_deref().and_then(|host| {
-        [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().find_map(|suffix| host.strip_suffix(suffix))
-    });
+    let name = host.as_deref().and_then(|host| DOMAINS.iter().find_map(|domain| host.strip_suffix(domain)));
     // Before a service can stand a bucket, an access point, an account, a VPC endpoint.
     let labels: Vec<&str> = name.unwrap_or_default().split('.').collect();
     match labels.strip_suffix(&["vpce"]).unwrap_or(&labels) {
@@ -279,7 +294,8 @@ mod tests {
             "vpce-0abc-xyz.dynamodb.eu-west-1.vpce.amazonaws.com",
             "s3.cn-north-1.amazonaws.com.cn",
             "dynamodb.cn-north-1.amazonaws.com.cn",
-            "dynamodb.eusc-de-east-1.amazonaws.com",
+            "dynamodb.eusc-de-east-1.amazonaws.eu",
+            "s3.us-iso-east-1.c2s.ic.gov",
             "dynamodb-fips.us-east-1.amazonaws.com",
             "123456789012.ddb.eu-west-1.amazonaws.com",
             "dynamodb.eu-west-1.api.aws",

@@ -201,7 +201,8 @@ fn keys(backend: &S3Backend) -> Result<Option<Credentials>, BackendError> {
     Ok(Some(Credentials::new(sendable(setting, id)?, secret, token, None, "environment")))
 }
 
-/// Credentials of a source, if a request can be signed with them.
+/// Credentials of a source, if a request can be signed with them. What the SDK itself signs on the way to them, for the roles of a
+/// profile, is not looked at.
 fn checked(source: SharedCredentialsProvider) -> SharedCredentialsProvider {
     SharedCredentialsProvider::new(provide_credentials_fn(move || {
         let source = source.clone();

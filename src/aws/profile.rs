@@ -127,8 +127,8 @@ fn more_than_a_key(line: &str) -> Option<String> {
     if OF_A_KEY.iter().any(|of_a_key| name.eq_ignore_ascii_case(of_a_key)) {
         return None;
     }
-    let is_name = has_value && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
-    Some(if is_name { format!("`{name}`") } else { "something else than `property = value`".to_owned() })
+    let is_name = has_value && !name.is_empty() && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+    Some(if is_name { format!("`{name}`") } else { "more than keys and roles".to_owned() })
 }
 
 /// What a name may consist of (`validate_identifier` in the SDK), which passes over profiles with others.

@@ -209,8 +209,8 @@ impl OtherLock {
                 (Outcome::Unknown, format!("NOT known whether this run left it: {why}"))
             }
         };
-        // Where tfguard did not come to act on it, nothing proves that the lock is this run's.
-        let is_doubtful = matches!(outcome, Outcome::Left | Outcome::Unknown);
+        // Nothing but its own text speaks for it: that is enough for people, and for tfguard where it was asked to act on it.
+        let is_doubtful = matches!(outcome, Outcome::Left | Outcome::Unknown | Outcome::Kept);
         let id = self.holder.as_ref().filter(|_| !is_doubtful).map(|holder| holder.id.clone());
         Finding { id, next: self.next(), ..Finding::new(format!("backend {}", self.backend), outcome, line + &what) }
     }

@@ -140,12 +140,11 @@ impl<'a> Supervisor<'a> {
     fn go_on(job: &'a Job, mut journal: Journal, child: Child) -> io::Result<Self> {
         journal.world = World::here();
         journal.supervisor = ProcessId::own();
-        // What a supervisor that is dead saw is looked at again.
-        journal.account.other_locks.clear();
         journal.intent = journal.intent.or_else(|| Some(job.intent(true, false)));
         let stopped_for = journal.account.requests.first().map(|first| first.request.clone());
         let log = Log::open(job, &journal)?;
         let mut supervisor = Self::new(job, journal, child, log);
+        supervisor.others.before = supervisor.journal.account.other_locks.len();
         if supervisor.journal.account.interrupt.is_some() {
             supervisor.machine = supervisor.machine.already_interrupted();
         }

@@ -373,7 +373,7 @@ fn it_releases_what_a_run_left_whose_directory_is_gone() {
 /// neither to another endpoint nor to a command.
 #[test]
 fn what_was_changed_in_the_checkout_steers_no_cleanup_step() {
-    const OTHER: &str = "says something else than `property = value`";
+    const OTHER: &str = "says more than keys and roles";
     for (by_record, changed, said) in [
         (true, "", "have changed since the lock was taken (profile, shared_config_files)"),
         (false, "", "says `credential_process`"),

@@ -14,8 +14,9 @@ use crate::run::locks::locate::{Locator, Started};
 use crate::session::Journal;
 use crate::store::{APPEARS_WITHIN, LONGEST_ATTEMPT, LOOK_EVERY, Store, Traced, UnconditionalDelete};
 
-/// How long a place that does not answer is asked.
+/// How long a place that does not answer is asked, and how long it is left alone between two requests at most.
 const BUDGET: Duration = Duration::from_secs(20);
+const AFTER_A_FAILURE: Duration = Duration::from_secs(3);
 
 /// Why a look at the place of a lock failed.
 pub struct Unseen {
@@ -41,21 +42,21 @@ pub async fn look_for<T, L: Future<Output = Result<T, Unseen>>>(
     is_there: impl Fn(&T) -> bool,
 ) -> Result<T, String> {
     let start = Instant::now();
-    let mut answered = start;
+    let mut failing = None;
     loop {
         let asked = Instant::now();
         let looked = look().await;
         let is_over = match &looked {
             Ok(found) => {
-                answered = Instant::now();
+                failing = None;
                 is_there(found) || asked - start >= watch
             }
-            Err(unseen) => !unseen.again || answered.elapsed() >= BUDGET,
+            Err(unseen) => !unseen.again || failing.get_or_insert(asked).elapsed() >= BUDGET,
         };
         if is_over {
             return looked.map_err(|unseen| unseen.why);
         }
-        sleep(every).await;
+        sleep(if failing.is_some() { every.min(AFTER_A_FAILURE) } else { every }).await;
     }
 }
 
@@ -194,6 +195,21 @@ mod tests {
             assert_eq!(look_for(times, look, |found| *found).await, Ok(false));
             assert_eq!(looks.get(), expected, "{slow} s each, {times:?}");
         }
+    }
+
+    /// Guards against a holder that is never written down because one of many requests failed.
+    #[tokio::test(start_paused = true)]
+    async fn one_request_that_fails_does_not_end_it() {
+        let looks = std::cell::Cell::new(0);
+        let look = async || {
+            looks.set(looks.get() + 1);
+            match looks.get() {
+                2 => Err(Unseen { why: "no answer".to_owned(), again: true }),
+                look => Ok(look == 3),
+            }
+        };
+        let times = (Duration::from_secs(570), Duration::from_secs(30));
+        assert_eq!(look_for(times, look, |found| *found).await, Ok(true));
     }
 
     /// Guards against a cleanup step that waits for a store that is gone.

@@ -55,7 +55,7 @@ impl Supervisor<'_> {
 
     /// Notes that a lock may be left, so that somebody has to look.
     pub(crate) fn note_unknown(&mut self, why: String) {
-        self.journal.account.other_locks.push(OtherLock {
+        let lock = OtherLock {
             backend: "s3".to_owned(),
             holder: None,
             outcome: OtherOutcome::Unknown { why, unclean: true },
@@ -64,7 +64,11 @@ impl Supervisor<'_> {
                 let surroundings = Surroundings { dir: intent.directory.clone(), env: self.job.env.clone() };
                 surroundings.terraform(self.journal.account.product().program(), &intent.workspace, true)
             }),
-        });
+        };
+        // A supervisor that is dead may have said the same.
+        if !self.journal.account.other_locks.contains(&lock) {
+            self.journal.account.other_locks.push(lock);
+        }
     }
 
     /// Looks at the states that the child died over, and for what it had done that they do not tell. Its locks are released
@@ -133,8 +137,11 @@ impl Supervisor<'_> {
             }
             let not_looked = self.others.suspect.as_ref().map(|case| case.not_looked(alive.clone()));
             let account = &mut self.journal.account;
-            // Where the log told of a lock, it is that of who lives.
-            if !account.locks.is_empty() || !account.traces.is_empty() {
+            // Where the log tells of a lock, it is that of who lives.
+            let held = |stage: Stage| stage != Stage::Unlocked;
+            if account.locks.iter().any(|lock| held(lock.stage))
+                || account.traces.iter().any(|trace| held(trace.entry.stage))
+            {
                 account.other_locks.clear();
             }
             account.other_locks.extend(not_looked);

@@ -61,7 +61,9 @@ impl Supervisor<'_> {
                 self.suspect();
             }
             // Where the place of its lock is known, that is looked at.
-            if !self.may_be_unlogged() && self.others.suspect.is_none() {
+            let places = self.journal.intent.as_ref().is_some_and(|intent| !intent.places.is_empty());
+            let is_looked_at = places && !self.runs_guards && self.may_be_unlogged();
+            if !is_looked_at && self.others.suspect.is_none() {
                 self.note_what_the_log_lacks();
             }
         }
@@ -119,6 +121,8 @@ impl Supervisor<'_> {
         self.leases.settle(IN_FLIGHT).await;
         let ending = self.observed_ending();
         let (mut left, traces) = (self.left(), self.traces_left());
+        // What a supervisor that is dead saw is looked at again.
+        self.journal.account.other_locks.drain(..std::mem::take(&mut self.others.before));
         let started = self.log.started(self.job, self.journal.child);
         self.locator.identify_traces(traces, &mut left, started, self.is_first, &mut self.journal).await;
         self.write_journal();

@@ -82,9 +82,9 @@ impl Log {
         }
     }
 
-    fn read_some(&mut self) -> Vec<Fact> {
+    fn read_some(&mut self, most: u64) -> Vec<Fact> {
         let mut facts = Vec::new();
-        self.has_more = self.file.read_some(PIECE, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
+        self.has_more = self.file.read_some(most, |chunk| facts.extend(self.observer.feed(chunk, Timestamp::now())));
         facts
     }
 }
@@ -226,15 +226,25 @@ impl Supervisor<'_> {
     /// Reads the log to where its end is now: what something adds meanwhile is left, or a flood would never end.
     pub(crate) fn read_log(&mut self) {
         let end = self.log.file().metadata().map_or(0, |log| log.len());
-        self.read_some_log();
-        while self.log.has_more && self.log.file.position() < end {
-            self.read_some_log();
+        loop {
+            // Not beyond it: there a write ended, and so a record. What was emptied is read from its start.
+            match end.saturating_sub(self.log.file.position()) {
+                0 => self.read_some_log(),
+                left => self.read_piece_of_log(PIECE.min(left)),
+            }
+            if !self.log.has_more || self.log.file.position() >= end {
+                return;
+            }
         }
     }
 
     /// Reads a piece of the log: what a stop needs must not wait for all that somebody may have written there.
     pub(crate) fn read_some_log(&mut self) {
-        let facts = self.log.read_some();
+        self.read_piece_of_log(PIECE);
+    }
+
+    fn read_piece_of_log(&mut self, most: u64) {
+        let facts = self.log.read_some(most);
         self.learn(facts);
         self.note_missing_debug();
         self.note_unleased();

@@ -35,6 +35,8 @@ pub(crate) struct OtherBackends {
     pub(crate) suspect: Option<Box<Case>>,
     /// A lock that nobody looks for, as the account tells of it.
     pub(crate) unseen: Option<OtherLock>,
+    /// So many of the account's, the first ones, are from a supervisor that is dead.
+    pub(crate) before: usize,
 }
 
 impl Supervisor<'_> {
