@@ -195,19 +195,19 @@ impl Spool {
         (free == 0 && space.f_blocks > 0).then_some("no space is left for it (set TFGUARD_DIR to a place with some)")
     }
 
-    /// Copies what is there now: what something adds meanwhile is left, or a flood would never end. What goes into a file that
-    /// was `deleted` is not noted as passed on.
+    /// Copies what is there now; whether there may be more by then, which is left, or a flood would never end. What goes into a
+    /// file that was `deleted` is not noted as passed on.
     fn copy(
         &mut self,
         to: BorrowedFd<'_>,
         deleted: impl Fn() -> bool,
         orders: &Orders,
         buffer: &mut [u8],
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let end = self.file.file().metadata()?.len();
         loop {
             match self.file.read(buffer) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(false),
                 Ok(length) => write_all(to, orders, &buffer[..length])?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -216,7 +216,7 @@ impl Spool {
                 let _ = progress.write_all_at(&self.file.position().to_ne_bytes(), self.slot);
             }
             if self.file.position() >= end {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -236,15 +236,15 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) -> bool 
     loop {
         // Asked before the file is read: what is complete then is read to its end.
         let complete = orders.lock().complete;
-        let copied = spool.as_mut().map_or(Ok(()), |spool| spool.copy(to, deleted, orders, &mut buffer));
+        let copied = spool.as_mut().map_or(Ok(false), |spool| spool.copy(to, deleted, orders, &mut buffer));
         if let Some(why) = spool.as_ref().and_then(Spool::is_full) {
             CUT_OFF.call_once(|| tracing::warn!("the command's output is incomplete from here: {why}"));
         }
-        let written = copied.and_then(|()| {
+        let written = copied.and_then(|more| {
             while let Some(line) = { orders.lock().lines.pop_front() } {
                 write_all(to, orders, line.as_bytes())?;
             }
-            Ok(())
+            Ok(more)
         });
         if let Err(error) = &written
             && error.kind() != io::ErrorKind::BrokenPipe
@@ -254,7 +254,9 @@ fn relay(mut spool: Option<Spool>, to: BorrowedFd<'_>, orders: &Orders) -> bool 
         if written.is_err() || complete {
             return written.is_ok() && !deleted();
         }
-        wait(spool.as_ref(), orders);
+        if !matches!(written, Ok(true)) {
+            wait(spool.as_ref(), orders);
+        }
     }
 }
 
