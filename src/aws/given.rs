@@ -118,10 +118,13 @@ impl GivenSettings {
 
     /// An error of a setting that was given by hand, by its flag.
     pub fn named(&self, error: BackendError) -> BackendError {
-        let (profile, region) = (&self.access.profile, &self.access.region);
-        let flags = [("profile", "--profile", profile), ("region", "--region", region)];
-        let flags = flags.into_iter().chain([("dynamodb_table", "--table", &self.table)]);
-        let flags = flags.chain([("bucket", "--bucket", &self.bucket), ("key", "--key", &self.key)]);
+        let flags = [
+            ("profile", "--profile", &self.access.profile),
+            ("region", "--region", &self.access.region),
+            ("dynamodb_table", "--table", &self.table),
+            ("bucket", "--bucket", &self.bucket),
+            ("key", "--key", &self.key),
+        ];
         match error {
             BackendError::Unusable { setting, reason } => {
                 let given = flags.into_iter().find(|(name, _, value)| *name == setting && value.is_some());

@@ -72,7 +72,8 @@ pub async fn release_seen(store: &Store, seen: &Sighting, budget: Duration) -> R
     settle(delete, async || store.read().await, |found| *found == seen.lock, &terms).await
 }
 
-/// The algorithm: `delete` deletes under a condition, `read` reads what is there, `is_it` tells whether what is there is what is to go.
+/// The algorithm: `delete` deletes under a condition, `read` reads what is there, `is_it` tells whether that is what is to
+/// go.
 async fn settle(
     delete: impl AsyncFn() -> Result<Claimed<()>, StoreError>,
     read: impl AsyncFn() -> Result<Option<FoundLock>, StoreError>,

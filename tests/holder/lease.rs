@@ -330,14 +330,20 @@ fn whoever_takes_a_killed_supervisors_place_goes_on_with_the_lease() {
     assert_nothing_left(&project, &exit);
 }
 
+/// Suspends the supervisor of an apply that is under way, and nobody else; its process ID.
+fn suspend_supervisor(project: &Project, run: &Running) -> i32 {
+    run.wait_for_stdout("asleep", SOON);
+    let supervisor = pid_of(&journal(project)["supervisor"]);
+    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    supervisor
+}
+
 /// Guards the lock of a Terraform that goes on while its supervisor stands still: an observer elsewhere would take it.
 #[test]
 fn a_supervisor_that_is_suspended_alone_is_replaced_and_the_lease_goes_on() {
     let (proxy, project) = leased(Kind::Sleep, false);
     let run = held(&project, &proxy, false, &LEASE);
-    run.wait_for_stdout("asleep", SOON);
-    let supervisor = pid_of(&journal(&project)["supervisor"]);
-    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    let supervisor = suspend_supervisor(&project, &run);
     run.wait_for_stderr("this process takes its place", SOON);
     wait_for_beats(&proxy, true, 2);
     run.signal(SIGTERM);
@@ -351,9 +357,7 @@ fn a_supervisor_that_is_suspended_alone_is_replaced_and_the_lease_goes_on() {
 fn so_is_one_that_many_requests_are_waiting_for() {
     let (proxy, project) = leased(Kind::Sleep, false);
     let run = held(&project, &proxy, false, &LEASE);
-    run.wait_for_stdout("asleep", SOON);
-    let supervisor = pid_of(&journal(&project)["supervisor"]);
-    nix::sys::signal::kill(Pid::from_raw(supervisor), SIGSTOP).unwrap();
+    suspend_supervisor(&project, &run);
     let deadline = Instant::now() + SOON;
     while !run.stderr().contains("this process takes its place") {
         assert!(Instant::now() < deadline, "{}", run.stderr());
